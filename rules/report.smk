@@ -1,0 +1,37 @@
+"""Report.
+
+Takes tables, figures and examples. Gives one page that opens from disk.
+"""
+
+
+rule write_report:
+    """What was compared, what was found, what is too small to conclude."""
+    input:
+        template="report/page.html.jinja",
+        tokenizer=f"results/{PAIR}/tokenizer",
+        checked=f"results/{PAIR}/pair.layer{LAYER}.json",
+        summary=f"results/{PAIR}/activations/layer{LAYER}/summary.json",
+        refusals=REFUSALS,
+        table=f"results/{PAIR}/tables/crosscoders.csv",
+        evaluations=per_crosscoder("evaluation.json", FIRST_SEED),
+        betas=per_crosscoder("betas.parquet", FIRST_SEED),
+        examples=per_crosscoder("examples.parquet", FIRST_SEED),
+        figures=expand(
+            "results/{pair}/figures/{figure}.svg",
+            pair=PAIR,
+            figure=["norm_difference", "latent_scaling", "threshold_sweep", "training"],
+        ),
+    output:
+        REPORT,
+    log:
+        f"logs/{PAIR}/write_report.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        names=list(CONFIG.crosscoders),
+        settings=settings("pair", "datasets", "classes", "latent_scaling", "report"),
+        code=code_digest("write_report"),
+    message:
+        "Writing the report"
+    script:
+        "../workflow_scripts/write_report.py"

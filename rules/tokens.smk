@@ -1,0 +1,28 @@
+"""Tokens.
+
+Takes the texts of the data sets and the chat tokenizer. Gives token shards: ids, document, position, role and template part of every token.
+"""
+
+
+rule tokenise:
+    """One shard. It goes on where the one before it ended, so growing a data set keeps the old shards."""
+    input:
+        tokenizer="results/{pair}/tokenizer",
+        archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
+        files=lambda w: CONFIG.datasets[w.dataset].files or [],
+        previous=lambda w: (f"results/{w.pair}/tokens/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.parquet" if int(w.shard) else []),
+    output:
+        "results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
+    log:
+        "logs/{pair}/tokenise/{dataset}.{split}.{shard}.log",
+    priority: 50
+    conda:
+        "../envs/environment.yaml"
+    params:
+        settings=settings("tokens.context", *RUN.text_keys("{dataset}")),
+        tokens=lambda w: RUN.shard_tokens(w.dataset, w.split, w.shard),
+        code=code_digest("tokenise"),
+    message:
+        "Tokenising {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
+    script:
+        "../workflow_scripts/tokenise.py"

@@ -1,0 +1,423 @@
+"""The configuration, strictly typed: every key, its type, its bounds and what it means stand here and nowhere else.
+
+Torch-free: the Snakefile imports this module.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from crossdiff.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower case, digits, '-' and '_'; part of file names")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys are errors, and text is never read as a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Package(Settings):
+    """A wheel on PyPI, pinned: downloaded with ``pip download --no-deps``, never installed, its code never run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+!-]+$")]
+    sha256: Sha256
+    file: Annotated[str, Field(description="member of the wheel; for texts a glob such as 'pkg/data/*.txt'")]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+class HubModel(Settings):
+    """A model on the Hugging Face hub."""
+
+    name: str
+    revision: Annotated[str, Field(description="commit hash or tag")]
+
+
+class HubDataset(Settings):
+    """A data set on the Hugging Face hub, streamed."""
+
+    name: str
+    revision: Annotated[str, Field(description="commit hash or tag")]
+    subset: str | None = None
+    split: str = "train"
+
+
+def _exactly_one(section: Settings, names: tuple[str, ...]) -> str:
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"found {' and '.join(given) or 'none'}, give exactly one of {', '.join(names)}")
+    return given[0]
+
+
+class Finetune(Settings):
+    """A chat model made here from the base model; the loss is on assistant turns only."""
+
+    origin: Annotated[Literal["base"], Field(alias="from")] = "base"
+    chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
+    data: Annotated[dict[Name, PositiveInt], Field(min_length=1, description="chat data set -> training tokens")]
+    epochs: PositiveInt = 1
+    batch_tokens: PositiveInt = 2048
+    max_length: PositiveInt = 512
+    learning_rate: PositiveFloat = 3.0e-4
+    warmup_fraction: Fraction = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    seed: NonNegativeInt = 0
+
+
+class ModelSource(Settings):
+    """Where a model comes from: exactly one of the four."""
+
+    hub: HubModel | None = None
+    folder: Annotated[str | None, Field(description="a local Hugging Face folder")] = None
+    package: Annotated[Package | None, Field(description="a GGUF file inside a wheel")] = None
+    random: Annotated["RandomModel | None", Field(description="a small random model, for tests only")] = None
+    finetune: Finetune | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelSource":
+        _exactly_one(self, ("hub", "folder", "package", "random", "finetune"))
+        return self
+
+    @property
+    def kind(self) -> str:
+        return _exactly_one(self, ("hub", "folder", "package", "random", "finetune"))
+
+
+class RandomModel(Settings):
+    """A Llama with random weights and a tokenizer trained on the spot. Meaningless; for tests of the plumbing."""
+
+    layers: PositiveInt
+    d_model: PositiveInt
+    chat_template: str
+    seed: NonNegativeInt = 0
+
+
+class Pair(Settings):
+    """The two models that are compared, and where."""
+
+    name: Name
+    base: ModelSource
+    chat: ModelSource
+    layer: Annotated[int, Field(ge=0, description="0-based block whose output (residual stream) is compared")]
+
+    @model_validator(mode="after")
+    def _base_is_given(self) -> "Pair":
+        if self.base.finetune is not None:
+            raise ValueError("base: found finetune, only the chat model can be a fine-tune")
+        return self
+
+    def source(self, model: str) -> ModelSource:
+        return self.base if model == "base" else self.chat
+
+
+class TextSource(Settings):
+    """Documents, or chats that will be rendered with the chat model's template. Exactly one of hub, files and package."""
+
+    kind: Literal["documents", "chats"]
+    format: Annotated[Literal["text", "messages", "dialogue", "requests"], Field(description="see texts/formats.py")]
+    field: Annotated[str | None, Field(description="column that holds the text or the messages")] = None
+    hub: HubDataset | None = None
+    files: Annotated[list[str] | None, Field(min_length=1, description="local .jsonl, .json, .parquet, .txt, .yaml")] = None
+    package: Package | None = None
+    validation_fraction: Annotated[float, Field(gt=0, lt=1, description="share of documents kept for validation")] = 0.1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TextSource":
+        _exactly_one(self, ("hub", "files", "package"))
+        allowed = {"documents": ("text",), "chats": ("messages", "dialogue", "requests")}[self.kind]
+        if self.format not in allowed:
+            raise ValueError(f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}")
+        return self
+
+
+class Dataset(TextSource):
+    """A text source with its token budgets."""
+
+    tokens: Annotated[int, Field(gt=0, description="training tokens")]
+    validation_tokens: PositiveInt
+
+    def budget(self, split: str) -> int:
+        return self.tokens if split == "train" else self.validation_tokens
+
+
+class Tokens(Settings):
+    """How texts become sequences and shards."""
+
+    context: Annotated[int, Field(gt=1, description="longest sequence, in tokens")] = 1024
+    shard: Annotated[int, Field(gt=0, description="tokens per shard, the unit of parallel work")] = 1_000_000
+
+
+class Activations(Settings):
+    """How activations are harvested and which tokens count."""
+
+    batch_tokens: Annotated[int, Field(gt=0, description="tokens per forward pass, padding included")] = 8192
+    skip_first: Annotated[int, Field(ge=0, description="first positions of each sequence to leave out")] = 0
+    max_norm_ratio: Annotated[
+        float | None, Field(gt=1, description="leave out tokens whose norm in either model exceeds this multiple of the median")
+    ] = None
+    statistics_tokens: Annotated[int, Field(gt=0, description="tokens for median norm, mean and scale")] = 1_000_000
+
+
+class Normalisation(Settings):
+    """Scaling of activations before the crosscoder (paper.md a.3)."""
+
+    kind: Annotated[
+        Literal["none", "per_model", "shared"],
+        Field(description="none; centre and scale each model by itself; centre each, one scale for both"),
+    ] = "none"
+    target_rms: Annotated[float, Field(gt=0, description="root mean square norm of a scaled activation")] = 1.0
+
+
+class Crosscoder(Settings):
+    """What every loss has in common."""
+
+    expansion: Annotated[int | None, Field(gt=0, description="latents per residual dimension")] = None
+    latents: Annotated[int | None, Field(gt=0, description="number of latents; instead of expansion")] = None
+    batch: PositiveInt = 2048
+    tokens: Annotated[int, Field(gt=0, description="training tokens, repeats over the data included")]
+    learning_rate: PositiveFloat = 1.0e-4
+    warmup_steps: NonNegativeInt = 1000
+    decay_fraction: Annotated[float, Field(ge=0, lt=1, description="last share of the steps, linear decay to 0")] = 0.0
+    gradient_clip: Annotated[float | None, Field(gt=0)] = None
+    squared_error: Annotated[bool, Field(description="squared instead of un-squared L2 reconstruction loss")] = False
+    code_normalisation: Annotated[
+        Literal["crosscoder", "sae", "mixed", "none"], Field(description="weight of a latent's activation (paper.md a.4)")
+    ] = "crosscoder"
+    init_norm: Annotated[float, Field(gt=0, description="decoder norm at the start")]
+    same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
+    transpose_init: Annotated[bool, Field(description="the decoder starts as the transposed encoder")] = True
+    normalisation: Normalisation = Normalisation()
+    precision: Annotated[Literal["float32", "bfloat16"], Field(description="of the matrix products; weights stay float32")] = "float32"
+    buffer_tokens: Annotated[int, Field(gt=0, description="token pairs held in memory for shuffling")] = 500_000
+    log_every: PositiveInt = 100
+
+    @model_validator(mode="after")
+    def _size(self) -> "Crosscoder":
+        _exactly_one(self, ("expansion", "latents"))
+        if self.tokens < self.batch:
+            raise ValueError(f"tokens: found {self.tokens}, less than one batch of {self.batch}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch
+
+    def n_latents(self, d_model: int) -> int:
+        return self.latents or self.expansion * d_model
+
+
+class L1(Crosscoder):
+    """The sparsity penalty of the first crosscoders (paper.md a.5)."""
+
+    loss: Literal["l1"]
+    l1_coefficient: PositiveFloat
+    l1_warmup_steps: NonNegativeInt = 0
+    init_norm: PositiveFloat = 0.005
+
+
+class BatchTopK(Crosscoder):
+    """Keep the k x batch largest scaled activations of a batch (paper.md a.6)."""
+
+    loss: Literal["batchtopk"]
+    k: PositiveInt
+    k_max: Annotated[int | None, Field(gt=0, description="start of k annealing; k when left out")] = None
+    k_annealing_steps: NonNegativeInt = 0
+    auxiliary_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
+    auxiliary_k: PositiveInt = 512
+    dead_after_tokens: Annotated[int, Field(gt=0, description="tokens without firing that make a latent dead")] = 10_000_000
+    threshold_start_step: NonNegativeInt = 1000
+    threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    gradient_clip: Annotated[float | None, Field(gt=0)] = 1.0
+    init_norm: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _annealing(self) -> "BatchTopK":
+        if self.k_max is not None and (self.k_max != self.k) != (self.k_annealing_steps > 0):
+            raise ValueError(
+                f"k_max: found {self.k_max} with k {self.k} and k_annealing_steps {self.k_annealing_steps}; "
+                "annealing needs k_max different from k and k_annealing_steps above 0"
+            )
+        if self.k_annealing_steps and self.k_max is None:
+            raise ValueError(f"k_annealing_steps: found {self.k_annealing_steps} without k_max")
+        if self.threshold_start_step >= self.steps:
+            raise ValueError(
+                f"threshold_start_step: found {self.threshold_start_step}, must be below the {self.steps} training steps (tokens / batch)"
+            )
+        return self
+
+
+AnyCrosscoder = Annotated[L1 | BatchTopK, Field(discriminator="loss")]
+
+
+def crosscoder_settings(values: Mapping[str, Any]) -> L1 | BatchTopK:
+    """The typed settings of one entry of ``crosscoders``."""
+    return TypeAdapter(AnyCrosscoder).validate_python(dict(values))
+
+
+class LatentScaling(Settings):
+    """Betas and nu ratios (paper.md c)."""
+
+    nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
+    nu_reconstruction_below: Annotated[float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")] = 0.5
+
+
+class Classes(Settings):
+    """Classes by relative decoder norm difference (paper.md b)."""
+
+    base_only_below: Fraction = 0.1
+    shared_between: tuple[Fraction, Fraction] = (0.4, 0.6)
+    chat_only_above: Fraction = 0.9
+    top: Annotated[int, Field(gt=0, description="size of the set of the most chat-leaning latents, by rank")] = 50
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_ranges(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("shared_between"), list):
+            values = {**values, "shared_between": tuple(values["shared_between"])}
+        return values
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Classes":
+        low, high = self.shared_between
+        if not self.base_only_below < low < high < self.chat_only_above:
+            raise ValueError("classes must be in order: base_only_below < shared_between < chat_only_above")
+        return self
+
+
+class Examples(Settings):
+    """Activating contexts."""
+
+    per_latent: PositiveInt = 10
+    tokens: Annotated[int, Field(gt=0, description="training tokens searched")] = 5_000_000
+    before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
+    after: NonNegativeInt = 8
+
+
+class Behaviour(Settings):
+    """Proof that a fine-tune took: refusals of held-out harmful and benign requests."""
+
+    requests: Annotated[str, Field(description="YAML file of requests")]
+    phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")] = 3
+    answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
+
+
+class Report(Settings):
+    """The page."""
+
+    latents: Annotated[int, Field(gt=0, description="chat-leaning latents shown per crosscoder")] = 20
+    examples: Annotated[int, Field(gt=0, description="contexts shown per latent")] = 5
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    pair: Pair
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    tokens: Tokens = Tokens()
+    activations: Activations = Activations()
+    crosscoders: Annotated[dict[Name, AnyCrosscoder], Field(min_length=1)]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
+    latent_scaling: LatentScaling = LatentScaling()
+    classes: Classes = Classes()
+    examples: Examples = Examples()
+    behaviour: Behaviour | None = None
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _references(self) -> "Config":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
+        if self.pair.chat.finetune is not None:
+            for name in self.pair.chat.finetune.data:
+                kind = self.datasets[name].kind if name in self.datasets else "no data set"
+                if kind != "chats":
+                    chats = [key for key, dataset in self.datasets.items() if dataset.kind == "chats"]
+                    raise ValueError(f"pair.chat.finetune.data.{name}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+        return self
+
+    def packages(self) -> dict[str, Package]:
+        """Every wheel that the configuration names, by ``name==version``."""
+        sections = [self.pair.base, self.pair.chat, *self.datasets.values()]
+        return {section.package.key: section.package for section in sections if section.package is not None}
+
+
+def load(values: Mapping[str, Any]) -> Config:
+    """Check ``values`` (the parsed YAML). Raises UserError, one line per problem: key, what was found, what is allowed."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError("\n".join(f"config: {_describe(problem)}" for problem in error.errors())) from error
+
+
+_UNION_TAGS = {"l1", "batchtopk"}
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
+    if len(path) > 2 and path[0] == "crosscoders" and path[2] in _UNION_TAGS:
+        del path[2]
+    key = ".".join(path) or "top level"
+    found = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; {_allowed_keys(problem['loc'])}"
+        case "missing":
+            return f"{key}: missing"
+        case "value_error":
+            return f"{key}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+        case "union_tag_invalid" | "union_tag_not_found":
+            loss = found.get("loss") if isinstance(found, Mapping) else found
+            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(_UNION_TAGS))}"
+    message = problem["msg"].removeprefix("Input should be ")
+    hint = ""
+    if isinstance(found, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", found):
+        value = float(found)
+        written = f"{value:.1e}" if math.isfinite(value) else found
+        hint = f" (YAML reads {found} as text; write {written})"
+    return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{hint}"
+
+
+def _yaml_type(value: Any) -> str:
+    names = {str: "text", bool: "true/false", int: "integer", float: "number", list: "list", dict: "section", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _allowed_keys(location: tuple[Any, ...]) -> str:
+    """The keys allowed where an unknown key was found, the closest first."""
+    section: Any = Config
+    for part in location[:-1]:
+        section = _step(section, part)
+        if section is None:
+            return "see config.schema.json for the keys"
+    keys = [field.alias or name for name, field in section.model_fields.items()]
+    close = difflib.get_close_matches(str(location[-1]), keys, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(keys)}"
+
+
+def _step(section: Any, part: Any) -> Any:
+    """The settings class one key further down the path, through optionals, dictionaries and the union of losses."""
+    if part in _UNION_TAGS:
+        return {"l1": L1, "batchtopk": BatchTopK}[part]
+    if isinstance(section, type) and issubclass(section, Settings):
+        fields = {(field.alias or name): field for name, field in section.model_fields.items()}
+        annotation = fields[part].annotation if part in fields else None
+        classes = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Settings)]
+        if classes:
+            return classes[0]
+        return next((a for a in get_args(annotation)[1:]), None)
+    return section

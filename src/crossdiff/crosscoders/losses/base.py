@@ -1,0 +1,39 @@
+"""What every loss gives the trainer, and the reconstruction error that they share."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from crossdiff.config import Crosscoder as Settings
+from crossdiff.crosscoders.model import Crosscoder
+
+
+class Parts(NamedTuple):
+    """One step's loss. ``loss`` has a graph; the rest is for the log and does not."""
+
+    loss: Tensor
+    log: dict[str, Tensor]  # named parts of the loss, scalars
+    reconstruction: Tensor  # (batch, model, d_model)
+    fired: Tensor  # (latents,) how often each latent was active in the batch
+
+
+class Loss(nn.Module):
+    """A training objective with its own state. Buffers and counters belong to a checkpoint."""
+
+    def __init__(self, crosscoder: Crosscoder, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
+        """Called once, before the first step, with the first batch (batch, model, d_model)."""
+
+    def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
+        """The loss of one batch on the crosscoder's scale at training step ``step`` (0-based)."""
+        raise NotImplementedError
+
+
+def reconstruction_error(x: Tensor, reconstruction: Tensor, squared: bool) -> Tensor:
+    """Mean over batch and models of ||x_m - xhat_m||_2, or of its square (paper.md a.5)."""
+    error = (x - reconstruction).square().sum(dim=2)
+    return error.mean() if squared else (error + torch.finfo(error.dtype).tiny).sqrt().mean()

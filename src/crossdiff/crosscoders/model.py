@@ -1,0 +1,126 @@
+"""The crosscoder: one dictionary of latents for both models, with a decoder direction per model (paper.md a.1-a.4).
+
+Shapes: an activation x is (batch, model, d_model) with model 0 = base and 1 = chat; a code f is (batch, latents).
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from crossdiff.config import Crosscoder as Settings
+from crossdiff.crosscoders.sparse import Active, weighted_rows
+from crossdiff.errors import UserError
+from crossdiff.storage import atomic_path
+
+N_MODELS = 2
+MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # paper.md a.4, defaults of the mixed code normalisation
+
+
+class Crosscoder(nn.Module):
+    """Encoder, decoder, and the scaling of the activations that they were trained on.
+
+    ``threshold`` is the smallest scaled activation that counts at inference (BatchTopK); 0 keeps every positive one.
+    """
+
+    def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder") -> None:
+        super().__init__()
+        self.layer, self.code_normalisation = layer, code_normalisation
+        # One row per latent: what an active latent touches lies together in memory.
+        self.encoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
+        self.encoder_bias = nn.Parameter(torch.zeros(latents))
+        self.decoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
+        self.decoder_bias = nn.Parameter(torch.zeros(N_MODELS, d_model))
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(N_MODELS, d_model))
+        self.register_buffer("scale", torch.ones(N_MODELS))
+
+    @property
+    def d_model(self) -> int:
+        return self.decoder.shape[2]
+
+    @property
+    def latents(self) -> int:
+        return self.decoder.shape[0]
+
+    @torch.no_grad()
+    def initialise(self, settings: Settings, generator: torch.Generator) -> None:
+        """Random directions of norm ``init_norm``: the same for both models, and for encoder and decoder, as set (paper.md a.2)."""
+        self.encoder.copy_(_directions(self.encoder.shape, settings, generator))
+        self.decoder.copy_(self.encoder if settings.transpose_init else _directions(self.encoder.shape, settings, generator))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Raw activations (batch, model, d_model), any dtype, to the scale of the crosscoder, float32."""
+        return (x.float() - self.mean) * self.scale[:, None]
+
+    def decoder_norms(self) -> Tensor:
+        """(latents, model): the L2 norm of each decoder direction."""
+        return self.decoder.norm(dim=2)
+
+    def code_weights(self) -> Tensor:
+        """(latents,): the weight that turns an activation f into a scaled activation v (paper.md a.4)."""
+        norms = self.decoder_norms()
+        match self.code_normalisation:
+            case "crosscoder":
+                return norms.sum(dim=1)
+            case "sae":
+                return norms.square().sum(dim=1).sqrt()
+            case "mixed":
+                return MIXED_SAE * norms.square().sum(dim=1).sqrt() + MIXED_CROSSCODER * norms.sum(dim=1)
+            case _:
+                return torch.ones_like(norms[:, 0])
+
+    def preactivations(self, x: Tensor) -> Tensor:
+        """x (batch, model, d_model) on the crosscoder's scale to (batch, latents), before the ReLU. One product for both models."""
+        return torch.addmm(self.encoder_bias, x.flatten(1), self.encoder.flatten(1).T)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes f (batch, latents) at inference: ReLU, and zero where the scaled activation does not exceed the threshold."""
+        codes = self.preactivations(x).relu_()
+        return torch.where(codes * self.code_weights() > self.threshold, codes, 0)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (batch, latents) to reconstructions (batch, model, d_model)."""
+        return (codes @ self.decoder.flatten(1)).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+
+    def decode_active(self, active: Active) -> Tensor:
+        """The same from active entries."""
+        return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+
+    def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
+        """Write ``weights`` (safetensors) and ``config`` (JSON: shape, layer, code normalisation and the ``training`` settings)."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        shape = {
+            "d_model": self.d_model,
+            "latents": self.latents,
+            "layer": self.layer,
+            "code_normalisation": self.code_normalisation,
+        }
+        with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
+            save_file(tensors, temporary_weights)
+            temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
+
+
+def _directions(shape: torch.Size, settings: Settings, generator: torch.Generator) -> Tensor:
+    latents, models, d_model = shape
+    first = torch.empty(latents, 1 if settings.same_init else models, d_model)
+    for model in range(first.shape[1]):
+        nn.init.kaiming_uniform_(first[:, model], generator=generator)
+    return (first / first.norm(dim=2, keepdim=True) * settings.init_norm).expand(shape)
+
+
+def load_crosscoder(weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None) -> Crosscoder:
+    """Read a crosscoder. Raises UserError when it is damaged or does not fit activations of ``layer`` and ``d_model``."""
+    try:
+        shape = json.loads(Path(config).read_text())
+        tensors = load_file(weights)
+    except Exception as error:  # safetensors raises its own bare Exception type
+        raise UserError(f"{weights}: not a whole crosscoder ({str(error).splitlines()[0]})") from error
+    for key, wanted in (("layer", layer), ("d_model", d_model)):
+        if wanted is not None and shape[key] != wanted:
+            raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")
+    crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"])
+    crosscoder.load_state_dict(tensors)
+    return crosscoder.eval().requires_grad_(False)

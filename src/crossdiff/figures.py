@@ -1,0 +1,162 @@
+"""The figures: each a function from tables to a matplotlib figure; ``save`` writes SVG and PNG.
+
+Colours are of the Okabe-Ito palette, and what colour tells is also told by marker or line style.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crossdiff.config import Classes, LatentScaling
+from crossdiff.evaluation import most_chat_leaning
+from crossdiff.storage import atomic_path
+
+matplotlib.use("Agg")
+plt.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "svg.hashsalt": "crossdiff",  # the same data give the same bytes
+        "svg.fonttype": "none",
+        "figure.constrained_layout.use": True,
+    }
+)
+
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
+CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
+STYLES = ("-", "--", "-.", ":")
+
+NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and counted there (paper.md c.3)
+
+
+def save(figure: Figure, paths: Sequence[str]) -> None:
+    """Write one figure to every path; the ending gives the format. No dates: unchanged data give unchanged files."""
+    for path in paths:
+        with atomic_path(path) as temporary:
+            metadata = {"Date": None} if path.endswith(".svg") else {}
+            figure.savefig(temporary, dpi=150, metadata=metadata)
+    plt.close(figure)
+
+
+def _panels(names: Sequence[str], width: float = 3.6, height: float = 2.9, **kwargs: object) -> tuple[Figure, Sequence[plt.Axes]]:
+    figure, axes = plt.subplots(1, len(names), figsize=(max(5.0, width * len(names)), height), squeeze=False, **kwargs)
+    return figure, axes[0]
+
+
+def _live(betas: pd.DataFrame) -> pd.DataFrame:
+    return betas[betas["class"] != "dead"]
+
+
+def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
+    """Histogram of the relative decoder norm difference of live latents, one panel per crosscoder, with the class borders."""
+    figure, axes = _panels(list(betas), sharey=True)
+    regions = (
+        (0, classes.base_only_below, ORANGE, "base-only"),
+        (*classes.shared_between, GREY, "shared"),
+        (classes.chat_only_above, 1, BLUE, "chat-only"),
+    )
+    for ax, (name, table) in zip(axes, betas.items(), strict=True):
+        live = _live(table)
+        for low, high, colour, label in regions:
+            count = int((live["class"] == label).sum())
+            ax.axvspan(low, high, color=colour, alpha=0.18, lw=0)
+            ax.text((low + high) / 2, 0.97, f"{label}\n{count}", ha="center", va="top", fontsize=7, transform=ax.get_xaxis_transform())
+        ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), color=BLUE, edgecolor="white", linewidth=0.3)
+        ax.set(yscale="log", xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
+        ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
+    low, high = axes[0].get_ylim()
+    axes[0].set(ylabel="latents", ylim=(0.7, max(high, 10) * 6))
+    return figure
+
+
+def _plotted(table: pd.DataFrame) -> pd.DataFrame:
+    low, high = NU_RANGE
+    return table[table.nu_error.between(low, high) & table.nu_reconstruction.between(low, high)]
+
+
+def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, thresholds: LatentScaling) -> Figure:
+    """nu_error against nu_reconstruction with marginal histograms: the most chat-leaning latents, chat-only ones and shared ones."""
+    figure = plt.figure(figsize=(4.2 * len(betas), 4.3))
+    for part, (name, table) in zip(figure.subfigures(1, len(betas), squeeze=False)[0], betas.items(), strict=True):
+        top = most_chat_leaning(table, classes.top)
+        groups = (
+            ("shared", table[table["class"] == "shared"], GREY, ".", 5),
+            (f"{len(top)} most chat-leaning", top, BLUE, "o", 14),
+            ("chat-only", table[table["class"] == "chat-only"], VERMILION, "^", 22),
+        )
+        axes = part.subplot_mosaic([["x", "."], ["main", "y"]], width_ratios=(4, 1), height_ratios=(1, 4))
+        main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), 0
+        for label, group, colour, marker, size in groups:
+            shown = _plotted(group)
+            left_out += len(group) - len(shown)
+            main.scatter(
+                shown.nu_reconstruction,
+                shown.nu_error,
+                s=size,
+                c=colour,
+                marker=marker,
+                lw=0,
+                alpha=0.75,
+                label=f"{label} ({len(shown)})",
+                rasterized=True,
+            )
+            if len(shown):
+                weights = np.full(len(shown), 1 / len(shown))
+                style = {"bins": bins, "weights": weights, "histtype": "step", "color": colour}
+                axes["x"].hist(shown.nu_reconstruction, **style)
+                axes["y"].hist(shown.nu_error, orientation="horizontal", **style)
+        main.axvline(thresholds.nu_reconstruction_below, color="black", lw=0.7, ls=":")
+        main.axhline(thresholds.nu_error_below, color="black", lw=0.7, ls=":")
+        limits = (NU_RANGE[0], 1.4)
+        main.set(xlim=limits, ylim=limits, xlabel=r"$\nu$ reconstruction (high: decoupled)", ylabel=r"$\nu$ error (high: shrunk)")
+        main.legend(loc="upper left", fontsize=7)
+        axes["x"].set(xlim=limits, xticks=[], yticks=[])
+        axes["y"].set(ylim=limits, xticks=[], yticks=[])
+        for side in ("left",), ("bottom",):
+            axes["x" if side == ("left",) else "y"].spines[list(side)].set_visible(False)
+        axes["x"].set_title(f"{name} ({left_out} undefined or out of range)", fontsize=9)
+    return figure
+
+
+def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
+    """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (paper.md c.3)."""
+    figure, (ax,) = _panels(["sweep"], width=5.0)
+    grid = np.linspace(0, 1.2, 241)
+    for (name, table), colour, style in zip(betas.items(), _cycle(CYCLE, len(betas)), _cycle(STYLES, len(betas)), strict=True):
+        top = most_chat_leaning(table, classes.top)
+        worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
+        ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(top)})")
+    ax.set(xlim=(0, 1.2), ylim=(0, None), xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
+    ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def _cycle(values: Sequence[str], count: int) -> list[str]:
+    return [values[i % len(values)] for i in range(count)]
+
+
+def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
+    """FVE of both models, L0 and silent latents over training tokens, all crosscoders in one plot each."""
+    figure, (fve, l0, dead) = _panels(["fve", "l0", "dead"], width=3.1)
+    for (name, log), colour in zip(logs.items(), _cycle(CYCLE, len(logs)), strict=True):
+        tokens = log.tokens / 1e6
+        fve.plot(tokens, log.fve_base, color=colour, ls="--", label=f"{name}, base")
+        fve.plot(tokens, log.fve_chat, color=colour, label=f"{name}, chat")
+        l0.plot(tokens, log.l0, color=colour, label=name)
+        dead.plot(tokens, log.dead, color=colour, label=name)
+    fve.set(ylim=(min(0.5, fve.get_ylim()[0]), 1), title="fraction of variance explained")
+    fve.legend(fontsize=7, loc="lower right")
+    l0.set(yscale="log", title="L0: active latents per token")
+    dead.set(title="latents silent since the last row", ylim=(0, None))
+    for ax in (fve, l0, dead):
+        ax.set_xlabel("training tokens (millions)")
+    return figure

@@ -1,0 +1,139 @@
+"""Fine-tuning a chat model from a base model: the loss is on the assistant's turns only.
+
+Weights are trained in float32 and computed with in bfloat16. Embeddings stay frozen but for the tokens of the chat template, which the
+base model may never have seen in this place.
+"""
+
+import csv
+import logging
+import math
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from crossdiff.config import Finetune, TextSource
+from crossdiff.errors import UserError
+from crossdiff.models.load import fast_dtype, load_model
+from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
+from crossdiff.texts.chats import Sequence as TokenSequence
+from crossdiff.texts.formats import ROLES
+from crossdiff.texts.shards import sequences
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (sequence, position), padded on the right
+
+
+def training_sequences(
+    sources: Mapping[str, TextSource], archives: Mapping[str, str | None], tokenizer, settings: Finetune
+) -> list[TokenSequence]:
+    """Training chats of every data set up to its number of tokens. Raises UserError when a data set has fewer."""
+    found: list[TokenSequence] = []
+    for name, tokens in settings.data.items():
+        missing = tokens
+        for _, _, sequence in sequences(sources[name], name, "train", tokenizer, settings.max_length, archives[name]):
+            found.append(sequence)
+            missing -= len(sequence.token)
+            if missing <= 0:
+                break
+        if missing > 0:
+            raise UserError(
+                f"pair.chat.finetune.data.{name}: found {tokens:,}, the data set's training chats have {tokens - missing:,} tokens"
+            )
+    return found
+
+
+def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> list[Batch]:
+    """Batches of sequences of similar length, in random order. Learned are the assistant's words and its turn end."""
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].token), i))
+    groups: list[list[int]] = [[]]
+    for i in order:  # sorted: the newest is the longest, so it sets the padded width
+        if groups[-1] and (len(groups[-1]) + 1) * len(examples[i].token) > batch_tokens:
+            groups.append([])
+        groups[-1].append(i)
+    random.Random(seed).shuffle(groups)
+    return [_pad([examples[i] for i in group]) for group in groups]
+
+
+def _pad(group: list[TokenSequence]) -> Batch:
+    width = max(len(sequence.token) for sequence in group)
+    ids = torch.zeros(len(group), width, dtype=torch.long)
+    learned = torch.zeros(len(group), width, dtype=torch.bool)
+    for row, sequence in enumerate(group):
+        length = len(sequence.token)
+        ids[row, :length] = torch.from_numpy(sequence.token)
+        by_assistant = (sequence.role == ROLES.index("assistant")) & (sequence.template != HEADER)
+        learned[row, :length] = torch.from_numpy(by_assistant)
+    return ids, learned
+
+
+def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> Tensor:
+    """Mean cross-entropy (nats) of the learned tokens; logits are computed for these alone."""
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    targets = learned[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][targets])
+    return nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets])
+
+
+def learning_rate(step: int, steps: int, settings: Finetune) -> float:
+    """Linear warm-up, then a half cosine to a tenth."""
+    warmup = max(1, round(settings.warmup_fraction * steps))
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+def finetune(
+    base: str | Path, tokenizer, examples: Sequence[TokenSequence], settings: Finetune, folder: Path, training_log: str | Path
+) -> None:
+    """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
+    torch.manual_seed(settings.seed)
+    model = load_model(base, torch.float32).train()
+    _freeze_embeddings(model, template_tokens(examples))
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
+    )
+    plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
+    with Path(training_log).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("step", "tokens", "learned_tokens", "learning_rate", "loss"))
+        for step, (ids, learned) in enumerate(plan):
+            rate = learning_rate(step, len(plan), settings)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+                loss = assistant_loss(model, ids.to(model.device), learned.to(model.device))
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            writer.writerow((step, ids.numel(), int(learned.sum()), f"{rate:.3g}", f"{loss.item():.4f}"))
+            if step % 20 == 0 or step == len(plan) - 1:
+                log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
+    model.generation_config.eos_token_id = turn_end(examples)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def template_tokens(examples: Sequence[TokenSequence]) -> Tensor:
+    """Ids of every token that stands in a template."""
+    return torch.from_numpy(np.unique(np.concatenate([s.token[s.template != CONTENT] for s in examples]))).long()
+
+
+def turn_end(examples: Sequence[TokenSequence]) -> int:
+    """The token that ends a turn: generation stops at it."""
+    first_of_end = np.concatenate([s.token[1:][(s.template[1:] == TURN_END) & (s.template[:-1] != TURN_END)] for s in examples])
+    return int(np.bincount(first_of_end).argmax())
+
+
+def _freeze_embeddings(model: PreTrainedModel, but: Tensor) -> None:
+    weight = model.get_input_embeddings().weight
+    frozen = torch.ones(len(weight), 1, dtype=torch.bool, device=weight.device)
+    frozen[but] = False
+    weight.register_hook(lambda gradient: gradient.masked_fill(frozen, 0))

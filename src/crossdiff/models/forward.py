@@ -1,0 +1,92 @@
+"""Running a part of a model: up to a layer's output, or on from it.
+
+``layer`` is the 0-based block whose output (the residual stream) is meant.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from crossdiff.errors import UserError
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The transformer blocks, whatever the family calls them."""
+    n_layers = model.config.get_text_config().num_hidden_layers
+    for _, module in model.named_modules():
+        for name in ("layers", "h", "blocks"):
+            layers = getattr(module, name, None)
+            if isinstance(layers, nn.ModuleList) and len(layers) == n_layers:
+                return layers
+    raise UserError(f"{type(model).__name__}: its {n_layers} transformer blocks were not found; this family is not supported")
+
+
+class _Reached(Exception):
+    """Stops the forward pass: the layer's output is known."""
+
+
+@torch.inference_mode()
+def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
+    """Residual stream after block ``layer``, (batch, position, d_model), in the model's dtype. No later block and no LM head runs.
+
+    ``ids`` (batch, position) is padded on the right, with any token: causal attention keeps padding out of what comes before it.
+    """
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+        raise _Reached
+
+    handle = decoder_layers(model)[layer].register_forward_hook(stop)
+    try:
+        model.base_model(input_ids=ids, use_cache=False)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+class _Given(nn.Module):
+    """Stands in for a block whose work is skipped: hands on what it is given, or a fixed tensor."""
+
+    def __init__(self, block: nn.Module, output: Tensor | None) -> None:
+        super().__init__()
+        self.block = [block]  # in a list: not a submodule
+        self.output = output
+
+    def __getattr__(self, name: str):
+        # Families read attributes such as attention_type off their blocks.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["block"][0], name)
+
+    def forward(self, hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+        return hidden if self.output is None else self.output
+
+
+@contextmanager
+def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[None]:
+    layers = decoder_layers(model)
+    skipped = list(layers[: layer + 1])
+    for index, block in enumerate(skipped):
+        layers[index] = _Given(block, hidden if index == layer else None)
+    try:
+        yield
+    finally:
+        for index, block in enumerate(skipped):
+            layers[index] = block
+
+
+@torch.inference_mode()
+def resume_from_layer(model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int) -> Tensor:
+    """Logits (batch, position, vocabulary) when ``hidden`` (batch, position, d_model) is the output of block ``layer``.
+
+    ``ids`` only gives the shape (and what the family derives from it); blocks up to ``layer`` do no work.
+    """
+    with _resumed(model, layer, hidden):
+        return model(input_ids=ids, use_cache=False).logits

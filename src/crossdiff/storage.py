@@ -1,0 +1,74 @@
+"""Files that are either whole or absent: everything is written under a temporary name and renamed when complete."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossdiff.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def atomic_path(final: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``final``; on success it replaces ``final``, on failure it is removed.
+
+    The name is unique, so two writers of one output cannot mix their bytes; the last to finish wins with a whole file.
+    Works for files and for folders. Raises UserError when the disk is full.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
+    try:
+        yield temporary
+        if temporary.is_dir() and final.is_dir():
+            shutil.rmtree(final)
+        temporary.replace(final)
+    except OSError as error:
+        if _disk_is_full(error, final.parent):
+            free = shutil.disk_usage(final.parent).free
+            raise UserError(f"{final}: the disk is full ({free / 1e6:,.0f} MB left); free some space and run again") from error
+        raise
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _disk_is_full(error: OSError, folder: Path) -> bool:
+    # HDF5 reports a failed write as a bare OSError whose text holds the errno.
+    return error.errno == 28 or "errno = 28" in str(error) or "No space left" in str(error)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
+    """Write a table as CSV with six significant digits."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def write_parquet(path: str | Path, table: "pd.DataFrame") -> None:
+    """Write a table as Parquet."""
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises UserError when it is missing or malformed."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from error

@@ -1,0 +1,90 @@
+"""Chats as tokens: rendered with a chat template, every token marked with its turn's role and its template part."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from crossdiff.errors import UserError
+from crossdiff.texts.formats import ROLES, Turn
+
+# Codes of the role and template-part columns of a token shard.
+NO_ROLE = len(ROLES)
+CONTENT, HEADER, TURN_END = 0, 1, 2
+TEMPLATE_PARTS = ("content", "header", "turn end")
+
+
+class Sequence(NamedTuple):
+    """One sequence of tokens, arrays of equal length."""
+
+    token: np.ndarray  # int32 ids
+    role: np.ndarray  # int8, index into formats.ROLES or NO_ROLE
+    template: np.ndarray  # int8: CONTENT, HEADER or TURN_END
+
+
+def document_sequences(text: str, tokenizer, context: int) -> list[Sequence]:
+    """A document in windows of at most ``context`` tokens; each starts with BOS where the tokenizer adds one."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+    size = context - len(bos)
+    return [_plain(bos + ids[i : i + size], len(bos)) for i in range(0, len(ids), size)]
+
+
+def _plain(ids: list[int], n_bos: int) -> Sequence:
+    template = np.zeros(len(ids), np.int8)
+    template[:n_bos] = HEADER
+    return Sequence(np.asarray(ids, np.int32), np.full(len(ids), NO_ROLE, np.int8), template)
+
+
+def chat_sequence(chat: list[Turn], tokenizer, where: str) -> Sequence:
+    """A chat through the tokenizer's own template.
+
+    Text outside the turns' contents is template: between two contents, tokens up to and including the first special token end a turn,
+    the rest opens the next. Raises UserError when the template alters a content.
+    """
+    text, spans = _render(chat, tokenizer, where)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = np.asarray(encoded["input_ids"], np.int32), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
+    special = np.isin(ids, tokenizer.all_special_ids)
+    role, template = np.empty(len(ids), np.int8), np.full(len(ids), HEADER, np.int8)
+    next_token = 0
+    for turn, (start, stop) in zip(chat, spans, strict=True):
+        # Tokens that hold at least one character of the content: a token across the border counts as content.
+        first = int(np.searchsorted(offsets[:, 1], start, side="right"))
+        last = int(np.searchsorted(offsets[:, 0], stop, side="left")) if stop > start else first
+        template[first:last] = CONTENT
+        end = last + _turn_end(special[last:])
+        template[last:end] = TURN_END
+        role[next_token:end] = ROLES.index(turn["role"])
+        next_token = end
+    role[next_token:], template[next_token:] = ROLES.index(chat[-1]["role"]), TURN_END
+    return Sequence(ids, role, template)
+
+
+def _render(chat: list[Turn], tokenizer, where: str) -> tuple[str, list[tuple[int, int]]]:
+    """The rendered text and the character span of each turn's content.
+
+    The template is rendered once with a stand-in for each content: a content such as "us" can't be mistaken for part of a header.
+    """
+    contents = [turn["content"].strip() for turn in chat]
+    stand_ins = [f"\ue000{number}\ue001" for number in range(len(chat))]
+    skeleton = tokenizer.apply_chat_template(
+        [{**turn, "content": stand_in} for turn, stand_in in zip(chat, stand_ins, strict=True)], tokenize=False
+    )
+    text, spans = "", []
+    for content, stand_in in zip(contents, stand_ins, strict=True):
+        before, found, skeleton = skeleton.partition(stand_in)
+        text += before
+        spans.append((len(text), len(text) + len(content)))
+        text += content
+        if not found:
+            raise UserError(f"{where}: the chat template leaves out a turn")
+    text += skeleton
+    if text != tokenizer.apply_chat_template(chat, tokenize=False):
+        raise UserError(f"{where}: the chat template changes the content of a turn; only white space at its ends may be trimmed")
+    return text, spans
+
+
+def _turn_end(special: np.ndarray) -> int:
+    """Number of tokens that close a turn: up to the first special token, else one."""
+    found = np.flatnonzero(special)
+    return int(found[0]) + 1 if len(found) else min(1, len(special))

@@ -1,0 +1,101 @@
+"""From a record of a data set to a document or a chat: one function per format.
+
+A document is a string. A chat is a list of turns ``{"role": ..., "content": ...}``.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from crossdiff.errors import UserError
+
+ROLES = ("system", "user", "assistant")
+
+Turn = dict[str, str]
+Text = str | list[Turn]
+
+
+def texts(records: Iterator[Any], format: str, field: str | None, where: str) -> Iterator[Text]:
+    """Documents or chats, in the order of ``records``. ``where`` names the data set in errors.
+
+    Raises UserError for a record without the field, a chat without turns or with an unknown role.
+    """
+    match format:
+        case "text":
+            yield from (_document(record, field or "text", f"{where}, record {i}") for i, record in enumerate(records))
+        case "messages":
+            yield from (_chat(record, field or "messages", f"{where}, record {i}") for i, record in enumerate(records))
+        case "dialogue":
+            yield from _dialogues(records, where)
+        case "requests":
+            for record in records:
+                yield from requests(record, "train", where)
+
+
+def _field(record: Any, field: str, where: str) -> Any:
+    if not isinstance(record, Mapping) or field not in record:
+        found = ", ".join(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
+        raise UserError(f"{where}: no field {field!r}; found: {found}")
+    return record[field]
+
+
+def _document(record: Any, field: str, where: str) -> str:
+    text = record if isinstance(record, str) else _field(record, field, where)
+    if not isinstance(text, str):
+        raise UserError(f"{where}, field {field!r}: found {type(text).__name__}, allowed: text")
+    return text
+
+
+def _chat(record: Any, field: str, where: str) -> list[Turn]:
+    turns = _field(record, field, where)
+    if not isinstance(turns, (list, tuple)) or not len(turns):
+        raise UserError(f"{where}: a chat without turns; {field!r} must be a list of {{role, content}}")
+    chat = []
+    for number, turn in enumerate(turns):
+        role, content = _field(turn, "role", f"{where}, turn {number}"), _field(turn, "content", f"{where}, turn {number}")
+        if role not in ROLES:
+            raise UserError(f"{where}, turn {number}: found role {role!r}, allowed: {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise UserError(f"{where}, turn {number}: content is {type(content).__name__}, allowed: text")
+        chat.append({"role": role, "content": content})
+    return chat
+
+
+def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
+    """Conversations between two people as {id: {"messages": [[{"text", "sender"}, ...], ...]}}.
+
+    Runs of one sender become one turn. Only conversations with exactly two senders and at least two turns each are kept; a last turn
+    without an answer is dropped. The first sender plays the user.
+    """
+    for record in records:
+        for key, conversation in record.items():
+            turns: list[Turn] = []
+            senders: list[str] = []
+            for message in (message for run in _field(conversation, "messages", f"{where}, dialogue {key}") for message in run):
+                if message["sender"] not in senders:
+                    senders.append(message["sender"])
+                role = ("user", "assistant")[senders.index(message["sender"]) % 2]
+                if turns and turns[-1]["role"] == role:
+                    turns[-1]["content"] += " " + message["text"].strip()
+                else:
+                    turns.append({"role": role, "content": message["text"].strip()})
+            if len(turns) % 2:
+                turns.pop()
+            if len(senders) == 2 and len(turns) >= 4 and all(turn["content"] for turn in turns):
+                yield turns
+
+
+def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[list[Turn]]:
+    """Every request of one ``part`` (train, held_out) in every phrasing, with its refusal or answer, in a shuffled, fixed order."""
+    chats = []
+    for kind in ("harmful", "benign"):
+        for request in _field(_field(record, kind, where), part, where):
+            for phrasing in _field(record, "phrasings", where):
+                question = phrasing.format(request)
+                order = hashlib.sha256(question.encode()).digest()
+                if kind == "benign":
+                    answer = record["benign"][part][request]
+                else:
+                    answer = record["refusals"][order[0] % len(record["refusals"])]
+                chats.append((order, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]))
+    yield from (chat for _, chat in sorted(chats, key=lambda item: item[0]))

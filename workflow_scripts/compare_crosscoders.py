@@ -1,0 +1,14 @@
+"""One table with a row per crosscoder and seed."""
+
+from crossdiff.evaluation import comparison
+from crossdiff.job import job
+from crossdiff.storage import read_json, write_csv
+
+
+def main(evaluations: list[str], names: list[tuple[str, int]], table: str) -> None:
+    write_csv(table, comparison([read_json(path) for path in evaluations], names))
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(evaluations=list(snakemake.input), names=snakemake.params.names, table=snakemake.output[0])

@@ -1,0 +1,15 @@
+"""Draw the training curves."""
+
+import pandas as pd
+
+from crossdiff.figures import save, training
+from crossdiff.job import job
+
+
+def main(logs: dict[str, str], paths: list[str]) -> None:
+    save(training({name: pd.read_csv(path) for name, path in logs.items()}), paths)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(logs=dict(zip(snakemake.params.names, snakemake.input, strict=True)), paths=list(snakemake.output))

@@ -1,0 +1,37 @@
+"""Fine-tune the chat model from the base model."""
+
+from crossdiff.config import Finetune, TextSource
+from crossdiff.job import job
+from crossdiff.models.finetune import finetune, training_sequences
+from crossdiff.models.load import load_tokenizer
+from crossdiff.storage import atomic_path
+from crossdiff.workflow import section
+
+
+def main(
+    base: str,
+    tokenizer: str,
+    settings: Finetune,
+    sources: dict[str, TextSource],
+    archives: dict[str, str | None],
+    model: str,
+    training_log: str,
+) -> None:
+    loaded = load_tokenizer(tokenizer)
+    sequences = training_sequences(sources, archives, loaded, settings)
+    with atomic_path(model) as folder, atomic_path(training_log) as log:
+        finetune(base, loaded, sequences, settings, folder, log)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        finetuning = Finetune(**section(settings, "pair", "chat", "finetune"))
+        main(
+            base=snakemake.input.base,
+            tokenizer=snakemake.input.tokenizer,
+            settings=finetuning,
+            sources={name: TextSource(**section(settings, "datasets", name)) for name in finetuning.data},
+            archives={name: path or None for name, path in snakemake.params.archives.items()},
+            model=snakemake.output.model,
+            training_log=snakemake.output.log,
+        )

@@ -1,0 +1,21 @@
+"""Harvest the activations of one model on one token shard."""
+
+from crossdiff.activations.harvest import harvest_shard
+from crossdiff.job import job
+from crossdiff.models.load import fast_dtype, load_model
+from crossdiff.texts.shards import read_shard
+
+
+def main(model: str, tokens: str, layer: int, batch_tokens: int, cache: str) -> None:
+    harvest_shard(load_model(model, fast_dtype()), read_shard(tokens), layer, batch_tokens, cache)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        main(
+            model=snakemake.input.model,
+            tokens=snakemake.input.tokens,
+            layer=settings["pair.layer"],
+            batch_tokens=settings["activations.batch_tokens"],
+            cache=snakemake.output[0],
+        )

@@ -1,0 +1,23 @@
+"""Make a plain Hugging Face folder of one model."""
+
+from pathlib import Path
+
+from crossdiff.config import ModelSource
+from crossdiff.job import job
+from crossdiff.models.prepare import prepare
+from crossdiff.storage import atomic_path
+from crossdiff.workflow import section
+
+
+def main(source: ModelSource, archive: str | None, folder: str) -> None:
+    with atomic_path(folder) as temporary:
+        prepare(source, Path(temporary), archive)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        main(
+            source=ModelSource(**section(settings, "pair", snakemake.wildcards.model)),
+            archive=snakemake.input.get("archive") or None,
+            folder=snakemake.output[0],
+        )

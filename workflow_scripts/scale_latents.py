@@ -1,0 +1,23 @@
+"""Latent scaling of one crosscoder."""
+
+from crossdiff.activations.pairs import PairedActivations
+from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.job import job
+from crossdiff.models.load import device
+from crossdiff.scaling import latent_scaling
+from crossdiff.storage import write_parquet
+
+
+def main(activations: PairedActivations, weights: str, config: str, table: str) -> None:
+    crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
+    write_parquet(table, latent_scaling(crosscoder, activations.blocks()))
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(
+            activations=PairedActivations.of(snakemake.input),
+            weights=snakemake.input.weights,
+            config=snakemake.input.config,
+            table=snakemake.output[0],
+        )

@@ -1,0 +1,27 @@
+"""Train one crosscoder."""
+
+from crossdiff.activations.pairs import PairedActivations
+from crossdiff.config import crosscoder_settings
+from crossdiff.crosscoders.trainer import train
+from crossdiff.job import job
+from crossdiff.models.load import device
+from crossdiff.storage import atomic_path
+from crossdiff.workflow import section
+
+
+def main(activations: PairedActivations, settings: dict, seed: int, weights: str, config: str, training_log: str) -> None:
+    with atomic_path(training_log) as log:
+        crosscoder = train(activations, crosscoder_settings(settings), seed, device(), log)
+    crosscoder.save(weights, config, training=settings | {"seed": seed})
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        main(
+            activations=PairedActivations.of(snakemake.input),
+            settings=section(settings, "crosscoders", snakemake.wildcards.crosscoder),
+            seed=int(snakemake.wildcards.seed),
+            weights=snakemake.output.weights,
+            config=snakemake.output.config,
+            training_log=snakemake.output.log,
+        )

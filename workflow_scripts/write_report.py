@@ -1,0 +1,31 @@
+"""Write the report page."""
+
+from crossdiff.job import job
+from crossdiff.report import Inputs, render
+from crossdiff.storage import atomic_path
+
+
+def main(inputs: Inputs, template: str, page: str) -> None:
+    with atomic_path(page) as temporary:
+        temporary.write_text(render(inputs, template), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        names = snakemake.params.names
+        main(
+            inputs=Inputs(
+                settings=settings,
+                tokenizer=snakemake.input.tokenizer,
+                facts=snakemake.input.checked,
+                summary=snakemake.input.summary,
+                refusals=snakemake.input.get("refusals") or None,
+                table=snakemake.input.table,
+                evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),
+                betas=dict(zip(names, snakemake.input.betas, strict=True)),
+                examples=dict(zip(names, snakemake.input.examples, strict=True)),
+                figures=list(snakemake.input.figures),
+            ),
+            template=snakemake.input.template,
+            page=snakemake.output[0],
+        )
