@@ -3,9 +3,9 @@
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Examples
 from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.device import device
 from crossdiff.job import job
 from crossdiff.latents import strongest_examples
-from crossdiff.models.load import device
 from crossdiff.storage import write_parquet
 from crossdiff.workflow import section
 

@@ -1,8 +1,9 @@
 """Harvest the activations of one model on one token shard."""
 
 from crossdiff.activations.harvest import harvest_shard
+from crossdiff.device import fast_dtype
 from crossdiff.job import job
-from crossdiff.models.load import fast_dtype, load_model
+from crossdiff.models.load import load_model
 from crossdiff.texts.shards import read_shard
 
 

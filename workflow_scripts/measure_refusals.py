@@ -1,7 +1,8 @@
 """Count refusals of held-out requests, base and chat."""
 
+from crossdiff.device import fast_dtype
 from crossdiff.job import job
-from crossdiff.models.load import fast_dtype, load_model, load_tokenizer
+from crossdiff.models.load import load_model, load_tokenizer
 from crossdiff.models.refusals import read_requests, refusal_rates
 from crossdiff.storage import write_csv
 

@@ -2,8 +2,8 @@
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.device import device
 from crossdiff.job import job
-from crossdiff.models.load import device
 from crossdiff.scaling import latent_scaling
 from crossdiff.storage import write_parquet
 

@@ -3,8 +3,8 @@
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import crosscoder_settings
 from crossdiff.crosscoders.trainer import train
+from crossdiff.device import device
 from crossdiff.job import job
-from crossdiff.models.load import device
 from crossdiff.storage import atomic_path
 from crossdiff.workflow import section
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crossdiff.config import Finetune, TextSource
+from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
-from crossdiff.models.load import fast_dtype, load_model
+from crossdiff.models.load import load_model
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES

@@ -71,7 +71,7 @@ def make_random(settings: RandomModel, folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def write_chat_tokenizer(source: ModelSource, origin: str | Path, template: str | Path | None, folder: Path) -> None:
+def write_chat_tokenizer(origin: str | Path, template: str | Path | None, folder: Path) -> None:
     """The tokenizer that renders chats: that of ``origin``, with the fine-tune's own ``template`` if there is one."""
     tokenizer = load_tokenizer(origin)
     if template is not None:

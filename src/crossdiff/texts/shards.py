@@ -124,4 +124,4 @@ def read_shard(path: str | Path) -> Shard:
         table = pq.read_table(path, columns=list(COLUMNS))
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise UserError(f"{path}: not a whole token shard ({str(error).splitlines()[0]})") from error
-    return Shard(*(table[column].to_numpy() for column in COLUMNS))
+    return Shard(*(np.array(table[column]) for column in COLUMNS))

@@ -1,0 +1,136 @@
+"""The whole pipeline on the tiny config, through real Snakemake, offline."""
+
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import Checkout, planned
+
+TINY = ("--configfile", "configs/tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
+    result = checkout.snakemake(*TINY)
+    assert result.returncode == 0, result.stdout
+    assert "The report is at" in result.stdout
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def results(finished: Checkout) -> Path:
+    return finished.folder / "results/tiny"
+
+
+def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
+    result = finished.snakemake(*TINY)
+    assert result.returncode == 0
+    assert "Nothing to be done" in result.stdout
+
+
+def test_no_temporary_files_stay(results: Path) -> None:
+    assert not [path for path in results.rglob(".*") if path.name != ".snakemake_timestamp"]
+
+
+def test_splits_share_no_document(results: Path) -> None:
+    for dataset in ("readme", "requests"):
+        documents = [
+            {d for path in sorted(results.glob(f"tokens/{dataset}.{split}/*.parquet")) for d in pd.read_parquet(path).document}
+            for split in ("train", "validation")
+        ]
+        assert all(documents)
+        assert not documents[0] & documents[1]
+
+
+def test_caches_pair_up_with_their_tokens(results: Path) -> None:
+    for tokens in results.glob("tokens/*/*.parquet"):
+        rows = len(pd.read_parquet(tokens))
+        for model in ("base", "chat"):
+            with h5py.File(results / "activations/layer1" / tokens.parent.name / f"{tokens.stem}.{model}.h5") as file:
+                assert file["activations"].shape == (rows, 32)
+
+
+def test_fine_tune_changes_the_activations(results: Path) -> None:
+    norms = []
+    for model in ("base", "chat"):
+        with h5py.File(results / f"activations/layer1/requests.train/0000.{model}.h5") as file:
+            norms.append(file["norm"][:])
+    assert np.abs(norms[0] - norms[1]).max() > 0
+
+
+def test_beta_table_has_one_row_per_latent(results: Path) -> None:
+    for crosscoder, latents in (("batchtopk", 128), ("l1", 96)):
+        table = pd.read_parquet(results / f"layer1/{crosscoder}/seed1/betas.parquet")
+        assert list(table.latent) == list(range(latents))
+        assert {"nu_error", "nu_reconstruction", "beta_activation_base", "relative_norm_difference", "class"} <= set(table.columns)
+        evaluation = json.loads((results / f"layer1/{crosscoder}/seed1/evaluation.json").read_text())
+        assert evaluation["classes"] == {name: int((table["class"] == name).sum()) for name in evaluation["classes"]}
+
+
+def test_every_crosscoder_and_seed_is_in_the_table(results: Path) -> None:
+    table = pd.read_csv(results / "tables/crosscoders.csv")
+    assert sorted(zip(table.crosscoder, table.seed, strict=True)) == [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
+
+
+def test_report_is_one_page_that_says_it_is_meaningless(results: Path) -> None:
+    page = (results / "report/index.html").read_text()
+    assert "every number on this page is meaningless" in page
+    assert not re.findall(r'(?:src|href)="https?:', page)
+    for link in re.findall(r'href="(\.\./[^"]+)"', page):
+        assert (results / "report" / link).exists(), link
+
+
+def test_new_seed_runs_only_its_own_branch(finished: Checkout) -> None:
+    result = finished.snakemake(*TINY, "--dry-run", "--config", "seeds=[0,1,2]")
+    jobs = planned(result.stdout)
+    assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
+    assert not {"finetune_model", "tokenise", "harvest_activations", "figure_training"} & set(jobs)
+
+
+def test_more_tokens_keep_the_old_shards(finished: Checkout) -> None:
+    result = finished.snakemake(*TINY, "--dry-run", "--config", "datasets={requests: {tokens: 18000}}")
+    jobs = planned(result.stdout)
+    assert jobs["tokenise"] == 1
+    assert jobs["harvest_activations"] == 2
+    assert "finetune_model" not in jobs
+
+
+def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: Checkout) -> None:
+    result = checkout.snakemake(*TINY, "--config", "pair={layer: 3}")
+    assert result.returncode == 1
+    assert "error: pair.layer: found 3, the base model has layers 0 to 2" in result.stdout
+    assert not (checkout.folder / "results/tiny/models/chat").exists()
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([], "dataset requests, record 0: a chat without turns"),
+        ([{"role": "bot", "content": "hello"}], "dataset requests, record 0, turn 0: found role 'bot', allowed: system, user, assistant"),
+    ],
+)
+def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message: str) -> None:
+    (checkout.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    path = checkout.folder / "configs/tiny.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["datasets"]["requests"] |= {"files": ["chats.jsonl"], "format": "messages"}
+    path.write_text(yaml.safe_dump(values))
+    shard = "results/tiny/tokens/requests.train/0000.parquet"
+    result = checkout.snakemake(*TINY, shard)
+    assert result.returncode == 1
+    assert f"error: {message}" in result.stdout
+    assert not (checkout.folder / shard).exists()
+
+
+def test_text_shorter_than_the_budget_is_refused_with_what_is_missing(checkout: Checkout) -> None:
+    shard = "results/tiny/tokens/readme.validation/0000.parquet"
+    result = checkout.snakemake(*TINY, shard, "--config", "datasets={readme: {validation_tokens: 6000}}")
+    assert result.returncode == 1
+    assert re.search(r"error: datasets\.readme: its validation texts end [\d,]+ tokens short of this shard's 6,000", result.stdout)
