@@ -4,10 +4,10 @@ Torch-free: the Snakefile imports this module.
 """
 
 import difflib
-import math
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -167,7 +167,8 @@ class Activations(Settings):
     batch_tokens: Annotated[int, Field(gt=0, description="tokens per forward pass, padding included")] = 8192
     skip_first: Annotated[int, Field(ge=0, description="first positions of each sequence to leave out")] = 0
     max_norm_ratio: Annotated[
-        float | None, Field(gt=1, description="leave out tokens whose norm in either model exceeds this multiple of the median")
+        float | None,
+        Field(gt=1, allow_inf_nan=False, description="leave out tokens whose norm in either model exceeds this multiple of the median"),
     ] = None
     statistics_tokens: Annotated[int, Field(gt=0, description="tokens for median norm, mean and scale")] = 1_000_000
 
@@ -179,7 +180,7 @@ class Normalisation(Settings):
         Literal["none", "per_model", "shared"],
         Field(description="none; centre and scale each model by itself; centre each, one scale for both"),
     ] = "none"
-    target_rms: Annotated[float, Field(gt=0, description="root mean square norm of a scaled activation")] = 1.0
+    target_rms: Annotated[PositiveFloat, Field(description="root mean square norm of a scaled activation")] = 1.0
 
 
 class Crosscoder(Settings):
@@ -253,6 +254,12 @@ class BatchTopK(Crosscoder):
             )
         if self.k_annealing_steps and self.k_max is None:
             raise ValueError(f"k_annealing_steps: found {self.k_annealing_steps} without k_max")
+        if self.k_annealing_steps > self.steps:
+            raise ValueError(
+                f"k_annealing_steps: found {self.k_annealing_steps}, k would not be reached in {self.steps} steps (tokens / batch)"
+            )
+        if self.latents is not None and self.k > self.latents:
+            raise ValueError(f"k: found {self.k}, there are only {self.latents} latents")
         if self.threshold_start_step >= self.steps:
             raise ValueError(
                 f"threshold_start_step: found {self.threshold_start_step}, must be below the {self.steps} training steps (tokens / batch)"
@@ -294,7 +301,8 @@ class Classes(Settings):
     def _ordered(self) -> "Classes":
         low, high = self.shared_between
         if not self.base_only_below < low < high < self.chat_only_above:
-            raise ValueError("classes must be in order: base_only_below < shared_between < chat_only_above")
+            found = f"{self.base_only_below}, {low} to {high}, {self.chat_only_above}"
+            raise ValueError(f"found {found}; allowed: base_only_below < shared_between < chat_only_above")
         return self
 
 
@@ -363,7 +371,7 @@ def load(values: Mapping[str, Any]) -> Config:
         raise UserError("\n".join(f"config: {_describe(problem)}" for problem in error.errors())) from error
 
 
-_UNION_TAGS = {"l1", "batchtopk"}
+_UNION_TAGS: dict[str, type[Settings]] = {"l1": L1, "batchtopk": BatchTopK}
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
@@ -384,12 +392,19 @@ def _describe(problem: Mapping[str, Any]) -> str:
             loss = found.get("loss") if isinstance(found, Mapping) else found
             return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(_UNION_TAGS))}"
     message = problem["msg"].removeprefix("Input should be ")
-    hint = ""
-    if isinstance(found, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", found):
-        value = float(found)
-        written = f"{value:.1e}" if math.isfinite(value) else found
-        hint = f" (YAML reads {found} as text; write {written})"
-    return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{hint}"
+    return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{_number_hint(found, problem['type'])}"
+
+
+def _number_hint(found: Any, problem: str) -> str:
+    """YAML 1.1 reads 1e-3 as text: what to write instead."""
+    if not (isinstance(found, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", found)):
+        return ""
+    value = float(found)
+    if problem.startswith("int"):
+        return f" (YAML reads {found} as text; write {int(value)})" if value.is_integer() else ""
+    mantissa, exponent = re.split("[eE]", found)
+    mantissa += "" if "." in mantissa else ".0"
+    return f" (YAML reads {found} as text; write {mantissa}e{int(exponent):+d})"
 
 
 def _yaml_type(value: Any) -> str:
@@ -399,25 +414,36 @@ def _yaml_type(value: Any) -> str:
 
 def _allowed_keys(location: tuple[Any, ...]) -> str:
     """The keys allowed where an unknown key was found, the closest first."""
-    section: Any = Config
+    annotation: Any = Config
     for part in location[:-1]:
-        section = _step(section, part)
-        if section is None:
-            return "see config.schema.json for the keys"
-    keys = [field.alias or name for name, field in section.model_fields.items()]
+        annotation = _below(annotation, part)
+    [section] = [option for option in _options(annotation) if issubclass(option, Settings)]
+    keys = list(_fields(section))
     close = difflib.get_close_matches(str(location[-1]), keys, n=1)
     return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(keys)}"
 
 
-def _step(section: Any, part: Any) -> Any:
-    """The settings class one key further down the path, through optionals, dictionaries and the union of losses."""
-    if part in _UNION_TAGS:
-        return {"l1": L1, "batchtopk": BatchTopK}[part]
-    if isinstance(section, type) and issubclass(section, Settings):
-        fields = {(field.alias or name): field for name, field in section.model_fields.items()}
-        annotation = fields[part].annotation if part in fields else None
-        classes = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Settings)]
-        if classes:
-            return classes[0]
-        return next((a for a in get_args(annotation)[1:]), None)
-    return section
+def _below(annotation: Any, part: Any) -> Any:
+    """The type one key further down a path: of a dictionary's values, a loss of the union by its tag, or a field."""
+    options = list(_options(annotation))
+    for option in options:
+        if get_origin(option) is dict:
+            return get_args(option)[1]
+        if len(options) > 1 and option is _UNION_TAGS.get(part):
+            return option
+    return next(_fields(option)[part] for option in options if issubclass(option, Settings) and part in _fields(option))
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation allows, without None."""
+    if get_origin(annotation) is Annotated:
+        yield from _options(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _options(inner)
+    elif annotation is not type(None):
+        yield annotation
+
+
+def _fields(section: type[Settings]) -> dict[str, Any]:
+    return {(field.alias or name): field.annotation for name, field in section.model_fields.items()}

@@ -128,7 +128,7 @@ def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, threshol
 
 def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (paper.md c.3)."""
-    figure, (ax,) = _panels(["sweep"], width=5.0)
+    figure, (ax,) = _panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
     for (name, table), colour, style in zip(betas.items(), _cycle(CYCLE, len(betas)), _cycle(STYLES, len(betas)), strict=True):
         top = most_chat_leaning(table, classes.top)

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: everything is written under a temporary name and renamed when complete."""
 
+import errno
 import json
 import shutil
 import uuid
@@ -26,9 +27,10 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
     try:
         yield temporary
-        if temporary.is_dir() and final.is_dir():
-            shutil.rmtree(final)
-        temporary.replace(final)
+        if temporary.is_dir():
+            _replace_folder(temporary, final)
+        else:
+            temporary.replace(final)
     except OSError as error:
         if _disk_is_full(error, final.parent):
             free = shutil.disk_usage(final.parent).free
@@ -41,9 +43,27 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _replace_folder(temporary: Path, final: Path) -> None:
+    """Put a folder in the place of another, which a rename alone can't; the old one is moved aside first, never half deleted."""
+    aside = temporary.with_name(temporary.name + ".old")
+    while True:
+        try:
+            final.rename(aside)
+        except FileNotFoundError:
+            pass
+        try:
+            temporary.rename(final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(aside, ignore_errors=True)  # another writer was faster: put its folder aside, too
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _disk_is_full(error: OSError, folder: Path) -> bool:
     # HDF5 reports a failed write as a bare OSError whose text holds the errno.
-    return error.errno == 28 or "errno = 28" in str(error) or "No space left" in str(error)
+    return error.errno == errno.ENOSPC or "errno = 28" in str(error) or "No space left" in str(error)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -45,10 +45,6 @@ def write_pair(folder: Path, name: str, activations: Tensor, lengths: Sequence[i
     return PairedShard(*paths)
 
 
-def settings(**changes) -> Activations:
-    return Activations(**changes)
-
-
 def everything(shards: Sequence[PairedShard]) -> Summary:
     """A summary that keeps every token."""
     return summarise(shards, Activations())

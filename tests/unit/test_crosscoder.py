@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_activations import LAYER, batchtopk_settings, l1_settings, random_crosscoder
+from helpers_activations import LAYER, batchtopk_settings, l1_settings, random_activations, random_crosscoder
 
 from crossdiff.config import Crosscoder as Settings
 from crossdiff.crosscoders.model import Crosscoder, load_crosscoder
@@ -86,7 +86,7 @@ def test_start_depends_on_the_seed_alone() -> None:
 
 def test_codes_and_reconstructions_follow_the_definition() -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
-    x = torch.randn(5, 2, WIDTH)
+    x = random_activations(5, WIDTH).float()
     codes = torch.relu(torch.einsum("bmd,jmd->bj", x, crosscoder.encoder) + crosscoder.encoder_bias)
     reconstruction = torch.einsum("bj,jmd->bmd", codes, crosscoder.decoder) + crosscoder.decoder_bias
     assert codes.shape == (5, LATENTS)
@@ -97,7 +97,7 @@ def test_codes_and_reconstructions_follow_the_definition() -> None:
 
 def test_normalise_subtracts_the_mean_and_multiplies_with_the_scale_of_each_model() -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
-    raw = torch.randn(5, 2, WIDTH).to(torch.bfloat16)
+    raw = random_activations(5, WIDTH)
     x = crosscoder.normalise(raw)
     assert x.dtype == torch.float32
     for model in range(2):
@@ -131,7 +131,7 @@ def test_only_scaled_activations_above_the_threshold_count() -> None:
 def test_negative_preactivations_never_count(threshold: float) -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
     crosscoder.threshold.fill_(threshold)
-    x = torch.randn(50, 2, WIDTH)
+    x = random_activations(50, WIDTH).float()
     assert torch.equal(crosscoder.encode(x) > 0, crosscoder.preactivations(x) > 0)
 
 
@@ -177,6 +177,13 @@ def test_weights_that_do_not_fit_their_config_are_refused_by_name(saved: tuple[P
     with pytest.raises(UserError) as caught:
         load_crosscoder(*saved)
     assert str(saved[0]) in str(caught.value)
+
+
+def test_config_of_something_else_is_refused_by_name(saved: tuple[Path, Path]) -> None:
+    saved[1].write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError) as caught:
+        load_crosscoder(*saved, LAYER, WIDTH)
+    assert str(saved[1]) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ def test_batches_mix_tokens_of_all_shards(tmp_path: Path, small_chunks: int) -> 
 
 def test_a_buffer_smaller_than_the_data_still_mixes_shards(tmp_path: Path, small_chunks: int) -> None:
     activations = numbered(tmp_path, 320, 320)
-    mixed = [len(set(shard for shard, _ in names([batch]))) == 2 for batch in islice(activations.shuffled_batches(32, 160, seed=0), 20)]
+    mixed = [len({shard for shard, _ in names([batch])}) == 2 for batch in islice(activations.shuffled_batches(32, 160, seed=0), 20)]
     assert sum(mixed) >= 15
 
 

@@ -127,17 +127,11 @@ def test_section_takes_whole_names_only():
     assert section({"a.b.c": 1, "a.bc": 2, "a.b": 3, "ab.b": 4}, "a", "b") == {"c": 1}
 
 
-NESTED = st.recursive(
-    st.integers() | st.lists(st.text()) | st.none(),
-    lambda inner: st.dictionaries(st.from_regex(r"[a-z0-9_-]+", fullmatch=True), inner, min_size=1),
-)
-
-
-@given(st.dictionaries(st.from_regex(r"[a-z0-9_-]+", fullmatch=True), NESTED, min_size=1))
-def test_section_is_the_inverse_of_flattening(values):
+@pytest.mark.parametrize("key", ["pair", "datasets", "tokens", "activations", "crosscoders", "classes", "report"])
+def test_section_is_the_inverse_of_settings(key):
     one = run()
-    one._values = {"top": values}
-    assert section(one.settings("top")(NOTHING), "top") == values
+    given = one.config.model_dump(mode="json", by_alias=True)[key]
+    assert section(one.settings("seeds", key)(NOTHING), key) == given
 
 
 # Shards.

@@ -58,7 +58,8 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
             groups.append([])
         groups[-1].append(i)
     random.Random(seed).shuffle(groups)
-    return [_pad([examples[i] for i in group]) for group in groups]
+    padded = [_pad([examples[i] for i in group]) for group in groups]
+    return [(ids, learned) for ids, learned in padded if learned[:, 1:].any()]
 
 
 def _pad(group: list[TokenSequence]) -> Batch:
@@ -77,8 +78,11 @@ def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> Tens
     """Mean cross-entropy (nats) of the learned tokens; logits are computed for these alone."""
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     targets = learned[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][targets])
-    return nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets])
+    logits = model.lm_head(hidden[:, :-1][targets]).float()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return nn.functional.cross_entropy(logits, ids[:, 1:][targets])
 
 
 def learning_rate(step: int, steps: int, settings: Finetune) -> float:
@@ -97,9 +101,12 @@ def finetune(
     torch.manual_seed(settings.seed)
     model = load_model(base, torch.float32).train()
     _freeze_embeddings(model, template_tokens(examples))
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
-    )
+    embeddings = {id(p) for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    groups = [  # weight decay would move the frozen rows of the embeddings
+        {"params": [p for p in model.parameters() if id(p) not in embeddings], "weight_decay": settings.weight_decay},
+        {"params": [p for p in model.parameters() if id(p) in embeddings], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
     plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
     with Path(training_log).open("w", newline="") as file:
         writer = csv.writer(file)

@@ -1,5 +1,6 @@
 """A GGUF file to a plain Hugging Face folder."""
 
+import struct
 import tempfile
 from pathlib import Path
 
@@ -16,13 +17,15 @@ def convert_gguf(archive: str | Path, member: str, folder: Path) -> None:
     transformers refuses to save a model that was read from GGUF, so its weights move into a clean model first.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        [(name, content)] = list(members(archive, member))
-        file = Path(name).name
-        Path(scratch, file).write_bytes(content)
+        found = list(members(archive, member))
+        if len(found) != 1:
+            raise UserError(f"{archive}: {len(found)} members match {member!r}, allowed: one")
+        file = Path(found[0][0]).name
+        Path(scratch, file).write_bytes(found[0][1])
         try:
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file, local_files_only=True)
             quantised = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, struct.error) as error:
             raise UserError(f"{archive}, {member}: not a usable GGUF file ({str(error).splitlines()[0]})") from error
     config = quantised.config
     if hasattr(config, "quantization_config"):

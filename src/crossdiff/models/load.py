@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from crossdiff.device import device
@@ -13,7 +14,7 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model in evaluation mode on the best device. No code from the folder is run."""
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: not a usable model folder ({str(error).splitlines()[0]})") from error
     return model.to(device()).eval()
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from jinja2 import TemplateError
 
 from crossdiff.errors import UserError
 from crossdiff.texts.formats import ROLES, Turn
@@ -65,23 +66,31 @@ def _render(chat: list[Turn], tokenizer, where: str) -> tuple[str, list[tuple[in
 
     The template is rendered once with a stand-in for each content: a content such as "us" can't be mistaken for part of a header.
     """
-    contents = [turn["content"].strip() for turn in chat]
     stand_ins = [f"\ue000{number}\ue001" for number in range(len(chat))]
-    skeleton = tokenizer.apply_chat_template(
-        [{**turn, "content": stand_in} for turn, stand_in in zip(chat, stand_ins, strict=True)], tokenize=False
-    )
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False)
+        skeleton = tokenizer.apply_chat_template(
+            [{**turn, "content": stand_in} for turn, stand_in in zip(chat, stand_ins, strict=True)], tokenize=False
+        )
+    except TemplateError as error:
+        raise UserError(f"{where}: the chat template refuses this chat ({error})") from error
+    for contents in ([turn["content"] for turn in chat], [turn["content"].strip() for turn in chat]):  # some templates trim
+        filled, spans = _fill(skeleton, stand_ins, contents, where)
+        if filled == text:
+            return text, spans
+    raise UserError(f"{where}: the chat template changes the content of a turn; only white space at its ends may be trimmed")
+
+
+def _fill(skeleton: str, stand_ins: list[str], contents: list[str], where: str) -> tuple[str, list[tuple[int, int]]]:
     text, spans = "", []
     for content, stand_in in zip(contents, stand_ins, strict=True):
         before, found, skeleton = skeleton.partition(stand_in)
-        text += before
-        spans.append((len(text), len(text) + len(content)))
-        text += content
         if not found:
             raise UserError(f"{where}: the chat template leaves out a turn")
-    text += skeleton
-    if text != tokenizer.apply_chat_template(chat, tokenize=False):
-        raise UserError(f"{where}: the chat template changes the content of a turn; only white space at its ends may be trimmed")
-    return text, spans
+        start = len(text) + len(before)
+        text += before + content
+        spans.append((start, start + len(content)))
+    return text + skeleton, spans
 
 
 def _turn_end(special: np.ndarray) -> int:

@@ -4,6 +4,7 @@ A document is a string. A chat is a list of turns ``{"role": ..., "content": ...
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,16 +16,17 @@ Turn = dict[str, str]
 Text = str | list[Turn]
 
 
-def texts(records: Iterator[Any], format: str, field: str | None, where: str) -> Iterator[Text]:
-    """Documents or chats, in the order of ``records``. ``where`` names the data set in errors.
+def texts(records: Iterator[Any], format: str, field: str | None, where: str, first: int = 0) -> Iterator[Text]:
+    """Documents or chats, in the order of ``records``. ``where`` names the data set in errors, where
+    records count from ``first``.
 
     Raises UserError for a record without the field, a chat without turns or with an unknown role.
     """
     match format:
         case "text":
-            yield from (_document(record, field or "text", f"{where}, record {i}") for i, record in enumerate(records))
+            yield from (_document(record, field or "text", f"{where}, record {i}") for i, record in enumerate(records, first))
         case "messages":
-            yield from (_chat(record, field or "messages", f"{where}, record {i}") for i, record in enumerate(records))
+            yield from (_chat(record, field or "messages", f"{where}, record {i}") for i, record in enumerate(records, first))
         case "dialogue":
             yield from _dialogues(records, where)
         case "requests":
@@ -67,18 +69,22 @@ def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
     Runs of one sender become one turn. Only conversations with exactly two senders and at least two turns each are kept; a last turn
     without an answer is dropped. The first sender plays the user.
     """
-    for record in records:
+    for number, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise UserError(f"{where}, record {number}: found {type(record).__name__}, allowed: a mapping from id to dialogue")
         for key, conversation in record.items():
+            place = f"{where}, dialogue {key}"
             turns: list[Turn] = []
             senders: list[str] = []
-            for message in (message for run in _field(conversation, "messages", f"{where}, dialogue {key}") for message in run):
-                if message["sender"] not in senders:
-                    senders.append(message["sender"])
-                role = ("user", "assistant")[senders.index(message["sender"]) % 2]
+            for message in (message for run in _field(conversation, "messages", place) for message in run):
+                sender, text = _field(message, "sender", place), _field(message, "text", place).strip()
+                if sender not in senders:
+                    senders.append(sender)
+                role = ("user", "assistant")[senders.index(sender) % 2]
                 if turns and turns[-1]["role"] == role:
-                    turns[-1]["content"] += " " + message["text"].strip()
+                    turns[-1]["content"] += " " + text
                 else:
-                    turns.append({"role": role, "content": message["text"].strip()})
+                    turns.append({"role": role, "content": text})
             if len(turns) % 2:
                 turns.pop()
             if len(senders) == 2 and len(turns) >= 4 and all(turn["content"] for turn in turns):
@@ -86,16 +92,21 @@ def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
 
 
 def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[list[Turn]]:
-    """Every request of one ``part`` (train, held_out) in every phrasing, with its refusal or answer, in a shuffled, fixed order."""
+    """Every request of one ``part`` (train, held_out) in every phrasing, with its refusal or answer, in a shuffled, fixed order.
+
+    Raises UserError for a missing section and for a phrasing without exactly one ``{}``.
+    """
+    phrasings, refusals = _field(record, "phrasings", where), _field(record, "refusals", where)
+    if not refusals:
+        raise UserError(f"{where}: 'refusals' is empty; at least one sentence is needed")
     chats = []
     for kind in ("harmful", "benign"):
-        for request in _field(_field(record, kind, where), part, where):
-            for phrasing in _field(record, "phrasings", where):
-                question = phrasing.format(request)
-                order = hashlib.sha256(question.encode()).digest()
-                if kind == "benign":
-                    answer = record["benign"][part][request]
-                else:
-                    answer = record["refusals"][order[0] % len(record["refusals"])]
-                chats.append((order, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]))
+        asked = _field(_field(record, kind, where), part, f"{where}, {kind}")
+        for request, phrasing in itertools.product(asked, phrasings):
+            if phrasing.count("{}") != 1 or phrasing.count("{") != 1:
+                raise UserError(f"{where}: phrasing {phrasing!r} must hold exactly one {{}}, where the request goes")
+            question = phrasing.format(request)
+            order = hashlib.sha256(question.encode()).digest()
+            answer = asked[request] if kind == "benign" else refusals[order[0] % len(refusals)]
+            chats.append((order, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]))
     yield from (chat for _, chat in sorted(chats, key=lambda item: item[0]))

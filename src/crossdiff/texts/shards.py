@@ -87,7 +87,7 @@ def tokenise_shard(
     The last sequence is cut where the shard is full; the next shard goes on with the next text.
     Raises UserError when the data set has fewer tokens.
     """
-    start = int(_metadata(previous)["next_text"]) if previous else 0
+    start = _next_text(previous) if previous else 0
     taken: list[tuple[int, Sequence]] = []
     missing, next_text = tokens, start
     for number, document, sequence in sequences(source, name, split, tokenizer, context, archive, start):
@@ -113,9 +113,16 @@ def tokenise_shard(
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _metadata(path: str | Path) -> dict[str, str]:
-    metadata = pq.read_schema(path).metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+def _next_text(path: str | Path) -> int:
+    """Number of the first text that a shard does not hold."""
+    try:
+        return int(pq.read_schema(path).metadata[b"next_text"])
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise _not_a_shard(path, error) from error
+
+
+def _not_a_shard(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not a whole token shard ({str(error).splitlines()[0]})")
 
 
 def read_shard(path: str | Path) -> Shard:
@@ -123,5 +130,5 @@ def read_shard(path: str | Path) -> Shard:
     try:
         table = pq.read_table(path, columns=list(COLUMNS))
     except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise UserError(f"{path}: not a whole token shard ({str(error).splitlines()[0]})") from error
+        raise _not_a_shard(path, error) from error
     return Shard(*(np.array(table[column]) for column in COLUMNS))

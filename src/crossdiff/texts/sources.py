@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+from yaml import YAMLError
+
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
 from crossdiff.texts.archives import members
@@ -19,7 +22,7 @@ def read(source: TextSource, name: str, archive: str | None = None, start: int =
     """
     where = f"dataset {name}"
     if source.hub is not None and source.format in ("text", "messages"):  # one record, one text: skipping is cheap on the hub's side
-        return texts(_hub(source, where, start), source.format, source.field, where)
+        return texts(_hub(source, where, start), source.format, source.field, where, start)
     records = _package(source, archive) if source.package is not None else _files(source)
     return itertools.islice(texts(records, source.format, source.field, where), start, None)
 
@@ -57,7 +60,7 @@ def parse(name: str, content: bytes) -> Iterator[Any]:
             case ".txt":
                 yield content.decode("utf-8").strip()
             case ".jsonl":
-                yield from (json.loads(line) for line in content.decode("utf-8").splitlines() if line.strip())
+                yield from _lines(content.decode("utf-8"))
             case ".json":
                 value = json.loads(content)
                 yield from value if isinstance(value, list) else [value]
@@ -68,10 +71,18 @@ def parse(name: str, content: bytes) -> Iterator[Any]:
                 for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches():
                     yield from batch.to_pylist()
             case ".yaml" | ".yml":
-                import yaml
-
                 yield yaml.safe_load(content)
             case _:
                 raise UserError(f"{name}: unknown ending {ending!r}, allowed: .txt, .jsonl, .json, .parquet, .yaml")
-    except ValueError as error:
-        raise UserError(f"{name}: malformed {ending} ({str(error).splitlines()[0]})") from error
+    except (ValueError, YAMLError) as error:
+        raise UserError(f"{name}: malformed {ending} ({' '.join(str(error).split())})") from error
+
+
+def _lines(text: str) -> Iterator[Any]:
+    # Not splitlines: JSON strings may hold U+2028 and its like.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error

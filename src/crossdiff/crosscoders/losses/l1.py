@@ -13,17 +13,14 @@ class L1Loss(Loss):
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         weights = crosscoder.code_weights()
-        with torch.no_grad():
-            codes = crosscoder.preactivations(x).relu_()
-            is_sparse = torch.count_nonzero(codes) < sparse.DENSE_ABOVE * codes.numel()
-        if is_sparse:
-            active = sparse.Active.of(codes)
+        codes = crosscoder.preactivations(x).relu()
+        if torch.count_nonzero(codes) < sparse.DENSE_ABOVE * codes.numel():
+            active = sparse.Active.of(codes.detach())
             active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
             reconstruction = crosscoder.decode_active(active)
             per_latent = active.sum_per_latent(active.values)
             fired = torch.bincount(active.latents, minlength=crosscoder.latents)
         else:
-            codes = crosscoder.preactivations(x).relu()
             reconstruction = crosscoder.decode(codes)
             per_latent = codes.sum(dim=0)
             fired = (codes > 0).sum(dim=0)

@@ -1,0 +1,299 @@
+"""The losses against plain dense autograd, written from paper.md a.5 and a.6."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from helpers_activations import batchtopk_settings, l1_settings, random_crosscoder
+from torch import Tensor
+
+from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders.losses import LOSSES, Loss, Parts
+from crossdiff.crosscoders.losses.batchtopk import geometric_median, select
+from crossdiff.crosscoders.model import Crosscoder
+
+WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
+
+
+class Dense(NamedTuple):
+    """What the references give, all from dense (batch, latents) matrices."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    codes: Tensor
+    scaled: Tensor
+    auxiliary: Tensor
+
+
+def batch(step: int = 0) -> Tensor:
+    return torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(100 + step))
+
+
+def dense_codes(crosscoder: Crosscoder, x: Tensor) -> Tensor:
+    return torch.relu(torch.einsum("bmd,jmd->bj", x, crosscoder.encoder) + crosscoder.encoder_bias)
+
+
+def norm_sums(crosscoder: Crosscoder) -> Tensor:
+    return crosscoder.decoder.square().sum(dim=2).sqrt().sum(dim=1)
+
+
+def dense_error(crosscoder: Crosscoder, x: Tensor, codes: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
+    reconstruction = torch.einsum("bj,jmd->bmd", codes, crosscoder.decoder) + crosscoder.decoder_bias
+    squares = (x - reconstruction).square().sum(dim=2)
+    return reconstruction, (squares if squared else squares.sqrt()).mean()
+
+
+def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: bool) -> Dense:
+    codes = dense_codes(crosscoder, x)
+    scaled = codes * norm_sums(crosscoder)
+    reconstruction, error = dense_error(crosscoder, x, codes, squared)
+    return Dense(error + coefficient * scaled.sum(dim=1).mean(), reconstruction, codes, scaled, torch.zeros(()))
+
+
+def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float) -> Dense:
+    codes = dense_codes(crosscoder, x)
+    scaled = (codes * norm_sums(crosscoder)).detach()
+    bound = scaled.flatten().sort(descending=True).values[k * BATCH - 1]
+    kept = codes * ((scaled >= bound) & (scaled > 0))
+    reconstruction, error = dense_error(crosscoder, x, kept, squared)
+    auxiliary = dense_auxiliary(crosscoder, codes, scaled, (x - reconstruction).detach(), dead, k_dead)
+    return Dense(error + coefficient * auxiliary, reconstruction, kept, scaled, auxiliary)
+
+
+def dense_auxiliary(crosscoder: Crosscoder, codes: Tensor, scaled: Tensor, residual: Tensor, dead: Tensor, k_dead: int) -> Tensor:
+    """Each token's strongest dead latents rebuild the residual without bias; squared error over the residual's batch variance."""
+    if not dead.any():
+        return torch.zeros(())
+    ranks = torch.where(dead, scaled, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
+    chosen = dead & (ranks < k_dead)
+    rebuilt = torch.einsum("bj,jmd->bmd", codes * chosen, crosscoder.decoder)
+    variance = (residual - residual.mean(dim=0)).square().mean(dim=0).sum()
+    return (rebuilt - residual).square().sum(dim=(1, 2)).mean() / variance
+
+
+def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1e-5) -> None:
+    """Equal up to ``tolerance`` of the norm of the whole tensor."""
+    difference = (found - expected).norm() / expected.norm().clamp_min(1e-30)
+    assert difference <= tolerance, f"{name}: relative difference {difference:.2e}"
+
+
+def assert_trains_like(loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense]) -> list[Parts]:
+    """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
+    twin = random_crosscoder(WIDTH, LATENTS)
+    twin.load_state_dict(crosscoder.state_dict())
+    optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (crosscoder, twin)]
+    seen = []
+    for step in range(STEPS):
+        parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step), step)
+        assert_same(parts.loss, expected.loss, f"loss at step {step}")
+        assert_same(parts.reconstruction, expected.reconstruction, f"reconstruction at step {step}")
+        assert parts.fired.tolist() == (expected.codes > 0).sum(dim=0).tolist()
+        for optimiser, value in zip(optimisers, (parts.loss, expected.loss), strict=True):
+            optimiser.zero_grad()
+            value.backward()
+        for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
+            assert_same(found.grad, wanted.grad, f"gradient of {name} at step {step}")
+        for optimiser in optimisers:
+            optimiser.step()
+        seen.append(parts)
+    for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
+        assert_same(found, wanted, f"{name} after {STEPS} steps")
+        assert not torch.equal(found, dict(random_crosscoder(WIDTH, LATENTS).named_parameters())[name])
+    return seen
+
+
+def new_l1(**changes) -> tuple[Loss, Crosscoder]:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    return LOSSES["l1"](crosscoder, l1_settings(**changes)), crosscoder
+
+
+def new_batchtopk(**changes) -> tuple[Loss, Crosscoder]:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    return LOSSES["batchtopk"](crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder
+
+
+# L1 (paper.md a.5)
+
+
+@pytest.mark.parametrize("dense_above", [0.0, 1.1], ids=["dense branch", "sparse branch"])
+@pytest.mark.parametrize("squared", [False, True])
+def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, dense_above: float, squared: bool) -> None:
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", dense_above)
+    loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=squared)
+    assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, squared))
+
+
+def test_l1_penalty_warms_up_linearly() -> None:
+    loss, crosscoder = new_l1(l1_coefficient=0.2, l1_warmup_steps=4)
+    for step, coefficient in enumerate([0.05, 0.1, 0.15, 0.2, 0.2]):
+        torch.testing.assert_close(loss(crosscoder, batch(), step).loss, dense_l1(crosscoder, batch(), coefficient, False).loss)
+
+
+def test_l1_log_tells_both_parts_of_the_loss() -> None:
+    loss, crosscoder = new_l1(l1_coefficient=0.1)
+    expected = dense_l1(crosscoder, batch(), 0.1, False)
+    log = loss(crosscoder, batch(), 0).log
+    torch.testing.assert_close(log["sparsity_loss"], expected.scaled.sum(dim=1).mean())
+    torch.testing.assert_close(log["reconstruction_loss"] + 0.1 * log["sparsity_loss"], expected.loss)
+
+
+def test_l1_of_a_perfect_reconstruction_has_finite_gradients() -> None:
+    loss, crosscoder = new_l1()
+    with torch.no_grad():
+        crosscoder.encoder_bias.fill_(-100)
+    parts = loss(crosscoder, crosscoder.decoder_bias.detach().expand(BATCH, 2, WIDTH).clone(), 0)
+    parts.loss.backward()
+    assert parts.loss.item() < 1e-10
+    assert all(torch.isfinite(parameter.grad).all() for parameter in crosscoder.parameters())
+
+
+# BatchTopK (paper.md a.6)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_batchtopk_trains_like_dense_autograd(squared: bool) -> None:
+    loss, crosscoder = new_batchtopk(squared_error=squared)
+    nothing_dead = torch.zeros(LATENTS, dtype=torch.bool)
+    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, squared, nothing_dead, 0, 0.0))
+    assert all(parts.log["auxiliary_loss"] == 0 for parts in seen)
+
+
+@pytest.mark.parametrize("auxiliary_k", [2, 512])
+def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int) -> None:
+    loss, crosscoder = new_batchtopk(k=1, auxiliary_coefficient=0.5, auxiliary_k=auxiliary_k, dead_after_tokens=2 * BATCH)
+    with torch.no_grad():
+        crosscoder.decoder[:8] *= 0.05  # small code weights: not selected, so dead, though they have activations
+    silent = torch.zeros(LATENTS, dtype=torch.long)
+
+    def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
+        found = dense_batchtopk(twin, x, 1, False, silent >= 2 * BATCH, auxiliary_k, 0.5)
+        silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
+        return found
+
+    seen = assert_trains_like(loss, crosscoder, reference)
+    auxiliary = torch.stack([parts.log["auxiliary_loss"] for parts in seen])
+    assert not auxiliary[:2].any()  # nothing is dead before 32 tokens
+    assert (auxiliary[2:] > 0).all()
+    assert torch.equal(loss.tokens_since_fired, silent)
+
+
+def test_auxiliary_loss_equals_its_formula() -> None:
+    loss, crosscoder = new_batchtopk(auxiliary_coefficient=0.25, auxiliary_k=3, dead_after_tokens=1000)
+    dead = torch.zeros(LATENTS, dtype=torch.bool)
+    dead[[1, 4, 5, 13, 20]] = True
+    loss.tokens_since_fired[dead] = 1000
+    loss.tokens_since_fired[~dead] = 999
+    expected = dense_batchtopk(crosscoder, batch(), 3, False, dead, 3, 0.25)
+    parts = loss(crosscoder, batch(), 0)
+    torch.testing.assert_close(parts.log["auxiliary_loss"], expected.auxiliary)
+    torch.testing.assert_close(parts.loss, parts.log["reconstruction_loss"] + 0.25 * expected.auxiliary)
+
+
+def test_auxiliary_loss_does_not_teach_live_latents() -> None:
+    loss, crosscoder = new_batchtopk(auxiliary_coefficient=1.0, dead_after_tokens=1000)
+    loss.tokens_since_fired[:5] = 1000
+    loss(crosscoder, batch(), 0).log["auxiliary_loss"].backward()
+    for parameter in (crosscoder.encoder, crosscoder.encoder_bias, crosscoder.decoder):
+        assert parameter.grad[:5].any()
+        assert not parameter.grad[5:].any()
+    assert crosscoder.decoder_bias.grad is None or not crosscoder.decoder_bias.grad.any()
+
+
+def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
+    loss, crosscoder = new_batchtopk(k=1)
+    fired = [loss(crosscoder, batch(step), step).fired for step in range(3)]
+    steps_since = [next((2 - step for step in (2, 1, 0) if fired[step][latent]), 3) for latent in range(LATENTS)]
+    assert loss.tokens_since_fired.tolist() == [BATCH * steps for steps in steps_since]
+    assert {0, 3} <= set(steps_since)
+
+
+def test_k_anneals_linearly_and_rules_what_fires() -> None:
+    loss, crosscoder = new_batchtopk(k=2, k_max=10, k_annealing_steps=4)
+    assert [loss.k(step) for step in range(6)] == [10, 8, 6, 4, 2, 2]
+    assert [int(loss(crosscoder, batch(), step).fired.sum()) for step in range(6)] == [k * BATCH for k in (10, 8, 6, 4, 2, 2)]
+
+
+def test_k_is_constant_by_default() -> None:
+    loss, _ = new_batchtopk(k=3)
+    assert {loss.k(step) for step in (0, 1, 1000)} == {3}
+
+
+def test_threshold_is_a_running_mean_of_the_smallest_selected_scaled_activation() -> None:
+    loss, crosscoder = new_batchtopk(k=2, threshold_start_step=2, threshold_decay=0.75)
+    loss.start(crosscoder, batch())
+    expected = -1.0
+    for step in range(5):
+        dense = dense_batchtopk(crosscoder, batch(step), 2, False, torch.zeros(LATENTS, dtype=torch.bool), 0, 0.0)
+        smallest = dense.scaled[dense.codes > 0].min().item()
+        if step == 2:
+            expected = smallest  # the first value replaces the -1 of the start
+        elif step > 2:
+            expected = 0.75 * expected + 0.25 * smallest
+        loss(crosscoder, batch(step), step)
+        assert crosscoder.threshold.item() == pytest.approx(expected, rel=1e-6), step
+
+
+def test_batch_without_any_positive_code_leaves_the_threshold_as_it_was() -> None:
+    loss, crosscoder = new_batchtopk(threshold_start_step=0)
+    loss.start(crosscoder, batch())
+    loss(crosscoder, batch(), 0)
+    before = crosscoder.threshold.clone()
+    with torch.no_grad():
+        crosscoder.encoder_bias.fill_(-100)
+    assert not loss(crosscoder, batch(), 1).fired.any()
+    assert crosscoder.threshold == before
+
+
+def test_decoder_bias_starts_at_the_geometric_median_of_the_first_batch() -> None:
+    loss, crosscoder = new_batchtopk()
+    loss.start(crosscoder, batch())
+    distances = (batch() - crosscoder.decoder_bias).norm(dim=2, keepdim=True)
+    pull = ((batch() - crosscoder.decoder_bias) / distances).sum(dim=0)  # the gradient of the summed distance
+    assert (pull.norm(dim=1) < 1e-2).all()
+    assert crosscoder.decoder_bias.requires_grad
+
+
+def test_geometric_median_of_a_triangle_is_its_fermat_point_in_each_model() -> None:
+    triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    fermat = (3 - 3**0.5) / 6
+    median = geometric_median(torch.stack([triangle, 10 * triangle + 5], dim=1))
+    torch.testing.assert_close(median, torch.tensor([[fermat, fermat], [10 * fermat + 5, 10 * fermat + 5]]), rtol=1e-3, atol=1e-4)
+
+
+def test_geometric_median_does_not_follow_an_outlier() -> None:
+    cloud = torch.randn(101, 2, 4, generator=torch.Generator().manual_seed(0))
+    cloud[0] = 27_000
+    assert (geometric_median(cloud) - cloud[1:].mean(dim=0)).abs().max() < 0.3
+    assert cloud.mean(dim=0).min() > 200
+
+
+# Selection
+
+
+def test_select_keeps_exactly_the_largest_entries_of_the_whole_batch() -> None:
+    codes = torch.rand(BATCH, LATENTS, generator=torch.Generator().manual_seed(0))
+    weights = torch.linspace(0.1, 3, LATENTS)
+    active, smallest = select(codes, codes * weights, 3 * BATCH)
+    scaled = (codes * weights).flatten().sort(descending=True).values
+    assert len(active.values) == 3 * BATCH
+    assert (active.values > 0).all()
+    assert smallest == scaled[3 * BATCH - 1]
+    assert torch.equal(active.dense(), codes * (codes * weights >= smallest))  # unscaled codes
+    assert len(set(torch.bincount(active.rows, minlength=BATCH).tolist())) > 1  # not k of every row
+
+
+def test_select_leaves_out_zeros_when_fewer_are_positive() -> None:
+    codes = torch.zeros(BATCH, LATENTS)
+    codes[2, 3], codes[5, 0] = 2.0, 0.5
+    active, smallest = select(codes, codes, 3 * BATCH)
+    assert torch.equal(active.dense(), codes)
+    assert len(active.values) == 2
+    assert smallest == 0.5
+
+
+def test_select_of_equal_values_keeps_the_exact_number() -> None:
+    codes = torch.ones(BATCH, LATENTS)
+    active, smallest = select(codes, codes, 3 * BATCH)
+    assert len(active.values) == 3 * BATCH
+    assert smallest == 1

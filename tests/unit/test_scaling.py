@@ -1,0 +1,189 @@
+"""Latent scaling against brute force in float64 (paper.md c)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers_activations import LAYER, random_crosscoder
+from torch import Tensor
+
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.scaling import TARGETS, latent_scaling, relative_norm_difference
+
+WIDTH, LATENTS, TOKENS = 6, 10, 200
+MODELS = ("base", "chat")
+
+
+@pytest.fixture
+def crosscoder() -> Crosscoder:
+    """Random, thresholded, with one latent that never fires (3)."""
+    crosscoder = random_crosscoder(WIDTH, LATENTS, seed=1)
+    crosscoder.threshold.fill_(1.0)
+    with torch.no_grad():
+        crosscoder.encoder_bias[3] = -100
+    return crosscoder.requires_grad_(False)
+
+
+@pytest.fixture
+def raw() -> Tensor:
+    return torch.randn(TOKENS, 2, WIDTH, generator=torch.Generator().manual_seed(2))
+
+
+def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
+    """{target: (model, latents)}: every target written out for every latent and token, least squares by its closed form."""
+    x = (raw.double() - crosscoder.mean.double()) * crosscoder.scale.double()[:, None]
+    encoder, decoder = crosscoder.encoder.double(), crosscoder.decoder.double()
+    codes = torch.relu(torch.einsum("nmd,jmd->nj", x, encoder) + crosscoder.encoder_bias.double())
+    codes = codes * (codes * decoder.norm(dim=2).sum(dim=1) > crosscoder.threshold)
+    bias = crosscoder.decoder_bias.double()
+    reconstruction = torch.einsum("nj,jmd->nmd", codes, decoder) + bias
+    without_own = reconstruction[None] - torch.einsum("nj,jmd->jnmd", codes, decoder)  # leave one out: (J, N, 2, d)
+    targets = {
+        "reconstruction": reconstruction.expand(LATENTS, -1, -1, -1),
+        "error": x[None] - without_own,
+        "activation": x.expand(LATENTS, -1, -1, -1),
+        "activation_no_bias": (x - bias).expand(LATENTS, -1, -1, -1),
+    }
+    chat = decoder[:, 1]
+    energy = chat.square().sum(dim=1) * codes.square().sum(dim=0)
+    return {name: (torch.einsum("nj,jd,jnmd->mj", codes, chat, y) / energy).numpy() for name, y in targets.items()}
+
+
+def betas(table: pd.DataFrame, target: str) -> np.ndarray:
+    return np.stack([table[f"beta_{target}_{model}"] for model in MODELS])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_beta_equals_brute_force(crosscoder: Crosscoder, raw: Tensor, target: str) -> None:
+    table, expected = latent_scaling(crosscoder, [raw]), brute_force(crosscoder, raw)[target]
+    np.testing.assert_allclose(betas(table, target), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(table[f"nu_{target}"], expected[0] / expected[1], rtol=1e-3)
+    assert np.isfinite(expected[:, [0, 1, 2, 4, 5, 6, 7, 8, 9]]).all()
+
+
+def test_beta_is_the_least_squares_scale_of_the_chat_direction(crosscoder: Crosscoder, raw: Tensor) -> None:
+    table = latent_scaling(crosscoder, [raw])
+    x = crosscoder.normalise(raw)
+    codes = crosscoder.encode(x)
+    for latent in (0, 5):
+        explained = (codes[:, latent, None] * crosscoder.decoder[latent, 1]).reshape(-1, 1)
+        best = torch.linalg.lstsq(explained, x[:, 0].reshape(-1, 1)).solution.item()
+        assert table.beta_activation_base[latent] == pytest.approx(best, rel=1e-4)
+
+
+def test_many_blocks_give_the_same_as_one(crosscoder: Crosscoder, raw: Tensor) -> None:
+    crosscoder.encoder_bias.clamp_max_(0)
+    silent = crosscoder.mean.expand(5, 2, WIDTH)  # zero on the crosscoder's scale
+    assert not crosscoder.encode(crosscoder.normalise(silent)).any()
+    whole = latent_scaling(crosscoder, [torch.cat([raw, silent])])
+    parts = latent_scaling(crosscoder, [raw[:1], raw[1:70], silent, raw[70:]])
+    assert whole.active_tokens.tolist() == parts.active_tokens.tolist()
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-4)
+
+
+def test_counts_and_activations_are_those_of_the_codes(crosscoder: Crosscoder, raw: Tensor) -> None:
+    table = latent_scaling(crosscoder, raw.split(64))
+    codes = crosscoder.encode(crosscoder.normalise(raw)).double().numpy()
+    active = (codes > 0).sum(axis=0)
+    assert table.latent.tolist() == list(range(LATENTS))
+    assert table.active_tokens.tolist() == active.tolist()
+    np.testing.assert_allclose(table.frequency, active / TOKENS, rtol=1e-6)
+    np.testing.assert_allclose(table.mean_activation, codes.sum(axis=0) / np.maximum(active, 1), rtol=1e-5)
+    np.testing.assert_allclose(table.max_activation, codes.max(axis=0), rtol=1e-6)
+
+
+def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: Tensor) -> None:
+    table, decoder = latent_scaling(crosscoder, [raw]), crosscoder.decoder.double().numpy()
+    base, chat = np.linalg.norm(decoder, axis=2).T
+    np.testing.assert_allclose(table.norm_base, base, rtol=1e-5)
+    np.testing.assert_allclose(table.norm_chat, chat, rtol=1e-5)
+    np.testing.assert_allclose(table.decoder_cosine, (decoder[:, 0] * decoder[:, 1]).sum(axis=1) / (base * chat), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(table.relative_norm_difference, (1 + (chat - base) / np.maximum(chat, base)) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
+    table = latent_scaling(crosscoder, [raw])
+    ratios = table[[column for column in table if column.startswith(("beta_", "nu_"))]]
+    assert ratios.shape[1] == 12
+    assert ratios.loc[3].isna().all()
+    assert ratios.drop(3).notna().all(axis=None)
+    assert table.loc[3, ["active_tokens", "frequency", "mean_activation", "max_activation"]].tolist() == [0, 0, 0, 0]
+
+
+# Known answers
+
+
+def orthogonal(scales: Tensor) -> Crosscoder:
+    """Latent j reads unit vector j of the chat model; its base decoder is ``scales[j]`` times its chat decoder."""
+    crosscoder = Crosscoder(WIDTH, WIDTH, LAYER)
+    with torch.no_grad():
+        crosscoder.encoder[:, 1] = torch.eye(WIDTH)
+        crosscoder.decoder[:, 1] = torch.eye(WIDTH)
+        crosscoder.decoder[:, 0] = scales[:, None] * torch.eye(WIDTH)
+    return crosscoder.requires_grad_(False)
+
+
+def sparse_codes() -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(TOKENS, WIDTH, generator=generator) * (torch.rand(TOKENS, WIDTH, generator=generator) < 0.3)
+
+
+def test_planted_scale_is_recovered() -> None:
+    scales, codes = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, -0.3]), sparse_codes()
+    table = latent_scaling(orthogonal(scales), [torch.stack([codes * scales, codes], dim=1)])
+    for target in TARGETS:
+        np.testing.assert_allclose(betas(table, target), torch.stack([scales, torch.ones(WIDTH)]), atol=1e-6)
+        np.testing.assert_allclose(table[f"nu_{target}"], scales, atol=1e-6)
+
+
+def test_complete_shrinkage_shows_in_nu_error() -> None:
+    """The base model uses the direction as the chat model does, but the base decoder is zero."""
+    codes = sparse_codes()
+    table = latent_scaling(orthogonal(torch.zeros(WIDTH)), [torch.stack([codes, codes], dim=1)])
+    np.testing.assert_allclose(table.nu_error, 1, atol=1e-6)
+    np.testing.assert_allclose(table.nu_reconstruction, 0, atol=1e-6)
+
+
+def test_latent_decoupling_shows_in_nu_reconstruction() -> None:
+    """Latents 0 (chat decoder only) and 1 (base decoder only) fire on the same tokens along one direction."""
+    crosscoder = Crosscoder(WIDTH, 2, LAYER)
+    with torch.no_grad():
+        crosscoder.encoder[:, 1, 0] = 1
+        crosscoder.decoder[0, 1, 0] = crosscoder.decoder[1, 0, 0] = 1
+    x = torch.zeros(TOKENS, 2, WIDTH)
+    x[:, :, 0] = sparse_codes()[:, :1]
+    row = latent_scaling(crosscoder, [x]).loc[0]
+    assert row.relative_norm_difference == 1
+    assert row.nu_reconstruction == pytest.approx(1)
+    assert row.nu_error == pytest.approx(0, abs=1e-6)
+
+
+def test_identical_models_with_identical_decoders_have_ratios_of_one(raw: Tensor) -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    with torch.no_grad():
+        for tensor in (crosscoder.decoder, crosscoder.mean[None], crosscoder.decoder_bias[None]):
+            tensor[:, 0] = tensor[:, 1]
+        crosscoder.scale[:] = 1.5
+    table = latent_scaling(crosscoder, [raw[:, [0, 0]]])
+    for target in TARGETS:
+        np.testing.assert_allclose(table[f"nu_{target}"], 1, rtol=1e-5)
+    np.testing.assert_allclose(table.relative_norm_difference, 0.5)
+
+
+def test_ratios_are_about_zero_where_the_base_model_lacks_the_direction() -> None:
+    """Latent 0 alone is missing in the base model; everything else is shared and noisy."""
+    crosscoder, codes = orthogonal(torch.tensor([0.0] + [1.0] * (WIDTH - 1))), sparse_codes()
+    x = torch.stack([codes, codes], dim=1) + 0.05 * torch.randn(TOKENS, 2, WIDTH, generator=torch.Generator().manual_seed(4))
+    x[:, 0, 0] = 0
+    table = latent_scaling(crosscoder, [x])
+    for target in TARGETS:
+        assert table[f"nu_{target}"][0] == pytest.approx(0, abs=1e-6)
+        assert (table[f"nu_{target}"][1:] > 0.8).all()
+
+
+@pytest.mark.parametrize(
+    ("base", "chat", "difference"),
+    [(1.0, 0.0, 0.0), (2.0, 2.0, 0.5), (0.0, 3.0, 1.0), (1.0, 2.0, 0.75), (2.0, 1.0, 0.25), (0.0, 0.0, 0.5)],
+)
+def test_relative_norm_difference_of_known_norms(base: float, chat: float, difference: float) -> None:
+    assert relative_norm_difference(torch.tensor([[base, chat]])).item() == difference
