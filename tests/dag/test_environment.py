@@ -19,7 +19,9 @@ def _locked() -> dict[str, str]:
 
 def test_every_requirement_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    required = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["test"] + project["build-system"]["requires"]
+    required = (
+        project["project"]["dependencies"] + project["project"]["optional-dependencies"]["test"] + project["build-system"]["requires"]
+    )
     names = {_normal(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in required}
     assert names <= set(_locked())
 

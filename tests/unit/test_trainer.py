@@ -100,6 +100,15 @@ def test_batchtopk_has_k_active_latents_per_token_in_training_and_about_k_after(
     assert 3 < (codes > 0).sum(dim=1).float().mean() < 5
 
 
+def test_decoder_bias_of_batchtopk_alone_starts_near_the_mean_of_the_activations(tmp_path: Path) -> None:
+    shifted = paired(tmp_path, planted_activations(500, WIDTH) + 5)
+    one_step = {"tokens": 64, "learning_rate": 1e-6}
+    batchtopk, _ = trained(shifted, batchtopk_settings(threshold_start_step=0, **one_step), tmp_path / "batchtopk.csv")
+    l1, _ = trained(shifted, l1_settings(**one_step), tmp_path / "l1.csv")
+    assert (batchtopk.decoder_bias - 5).abs().max() < 0.5
+    assert l1.decoder_bias.abs().max() < 1e-4
+
+
 def test_batchtopk_is_saved_with_a_threshold_only_once_it_began(activations: PairedActivations, tmp_path: Path) -> None:
     crosscoder, _ = trained(activations, batchtopk_settings(tokens=640, threshold_start_step=9), tmp_path / "training.csv")
     assert crosscoder.threshold > 0  # the tenth and last step gives the first value

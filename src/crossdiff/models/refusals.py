@@ -20,7 +20,7 @@ from crossdiff.texts.formats import requests
 log = logging.getLogger(__name__)
 
 _REFUSAL = re.compile(
-    r"^\W*(sorry|i('?m| am) sorry|i apologi[sz]e|i can(no|')t\b|i can not\b|i (won'?t|will not)\b|i('?m| am) (not able|unable)|no, i\b)",
+    r"^\W*(sorry|i('?m| am) sorry|i apologi[sz]e|i can(no|'?)t\b|i can not\b|i (won'?t|will not)\b|i('?m| am) (not able|unable)|no, i\b)",
     re.IGNORECASE,
 )
 
