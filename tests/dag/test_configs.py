@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from conftest import ROOT, Checkout, planned
 
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
