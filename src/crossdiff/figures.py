@@ -4,6 +4,7 @@ Colours are of the Okabe-Ito palette, and what colour tells is also told by mark
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -30,9 +31,11 @@ plt.rcParams.update(
     }
 )
 
+T = TypeVar("T")
+
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
-STYLES = ("-", "--", "-.", ":")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and counted there (paper.md c.3)
 
@@ -58,22 +61,22 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """Histogram of the relative decoder norm difference of live latents, one panel per crosscoder, with the class borders."""
     figure, axes = _panels(list(betas), sharey=True)
+    low, high = classes.shared_between
     regions = (
-        (0, classes.base_only_below, ORANGE, "base-only"),
-        (*classes.shared_between, GREY, "shared"),
-        (classes.chat_only_above, 1, BLUE, "chat-only"),
+        ("base-only", 0, classes.base_only_below, ORANGE, 0.01, "left"),
+        ("shared", low, high, GREY, (low + high) / 2, "center"),
+        ("chat-only", classes.chat_only_above, 1, BLUE, 0.99, "right"),
     )
     for ax, (name, table) in zip(axes, betas.items(), strict=True):
         live = _live(table)
-        for low, high, colour, label in regions:
+        for label, left, right, colour, x, align in regions:
             count = int((live["class"] == label).sum())
-            ax.axvspan(low, high, color=colour, alpha=0.18, lw=0)
-            ax.text((low + high) / 2, 0.97, f"{label}\n{count}", ha="center", va="top", fontsize=7, transform=ax.get_xaxis_transform())
+            ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
+            ax.text(x, 0.98, f"{label}\n{count}", ha=align, va="top", fontsize=7, transform=ax.get_xaxis_transform())
         ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), color=BLUE, edgecolor="white", linewidth=0.3)
         ax.set(yscale="log", xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
         ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
-    low, high = axes[0].get_ylim()
-    axes[0].set(ylabel="latents", ylim=(0.7, max(high, 10) * 6))
+    axes[0].set(ylabel="latents", ylim=(0.7, max(axes[0].get_ylim()[1], 10) * 6))
     return figure
 
 
@@ -93,10 +96,10 @@ def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, threshol
             ("chat-only", table[table["class"] == "chat-only"], VERMILION, "^", 22),
         )
         axes = part.subplot_mosaic([["x", "."], ["main", "y"]], width_ratios=(4, 1), height_ratios=(1, 4))
-        main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), 0
+        main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), set()
         for label, group, colour, marker, size in groups:
             shown = _plotted(group)
-            left_out += len(group) - len(shown)
+            left_out |= set(group.latent) - set(shown.latent)
             main.scatter(
                 shown.nu_reconstruction,
                 shown.nu_error,
@@ -115,14 +118,13 @@ def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, threshol
                 axes["y"].hist(shown.nu_error, orientation="horizontal", **style)
         main.axvline(thresholds.nu_reconstruction_below, color="black", lw=0.7, ls=":")
         main.axhline(thresholds.nu_error_below, color="black", lw=0.7, ls=":")
-        limits = (NU_RANGE[0], 1.4)
-        main.set(xlim=limits, ylim=limits, xlabel=r"$\nu$ reconstruction (high: decoupled)", ylabel=r"$\nu$ error (high: shrunk)")
+        main.set(xlim=NU_RANGE, ylim=NU_RANGE, xlabel=r"$\nu$ reconstruction (high: decoupled)", ylabel=r"$\nu$ error (high: shrunk)")
         main.legend(loc="upper left", fontsize=7)
-        axes["x"].set(xlim=limits, xticks=[], yticks=[])
-        axes["y"].set(ylim=limits, xticks=[], yticks=[])
+        axes["x"].set(xlim=NU_RANGE, xticks=[], yticks=[])
+        axes["y"].set(ylim=NU_RANGE, xticks=[], yticks=[])
         for side in ("left",), ("bottom",):
             axes["x" if side == ("left",) else "y"].spines[list(side)].set_visible(False)
-        axes["x"].set_title(f"{name} ({left_out} undefined or out of range)", fontsize=9)
+        axes["x"].set_title(f"{name} ({len(left_out)} undefined or out of range)", fontsize=9)
     return figure
 
 
@@ -140,22 +142,23 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     return figure
 
 
-def _cycle(values: Sequence[str], count: int) -> list[str]:
+def _cycle(values: Sequence[T], count: int) -> list[T]:
     return [values[i % len(values)] for i in range(count)]
 
 
 def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """FVE of both models, L0 and silent latents over training tokens, all crosscoders in one plot each."""
     figure, (fve, l0, dead) = _panels(["fve", "l0", "dead"], width=3.1)
-    for (name, log), colour in zip(logs.items(), _cycle(CYCLE, len(logs)), strict=True):
+    for (name, log), colour, style in zip(logs.items(), _cycle(CYCLE, len(logs)), _cycle(STYLES, len(logs)), strict=True):
         tokens = log.tokens / 1e6
-        fve.plot(tokens, log.fve_base, color=colour, ls="--", label=f"{name}, base")
-        fve.plot(tokens, log.fve_chat, color=colour, label=f"{name}, chat")
-        l0.plot(tokens, log.l0, color=colour, label=name)
-        dead.plot(tokens, log.dead, color=colour, label=name)
+        fve.plot(tokens, log.fve_base, color=colour, ls=style, lw=0.9, marker="o", ms=2.5, label=f"{name}, base")
+        fve.plot(tokens, log.fve_chat, color=colour, ls=style, lw=1.8, label=f"{name}, chat")
+        l0.plot(tokens, log.l0, color=colour, ls=style, label=name)
+        dead.plot(tokens, log.dead, color=colour, ls=style, label=name)
     fve.set(ylim=(min(0.5, fve.get_ylim()[0]), 1), title="fraction of variance explained")
     fve.legend(fontsize=7, loc="lower right")
     l0.set(yscale="log", title="L0: active latents per token")
+    l0.legend(fontsize=7)
     dead.set(title="latents silent since the last row", ylim=(0, None))
     for ax in (fve, l0, dead):
         ax.set_xlabel("training tokens (millions)")

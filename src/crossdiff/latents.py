@@ -22,13 +22,13 @@ class Firings(NamedTuple):
     def by_latent(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(latent, rows, values) of every latent that fired."""
         latents, starts = np.unique(self.latent, return_index=True)
-        for latent, rows, values in zip(latents, np.split(self.row, starts[1:]), np.split(self.value, starts[1:]), strict=True):
-            yield int(latent), rows, values
+        for latent, start, stop in zip(latents, starts, [*starts[1:], len(self.latent)], strict=False):
+            yield int(latent), self.row[start:stop], self.value[start:stop]
 
 
 def firings(crosscoder: Crosscoder, shard: PairedShard, summary: Summary, limit: int) -> Firings:
     """Activations on the first ``limit`` kept tokens of a shard."""
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
     for rows, block in kept_blocks(shard, summary, limit):
         active = Active.of(crosscoder.encode(crosscoder.normalise(block.to(crosscoder.decoder.device))))
         parts.append((active.latents.cpu().numpy(), rows[active.rows.cpu().numpy()], active.values.cpu().numpy()))
@@ -55,7 +55,7 @@ def strongest_examples(crosscoder: Crosscoder, activations: PairedActivations, s
         for latent, rows, values in firings(crosscoder, shard, activations.summary, left).by_latent():
             found += [(latent, number, *context) for context in _contexts(shard, starts, rows, values, settings)]
         left -= int(activations.summary.kept(shard).sum())
-    table = pd.DataFrame(found, columns=COLUMNS)
+    table = pd.DataFrame(found, columns=COLUMNS).astype({"peak": float})
     table = table.sort_values(["latent", "peak", "shard", "start"], ascending=[True, False, True, True], kind="stable")
     return table.groupby("latent").head(settings.per_latent).reset_index(drop=True)
 

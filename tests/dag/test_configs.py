@@ -6,6 +6,9 @@ import pytest
 import yaml
 from conftest import ROOT, Checkout, planned
 
+from crossdiff.config import load
+from crossdiff.texts.formats import texts
+
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
 
 
@@ -41,6 +44,35 @@ def test_papers_run_has_the_papers_settings() -> None:
     batchtopk, l1 = values["crosscoders"]["batchtopk"], values["crosscoders"]["l1"]
     assert (batchtopk["k"], l1["l1_coefficient"]) == (100, 0.041)
     assert batchtopk["expansion"] * 2304 == l1["expansion"] * 2304 == 73_728
+
+
+@pytest.mark.parametrize(
+    ("dataset", "record", "text"),
+    [
+        ("fineweb", {"text": "Some page.", "id": "<urn:uuid:1>", "url": "http://example.org", "language": "en"}, "Some page."),
+        (
+            "lmsys",
+            {
+                "conversation_id": "1",
+                "model": "m",
+                "conversation": [{"content": "Hi", "role": "user"}, {"content": "Hello", "role": "assistant"}],
+            },
+            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+        ),
+    ],
+)
+def test_papers_data_columns_are_read(dataset: str, record: dict, text: object) -> None:
+    source = load(yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())).datasets[dataset]
+    assert list(texts(iter([record]), source.format, source.field, dataset)) == [text]
+
+
+def test_hub_model_without_network_is_one_clear_line(checkout: Checkout) -> None:
+    folder = "results/gemma2-2b/models/base"
+    result = checkout.snakemake("--configfile", "configs/gemma2-2b.yaml", folder)
+    assert result.returncode == 1
+    assert "error: hub model google/gemma-2-2b@" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert not (checkout.folder / folder).exists()
 
 
 @pytest.mark.parametrize(

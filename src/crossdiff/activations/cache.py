@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.storage import atomic_path
 
 FORMAT = "crossdiff activations 1"
@@ -60,7 +60,7 @@ def _open(path: str | Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{path}: not a whole HDF5 file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a whole HDF5 file ({first_line(error)})") from error
     found = file.attrs.get("format")
     if found != FORMAT:
         file.close()
@@ -72,7 +72,11 @@ def read_header(path: str | Path) -> Header:
     """Everything but the activations. Raises UserError for a truncated or foreign file."""
     with _open(path) as file:
         rows, d_model = file["activations"].shape
-        return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), file["norm"][:])
+        try:
+            norms = file["norm"][:]
+        except OSError as error:
+            raise UserError(f"{path}: its norms are damaged ({first_line(error)})") from error
+        return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), norms)
 
 
 def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
@@ -81,5 +85,5 @@ def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
         try:
             block = file["activations"][start:stop]
         except OSError as error:
-            raise UserError(f"{path}: rows {start} to {stop} are damaged ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{path}: rows {start} to {stop} are damaged ({first_line(error)})") from error
     return torch.from_numpy(block).view(torch.bfloat16)

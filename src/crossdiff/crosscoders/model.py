@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crossdiff.config import Crosscoder as Settings
 from crossdiff.crosscoders.sparse import Active, weighted_rows
-from crossdiff.errors import UserError
-from crossdiff.storage import atomic_path
+from crossdiff.errors import UserError, first_line
+from crossdiff.storage import atomic_path, read_json
 
 N_MODELS = 2
 MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # paper.md a.4, defaults of the mixed code normalisation
@@ -113,14 +114,18 @@ def _directions(shape: torch.Size, settings: Settings, generator: torch.Generato
 
 def load_crosscoder(weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None) -> Crosscoder:
     """Read a crosscoder. Raises UserError when it is damaged or does not fit activations of ``layer`` and ``d_model``."""
+    shape = read_json(config)
     try:
-        shape = json.loads(Path(config).read_text())
-        tensors = load_file(weights)
-    except Exception as error:  # safetensors raises its own bare Exception type
-        raise UserError(f"{weights}: not a whole crosscoder ({str(error).splitlines()[0]})") from error
+        crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{config}: not the configuration of a crosscoder ({error} is missing)") from error
     for key, wanted in (("layer", layer), ("d_model", d_model)):
         if wanted is not None and shape[key] != wanted:
             raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")
-    crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"])
-    crosscoder.load_state_dict(tensors)
+    try:
+        crosscoder.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{weights}: not a whole crosscoder ({first_line(error)})") from error
+    except RuntimeError as error:
+        raise UserError(f"{weights}: does not fit {config} ({' '.join(str(error).split())})") from error
     return crosscoder.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.texts.archives import members
 
 
@@ -26,7 +26,7 @@ def convert_gguf(archive: str | Path, member: str, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file, local_files_only=True)
             quantised = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, struct.error) as error:
-            raise UserError(f"{archive}, {member}: not a usable GGUF file ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{archive}, {member}: not a usable GGUF file ({first_line(error)})") from error
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from crossdiff.device import device
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 
 
 def load_model(folder: str | Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -15,7 +15,7 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a usable model folder ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{folder}: not a usable model folder ({first_line(error)})") from error
     return model.to(device()).eval()
 
 
@@ -24,7 +24,7 @@ def load_tokenizer(folder: str | Path):
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a usable tokenizer folder ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{folder}: not a usable tokenizer folder ({first_line(error)})") from error
 
 
 def text_config(folder: str | Path) -> PreTrainedConfig:
@@ -32,4 +32,4 @@ def text_config(folder: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no usable config.json ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{folder}: no usable config.json ({first_line(error)})") from error

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from crossdiff.config import HubModel, ModelSource, RandomModel
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import load_tokenizer, text_config
 
@@ -34,7 +34,7 @@ def _download(hub: HubModel, folder: Path) -> None:
     try:
         snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(PATTERNS))
     except Exception as error:  # network, authentication and hub errors share no base class
-        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({str(error).splitlines()[0]})") from error
+        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({first_line(error)})") from error
 
 
 def _copy(origin: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossdiff.config import TextSource
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.storage import atomic_path
 from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences
 from crossdiff.texts.formats import Text
@@ -122,7 +122,7 @@ def _next_text(path: str | Path) -> int:
 
 
 def _not_a_shard(path: str | Path, error: Exception) -> UserError:
-    return UserError(f"{path}: not a whole token shard ({str(error).splitlines()[0]})")
+    return UserError(f"{path}: not a whole token shard ({first_line(error)})")
 
 
 def read_shard(path: str | Path) -> Shard:

@@ -10,7 +10,7 @@ import yaml
 from yaml import YAMLError
 
 from crossdiff.config import TextSource
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.texts.archives import members
 from crossdiff.texts.formats import Text, texts
 
@@ -35,7 +35,7 @@ def _hub(source: TextSource, where: str, start: int) -> Iterator[Any]:
         stream = load_dataset(hub.name, hub.subset, split=hub.split, revision=hub.revision, streaming=True)
         yield from stream.skip(start)
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: hub data set {hub.name}@{hub.revision} can't be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{where}: hub data set {hub.name}@{hub.revision} can't be read ({first_line(error)})") from error
 
 
 def _package(source: TextSource, archive: str | None) -> Iterator[Any]:

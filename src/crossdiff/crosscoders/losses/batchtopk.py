@@ -52,7 +52,8 @@ class BatchTopKLoss(Loss):
         if step < self.settings.threshold_start_step:
             return
         decay = torch.where(crosscoder.threshold < 0, 0.0, self.settings.threshold_decay)
-        crosscoder.threshold.mul_(decay).add_((1 - decay) * smallest)
+        moved = decay * crosscoder.threshold + (1 - decay) * smallest
+        crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
     def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, scaled: Tensor, residual: Tensor) -> Tensor:
         """Squared error of the residual rebuilt (without bias) from each token's strongest dead latents, over the residual's variance."""
@@ -72,7 +73,8 @@ class BatchTopKLoss(Loss):
 
 
 def select(codes: Tensor, scaled: Tensor, count: int) -> tuple[sparse.Active, Tensor]:
-    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive ``scaled`` values, and the smallest of these values."""
+    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive ``scaled`` values, and the smallest of these values
+    (infinite where there is none)."""
     flat = sparse.largest(scaled.flatten(), count)
     values = scaled.flatten()[flat]
     positive = values > 0
