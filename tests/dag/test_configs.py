@@ -68,7 +68,7 @@ def test_papers_data_columns_are_read(dataset: str, record: dict, text: object) 
 
 def test_hub_model_without_network_is_one_clear_line(checkout: Checkout) -> None:
     folder = "results/gemma2-2b/models/base"
-    result = checkout.snakemake("--configfile", "configs/gemma2-2b.yaml", folder)
+    result = checkout.snakemake(folder, "--configfile", "configs/gemma2-2b.yaml")
     assert result.returncode == 1
     assert "error: hub model google/gemma-2-2b@" in result.stdout
     assert "Traceback" not in result.stdout
@@ -95,6 +95,6 @@ def test_number_that_yaml_reads_as_text_is_named(checkout: Checkout) -> None:
     path.write_text(path.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
     result = checkout.snakemake("--dry-run")
     assert result.returncode == 1
-    assert "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: a valid number (YAML reads 1e-3 as text; write 1.0e-03)" in (
+    assert "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: a valid number (YAML reads 1e-3 as text; write 1.0e-3)" in (
         result.stdout
     )

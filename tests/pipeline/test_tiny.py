@@ -122,7 +122,7 @@ def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message:
     values["datasets"]["requests"] |= {"files": ["chats.jsonl"], "format": "messages"}
     path.write_text(yaml.safe_dump(values))
     shard = "results/tiny/tokens/requests.train/0000.parquet"
-    result = checkout.snakemake(*TINY, shard)
+    result = checkout.snakemake(shard, *TINY)
     assert result.returncode == 1
     assert f"error: {message}" in result.stdout
     assert not (checkout.folder / shard).exists()
@@ -130,6 +130,6 @@ def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message:
 
 def test_text_shorter_than_the_budget_is_refused_with_what_is_missing(checkout: Checkout) -> None:
     shard = "results/tiny/tokens/readme.validation/0000.parquet"
-    result = checkout.snakemake(*TINY, shard, "--config", "datasets={readme: {validation_tokens: 6000}}")
+    result = checkout.snakemake(shard, *TINY, "--config", "datasets={readme: {validation_tokens: 6000}}")
     assert result.returncode == 1
     assert re.search(r"error: datasets\.readme: its validation texts end [\d,]+ tokens short of this shard's 6,000", result.stdout)

@@ -1,6 +1,6 @@
 """Fine-tuning a chat model from a base model: the loss is on the assistant's turns only.
 
-Weights are trained in float32 and computed with in bfloat16. Embeddings stay frozen but for the tokens of the chat template, which the
+Weights are float32, products bfloat16 where the device is fast at it. Embeddings stay frozen but for the tokens of the template, which the
 base model may never have seen in this place.
 """
 
@@ -100,33 +100,41 @@ def finetune(
     """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
     torch.manual_seed(settings.seed)
     model = load_model(base, torch.float32).train()
-    _freeze_embeddings(model, template_tokens(examples))
-    embeddings = {id(p) for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
-    groups = [  # weight decay would move the frozen rows of the embeddings
-        {"params": [p for p in model.parameters() if id(p) not in embeddings], "weight_decay": settings.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) in embeddings], "weight_decay": 0.0},
+    embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}  # one where they are tied
+    for weight in embeddings:
+        _freeze_rows(weight, but=template_tokens(examples))
+    groups = [  # weight decay would move the frozen rows
+        {"params": [p for p in model.parameters() if p not in embeddings], "weight_decay": settings.weight_decay},
+        {"params": list(embeddings), "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
     plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
-    with Path(training_log).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("step", "tokens", "learned_tokens", "learning_rate", "loss"))
-        for step, (ids, learned) in enumerate(plan):
-            rate = learning_rate(step, len(plan), settings)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
-                loss = assistant_loss(model, ids.to(model.device), learned.to(model.device))
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
-            writer.writerow((step, ids.numel(), int(learned.sum()), f"{rate:.3g}", f"{loss.item():.4f}"))
-            if step % 20 == 0 or step == len(plan) - 1:
-                log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
+    losses = []  # on the device until the end: reading one would make the next step wait
+    for step, (ids, learned) in enumerate(plan):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, len(plan), settings)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+            loss = assistant_loss(model, ids.to(model.device), learned.to(model.device))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.detach())
+        if step % 20 == 0 or step == len(plan) - 1:
+            log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
+    _write_log(training_log, plan, losses, settings)
     model.generation_config.eos_token_id = turn_end(examples)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _write_log(path: str | Path, plan: list[Batch], losses: list[Tensor], settings: Finetune) -> None:
+    with Path(path).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("step", "tokens", "learned_tokens", "learning_rate", "loss"))
+        for step, ((ids, learned), loss) in enumerate(zip(plan, torch.stack(losses).tolist(), strict=True)):
+            rate = learning_rate(step, len(plan), settings)
+            writer.writerow((step, ids.numel(), int(learned.sum()), f"{rate:.3g}", f"{loss:.4f}"))
 
 
 def template_tokens(examples: Sequence[TokenSequence]) -> Tensor:
@@ -140,8 +148,7 @@ def turn_end(examples: Sequence[TokenSequence]) -> int:
     return int(np.bincount(first_of_end).argmax())
 
 
-def _freeze_embeddings(model: PreTrainedModel, but: Tensor) -> None:
-    weight = model.get_input_embeddings().weight
+def _freeze_rows(weight: nn.Parameter, but: Tensor) -> None:
     frozen = torch.ones(len(weight), 1, dtype=torch.bool, device=weight.device)
     frozen[but] = False
     weight.register_hook(lambda gradient: gradient.masked_fill(frozen, 0))
