@@ -165,7 +165,7 @@ def test_config_beside_the_weights_tells_how_they_were_trained(saved: tuple[Path
 def test_truncated_file_is_refused_by_name(saved: tuple[Path, Path], damaged: int, keep: float) -> None:
     data = saved[damaged].read_bytes()
     saved[damaged].write_bytes(data[: int(keep * len(data)) - 1] if keep else b"")
-    with pytest.raises(UserError, match="not a whole crosscoder|not a JSON file") as caught:
+    with pytest.raises(UserError, match=r"not a whole crosscoder|not a JSON file") as caught:
         load_crosscoder(*saved)
     assert str(saved[damaged]) in str(caught.value)
 
