@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 # What a run reads: enough to copy a checkout without its results.
@@ -26,6 +27,18 @@ class Checkout:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
             else:
                 shutil.copy2(source, target)
+
+    def changed(self, config: str, changes: dict[str, object]) -> str:
+        """A copy of a config file with other values under dotted keys; gives its path."""
+        values = yaml.safe_load((self.folder / config).read_text())
+        for key, value in changes.items():
+            *parents, leaf = key.split(".")
+            section = values
+            for parent in parents:
+                section = section[parent]
+            section[leaf] = value
+        (self.folder / "configs/changed.yaml").write_text(yaml.safe_dump(values))
+        return "configs/changed.yaml"
 
     def snakemake(self, *arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the library of this copy; standard error is merged into ``stdout``."""

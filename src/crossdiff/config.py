@@ -202,7 +202,6 @@ class Crosscoder(Settings):
     same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
     transpose_init: Annotated[bool, Field(description="the decoder starts as the transposed encoder")] = True
     normalisation: Normalisation = Normalisation()
-    precision: Annotated[Literal["float32", "bfloat16"], Field(description="of the matrix products; weights stay float32")] = "float32"
     buffer_tokens: Annotated[int, Field(gt=0, description="token pairs held in memory for shuffling")] = 500_000
     log_every: PositiveInt = 100
 

@@ -60,7 +60,8 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
 
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """Histogram of the relative decoder norm difference of live latents, one panel per crosscoder, with the class borders."""
-    figure, axes = _panels(list(betas), sharey=True)
+    figure, axes = _panels(list(betas), sharey=True, subplot_kw={"yscale": "log"})
+    highest = 10.0
     low, high = classes.shared_between
     regions = (
         ("base-only", 0, classes.base_only_below, ORANGE, 0.01, "left"),
@@ -73,10 +74,11 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
             count = int((live["class"] == label).sum())
             ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
             ax.text(x, 0.98, f"{label}\n{count}", ha=align, va="top", fontsize=7, transform=ax.get_xaxis_transform())
-        ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), color=BLUE, edgecolor="white", linewidth=0.3)
-        ax.set(yscale="log", xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
+        counts, _, _ = ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), color=BLUE, edgecolor="white", linewidth=0.3)
+        highest = max(highest, counts.max())
+        ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
         ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
-    axes[0].set(ylabel="latents", ylim=(0.7, max(axes[0].get_ylim()[1], 10) * 6))
+    axes[0].set(ylabel="latents", ylim=(0.7, 8 * highest))
     return figure
 
 
@@ -157,7 +159,9 @@ def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
         dead.plot(tokens, log.dead, color=colour, ls=style, label=name)
     fve.set(ylim=(min(0.5, fve.get_ylim()[0]), 1), title="fraction of variance explained")
     fve.legend(fontsize=7, loc="lower right")
-    l0.set(yscale="log", title="L0: active latents per token")
+    l0.set(title="L0: active latents per token")
+    if any((log.l0 > 0).any() for log in logs.values()):
+        l0.set_yscale("log")
     l0.legend(fontsize=7)
     dead.set(title="latents silent since the last row", ylim=(0, None))
     for ax in (fve, l0, dead):

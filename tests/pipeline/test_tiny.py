@@ -8,16 +8,15 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from conftest import Checkout, planned
 
-TINY = ("--configfile", "configs/tiny.yaml")
+TINY = "configs/tiny.yaml"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
-    result = checkout.snakemake(*TINY)
+    result = checkout.snakemake("--configfile", TINY)
     assert result.returncode == 0, result.stdout
     assert "The report is at" in result.stdout
     return checkout
@@ -29,7 +28,7 @@ def results(finished: Checkout) -> Path:
 
 
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
-    result = finished.snakemake(*TINY)
+    result = finished.snakemake("--configfile", TINY)
     assert result.returncode == 0
     assert "Nothing to be done" in result.stdout
 
@@ -87,14 +86,14 @@ def test_report_is_one_page_that_says_it_is_meaningless(results: Path) -> None:
 
 
 def test_new_seed_runs_only_its_own_branch(finished: Checkout) -> None:
-    result = finished.snakemake(*TINY, "--dry-run", "--config", "seeds=[0,1,2]")
+    result = finished.snakemake("--dry-run", "--configfile", finished.changed(TINY, {"seeds": [0, 1, 2]}))
     jobs = planned(result.stdout)
     assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
     assert not {"finetune_model", "tokenise", "harvest_activations", "figure_training"} & set(jobs)
 
 
 def test_more_tokens_keep_the_old_shards(finished: Checkout) -> None:
-    result = finished.snakemake(*TINY, "--dry-run", "--config", "datasets={requests: {tokens: 18000}}")
+    result = finished.snakemake("--dry-run", "--configfile", finished.changed(TINY, {"datasets.requests.tokens": 18000}))
     jobs = planned(result.stdout)
     assert jobs["tokenise"] == 1
     assert jobs["harvest_activations"] == 2
@@ -102,7 +101,7 @@ def test_more_tokens_keep_the_old_shards(finished: Checkout) -> None:
 
 
 def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: Checkout) -> None:
-    result = checkout.snakemake(*TINY, "--config", "pair={layer: 3}")
+    result = checkout.snakemake("--configfile", checkout.changed(TINY, {"pair.layer": 3}))
     assert result.returncode == 1
     assert "error: pair.layer: found 3, the base model has layers 0 to 2" in result.stdout
     assert not (checkout.folder / "results/tiny/models/chat").exists()
@@ -117,12 +116,9 @@ def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: C
 )
 def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message: str) -> None:
     (checkout.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    path = checkout.folder / "configs/tiny.yaml"
-    values = yaml.safe_load(path.read_text())
-    values["datasets"]["requests"] |= {"files": ["chats.jsonl"], "format": "messages"}
-    path.write_text(yaml.safe_dump(values))
+    config = checkout.changed(TINY, {"datasets.requests.files": ["chats.jsonl"], "datasets.requests.format": "messages"})
     shard = "results/tiny/tokens/requests.train/0000.parquet"
-    result = checkout.snakemake(shard, *TINY)
+    result = checkout.snakemake(shard, "--configfile", config)
     assert result.returncode == 1
     assert f"error: {message}" in result.stdout
     assert not (checkout.folder / shard).exists()
@@ -130,6 +126,6 @@ def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message:
 
 def test_text_shorter_than_the_budget_is_refused_with_what_is_missing(checkout: Checkout) -> None:
     shard = "results/tiny/tokens/readme.validation/0000.parquet"
-    result = checkout.snakemake(shard, *TINY, "--config", "datasets={readme: {validation_tokens: 6000}}")
+    result = checkout.snakemake(shard, "--configfile", checkout.changed(TINY, {"datasets.readme.validation_tokens": 6000}))
     assert result.returncode == 1
     assert re.search(r"error: datasets\.readme: its validation texts end [\d,]+ tokens short of this shard's 6,000", result.stdout)

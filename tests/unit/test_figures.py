@@ -127,6 +127,13 @@ def test_norm_difference_panels_share_an_axis_that_holds_the_highest_bar() -> No
         assert [ax.get_ylim()[1] > 400 for ax in axes] == [True, True]
 
 
+@pytest.mark.parametrize("names", [("dead", "good"), ("good", "dead")])
+def test_norm_difference_has_a_log_axis_beside_a_crosscoder_without_live_latents(names: tuple[str, str]) -> None:
+    tables = {"dead": ALL_DEAD, "good": FULL}
+    axes = figures.norm_difference({name: tables[name] for name in names}, CLASSES).axes
+    assert [ax.get_yscale() for ax in axes] == ["log", "log"]
+
+
 def scatters(figure: Figure) -> dict[str, np.ndarray]:
     """{legend entry: points (nu reconstruction, nu error)}."""
     main = next(ax for ax in figure.axes if ax.get_legend())

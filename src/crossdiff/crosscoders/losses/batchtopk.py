@@ -69,7 +69,7 @@ class BatchTopKLoss(Loss):
         rebuilt = sparse.weighted_rows(crosscoder.decoder.flatten(1), active)
         target = residual.flatten(1)
         variance = (target - target.mean(dim=0)).square().sum(dim=1).mean()
-        return torch.nan_to_num((rebuilt - target).square().sum(dim=1).mean() / variance)
+        return torch.nan_to_num((rebuilt - target).square().sum(dim=1).mean() / variance, posinf=0.0)
 
 
 def select(codes: Tensor, scaled: Tensor, count: int) -> tuple[sparse.Active, Tensor]:
