@@ -31,6 +31,8 @@ MODELS = ("base", "chat")
 REPORT = f"results/{PAIR}/report/index.html"
 REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
 
+NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
+
 settings = RUN.settings
 
 
@@ -67,12 +69,12 @@ def caches(split, models=MODELS):
     ]
 
 
-def pairs(split):
+def pairs(split, prefix=""):
     """Named inputs of a rule that reads both models' activations in step."""
     return {
-        "tokens": token_shards(split),
-        "base": caches(split, ["base"]),
-        "chat": caches(split, ["chat"]),
+        f"{prefix}tokens": token_shards(split),
+        f"{prefix}base": caches(split, ["base"]),
+        f"{prefix}chat": caches(split, ["chat"]),
         "summary": f"results/{PAIR}/activations/layer{LAYER}/summary.json",
     }
 

@@ -41,7 +41,7 @@ rule evaluate_crosscoder:
     conda:
         "../envs/environment.yaml"
     params:
-        settings=settings("classes", "latent_scaling"),
+        settings=settings("classes", *NU_THRESHOLDS),
         code=code_digest("evaluate_crosscoder"),
     message:
         "Evaluating {wildcards.crosscoder}, seed {wildcards.seed}"

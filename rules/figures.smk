@@ -38,7 +38,7 @@ rule figure_latent_scaling:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("classes", "latent_scaling"),
+        settings=settings("classes", *NU_THRESHOLDS),
         code=code_digest("figure_latent_scaling"),
     message:
         "Drawing latent_scaling"

@@ -29,7 +29,7 @@ rule write_report:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("pair", "datasets", "classes", "latent_scaling", "report"),
+        settings=settings("pair", "datasets", "classes", *NU_THRESHOLDS, "report"),
         code=code_digest("write_report"),
     message:
         "Writing the report"

@@ -9,9 +9,17 @@ from crossdiff.storage import atomic_path
 from crossdiff.workflow import section
 
 
-def main(activations: PairedActivations, settings: dict, seed: int, weights: str, config: str, training_log: str) -> None:
+def main(
+    activations: PairedActivations,
+    held_out: PairedActivations | None,
+    settings: dict,
+    seed: int,
+    weights: str,
+    config: str,
+    training_log: str,
+) -> None:
     with atomic_path(training_log) as log:
-        crosscoder = train(activations, crosscoder_settings(settings), seed, device(), log)
+        crosscoder = train(activations, crosscoder_settings(settings), seed, device(), log, held_out)
     crosscoder.save(weights, config, training=settings | {"seed": seed})
 
 
@@ -19,6 +27,7 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
             activations=PairedActivations.of(snakemake.input),
+            held_out=PairedActivations.of(snakemake.input, "held_out_") if "held_out_tokens" in snakemake.input.keys() else None,
             settings=section(settings, "crosscoders", snakemake.wildcards.crosscoder),
             seed=int(snakemake.wildcards.seed),
             weights=snakemake.output.weights,

@@ -196,7 +196,7 @@ class Crosscoder(Settings):
     gradient_clip: Annotated[float | None, Field(gt=0)] = None
     squared_error: Annotated[bool, Field(description="squared instead of un-squared L2 reconstruction loss")] = False
     code_normalisation: Annotated[
-        Literal["crosscoder", "sae", "mixed", "none"], Field(description="weight of a latent's activation (paper.md a.4)")
+        Literal["crosscoder", "sae", "mixed", "none", "decoupled"], Field(description="weight of a latent's activation (paper.md a.4)")
     ] = "crosscoder"
     init_norm: Annotated[float, Field(gt=0, description="decoder norm at the start")]
     same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
@@ -215,6 +215,11 @@ class Crosscoder(Settings):
     @property
     def steps(self) -> int:
         return self.tokens // self.batch
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether training ends with a look at held-out activations."""
+        return False
 
     def n_latents(self, d_model: int) -> int:
         return self.latents or self.expansion * d_model
@@ -239,10 +244,18 @@ class BatchTopK(Crosscoder):
     auxiliary_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
     auxiliary_k: PositiveInt = 512
     dead_after_tokens: Annotated[int, Field(gt=0, description="tokens without firing that make a latent dead")] = 10_000_000
+    threshold: Annotated[
+        Literal["running", "held_out"],
+        Field(description="inference threshold: running mean over training batches, or mean over all held-out batches after training"),
+    ] = "running"
     threshold_start_step: NonNegativeInt = 1000
     threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     gradient_clip: Annotated[float | None, Field(gt=0)] = 1.0
     init_norm: PositiveFloat = 1.0
+
+    @property
+    def needs_held_out(self) -> bool:
+        return self.threshold == "held_out"
 
     @model_validator(mode="after")
     def _annealing(self) -> "BatchTopK":
@@ -274,11 +287,20 @@ def crosscoder_settings(values: Mapping[str, Any]) -> L1 | BatchTopK:
     return TypeAdapter(AnyCrosscoder).validate_python(dict(values))
 
 
+class Bootstrap(Settings):
+    """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
+
+    blocks: Annotated[int, Field(gt=1, description="blocks that the documents are spread over")] = 50
+    samples: Annotated[int, Field(gt=1, description="times that so many blocks are drawn")] = 200
+    seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
+
+
 class LatentScaling(Settings):
     """Betas and nu ratios (paper.md c)."""
 
     nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
     nu_reconstruction_below: Annotated[float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")] = 0.5
+    bootstrap: Bootstrap = Bootstrap()
 
 
 class Classes(Settings):

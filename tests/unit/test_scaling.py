@@ -1,5 +1,7 @@
 """Latent scaling against brute force in float64 (paper.md c)."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +9,23 @@ import torch
 from helpers_activations import LAYER, random_crosscoder
 from torch import Tensor
 
+from crossdiff.activations.pairs import Block
+from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.scaling import TARGETS, latent_scaling, relative_norm_difference
+from crossdiff.scaling import TARGETS, ScalingSums, nu_interval, relative_norm_difference
+from crossdiff.scaling import latent_scaling as scale_blocks
 
 WIDTH, LATENTS, TOKENS = 6, 10, 200
 MODELS = ("base", "chat")
+
+
+def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap: int) -> pd.DataFrame:
+    """With documents of ten tokens, counted on over all parts."""
+    blocks, first = [], 0
+    for part in parts:
+        blocks.append(Block(part, (first + np.arange(len(part))) // 10))
+        first += len(part)
+    return scale_blocks(crosscoder, blocks, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
@@ -103,8 +117,8 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
     table = latent_scaling(crosscoder, [raw])
-    ratios = table[[column for column in table if column.startswith(("beta_", "nu_"))]]
-    assert ratios.shape[1] == 12
+    ratios = table[[column for column in table if column.startswith(("beta_", "nu_", "mirrored_", "improvement_", "control_"))]]
+    assert ratios.shape[1] == 4 * (2 + 3 + 1 + 2 + 2)
     assert ratios.loc[3].isna().all()
     assert ratios.drop(3).notna().all(axis=None)
     assert table.loc[3, ["active_tokens", "frequency", "mean_activation", "max_activation"]].tolist() == [0, 0, 0, 0]

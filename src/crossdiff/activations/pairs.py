@@ -141,6 +141,13 @@ def write_summary(path: str | Path, summary: Summary) -> None:
     write_json(path, summary._asdict())
 
 
+class Block(NamedTuple):
+    """Some token pairs in order."""
+
+    activations: Tensor  # (tokens, model, d_model) bfloat16
+    documents: np.ndarray  # (tokens,) int64, see texts.shards
+
+
 class PairedActivations:
     """The kept activations of all shards of a split, both models in step."""
 
@@ -154,16 +161,21 @@ class PairedActivations:
                 )
 
     @classmethod
-    def of(cls, inputs: Any) -> "PairedActivations":
-        """From a rule's named inputs ``tokens``, ``base``, ``chat`` (lists in the same order) and ``summary``."""
-        paths = zip(inputs.tokens, inputs.base, inputs.chat, strict=True)
+    def of(cls, inputs: Any, prefix: str = "") -> "PairedActivations":
+        """From a rule's named inputs ``tokens``, ``base``, ``chat`` (lists in the same order), each after ``prefix``, and ``summary``."""
+        paths = zip(*(inputs[prefix + name] for name in ("tokens", *MODELS)), strict=True)
         return cls([PairedShard(*shard) for shard in paths], read_summary(inputs.summary))
 
-    def blocks(self) -> Iterator[Tensor]:
-        """(rows, model, d_model) bfloat16, shard after shard, in order."""
+    @property
+    def tokens(self) -> int:
+        """Number of kept tokens."""
+        return sum(int(self.summary.kept(shard).sum()) for shard in self.shards)
+
+    def blocks(self) -> Iterator[Block]:
+        """All kept tokens, shard after shard, in order."""
         for shard in self.shards:
-            for _, block in kept_blocks(shard, self.summary):
-                yield block
+            for rows, activations in kept_blocks(shard, self.summary):
+                yield Block(activations, shard.tokens.document[rows])
 
     def shuffled_batches(self, batch: int, buffer_tokens: int, seed: int) -> Iterator[Tensor]:
         """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch.
@@ -174,9 +186,8 @@ class PairedActivations:
         """
         generator = np.random.default_rng(seed)
         kept = [self.summary.kept(shard) for shard in self.shards]
-        n_kept = sum(int(rows.sum()) for rows in kept)
-        if n_kept < batch:
-            raise UserError(f"crosscoders: batch {batch} is larger than the {n_kept} tokens that are kept")
+        if self.tokens < batch:
+            raise UserError(f"crosscoders: batch {batch} is larger than the {self.tokens} tokens that are kept")
         chunks = [(i, start) for i, shard in enumerate(self.shards) for start in range(0, shard.rows, CHUNK_ROWS)]
         buffer: list[Tensor] = []
         size = 0

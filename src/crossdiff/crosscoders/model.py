@@ -23,7 +23,8 @@ MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # paper.md a.4, defaults of the mixed co
 class Crosscoder(nn.Module):
     """Encoder, decoder, and the scaling of the activations that they were trained on.
 
-    ``threshold`` is the smallest scaled activation that counts at inference (BatchTopK); 0 keeps every positive one.
+    ``threshold`` is what a scaled activation must exceed to count at inference (BatchTopK); 0 keeps every positive one. With decoupled code
+    normalisation each model has a threshold of its own, and a latent may count for one model and not for the other.
     """
 
     def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder") -> None:
@@ -34,9 +35,13 @@ class Crosscoder(nn.Module):
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
         self.decoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
         self.decoder_bias = nn.Parameter(torch.zeros(N_MODELS, d_model))
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold", torch.zeros(N_MODELS) if self.decoupled else torch.zeros(()))
         self.register_buffer("mean", torch.zeros(N_MODELS, d_model))
         self.register_buffer("scale", torch.ones(N_MODELS))
+
+    @property
+    def decoupled(self) -> bool:
+        return self.code_normalisation == "decoupled"
 
     @property
     def d_model(self) -> int:
@@ -61,7 +66,7 @@ class Crosscoder(nn.Module):
         return self.decoder.norm(dim=2)
 
     def code_weights(self) -> Tensor:
-        """(latents,): the weight that turns an activation f into a scaled activation v (paper.md a.4)."""
+        """The weight that turns an activation f into a scaled activation v (paper.md a.4): (latents,), or (latents, model) if decoupled."""
         norms = self.decoder_norms()
         match self.code_normalisation:
             case "crosscoder":
@@ -70,6 +75,8 @@ class Crosscoder(nn.Module):
                 return norms.square().sum(dim=1).sqrt()
             case "mixed":
                 return MIXED_SAE * norms.square().sum(dim=1).sqrt() + MIXED_CROSSCODER * norms.sum(dim=1)
+            case "decoupled":
+                return norms
             case _:
                 return torch.ones_like(norms[:, 0])
 
@@ -78,17 +85,32 @@ class Crosscoder(nn.Module):
         return torch.addmm(self.encoder_bias, x.flatten(1), self.encoder.flatten(1).T)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Codes f (batch, latents) at inference: ReLU, and zero where the scaled activation does not exceed the threshold."""
+        """Codes f (batch, latents) at inference: ReLU, and zero where the scaled activation exceeds no threshold."""
         codes = self.preactivations(x).relu_()
-        return torch.where(codes * self.code_weights() > self.threshold, codes, 0)
+        columns = zip(self.code_weights().reshape(self.latents, -1).T, self.threshold.reshape(-1), strict=True)
+        counts = [codes * weights > threshold for weights, threshold in columns]
+        return torch.where(counts[0] | counts[-1], codes, 0)
+
+    def values_per_model(self, active: Active) -> Tensor:
+        """(model, entries): the part of each active value that each model's decoder uses at inference."""
+        if not self.decoupled:
+            return active.values.expand(N_MODELS, -1)
+        scaled = active.values * self.code_weights()[active.latents].T
+        return torch.where(scaled > self.threshold[:, None], active.values, 0)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (batch, latents) to reconstructions (batch, model, d_model)."""
+        if self.decoupled:
+            return self.decode_active(Active.of(codes))
         return (codes @ self.decoder.flatten(1)).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
 
-    def decode_active(self, active: Active) -> Tensor:
-        """The same from active entries."""
-        return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+    def decode_active(self, active: Active, per_model: Tensor | None = None) -> Tensor:
+        """The same from active entries; decoupled, from values ``per_model`` (model, entries), by default those of inference."""
+        if not self.decoupled:
+            return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+        values = self.values_per_model(active) if per_model is None else per_model
+        parts = [weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(N_MODELS)]
+        return torch.stack(parts, dim=1) + self.decoder_bias
 
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
         """Write ``weights`` (safetensors) and ``config`` (JSON: shape, layer, code normalisation and the ``training`` settings)."""

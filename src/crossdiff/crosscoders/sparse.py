@@ -72,6 +72,16 @@ def weighted_rows(weight: Tensor, active: Active) -> Tensor:
     return functional.embedding_bag(active.latents, weight, active.offsets(), mode="sum", per_sample_weights=active.values)
 
 
+def dot_products(weight: Tensor, active: Active, x: Tensor) -> Tensor:
+    """out_e = <weight_{j_e}, x_{r_e}>: (entries,) from ``weight`` (latents, width) and ``x`` (batch, width), no gradient.
+
+    This is the gradient of ``weighted_rows`` for its values, taken without running it forward; no (entries, width) tensor is made.
+    """
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        x.contiguous(), weight, active.latents, active.offsets(), active.rows, 0
+    )
+
+
 def rows_per_latent(active: Active, values: Tensor, x: Tensor) -> Tensor:
     """out_j = sum_e [j_e = j] values_e x_{r_e}: (latents, width) from ``x`` (batch, width). The transpose of ``weighted_rows``."""
     order = torch.argsort(active.latents, stable=True)

@@ -86,10 +86,17 @@ class TrainingLog:
         self.steps = 0
 
 
-def train(activations: PairedActivations, settings: Settings, seed: int, device: torch.device, training_log: str | Path) -> Crosscoder:
+def train(
+    activations: PairedActivations,
+    settings: Settings,
+    seed: int,
+    device: torch.device,
+    training_log: str | Path,
+    held_out: PairedActivations | None = None,
+) -> Crosscoder:
     """Train from scratch and return the crosscoder. ``training_log`` gets the loss parts, FVE, L0, dead latents and learning rate.
 
-    "dead" in the log counts latents that did not fire since the row before. Raises UserError when the loss is not finite.
+    ``held_out`` is what a threshold estimated after training is taken from (``settings.needs_held_out``). "dead" in the log counts latents that did not fire since the row before. Raises UserError when the loss is not finite.
     """
     crosscoder = new_crosscoder(activations, settings, seed).to(device)
     loss = LOSSES[settings.loss](crosscoder, settings).to(device)
@@ -109,4 +116,7 @@ def train(activations: PairedActivations, settings: Settings, seed: int, device:
             optimiser.step()
             optimiser.zero_grad()
             written.add(step, x, parts)
+    if held_out is not None:
+        once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
+        loss.finish(crosscoder, (crosscoder.normalise(batch.to(device)) for batch in once))
     return crosscoder.cpu()

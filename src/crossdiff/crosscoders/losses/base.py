@@ -1,5 +1,6 @@
 """What every loss gives the trainer, and the reconstruction error that they share."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ class Loss(nn.Module):
 
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """Called once, before the first step, with the first batch (batch, model, d_model)."""
+
+    def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
+        """Called once, after the last step, with batches (batch, model, d_model) of held-out activations on the crosscoder's scale."""
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         """The loss of one batch on the crosscoder's scale at training step ``step`` (0-based)."""

@@ -1,5 +1,7 @@
 """BatchTopK: keep the k x batch largest scaled activations of the whole batch (paper.md a.6)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -27,18 +29,26 @@ class BatchTopKLoss(Loss):
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         with torch.no_grad():
             codes = crosscoder.preactivations(x).relu_()
-            scaled = codes * crosscoder.code_weights()
-            active, smallest = select(codes, scaled, self.k(step) * len(x))
-            self._update_threshold(crosscoder, smallest, step)
+            weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
+            active, chosen, smallest = select(codes, weights, self.k(step) * len(x))
+            self._update_threshold(crosscoder, smallest.view_as(crosscoder.threshold), step)
         active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
-        reconstruction = crosscoder.decode_active(active)
+        reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        auxiliary = self._auxiliary(crosscoder, x, scaled, (x - reconstruction).detach())
+        auxiliary = self._auxiliary(crosscoder, x, codes, (x - reconstruction).detach())
         fired = torch.bincount(active.latents, minlength=crosscoder.latents)
         self.tokens_since_fired += len(x)
         self.tokens_since_fired.masked_fill_(fired > 0, 0)
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
+
+    @torch.no_grad()
+    def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
+        """The threshold ``held_out``: the mean over batches of the smallest selected scaled activation, with the final weights."""
+        if self.settings.threshold == "held_out":
+            weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
+            smallest = [select(crosscoder.preactivations(x).relu_(), weights, self.settings.k * len(x))[2] for x in held_out]
+            crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0).view_as(crosscoder.threshold))
 
     def k(self, step: int) -> int:
         """Active latents per token at a step: linear from k_max to k over the annealing steps."""
@@ -55,31 +65,38 @@ class BatchTopKLoss(Loss):
         moved = decay * crosscoder.threshold + (1 - decay) * smallest
         crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
-    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, scaled: Tensor, residual: Tensor) -> Tensor:
+    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, codes: Tensor, residual: Tensor) -> Tensor:
         """Squared error of the residual rebuilt (without bias) from each token's strongest dead latents, over the residual's variance."""
         dead = (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
         if not len(dead):
             return x.new_zeros(())
         k = min(self.settings.auxiliary_k, len(dead))
-        strongest = dead[scaled[:, dead].topk(k, dim=1).indices]  # (batch, k)
+        weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
+        strongest = (codes[:, dead] * weights).topk(k, dim=1).indices  # (batch, k), positions in ``dead``
         rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
-        codes = (x.flatten(1) @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
-        values = codes.gather(1, torch.searchsorted(dead, strongest))
-        active = sparse.Active(rows, strongest.flatten(), values.flatten(), tuple(scaled.shape))
+        values = (x.flatten(1) @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu().gather(1, strongest)
+        active = sparse.Active(rows, dead[strongest].flatten(), values.flatten(), tuple(codes.shape))
         rebuilt = sparse.weighted_rows(crosscoder.decoder.flatten(1), active)
         target = residual.flatten(1)
         variance = (target - target.mean(dim=0)).square().sum(dim=1).mean()
         return torch.nan_to_num((rebuilt - target).square().sum(dim=1).mean() / variance, posinf=0.0)
 
 
-def select(codes: Tensor, scaled: Tensor, count: int) -> tuple[sparse.Active, Tensor]:
-    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive ``scaled`` values, and the smallest of these values
-    (infinite where there is none)."""
-    flat = sparse.largest(scaled.flatten(), count)
-    values = scaled.flatten()[flat]
-    positive = values > 0
-    smallest = torch.where(positive, values, torch.inf).min()
-    return sparse.Active.at(flat[positive], codes), smallest
+def select(codes: Tensor, weights: Tensor, count: int) -> tuple[sparse.Active, Tensor, Tensor]:
+    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive scaled values, for each column of ``weights`` (latents, 1 or
+    model). Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled value, infinite where there
+    is none (column,).
+    """
+    found, smallest = [], []
+    for column in weights.T:
+        scaled = (codes * column).flatten()
+        flat = sparse.largest(scaled, count)
+        positive = scaled[flat] > 0
+        found.append(flat[positive])
+        smallest.append(torch.where(positive, scaled[flat], torch.inf).min())
+    together = found[0] if len(found) == 1 else torch.cat(found).unique()
+    chosen = torch.stack([torch.isin(together, flat) for flat in found]) if len(found) > 1 else torch.ones_like(together, dtype=torch.bool)[None]
+    return sparse.Active.at(together, codes), chosen, torch.stack(smallest)
 
 
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:

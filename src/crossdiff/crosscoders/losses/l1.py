@@ -12,7 +12,7 @@ class L1Loss(Loss):
     """loss = reconstruction + mu * mean_batch sum_j f_j w_j, with w_j the code weight (sum of decoder norms in the paper)."""
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
-        weights = crosscoder.code_weights()
+        weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
         codes = crosscoder.preactivations(x).relu()
         if torch.count_nonzero(codes) < sparse.DENSE_ABOVE * codes.numel():
             active = sparse.Active.of(codes.detach())
