@@ -9,7 +9,9 @@ def device() -> torch.device:
 
 
 def fast_dtype() -> torch.dtype:
-    """bfloat16 where the device has matrix units for it, else float32, which is then the faster of the two."""
+    """bfloat16 where the device multiplies it natively (GPU, AMX, AVX-512 BF16), else float32, which is then the faster of the two."""
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
