@@ -21,7 +21,7 @@ rule train_crosscoder:
         "../envs/environment.yaml"
     params:
         settings=settings("crosscoders.{crosscoder}"),
-        code=code_digest("train_crosscoder"),
+        code=lambda w: code_digest("train_crosscoder", CONFIG.crosscoders[w.crosscoder].objective.split(":")[0]),
     message:
         "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}"
     script:

@@ -4,10 +4,13 @@ Torch-free: the Snakefile imports this module.
 """
 
 import difflib
+import functools
+import operator
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -184,7 +187,9 @@ class Normalisation(Settings):
 
 
 class Crosscoder(Settings):
-    """What every loss has in common."""
+    """What every loss has in common. A loss derives its settings from it (docs/add-a-loss.md)."""
+
+    objective: ClassVar[str]  # "module:class" of the loss itself, which the Snakefile must not import: it needs torch
 
     expansion: Annotated[int | None, Field(gt=0, description="latents per residual dimension")] = None
     latents: Annotated[int | None, Field(gt=0, description="number of latents; instead of expansion")] = None
@@ -228,6 +233,8 @@ class Crosscoder(Settings):
 class L1(Crosscoder):
     """The sparsity penalty of the first crosscoders (paper.md a.5)."""
 
+    objective = "crossdiff.crosscoders.losses.l1:L1Loss"
+
     loss: Literal["l1"]
     l1_coefficient: PositiveFloat
     l1_warmup_steps: NonNegativeInt = 0
@@ -236,6 +243,8 @@ class L1(Crosscoder):
 
 class BatchTopK(Crosscoder):
     """Keep the k x batch largest scaled activations of a batch (paper.md a.6)."""
+
+    objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
 
     loss: Literal["batchtopk"]
     k: PositiveInt
@@ -279,10 +288,14 @@ class BatchTopK(Crosscoder):
         return self
 
 
-AnyCrosscoder = Annotated[L1 | BatchTopK, Field(discriminator="loss")]
+# Every loss, by the name that a config gives. Other packages add theirs as entry points of the group "crossdiff.losses".
+LOSSES: dict[str, type[Crosscoder]] = {"batchtopk": BatchTopK, "l1": L1}
+LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
+
+AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
 
 
-def crosscoder_settings(values: Mapping[str, Any]) -> L1 | BatchTopK:
+def crosscoder_settings(values: Mapping[str, Any]) -> Crosscoder:
     """The typed settings of one entry of ``crosscoders``."""
     return TypeAdapter(AnyCrosscoder).validate_python(dict(values))
 
@@ -392,13 +405,10 @@ def load(values: Mapping[str, Any]) -> Config:
         raise UserError("\n".join(f"config: {_describe(problem)}" for problem in error.errors())) from error
 
 
-_UNION_TAGS: dict[str, type[Settings]] = {"l1": L1, "batchtopk": BatchTopK}
-
-
 def _describe(problem: Mapping[str, Any]) -> str:
     path = [str(part) for part in problem["loc"]]
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
-    if len(path) > 2 and path[0] == "crosscoders" and path[2] in _UNION_TAGS:
+    if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
         del path[2]
     key = ".".join(path) or "top level"
     found = problem["input"]
@@ -411,7 +421,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
             return f"{key}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
         case "union_tag_invalid" | "union_tag_not_found":
             loss = found.get("loss") if isinstance(found, Mapping) else found
-            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(_UNION_TAGS))}"
+            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(LOSSES))}"
     message = problem["msg"].removeprefix("Input should be ")
     return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{_number_hint(found, problem['type'])}"
 
@@ -450,7 +460,7 @@ def _below(annotation: Any, part: Any) -> Any:
     for option in options:
         if get_origin(option) is dict:
             return get_args(option)[1]
-        if len(options) > 1 and option is _UNION_TAGS.get(part):
+        if len(options) > 1 and option is LOSSES.get(part):
             return option
     return next(_fields(option)[part] for option in options if issubclass(option, Settings) and part in _fields(option))
 

@@ -7,6 +7,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent
@@ -14,21 +15,24 @@ SCRIPTS = LIBRARY.parent.parent / "workflow_scripts"
 
 
 @cache
-def code_digest(script: str) -> str:
+def code_digest(script: str, *modules: str) -> str:
     """Digest of ``workflow_scripts/<script>.py`` and of every crossdiff module that it imports, directly or not.
 
-    Taken from the syntax trees: comments, docstrings and formatting do not count, and neither do modification times.
+    ``modules`` are further ones that it comes to by name only. Taken from the syntax trees: comments, docstrings and formatting do not
+    count, and neither do modification times.
     """
     digest = hashlib.sha256()
-    for path in code_files(script):
+    for path in code_files(script, *modules):
         digest.update(path.name.encode() + b"\0" + _tree_digest(path).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def code_files(script: str) -> list[Path]:
-    """The script and the modules that it imports, sorted."""
+def code_files(script: str, *modules: str) -> list[Path]:
+    """The script, ``modules`` and the crossdiff modules that they import, sorted."""
     found: set[Path] = set()
     waiting = [SCRIPTS / f"{script}.py"]
+    for name in modules:
+        waiting += _module_files(name) if name.split(".")[0] == LIBRARY.name else [Path(find_spec(name).origin)]
     while waiting:
         path = waiting.pop()
         if path not in found:

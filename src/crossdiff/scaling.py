@@ -8,8 +8,8 @@ The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat. T
 - activation: x^m;
 - activation_no_bias: x^m - decoder bias.
 
-Two more directions: the base decoder's, whose mirrored ratio beta^chat / beta^base judges base-only latents (an extension of the paper), and a
-random one of the chat direction's norm, whose betas show what chance gives (the paper's control).
+Two more directions: the base decoder's, whose mirrored ratio beta^chat / beta^base judges base-only latents (an extension of the paper),
+and a random one of the chat direction's norm, whose betas show what chance gives (the paper's control).
 """
 
 from collections.abc import Iterable
@@ -94,10 +94,10 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], bootstrap: B
     """One row per latent from blocks of raw activations.
 
     Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
-    relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the latent's
-    tokens from beta = 0 to beta), nu_{target} with its 95 % interval nu_{target}_low, nu_{target}_high, mirrored_nu_{target} (base direction,
-    chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which the latent fires.
-    NaN where undefined: a dead latent, or a denominator of 0.
+    relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
+    latent's tokens from beta = 0 to beta), nu_{target} with its 95 % interval nu_{target}_low, nu_{target}_high, mirrored_nu_{target}
+    (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
+    the latent fires. NaN where undefined: a dead latent, or a denominator of 0.
     """
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
     device = crosscoder.decoder.device
@@ -138,7 +138,9 @@ def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tenso
 
     Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than two blocks.
     """
-    drawn = np.random.default_rng(bootstrap.seed).multinomial(bootstrap.blocks, [1 / bootstrap.blocks] * bootstrap.blocks, bootstrap.samples)
+    drawn = np.random.default_rng(bootstrap.seed).multinomial(
+        bootstrap.blocks, [1 / bootstrap.blocks] * bootstrap.blocks, bootstrap.samples
+    )
     weights = torch.from_numpy(drawn).to(numerators)
     bounds = []
     for part in numerators.split(LATENTS_AT_ONCE, dim=2):

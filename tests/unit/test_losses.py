@@ -9,7 +9,8 @@ from helpers_activations import batchtopk_settings, l1_settings, random_crosscod
 from torch import Tensor
 
 from crossdiff.crosscoders import sparse
-from crossdiff.crosscoders.losses import LOSSES, Loss, Parts
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.losses.base import Loss, Parts
 from crossdiff.crosscoders.losses.batchtopk import geometric_median, select
 from crossdiff.crosscoders.model import Crosscoder
 
@@ -78,9 +79,11 @@ def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1
     assert difference <= tolerance, f"{name}: relative difference {difference:.2e}"
 
 
-def assert_trains_like(loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense]) -> list[Parts]:
+def assert_trains_like(
+    loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense], code_normalisation: str = "crosscoder"
+) -> list[Parts]:
     """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
-    twin = random_crosscoder(WIDTH, LATENTS)
+    twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
     twin.load_state_dict(crosscoder.state_dict())
     optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (crosscoder, twin)]
     seen = []
@@ -105,12 +108,55 @@ def assert_trains_like(loss: Loss, crosscoder: Crosscoder, reference: Callable[[
 
 def new_l1(**changes) -> tuple[Loss, Crosscoder]:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
-    return LOSSES["l1"](crosscoder, l1_settings(**changes)), crosscoder
+    return new_loss(crosscoder, l1_settings(**changes)), crosscoder
 
 
 def new_batchtopk(**changes) -> tuple[Loss, Crosscoder]:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
-    return LOSSES["batchtopk"](crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder
+    return new_loss(crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder
+
+
+# Decoupled code normalisation (paper.md a.4): each model has its own scaled values, selection and threshold
+
+
+def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
+    codes, norms = dense_codes(crosscoder, x), crosscoder.decoder.norm(dim=2)
+    scaled = (codes[:, None] * norms.T).detach()  # (batch, model, latents)
+    bounds = torch.stack([scaled[:, m].flatten().sort(descending=True).values[k * BATCH - 1] for m in range(2)])
+    kept = codes[:, None] * ((scaled >= bounds[:, None]) & (scaled > 0))
+    reconstruction = torch.einsum("bmj,jmd->bmd", kept, crosscoder.decoder) + crosscoder.decoder_bias
+    error = (x - reconstruction).square().sum(dim=2).sqrt().mean()
+    return Dense(error, reconstruction, kept.amax(dim=1), scaled.sum(dim=1), torch.zeros(()))
+
+
+def test_decoupled_batchtopk_trains_like_dense_autograd() -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation="decoupled")
+    loss = new_loss(crosscoder, batchtopk_settings(k=3, code_normalisation="decoupled"))
+    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_decoupled(twin, x, 3), "decoupled")
+    assert all(3 * BATCH < parts.fired.sum() <= 6 * BATCH for parts in seen)
+
+
+def test_decoupled_l1_is_the_crosscoder_l1() -> None:
+    losses = []
+    for name in ("decoupled", "crosscoder"):
+        crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=name)
+        losses.append(new_loss(crosscoder, l1_settings(code_normalisation=name))(crosscoder, batch(), 0).loss)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
+def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(normalisation: str) -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=normalisation)
+    held_out = [batch(step) for step in range(3)]
+    for threshold in ("running", "held_out"):
+        settings = batchtopk_settings(k=3, code_normalisation=normalisation, threshold=threshold)
+        crosscoder.threshold.fill_(-1)
+        new_loss(crosscoder, settings).finish(crosscoder, held_out)
+        assert (crosscoder.threshold == -1).all() == (threshold == "running")
+    weights = crosscoder.decoder.norm(dim=2) if normalisation == "decoupled" else norm_sums(crosscoder)[:, None]
+    scaled = [(dense_codes(crosscoder, x)[..., None] * weights).flatten(0, 1).sort(dim=0, descending=True).values for x in held_out]
+    expected = torch.stack([values[3 * BATCH - 1] for values in scaled]).mean(dim=0)
+    torch.testing.assert_close(crosscoder.threshold.reshape(-1), expected.detach())
 
 
 # L1 (paper.md a.5)
@@ -274,7 +320,8 @@ def test_geometric_median_does_not_follow_an_outlier() -> None:
 def test_select_keeps_exactly_the_largest_entries_of_the_whole_batch() -> None:
     codes = torch.rand(BATCH, LATENTS, generator=torch.Generator().manual_seed(0))
     weights = torch.linspace(0.1, 3, LATENTS)
-    active, smallest = select(codes, codes * weights, 3 * BATCH)
+    active, chosen, smallest = select(codes, weights[:, None], 3 * BATCH)
+    assert chosen.all()
     scaled = (codes * weights).flatten().sort(descending=True).values
     assert len(active.values) == 3 * BATCH
     assert (active.values > 0).all()
@@ -283,10 +330,23 @@ def test_select_keeps_exactly_the_largest_entries_of_the_whole_batch() -> None:
     assert len(set(torch.bincount(active.rows, minlength=BATCH).tolist())) > 1  # not k of every row
 
 
+def test_select_per_model_keeps_the_largest_of_each_model() -> None:
+    codes = torch.rand(BATCH, LATENTS, generator=torch.Generator().manual_seed(0))
+    weights = torch.stack([torch.linspace(0.1, 3, LATENTS), torch.linspace(3, 0.1, LATENTS)], dim=1)
+    active, chosen, smallest = select(codes, weights, 3 * BATCH)
+    for m in range(2):
+        scaled = codes * weights[:, m]
+        assert smallest[m] == scaled.flatten().sort(descending=True).values[3 * BATCH - 1]
+        own = active._replace(values=active.values * chosen[m])
+        assert torch.equal(own.dense(), codes * (scaled >= smallest[m]))
+    assert chosen.any(dim=0).all()
+    assert not chosen.all()
+
+
 def test_select_leaves_out_zeros_when_fewer_are_positive() -> None:
     codes = torch.zeros(BATCH, LATENTS)
     codes[2, 3], codes[5, 0] = 2.0, 0.5
-    active, smallest = select(codes, codes, 3 * BATCH)
+    active, _, smallest = select(codes, torch.ones(LATENTS, 1), 3 * BATCH)
     assert torch.equal(active.dense(), codes)
     assert len(active.values) == 2
     assert smallest == 0.5
@@ -294,6 +354,6 @@ def test_select_leaves_out_zeros_when_fewer_are_positive() -> None:
 
 def test_select_of_equal_values_keeps_the_exact_number() -> None:
     codes = torch.ones(BATCH, LATENTS)
-    active, smallest = select(codes, codes, 3 * BATCH)
+    active, _, smallest = select(codes, torch.ones(LATENTS, 1), 3 * BATCH)
     assert len(active.values) == 3 * BATCH
     assert smallest == 1

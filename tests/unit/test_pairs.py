@@ -193,7 +193,10 @@ def test_kept_blocks_give_the_first_kept_rows_in_order(tmp_path: Path, small_chu
 def test_blocks_give_the_kept_tokens_of_all_shards_in_order(three_shards: list[PairedShard], small_chunks: int) -> None:
     summary = summarise(three_shards, Activations(skip_first=3))
     expected = [shard.read(0, shard.rows)[summary.kept(shard)] for shard in three_shards]
-    assert torch.equal(torch.cat(list(PairedActivations(three_shards, summary).blocks())), torch.cat(expected))
+    blocks = list(PairedActivations(three_shards, summary).blocks())
+    assert torch.equal(torch.cat([block.activations for block in blocks]), torch.cat(expected))
+    documents = np.concatenate([shard.tokens.document[summary.kept(shard)] for shard in three_shards])
+    assert np.concatenate([block.documents for block in blocks]).tolist() == documents.tolist()
 
 
 # Shuffling them

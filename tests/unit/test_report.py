@@ -4,10 +4,10 @@ import base64
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers_tables import scaling_table
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -73,15 +73,7 @@ def write_tokenizer(folder: Path) -> str:
 
 
 def beta_rows(difference: list[float], nu: list[float], fired: int = 5) -> pd.DataFrame:
-    scaling = pd.DataFrame(
-        {
-            "latent": range(len(nu)),
-            "frequency": 0.0123,
-            "relative_norm_difference": np.asarray(difference, np.float32),
-            "nu_error": nu,
-            "nu_reconstruction": nu,
-        }
-    )
+    scaling = scaling_table(difference, nu, nu)
     counts = pd.DataFrame({"latent": range(len(nu)), "validation_active_tokens": fired})
     return beta_table(scaling, counts, Classes(), LatentScaling())
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from crossdiff.activations.pairs import MODELS, PairedActivations
 from crossdiff.config import Crosscoder as Settings
-from crossdiff.crosscoders.losses import LOSSES, Parts
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 
@@ -96,10 +97,11 @@ def train(
 ) -> Crosscoder:
     """Train from scratch and return the crosscoder. ``training_log`` gets the loss parts, FVE, L0, dead latents and learning rate.
 
-    ``held_out`` is what a threshold estimated after training is taken from (``settings.needs_held_out``). "dead" in the log counts latents that did not fire since the row before. Raises UserError when the loss is not finite.
+    ``held_out`` is what a threshold estimated after training is taken from (``settings.needs_held_out``). "dead" in the log counts
+    latents that did not fire since the row before. Raises UserError when the loss is not finite.
     """
     crosscoder = new_crosscoder(activations, settings, seed).to(device)
-    loss = LOSSES[settings.loss](crosscoder, settings).to(device)
+    loss = new_loss(crosscoder, settings).to(device)
     optimiser = torch.optim.Adam(crosscoder.parameters(), lr=settings.learning_rate, fused=True)
     batches = activations.shuffled_batches(settings.batch, settings.buffer_tokens, seed)
     with TrainingLog(training_log, settings, crosscoder.latents, device) as written:

@@ -83,9 +83,9 @@ class BatchTopKLoss(Loss):
 
 
 def select(codes: Tensor, weights: Tensor, count: int) -> tuple[sparse.Active, Tensor, Tensor]:
-    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive scaled values, for each column of ``weights`` (latents, 1 or
-    model). Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled value, infinite where there
-    is none (column,).
+    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive scaled values, for each column of ``weights``
+    (latents, 1 or model). Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled
+    value, infinite where there is none (column,).
     """
     found, smallest = [], []
     for column in weights.T:
@@ -95,7 +95,9 @@ def select(codes: Tensor, weights: Tensor, count: int) -> tuple[sparse.Active, T
         found.append(flat[positive])
         smallest.append(torch.where(positive, scaled[flat], torch.inf).min())
     together = found[0] if len(found) == 1 else torch.cat(found).unique()
-    chosen = torch.stack([torch.isin(together, flat) for flat in found]) if len(found) > 1 else torch.ones_like(together, dtype=torch.bool)[None]
+    chosen = (
+        torch.stack([torch.isin(together, flat) for flat in found]) if len(found) > 1 else torch.ones_like(together, dtype=torch.bool)[None]
+    )
     return sparse.Active.at(together, codes), chosen, torch.stack(smallest)
 
 
