@@ -1,6 +1,8 @@
 """Both models' caches in step: which tokens count, how activations are scaled, and blocks of token pairs."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,32 +179,57 @@ class PairedActivations:
             for rows, activations in kept_blocks(shard, self.summary):
                 yield Block(activations, shard.tokens.document[rows])
 
-    def shuffled_batches(self, batch: int, buffer_tokens: int, seed: int) -> Iterator[Tensor]:
-        """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch.
+    def shuffled_batches(self, batch: int, buffer_tokens: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch, from batch number ``start`` on.
 
-        Chunks are drawn in random order from all shards into a buffer of ``buffer_tokens``; the buffer is shuffled and emptied. Within
-        an epoch each kept token appears once, but for the last few that do not fill a batch: these open the next epoch's first buffer.
+        Chunks of all shards are put in a random order, which is cut into pools of about ``buffer_tokens`` tokens; each is shuffled.
+        Within an epoch each kept token appears once, but for a last few that do not fill a batch. The next pool is read while one is used.
+        What a batch holds follows from its number and the seed alone, so a resumed training goes on where it stopped.
         Raises UserError when all tokens together do not fill a batch.
         """
-        generator = np.random.default_rng(seed)
-        kept = [self.summary.kept(shard) for shard in self.shards]
         if self.tokens < batch:
             raise UserError(f"crosscoders: batch {batch} is larger than the {self.tokens} tokens that are kept")
-        chunks = [(i, start) for i, shard in enumerate(self.shards) for start in range(0, shard.rows, CHUNK_ROWS)]
-        buffer: list[Tensor] = []
-        size = 0
-        while True:
-            for number, chunk in enumerate(generator.permutation(len(chunks))):
-                i, start = chunks[chunk]
-                stop = min(start + CHUNK_ROWS, self.shards[i].rows)
-                buffer.append(self.shards[i].read(start, stop)[np.flatnonzero(kept[i][start:stop])])
-                size += len(buffer[-1])
-                if size >= buffer_tokens or number == len(chunks) - 1:
-                    pool = torch.cat(buffer)
-                    buffer.clear()
-                    order = torch.from_numpy(generator.permutation(size))
-                    for first in range(0, size - batch + 1, batch):
-                        yield pool[order[first : first + batch]]
-                    buffer.append(pool[order[size - size % batch :]])
-                    size = len(buffer[0])
-                    del pool
+        pools = self._pools(batch, max(1, buffer_tokens // batch) * batch, seed, start)
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            coming = reader.submit(self._read, next(pools))
+            while True:
+                pool, order = coming.result()
+                coming = reader.submit(self._read, next(pools))
+                for rows in order.split(batch):
+                    yield pool[rows]
+
+    def _pools(self, batch: int, size: int, seed: int, start: int) -> Iterator["_Pool"]:
+        """Pools of ``size`` tokens, a multiple of ``batch``, the last of an epoch smaller; without the first ``start`` batches."""
+        kept = [self.summary.kept(shard) for shard in self.shards]
+        chunks = [(i, first) for i, rows in enumerate(kept) for first in range(0, len(rows), CHUNK_ROWS)]
+        counts = np.array([np.count_nonzero(kept[i][first : first + CHUNK_ROWS]) for i, first in chunks])
+        for epoch in itertools.count():
+            generator = np.random.default_rng([seed, epoch])
+            permuted = generator.permutation(len(chunks))
+            ends = np.cumsum(counts[permuted])
+            usable = ends[-1] - ends[-1] % batch
+            for begin in range(0, usable, size):
+                end = min(begin + size, usable)
+                order = generator.permutation(end - begin)[start * batch :]
+                start = max(0, start - (end - begin) // batch)
+                if not len(order):
+                    continue
+                pieces = []
+                for place in range(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1):
+                    i, first = chunks[permuted[place]]
+                    before = ends[place] - counts[permuted[place]]
+                    rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])[max(0, begin - before) : end - before]
+                    pieces.append((i, first, rows))
+                yield _Pool(pieces, order)
+
+    def _read(self, pool: "_Pool") -> tuple[Tensor, Tensor]:
+        """A pool's activations (tokens, model, d_model) and the order in which they are used."""
+        parts = [self.shards[i].read(first, min(first + CHUNK_ROWS, self.shards[i].rows))[rows] for i, first, rows in pool.pieces]
+        return torch.cat(parts), torch.from_numpy(pool.order)
+
+
+class _Pool(NamedTuple):
+    """What is read and shuffled together."""
+
+    pieces: list[tuple[int, int, np.ndarray]]  # shard, first row of a chunk, rows of the chunk
+    order: np.ndarray  # of the tokens of all pieces
