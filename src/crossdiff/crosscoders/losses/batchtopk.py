@@ -33,10 +33,10 @@ class BatchTopKLoss(Loss):
         active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
         reconstruction = crosscoder.decode_active(active)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        auxiliary = self._auxiliary(crosscoder, x, scaled, (x - reconstruction).detach())
         fired = torch.bincount(active.latents, minlength=crosscoder.latents)
         self.tokens_since_fired += len(x)
         self.tokens_since_fired.masked_fill_(fired > 0, 0)
+        auxiliary = self._auxiliary(crosscoder, x, scaled, (x - reconstruction).detach())
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
 
