@@ -88,7 +88,7 @@ def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) 
     for _ in range(iterations):
         weights = 1 / (x - median).norm(dim=2, keepdim=True).clamp_min(1e-8)  # (batch, model, 1)
         updated = (x * weights).sum(dim=0) / weights.sum(dim=0)
-        if (updated - median).norm() < tolerance * median.norm():
+        if ((updated - median).norm(dim=1) < tolerance).all():
             return updated
         median = updated
     return median
