@@ -34,7 +34,7 @@ class ScalingSums:
         self.count = torch.zeros(latents, dtype=torch.long, device=device)
         self.sum = torch.zeros(latents, dtype=torch.float64, device=device)  # sum_i f_ij
         self.squares = torch.zeros(latents, dtype=torch.float64, device=device)  # sum_i f_ij^2
-        self.largest = torch.zeros(latents, device=device)
+        self.largest = torch.zeros(latents, dtype=crosscoder.decoder.dtype, device=device)
         # sum_i f_ij <d_j^chat, y_i^m> for y = x and y = xhat: (model, latents)
         self.with_activation = torch.zeros(len(MODELS), latents, dtype=torch.float64, device=device)
         self.with_reconstruction = torch.zeros_like(self.with_activation)
