@@ -38,7 +38,7 @@ class ScalingSums:
     def __init__(self, crosscoder: Crosscoder, blocks: int, seed: int) -> None:
         self.crosscoder = crosscoder
         decoder = crosscoder.decoder
-        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder.device)
+        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder)
         control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
         self.directions = {"chat": decoder[:, CHAT].contiguous(), "base": decoder[:, BASE].contiguous(), "control": control}
 
@@ -49,7 +49,7 @@ class ScalingSums:
         self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
         self.with_activation = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, x_i^m>
         self.with_reconstruction = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, xhat_i^m>
-        self.largest = torch.zeros(crosscoder.latents, device=decoder.device)
+        self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
 
     def add(self, x: Tensor, active: Active, block: Tensor) -> None:
         """Activations (tokens, model, d_model) on the crosscoder's scale, their codes, and the block number of each token."""

@@ -53,11 +53,13 @@ def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: boo
 
 
 def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float) -> Dense:
+    """``dead`` (latents,): dead unless selected in this batch."""
     codes = dense_codes(crosscoder, x)
     scaled = (codes * norm_sums(crosscoder)).detach()
     bound = scaled.flatten().sort(descending=True).values[k * BATCH - 1]
     kept = codes * ((scaled >= bound) & (scaled > 0))
     reconstruction, error = dense_error(crosscoder, x, kept, squared)
+    dead = dead & ~(kept > 0).any(dim=0)
     auxiliary = dense_auxiliary(crosscoder, codes, scaled, (x - reconstruction).detach(), dead, k_dead)
     return Dense(error + coefficient * auxiliary, reconstruction, kept, scaled, auxiliary)
 
@@ -213,14 +215,14 @@ def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int
     silent = torch.zeros(LATENTS, dtype=torch.long)
 
     def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
-        found = dense_batchtopk(twin, x, 1, False, silent >= 2 * BATCH, auxiliary_k, 0.5)
+        found = dense_batchtopk(twin, x, 1, False, silent + BATCH >= 2 * BATCH, auxiliary_k, 0.5)
         silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
         return found
 
     seen = assert_trains_like(loss, crosscoder, reference)
     auxiliary = torch.stack([parts.log["auxiliary_loss"] for parts in seen])
-    assert not auxiliary[:2].any()  # nothing is dead before 32 tokens
-    assert (auxiliary[2:] > 0).all()
+    assert auxiliary[0] == 0  # nothing is dead before 32 tokens
+    assert (auxiliary[1:] > 0).all()
     assert torch.equal(loss.tokens_since_fired, silent)
 
 
@@ -228,10 +230,11 @@ def test_auxiliary_loss_equals_its_formula() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=0.25, auxiliary_k=3, dead_after_tokens=1000)
     dead = torch.zeros(LATENTS, dtype=torch.bool)
     dead[[1, 4, 5, 13, 20]] = True
-    loss.tokens_since_fired[dead] = 1000
-    loss.tokens_since_fired[~dead] = 999
+    loss.tokens_since_fired[dead] = 1000 - BATCH
+    loss.tokens_since_fired[~dead] = 999 - BATCH
     expected = dense_batchtopk(crosscoder, batch(), 3, False, dead, 3, 0.25)
     parts = loss(crosscoder, batch(), 0)
+    assert 0 < (parts.fired[dead] > 0).sum() < dead.sum()  # what fires now is not dead any more
     torch.testing.assert_close(parts.log["auxiliary_loss"], expected.auxiliary)
     torch.testing.assert_close(parts.loss, parts.log["reconstruction_loss"] + 0.25 * expected.auxiliary)
 
@@ -239,6 +242,8 @@ def test_auxiliary_loss_equals_its_formula() -> None:
 def test_auxiliary_loss_does_not_teach_live_latents() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=1.0, dead_after_tokens=1000)
     loss.tokens_since_fired[:5] = 1000
+    with torch.no_grad():
+        crosscoder.decoder[:5] *= 0.01  # small code weights: not selected
     loss(crosscoder, batch(), 0).log["auxiliary_loss"].backward()
     for parameter in (crosscoder.encoder, crosscoder.encoder_bias, crosscoder.decoder):
         assert parameter.grad[:5].any()

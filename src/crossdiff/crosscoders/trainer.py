@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, constant, and over the last ``decay_fraction`` of the steps linear to 0."""
-    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    """Linear warm-up from 0 at the first step, constant, and over the last ``decay_fraction`` of the steps linear to 0."""
+    warmup = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
     decay_steps = round(settings.decay_fraction * settings.steps)
     decay = min(1.0, (settings.steps - step) / decay_steps) if decay_steps else 1.0
     return settings.learning_rate * min(warmup, decay)

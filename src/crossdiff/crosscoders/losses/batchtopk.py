@@ -35,10 +35,10 @@ class BatchTopKLoss(Loss):
         active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        auxiliary = self._auxiliary(crosscoder, x, codes, (x - reconstruction).detach())
         fired = torch.bincount(active.latents, minlength=crosscoder.latents)
         self.tokens_since_fired += len(x)
         self.tokens_since_fired.masked_fill_(fired > 0, 0)
+        auxiliary = self._auxiliary(crosscoder, x, codes, (x - reconstruction).detach())
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
 
@@ -107,7 +107,7 @@ def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) 
     for _ in range(iterations):
         weights = 1 / (x - median).norm(dim=2, keepdim=True).clamp_min(1e-8)  # (batch, model, 1)
         updated = (x * weights).sum(dim=0) / weights.sum(dim=0)
-        if (updated - median).norm() < tolerance * median.norm():
+        if ((updated - median).norm(dim=1) < tolerance).all():
             return updated
         median = updated
     return median
