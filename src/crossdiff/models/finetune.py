@@ -27,6 +27,7 @@ from crossdiff.texts.shards import sequences
 
 log = logging.getLogger(__name__)
 
+WIDTH_STEP = 32
 Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (sequence, position), padded on the right
 
 
@@ -54,7 +55,7 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i].token), i))
     groups: list[list[int]] = [[]]
     for i in order:  # sorted: the newest is the longest, so it sets the padded width
-        if groups[-1] and (len(groups[-1]) + 1) * len(examples[i].token) > batch_tokens:
+        if groups[-1] and (len(groups[-1]) + 1) * _width(len(examples[i].token)) > batch_tokens:
             groups.append([])
         groups[-1].append(i)
     random.Random(seed).shuffle(groups)
@@ -62,8 +63,13 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
     return [(ids, learned) for ids, learned in padded if learned[:, 1:].any()]
 
 
+def _width(length: int) -> int:
+    """Few widths, so that memory freed by one batch fits the next."""
+    return -(-length // WIDTH_STEP) * WIDTH_STEP
+
+
 def _pad(group: list[TokenSequence]) -> Batch:
-    width = max(len(sequence.token) for sequence in group)
+    width = _width(max(len(sequence.token) for sequence in group))
     ids = torch.zeros(len(group), width, dtype=torch.long)
     learned = torch.zeros(len(group), width, dtype=torch.bool)
     for row, sequence in enumerate(group):
