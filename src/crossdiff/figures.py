@@ -63,6 +63,7 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     """Live latents, one column per crosscoder: histogram of the relative decoder norm difference with the class borders, and below it the
     cosine of each latent's base and chat directions, class by class."""
     figure, (upper, lower) = plt.subplots(2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row")
+    upper[0].set(yscale="log", ylim=(0.7, 80))
     highest = 10.0
     low, high = classes.shared_between
     regions = (
@@ -72,7 +73,6 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     )
     for ax, (name, table) in zip(upper, betas.items(), strict=True):
         live = _live(table)
-        ax.set_yscale("log")
         for label, left, right, colour, x, align in regions:
             count = int((live["class"] == label).sum())
             ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
@@ -91,7 +91,7 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
 def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
     looks = (("shared", GREY, "-"), ("other", GREEN, "-."), ("base-only", ORANGE, ":"), ("chat-only", BLUE, "--"))
     for label, colour, style in looks:
-        cosines = live.decoder_cosine[live["class"] == label]
+        cosines = live.decoder_cosine[live["class"] == label].clip(-1, 1)  # rounding may exceed 1
         if len(cosines):
             weights = np.full(len(cosines), 1 / len(cosines))
             ax.hist(
@@ -103,7 +103,7 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
                 ls=style,
                 label=f"{label} ({len(cosines)})",
             )
-    ax.set(xlim=(-1, 1), xlabel="cosine of base and chat direction")
+    ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 5), xlabel="cosine of base and chat direction")
     if ax.has_data():
         ax.legend(loc="upper left", fontsize=7)
 
@@ -177,7 +177,7 @@ def template_tokens(
 
     ``tables`` and ``tokens_read`` are those of latents.template_tokens.
     """
-    figure, axes = _panels(list(betas), width=4.2, height=3.4, sharey=True)
+    figure, axes = _panels(list(betas), width=4.2, height=3.9, sharey=True)
     looks = {"shared": (GREY, "-", 1.2), "most chat-leaning": (BLUE, "--", 1.6), "chat-only": (VERMILION, ":", 2.2)}
     for ax, (name, table) in zip(axes, betas.items(), strict=True):
         sets = latent_sets(table, tables[name], top)
@@ -186,17 +186,17 @@ def template_tokens(
             row, shares = shown.loc[label], np.sort(sets[label])
             text = f"{label} ({row.latents:.0f})"
             if len(shares):
-                text += f": {row.mostly_on_template:.0%} mostly, {row.at_least_a_third:.0%} a third"
+                text += f": {100 * row.mostly_on_template:.0f} % mostly, {100 * row.at_least_a_third:.0f} % at least a third"
             # 1 up to the smallest share, 0 after the largest
             x, y = np.concatenate([[0], shares, [1]]), np.concatenate([[1], np.arange(len(shares), 0, -1) / max(len(shares), 1), [0]])
             ax.step(x, y if len(shares) else np.full(2, np.nan), where="pre", color=colour, ls=style, lw=width, label=text)
         base_rate = shown.text_share.iloc[0]
-        ax.axvline(base_rate, color="black", lw=0.9, label=f"all tokens of chats: {base_rate:.0%} are template")
+        ax.axvline(base_rate, color="black", lw=0.9, label=f"all tokens of chats: {100 * base_rate:.0f} % are template")
         for border in (A_THIRD, MOSTLY):
             ax.axvline(border, color="black", lw=0.5, ls=(0, (1, 3)))
-        ax.set(xlim=(0, 1), ylim=(0, 1.45), yticks=np.linspace(0, 1, 6), xlabel="share of activations in chats on template tokens")
+        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of activations in chats on template tokens")
         ax.set_title(name)
-        ax.legend(loc="upper right", fontsize=7)
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), fontsize=8)
     axes[0].set(ylabel="latents with at least that share")
     return figure
 

@@ -167,12 +167,12 @@ def test_template_tokens_shows_the_share_of_latents_at_or_above_every_share() ->
     (ax,) = figures.template_tokens({"batchtopk": betas}, {"batchtopk": shares}, {"batchtopk": TOKENS_READ}, top=3).axes
     lines = {line.get_label(): line for line in ax.lines}
     assert legend(ax) == [
-        "shared (2): 0% mostly, 50% a third",
-        "most chat-leaning (3): 67% mostly, 100% a third",
-        "chat-only (2): 100% mostly, 100% a third",
-        "all tokens of chats: 20% are template",
+        "shared (2): 0 % mostly, 50 % at least a third",
+        "most chat-leaning (3): 67 % mostly, 100 % at least a third",
+        "chat-only (2): 100 % mostly, 100 % at least a third",
+        "all tokens of chats: 20 % are template",
     ]
-    x, y = lines["most chat-leaning (3): 67% mostly, 100% a third"].get_data()
+    x, y = lines["most chat-leaning (3): 67 % mostly, 100 % at least a third"].get_data()
 
     def at(share: float) -> float:
         """The height of the curve, which falls just after each step."""
