@@ -9,6 +9,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -345,12 +346,37 @@ class Classes(Settings):
 
 
 class Examples(Settings):
-    """Activating contexts."""
+    """Activating contexts, and the tokens on which the activations of latents are counted (paper.md e)."""
 
-    per_latent: PositiveInt = 10
-    tokens: Annotated[int, Field(gt=0, description="training tokens searched")] = 5_000_000
+    per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
+    quantiles: Annotated[
+        list[Fraction],
+        Field(min_length=1, description="upper edges of the bins that are sampled, as shares of a latent's largest activation"),
+    ] = [0.25, 0.5, 0.75, 0.95, 1.0]
+    per_quantile: Annotated[int, Field(gt=0, description="random contexts of each latent from each bin")] = 10
+    tokens: Annotated[int, Field(gt=0, description="training tokens searched, an equal share of every shard")] = 5_000_000
     before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
     after: NonNegativeInt = 8
+
+    @model_validator(mode="after")
+    def _bins(self) -> "Examples":
+        if self.quantiles[0] == 0 or self.quantiles[-1] != 1 or any(low >= high for low, high in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles: found {self.quantiles}, allowed: increasing, above 0, the last one 1")
+        return self
+
+
+class Twins(Settings):
+    """Chat-only and base-only latents of one direction (paper.md c.5)."""
+
+    cosine_above: Annotated[
+        float, Field(gt=-1, lt=1, description="of the chat-only latent's chat and the base-only latent's base direction")
+    ] = 0.9
+
+
+class SeedAgreement(Settings):
+    """When a latent of one training is found again in another."""
+
+    cosine_above: Annotated[float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")] = 0.7
 
 
 class Behaviour(Settings):
@@ -380,6 +406,8 @@ class Config(Settings):
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()
     examples: Examples = Examples()
+    twins: Twins = Twins()
+    seed_agreement: SeedAgreement = SeedAgreement()
     behaviour: Behaviour | None = None
     report: Report = Report()
 
