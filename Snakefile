@@ -18,6 +18,7 @@ include: "rules/activations.smk"
 include: "rules/crosscoders.smk"
 include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
+include: "rules/causal.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 
@@ -34,6 +35,7 @@ rule all:
     default_target: True
     input:
         REPORT,
+        CAUSAL,
 
 
 rule models:

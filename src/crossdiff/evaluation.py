@@ -14,6 +14,8 @@ from crossdiff.crosscoders.model import Crosscoder
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 
+NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots, where they are counted, and of ranks (paper.md c.3)
+
 
 def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> tuple[dict[str, Any], np.ndarray]:
     """Over all of ``blocks`` (raw, (tokens, model, d_model)): tokens, FVE per model, L0; and how often each latent fired (latents,).
@@ -97,6 +99,21 @@ def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
     """The ``count`` live latents with the largest relative decoder norm difference: a set of equal size for every loss."""
     live = betas[betas["class"] != "dead"]
     return live.sort_values(["relative_norm_difference", "latent"], ascending=[False, True]).head(count)
+
+
+def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:
+    """Latents by rank(nu_reconstruction) + rank(nu_error), the most chat-specific first (paper.md c.3).
+
+    Latents with a ratio that is undefined or outside of ``NU_RANGE`` have no rank and are left out.
+    """
+    ranked = within_nu_range(betas)
+    rank_sum = ranked.nu_reconstruction.rank() + ranked.nu_error.rank()
+    return ranked.assign(rank_sum=rank_sum).sort_values(["rank_sum", "latent"]).drop(columns="rank_sum")
+
+
+def within_nu_range(betas: pd.DataFrame) -> pd.DataFrame:
+    """The latents whose two ratios lie in ``NU_RANGE``; an undefined ratio does not."""
+    return betas[betas.nu_error.between(*NU_RANGE) & betas.nu_reconstruction.between(*NU_RANGE)]
 
 
 def _or_none(value: float) -> float | None:

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.config import Classes, LatentScaling
-from crossdiff.evaluation import most_chat_leaning
+from crossdiff.evaluation import NU_RANGE, most_chat_leaning, within_nu_range
 from crossdiff.storage import atomic_path
 
 matplotlib.use("Agg")
@@ -36,8 +36,6 @@ T = TypeVar("T")
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-
-NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and counted there (paper.md c.3)
 
 
 def save(figure: Figure, paths: Sequence[str]) -> None:
@@ -82,11 +80,6 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     return figure
 
 
-def _plotted(table: pd.DataFrame) -> pd.DataFrame:
-    low, high = NU_RANGE
-    return table[table.nu_error.between(low, high) & table.nu_reconstruction.between(low, high)]
-
-
 def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, thresholds: LatentScaling) -> Figure:
     """nu_error against nu_reconstruction with marginal histograms: the most chat-leaning latents, chat-only ones and shared ones."""
     figure = plt.figure(figsize=(4.2 * len(betas), 4.3))
@@ -100,7 +93,7 @@ def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, threshol
         axes = part.subplot_mosaic([["x", "."], ["main", "y"]], width_ratios=(4, 1), height_ratios=(1, 4))
         main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), set()
         for label, group, colour, marker, size in groups:
-            shown = _plotted(group)
+            shown = within_nu_range(group)
             left_out |= set(group.latent) - set(shown.latent)
             main.scatter(
                 shown.nu_reconstruction,

@@ -33,6 +33,11 @@ class Active(NamedTuple):
         rows = torch.div(flat, latents, rounding_mode="floor")
         return cls(rows, flat - rows * latents, codes.flatten()[flat], (batch, latents))
 
+    def of_latents(self, chosen: Tensor) -> "Active":
+        """The entries of the latents that are True in ``chosen`` (latents,)."""
+        kept = chosen[self.latents]
+        return Active(self.rows[kept], self.latents[kept], self.values[kept], self.shape)
+
     def offsets(self) -> Tensor:
         """(batch,): the first entry of every row."""
         counts = torch.bincount(self.rows, minlength=self.shape[0])

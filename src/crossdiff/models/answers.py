@@ -77,9 +77,8 @@ def openings(
             found[document] = sequence
         if len(found) == count:
             return list(found.items())
-    raise UserError(
-        f"causal.conversations: found {count}, the validation chats of {name} open in {len(found)} different ways of at most {longest} tokens"
-    )
+    have = f"the validation chats of {name} have {len(found)} different openings of {longest} tokens or less"
+    raise UserError(f"causal.conversations: found {count}, {have}")
 
 
 def _opening(chat: list[Turn]) -> list[Turn]:

@@ -61,9 +61,7 @@ def in_split(document: int, split: str, validation_fraction: float) -> bool:
     return is_validation == (split == "validation")
 
 
-def split_texts(
-    source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0
-) -> Iterator[tuple[int, int, Text]]:
+def split_texts(source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0) -> Iterator[tuple[int, int, Text]]:
     """(number in the stream, document id, text) of every text of a split that is not empty, from number ``start`` on."""
     for number, text in enumerate(read(source, name, archive, start), start):
         document = document_id(text)
