@@ -19,6 +19,7 @@ include: "rules/crosscoders.smk"
 include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
 include: "rules/latents.smk"
+include: "rules/causal.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 
@@ -37,6 +38,7 @@ rule all:
     input:
         REPORT,
         LATENTS,
+        CAUSAL,
 
 
 rule models:

@@ -387,6 +387,21 @@ class Behaviour(Settings):
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
 
 
+class Causal(Settings):
+    """Which latents carry the fine-tune's effect: activations patched between the models (paper.md d)."""
+
+    datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
+    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    answers: Annotated[
+        Literal["generated", "dataset"],
+        Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
+    ] = "generated"
+    answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
+    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    seed: NonNegativeInt = 0
+
+
 class Report(Settings):
     """The page."""
 
@@ -409,6 +424,7 @@ class Config(Settings):
     twins: Twins = Twins()
     seed_agreement: SeedAgreement = SeedAgreement()
     behaviour: Behaviour | None = None
+    causal: Causal | None = None
     report: Report = Report()
 
     @model_validator(mode="after")
@@ -417,11 +433,23 @@ class Config(Settings):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
-                kind = self.datasets[name].kind if name in self.datasets else "no data set"
-                if kind != "chats":
-                    chats = [key for key, dataset in self.datasets.items() if dataset.kind == "chats"]
-                    raise ValueError(f"pair.chat.finetune.data.{name}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+                self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
+        if self.causal is not None:
+            for name in self.causal.datasets:
+                self._must_be_chats(f"causal.datasets.{name}", name)
+            if len(set(self.causal.datasets)) != len(self.causal.datasets):
+                raise ValueError(f"causal.datasets: found {self.causal.datasets}, each data set may stand once")
+            if self.causal.answers == "generated" and self.causal.answer_tokens >= self.tokens.context:
+                raise ValueError(
+                    f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
+                )
         return self
+
+    def _must_be_chats(self, key: str, name: str) -> None:
+        kind = self.datasets[name].kind if name in self.datasets else "no data set"
+        if kind != "chats":
+            chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]
+            raise ValueError(f"{key}: found {kind}, allowed: {', '.join(chats) or 'none'}")
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""
