@@ -67,11 +67,11 @@ def chat_shard(*turns: tuple[int, ...], seed: int = 0) -> Shard:
 SHARD = chat_shard((3, 5), (2, 4, 1, 3), (6, 2), (1, 9))
 
 
-def sparse_crosscoder(seed: int = 0) -> Crosscoder:
+def sparse_crosscoder(seed: int = 0, code_normalisation: str = "crosscoder") -> Crosscoder:
     """A random one that leaves most codes at 0, with a mean and scale of its own for each model."""
-    crosscoder = random_crosscoder(D_MODEL, LATENTS, seed)
+    crosscoder = random_crosscoder(D_MODEL, LATENTS, seed, code_normalisation)
     crosscoder.layer = LAYER
-    crosscoder.threshold.fill_(1.0)
+    crosscoder.threshold += torch.tensor([0.7, 0.4]) if crosscoder.decoupled else 1.0
     return crosscoder.requires_grad_(False)
 
 
@@ -164,6 +164,13 @@ def test_conditions_of_the_comparison(models):
 
 def test_every_hybrid_equals_brute_force(models):
     assert_close(torch.from_numpy(patched_kl(models)).double(), brute_force_kl(models), rtol=1e-3, atol=1e-5)
+
+
+def test_every_hybrid_of_a_decoupled_crosscoder_equals_brute_force():
+    """A latent may count for one model and not for the other."""
+    crosscoder = sparse_crosscoder(code_normalisation="decoupled")
+    found = patched_kl(MODELS["llama"], crosscoder=crosscoder)
+    assert_close(torch.from_numpy(found), brute_force_kl(MODELS["llama"], crosscoder).float(), atol=1e-5, rtol=1e-3)
 
 
 def test_kl_of_the_untouched_chat_model_is_zero(models):
@@ -271,8 +278,8 @@ def test_prefix_and_encoding_run_once_whatever_the_number_of_variants(models, va
     base, chat = models
     ran: Counter[str] = Counter()
     head_rows: list[int] = []
-    encode = Crosscoder.encode
-    monkeypatch.setattr(Crosscoder, "encode", lambda self, x: ran.update(["encode"]) or encode(self, x))
+    encode = Crosscoder.active
+    monkeypatch.setattr(Crosscoder, "active", lambda self, x: ran.update(["encode"]) or encode(self, x))
     last = len(decoder_layers(chat)) - 1
     watched = {
         "base prefix": decoder_layers(base)[0],
