@@ -20,6 +20,7 @@ include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
 include: "rules/latents.smk"
 include: "rules/causal.smk"
+include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 
@@ -29,7 +30,7 @@ localrules:
     models,
     activations,
     crosscoders,
-    latents,
+    paper,
 
 
 rule all:
@@ -61,10 +62,11 @@ rule crosscoders:
         per_crosscoder("weights.safetensors"),
 
 
-rule latents:
-    """What the latents of every crosscoder fire on, their twins, and what other seeds find again."""
+rule paper:
+    """Every table and figure of the paper."""
     input:
-        LATENTS,
+        TABLES,
+        FIGURES,
 
 
 onsuccess:

@@ -31,6 +31,7 @@ MODELS = ("base", "chat")
 REPORT = f"results/{PAIR}/report/index.html"
 REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
 
+FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
 settings = RUN.settings

@@ -3,8 +3,6 @@
 Takes tables of latents and training logs, of the first seed. Gives one SVG and one PNG per figure.
 """
 
-FIRST_SEED = CONFIG.seeds[:1]
-
 
 rule figure_norm_difference:
     """Histograms of the relative decoder norm difference, and the cosine of both decoders."""

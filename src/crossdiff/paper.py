@@ -44,7 +44,7 @@ def quantities(evaluation: Mapping[str, Any], twins: pd.Series, template_tokens:
         "correlation of norm difference and nu_error": evaluation["correlation_nu_error"],
         "correlation of norm difference and nu_reconstruction": evaluation["correlation_nu_reconstruction"],
         "twins": twins.twins,
-        "twins that fire apart": twins.divergent_share,
+        "twins that fire apart": twins.twins_divergent,
         "chat-only mostly on template tokens": share.mostly_on_template,
         "chat-only at least a third on template tokens": share.at_least_a_third,
     }

@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     facts: str
     summary: str
     refusals: str | None
-    table: str
+    tables: list[str]
     evaluations: Mapping[str, str]
     betas: Mapping[str, str]
     examples: Mapping[str, str]
@@ -48,6 +48,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     report = section(inputs.settings, "report")
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     classes = section(inputs.settings, "classes")
+    tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     return environment.get_template(Path(template).name).render(
         pair=section(inputs.settings, "pair"),
         datasets=section(inputs.settings, "datasets"),
@@ -57,7 +58,8 @@ def render(inputs: Inputs, template: str | Path) -> str:
         summary=read_summary(inputs.summary),
         models=MODELS,
         refusals=pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else [],
-        table=pd.read_csv(inputs.table).to_dict("records"),
+        tables={name: table.to_dict("records") for name, table in tables.items()},
+        published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
         latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
