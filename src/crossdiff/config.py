@@ -207,7 +207,11 @@ class Crosscoder(Settings):
     same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
     transpose_init: Annotated[bool, Field(description="the decoder starts as the transposed encoder")] = True
     normalisation: Normalisation = Normalisation()
-    buffer_tokens: Annotated[int, Field(gt=0, description="token pairs held in memory for shuffling")] = 500_000
+    precision: Annotated[
+        Literal["bfloat16", "float32"],
+        Field(description="of the products that find active latents; their values, gradients and weights are float32"),
+    ] = "bfloat16"
+    buffer_tokens: Annotated[int, Field(gt=0, description="token pairs shuffled together; two such pools are in memory")] = 500_000
     log_every: PositiveInt = 100
 
     @model_validator(mode="after")

@@ -26,12 +26,12 @@ def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> 
     sums = {name: torch.zeros(len(MODELS), crosscoder.d_model, dtype=torch.float64) for name in ("x", "x2", "e", "e2")}
     for block in blocks:
         x = crosscoder.normalise(block.to(crosscoder.decoder.device))
-        codes = crosscoder.encode(x)
-        error = x - crosscoder.decode(codes)
+        active = crosscoder.active(x)
+        error = x - crosscoder.decode_active(active)
         for name, value in (("x", x), ("e", error)):
             sums[name] += value.double().sum(dim=0).cpu()
             sums[f"{name}2"] += value.double().square().sum(dim=0).cpu()
-        fired += (codes > 0).sum(dim=0).cpu()
+        fired += active.count_per_latent().cpu()
         tokens += len(x)
     variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
     fve = (1 - variance["e"] / variance["x"]).tolist()

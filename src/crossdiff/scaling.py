@@ -104,7 +104,7 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], bootstrap: B
     tokens = 0
     for block in blocks:
         x = crosscoder.normalise(block.activations.to(device))
-        sums.add(x, Active.of(crosscoder.encode(x)), torch.from_numpy(block.documents % bootstrap.blocks).to(device))
+        sums.add(x, crosscoder.active(x), torch.from_numpy(block.documents % bootstrap.blocks).to(device))
         tokens += len(x)
     norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
     columns = {

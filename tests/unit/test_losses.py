@@ -11,7 +11,7 @@ from torch import Tensor
 from crossdiff.crosscoders import sparse
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Loss, Parts
-from crossdiff.crosscoders.losses.batchtopk import geometric_median, select
+from crossdiff.crosscoders.losses.batchtopk import geometric_median
 from crossdiff.crosscoders.model import Crosscoder
 
 WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
@@ -164,10 +164,10 @@ def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(
 # L1 (paper.md a.5)
 
 
-@pytest.mark.parametrize("dense_above", [0.0, 1.1], ids=["dense branch", "sparse branch"])
+@pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
 @pytest.mark.parametrize("squared", [False, True])
-def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, dense_above: float, squared: bool) -> None:
-    monkeypatch.setattr(sparse, "DENSE_ABOVE", dense_above)
+def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, squared: bool) -> None:
+    monkeypatch.setattr(sparse, "is_sparse", lambda *_: is_sparse)
     loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=squared)
     assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, squared))
 
@@ -317,48 +317,3 @@ def test_geometric_median_does_not_follow_an_outlier() -> None:
     cloud[0] = 27_000
     assert (geometric_median(cloud) - cloud[1:].mean(dim=0)).abs().max() < 0.3
     assert cloud.mean(dim=0).min() > 200
-
-
-# Selection
-
-
-def test_select_keeps_exactly_the_largest_entries_of_the_whole_batch() -> None:
-    codes = torch.rand(BATCH, LATENTS, generator=torch.Generator().manual_seed(0))
-    weights = torch.linspace(0.1, 3, LATENTS)
-    active, chosen, smallest = select(codes, weights[:, None], 3 * BATCH)
-    assert chosen.all()
-    scaled = (codes * weights).flatten().sort(descending=True).values
-    assert len(active.values) == 3 * BATCH
-    assert (active.values > 0).all()
-    assert smallest == scaled[3 * BATCH - 1]
-    assert torch.equal(active.dense(), codes * (codes * weights >= smallest))  # unscaled codes
-    assert len(set(torch.bincount(active.rows, minlength=BATCH).tolist())) > 1  # not k of every row
-
-
-def test_select_per_model_keeps_the_largest_of_each_model() -> None:
-    codes = torch.rand(BATCH, LATENTS, generator=torch.Generator().manual_seed(0))
-    weights = torch.stack([torch.linspace(0.1, 3, LATENTS), torch.linspace(3, 0.1, LATENTS)], dim=1)
-    active, chosen, smallest = select(codes, weights, 3 * BATCH)
-    for m in range(2):
-        scaled = codes * weights[:, m]
-        assert smallest[m] == scaled.flatten().sort(descending=True).values[3 * BATCH - 1]
-        own = active._replace(values=active.values * chosen[m])
-        assert torch.equal(own.dense(), codes * (scaled >= smallest[m]))
-    assert chosen.any(dim=0).all()
-    assert not chosen.all()
-
-
-def test_select_leaves_out_zeros_when_fewer_are_positive() -> None:
-    codes = torch.zeros(BATCH, LATENTS)
-    codes[2, 3], codes[5, 0] = 2.0, 0.5
-    active, _, smallest = select(codes, torch.ones(LATENTS, 1), 3 * BATCH)
-    assert torch.equal(active.dense(), codes)
-    assert len(active.values) == 2
-    assert smallest == 0.5
-
-
-def test_select_of_equal_values_keeps_the_exact_number() -> None:
-    codes = torch.ones(BATCH, LATENTS)
-    active, _, smallest = select(codes, torch.ones(LATENTS, 1), 3 * BATCH)
-    assert len(active.values) == 3 * BATCH
-    assert smallest == 1

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crossdiff.config import Crosscoder as Settings
-from crossdiff.crosscoders.sparse import Active, weighted_rows
+from crossdiff.crosscoders.sparse import Active, Encoder, above, weighted_rows
 from crossdiff.errors import UserError, first_line
 from crossdiff.storage import atomic_path, read_json
 
@@ -27,9 +27,9 @@ class Crosscoder(nn.Module):
     normalisation each model has a threshold of its own, and a latent may count for one model and not for the other.
     """
 
-    def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder") -> None:
+    def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder", precision: str = "float32") -> None:
         super().__init__()
-        self.layer, self.code_normalisation = layer, code_normalisation
+        self.layer, self.code_normalisation, self.precision = layer, code_normalisation, precision
         # One row per latent: what an active latent touches lies together in memory.
         self.encoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
@@ -84,12 +84,18 @@ class Crosscoder(nn.Module):
         """x (batch, model, d_model) on the crosscoder's scale to (batch, latents), before the ReLU. One product for both models."""
         return torch.addmm(self.encoder_bias, x.flatten(1), self.encoder.flatten(1).T)
 
+    def encoder_map(self) -> Encoder:
+        """The encoder as sparse operations take it: both models' activations side by side."""
+        return Encoder(self.encoder.flatten(1), self.encoder_bias, self.precision)
+
+    def active(self, x: Tensor) -> Active:
+        """Codes f of x (batch, model, d_model) at inference: ReLU, and only where the scaled activation exceeds a threshold."""
+        bounds = self.threshold.reshape(-1) / self.code_weights().reshape(self.latents, -1)
+        return above(self.encoder_map(), x.flatten(1), bounds.nan_to_num(nan=torch.inf).amin(dim=1))
+
     def encode(self, x: Tensor) -> Tensor:
-        """Codes f (batch, latents) at inference: ReLU, and zero where the scaled activation exceeds no threshold."""
-        codes = self.preactivations(x).relu_()
-        columns = zip(self.code_weights().reshape(self.latents, -1).T, self.threshold.reshape(-1), strict=True)
-        counts = [codes * weights > threshold for weights, threshold in columns]
-        return torch.where(counts[0] | counts[-1], codes, 0)
+        """The same as a dense (batch, latents)."""
+        return self.active(x).dense()
 
     def values_per_model(self, active: Active) -> Tensor:
         """(model, entries): the part of each active value that each model's decoder uses at inference."""
@@ -120,6 +126,7 @@ class Crosscoder(nn.Module):
             "latents": self.latents,
             "layer": self.layer,
             "code_normalisation": self.code_normalisation,
+            "precision": self.precision,
         }
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
             save_file(tensors, temporary_weights)
@@ -138,7 +145,7 @@ def load_crosscoder(weights: str | Path, config: str | Path, layer: int | None =
     """Read a crosscoder. Raises UserError when it is damaged or does not fit activations of ``layer`` and ``d_model``."""
     shape = read_json(config)
     try:
-        crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"])
+        crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"], shape["precision"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({error} is missing)") from error
     for key, wanted in (("layer", layer), ("d_model", d_model)):

@@ -32,7 +32,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 def new_crosscoder(activations: PairedActivations, settings: Settings, seed: int) -> Crosscoder:
     """A crosscoder at its initial weights, with the activations' mean and scale."""
     d_model = activations.d_model
-    crosscoder = Crosscoder(d_model, settings.n_latents(d_model), activations.layer, settings.code_normalisation)
+    crosscoder = Crosscoder(d_model, settings.n_latents(d_model), activations.layer, settings.code_normalisation, settings.precision)
     crosscoder.initialise(settings, torch.Generator().manual_seed(seed))
     mean, scale = activations.summary.scaling(settings.normalisation)
     crosscoder.mean.copy_(mean)

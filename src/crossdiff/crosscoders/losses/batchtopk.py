@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crossdiff.config import BatchTopK as Settings
 from crossdiff.crosscoders import sparse
-from crossdiff.crosscoders.losses.base import Loss, Parts, reconstruction_error
+from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
 
 
@@ -27,18 +27,17 @@ class BatchTopKLoss(Loss):
             crosscoder.threshold.fill_(-1.0)
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
+        encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
-            codes = crosscoder.preactivations(x).relu_()
-            weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
-            active, chosen, smallest = select(codes, weights, self.k(step) * len(x))
-            self._update_threshold(crosscoder, smallest.view_as(crosscoder.threshold), step)
-        active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
+            active, chosen, smallest = self._selected(crosscoder, x, self.k(step))
+            self._update_threshold(crosscoder, smallest, step)
+        active = sparse.encoded(active, encoder, flat)
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        fired = torch.bincount(active.latents, minlength=crosscoder.latents)
+        fired = active.count_per_latent()
         self.tokens_since_fired += len(x)
         self.tokens_since_fired.masked_fill_(fired > 0, 0)
-        auxiliary = self._auxiliary(crosscoder, x, codes, (x - reconstruction).detach())
+        auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1))
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
 
@@ -46,9 +45,14 @@ class BatchTopKLoss(Loss):
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
         """The threshold ``held_out``: the mean over batches of the smallest selected scaled activation, with the final weights."""
         if self.settings.threshold == "held_out":
-            weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
-            smallest = [select(crosscoder.preactivations(x).relu_(), weights, self.settings.k * len(x))[2] for x in held_out]
-            crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0).view_as(crosscoder.threshold))
+            smallest = [self._selected(crosscoder, x, self.settings.k)[2] for x in held_out]
+            crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0))
+
+    def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> tuple[sparse.Active, Tensor, Tensor]:
+        """The k x batch largest entries, which of them each model uses (1 or model, entries), and the smallest, shaped as the threshold."""
+        weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
+        active, chosen, smallest = sparse.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
+        return active, chosen, smallest.view_as(crosscoder.threshold)
 
     def k(self, step: int) -> int:
         """Active latents per token at a step: linear from k_max to k over the annealing steps."""
@@ -65,40 +69,20 @@ class BatchTopKLoss(Loss):
         moved = decay * crosscoder.threshold + (1 - decay) * smallest
         crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
-    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, codes: Tensor, residual: Tensor) -> Tensor:
-        """Squared error of the residual rebuilt (without bias) from each token's strongest dead latents, over the residual's variance."""
+    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor) -> Tensor:
+        """Squared error of the residual (batch, width) rebuilt without bias from each token's strongest dead latents, over its variance."""
         dead = (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
         if not len(dead):
             return x.new_zeros(())
-        k = min(self.settings.auxiliary_k, len(dead))
-        weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
-        strongest = (codes[:, dead] * weights).topk(k, dim=1).indices  # (batch, k), positions in ``dead``
-        rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
-        values = (x.flatten(1) @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu().gather(1, strongest)
-        active = sparse.Active(rows, dead[strongest].flatten(), values.flatten(), tuple(codes.shape))
-        rebuilt = sparse.weighted_rows(crosscoder.decoder.flatten(1), active)
-        target = residual.flatten(1)
-        variance = (target - target.mean(dim=0)).square().sum(dim=1).mean()
-        return torch.nan_to_num((rebuilt - target).square().sum(dim=1).mean() / variance, posinf=0.0)
-
-
-def select(codes: Tensor, weights: Tensor, count: int) -> tuple[sparse.Active, Tensor, Tensor]:
-    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive scaled values, for each column of ``weights``
-    (latents, 1 or model). Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled
-    value, infinite where there is none (column,).
-    """
-    found, smallest = [], []
-    for column in weights.T:
-        scaled = (codes * column).flatten()
-        flat = sparse.largest(scaled, count)
-        positive = scaled[flat] > 0
-        found.append(flat[positive])
-        smallest.append(torch.where(positive, scaled[flat], torch.inf).min())
-    together = found[0] if len(found) == 1 else torch.cat(found).unique()
-    chosen = (
-        torch.stack([torch.isin(together, flat) for flat in found]) if len(found) > 1 else torch.ones_like(together, dtype=torch.bool)[None]
-    )
-    return sparse.Active.at(together, codes), chosen, torch.stack(smallest)
+        with products_of(crosscoder, x):
+            codes = (x @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
+            if len(dead) > self.settings.auxiliary_k:
+                weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
+                strongest = (codes.detach() * weights).topk(self.settings.auxiliary_k, dim=1, sorted=False).indices
+                codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
+            rebuilt = codes @ crosscoder.decoder.flatten(1)[dead]
+        variance = (residual - residual.mean(dim=0)).square().sum(dim=1).mean()
+        return torch.nan_to_num((rebuilt - residual).square().sum(dim=1).mean() / variance, posinf=0.0)
 
 
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
