@@ -3,6 +3,7 @@
 Their values are float64. Ours are compared in float64 and in float32; a tolerance is a share of the quantity's largest magnitude.
 """
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +54,9 @@ def check(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
     )
 
 
-def with_weights(recorded: Recorded, code_normalisation: str, dtype: torch.dtype) -> Crosscoder:
+def with_weights(recorded: Recorded, code_normalisation: str, dtype: torch.dtype, precision: str = "float32") -> Crosscoder:
     latents, _, d_model = recorded["encoder"].shape
-    crosscoder = Crosscoder(d_model, latents, LAYER, code_normalisation).to(dtype)
+    crosscoder = Crosscoder(d_model, latents, LAYER, code_normalisation, precision).to(dtype)
     crosscoder.load_state_dict({name: recorded[name] for name in WEIGHTS}, strict=False)
     return crosscoder
 
@@ -86,10 +87,11 @@ def test_code_weights_and_codes_above_a_threshold(recorded: Recorded, dtype: tor
     check(f"{name}: reconstruction above the threshold", crosscoder.decode(codes), recorded[f"{name}.reconstruction"], TOLERANCES[dtype])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NORMALISATIONS)
-def test_batchtopk_mask(recorded: Recorded, dtype: torch.dtype, name: str) -> None:
+def test_batchtopk_mask(recorded: Recorded, dtype: torch.dtype, name: str, precision: str) -> None:
     """What the loss selects shows in how often each latent fired and in the reconstruction of every token."""
-    crosscoder = with_weights(recorded, name, dtype)
+    crosscoder = with_weights(recorded, name, dtype, precision)
     loss = new_loss(crosscoder, batchtopk_settings(recorded, steps=1, code_normalisation=name))
     parts = loss(crosscoder, recorded["batches"][0].to(dtype), 0)
     mask = per_model(recorded[f"{name}.selected"])
@@ -118,7 +120,8 @@ class Step(NamedTuple):
 
 def trained(recorded: Recorded, settings: L1 | BatchTopK, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """Our trainer on the recorded weights and batches, step by step."""
-    monkeypatch.setattr(trainer, "new_crosscoder", lambda *_: with_weights(recorded, settings.code_normalisation, dtype))
+    start = with_weights(recorded, settings.code_normalisation, dtype, settings.precision)
+    monkeypatch.setattr(trainer, "new_crosscoder", lambda *_: start)
     training = Training(None, settings, 0, torch.device("cpu"))
     seen: list[Parts] = []
     training.loss.register_forward_hook(lambda _loss, _arguments, parts: seen.append(parts))
@@ -140,7 +143,8 @@ def trained(recorded: Recorded, settings: L1 | BatchTopK, dtype: torch.dtype, mo
 
 def common_settings(recorded: Recorded, steps: int) -> dict[str, object]:
     batch, latents = recorded["batches"].shape[1], len(recorded["encoder"])
-    return {"latents": latents, "batch": batch, "tokens": steps * batch, "learning_rate": 0.01, "warmup_steps": min(2, steps - 1)}
+    shape = {"latents": latents, "batch": batch, "tokens": steps * batch}
+    return shape | {"learning_rate": 0.01, "warmup_steps": min(2, steps - 1), "precision": "float32"}
 
 
 def l1_settings(recorded: Recorded, steps: int, **changes: object) -> L1:
@@ -166,24 +170,24 @@ def check_training(case: str, recorded: Recorded, steps: list[Step], tolerance: 
 @pytest.mark.parametrize("dense_above", [0.0, 1.0], ids=["dense", "active_entries"])
 @pytest.mark.parametrize("name", [*NORMALISATIONS, "squared"])
 def test_l1_training(recorded: Recorded, dtype: torch.dtype, name: str, dense_above: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse, "DENSE_ABOVE", dense_above)
+    monkeypatch.setitem(sparse.DENSE_ABOVE, "float32", dense_above)
     kind = {"squared_error": True} if name == "squared" else {"code_normalisation": name}
     settings = l1_settings(recorded, len(recorded[f"l1.{name}.parts"]), **kind)
     check_training(f"l1.{name}", recorded, trained(recorded, settings, dtype, monkeypatch), TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("name", [*NORMALISATIONS, "full"])
-def test_batchtopk_training(recorded: Recorded, dtype: torch.dtype, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "precision"), [*itertools.product(NORMALISATIONS, ["float32", "bfloat16"]), ("full", "float32")])
+def test_batchtopk_training(recorded: Recorded, dtype: torch.dtype, name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the geometric median at the start, gradient clipping, the running threshold and the count of tokens since a latent fired.
 
-    "full" has dead latents, hence an auxiliary loss, k annealing and a falling learning rate. Our threshold_start_step is the first step
-    that counts, theirs the last that does not.
+    Products in bfloat16 find the same entries. "full" has dead latents, hence an auxiliary loss, k annealing and a falling learning rate.
+    Our threshold_start_step is the first step that counts, theirs the last that does not.
     """
     case = f"batchtopk.{name}"
     steps = len(recorded[f"{case}.parts"])
     full = {"k_max": 9, "k_annealing_steps": 4, "decay_fraction": 0.25, "dead_after_tokens": 3 * recorded["batches"].shape[1]}
     kind = full | {"threshold_start_step": 3} if name == "full" else {"code_normalisation": name, "threshold_start_step": 1}
-    seen = trained(recorded, batchtopk_settings(recorded, steps, **kind), dtype, monkeypatch)
+    seen = trained(recorded, batchtopk_settings(recorded, steps, precision=precision, **kind), dtype, monkeypatch)
     check_training(case, recorded, seen, max(TOLERANCES[dtype], THEIRS_IN_FLOAT32) if name == "full" else TOLERANCES[dtype])
     thresholds = torch.stack([step.threshold for step in seen])
     check(f"{case}: threshold", thresholds, recorded[f"{case}.thresholds"], max(TOLERANCES[dtype], THEIRS_IN_FLOAT32))
