@@ -18,6 +18,8 @@ include: "rules/activations.smk"
 include: "rules/crosscoders.smk"
 include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
+include: "rules/latents.smk"
+include: "rules/causal.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 
@@ -27,6 +29,7 @@ localrules:
     models,
     activations,
     crosscoders,
+    latents,
 
 
 rule all:
@@ -34,6 +37,8 @@ rule all:
     default_target: True
     input:
         REPORT,
+        LATENTS,
+        CAUSAL,
 
 
 rule models:
@@ -54,6 +59,12 @@ rule crosscoders:
     """Every crosscoder of the config, for every seed."""
     input:
         per_crosscoder("weights.safetensors"),
+
+
+rule latents:
+    """What the latents of every crosscoder fire on, their twins, and what other seeds find again."""
+    input:
+        LATENTS,
 
 
 onsuccess:

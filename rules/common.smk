@@ -91,6 +91,13 @@ def per_crosscoder(file, seeds=CONFIG.seeds):
     )
 
 
+def answers(dataset):
+    """Token shards that hold a data set's chats with answers: generated ones, or the data set's own."""
+    if CONFIG.causal.answers == "generated":
+        return [f"results/{PAIR}/answers/{dataset}.parquet"]
+    return [f"results/{PAIR}/tokens/{dataset}.validation/{shard}.parquet" for shard in RUN.shards(dataset, "validation")]
+
+
 def archive(package):
     """The downloaded wheel of a source that is a package; nothing for the others."""
     return f"results/packages/{package.key}.whl" if package else []

@@ -9,6 +9,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -345,12 +346,37 @@ class Classes(Settings):
 
 
 class Examples(Settings):
-    """Activating contexts."""
+    """Activating contexts, and the tokens on which the activations of latents are counted (paper.md e)."""
 
-    per_latent: PositiveInt = 10
-    tokens: Annotated[int, Field(gt=0, description="training tokens searched")] = 5_000_000
+    per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
+    quantiles: Annotated[
+        list[Fraction],
+        Field(min_length=1, description="upper edges of the bins that are sampled, as shares of a latent's largest activation"),
+    ] = [0.25, 0.5, 0.75, 0.95, 1.0]
+    per_quantile: Annotated[int, Field(gt=0, description="random contexts of each latent from each bin")] = 10
+    tokens: Annotated[int, Field(gt=0, description="training tokens searched, an equal share of every shard")] = 5_000_000
     before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
     after: NonNegativeInt = 8
+
+    @model_validator(mode="after")
+    def _bins(self) -> "Examples":
+        if self.quantiles[0] == 0 or self.quantiles[-1] != 1 or any(low >= high for low, high in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles: found {self.quantiles}, allowed: increasing, above 0, the last one 1")
+        return self
+
+
+class Twins(Settings):
+    """Chat-only and base-only latents of one direction (paper.md c.5)."""
+
+    cosine_above: Annotated[
+        float, Field(gt=-1, lt=1, description="of the chat-only latent's chat and the base-only latent's base direction")
+    ] = 0.9
+
+
+class SeedAgreement(Settings):
+    """When a latent of one training is found again in another."""
+
+    cosine_above: Annotated[float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")] = 0.7
 
 
 class Behaviour(Settings):
@@ -359,6 +385,21 @@ class Behaviour(Settings):
     requests: Annotated[str, Field(description="YAML file of requests")]
     phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")] = 3
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
+
+
+class Causal(Settings):
+    """Which latents carry the fine-tune's effect: activations patched between the models (paper.md d)."""
+
+    datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
+    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    answers: Annotated[
+        Literal["generated", "dataset"],
+        Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
+    ] = "generated"
+    answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
+    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    seed: NonNegativeInt = 0
 
 
 class Report(Settings):
@@ -380,7 +421,10 @@ class Config(Settings):
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()
     examples: Examples = Examples()
+    twins: Twins = Twins()
+    seed_agreement: SeedAgreement = SeedAgreement()
     behaviour: Behaviour | None = None
+    causal: Causal | None = None
     report: Report = Report()
 
     @model_validator(mode="after")
@@ -389,11 +433,23 @@ class Config(Settings):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
-                kind = self.datasets[name].kind if name in self.datasets else "no data set"
-                if kind != "chats":
-                    chats = [key for key, dataset in self.datasets.items() if dataset.kind == "chats"]
-                    raise ValueError(f"pair.chat.finetune.data.{name}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+                self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
+        if self.causal is not None:
+            for name in self.causal.datasets:
+                self._must_be_chats(f"causal.datasets.{name}", name)
+            if len(set(self.causal.datasets)) != len(self.causal.datasets):
+                raise ValueError(f"causal.datasets: found {self.causal.datasets}, each data set may stand once")
+            if self.causal.answers == "generated" and self.causal.answer_tokens >= self.tokens.context:
+                raise ValueError(
+                    f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
+                )
         return self
+
+    def _must_be_chats(self, key: str, name: str) -> None:
+        kind = self.datasets[name].kind if name in self.datasets else "no data set"
+        if kind != "chats":
+            chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]
+            raise ValueError(f"{key}: found {kind}, allowed: {', '.join(chats) or 'none'}")
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""

@@ -141,5 +141,15 @@ def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
     return live.sort_values(["relative_norm_difference", "latent"], ascending=[False, True]).head(count)
 
 
+def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:
+    """Latents by rank(nu_reconstruction) + rank(nu_error), the most chat-specific first (paper.md c.3).
+
+    Latents with a ratio that is undefined or outside of ``NU_RANGE`` have no rank and are left out.
+    """
+    ranked = plausible(betas)
+    rank_sum = ranked.nu_reconstruction.rank() + ranked.nu_error.rank()
+    return ranked.assign(rank_sum=rank_sum).sort_values(["rank_sum", "latent"]).drop(columns="rank_sum")
+
+
 def _or_none(value: float) -> float | None:
     return None if pd.isna(value) else float(value)

@@ -60,10 +60,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         table=pd.read_csv(inputs.table).to_dict("records"),
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
-        latents={
-            name: _latents(pd.read_parquet(inputs.betas[name]), pd.read_parquet(inputs.examples[name]), tokenizer, report)
-            for name in inputs.betas
-        },
+        latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
         figures={Path(path).stem: _data_uri(path) for path in inputs.figures},
     )
 
@@ -100,9 +97,10 @@ class Token(NamedTuple):
     is_template: bool
 
 
-def _latents(betas: pd.DataFrame, examples: pd.DataFrame, tokenizer, report: Mapping[str, int]) -> list[dict[str, Any]]:
+def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str, int]) -> list[dict[str, Any]]:
     top = most_chat_leaning(betas, report["latents"])
-    by_latent = {latent: group.head(report["examples"]) for latent, group in examples[examples.latent.isin(top.latent)].groupby("latent")}
+    strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())])
+    by_latent = {latent: group.head(report["examples"]) for latent, group in strongest.groupby("latent")}
     rows = []
     for row in top.to_dict("records"):
         found = by_latent.get(row["latent"])

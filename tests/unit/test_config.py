@@ -36,7 +36,9 @@ crosscoders:
 seeds: [0, 1]
 latent_scaling: {{nu_error_below: 0.2}}
 classes: {{top: 10}}
-examples: {{per_latent: 3}}
+examples: {{per_latent: 3, quantiles: [0.5, 1.0]}}
+twins: {{cosine_above: 0.8}}
+seed_agreement: {{cosine_above: 0.6}}
 behaviour: {{requests: data/requests.yaml}}
 report: {{latents: 5}}
 """)
@@ -189,6 +191,8 @@ ONE_VALUE = {
         "found 'both' (text), allowed: 'none', 'per_model' or 'shared'",
     ),
     "unknown loss": ("crosscoders.topk.loss", "topk", "found 'topk', allowed: batchtopk, l1"),
+    "no quantiles": ("examples.quantiles", [], "found [] (list)"),
+    "cosine that nothing exceeds": ("twins.cosine_above", 1.0, "found 1.0 (number), allowed: less than 1"),
     "infinite learning rate": ("crosscoders.topk.learning_rate", math.inf, "found inf (number), allowed: a finite number"),
     "infinite start norm": ("crosscoders.topk.init_norm", math.inf, "found inf (number), allowed: a finite number"),
     "infinite target": ("crosscoders.topk.normalisation.target_rms", math.inf, "found inf (number), allowed: a finite number"),
@@ -320,6 +324,12 @@ def test_overlapping_classes_are_refused_and_shown(classes):
 def test_classes_in_order_are_accepted():
     classes = load(changed("classes", {"base_only_below": 0.2, "shared_between": [0.3, 0.7], "chat_only_above": 0.8})).classes
     assert classes.shared_between == (0.3, 0.7)
+
+
+@pytest.mark.parametrize("quantiles", [[0.5, 0.25, 1.0], [0.5, 0.5, 1.0], [0.25, 0.5], [0.0, 1.0]], ids=str)
+def test_quantiles_that_leave_gaps_or_overlap_are_refused(quantiles):
+    line = refusal_of("examples.quantiles", quantiles)
+    assert line == f"examples: quantiles: found {quantiles}, allowed: increasing, above 0, the last one 1"
 
 
 def test_repeated_seed_is_refused():

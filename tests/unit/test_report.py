@@ -79,16 +79,17 @@ def beta_rows(difference: list[float], nu: list[float], fired: int = 5) -> pd.Da
 
 
 BETAS = beta_rows([0.5, 0.95, 0.97, 0.6], [1.0, 0.1, float("nan"), 0.9])
-NO_EXAMPLES = pd.DataFrame(columns=["latent", "peak", "tokens", "template", "activations"])
 EXAMPLES = pd.DataFrame(
     {
-        "latent": [1, 1],
-        "peak": [8.0, 4.0],
-        "tokens": [[0, 1, 2, 4], [5, 6, 7]],
-        "template": [[HEADER, CONTENT, CONTENT, TURN_END], [CONTENT, CONTENT, CONTENT]],
-        "activations": [[0.0, 8.0, 2.0, 0.0], [4.0, 0.0, 1.0]],
+        "latent": [1, 1, 1],
+        "peak": [8.0, 4.0, 1.0],
+        "strongest": [True, True, False],
+        "tokens": [[0, 1, 2, 4], [5, 6, 7], [1]],
+        "template": [[HEADER, CONTENT, CONTENT, TURN_END], [CONTENT, CONTENT, CONTENT], [CONTENT]],
+        "activations": [[0.0, 8.0, 2.0, 0.0], [4.0, 0.0, 1.0], [1.0]],
     }
 )
+NO_EXAMPLES = EXAMPLES.iloc[:0]
 
 
 def settings_of(config: str) -> dict:
@@ -172,7 +173,7 @@ def test_tokens_show_their_text_template_part_and_activation(good: Inputs) -> No
     assert shade == pytest.approx([0.7, 0.25])  # 0.1 + 0.6 x share of the latent's largest
 
 
-def test_latent_without_examples_says_so(good: Inputs) -> None:
+def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs) -> None:
     page = page_of(good)
     assert page.text.count("No context was collected.") == 3
     assert len(page.contexts) == 2

@@ -57,13 +57,15 @@ class Summary(NamedTuple):
 
     def kept(self, shard: PairedShard) -> np.ndarray:
         """(rows,) bool: the tokens that count."""
-        return (shard.tokens.position >= self.skip_first) & ~self._outlier(shard)
+        return self.counts(shard.tokens.position, shard.norms)
 
-    def _outlier(self, shard: PairedShard) -> np.ndarray:
+    def counts(self, position: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        """(tokens,) bool: whether tokens at ``position`` (tokens,) with ``norms`` (model, tokens) count."""
+        late = position >= self.skip_first
         if self.max_norm_ratio is None:
-            return np.zeros(shard.rows, bool)
+            return late
         limit = self.max_norm_ratio * np.asarray(self.median_norm, np.float32)
-        return (shard.norms > limit[:, None]).any(axis=0)
+        return late & (norms <= limit[:, None]).all(axis=0)
 
     def scaling(self, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
         """Mean (model, d_model) to subtract and factor (model,) to multiply with (paper.md a.3)."""

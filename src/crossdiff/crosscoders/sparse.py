@@ -37,6 +37,11 @@ class Active(NamedTuple):
         rows, latents = codes.nonzero().unbind(1)
         return cls(rows, latents, codes[rows, latents], tuple(codes.shape))
 
+    def of_latents(self, chosen: Tensor) -> "Active":
+        """The entries of the latents that are True in ``chosen`` (latents,)."""
+        kept = chosen[self.latents]
+        return Active(self.rows[kept], self.latents[kept], self.values[kept], self.shape)
+
     def offsets(self) -> Tensor:
         """(batch,): the first entry of every row."""
         return torch.searchsorted(self.rows, torch.arange(self.shape[0], device=self.rows.device))

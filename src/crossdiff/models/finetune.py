@@ -20,9 +20,8 @@ from crossdiff.config import Finetune, TextSource
 from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
-from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
+from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
-from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import sequences
 
 log = logging.getLogger(__name__)
@@ -76,8 +75,7 @@ def _pad(group: list[TokenSequence]) -> Batch:
     for row, sequence in enumerate(group):
         length = len(sequence.token)
         ids[row, :length] = torch.from_numpy(sequence.token)
-        by_assistant = (sequence.role == ROLES.index("assistant")) & (sequence.template != HEADER)
-        learned[row, :length] = torch.from_numpy(by_assistant)
+        learned[row, :length] = torch.from_numpy(is_answer(sequence.role, sequence.template))
     return ids, learned
 
 
