@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 ROWS = 2048  # tokens encoded at a time
 POSITIONS = 512  # positions whose logits are held at a time
+BATCHES = 8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
 
 WHOLE = ("none", "all", "error", "template", "bias")  # hybrids that no set of latents defines
 FORMS = ("subtraction", "additive")
@@ -95,7 +96,7 @@ class Patcher:
             case "error":
                 return tokens.chat - self._change(tokens)
         chosen = torch.zeros(self.crosscoder.latents, dtype=torch.bool, device=tokens.base.device)
-        chosen[torch.as_tensor(variant.latents, device=chosen.device)] = True
+        chosen[torch.tensor(variant.latents, device=chosen.device)] = True
         return tokens.base + self._latents(tokens.active.keep(chosen[tokens.active.latents]), variant.form)
 
     def _latents(self, active: Active, form: str) -> Tensor:
@@ -125,11 +126,11 @@ class Batch(NamedTuple):
 
 
 def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) -> list[Batch]:
-    """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens; ``wanted`` (rows,) are predicted."""
+    """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens or less; ``wanted`` (rows,) are predicted."""
     starts, total = shard.sequence_starts(), len(shard.token)
     lengths = np.diff(np.append(starts, total))
     batches = []
-    for group in length_batches(starts, total, batch_tokens):
+    for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
         place = np.arange(lengths[group].max())
         real = place < lengths[group][:, None]
         rows = np.where(real, starts[group][:, None] + place, 0)

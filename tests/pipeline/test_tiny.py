@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from conftest import Checkout, planned
 
+from crossdiff.texts.chats import is_answer
+from crossdiff.texts.shards import read_shard
+
 TINY = "configs/tiny.yaml"
 
 
@@ -116,6 +119,32 @@ def test_one_seed_gives_an_empty_table_of_agreement(finished: Checkout) -> None:
     assert planned(result.stdout)["compare_seeds"] == 1
     lines = (finished.folder / table).read_text().splitlines()
     assert len(lines) == 1 and lines[0].startswith("crosscoder,seed_a,seed_b,")
+
+
+def test_answers_are_token_shards_that_end_in_the_assistants_turn(results: Path) -> None:
+    shard = read_shard(results / "answers/requests.parquet")
+    last = np.append(shard.sequence_starts()[1:], len(shard.token)) - 1
+    assert len(last) == 6
+    assert is_answer(shard.role, shard.template)[last].all()
+    asked = shard.token[: shard.sequence_starts()[1]][~is_answer(shard.role, shard.template)[: shard.sequence_starts()[1]]]
+    tokens = pd.read_parquet(results / "tokens/requests.validation/0000.parquet").token.to_numpy()
+    assert tokens[: len(asked)].tolist() == asked.tolist()  # the first validation chat, up to its answer
+
+
+def test_kl_table_has_a_row_per_hybrid_and_group(results: Path) -> None:
+    tables = {name: pd.read_csv(results / f"layer1/{name}/seed1/kl.csv") for name in ("batchtopk", "l1")}
+    for table in tables.values():
+        assert len(table) == 3 * (5 + 4 + 2 + 4)  # groups; without a set, ranked, random, additive
+        assert set(table.group) == {"all", "first 9", "rest"}
+        assert (table.undefined == 0).all()
+        assert np.isfinite(table[table.tokens > 1].kl).all()
+        assert (table.kl[table.group == "all"] > 0).all()
+        tokens = table[table.variant == "none"].set_index("group").tokens
+        assert tokens["all"] == tokens["first 9"] + tokens["rest"]
+    for shared in ("none", "template"):  # no crosscoder takes part in these
+        np.testing.assert_allclose(*(table.kl[table.variant == shared] for table in tables.values()), rtol=1e-4)
+    assert not np.allclose(*(table.kl[table.variant == "all"] for table in tables.values()), rtol=1e-2)
+    assert (results / "figures/kl.png").exists()
 
 
 def test_report_is_one_page_that_says_it_is_meaningless(results: Path) -> None:

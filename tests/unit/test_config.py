@@ -40,6 +40,7 @@ examples: {{per_latent: 3, quantiles: [0.5, 1.0]}}
 twins: {{cosine_above: 0.8}}
 seed_agreement: {{cosine_above: 0.6}}
 behaviour: {{requests: data/requests.yaml}}
+causal: {{datasets: [talk], answer_tokens: 32}}
 report: {{latents: 5}}
 """)
 SMALL["pair"]["base"]["package"]["version"] = "1.0"
@@ -255,6 +256,26 @@ def test_format_of_another_kind_is_refused(path, format):
 def test_finetune_on_anything_but_chats_is_refused(name, found):
     line = refusal_of("pair.chat.finetune.data", {name: 100})
     assert line == f"pair.chat.finetune.data.{name}: found {found}, allowed: talk"
+
+
+@pytest.mark.parametrize(("name", "found"), [("pages", "documents"), ("nowhere", "no data set")])
+def test_causal_effect_on_anything_but_chats_is_refused(name, found):
+    assert refusal_of("causal.datasets", ["talk", name]) == f"causal.datasets.{name}: found {found}, allowed: talk"
+
+
+def test_data_set_that_stands_twice_in_causal_is_refused():
+    assert refusal_of("causal.datasets", ["talk", "talk"]).startswith(
+        "causal.datasets: found ['talk', 'talk'], each data set may stand once"
+    )
+
+
+def test_answers_without_room_for_a_prompt_are_refused():
+    assert refusal_of("causal.answer_tokens", 128) == "causal.answer_tokens: found 128, must be below tokens.context 128"
+    load(changed("causal", {"datasets": ["talk"], "answer_tokens": 128, "answers": "dataset"}))
+
+
+def test_causal_section_may_be_left_out():
+    assert load(changed("causal", DELETE)).causal is None
 
 
 def test_expansion_together_with_latents_is_refused():

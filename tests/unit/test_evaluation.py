@@ -11,7 +11,16 @@ from helpers_tables import scaling_table
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.evaluation import beta_table, classify, comparison, evaluate, most_chat_leaning, plausible, reconstruction_quality
+from crossdiff.evaluation import (
+    beta_table,
+    classify,
+    comparison,
+    evaluate,
+    most_chat_leaning,
+    plausible,
+    ranked_by_scaling,
+    reconstruction_quality,
+)
 
 WIDTH, LATENTS = 6, 12
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
@@ -234,3 +243,17 @@ def test_comparison_has_one_row_per_crosscoder_and_seed(table: pd.DataFrame) -> 
         ["batchtopk", 0, 3, 2, 1],
         ["l1", 1, 0, 1, 0],
     ]
+
+
+# Ranks
+
+
+def test_rank_by_latent_scaling_goes_by_the_sum_of_both_ranks(table: pd.DataFrame) -> None:
+    # latents 0, 1, 4, 5, 6: ranks of nu_error 2 3 4 5 1, of nu_reconstruction 3 1 5 4 2
+    assert ranked_by_scaling(table).latent.tolist() == [6, 1, 0, 4, 5]
+    assert list(ranked_by_scaling(table).columns) == list(table.columns)
+
+
+def test_ratios_outside_of_the_range_have_no_rank() -> None:
+    table = betas([0.5] * 5, [9] * 5, nu_error=[0.5, -0.11, 2.1, -0.1, 2.0], nu_reconstruction=[2.1, 0.5, 0.5, 0.5, 0.6])
+    assert ranked_by_scaling(table).latent.tolist() == [3, 4]

@@ -15,7 +15,7 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.causal import Answers
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.models.forward import decoder_layers
-from crossdiff.patching import WHOLE, Patcher, Variant, answer_kl
+from crossdiff.patching import WHOLE, Patcher, Variant, answer_kl, conversation_batches
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
@@ -289,11 +289,13 @@ def test_prefix_and_encoding_run_once_whatever_the_number_of_variants(models, va
     }
     handles = [module.register_forward_pre_hook(lambda *_, name=name: ran.update([name])) for name, module in watched.items()]
     handles.append(chat.lm_head.register_forward_pre_hook(lambda _module, inputs: head_rows.append(inputs[0][..., 0].numel())))
-    patched_kl(models, variants, batch_tokens=10_000)  # one batch
+    patched_kl(models, variants)
     for handle in handles:
         handle.remove()
-    assert ran == {"encode": 1, "base prefix": 1, "chat prefix": 1, "chat suffix": 1 + len(variants)}
-    assert head_rows == [len(Answers.of(SHARD).row)] * (1 + len(variants))  # answer positions only
+    batches = len(conversation_batches(SHARD, wanted(SHARD), 40))
+    assert ran == {"encode": batches, "base prefix": batches, "chat prefix": batches, "chat suffix": batches * (1 + len(variants))}
+    assert len(head_rows) == batches * (1 + len(variants))
+    assert sum(head_rows) == len(Answers.of(SHARD).row) * (1 + len(variants))  # answer positions only
 
 
 def test_models_in_bfloat16_give_nearly_the_same():
