@@ -56,6 +56,10 @@ rule crosscoders:
         per_crosscoder("weights.safetensors"),
 
 
+# Results count only as far as their records bear them out (docs/audit.md).
+plan.start(workflow, PAIR, config)
+
+
 onsuccess:
     if Path(REPORT).exists():
         print(f"The report is at {Path(REPORT).resolve()}")

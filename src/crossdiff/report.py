@@ -11,7 +11,7 @@ import pandas as pd
 from crossdiff.activations.pairs import MODELS, read_summary
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.models.load import load_tokenizer
-from crossdiff.storage import read_json
+from crossdiff.storage import read_json, record_mark
 from crossdiff.texts.chats import CONTENT
 from crossdiff.workflow import section
 
@@ -49,6 +49,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     classes = section(inputs.settings, "classes")
     return environment.get_template(Path(template).name).render(
+        record=" ".join(record_mark().values()),
         pair=section(inputs.settings, "pair"),
         datasets=section(inputs.settings, "datasets"),
         classes=classes,
