@@ -21,7 +21,7 @@ def recorded_settings(paths: Iterable[str]) -> dict[str, Any]:
                 raise UserError(f"{path}: made with {key} {value!r}, another result on this page with {settings[key]!r}; make both anew")
         if "pair" in record.wildcards:
             settings["pair.name"] = record.wildcards["pair"]
-        if record.rule == "tokenise" and record.wildcards["split"] == "train":
+        if record.rule == "tokenise" and record.wildcards.get("split") == "train":
             name = f"datasets.{record.wildcards['dataset']}.tokens"
             tokens[name] = tokens.get(name, 0) + record.params["tokens"]
     return settings | tokens

@@ -39,7 +39,8 @@ class _Crate:
     """Builds the crate: files, then the workflow and its steps, then what was run."""
 
     def __init__(self, root: Path, configs: list[Path], nodes: dict[str, Node]) -> None:
-        self.root, self.crate = root, ROCrate()
+        self.root, self.crate = root, ROCrate(version="1.1")  # of the profiles
+        self.crate.metadata.extra_terms["sha256"] = "http://schema.org/sha256"
         self.records = {node.record.id: node.record for node in nodes.values() if node.record}
         self.files = {path: self._file_or_folder(node) for path, node in nodes.items()}
         self.values = {key: self._property(key, values[0]) for key, values in settings(nodes).items()}
@@ -52,10 +53,9 @@ class _Crate:
     def _describe(self, pair: str) -> None:
         self.crate.name = f"Crossdiff: {pair}"
         self.crate.description = "Crosscoders with latent scaling: what fine-tuning did to a language model. Made by a Snakemake workflow."
-        self.crate.license = LICENCE
+        self.crate.license = self._entity("#licence", "CreativeWork", name="Licences of the parts", description=LICENCE)
         profiles = [self._entity(url, "CreativeWork", name=name, version="0.5") for url, name in PROFILES.items()]
-        wroc = self._entity("https://w3id.org/workflowhub/workflow-ro-crate/1.0", "CreativeWork", name="Workflow RO-Crate", version="1.0")
-        self.crate.root_dataset["conformsTo"] = [*profiles, wroc]
+        self.crate.root_dataset["conformsTo"] = profiles
 
     def _entity(self, identifier: str, kind: str | list[str], **properties: Any) -> ContextEntity:
         return self.crate.add(ContextEntity(self.crate, identifier, {"@type": kind} | properties))
@@ -64,8 +64,10 @@ class _Crate:
         return self._entity(f"#setting/{key}", "PropertyValue", name=key, value=json.dumps(value))
 
     def _file(self, path: str, sha256: str, **properties: Any) -> Any:
-        size = str((self.root / path).stat().st_size)
-        return self.crate.add_file(self.root / path, path, properties={"sha256": sha256, "contentSize": size, "name": path} | properties)
+        return self.crate.add_file(self.root / path, path, properties=self._of_file(path, sha256) | properties)
+
+    def _of_file(self, path: str, sha256: str) -> dict[str, Any]:
+        return {"name": path, "sha256": sha256, "contentSize": str((self.root / path).stat().st_size)}
 
     def _file_or_folder(self, node: Node) -> Any:
         made: Entry | None = node.record and node.record.output(node.path)
@@ -95,9 +97,9 @@ class _Crate:
             "Snakefile",
             main=True,
             lang="snakemake",
-            properties={"sha256": file_sha256(self.root / "Snakefile"), "name": "Crossdiff"},
+            properties=self._of_file("Snakefile", file_sha256(self.root / "Snakefile"))
+            | {"@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"], "name": "Crossdiff"},
         )
-        workflow["@type"] = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
         workflow["hasPart"] = list(self.tools.values())
         workflow["step"] = list(self.steps.values())
         return workflow

@@ -1,6 +1,7 @@
 """Two histories side by side: why do two results differ?"""
 
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from crossdiff.audit import flat_params
@@ -11,18 +12,21 @@ Made = tuple[Path, str, Record]  # root, path below it, record
 
 def first_difference(a: Made, b: Made) -> str | None:
     """One line on the first step, from the sources on, at which two histories part; None where they do not. Raises RecordError."""
-    pairs = [(a, b)]
-    seen = {(a[2].id, b[2].id)}
-    for first, second in pairs:  # grows: each step's inputs come after it
+    pairs = {(a[2].id, b[2].id): (a, b)}
+    order: TopologicalSorter[tuple[str, str]] = TopologicalSorter()
+    waiting = list(pairs)
+    for step in waiting:  # grows
+        order.add(step)
+        first, second = pairs[step]
         for one, other in _aligned(first[2], second[2]):
-            made = [_producer(root, entry) for (root, _, _), entry in ((first, one), (second, other))]
-            if one.sha256 != other.sha256 and all(made) and (made[0][2].id, made[1][2].id) not in seen:
-                seen.add((made[0][2].id, made[1][2].id))
-                pairs.append((made[0], made[1]))
-    for first, second in reversed(pairs):
-        if difference := next(_own_differences(first, second), None):
-            return difference
-    return None
+            made = _producer(first[0], one), _producer(second[0], other)
+            if one.sha256 != other.sha256 and all(made):
+                below = made[0][2].id, made[1][2].id
+                order.add(step, below)
+                if below not in pairs:
+                    pairs[below] = made
+                    waiting.append(below)
+    return next((difference for step in order.static_order() for difference in _own_differences(*pairs[step])), None)
 
 
 def _aligned(a: Record, b: Record) -> list[tuple[Entry, Entry]]:

@@ -121,6 +121,6 @@ def plan(root: Path, configs: list[Path]) -> dict[str, Job]:
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         now, jobs = _read(root / PLAN)
         if now != wanted:
-            reason = next((line for line in result.stderr.splitlines() if line.strip()), "it made no plan")
-            raise UserError(f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({reason})")
+            said = [line.strip() for line in result.stderr.splitlines() if line.strip() and not line.startswith("Using ")]
+            raise UserError(f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({' '.join(said[:2]) or 'it made no plan'})")
     return {output: Job(*job) for output, job in json.loads(jobs).items()}
