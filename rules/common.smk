@@ -24,8 +24,6 @@ for variable, value in (("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "2
     os.environ.setdefault(variable, value)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-# For the records of jobs, which see the values of the config but not where they stand.
-os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
 
 CONFIG = RUN.config
 PAIR = CONFIG.pair.name

@@ -6,6 +6,7 @@ A plan holds for one state of config, rules and the modules that rules use. Any 
 import atexit
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -70,6 +71,8 @@ def state(values: Mapping[str, Any], root: Path) -> str:
 
 def start(workflow: "Workflow", pair: str, values: Mapping[str, Any]) -> None:
     """Called at the end of the Snakefile, when the rules are known and the DAG is not yet built."""
+    # For the records of jobs, which see the values of the config but not where they stand.
+    os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
     if not workflow.is_main_process:
         return
     results = trust.reconcile(workflow, [f"{RESULTS}/{pair}", f"{RESULTS}/packages"])
