@@ -69,6 +69,10 @@ rule paper:
         FIGURES,
 
 
+# Results count only as far as their records bear them out (docs/audit.md).
+plan.start(workflow, PAIR, config)
+
+
 onsuccess:
     if Path(REPORT).exists():
         print(f"The report is at {Path(REPORT).resolve()}")

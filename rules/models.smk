@@ -19,7 +19,7 @@ rule fetch_package:
     conda:
         "../envs/environment.yaml"
     params:
-        package=lambda w: CONFIG.packages()[w.package].model_dump(),
+        sha256=lambda w: CONFIG.packages()[w.package].sha256,
         code=code_digest("fetch_package"),
     message:
         "Downloading {wildcards.package}"

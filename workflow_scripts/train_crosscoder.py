@@ -1,7 +1,5 @@
 """Train one crosscoder, or go on with one that was interrupted."""
 
-import hashlib
-import json
 from pathlib import Path
 
 from crossdiff.activations.pairs import PairedActivations
@@ -10,7 +8,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device
 from crossdiff.job import job
-from crossdiff.storage import atomic_path
+from crossdiff.storage import atomic_path, current_record
 from crossdiff.workflow import section
 
 
@@ -24,7 +22,7 @@ def main(
     config: str,
     training_log: str,
 ) -> None:
-    with Checkpoint(Path(weights).with_name("checkpoint.safetensors"), identity) as checkpoint:
+    with Checkpoint(Path(weights).with_name(".checkpoint.safetensors"), identity) as checkpoint:
         with atomic_path(training_log) as log:
             crosscoder = train(activations, crosscoder_settings(settings), seed, device(), log, held_out, checkpoint)
         crosscoder.save(weights, config, training=settings | {"seed": seed})
@@ -38,9 +36,7 @@ if __name__ == "__main__":
             held_out=PairedActivations.of(snakemake.input, "held_out_") if "held_out_tokens" in snakemake.input.keys() else None,
             settings=section(settings, "crosscoders", snakemake.wildcards.crosscoder),
             seed=int(snakemake.wildcards.seed),
-            identity=hashlib.sha256(
-                json.dumps([settings, snakemake.wildcards.seed, snakemake.params.code, Path(snakemake.input.summary).read_text()]).encode()
-            ).hexdigest(),
+            identity=current_record(),
             weights=snakemake.output.weights,
             config=snakemake.output.config,
             training_log=snakemake.output.log,

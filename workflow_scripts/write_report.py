@@ -1,5 +1,6 @@
 """Write the report page."""
 
+from crossdiff.captions import recorded_settings
 from crossdiff.job import job
 from crossdiff.report import Inputs, render
 from crossdiff.storage import atomic_path
@@ -15,7 +16,7 @@ if __name__ == "__main__":
         names = snakemake.params.names
         main(
             inputs=Inputs(
-                settings=settings,
+                settings=settings | recorded_settings(snakemake.input),
                 tokenizer=snakemake.input.tokenizer,
                 facts=snakemake.input.checked,
                 summary=snakemake.input.summary,

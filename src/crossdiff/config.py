@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crossdiff.errors import UserError
 
@@ -23,6 +23,13 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _sorted(entries: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(entries.items()))
+
+
+ByName = AfterValidator(_sorted)  # the order of entries in the YAML decides nothing: not the order of training data, not that of panels
 
 
 class Settings(BaseModel):
@@ -72,7 +79,7 @@ class Finetune(Settings):
 
     origin: Annotated[Literal["base"], Field(alias="from")] = "base"
     chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
-    data: Annotated[dict[Name, PositiveInt], Field(min_length=1, description="chat data set -> training tokens")]
+    data: Annotated[dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")]
     epochs: PositiveInt = 1
     batch_tokens: PositiveInt = 2048
     max_length: PositiveInt = 512
@@ -413,10 +420,10 @@ class Config(Settings):
     """The whole configuration."""
 
     pair: Pair
-    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    datasets: Annotated[dict[Name, Dataset], ByName, Field(min_length=1)]
     tokens: Tokens = Tokens()
     activations: Activations = Activations()
-    crosscoders: Annotated[dict[Name, AnyCrosscoder], Field(min_length=1)]
+    crosscoders: Annotated[dict[Name, AnyCrosscoder], ByName, Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.evaluation import NU_RANGE, most_chat_leaning, plausible
 from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, latent_sets
-from crossdiff.storage import atomic_path
+from crossdiff.storage import atomic_path, record_mark
 
 matplotlib.use("Agg")
 plt.rcParams.update(
@@ -43,7 +43,9 @@ def save(figure: Figure, paths: Sequence[str]) -> None:
     """Write one figure to every path; the ending gives the format. No dates: unchanged data give unchanged files."""
     for path in paths:
         with atomic_path(path) as temporary:
-            metadata = {"Date": None} if path.endswith(".svg") else {}
+            # The keys of SVG metadata are fixed: those of Dublin Core.
+            svg = {"Date": None, "Identifier": record_mark().get("crossdiff-record")}
+            metadata = svg if path.endswith(".svg") else record_mark()
             figure.savefig(temporary, dpi=150, metadata=metadata)
     plt.close(figure)
 

@@ -5,13 +5,17 @@ Torch-free: the Snakefile imports this module.
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from crossdiff import memory
+
 LIBRARY = Path(__file__).parent
 SCRIPTS = LIBRARY.parent.parent / "workflow_scripts"
+ROOT = SCRIPTS.parent
 
 
 @cache
@@ -21,18 +25,40 @@ def code_digest(script: str, *modules: str) -> str:
     ``modules`` are further ones that it comes to by name only. Taken from the syntax trees: comments, docstrings and formatting do not
     count, and neither do modification times.
     """
-    digest = hashlib.sha256()
-    for path in code_files(script, *modules):
-        digest.update(path.name.encode() + b"\0" + _tree_digest(path).encode() + b"\0")
-    return digest.hexdigest()[:16]
+    return parts_digest(code_parts(script, *modules))
+
+
+def code_parts(script: str, *modules: str) -> dict[str, str]:
+    """File -> digest of its syntax tree, of the script, ``modules`` and what they import."""
+    return parts_of(code_files(script, *modules))
+
+
+def parts_of(files: list[Path]) -> dict[str, str]:
+    """File -> digest of its syntax tree; a file of another package goes by its name."""
+    return {_name(path): _parsed(path)[0] for path in files}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
+def parts_digest(parts: dict[str, str]) -> str:
+    """One digest of them all."""
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(parts.items())).encode()).hexdigest()[:16]
 
 
 def code_files(script: str, *modules: str) -> list[Path]:
     """The script, ``modules`` and the crossdiff modules that they import, sorted."""
-    found: set[Path] = set()
-    waiting = [SCRIPTS / f"{script}.py"]
+    files = [SCRIPTS / f"{script}.py"]
     for name in modules:
-        waiting += _module_files(name) if name.split(".")[0] == LIBRARY.name else [Path(find_spec(name).origin)]
+        files += _module_files(name) if name.split(".")[0] == LIBRARY.name else [Path(find_spec(name).origin)]
+    return closure(files)
+
+
+def closure(files: list[Path]) -> list[Path]:
+    """Python files and the crossdiff modules that they import, directly or not, sorted."""
+    found: set[Path] = set()
+    waiting = list(files)
     while waiting:
         path = waiting.pop()
         if path not in found:
@@ -42,32 +68,38 @@ def code_files(script: str, *modules: str) -> list[Path]:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def _parsed(path: Path) -> tuple[str, list[str]]:
+    """Digest of a file's syntax tree without docstrings, and the names that it imports, at any depth."""
+    source = path.read_bytes()
+    key = f"{sys.version_info[:2]} {hashlib.sha256(source).hexdigest()}"  # other Pythons have other syntax trees
+    if key not in parsed_before():
+        parsed_before()[key] = _parse(source, path)
+    digest, names = parsed_before()[key]
+    return digest, names
 
 
 @cache
-def _tree_digest(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+def parsed_before() -> memory.Memory:
+    """Content of a file -> what it parses to."""
+    return memory.Memory(memory.FOLDER / "code.json")
+
+
+def _parse(source: bytes, path: Path) -> tuple[str, list[str]]:
+    tree = ast.parse(source, str(path))
+    names: list[str] = []
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
-            del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # may be a submodule
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], names
 
 
 @cache
 def _imported(path: Path) -> tuple[Path, ...]:
-    return tuple(file for name in _imported_names(_tree(path)) for file in _module_files(name))
-
-
-def _imported_names(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)  # may be a submodule
+    return tuple(file for name in _parsed(path)[1] for file in _module_files(name))
 
 
 def _module_files(name: str) -> Iterator[Path]:

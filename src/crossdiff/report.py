@@ -11,7 +11,7 @@ import pandas as pd
 from crossdiff.activations.pairs import MODELS, read_summary
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.models.load import load_tokenizer
-from crossdiff.storage import read_json
+from crossdiff.storage import read_json, record_mark
 from crossdiff.texts.chats import CONTENT
 from crossdiff.workflow import section
 
@@ -50,6 +50,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     classes = section(inputs.settings, "classes")
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     return environment.get_template(Path(template).name).render(
+        record=" ".join(record_mark().values()),
         pair=section(inputs.settings, "pair"),
         datasets=section(inputs.settings, "datasets"),
         classes=classes,

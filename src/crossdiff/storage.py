@@ -7,12 +7,35 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.errors import UserError
+from crossdiff.hashing import Content, content, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class CurrentJob(NamedTuple):
+    """What writers know of the job that they write for."""
+
+    record: str  # id of its record
+    outputs: frozenset[str]
+    written: dict[str, Content]  # output -> what was hashed before it got its final name
+
+
+# Set by ``job`` while a script runs; None elsewhere: in tests, on the command line.
+current_job: CurrentJob | None = None
+
+
+def current_record() -> str:
+    """The id of the record of the job that runs: it digests rule, settings, code and inputs."""
+    return current_job.record
+
+
+def record_mark() -> dict[str, str]:
+    """One key and value for a file's metadata: by them a result that was mailed still leads to its record. Empty outside a job."""
+    return {"crossdiff-record": f"crossdiff-record:{current_job.record}"} if current_job else {}
 
 
 @contextmanager
@@ -20,17 +43,20 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``final``; on success it replaces ``final``, on failure it is removed.
 
     The name is unique, so two writers of one output cannot mix their bytes; the last to finish wins with a whole file.
-    Works for files and for folders. Raises UserError when the disk is full.
+    Works for files and for folders. Within a job, an output is hashed before it gets its name. Raises UserError when the disk is full.
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
     try:
         yield temporary
+        hashed = content(temporary) if current_job and str(final) in current_job.outputs else None
         if temporary.is_dir():
             _replace_folder(temporary, final)
         else:
             temporary.replace(final)
+        if hashed:
+            current_job.written[str(final)] = hashed._replace(stamp=stamp(final))  # a rename is a change of time
     except OSError as error:
         if _disk_is_full(error, final.parent):
             free = shutil.disk_usage(final.parent).free
@@ -80,6 +106,8 @@ def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
 
 def write_parquet(path: str | Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet."""
+    table = table.copy(deep=False)
+    table.attrs |= record_mark()  # pandas keeps these in the file's metadata
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd")
 

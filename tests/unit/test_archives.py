@@ -51,7 +51,7 @@ def package(version: str = "1.0", sha256: str = "0" * 64) -> Package:
 def refused(wanted: Package, target: Path) -> str:
     """The message of a download that fails; it is one line and leaves no file."""
     with pytest.raises(UserError) as caught:
-        download(wanted, target)
+        download(wanted.key, wanted.sha256, target)
     assert "\n" not in str(caught.value)
     assert not target.parent.exists() or list(target.parent.iterdir()) == []
     return str(caught.value)
@@ -64,7 +64,7 @@ def target(tmp_path) -> Path:
 
 def test_wheel_with_the_right_hash_is_downloaded_whole(index, target):
     wheel = make_wheel(index)
-    download(package(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest()), target)
+    download(package().key, hashlib.sha256(wheel.read_bytes()).hexdigest(), target)
     assert target.read_bytes() == wheel.read_bytes()
     assert list(target.parent.iterdir()) == [target]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.errors import UserError, first_line
-from crossdiff.storage import atomic_path
+from crossdiff.storage import atomic_path, record_mark
 
 FORMAT = "crossdiff activations 1"
 CHUNK_ROWS = 2048
@@ -29,7 +29,7 @@ def write_cache(path: str | Path, activations: Tensor, layer: int, ids: np.ndarr
     """Write ``activations`` (tokens, d_model) bfloat16 with the L2 norm of each row. ``ids`` are the shard's tokens."""
     rows, d_model = activations.shape
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(format=FORMAT, layer=layer, d_model=d_model, dtype="bfloat16", tokens_sha256=tokens_digest(ids))
+        file.attrs.update(format=FORMAT, layer=layer, d_model=d_model, dtype="bfloat16", tokens_sha256=tokens_digest(ids), **record_mark())
         norms = torch.cat([block.float().norm(dim=1) for block in activations.split(CHUNK_ROWS)])
         file.create_dataset("norm", data=norms.numpy(), fletcher32=True)
         dataset = file.create_dataset(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossdiff.config import Crosscoder as Settings
 from crossdiff.crosscoders.sparse import Active, Encoder, above, weighted_rows
 from crossdiff.errors import UserError, first_line
-from crossdiff.storage import atomic_path, read_json
+from crossdiff.storage import atomic_path, read_json, record_mark
 
 N_MODELS = 2
 MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # paper.md a.4, defaults of the mixed code normalisation
@@ -129,7 +129,7 @@ class Crosscoder(nn.Module):
             "precision": self.precision,
         }
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
-            save_file(tensors, temporary_weights)
+            save_file(tensors, temporary_weights, metadata=record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
 
 

@@ -9,24 +9,23 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from crossdiff.config import Package
 from crossdiff.errors import UserError
 from crossdiff.storage import atomic_path
 
 
-def download(package: Package, path: Path) -> None:
-    """Fetch the pinned wheel to ``path``. Raises UserError when it can't be had or its sha256 differs."""
+def download(package: str, sha256: str, path: Path) -> None:
+    """Fetch the wheel ``name==version`` to ``path``. Raises UserError when it can't be had or has another sha256."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", folder, package.key]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", folder, package]
         result = subprocess.run(command, capture_output=True, text=True)
         wheels = sorted(Path(folder).glob("*.whl"))
         if result.returncode or len(wheels) != 1:
             reason = next((line for line in reversed(result.stderr.splitlines()) if "ERROR" in line), "no wheel found")
-            raise UserError(f"package {package.key}: pip download failed ({reason.strip()})")
+            raise UserError(f"package {package}: pip download failed ({reason.strip()})")
         with wheels[0].open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != package.sha256:
-            raise UserError(f"package {package.key}: found sha256 {found}, the config allows only {package.sha256}")
+        if found != sha256:
+            raise UserError(f"package {package}: found sha256 {found}, the config allows only {sha256}")
         with atomic_path(path) as temporary:
             temporary.write_bytes(wheels[0].read_bytes())
 

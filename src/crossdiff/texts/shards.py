@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
-from crossdiff.storage import atomic_path
+from crossdiff.storage import atomic_path, record_mark
 from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences
 from crossdiff.texts.formats import Text
 from crossdiff.texts.sources import read
@@ -117,7 +117,7 @@ def tokenise_shard(
             f"datasets.{name}: its {split} texts end {missing:,} tokens short of this shard's {tokens:,}"
             f"{' (no text found)' if not taken else ''}; lower {'tokens' if split == 'train' else 'validation_tokens'} or add text"
         )
-    table = pa.table(Shard.of(taken)._asdict()).replace_schema_metadata({"next_text": str(next_text)})
+    table = pa.table(Shard.of(taken)._asdict()).replace_schema_metadata({"next_text": str(next_text)} | record_mark())
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
