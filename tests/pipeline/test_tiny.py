@@ -8,18 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Checkout, planned
-
-TINY = "configs/tiny.yaml"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
-    result = checkout.snakemake("--configfile", TINY)
-    assert result.returncode == 0, result.stdout
-    assert "The report is at" in result.stdout
-    return checkout
+from conftest import TINY, Checkout, planned
 
 
 @pytest.fixture(scope="module")
