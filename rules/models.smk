@@ -77,9 +77,9 @@ rule check_pair:
         chat=f"results/{{pair}}/models/{'base' if FINETUNE else 'chat'}",
         tokenizer="results/{pair}/tokenizer",
     output:
-        "results/{pair}/pair.layer{layer}.json",
+        "results/{pair}/pair.json",
     log:
-        "logs/{pair}/check_pair.layer{layer}.log",
+        "logs/{pair}/check_pair.log",
     priority: 100
     conda:
         "../envs/environment.yaml"
@@ -99,7 +99,7 @@ if FINETUNE:
         input:
             base="results/{pair}/models/base",
             tokenizer="results/{pair}/tokenizer",
-            checked=ancient(f"results/{{pair}}/pair.layer{LAYER}.json"),
+            checked=ancient("results/{pair}/pair.json"),
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
             files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
         output:
