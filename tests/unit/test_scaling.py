@@ -25,7 +25,7 @@ def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap:
     for part in parts:
         blocks.append(Block(part, (first + np.arange(len(part))) // 10))
         first += len(part)
-    return scale_blocks(crosscoder, blocks, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
+    return scale_blocks(crosscoder, blocks, first, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
