@@ -58,7 +58,7 @@ def sequences(
         document = document_id(text)
         if not text or not in_split(document, split, source.validation_fraction):
             continue
-        if isinstance(text, str):
+        if source.kind == "documents":
             parts = document_sequences(text, tokenizer, context)
         else:
             parts = [_first(chat_sequence(text, tokenizer, f"dataset {name}, chat {number}"), context)]
