@@ -5,6 +5,8 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 """
 
 FINETUNE = CONFIG.pair.chat.finetune
+# All but the template, which comes with the tokenizer.
+FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
 
 rule fetch_package:
@@ -113,7 +115,7 @@ if FINETUNE:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
         params:
-            settings=settings("pair.chat.finetune", *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
+            settings=settings(*FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),
         message:

@@ -74,11 +74,9 @@ def _exactly_one(section: Settings, names: tuple[str, ...]) -> str:
     return given[0]
 
 
-class Finetune(Settings):
-    """A chat model made here from the base model; the loss is on assistant turns only."""
+class Finetuning(Settings):
+    """How a chat model is trained; the loss is on assistant turns only."""
 
-    origin: Annotated[Literal["base"], Field(alias="from")] = "base"
-    chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
     data: Annotated[dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")]
     epochs: PositiveInt = 1
     batch_tokens: PositiveInt = 2048
@@ -87,6 +85,13 @@ class Finetune(Settings):
     warmup_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     seed: NonNegativeInt = 0
+
+
+class Finetune(Finetuning):
+    """A chat model made here from the base model."""
+
+    origin: Annotated[Literal["base"], Field(alias="from")] = "base"
+    chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
 
 
 class ModelSource(Settings):
