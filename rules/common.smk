@@ -20,9 +20,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
-# Large temporaries stay in the process instead of going back to the kernel: page faults were a good part of a training step.
-for variable, value in (("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "20000000000"), ("MALLOC_TOP_PAD_", "268435456")):
-    os.environ.setdefault(variable, value)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

@@ -24,6 +24,7 @@ from crossdiff.activations.pairs import MODELS, Block
 from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, rows_per_latent
+from crossdiff.device import keep_freed_memory
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
 BASE, CHAT = range(len(MODELS))
@@ -106,6 +107,7 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int,
     (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
     the latent fires. NaN where undefined: a dead latent, or a denominator of 0.
     """
+    keep_freed_memory()
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
     current = 0
     for part, number in document_blocks(blocks, tokens, bootstrap.blocks):

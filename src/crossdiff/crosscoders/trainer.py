@@ -16,6 +16,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.device import keep_freed_memory
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ def train(
     interrupted training goes on where it stopped. "dead" in the log counts latents that did not fire since the row before.
     Raises UserError when the loss is not finite.
     """
+    keep_freed_memory()
     training = Training(activations, settings, seed, device)
     if checkpoint is not None and (saved := checkpoint.read()) is not None:
         training.resume(*saved)
