@@ -18,6 +18,9 @@ include: "rules/activations.smk"
 include: "rules/crosscoders.smk"
 include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
+include: "rules/latents.smk"
+include: "rules/causal.smk"
+include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 
@@ -27,6 +30,7 @@ localrules:
     models,
     activations,
     crosscoders,
+    paper,
 
 
 rule all:
@@ -34,6 +38,8 @@ rule all:
     default_target: True
     input:
         REPORT,
+        LATENTS,
+        CAUSAL,
 
 
 rule models:
@@ -54,6 +60,13 @@ rule crosscoders:
     """Every crosscoder of the config, for every seed."""
     input:
         per_crosscoder("weights.safetensors"),
+
+
+rule paper:
+    """Every table and figure of the paper."""
+    input:
+        TABLES,
+        FIGURES,
 
 
 # Results count only as far as their records bear them out (docs/audit.md).

@@ -33,6 +33,9 @@ MODELS = ("base", "chat")
 REPORT = f"results/{PAIR}/report/index.html"
 REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
 
+FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
+NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
+
 settings = RUN.settings
 
 
@@ -69,12 +72,12 @@ def caches(split, models=MODELS):
     ]
 
 
-def pairs(split):
+def pairs(split, prefix=""):
     """Named inputs of a rule that reads both models' activations in step."""
     return {
-        "tokens": token_shards(split),
-        "base": caches(split, ["base"]),
-        "chat": caches(split, ["chat"]),
+        f"{prefix}tokens": token_shards(split),
+        f"{prefix}base": caches(split, ["base"]),
+        f"{prefix}chat": caches(split, ["chat"]),
         "summary": f"results/{PAIR}/activations/layer{LAYER}/summary.json",
     }
 
@@ -89,6 +92,18 @@ def per_crosscoder(file, seeds=CONFIG.seeds):
         seed=seeds,
         file=file,
     )
+
+
+def answers(dataset):
+    """Token shards that hold a data set's chats with answers: generated ones, or the data set's own."""
+    if CONFIG.causal.answers == "generated":
+        return [f"results/{PAIR}/answers/{dataset}.parquet"]
+    return [f"results/{PAIR}/tokens/{dataset}.validation/{shard}.parquet" for shard in RUN.shards(dataset, "validation")]
+
+
+def loss_module(crosscoder):
+    """The module of a crosscoder's loss, which the script comes to by name."""
+    return CONFIG.crosscoders[crosscoder].objective.split(":")[0]
 
 
 def archive(package):

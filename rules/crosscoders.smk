@@ -7,6 +7,7 @@ Takes both models' training caches. Gives, per entry of the config and seed, wei
 rule train_crosscoder:
     """One crosscoder, one seed."""
     input:
+        unpack(lambda w: pairs("validation", "held_out_") if CONFIG.crosscoders[w.crosscoder].needs_held_out else {}),
         **pairs("train"),
     output:
         weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
@@ -20,7 +21,8 @@ rule train_crosscoder:
         "../envs/environment.yaml"
     params:
         settings=settings("crosscoders.{crosscoder}"),
-        code=code_digest("train_crosscoder"),
+        modules=lambda w: [loss_module(w.crosscoder)],
+        code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
     message:
         "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}"
     script:

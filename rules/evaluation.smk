@@ -1,7 +1,7 @@
 """Evaluation.
 
-Takes crosscoders, their scaling tables and held-out activations. Gives the beta table with classes, headline numbers, strongest examples and a
-table that puts the losses side by side.
+Takes crosscoders, their scaling tables and held-out activations. Gives the beta table with classes, headline numbers and a table that puts the
+losses side by side.
 """
 
 
@@ -41,33 +41,12 @@ rule evaluate_crosscoder:
     conda:
         "../envs/environment.yaml"
     params:
-        settings=settings("classes", "latent_scaling"),
+        settings=settings("classes", *NU_THRESHOLDS),
         code=code_digest("evaluate_crosscoder"),
     message:
         "Evaluating {wildcards.crosscoder}, seed {wildcards.seed}"
     script:
         "../workflow_scripts/evaluate_crosscoder.py"
-
-
-rule collect_examples:
-    """The strongest contexts of every latent, in one pass."""
-    input:
-        **pairs("train"),
-        weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-        config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
-    output:
-        "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/examples.parquet",
-    log:
-        "logs/{pair}/collect_examples/layer{layer}.{crosscoder}.seed{seed}.log",
-    conda:
-        "../envs/environment.yaml"
-    params:
-        settings=settings("examples"),
-        code=code_digest("collect_examples"),
-    message:
-        "Collecting examples for {wildcards.crosscoder}, seed {wildcards.seed}"
-    script:
-        "../workflow_scripts/collect_examples.py"
 
 
 rule compare_crosscoders:

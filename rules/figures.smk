@@ -1,13 +1,11 @@
 """Figures.
 
-Takes beta tables and training logs, of the first seed. Gives one SVG and one PNG per figure.
+Takes tables of latents and training logs, of the first seed. Gives one SVG and one PNG per figure.
 """
-
-FIRST_SEED = CONFIG.seeds[:1]
 
 
 rule figure_norm_difference:
-    """Histograms of the relative decoder norm difference."""
+    """Histograms of the relative decoder norm difference, and the cosine of both decoders."""
     input:
         per_crosscoder("betas.parquet", FIRST_SEED),
     output:
@@ -38,7 +36,7 @@ rule figure_latent_scaling:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("classes.top", "latent_scaling"),
+        settings=settings("classes.top", *NU_THRESHOLDS),
         code=code_digest("figure_latent_scaling"),
     message:
         "Drawing latent_scaling"
@@ -64,6 +62,28 @@ rule figure_threshold_sweep:
         "Drawing threshold_sweep"
     script:
         "../workflow_scripts/figure_threshold_sweep.py"
+
+
+rule figure_template_tokens:
+    """Shares of activations on template tokens, chat-leaning and shared latents."""
+    input:
+        betas=per_crosscoder("betas.parquet", FIRST_SEED),
+        template_tokens=per_crosscoder("template_tokens.csv", FIRST_SEED),
+        tokens_read=per_crosscoder("tokens_read.json", FIRST_SEED),
+    output:
+        multiext("results/{pair}/figures/template_tokens", ".svg", ".png"),
+    log:
+        "logs/{pair}/figure_template_tokens.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        names=list(CONFIG.crosscoders),
+        settings=settings("classes.top"),
+        code=code_digest("figure_template_tokens"),
+    message:
+        "Drawing template_tokens"
+    script:
+        "../workflow_scripts/figure_template_tokens.py"
 
 
 rule figure_training:

@@ -12,15 +12,11 @@ rule write_report:
         checked=f"results/{PAIR}/pair.json",
         summary=f"results/{PAIR}/activations/layer{LAYER}/summary.json",
         refusals=REFUSALS,
-        table=f"results/{PAIR}/tables/crosscoders.csv",
+        tables=TABLES,
         evaluations=per_crosscoder("evaluation.json", FIRST_SEED),
         betas=per_crosscoder("betas.parquet", FIRST_SEED),
         examples=per_crosscoder("examples.parquet", FIRST_SEED),
-        figures=expand(
-            "results/{pair}/figures/{figure}.svg",
-            pair=PAIR,
-            figure=["norm_difference", "latent_scaling", "threshold_sweep", "training"],
-        ),
+        figures=FIGURES,
     output:
         REPORT,
     log:

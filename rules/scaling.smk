@@ -19,6 +19,7 @@ rule scale_latents:
     conda:
         "../envs/environment.yaml"
     params:
+        settings=settings("latent_scaling.bootstrap"),
         code=code_digest("scale_latents"),
     message:
         "Scaling the latents of {wildcards.crosscoder}, seed {wildcards.seed}"

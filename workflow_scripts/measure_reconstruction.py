@@ -12,7 +12,7 @@ from crossdiff.storage import write_json, write_parquet
 
 def main(activations: PairedActivations, weights: str, config: str, quality: str, fired: str) -> None:
     crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
-    measured, counts = reconstruction_quality(crosscoder, activations.blocks())
+    measured, counts = reconstruction_quality(crosscoder, (block.activations for block in activations.blocks()))
     write_json(quality, measured)
     write_parquet(fired, pd.DataFrame({"latent": range(len(counts)), "validation_active_tokens": counts}))
 

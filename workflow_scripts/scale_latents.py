@@ -1,23 +1,26 @@
 """Latent scaling of one crosscoder."""
 
 from crossdiff.activations.pairs import PairedActivations
+from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
 from crossdiff.job import job
 from crossdiff.scaling import latent_scaling
 from crossdiff.storage import write_parquet
+from crossdiff.workflow import section
 
 
-def main(activations: PairedActivations, weights: str, config: str, table: str) -> None:
+def main(activations: PairedActivations, weights: str, config: str, bootstrap: Bootstrap, table: str) -> None:
     crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
-    write_parquet(table, latent_scaling(crosscoder, activations.blocks()))
+    write_parquet(table, latent_scaling(crosscoder, activations.blocks(), bootstrap))
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as settings:
         main(
             activations=PairedActivations.of(snakemake.input),
             weights=snakemake.input.weights,
             config=snakemake.input.config,
+            bootstrap=Bootstrap(**section(settings, "latent_scaling", "bootstrap")),
             table=snakemake.output[0],
         )

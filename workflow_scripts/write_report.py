@@ -21,7 +21,7 @@ if __name__ == "__main__":
                 facts=snakemake.input.checked,
                 summary=snakemake.input.summary,
                 refusals=snakemake.input.get("refusals") or None,
-                table=snakemake.input.table,
+                tables=list(snakemake.input.tables),
                 evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),
                 betas=dict(zip(names, snakemake.input.betas, strict=True)),
                 examples=dict(zip(names, snakemake.input.examples, strict=True)),

@@ -4,10 +4,14 @@ Torch-free: the Snakefile imports this module.
 """
 
 import difflib
+import functools
+import operator
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from itertools import pairwise
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -196,7 +200,9 @@ class Normalisation(Settings):
 
 
 class Crosscoder(Settings):
-    """What every loss has in common."""
+    """What every loss has in common. A loss derives its settings from it (docs/add-a-loss.md)."""
+
+    objective: ClassVar[str]  # "module:class" of the loss itself, which the Snakefile must not import: it needs torch
 
     expansion: Annotated[int | None, Field(gt=0, description="latents per residual dimension")] = None
     latents: Annotated[int | None, Field(gt=0, description="number of latents; instead of expansion")] = None
@@ -208,13 +214,17 @@ class Crosscoder(Settings):
     gradient_clip: Annotated[float | None, Field(gt=0)] = None
     squared_error: Annotated[bool, Field(description="squared instead of un-squared L2 reconstruction loss")] = False
     code_normalisation: Annotated[
-        Literal["crosscoder", "sae", "mixed", "none"], Field(description="weight of a latent's activation (paper.md a.4)")
+        Literal["crosscoder", "sae", "mixed", "none", "decoupled"], Field(description="weight of a latent's activation (paper.md a.4)")
     ] = "crosscoder"
     init_norm: Annotated[float, Field(gt=0, description="decoder norm at the start")]
     same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
     transpose_init: Annotated[bool, Field(description="the decoder starts as the transposed encoder")] = True
     normalisation: Normalisation = Normalisation()
-    buffer_tokens: Annotated[int, Field(gt=0, description="token pairs held in memory for shuffling")] = 500_000
+    precision: Annotated[
+        Literal["bfloat16", "float32"],
+        Field(description="of the products that find active latents; their values, gradients and weights are float32"),
+    ] = "bfloat16"
+    buffer_tokens: Annotated[int, Field(gt=0, description="token pairs shuffled together; two such pools are in memory")] = 500_000
     log_every: PositiveInt = 100
 
     @model_validator(mode="after")
@@ -228,12 +238,19 @@ class Crosscoder(Settings):
     def steps(self) -> int:
         return self.tokens // self.batch
 
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether training ends with a look at held-out activations."""
+        return False
+
     def n_latents(self, d_model: int) -> int:
         return self.latents or self.expansion * d_model
 
 
 class L1(Crosscoder):
     """The sparsity penalty of the first crosscoders (paper.md a.5)."""
+
+    objective = "crossdiff.crosscoders.losses.l1:L1Loss"
 
     loss: Literal["l1"]
     l1_coefficient: PositiveFloat
@@ -244,6 +261,8 @@ class L1(Crosscoder):
 class BatchTopK(Crosscoder):
     """Keep the k x batch largest scaled activations of a batch (paper.md a.6)."""
 
+    objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
+
     loss: Literal["batchtopk"]
     k: PositiveInt
     k_max: Annotated[int | None, Field(gt=0, description="start of k annealing; k when left out")] = None
@@ -251,10 +270,18 @@ class BatchTopK(Crosscoder):
     auxiliary_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
     auxiliary_k: PositiveInt = 512
     dead_after_tokens: Annotated[int, Field(gt=0, description="tokens without firing that make a latent dead")] = 10_000_000
+    threshold: Annotated[
+        Literal["running", "held_out"],
+        Field(description="inference threshold: running mean over training batches, or mean over all held-out batches after training"),
+    ] = "running"
     threshold_start_step: NonNegativeInt = 1000
     threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     gradient_clip: Annotated[float | None, Field(gt=0)] = 1.0
     init_norm: PositiveFloat = 1.0
+
+    @property
+    def needs_held_out(self) -> bool:
+        return self.threshold == "held_out"
 
     @model_validator(mode="after")
     def _annealing(self) -> "BatchTopK":
@@ -278,12 +305,24 @@ class BatchTopK(Crosscoder):
         return self
 
 
-AnyCrosscoder = Annotated[L1 | BatchTopK, Field(discriminator="loss")]
+# Every loss, by the name that a config gives. Other packages add theirs as entry points of the group "crossdiff.losses".
+LOSSES: dict[str, type[Crosscoder]] = {"batchtopk": BatchTopK, "l1": L1}
+LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
+
+AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
 
 
-def crosscoder_settings(values: Mapping[str, Any]) -> L1 | BatchTopK:
+def crosscoder_settings(values: Mapping[str, Any]) -> Crosscoder:
     """The typed settings of one entry of ``crosscoders``."""
     return TypeAdapter(AnyCrosscoder).validate_python(dict(values))
+
+
+class Bootstrap(Settings):
+    """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
+
+    blocks: Annotated[int, Field(gt=1, description="blocks that the documents are spread over")] = 50
+    samples: Annotated[int, Field(gt=1, description="times that so many blocks are drawn")] = 200
+    seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
 
 
 class LatentScaling(Settings):
@@ -291,6 +330,7 @@ class LatentScaling(Settings):
 
     nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
     nu_reconstruction_below: Annotated[float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")] = 0.5
+    bootstrap: Bootstrap = Bootstrap()
 
 
 class Classes(Settings):
@@ -318,12 +358,37 @@ class Classes(Settings):
 
 
 class Examples(Settings):
-    """Activating contexts."""
+    """Activating contexts, and the tokens on which the activations of latents are counted (paper.md e)."""
 
-    per_latent: PositiveInt = 10
-    tokens: Annotated[int, Field(gt=0, description="training tokens searched")] = 5_000_000
+    per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
+    quantiles: Annotated[
+        list[Fraction],
+        Field(min_length=1, description="upper edges of the bins that are sampled, as shares of a latent's largest activation"),
+    ] = [0.25, 0.5, 0.75, 0.95, 1.0]
+    per_quantile: Annotated[int, Field(gt=0, description="random contexts of each latent from each bin")] = 10
+    tokens: Annotated[int, Field(gt=0, description="training tokens searched, an equal share of every shard")] = 5_000_000
     before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
     after: NonNegativeInt = 8
+
+    @model_validator(mode="after")
+    def _bins(self) -> "Examples":
+        if self.quantiles[0] == 0 or self.quantiles[-1] != 1 or any(low >= high for low, high in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles: found {self.quantiles}, allowed: increasing, above 0, the last one 1")
+        return self
+
+
+class Twins(Settings):
+    """Chat-only and base-only latents of one direction (paper.md c.5)."""
+
+    cosine_above: Annotated[
+        float, Field(gt=-1, lt=1, description="of the chat-only latent's chat and the base-only latent's base direction")
+    ] = 0.9
+
+
+class SeedAgreement(Settings):
+    """When a latent of one training is found again in another."""
+
+    cosine_above: Annotated[float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")] = 0.7
 
 
 class Behaviour(Settings):
@@ -332,6 +397,21 @@ class Behaviour(Settings):
     requests: Annotated[str, Field(description="YAML file of requests")]
     phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")] = 3
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
+
+
+class Causal(Settings):
+    """Which latents carry the fine-tune's effect: activations patched between the models (paper.md d)."""
+
+    datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
+    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    answers: Annotated[
+        Literal["generated", "dataset"],
+        Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
+    ] = "generated"
+    answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
+    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    seed: NonNegativeInt = 0
 
 
 class Report(Settings):
@@ -353,7 +433,10 @@ class Config(Settings):
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()
     examples: Examples = Examples()
+    twins: Twins = Twins()
+    seed_agreement: SeedAgreement = SeedAgreement()
     behaviour: Behaviour | None = None
+    causal: Causal | None = None
     report: Report = Report()
 
     @model_validator(mode="after")
@@ -362,11 +445,23 @@ class Config(Settings):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
-                kind = self.datasets[name].kind if name in self.datasets else "no data set"
-                if kind != "chats":
-                    chats = [key for key, dataset in self.datasets.items() if dataset.kind == "chats"]
-                    raise ValueError(f"pair.chat.finetune.data.{name}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+                self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
+        if self.causal is not None:
+            for name in self.causal.datasets:
+                self._must_be_chats(f"causal.datasets.{name}", name)
+            if len(set(self.causal.datasets)) != len(self.causal.datasets):
+                raise ValueError(f"causal.datasets: found {self.causal.datasets}, each data set may stand once")
+            if self.causal.answers == "generated" and self.causal.answer_tokens >= self.tokens.context:
+                raise ValueError(
+                    f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
+                )
         return self
+
+    def _must_be_chats(self, key: str, name: str) -> None:
+        kind = self.datasets[name].kind if name in self.datasets else "no data set"
+        if kind != "chats":
+            chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]
+            raise ValueError(f"{key}: found {kind}, allowed: {', '.join(chats) or 'none'}")
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""
@@ -382,13 +477,10 @@ def load(values: Mapping[str, Any]) -> Config:
         raise UserError("\n".join(f"config: {_describe(problem)}" for problem in error.errors())) from error
 
 
-_UNION_TAGS: dict[str, type[Settings]] = {"l1": L1, "batchtopk": BatchTopK}
-
-
 def _describe(problem: Mapping[str, Any]) -> str:
     path = [str(part) for part in problem["loc"]]
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
-    if len(path) > 2 and path[0] == "crosscoders" and path[2] in _UNION_TAGS:
+    if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
         del path[2]
     key = ".".join(path) or "top level"
     found = problem["input"]
@@ -401,7 +493,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
             return f"{key}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
         case "union_tag_invalid" | "union_tag_not_found":
             loss = found.get("loss") if isinstance(found, Mapping) else found
-            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(_UNION_TAGS))}"
+            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(LOSSES))}"
     message = problem["msg"].removeprefix("Input should be ")
     return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{_number_hint(found, problem['type'])}"
 
@@ -440,7 +532,7 @@ def _below(annotation: Any, part: Any) -> Any:
     for option in options:
         if get_origin(option) is dict:
             return get_args(option)[1]
-        if len(options) > 1 and option is _UNION_TAGS.get(part):
+        if len(options) > 1 and option is LOSSES.get(part):
             return option
     return next(_fields(option)[part] for option in options if issubclass(option, Settings) and part in _fields(option))
 

@@ -13,6 +13,8 @@ from crossdiff.config import Classes, LatentScaling
 from crossdiff.crosscoders.model import Crosscoder
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
+NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and rankings, and counted (paper.md c.3)
+SAMPLE_SEED = 42  # of the random sample of shared latents (paper.md c.3)
 
 
 def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> tuple[dict[str, Any], np.ndarray]:
@@ -24,12 +26,12 @@ def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> 
     sums = {name: torch.zeros(len(MODELS), crosscoder.d_model, dtype=torch.float64) for name in ("x", "x2", "e", "e2")}
     for block in blocks:
         x = crosscoder.normalise(block.to(crosscoder.decoder.device))
-        codes = crosscoder.encode(x)
-        error = x - crosscoder.decode(codes)
+        active = crosscoder.active(x)
+        error = x - crosscoder.decode_active(active)
         for name, value in (("x", x), ("e", error)):
             sums[name] += value.double().sum(dim=0).cpu()
             sums[f"{name}2"] += value.double().square().sum(dim=0).cpu()
-        fired += (codes > 0).sum(dim=0).cpu()
+        fired += active.count_per_latent().cpu()
         tokens += len(x)
     variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
     fve = (1 - variance["e"] / variance["x"]).tolist()
@@ -53,34 +55,74 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
     return names.astype(object)
 
 
-def confirmed(betas: pd.DataFrame, scaling: LatentScaling) -> pd.Series:
-    """Latents that latent scaling calls chat-specific: both ratios below their thresholds. Undefined ratios do not confirm."""
-    return (betas.nu_reconstruction < scaling.nu_reconstruction_below) & (betas.nu_error < scaling.nu_error_below)
-
-
 def beta_table(scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thresholds: LatentScaling) -> pd.DataFrame:
-    """The scaling table with the columns validation_active_tokens, class and confirmed."""
+    """The scaling table with validation_active_tokens, class and what latent scaling says of a claim to be model-specific (paper.md c.1).
+
+    confirmed: both ratios are below their thresholds (of base-only latents the mirrored ratios); confirmed_95: so are the upper ends of
+    their intervals (nu only). complete_shrinkage: nu_error is not below; latent_decoupling: nu_reconstruction is not below. Undefined
+    ratios confirm nothing and accuse of nothing.
+    """
     table = scaling.merge(fired, on="latent", validate="one_to_one")
     table["class"] = classify(table.relative_norm_difference.to_numpy(), table.validation_active_tokens.to_numpy(), classes)
-    table["confirmed"] = confirmed(table, thresholds)
+    base_only = table["class"] == "base-only"
+    error = table.nu_error.mask(base_only, table.mirrored_nu_error)
+    reconstruction = table.nu_reconstruction.mask(base_only, table.mirrored_nu_reconstruction)
+    table["confirmed"] = (error < thresholds.nu_error_below) & (reconstruction < thresholds.nu_reconstruction_below)
+    surely = (table.nu_error_high < thresholds.nu_error_below) & (table.nu_reconstruction_high < thresholds.nu_reconstruction_below)
+    table["confirmed_95"] = surely & ~base_only
+    table["complete_shrinkage"] = error >= thresholds.nu_error_below
+    table["latent_decoupling"] = reconstruction >= thresholds.nu_reconstruction_below
     return table
 
 
+def plausible(table: pd.DataFrame) -> pd.DataFrame:
+    """Latents whose two ratios are defined and within NU_RANGE: what plots and rankings use (paper.md c.3)."""
+    return table[table.nu_error.between(*NU_RANGE) & table.nu_reconstruction.between(*NU_RANGE)]
+
+
 def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> dict[str, Any]:
-    """The headline numbers of one crosscoder, from its beta table and reconstruction quality."""
+    """The headline numbers of one crosscoder, from its beta table and reconstruction quality.
+
+    Two sets claim to be chat-specific: the class chat-only, and ``top``, the effective set of equal size for every loss. ``shared`` is a
+    random sample of as many shared latents, the control. ``inside_shared``: the share of a set whose nu_reconstruction lies in the
+    central 95 % of the shared latents'. Correlations (Pearson) of ratios with the norm difference are over live latents with plausible
+    ratios.
+    """
     live = betas[betas["class"] != "dead"]
+    usable = plausible(live)
     top = most_chat_leaning(betas, classes.top)
+    shared = live[live["class"] == "shared"]
+    control = shared.sample(min(len(top), len(shared)), random_state=SAMPLE_SEED)
+    defined = live[["nu_error", "nu_reconstruction"]].notna().all(axis=1)
+    base_only = live[live["class"] == "base-only"]
+    difference = usable.relative_norm_difference
     return quality | {
         "latents": len(betas),
         "classes": {name: int((betas["class"] == name).sum()) for name in CLASSES},
-        "chat_only_confirmed": int(betas[betas["class"] == "chat-only"].confirmed.sum()),
-        "undefined_ratios": int(live[["nu_error", "nu_reconstruction"]].isna().any(axis=1).sum()),
+        "base_only_confirmed": int(base_only.confirmed.sum()),
+        "undefined_ratios": int((~defined).sum()),
+        "implausible_ratios": int(defined.sum()) - len(usable),
         "largest_norm_difference": _or_none(live.relative_norm_difference.max()),
+        "correlation_nu_error": _or_none(difference.corr(usable.nu_error)),
+        "correlation_nu_reconstruction": _or_none(difference.corr(usable.nu_reconstruction)),
         "top": len(top),
         "top_smallest_norm_difference": _or_none(top.relative_norm_difference.min()),
-        "top_confirmed": int(top.confirmed.sum()),
-        "top_median_nu_error": _or_none(top.nu_error.median()),
-        "top_median_nu_reconstruction": _or_none(top.nu_reconstruction.median()),
+        **_verdicts("chat_only", live[live["class"] == "chat-only"], shared),
+        **_verdicts("top", top, shared),
+        **_verdicts("shared", control, shared),
+    }
+
+
+def _verdicts(name: str, latents: pd.DataFrame, shared: pd.DataFrame) -> dict[str, Any]:
+    """What latent scaling says of a set of latents."""
+    low, high = shared.nu_reconstruction.quantile([0.025, 0.975])
+    ratios = latents.nu_reconstruction.dropna()
+    flags = ("confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling")
+    return {f"{name}_{flag}": int(latents[flag].sum()) for flag in flags} | {
+        f"{name}_median_nu_error": _or_none(latents.nu_error.median()),
+        f"{name}_median_nu_reconstruction": _or_none(latents.nu_reconstruction.median()),
+        f"{name}_inside_shared": _or_none(ratios.between(low, high).mean()) if len(shared) else None,
+        f"{name}_median_control_beta_error": _or_none(latents.control_beta_error_chat.abs().median()),
     }
 
 
@@ -97,6 +139,16 @@ def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
     """The ``count`` live latents with the largest relative decoder norm difference: a set of equal size for every loss."""
     live = betas[betas["class"] != "dead"]
     return live.sort_values(["relative_norm_difference", "latent"], ascending=[False, True]).head(count)
+
+
+def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:
+    """Latents by rank(nu_reconstruction) + rank(nu_error), the most chat-specific first (paper.md c.3).
+
+    Latents with a ratio that is undefined or outside of ``NU_RANGE`` have no rank and are left out.
+    """
+    ranked = plausible(betas)
+    rank_sum = ranked.nu_reconstruction.rank() + ranked.nu_error.rank()
+    return ranked.assign(rank_sum=rank_sum).sort_values(["rank_sum", "latent"]).drop(columns="rank_sum")
 
 
 def _or_none(value: float) -> float | None:

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.config import Classes, LatentScaling
-from crossdiff.evaluation import most_chat_leaning
+from crossdiff.evaluation import NU_RANGE, most_chat_leaning, plausible
+from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, latent_sets
 from crossdiff.storage import atomic_path, record_mark
 
 matplotlib.use("Agg")
@@ -37,8 +38,6 @@ BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
-NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and counted there (paper.md c.3)
-
 
 def save(figure: Figure, paths: Sequence[str]) -> None:
     """Write one figure to every path; the ending gives the format. No dates: unchanged data give unchanged files."""
@@ -61,8 +60,10 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
 
 
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
-    """Histogram of the relative decoder norm difference of live latents, one panel per crosscoder, with the class borders."""
-    figure, axes = _panels(list(betas), sharey=True, subplot_kw={"yscale": "log"})
+    """Live latents, one column per crosscoder: histogram of the relative decoder norm difference with the class borders, and below it the
+    cosine of each latent's base and chat directions, class by class."""
+    figure, (upper, lower) = plt.subplots(2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row")
+    upper[0].set(yscale="log", ylim=(0.7, 80))
     highest = 10.0
     low, high = classes.shared_between
     regions = (
@@ -70,7 +71,7 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
         ("shared", low, high, GREY, (low + high) / 2, "center"),
         ("chat-only", classes.chat_only_above, 1, BLUE, 0.99, "right"),
     )
-    for ax, (name, table) in zip(axes, betas.items(), strict=True):
+    for ax, (name, table) in zip(upper, betas.items(), strict=True):
         live = _live(table)
         for label, left, right, colour, x, align in regions:
             count = int((live["class"] == label).sum())
@@ -80,13 +81,31 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
         highest = max(highest, counts.max())
         ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
         ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
-    axes[0].set(ylabel="latents", ylim=(0.7, 8 * highest))
+    upper[0].set(ylabel="latents", ylim=(0.7, 8 * highest))
+    for ax, table in zip(lower, betas.values(), strict=True):
+        _decoder_cosines(ax, _live(table))
+    lower[0].set(ylabel="share of the class")
     return figure
 
 
-def _plotted(table: pd.DataFrame) -> pd.DataFrame:
-    low, high = NU_RANGE
-    return table[table.nu_error.between(low, high) & table.nu_reconstruction.between(low, high)]
+def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
+    looks = (("shared", GREY, "-"), ("other", GREEN, "-."), ("base-only", ORANGE, ":"), ("chat-only", BLUE, "--"))
+    for label, colour, style in looks:
+        cosines = live.decoder_cosine[live["class"] == label].clip(-1, 1)  # rounding may exceed 1
+        if len(cosines):
+            weights = np.full(len(cosines), 1 / len(cosines))
+            ax.hist(
+                cosines,
+                bins=np.linspace(-1, 1, 41),
+                weights=weights,
+                histtype="step",
+                color=colour,
+                ls=style,
+                label=f"{label} ({len(cosines)})",
+            )
+    ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 5), xlabel="cosine of base and chat direction")
+    if ax.has_data():
+        ax.legend(loc="upper left", fontsize=7)
 
 
 def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, thresholds: LatentScaling) -> Figure:
@@ -102,7 +121,7 @@ def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, threshol
         axes = part.subplot_mosaic([["x", "."], ["main", "y"]], width_ratios=(4, 1), height_ratios=(1, 4))
         main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), set()
         for label, group, colour, marker, size in groups:
-            shown = _plotted(group)
+            shown = plausible(group)
             left_out |= set(group.latent) - set(shown.latent)
             main.scatter(
                 shown.nu_reconstruction,
@@ -143,6 +162,37 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     ax.set(xlim=(0, 1.2), ylim=(0, None), xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
     ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
     ax.legend(loc="upper left")
+    return figure
+
+
+def template_tokens(
+    betas: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], tokens_read: Mapping[str, Mapping[str, int]], top: int
+) -> Figure:
+    """Per crosscoder and set of latents: the share of latents with at least so much of their activity in chats on template tokens.
+
+    ``tables`` and ``tokens_read`` are those of latents.template_tokens.
+    """
+    figure, axes = _panels(list(betas), width=4.2, height=3.9, sharey=True)
+    looks = {"shared": (GREY, "-", 1.2), "most chat-leaning": (BLUE, "--", 1.6), "chat-only": (VERMILION, ":", 2.2)}
+    for ax, (name, table) in zip(axes, betas.items(), strict=True):
+        sets = latent_sets(table, tables[name], top)
+        shown = headlines(table, tables[name], tokens_read[name], top).set_index("set")
+        for label, (colour, style, width) in looks.items():
+            row, shares = shown.loc[label], np.sort(sets[label])
+            text = f"{label} ({row.latents:.0f})"
+            if len(shares):
+                text += f": {100 * row.mostly_on_template:.0f} % mostly, {100 * row.at_least_a_third:.0f} % at least a third"
+            # 1 up to the smallest share, 0 after the largest
+            x, y = np.concatenate([[0], shares, [1]]), np.concatenate([[1], np.arange(len(shares), 0, -1) / max(len(shares), 1), [0]])
+            ax.step(x, y if len(shares) else np.full(2, np.nan), where="pre", color=colour, ls=style, lw=width, label=text)
+        base_rate = shown.text_share.iloc[0]
+        ax.axvline(base_rate, color="black", lw=0.9, label=f"all tokens of chats: {100 * base_rate:.0f} % are template")
+        for border in (A_THIRD, MOSTLY):
+            ax.axvline(border, color="black", lw=0.5, ls=(0, (1, 3)))
+        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of activations in chats on template tokens")
+        ax.set_title(name)
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), fontsize=8)
+    axes[0].set(ylabel="latents with at least that share")
     return figure
 
 

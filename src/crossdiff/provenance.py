@@ -8,6 +8,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from crossdiff import memory
@@ -18,22 +19,24 @@ ROOT = SCRIPTS.parent
 
 
 @cache
-def code_digest(script: str) -> str:
+def code_digest(script: str, *modules: str) -> str:
     """Digest of ``workflow_scripts/<script>.py`` and of every crossdiff module that it imports, directly or not.
 
-    Taken from the syntax trees: comments, docstrings and formatting do not count, and neither do modification times.
+    ``modules`` are further ones that it comes to by name only. Taken from the syntax trees: comments, docstrings and formatting do not
+    count, and neither do modification times.
     """
-    return parts_digest(code_parts(script))
+    return parts_digest(code_parts(script, *modules))
 
 
-def code_parts(script: str) -> dict[str, str]:
-    """File -> digest of its syntax tree, of the script and the modules that it imports."""
-    return parts_of(code_files(script))
+def code_parts(script: str, *modules: str) -> dict[str, str]:
+    """File -> digest of its syntax tree, of what ``code_digest`` covers."""
+    return parts_of(code_files(script, *modules))
 
 
 def parts_of(files: list[Path]) -> dict[str, str]:
-    """File -> digest of its syntax tree."""
-    return {path.relative_to(SCRIPTS.parent).as_posix(): _parsed(path)[0] for path in files}
+    """File -> digest of its syntax tree. Files outside the repository by their name alone."""
+    root = SCRIPTS.parent
+    return {(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name): _parsed(path)[0] for path in files}
 
 
 def parts_digest(parts: dict[str, str]) -> str:
@@ -41,9 +44,12 @@ def parts_digest(parts: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(parts.items())).encode()).hexdigest()[:16]
 
 
-def code_files(script: str) -> list[Path]:
-    """The script and the modules that it imports, sorted."""
-    return closure([SCRIPTS / f"{script}.py"])
+def code_files(script: str, *modules: str) -> list[Path]:
+    """The script, ``modules`` and the crossdiff modules that they import, sorted."""
+    files = [SCRIPTS / f"{script}.py"]
+    for name in modules:
+        files += _module_files(name) if name.split(".")[0] == LIBRARY.name else [Path(find_spec(name).origin)]
+    return closure(files)
 
 
 def closure(files: list[Path]) -> list[Path]:

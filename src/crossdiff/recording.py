@@ -29,7 +29,7 @@ def recording(snakemake: Any) -> Iterator[None]:
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
-    code = code_parts(snakemake.rule)
+    code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
     params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {"code": parts_digest(code)}
     wildcards = dict(snakemake.wildcards.items())
     inputs = [Entry.of(name, path, (_known(path) or content(path))._replace(files=None)) for name, path in _named(snakemake.input)]

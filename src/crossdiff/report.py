@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     facts: str
     summary: str
     refusals: str | None
-    table: str
+    tables: list[str]
     evaluations: Mapping[str, str]
     betas: Mapping[str, str]
     examples: Mapping[str, str]
@@ -48,6 +48,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     report = section(inputs.settings, "report")
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     classes = section(inputs.settings, "classes")
+    tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     return environment.get_template(Path(template).name).render(
         record=" ".join(record_mark().values()),
         pair=section(inputs.settings, "pair"),
@@ -58,13 +59,11 @@ def render(inputs: Inputs, template: str | Path) -> str:
         summary=read_summary(inputs.summary),
         models=MODELS,
         refusals=pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else [],
-        table=pd.read_csv(inputs.table).to_dict("records"),
+        tables={name: table.to_dict("records") for name, table in tables.items()},
+        published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
-        latents={
-            name: _latents(pd.read_parquet(inputs.betas[name]), pd.read_parquet(inputs.examples[name]), tokenizer, report)
-            for name in inputs.betas
-        },
+        latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
         figures={Path(path).stem: _data_uri(path) for path in inputs.figures},
     )
 
@@ -101,9 +100,10 @@ class Token(NamedTuple):
     is_template: bool
 
 
-def _latents(betas: pd.DataFrame, examples: pd.DataFrame, tokenizer, report: Mapping[str, int]) -> list[dict[str, Any]]:
+def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str, int]) -> list[dict[str, Any]]:
     top = most_chat_leaning(betas, report["latents"])
-    by_latent = {latent: group.head(report["examples"]) for latent, group in examples[examples.latent.isin(top.latent)].groupby("latent")}
+    strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())])
+    by_latent = {latent: group.head(report["examples"]) for latent, group in strongest.groupby("latent")}
     rows = []
     for row in top.to_dict("records"):
         found = by_latent.get(row["latent"])

@@ -1,102 +1,159 @@
 """Latent scaling (paper.md c): how much of latent j does each model need?
 
-beta_j^m minimises sum_i || beta f_j(x_i) d_j^chat - y_i^m ||^2, so beta_j^m = sum_i f_ij <d_j^chat, y_i^m> / (||d_j^chat||^2 sum_i f_ij^2).
-nu_j = beta_j^base / beta_j^chat. Targets y^m, on the crosscoder's scale:
+beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2 sum_i f_ij^2).
+The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat. Targets y^m, on the crosscoder's scale:
 
 - reconstruction: xhat^m, latent j and bias included;
 - error: x^m - xhat^m + f_j d_j^m, the error with latent j's own part added back;
 - activation: x^m;
 - activation_no_bias: x^m - decoder bias.
+
+Two more directions: the base decoder's, whose mirrored ratio beta^chat / beta^base judges base-only latents (an extension of the paper),
+and a random one of the chat direction's norm, whose betas show what chance gives (the paper's control).
 """
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from crossdiff.activations.pairs import MODELS
+from crossdiff.activations.pairs import MODELS, Block
+from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.crosscoders.sparse import Active, rows_per_latent
+from crossdiff.crosscoders.sparse import Active, dot_products
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
+BASE, CHAT = range(len(MODELS))
+LATENTS_AT_ONCE = 4096  # in the bootstrap: bounds its memory
 
 
 class ScalingSums:
-    """The sums behind every beta, gathered over blocks of tokens in one pass; only active entries are touched.
+    """The sums behind every beta, gathered in one pass that touches active entries only, separately for every block of documents.
 
-    The leave-one-out term needs no extra pass: sum_i f_ij <d_j^chat, f_ij d_j^m> = <d_j^chat, d_j^m> sum_i f_ij^2.
+    The leave-one-out term needs no extra pass: sum_i f_ij <d_j, f_ij d_j^m> = <d_j, d_j^m> sum_i f_ij^2.
     """
 
-    def __init__(self, crosscoder: Crosscoder) -> None:
+    def __init__(self, crosscoder: Crosscoder, blocks: int, seed: int) -> None:
         self.crosscoder = crosscoder
-        latents, device = crosscoder.latents, crosscoder.decoder.device
-        self.count = torch.zeros(latents, dtype=torch.long, device=device)
-        self.sum = torch.zeros(latents, dtype=torch.float64, device=device)  # sum_i f_ij
-        self.squares = torch.zeros(latents, dtype=torch.float64, device=device)  # sum_i f_ij^2
-        self.largest = torch.zeros(latents, device=device)
-        # sum_i f_ij <d_j^chat, y_i^m> for y = x and y = xhat: (model, latents)
-        self.with_activation = torch.zeros(len(MODELS), latents, dtype=torch.float64, device=device)
-        self.with_reconstruction = torch.zeros_like(self.with_activation)
+        decoder = crosscoder.decoder
+        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder)
+        control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
+        self.directions = {"chat": decoder[:, CHAT].contiguous(), "base": decoder[:, BASE].contiguous(), "control": control}
 
-    def add(self, x: Tensor, active: Active) -> None:
-        """A block of activations (tokens, model, d_model) on the crosscoder's scale, and its codes."""
-        chat = self.crosscoder.decoder[:, 1]
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, blocks, crosscoder.latents, dtype=torch.float64, device=decoder.device)
+
+        self.count, self.sum, self.squares = zeros(), zeros(), zeros()  # active tokens, sum_i f_ij, sum_i f_ij^2
+        self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
+        self.with_activation = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, x_i^m>
+        self.with_reconstruction = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, xhat_i^m>
+        self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
+
+    def add(self, x: Tensor, active: Active, block: Tensor) -> None:
+        """Activations (tokens, model, d_model) on the crosscoder's scale, their codes, and the block number of each token."""
+        f, place = active.values, block[active.rows] * self.crosscoder.latents + active.latents
+
+        def gather(sums: Tensor, values: Tensor) -> None:
+            sums.view(-1).index_add_(0, place, values.double())
+
+        gather(self.count, torch.ones_like(f))
+        gather(self.sum, f)
+        gather(self.squares, f.square())
+        self.largest.scatter_reduce_(0, active.latents, f, "amax")
+        used = self.crosscoder.values_per_model(active)
         reconstruction = self.crosscoder.decode_active(active)
-        weighted = torch.cat([x, reconstruction], dim=1).flatten(1)  # one gather for both targets and both models
-        projected = (rows_per_latent(active, active.values, weighted).unflatten(1, (4, -1)) * chat[:, None]).sum(dim=2).double()
-        self.with_activation += projected[:, :2].T
-        self.with_reconstruction += projected[:, 2:].T
-        self.count += torch.bincount(active.latents, minlength=active.shape[1])
-        self.sum += active.sum_per_latent(active.values).double()
-        self.squares += active.sum_per_latent(active.values.square()).double()
-        self.largest.scatter_reduce_(0, active.latents, active.values, "amax")
+        for m in range(len(MODELS)):
+            gather(self.own[m], f * used[m])
+            for name, direction in self.directions.items():
+                gather(self.with_activation[name][m], f * dot_products(direction, active, x[:, m]))
+                gather(self.with_reconstruction[name][m], f * dot_products(direction, active, reconstruction[:, m]))
 
-    def betas(self) -> dict[str, Tensor]:
-        """{target: (model, latents)} float64; NaN for a latent that never fired."""
-        decoder = self.crosscoder.decoder.double()
-        chat = decoder[:, 1]
-        energy = chat.square().sum(dim=1) * self.squares
-        own = torch.einsum("jmd,jd->mj", decoder, chat) * self.squares
-        bias = self.sum * (self.crosscoder.decoder_bias.double() @ chat.T)
-        numerators = {
-            "reconstruction": self.with_reconstruction,
-            "error": self.with_activation - self.with_reconstruction + own,
-            "activation": self.with_activation,
-            "activation_no_bias": self.with_activation - bias,
+    def numerators(self, name: str) -> dict[str, Tensor]:
+        """{target: (model, block, latents)}: sum_i f_ij <d_j, y_i^m> for the direction ``name``."""
+        direction, decoder = self.directions[name].double(), self.crosscoder.decoder.double()
+        own = torch.einsum("jmd,jd->mj", decoder, direction)[:, None] * self.own
+        bias = (self.crosscoder.decoder_bias.double() @ direction.T)[:, None] * self.sum
+        with_activation, with_reconstruction = self.with_activation[name], self.with_reconstruction[name]
+        return {
+            "reconstruction": with_reconstruction,
+            "error": with_activation - with_reconstruction + own,
+            "activation": with_activation,
+            "activation_no_bias": with_activation - bias,
         }
-        return {target: numerators[target] / torch.where(energy > 0, energy, torch.nan) for target in TARGETS}
+
+    def energy(self, name: str) -> Tensor:
+        """(latents,): ||d_j||^2 sum_i f_ij^2, the denominator of every beta; NaN for a latent that never fired."""
+        energy = self.directions[name].double().square().sum(dim=1) * self.squares.sum(dim=0)
+        return torch.where(energy > 0, energy, torch.nan)
 
 
 @torch.no_grad()
-def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> pd.DataFrame:
-    """One row per latent from blocks of raw activations (tokens, model, d_model).
+def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], bootstrap: Bootstrap) -> pd.DataFrame:
+    """One row per latent from blocks of raw activations.
 
     Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
-    relative_norm_difference; beta_{target}_{model} and nu_{target}. NaN where undefined: a dead latent, or beta_chat = 0.
+    relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
+    latent's tokens from beta = 0 to beta), nu_{target} with its 95 % interval nu_{target}_low, nu_{target}_high, mirrored_nu_{target}
+    (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
+    the latent fires. NaN where undefined: a dead latent, or a denominator of 0.
     """
-    sums = ScalingSums(crosscoder)
+    sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
+    device = crosscoder.decoder.device
     tokens = 0
     for block in blocks:
-        x = crosscoder.normalise(block.to(crosscoder.decoder.device))
-        sums.add(x, Active.of(crosscoder.encode(x)))
+        x = crosscoder.normalise(block.activations.to(device))
+        sums.add(x, crosscoder.active(x), torch.from_numpy(block.documents % bootstrap.blocks).to(device))
         tokens += len(x)
-    norms = crosscoder.decoder_norms()
+    norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
     columns = {
         "latent": torch.arange(crosscoder.latents),
-        "active_tokens": sums.count,
-        "frequency": sums.count / tokens,
-        "mean_activation": sums.sum / sums.count.clamp_min(1),
+        "active_tokens": count.long(),
+        "frequency": count / tokens,
+        "mean_activation": sums.sum.sum(dim=0) / count.clamp_min(1),
         "max_activation": sums.largest,
-        "norm_base": norms[:, 0],
-        "norm_chat": norms[:, 1],
-        "decoder_cosine": torch.nn.functional.cosine_similarity(crosscoder.decoder[:, 0], crosscoder.decoder[:, 1], dim=1),
+        "norm_base": norms[:, BASE],
+        "norm_chat": norms[:, CHAT],
+        "decoder_cosine": torch.nn.functional.cosine_similarity(crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1),
         "relative_norm_difference": relative_norm_difference(norms),
+        "active_blocks": (sums.count > 0).sum(dim=0),
     }
-    for target, beta in sums.betas().items():
-        columns |= {f"beta_{target}_{model}": beta[m] for m, model in enumerate(MODELS)}
-        columns[f"nu_{target}"] = torch.where(beta[1] == 0, torch.nan, beta[0] / beta[1])
+    mirrored, control = sums.numerators("base"), sums.numerators("control")
+    for target, numerators in sums.numerators("chat").items():
+        total = numerators.sum(dim=1)
+        beta = total / sums.energy("chat")
+        for m, model in enumerate(MODELS):
+            columns[f"beta_{target}_{model}"] = beta[m]
+            columns[f"improvement_{target}_{model}"] = beta[m] * total[m] / count
+            columns[f"control_beta_{target}_{model}"] = control[target][m].sum(dim=0) / sums.energy("control")
+        columns[f"nu_{target}"] = _ratio(total[BASE], total[CHAT])
+        columns[f"nu_{target}_low"], columns[f"nu_{target}_high"] = nu_interval(numerators, bootstrap)
+        columns[f"mirrored_nu_{target}"] = _ratio(*mirrored[target].sum(dim=1).flip(0))
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
+    """95 % interval of nu, twice (latents,), from numerators (model, block, latents): the percentile bootstrap over blocks of documents.
+
+    Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than two blocks.
+    """
+    drawn = np.random.default_rng(bootstrap.seed).multinomial(
+        bootstrap.blocks, [1 / bootstrap.blocks] * bootstrap.blocks, bootstrap.samples
+    )
+    weights = torch.from_numpy(drawn).to(numerators)
+    bounds = []
+    for part in numerators.split(LATENTS_AT_ONCE, dim=2):
+        base, chat = weights @ part[BASE], weights @ part[CHAT]  # (sample, latents)
+        low_high = torch.nanquantile(_ratio(base, chat), torch.tensor([0.025, 0.975]).to(part), dim=0)
+        few = (part != 0).any(dim=0).sum(dim=0) < 2
+        bounds.append(low_high.masked_fill(few, torch.nan))
+    low, high = torch.cat(bounds, dim=1)
+    return low, high
+
+
+def _ratio(over: Tensor, under: Tensor) -> Tensor:
+    return torch.where(under == 0, torch.nan, over / under)
 
 
 def relative_norm_difference(norms: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ def test_default_config_plans_the_whole_pipeline(checkout: Checkout) -> None:
     assert jobs["finetune_model"] == 1
     assert jobs["harvest_activations"] == 2 * jobs["tokenise"] == 12
     assert jobs["train_crosscoder"] == 2
-    assert jobs["write_report"] == 1
+    assert jobs["generate_answers"] == jobs["measure_causal_effect"] == 2
+    assert jobs["figure_kl"] == jobs["write_report"] == 1
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -36,6 +37,20 @@ def test_shipped_config_is_complete_in_itself(checkout: Checkout, config: Path) 
     assert jobs["harvest_activations"] == 2 * sum(shards)
 
 
+def test_answers_of_the_data_set_need_no_generation(checkout: Checkout) -> None:
+    config = checkout.changed("config.yaml", {"causal.answers": "dataset"})
+    jobs = planned(checkout.snakemake("--dry-run", "--configfile", config).stdout)
+    assert jobs["measure_causal_effect"] == 2
+    assert "generate_answers" not in jobs
+
+
+def test_causal_effect_is_measured_where_the_config_asks_for_it(checkout: Checkout) -> None:
+    config = checkout.changed("config.yaml", {"causal": None})
+    jobs = planned(checkout.snakemake("--dry-run", "--configfile", config).stdout)
+    assert jobs["write_report"] == 1
+    assert not {"generate_answers", "measure_causal_effect", "figure_kl"} & set(jobs)
+
+
 def test_papers_run_has_the_papers_settings() -> None:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     assert values["pair"]["layer"] == 13
@@ -44,6 +59,8 @@ def test_papers_run_has_the_papers_settings() -> None:
     batchtopk, l1 = values["crosscoders"]["batchtopk"], values["crosscoders"]["l1"]
     assert (batchtopk["k"], l1["l1_coefficient"]) == (100, 0.041)
     assert batchtopk["expansion"] * 2304 == l1["expansion"] * 2304 == 73_728
+    causal = load(values).causal
+    assert (causal.conversations, causal.answers, causal.first_tokens, values["tokens"]["context"]) == (512, "generated", 9, 1024)
 
 
 @pytest.mark.parametrize(

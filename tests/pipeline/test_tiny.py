@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from conftest import TINY, Checkout, planned
 
+from crossdiff.texts.chats import is_answer
+from crossdiff.texts.shards import read_shard
+
 
 @pytest.fixture(scope="module")
 def results(finished: Checkout) -> Path:
@@ -64,6 +67,73 @@ def test_beta_table_has_one_row_per_latent(results: Path) -> None:
 def test_every_crosscoder_and_seed_is_in_the_table(results: Path) -> None:
     table = pd.read_csv(results / "tables/crosscoders.csv")
     assert sorted(zip(table.crosscoder, table.seed, strict=True)) == [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
+
+
+@pytest.mark.parametrize(("crosscoder", "latents"), [("batchtopk", 128), ("l1", 96)])
+def test_every_latent_is_read(results: Path, crosscoder: str, latents: int) -> None:
+    folder = results / f"layer1/{crosscoder}/seed1"
+    counts, scaling = pd.read_csv(folder / "template_tokens.csv"), pd.read_parquet(folder / "scaling.parquet")
+    assert list(counts.latent) == list(range(latents))
+    assert list(counts.activations) == list(scaling.active_tokens)  # the same tokens in both passes
+    read = json.loads((folder / "tokens_read.json").read_text())
+    kept = json.loads((results / "activations/layer1/summary.json").read_text())
+    assert sum(read.values()) == kept["tokens"] - kept["skipped_as_first"] - kept["skipped_by_norm"]
+    examples = pd.read_parquet(folder / "examples.parquet")
+    assert set(examples.latent) == set(scaling.latent[scaling.active_tokens > 0])
+    strongest = examples[examples.strongest].groupby("latent").peak
+    np.testing.assert_allclose(strongest.max(), scaling.max_activation[scaling.active_tokens > 0], rtol=1e-5)
+    assert strongest.size().max() == 10
+    sampled = examples[examples.sampled].groupby(["latent", "quantile"]).size()
+    assert sampled.max() == 10
+    assert set(examples["quantile"]) <= {0.25, 0.5, 0.75, 0.95, 1.0}
+
+
+def test_latents_are_compared_across_crosscoders_and_seeds(results: Path) -> None:
+    names = [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
+    twins, template, agreement = (pd.read_csv(results / f"tables/{name}.csv") for name in ("twins", "template_tokens", "seed_agreement"))
+    assert list(zip(twins.crosscoder, twins.seed, strict=True)) == names
+    for (crosscoder, seed), found in zip(names, twins.twins, strict=True):
+        assert (pd.read_csv(results / f"layer1/{crosscoder}/seed{seed}/twins.csv").kind == "twin").sum() == found
+    assert [tuple(row) for row in template[["crosscoder", "seed"]].drop_duplicates().to_numpy()] == names
+    assert template.text_share.between(0.01, 0.1).all()
+    assert agreement[["crosscoder", "seed_a", "seed_b"]].to_numpy().tolist() == [["batchtopk", 0, 1], ["l1", 0, 1]]
+    assert agreement.mean_max_cosine.between(0.1, 1).all()
+
+
+def test_one_seed_gives_an_empty_table_of_agreement(finished: Checkout) -> None:
+    config = finished.changed(TINY, {"seeds": [0]})
+    table = "results/tiny/tables/seed_agreement.csv"
+    result = finished.snakemake(table, "--configfile", config)
+    assert result.returncode == 0, result.stdout
+    assert planned(result.stdout)["compare_seeds"] == 1
+    lines = (finished.folder / table).read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("crosscoder,seed_a,seed_b,")
+
+
+def test_answers_are_token_shards_that_end_in_the_assistants_turn(results: Path) -> None:
+    shard = read_shard(results / "answers/requests.parquet")
+    last = np.append(shard.sequence_starts()[1:], len(shard.token)) - 1
+    assert len(last) == 6
+    assert is_answer(shard.role, shard.template)[last].all()
+    asked = shard.token[: shard.sequence_starts()[1]][~is_answer(shard.role, shard.template)[: shard.sequence_starts()[1]]]
+    tokens = pd.read_parquet(results / "tokens/requests.validation/0000.parquet").token.to_numpy()
+    assert tokens[: len(asked)].tolist() == asked.tolist()  # the first validation chat, up to its answer
+
+
+def test_kl_table_has_a_row_per_hybrid_and_group(results: Path) -> None:
+    tables = {name: pd.read_csv(results / f"layer1/{name}/seed1/kl.csv") for name in ("batchtopk", "l1")}
+    for table in tables.values():
+        assert len(table) == 3 * (5 + 4 + 2 + 4)  # groups; without a set, ranked, random, additive
+        assert set(table.group) == {"all", "first 9", "rest"}
+        assert (table.undefined == 0).all()
+        assert np.isfinite(table[table.tokens > 1].kl).all()
+        assert (table.kl[table.group == "all"] > 0).all()
+        tokens = table[table.variant == "none"].set_index("group").tokens
+        assert tokens["all"] == tokens["first 9"] + tokens["rest"]
+    for shared in ("none", "template"):  # no crosscoder takes part in these
+        np.testing.assert_allclose(*(table.kl[table.variant == shared] for table in tables.values()), rtol=1e-4)
+    assert not np.allclose(*(table.kl[table.variant == "all"] for table in tables.values()), rtol=1e-2)
+    assert (results / "figures/kl.png").exists()
 
 
 def test_report_is_one_page_that_says_it_is_meaningless(results: Path) -> None:

@@ -36,8 +36,11 @@ crosscoders:
 seeds: [0, 1]
 latent_scaling: {{nu_error_below: 0.2}}
 classes: {{top: 10}}
-examples: {{per_latent: 3}}
+examples: {{per_latent: 3, quantiles: [0.5, 1.0]}}
+twins: {{cosine_above: 0.8}}
+seed_agreement: {{cosine_above: 0.6}}
 behaviour: {{requests: data/requests.yaml}}
+causal: {{datasets: [talk], answer_tokens: 32}}
 report: {{latents: 5}}
 """)
 SMALL["pair"]["base"]["package"]["version"] = "1.0"
@@ -189,6 +192,8 @@ ONE_VALUE = {
         "found 'both' (text), allowed: 'none', 'per_model' or 'shared'",
     ),
     "unknown loss": ("crosscoders.topk.loss", "topk", "found 'topk', allowed: batchtopk, l1"),
+    "no quantiles": ("examples.quantiles", [], "found [] (list)"),
+    "cosine that nothing exceeds": ("twins.cosine_above", 1.0, "found 1.0 (number), allowed: less than 1"),
     "infinite learning rate": ("crosscoders.topk.learning_rate", math.inf, "found inf (number), allowed: a finite number"),
     "infinite start norm": ("crosscoders.topk.init_norm", math.inf, "found inf (number), allowed: a finite number"),
     "infinite target": ("crosscoders.topk.normalisation.target_rms", math.inf, "found inf (number), allowed: a finite number"),
@@ -251,6 +256,26 @@ def test_format_of_another_kind_is_refused(path, format):
 def test_finetune_on_anything_but_chats_is_refused(name, found):
     line = refusal_of("pair.chat.finetune.data", {name: 100})
     assert line == f"pair.chat.finetune.data.{name}: found {found}, allowed: talk"
+
+
+@pytest.mark.parametrize(("name", "found"), [("pages", "documents"), ("nowhere", "no data set")])
+def test_causal_effect_on_anything_but_chats_is_refused(name, found):
+    assert refusal_of("causal.datasets", ["talk", name]) == f"causal.datasets.{name}: found {found}, allowed: talk"
+
+
+def test_data_set_that_stands_twice_in_causal_is_refused():
+    assert refusal_of("causal.datasets", ["talk", "talk"]).startswith(
+        "causal.datasets: found ['talk', 'talk'], each data set may stand once"
+    )
+
+
+def test_answers_without_room_for_a_prompt_are_refused():
+    assert refusal_of("causal.answer_tokens", 128) == "causal.answer_tokens: found 128, must be below tokens.context 128"
+    load(changed("causal", {"datasets": ["talk"], "answer_tokens": 128, "answers": "dataset"}))
+
+
+def test_causal_section_may_be_left_out():
+    assert load(changed("causal", DELETE)).causal is None
 
 
 def test_expansion_together_with_latents_is_refused():
@@ -320,6 +345,12 @@ def test_overlapping_classes_are_refused_and_shown(classes):
 def test_classes_in_order_are_accepted():
     classes = load(changed("classes", {"base_only_below": 0.2, "shared_between": [0.3, 0.7], "chat_only_above": 0.8})).classes
     assert classes.shared_between == (0.3, 0.7)
+
+
+@pytest.mark.parametrize("quantiles", [[0.5, 0.25, 1.0], [0.5, 0.5, 1.0], [0.25, 0.5], [0.0, 1.0]], ids=str)
+def test_quantiles_that_leave_gaps_or_overlap_are_refused(quantiles):
+    line = refusal_of("examples.quantiles", quantiles)
+    assert line == f"examples: quantiles: found {quantiles}, allowed: increasing, above 0, the last one 1"
 
 
 def test_repeated_seed_is_refused():

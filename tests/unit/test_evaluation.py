@@ -7,36 +7,49 @@ import pandas as pd
 import pytest
 import torch
 from helpers_activations import random_crosscoder
+from helpers_tables import scaling_table
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.evaluation import beta_table, classify, comparison, confirmed, evaluate, most_chat_leaning, reconstruction_quality
+from crossdiff.evaluation import (
+    beta_table,
+    classify,
+    comparison,
+    evaluate,
+    most_chat_leaning,
+    plausible,
+    ranked_by_scaling,
+    reconstruction_quality,
+)
 
 WIDTH, LATENTS = 6, 12
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
+VERDICTS = (
+    "confirmed",
+    "confirmed_95",
+    "complete_shrinkage",
+    "latent_decoupling",
+    "median_nu_error",
+    "median_nu_reconstruction",
+    "inside_shared",
+    "median_control_beta_error",
+)
 HEADLINES = {
     "latents",
     "classes",
-    "chat_only_confirmed",
+    "base_only_confirmed",
     "undefined_ratios",
+    "implausible_ratios",
     "largest_norm_difference",
+    "correlation_nu_error",
+    "correlation_nu_reconstruction",
     "top",
     "top_smallest_norm_difference",
-    "top_confirmed",
-    "top_median_nu_error",
-    "top_median_nu_reconstruction",
-}
+} | {f"{name}_{verdict}" for name in ("chat_only", "top", "shared") for verdict in VERDICTS}
 
 
 def betas(difference: list[float], fired: list[int], nu_error: list[float], nu_reconstruction: list[float]) -> pd.DataFrame:
-    scaling = pd.DataFrame(
-        {
-            "latent": range(len(difference)),
-            "relative_norm_difference": np.asarray(difference, np.float32),
-            "nu_error": nu_error,
-            "nu_reconstruction": nu_reconstruction,
-        }
-    )
+    scaling = scaling_table(difference, nu_error, nu_reconstruction)
     counts = pd.DataFrame({"latent": range(len(fired)), "validation_active_tokens": fired})
     return beta_table(scaling, counts, Classes(), LatentScaling())
 
@@ -119,29 +132,71 @@ def test_latent_that_did_not_fire_is_dead_whatever_its_norms(difference: float) 
 
 
 @pytest.mark.parametrize(
-    ("nu_error", "nu_reconstruction", "expected"),
+    ("nu_error", "nu_reconstruction", "confirmed", "shrunk", "decoupled"),
     [
-        (0.1, 0.3, True),
-        (-0.5, -0.5, True),
-        (0.2, 0.3, False),
-        (0.1, 0.5, False),
-        (0.3, 0.3, False),
-        (0.1, 0.9, False),
-        (float("nan"), 0.1, False),
-        (0.1, float("nan"), False),
+        (0.1, 0.3, True, False, False),
+        (-0.5, -0.5, True, False, False),
+        (0.2, 0.3, False, True, False),
+        (0.1, 0.5, False, False, True),
+        (0.3, 0.9, False, True, True),
+        (float("nan"), 0.1, False, False, False),
+        (0.1, float("nan"), False, False, False),
+        (0.3, float("nan"), False, True, False),
     ],
 )
-def test_confirmed_needs_both_ratios_defined_and_below(nu_error: float, nu_reconstruction: float, expected: bool) -> None:
-    row = pd.DataFrame({"nu_error": [nu_error], "nu_reconstruction": [nu_reconstruction]})
-    assert confirmed(row, LatentScaling()).tolist() == [expected]
+def test_verdicts_of_latent_scaling(nu_error: float, nu_reconstruction: float, confirmed: bool, shrunk: bool, decoupled: bool) -> None:
+    row = betas([0.95], [1], [nu_error], [nu_reconstruction]).iloc[0]
+    assert [row.confirmed, row.complete_shrinkage, row.latent_decoupling] == [confirmed, shrunk, decoupled]
+
+
+def test_base_only_latents_are_judged_by_mirrored_ratios() -> None:
+    table = betas([0.02, 0.02, 0.5], [9, 9, 9], [1.0, 0.1, 1.0], [1.0, 0.1, 1.0])
+    assert table.confirmed.tolist() == [True, False, False]
+    assert table.complete_shrinkage.tolist() == [False, True, True]
+
+
+def test_confirmed_with_certainty_needs_the_whole_interval_below() -> None:
+    counts = pd.DataFrame({"latent": [0, 1], "validation_active_tokens": 9})
+    for half_width, expected in ((0.05, [True, False]), (0.2, [False, False])):
+        table = beta_table(scaling_table([0.95, 0.95], [0.1, 0.18], [0.3, 0.3], half_width), counts, Classes(), LatentScaling())
+        assert table.confirmed.tolist() == [True, True]
+        assert table.confirmed_95.tolist() == expected
 
 
 def test_beta_table_joins_by_latent_and_not_by_row() -> None:
-    scaling = pd.DataFrame({"latent": [0, 1], "relative_norm_difference": [0.95, 0.5], "nu_error": 0.1, "nu_reconstruction": 0.1})
     counts = pd.DataFrame({"latent": [1, 0], "validation_active_tokens": [7, 0]})
-    table = beta_table(scaling, counts, Classes(), LatentScaling())
+    table = beta_table(scaling_table([0.95, 0.5], [0.1, 0.1], [0.1, 0.1]), counts, Classes(), LatentScaling())
     assert table.validation_active_tokens.tolist() == [0, 7]
     assert table["class"].tolist() == ["dead", "shared"]
+
+
+def test_plausible_ratios_are_defined_and_in_range() -> None:
+    nan = float("nan")
+    table = betas([0.5] * 5, [9] * 5, [1.0, 2.1, -0.2, nan, 0.0], [1.0, 1.0, 1.0, 1.0, 2.5])
+    assert plausible(table).latent.tolist() == [0]
+    found = evaluate(table, QUALITY, Classes())
+    assert (found["undefined_ratios"], found["implausible_ratios"]) == (1, 3)
+
+
+def test_control_is_a_random_sample_of_shared_latents_as_large_as_the_top() -> None:
+    """Shared latents have ratios from .5 to 1.5; a chat-leaning set with ratios of 1 lies inside their central 95 %, one of 0 does not."""
+    n = 200
+    ratios = np.linspace(0.5, 1.5, n)
+    for ratio, inside in ((1.0, 1.0), (0.0, 0.0)):
+        table = betas([0.5] * n + [0.95] * 20, [9] * (n + 20), [*ratios, *[ratio] * 20], [*ratios, *[ratio] * 20])
+        found = evaluate(table, QUALITY, Classes(top=20))
+        assert found["top_inside_shared"] == found["chat_only_inside_shared"] == inside
+        assert 0.7 < found["shared_median_nu_reconstruction"] < 1.3
+        assert found["shared_confirmed"] == 0
+        assert found["shared_inside_shared"] > 0.8
+        assert found["shared_median_control_beta_error"] == pytest.approx(0.01)
+
+
+def test_correlation_with_the_norm_difference_has_its_sign() -> None:
+    difference = np.linspace(0, 1, 50)
+    found = evaluate(betas(list(difference), [9] * 50, list(1 - difference), list(difference)), QUALITY, Classes())
+    assert found["correlation_nu_error"] == pytest.approx(-1)
+    assert found["correlation_nu_reconstruction"] == pytest.approx(1)
 
 
 # Ranks and headline numbers
@@ -188,3 +243,17 @@ def test_comparison_has_one_row_per_crosscoder_and_seed(table: pd.DataFrame) -> 
         ["batchtopk", 0, 3, 2, 1],
         ["l1", 1, 0, 1, 0],
     ]
+
+
+# Ranks
+
+
+def test_rank_by_latent_scaling_goes_by_the_sum_of_both_ranks(table: pd.DataFrame) -> None:
+    # latents 0, 1, 4, 5, 6: ranks of nu_error 2 3 4 5 1, of nu_reconstruction 3 1 5 4 2
+    assert ranked_by_scaling(table).latent.tolist() == [6, 1, 0, 4, 5]
+    assert list(ranked_by_scaling(table).columns) == list(table.columns)
+
+
+def test_ratios_outside_of_the_range_have_no_rank() -> None:
+    table = betas([0.5] * 5, [9] * 5, nu_error=[0.5, -0.11, 2.1, -0.1, 2.0], nu_reconstruction=[2.1, 0.5, 0.5, 0.5, 0.6])
+    assert ranked_by_scaling(table).latent.tolist() == [3, 4]

@@ -13,17 +13,19 @@ from matplotlib.figure import Figure
 from crossdiff import figures
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.evaluation import classify
+from crossdiff.latents.template_tokens import GROUPS
 
 CLASSES = Classes(top=5)
 
 
 def table(difference: list[float], nu: list[float], fired: int = 1) -> pd.DataFrame:
-    """A beta table with both ratios ``nu``, but that nu_error is a tenth lower."""
+    """A beta table with both ratios ``nu``, but that nu_error is a tenth lower; cosines of the directions fall with the difference."""
     difference, nu = np.asarray(difference, np.float32), np.asarray(nu, np.float64)
     return pd.DataFrame(
         {
             "latent": range(len(nu)),
             "relative_norm_difference": difference,
+            "decoder_cosine": 1 - difference,
             "nu_error": nu - 0.1,
             "nu_reconstruction": nu,
             "class": classify(difference, np.full(len(nu), fired), CLASSES),
@@ -64,10 +66,26 @@ TRAINING_LOGS = {
     "silent": {"batchtopk": training_log(5).assign(l0=0.0)},
 }
 
+
+def template_shares(betas: pd.DataFrame) -> pd.DataFrame:
+    """Those that lean far to the chat model fire on template tokens; the first latent not at all in chats."""
+    shares = betas.relative_norm_difference.where(betas.latent > 0)
+    return pd.DataFrame({"latent": betas.latent, "template_share": shares})
+
+
+TOKENS_READ = dict.fromkeys(GROUPS, 0) | {"header": 10, "turn_end": 10, "later": 80}
+
+
+def template_tokens(betas: Mapping[str, pd.DataFrame]) -> Figure:
+    tables = {name: template_shares(table) for name, table in betas.items()}
+    return figures.template_tokens(betas, tables, dict.fromkeys(betas, TOKENS_READ), CLASSES.top)
+
+
 BETA_FIGURES: dict[str, Callable[[Mapping[str, pd.DataFrame]], Figure]] = {
     "norm_difference": lambda betas: figures.norm_difference(betas, CLASSES),
     "latent_scaling": lambda betas: figures.latent_scaling(betas, CLASSES, LatentScaling()),
     "threshold_sweep": lambda betas: figures.threshold_sweep(betas, CLASSES),
+    "template_tokens": template_tokens,
 }
 CASES = [pytest.param(draw, betas, id=f"{name}: {case}") for name, draw in BETA_FIGURES.items() for case, betas in TABLES.items()]
 CASES += [pytest.param(figures.training, logs, id=f"training: {case}") for case, logs in TRAINING_LOGS.items()]
@@ -113,7 +131,7 @@ def test_saved_figures_are_closed(tmp_path: Path) -> None:
 
 def test_norm_difference_counts_classes_and_draws_live_latents() -> None:
     with_dead = pd.concat([FULL, ALL_DEAD])
-    (ax,) = figures.norm_difference({"batchtopk": with_dead}, CLASSES).axes
+    ax, _ = figures.norm_difference({"batchtopk": with_dead}, CLASSES).axes
     assert texts(ax) == ["base-only\n1", "shared\n3", "chat-only\n3"]
     assert ax.get_title(loc="left") == "batchtopk: 8 live of 11 latents"
     bars = [patch for patch in ax.patches if patch.get_width() < 0.03]  # the spans of the classes are wider
@@ -123,15 +141,54 @@ def test_norm_difference_counts_classes_and_draws_live_latents() -> None:
 def test_norm_difference_panels_share_an_axis_that_holds_the_highest_bar() -> None:
     many = table([0.5] * 400, [1.0] * 400)
     for betas in ({"few": FULL, "many": many}, {"many": many, "few": FULL}):
-        axes = figures.norm_difference(betas, CLASSES).axes
+        axes = figures.norm_difference(betas, CLASSES).axes[:2]
         assert [ax.get_ylim()[1] > 400 for ax in axes] == [True, True]
 
 
 @pytest.mark.parametrize("names", [("dead", "good"), ("good", "dead")])
 def test_norm_difference_has_a_log_axis_beside_a_crosscoder_without_live_latents(names: tuple[str, str]) -> None:
     tables = {"dead": ALL_DEAD, "good": FULL}
-    axes = figures.norm_difference({name: tables[name] for name in names}, CLASSES).axes
+    axes = figures.norm_difference({name: tables[name] for name in names}, CLASSES).axes[:2]
     assert [ax.get_yscale() for ax in axes] == ["log", "log"]
+
+
+def test_decoder_cosines_are_drawn_per_class_of_live_latents() -> None:
+    _, ax = figures.norm_difference({"batchtopk": pd.concat([FULL, ALL_DEAD])}, CLASSES).axes
+    assert sorted(legend(ax)) == ["base-only (1)", "chat-only (3)", "other (1)", "shared (3)"]
+    outlines = [patch for patch in ax.patches if patch.get_label() == "shared (3)"]
+    heights = outlines[0].get_xy()[:, 1]
+    assert sum(heights[1:-1:2]) == pytest.approx(1)
+    assert len({patch.get_linestyle() for patch in ax.patches}) == 4
+
+
+def test_template_tokens_shows_the_share_of_latents_at_or_above_every_share() -> None:
+    betas = table([0.45, 0.5, 0.55, 0.95, 0.95], [0.5] * 5)
+    shares = pd.DataFrame({"latent": range(5), "template_share": [NAN, 0.2, 0.4, 0.6, 1.0]})
+    (ax,) = figures.template_tokens({"batchtopk": betas}, {"batchtopk": shares}, {"batchtopk": TOKENS_READ}, top=3).axes
+    lines = {line.get_label(): line for line in ax.lines}
+    assert legend(ax) == [
+        "shared (2): 0 % mostly, 50 % at least a third",
+        "most chat-leaning (3): 67 % mostly, 100 % at least a third",
+        "chat-only (2): 100 % mostly, 100 % at least a third",
+        "all tokens of chats: 20 % are template",
+    ]
+    x, y = lines["most chat-leaning (3): 67 % mostly, 100 % at least a third"].get_data()
+
+    def at(share: float) -> float:
+        """The height of the curve, which falls just after each step."""
+        return y[np.searchsorted(x, share)]
+
+    assert [at(share) for share in (0.0, 0.3, 0.4, 0.41, 0.5, 0.6, 0.61, 1.0)] == pytest.approx(
+        [1, 1, 1, 2 / 3, 2 / 3, 2 / 3, 1 / 3, 1 / 3]
+    )
+    assert len({line.get_linestyle() for label, line in lines.items() if "mostly" in label}) == 3
+
+
+def test_template_tokens_says_that_a_set_is_empty() -> None:
+    (ax,) = template_tokens({"batchtopk": NO_CHAT_ONLY}).axes
+    assert "chat-only (0)" in legend(ax)
+    (ax,) = template_tokens({"batchtopk": ALL_DEAD}).axes
+    assert legend(ax)[:3] == ["shared (0)", "most chat-leaning (0)", "chat-only (0)"]
 
 
 def scatters(figure: Figure) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from crossdiff.errors import UserError
-from crossdiff.models.forward import decoder_layers, resume_from_layer, run_to_layer
+from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
 
 VOCABULARY, LENGTH, WINDOW = 64, 24, 8  # sequences longer than the sliding window
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "max_position_embeddings": 64}
@@ -118,18 +118,26 @@ def test_padding_on_the_right_does_not_change_the_tokens_before_it(model, paddin
             assert_close(found[row, :length], alone[0], rtol=1e-4, atol=1e-4)
 
 
-def test_resuming_gives_the_full_models_logits_from_every_layer(model):
-    residuals, logits = full_pass(model)
+def test_resuming_gives_the_full_models_last_residual_stream_from_every_layer(model):
+    residuals, _ = full_pass(model)
     for layer, residual in enumerate(residuals):
-        assert_close(resume_from_layer(model, residual, IDS, layer), logits, rtol=0, atol=0)
+        assert_close(resume_from_layer(model, residual, IDS, layer), residuals[-1], rtol=0, atol=0)
+
+
+def test_head_gives_the_full_models_logits_at_any_positions(model):
+    residuals, logits = full_pass(model)
+    everywhere = head_logits(model, residuals[-1].flatten(0, 1))
+    assert_close(everywhere, logits.flatten(0, 1), rtol=1e-5, atol=1e-5)
+    some = torch.tensor([3, 40, 7])
+    assert_close(head_logits(model, residuals[-1].flatten(0, 1)[some]), everywhere[some], rtol=1e-5, atol=1e-5)
 
 
 def test_resuming_depends_on_the_residual_stream_and_not_on_the_ids(model):
     layer = n_layers(model) // 2
     residual = full_pass(model)[0][layer]
-    logits = resume_from_layer(model, residual, IDS, layer)
-    assert_close(resume_from_layer(model, residual, IDS.flip(0), layer), logits, rtol=0, atol=0)
-    assert not torch.allclose(resume_from_layer(model, residual.flip(0), IDS, layer), logits)
+    last = resume_from_layer(model, residual, IDS, layer)
+    assert_close(resume_from_layer(model, residual, IDS.flip(0), layer), last, rtol=0, atol=0)
+    assert not torch.allclose(resume_from_layer(model, residual.flip(0), IDS, layer), last)
 
 
 def test_residual_stream_of_another_model_can_be_put_in(model):
@@ -140,18 +148,20 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
     with torch.inference_mode():
         expected = model(input_ids=IDS, use_cache=False).logits
     handle.remove()
-    assert_close(resume_from_layer(model, foreign, IDS, layer), expected, rtol=0, atol=0)
+    resumed = resume_from_layer(model, foreign, IDS, layer)
+    assert_close(head_logits(model, resumed.flatten(0, 1)), expected.flatten(0, 1), rtol=1e-5, atol=1e-5)
 
 
 def test_skipped_blocks_do_no_work(model):
-    layer = n_layers(model) - 1
-    residual = full_pass(model)[0][layer]
+    blocks, layer = list(decoder_layers(model)), n_layers(model) - 2
+    residuals, _ = full_pass(model)
     ran: list[int] = []
-    handles = [block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(decoder_layers(model))]
-    resume_from_layer(model, residual, IDS, layer)
+    handles = [block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks)]
+    resume_from_layer(model, residuals[layer], IDS, layer)
+    head_logits(model, residuals[-1][:, 0])
     for handle in handles:
         handle.remove()
-    assert ran == []
+    assert ran == [layer + 1]
 
 
 def state_of(model):
@@ -168,7 +178,7 @@ def assert_unchanged(model, before) -> None:
 
 def test_model_is_unchanged_afterwards(model):
     before = state_of(model)
-    resume_from_layer(model, run_to_layer(model, IDS, 1), IDS, 1)
+    head_logits(model, resume_from_layer(model, run_to_layer(model, IDS, 1), IDS, 1)[:, 0])
     assert_unchanged(model, before)
 
 

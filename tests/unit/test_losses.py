@@ -9,8 +9,9 @@ from helpers_activations import batchtopk_settings, l1_settings, random_crosscod
 from torch import Tensor
 
 from crossdiff.crosscoders import sparse
-from crossdiff.crosscoders.losses import LOSSES, Loss, Parts
-from crossdiff.crosscoders.losses.batchtopk import geometric_median, select
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.losses.base import Loss, Parts
+from crossdiff.crosscoders.losses.batchtopk import geometric_median
 from crossdiff.crosscoders.model import Crosscoder
 
 WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
@@ -52,11 +53,13 @@ def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: boo
 
 
 def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float) -> Dense:
+    """``dead`` (latents,): dead unless selected in this batch."""
     codes = dense_codes(crosscoder, x)
     scaled = (codes * norm_sums(crosscoder)).detach()
     bound = scaled.flatten().sort(descending=True).values[k * BATCH - 1]
     kept = codes * ((scaled >= bound) & (scaled > 0))
     reconstruction, error = dense_error(crosscoder, x, kept, squared)
+    dead = dead & ~(kept > 0).any(dim=0)
     auxiliary = dense_auxiliary(crosscoder, codes, scaled, (x - reconstruction).detach(), dead, k_dead)
     return Dense(error + coefficient * auxiliary, reconstruction, kept, scaled, auxiliary)
 
@@ -78,9 +81,11 @@ def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1
     assert difference <= tolerance, f"{name}: relative difference {difference:.2e}"
 
 
-def assert_trains_like(loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense]) -> list[Parts]:
+def assert_trains_like(
+    loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense], code_normalisation: str = "crosscoder"
+) -> list[Parts]:
     """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
-    twin = random_crosscoder(WIDTH, LATENTS)
+    twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
     twin.load_state_dict(crosscoder.state_dict())
     optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (crosscoder, twin)]
     seen = []
@@ -105,21 +110,64 @@ def assert_trains_like(loss: Loss, crosscoder: Crosscoder, reference: Callable[[
 
 def new_l1(**changes) -> tuple[Loss, Crosscoder]:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
-    return LOSSES["l1"](crosscoder, l1_settings(**changes)), crosscoder
+    return new_loss(crosscoder, l1_settings(**changes)), crosscoder
 
 
 def new_batchtopk(**changes) -> tuple[Loss, Crosscoder]:
     crosscoder = random_crosscoder(WIDTH, LATENTS)
-    return LOSSES["batchtopk"](crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder
+    return new_loss(crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder
+
+
+# Decoupled code normalisation (paper.md a.4): each model has its own scaled values, selection and threshold
+
+
+def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
+    codes, norms = dense_codes(crosscoder, x), crosscoder.decoder.norm(dim=2)
+    scaled = (codes[:, None] * norms.T).detach()  # (batch, model, latents)
+    bounds = torch.stack([scaled[:, m].flatten().sort(descending=True).values[k * BATCH - 1] for m in range(2)])
+    kept = codes[:, None] * ((scaled >= bounds[:, None]) & (scaled > 0))
+    reconstruction = torch.einsum("bmj,jmd->bmd", kept, crosscoder.decoder) + crosscoder.decoder_bias
+    error = (x - reconstruction).square().sum(dim=2).sqrt().mean()
+    return Dense(error, reconstruction, kept.amax(dim=1), scaled.sum(dim=1), torch.zeros(()))
+
+
+def test_decoupled_batchtopk_trains_like_dense_autograd() -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation="decoupled")
+    loss = new_loss(crosscoder, batchtopk_settings(k=3, code_normalisation="decoupled"))
+    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_decoupled(twin, x, 3), "decoupled")
+    assert all(3 * BATCH < parts.fired.sum() <= 6 * BATCH for parts in seen)
+
+
+def test_decoupled_l1_is_the_crosscoder_l1() -> None:
+    losses = []
+    for name in ("decoupled", "crosscoder"):
+        crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=name)
+        losses.append(new_loss(crosscoder, l1_settings(code_normalisation=name))(crosscoder, batch(), 0).loss)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
+def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(normalisation: str) -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=normalisation)
+    held_out = [batch(step) for step in range(3)]
+    for threshold in ("running", "held_out"):
+        settings = batchtopk_settings(k=3, code_normalisation=normalisation, threshold=threshold)
+        crosscoder.threshold.fill_(-1)
+        new_loss(crosscoder, settings).finish(crosscoder, held_out)
+        assert (crosscoder.threshold == -1).all() == (threshold == "running")
+    weights = crosscoder.decoder.norm(dim=2) if normalisation == "decoupled" else norm_sums(crosscoder)[:, None]
+    scaled = [(dense_codes(crosscoder, x)[..., None] * weights).flatten(0, 1).sort(dim=0, descending=True).values for x in held_out]
+    expected = torch.stack([values[3 * BATCH - 1] for values in scaled]).mean(dim=0)
+    torch.testing.assert_close(crosscoder.threshold.reshape(-1), expected.detach())
 
 
 # L1 (paper.md a.5)
 
 
-@pytest.mark.parametrize("dense_above", [0.0, 1.1], ids=["dense branch", "sparse branch"])
+@pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
 @pytest.mark.parametrize("squared", [False, True])
-def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, dense_above: float, squared: bool) -> None:
-    monkeypatch.setattr(sparse, "DENSE_ABOVE", dense_above)
+def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, squared: bool) -> None:
+    monkeypatch.setattr(sparse, "is_sparse", lambda *_: is_sparse)
     loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=squared)
     assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, squared))
 
@@ -167,14 +215,14 @@ def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int
     silent = torch.zeros(LATENTS, dtype=torch.long)
 
     def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
-        found = dense_batchtopk(twin, x, 1, False, silent >= 2 * BATCH, auxiliary_k, 0.5)
+        found = dense_batchtopk(twin, x, 1, False, silent + BATCH >= 2 * BATCH, auxiliary_k, 0.5)
         silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
         return found
 
     seen = assert_trains_like(loss, crosscoder, reference)
     auxiliary = torch.stack([parts.log["auxiliary_loss"] for parts in seen])
-    assert not auxiliary[:2].any()  # nothing is dead before 32 tokens
-    assert (auxiliary[2:] > 0).all()
+    assert auxiliary[0] == 0  # nothing is dead before 32 tokens
+    assert (auxiliary[1:] > 0).all()
     assert torch.equal(loss.tokens_since_fired, silent)
 
 
@@ -182,10 +230,11 @@ def test_auxiliary_loss_equals_its_formula() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=0.25, auxiliary_k=3, dead_after_tokens=1000)
     dead = torch.zeros(LATENTS, dtype=torch.bool)
     dead[[1, 4, 5, 13, 20]] = True
-    loss.tokens_since_fired[dead] = 1000
-    loss.tokens_since_fired[~dead] = 999
+    loss.tokens_since_fired[dead] = 1000 - BATCH
+    loss.tokens_since_fired[~dead] = 999 - BATCH
     expected = dense_batchtopk(crosscoder, batch(), 3, False, dead, 3, 0.25)
     parts = loss(crosscoder, batch(), 0)
+    assert 0 < (parts.fired[dead] > 0).sum() < dead.sum()  # what fires now is not dead any more
     torch.testing.assert_close(parts.log["auxiliary_loss"], expected.auxiliary)
     torch.testing.assert_close(parts.loss, parts.log["reconstruction_loss"] + 0.25 * expected.auxiliary)
 
@@ -193,6 +242,8 @@ def test_auxiliary_loss_equals_its_formula() -> None:
 def test_auxiliary_loss_does_not_teach_live_latents() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=1.0, dead_after_tokens=1000)
     loss.tokens_since_fired[:5] = 1000
+    with torch.no_grad():
+        crosscoder.decoder[:5] *= 0.01  # small code weights: not selected
     loss(crosscoder, batch(), 0).log["auxiliary_loss"].backward()
     for parameter in (crosscoder.encoder, crosscoder.encoder_bias, crosscoder.decoder):
         assert parameter.grad[:5].any()
@@ -266,34 +317,3 @@ def test_geometric_median_does_not_follow_an_outlier() -> None:
     cloud[0] = 27_000
     assert (geometric_median(cloud) - cloud[1:].mean(dim=0)).abs().max() < 0.3
     assert cloud.mean(dim=0).min() > 200
-
-
-# Selection
-
-
-def test_select_keeps_exactly_the_largest_entries_of_the_whole_batch() -> None:
-    codes = torch.rand(BATCH, LATENTS, generator=torch.Generator().manual_seed(0))
-    weights = torch.linspace(0.1, 3, LATENTS)
-    active, smallest = select(codes, codes * weights, 3 * BATCH)
-    scaled = (codes * weights).flatten().sort(descending=True).values
-    assert len(active.values) == 3 * BATCH
-    assert (active.values > 0).all()
-    assert smallest == scaled[3 * BATCH - 1]
-    assert torch.equal(active.dense(), codes * (codes * weights >= smallest))  # unscaled codes
-    assert len(set(torch.bincount(active.rows, minlength=BATCH).tolist())) > 1  # not k of every row
-
-
-def test_select_leaves_out_zeros_when_fewer_are_positive() -> None:
-    codes = torch.zeros(BATCH, LATENTS)
-    codes[2, 3], codes[5, 0] = 2.0, 0.5
-    active, smallest = select(codes, codes, 3 * BATCH)
-    assert torch.equal(active.dense(), codes)
-    assert len(active.values) == 2
-    assert smallest == 0.5
-
-
-def test_select_of_equal_values_keeps_the_exact_number() -> None:
-    codes = torch.ones(BATCH, LATENTS)
-    active, smallest = select(codes, codes, 3 * BATCH)
-    assert len(active.values) == 3 * BATCH
-    assert smallest == 1

@@ -237,7 +237,10 @@ def examples(tokenizer):
 
 def test_learned_are_the_assistants_words_and_its_turn_end(tokenizer):
     turns = chat("Hi", "Yes.") + chat("And?", "No.")
-    [(ids, learned)] = batches([chat_sequence(turns, tokenizer, "chat")], 1000, seed=0)
+    sequence = chat_sequence(turns, tokenizer, "chat")
+    [(ids, learned)] = batches([sequence], 1000, seed=0)
+    assert not learned[0, len(sequence.token) :].any()  # padding
+    ids, learned = ids[:, : len(sequence.token)], learned[:, : len(sequence.token)]
     pieces = ["".join(tokenizer.convert_ids_to_tokens(part)) for part in np.split(ids[0].numpy(), np.flatnonzero(np.diff(learned[0])) + 1)]
     assert pieces == ["<|user|>Hi<|end|><|assistant|>", "Yes.<|end|>", "<|user|>And?<|end|><|assistant|>", "No.<|end|>"]
     assert not learned[0, 0]

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +194,10 @@ def test_kept_blocks_give_the_first_kept_rows_in_order(tmp_path: Path, small_chu
 def test_blocks_give_the_kept_tokens_of_all_shards_in_order(three_shards: list[PairedShard], small_chunks: int) -> None:
     summary = summarise(three_shards, Activations(skip_first=3))
     expected = [shard.read(0, shard.rows)[summary.kept(shard)] for shard in three_shards]
-    assert torch.equal(torch.cat(list(PairedActivations(three_shards, summary).blocks())), torch.cat(expected))
+    blocks = list(PairedActivations(three_shards, summary).blocks())
+    assert torch.equal(torch.cat([block.activations for block in blocks]), torch.cat(expected))
+    documents = np.concatenate([shard.tokens.document[summary.kept(shard)] for shard in three_shards])
+    assert np.concatenate([block.documents for block in blocks]).tolist() == documents.tolist()
 
 
 # Shuffling them
@@ -229,35 +233,45 @@ def test_every_kept_token_comes_once_per_epoch(tmp_path: Path, small_chunks: int
     assert first != second
 
 
-def test_tokens_that_fill_no_batch_open_the_next_epoch(tmp_path: Path, small_chunks: int) -> None:
+def test_tokens_that_fill_no_batch_are_left_out_of_an_epoch_others_in_each(tmp_path: Path, small_chunks: int) -> None:
     activations = numbered(tmp_path, 60, 40)
     batches = activations.shuffled_batches(32, 50, seed=0)
-    first, second = names(islice(batches, 3)), names(islice(batches, 2))
-    left = {(shard, row) for shard, rows in enumerate([60, 40]) for row in range(rows)} - set(first)
-    assert len(left) == 4
-    assert left <= set(second)
-    rest = names(islice(batches, 20))
-    assert set(Counter(first + second + rest).values()) == {8}  # 25 batches of 32 are 8 epochs of 100
+    every = {(shard, row) for shard, rows in enumerate([60, 40]) for row in range(rows)}
+    left = []
+    for _ in range(8):
+        epoch = names(islice(batches, 3))
+        assert len(set(epoch)) == len(epoch)
+        left.append(frozenset(every - set(epoch)))
+    assert {len(tokens) for tokens in left} == {4}
+    assert len(set(left)) > 4
 
 
 @pytest.mark.parametrize("buffer_tokens", [1, 64, 200])
-def test_memory_never_holds_more_than_buffer_chunk_and_batch(tmp_path: Path, small_chunks: int, buffer_tokens: int) -> None:
-    held = most = 0
+@pytest.mark.parametrize("start", [1, 5, 29, 30, 47])
+def test_batches_from_a_later_start_are_those_of_the_whole_run(tmp_path: Path, small_chunks: int, buffer_tokens: int, start: int) -> None:
+    activations = numbered(tmp_path, 300, 290)
+    whole = [names([batch]) for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0), start + 10)]
+    resumed = [names([batch]) for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0, start=start), 10)]
+    assert resumed == whole[start:]
 
-    class Watched(PairedShard):
-        def read(self, start: int, stop: int) -> Tensor:
-            nonlocal held, most
-            held += stop - start
-            most = max(most, held)
-            return super().read(start, stop)
 
+@pytest.mark.parametrize("buffer_tokens", [64, 200])
+def test_two_pools_are_in_memory_at_most(tmp_path: Path, small_chunks: int, buffer_tokens: int) -> None:
     activations = numbered(tmp_path, 300, 300)
-    watched = [
-        Watched(tmp_path / f"{name}.parquet", *shard.paths) for name, shard in zip(("0000", "0001"), activations.shards, strict=True)
-    ]
-    for batch in islice(PairedActivations(watched, activations.summary).shuffled_batches(20, buffer_tokens, seed=0), 90):
-        held -= len(batch)
-    assert most < buffer_tokens + small_chunks + 20
+    sizes = []
+    read = PairedActivations._read
+
+    def watched(self: PairedActivations, pool: Any) -> tuple[Tensor, Tensor]:
+        sizes.append(sum(len(rows) for *_, rows in pool.pieces))
+        return read(self, pool)
+
+    used = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairedActivations, "_read", watched)
+        for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0), 90):
+            assert sum(sizes) - used <= 2 * buffer_tokens
+            used += len(batch)
+    assert max(sizes) <= buffer_tokens
 
 
 def test_order_depends_on_the_seed_alone(tmp_path: Path, small_chunks: int) -> None:

@@ -4,10 +4,10 @@ import base64
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers_tables import scaling_table
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -21,7 +21,7 @@ from crossdiff.workflow import Run
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "report" / "page.html.jinja"
-FIGURES = ("norm_difference", "latent_scaling", "threshold_sweep", "training")
+FIGURES = ("norm_difference", "latent_scaling", "threshold_sweep", "kl", "template_tokens", "training")
 VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
 HOSTILE = "<script>boo()</script> & <b>"
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
@@ -73,30 +73,23 @@ def write_tokenizer(folder: Path) -> str:
 
 
 def beta_rows(difference: list[float], nu: list[float], fired: int = 5) -> pd.DataFrame:
-    scaling = pd.DataFrame(
-        {
-            "latent": range(len(nu)),
-            "frequency": 0.0123,
-            "relative_norm_difference": np.asarray(difference, np.float32),
-            "nu_error": nu,
-            "nu_reconstruction": nu,
-        }
-    )
+    scaling = scaling_table(difference, nu, nu)
     counts = pd.DataFrame({"latent": range(len(nu)), "validation_active_tokens": fired})
     return beta_table(scaling, counts, Classes(), LatentScaling())
 
 
 BETAS = beta_rows([0.5, 0.95, 0.97, 0.6], [1.0, 0.1, float("nan"), 0.9])
-NO_EXAMPLES = pd.DataFrame(columns=["latent", "peak", "tokens", "template", "activations"])
 EXAMPLES = pd.DataFrame(
     {
-        "latent": [1, 1],
-        "peak": [8.0, 4.0],
-        "tokens": [[0, 1, 2, 4], [5, 6, 7]],
-        "template": [[HEADER, CONTENT, CONTENT, TURN_END], [CONTENT, CONTENT, CONTENT]],
-        "activations": [[0.0, 8.0, 2.0, 0.0], [4.0, 0.0, 1.0]],
+        "latent": [1, 1, 1],
+        "peak": [8.0, 4.0, 1.0],
+        "strongest": [True, True, False],
+        "tokens": [[0, 1, 2, 4], [5, 6, 7], [1]],
+        "template": [[HEADER, CONTENT, CONTENT, TURN_END], [CONTENT, CONTENT, CONTENT], [CONTENT]],
+        "activations": [[0.0, 8.0, 2.0, 0.0], [4.0, 0.0, 1.0], [1.0]],
     }
 )
+NO_EXAMPLES = EXAMPLES.iloc[:0]
 
 
 def settings_of(config: str) -> dict:
@@ -106,7 +99,12 @@ def settings_of(config: str) -> dict:
 
 
 def inputs(
-    folder: Path, betas: dict[str, pd.DataFrame], examples: dict[str, pd.DataFrame], family: str = "llama", config: str = "gemma2-2b.yaml"
+    folder: Path,
+    betas: dict[str, pd.DataFrame],
+    examples: dict[str, pd.DataFrame],
+    family: str = "llama",
+    config: str = "gemma2-2b.yaml",
+    published: bool = False,
 ) -> Inputs:
     """Everything that the page reads, written below ``folder`` the way the rules write it."""
     model = {"d_model": 32, "layers": 3, "family": family}
@@ -114,7 +112,19 @@ def inputs(
     summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3)
     write_summary(folder / "summary.json", summary)
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
-    comparison(list(evaluations.values()), [(name, 0) for name in betas]).to_csv(folder / "table.csv", index=False)
+    seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5, "chat_only_a": 3, "chat_only_b": 4, "chat_only_recurring": 2}
+    top = {"top": 50, "top_matched": 20, "top_recurring": 10, "top_recurring_by_chance": 1.5}
+    tables = {
+        "crosscoders": comparison(list(evaluations.values()), [(name, 0) for name in betas]),
+        "twins": pd.DataFrame(
+            [{"crosscoder": name, "seed": 0, "twins": 3, "twins_divergent": 0.6, "controls_divergent": 1.0} for name in betas]
+        ),
+        "seed_agreement": pd.DataFrame([{"crosscoder": name} | seeds | top for name in betas]),
+        "template_tokens": pd.DataFrame([{"crosscoder": name, "seed": 0} for name in betas]),
+        "paper": pd.DataFrame([{"quantity": "FVE", "batchtopk": 0.85, "paper_batchtopk": 0.876 if published else None}]),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
     for name in betas:
         write_json(folder / f"{name}.json", evaluations[name])
         betas[name].to_parquet(folder / f"{name}.betas.parquet")
@@ -127,7 +137,7 @@ def inputs(
         facts=str(folder / "facts.json"),
         summary=str(folder / "summary.json"),
         refusals=None,
-        table=str(folder / "table.csv"),
+        tables=[str(folder / f"{name}.csv") for name in tables],
         evaluations={name: str(folder / f"{name}.json") for name in betas},
         betas={name: str(folder / f"{name}.betas.parquet") for name in betas},
         examples={name: str(folder / f"{name}.examples.parquet") for name in betas},
@@ -180,7 +190,7 @@ def test_tokens_show_their_text_template_part_and_activation(good: Inputs) -> No
     assert shade == pytest.approx([0.7, 0.25])  # 0.1 + 0.6 x share of the latent's largest
 
 
-def test_latent_without_examples_says_so(good: Inputs) -> None:
+def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs) -> None:
     page = page_of(good)
     assert page.text.count("No context was collected.") == 3
     assert len(page.contexts) == 2
@@ -213,6 +223,19 @@ def test_same_inputs_give_the_same_page(good: Inputs) -> None:
     assert render(good, TEMPLATE) == render(good, TEMPLATE)
 
 
+def test_papers_values_stand_beside_the_papers_run_alone(tmp_path: Path) -> None:
+    for published in (True, False):
+        page = page_of(inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, published=published))
+        assert ("0.88" in page.text) == ("paper_batchtopk" in page.text) == published
+
+
+def test_one_seed_says_nothing_of_another(good: Inputs) -> None:
+    assert "found among the other's" in render(good, TEMPLATE)
+    path = Path(next(path for path in good.tables if "seed_agreement" in path))
+    pd.read_csv(path).head(0).to_csv(path, index=False)
+    assert "This run has one seed" in render(good, TEMPLATE)
+
+
 # What it must not do
 
 
@@ -220,7 +243,7 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
     row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1, "rate": 1.0, "low": 0.2, "high": 1.0}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
-    pd.read_csv(given.table).assign(crosscoder=HOSTILE).to_csv(given.table, index=False)
+    pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
     assert page.text.count(HOSTILE) == 5  # the family, two cells of the refusals, a row and a link of the table

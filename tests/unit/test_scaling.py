@@ -1,5 +1,7 @@
 """Latent scaling against brute force in float64 (paper.md c)."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +9,23 @@ import torch
 from helpers_activations import LAYER, random_crosscoder
 from torch import Tensor
 
+from crossdiff.activations.pairs import Block
+from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.scaling import TARGETS, latent_scaling, relative_norm_difference
+from crossdiff.scaling import TARGETS, ScalingSums, nu_interval, relative_norm_difference
+from crossdiff.scaling import latent_scaling as scale_blocks
 
 WIDTH, LATENTS, TOKENS = 6, 10, 200
 MODELS = ("base", "chat")
+
+
+def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap: int) -> pd.DataFrame:
+    """With documents of ten tokens, counted on over all parts."""
+    blocks, first = [], 0
+    for part in parts:
+        blocks.append(Block(part, (first + np.arange(len(part))) // 10))
+        first += len(part)
+    return scale_blocks(crosscoder, blocks, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
@@ -72,13 +86,18 @@ def test_beta_is_the_least_squares_scale_of_the_chat_direction(crosscoder: Cross
 
 
 def test_many_blocks_give_the_same_as_one(crosscoder: Crosscoder, raw: Tensor) -> None:
+    whole = latent_scaling(crosscoder, [raw])
+    parts = latent_scaling(crosscoder, [raw[:1], raw[1:70], raw[70:]])
+    assert whole.active_tokens.tolist() == parts.active_tokens.tolist()
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_block_without_active_latents_changes_nothing_but_frequencies(crosscoder: Crosscoder, raw: Tensor) -> None:
     crosscoder.encoder_bias.clamp_max_(0)
     silent = crosscoder.mean.expand(5, 2, WIDTH)  # zero on the crosscoder's scale
     assert not crosscoder.encode(crosscoder.normalise(silent)).any()
-    whole = latent_scaling(crosscoder, [torch.cat([raw, silent])])
-    parts = latent_scaling(crosscoder, [raw[:1], raw[1:70], silent, raw[70:]])
-    assert whole.active_tokens.tolist() == parts.active_tokens.tolist()
-    pd.testing.assert_frame_equal(parts, whole, rtol=1e-4)
+    with_silence, without = (latent_scaling(crosscoder, parts).drop(columns="frequency") for parts in ([raw, silent], [raw]))
+    pd.testing.assert_frame_equal(with_silence, without)
 
 
 def test_counts_and_activations_are_those_of_the_codes(crosscoder: Crosscoder, raw: Tensor) -> None:
@@ -103,11 +122,100 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
     table = latent_scaling(crosscoder, [raw])
-    ratios = table[[column for column in table if column.startswith(("beta_", "nu_"))]]
-    assert ratios.shape[1] == 12
+    ratios = table[[column for column in table if column.startswith(("beta_", "nu_", "mirrored_", "improvement_", "control_"))]]
+    assert ratios.shape[1] == 4 * (2 + 3 + 1 + 2 + 2)
     assert ratios.loc[3].isna().all()
     assert ratios.drop(3).notna().all(axis=None)
     assert table.loc[3, ["active_tokens", "frequency", "mean_activation", "max_activation"]].tolist() == [0, 0, 0, 0]
+
+
+def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
+    """A latent may count for one model and not for the other: reconstruction and own part follow each model's threshold."""
+    crosscoder = random_crosscoder(WIDTH, LATENTS, seed=1, code_normalisation="decoupled").requires_grad_(False)
+    crosscoder.threshold.copy_(torch.tensor([0.8, 0.4]))
+    x = crosscoder.normalise(raw).double()
+    norms, decoder = crosscoder.decoder_norms().double(), crosscoder.decoder.double()
+    codes = torch.relu(torch.einsum("nmd,jmd->nj", x, crosscoder.encoder.double()) + crosscoder.encoder_bias.double())
+    used = codes[:, None] * (codes[:, None] * norms.T > crosscoder.threshold[:, None])  # (token, model, latent)
+    codes = codes * (used > 0).any(dim=1)
+    assert 0 < ((used[:, 0] > 0) != (used[:, 1] > 0)).float().mean() < 0.5
+    reconstruction = torch.einsum("nmj,jmd->nmd", used, decoder) + crosscoder.decoder_bias.double()
+    with_own = x[None] - reconstruction[None] + torch.einsum("nmj,jmd->jnmd", used, decoder)
+    energy = decoder[:, 1].square().sum(dim=1) * codes.square().sum(dim=0)
+    table = latent_scaling(crosscoder, [raw])
+    for target, y in {"reconstruction": reconstruction.expand(LATENTS, -1, -1, -1), "error": with_own}.items():
+        expected = torch.einsum("nj,jd,jnmd->mj", codes, decoder[:, 1], y) / energy
+        np.testing.assert_allclose(betas(table, target), expected, rtol=1e-4, atol=1e-5)
+
+
+# Intervals, mirrored ratios and controls
+
+
+def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
+    numerators = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    low, high = nu_interval(numerators, Bootstrap(blocks=6, samples=4000, seed=1))
+    rng = np.random.default_rng(7)
+    samples = numerators.numpy()[:, rng.integers(0, 6, (4000, 6))].sum(axis=2)  # blocks drawn one by one, another way
+    expected = np.quantile(samples[0] / samples[1], [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)
+
+
+def test_interval_holds_the_estimate_and_narrows_with_more_text(crosscoder: Crosscoder) -> None:
+    widths = []
+    for tokens in (300, 30_000):
+        raw = torch.randn(tokens, 2, WIDTH, generator=torch.Generator().manual_seed(5))
+        table = latent_scaling(crosscoder, [raw], blocks=20, samples=200).drop(3)
+        assert (table.nu_activation_low <= table.nu_activation).mean() > 0.8
+        inside = (table.nu_error_low <= table.nu_error) & (table.nu_error <= table.nu_error_high)
+        assert inside.all()
+        widths.append((table.nu_error_high - table.nu_error_low).median())
+    assert widths[1] < widths[0] / 4
+
+
+def test_interval_of_a_latent_in_one_block_is_undefined() -> None:
+    numerators = torch.zeros(2, 6, 2, dtype=torch.float64)
+    numerators[:, :, 0], numerators[:, 3, 1] = 1.0, 1.0
+    low, high = nu_interval(numerators, Bootstrap(blocks=6, samples=50))
+    assert (low[0], high[0]) == (1, 1)
+    assert torch.isnan(low[1]) and torch.isnan(high[1])
+
+
+def test_mirrored_ratio_is_the_ratio_of_the_pair_turned_round(crosscoder: Crosscoder, raw: Tensor) -> None:
+    turned = Crosscoder(WIDTH, LATENTS, LAYER)
+    turned.load_state_dict(
+        {
+            name: value.flip(-1 if name == "scale" else -2) if value.dim() and name != "encoder_bias" else value
+            for name, value in crosscoder.state_dict().items()
+        }
+    )
+    table, other = latent_scaling(crosscoder, [raw]), latent_scaling(turned.requires_grad_(False), [raw.flip(1)])
+    for target in TARGETS:
+        np.testing.assert_allclose(table[f"mirrored_nu_{target}"], other[f"nu_{target}"], rtol=1e-3)
+
+
+def test_improvement_is_the_drop_of_the_squared_error(crosscoder: Crosscoder, raw: Tensor) -> None:
+    table, x = latent_scaling(crosscoder, [raw]), crosscoder.normalise(raw)
+    codes, chat = crosscoder.encode(x), crosscoder.decoder[:, 1]
+    for latent in (0, 5):
+        on = codes[:, latent] > 0
+        fitted = table.beta_activation_base[latent] * codes[on, latent, None] * chat[latent]
+        drop = (x[on, 0].square().sum(dim=1) - (x[on, 0] - fitted).square().sum(dim=1)).mean()
+        assert table.improvement_activation_base[latent] == pytest.approx(drop.item(), rel=1e-3)
+    assert (table.drop(3)[[f"improvement_{target}_{model}" for target in TARGETS for model in MODELS]] >= 0).all(axis=None)
+
+
+def test_control_direction_has_the_chat_norm_and_explains_little() -> None:
+    crosscoder = orthogonal(torch.ones(WIDTH))
+    sums = ScalingSums(crosscoder, 2, seed=0)
+    torch.testing.assert_close(sums.directions["control"].norm(dim=1), torch.ones(WIDTH))
+    wide = Crosscoder(400, 4, LAYER)
+    with torch.no_grad():
+        wide.encoder[:, 1] = wide.decoder[:, 1] = wide.decoder[:, 0] = torch.eye(4, 400)
+    codes = torch.zeros(TOKENS, 400)
+    codes[:, :4] = sparse_codes()[:, :4]
+    table = latent_scaling(wide.requires_grad_(False), [torch.stack([codes, codes], dim=1)])
+    np.testing.assert_allclose(table.beta_activation_chat, 1, atol=1e-5)
+    assert (table.control_beta_activation_chat.abs() < 0.3).all()
 
 
 # Known answers

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossdiff.crosscoders.sparse import Active, encoded, largest, rows_per_latent, weighted_rows
+from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders.sparse import Active, Encoder, above, dot_products, encoded, largest, rows_per_latent, weighted_rows
 
 BATCH, LATENTS, WIDTH = 12, 9, 5
 EMPTY_ROWS, EMPTY_LATENTS = [0, 4, 5, 11], [0, 3, 8]
@@ -48,12 +49,11 @@ def test_dense_gives_the_codes_back(codes: Tensor) -> None:
     assert torch.equal(Active.of(codes).dense(), codes)
 
 
-def test_entries_at_chosen_places_keep_zeros_too() -> None:
-    codes = random_codes()
-    active = Active.at(torch.tensor([1, LATENTS, LATENTS + 2, BATCH * LATENTS - 1]), codes)
-    assert active.rows.tolist() == [0, 1, 1, BATCH - 1]
-    assert active.latents.tolist() == [1, 0, 2, LATENTS - 1]
-    assert active.values.tolist() == [0, 0, codes[1, 2].item(), 0]
+@pytest.mark.parametrize("codes", CODES)
+def test_kept_entries_are_those_of_the_mask(codes: Tensor) -> None:
+    active = Active.of(codes)
+    kept = active.keep(active.latents < 5)
+    assert torch.equal(kept.dense(), codes * (torch.arange(LATENTS) < 5))
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -66,7 +66,15 @@ def test_offsets_point_to_the_first_entry_of_every_row(codes: Tensor) -> None:
 def test_sum_per_latent_is_the_column_sum(codes: Tensor) -> None:
     active = Active.of(codes)
     torch.testing.assert_close(active.sum_per_latent(active.values), codes.sum(dim=0))
-    assert active.sum_per_latent(torch.ones_like(active.rows)).tolist() == (codes > 0).sum(dim=0).tolist()
+    assert active.count_per_latent().tolist() == (codes > 0).sum(dim=0).tolist()
+
+
+@pytest.mark.parametrize("codes", CODES)
+@pytest.mark.parametrize("chosen", [[], [1, 5, 6], list(range(LATENTS))])
+def test_entries_of_chosen_latents_are_the_masked_codes(codes: Tensor, chosen: list[int]) -> None:
+    mask = torch.zeros(LATENTS, dtype=torch.bool)
+    mask[torch.tensor(chosen, dtype=torch.long)] = True
+    assert torch.equal(Active.of(codes).of_latents(mask).dense(), codes * mask)
 
 
 # Products and their gradients
@@ -89,19 +97,17 @@ def test_weighted_rows_is_the_dense_product_with_its_gradients(codes: Tensor) ->
 
 
 @pytest.mark.parametrize("codes", CODES)
-def test_rows_per_latent_is_the_transposed_product_with_its_gradients(codes: Tensor) -> None:
-    x, dense = leaf(BATCH, WIDTH), codes.clone().requires_grad_()
-    out_gradient = leaf(LATENTS, WIDTH).detach()
-    expected = dense.T @ x
-    expected_x, expected_codes = torch.autograd.grad(expected, (x, dense), out_gradient)
+def test_rows_per_latent_is_the_transposed_product(codes: Tensor) -> None:
+    x, active = leaf(BATCH, WIDTH).detach(), Active.of(codes)
+    torch.testing.assert_close(rows_per_latent(active, active.values, x), codes.T @ x)
 
-    active = Active.of(codes)
-    values = active.values.requires_grad_()
-    found = rows_per_latent(active, values, x)
-    found_x, found_values = torch.autograd.grad(found, (x, values), out_gradient)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(found_x, expected_x)
-    torch.testing.assert_close(found_values, expected_codes[active.rows, active.latents])
+
+@pytest.mark.parametrize("codes", CODES)
+def test_dot_products_are_those_of_the_active_pairs(codes: Tensor) -> None:
+    x, weight, active = leaf(BATCH, WIDTH).detach(), leaf(LATENTS, WIDTH), Active.of(codes)
+    strided = torch.stack([x, x], dim=2)[..., 1]  # not contiguous
+    for rows in (x, strided):
+        torch.testing.assert_close(dot_products(weight, active, rows), (rows @ weight.detach().T)[active.rows, active.latents])
 
 
 def test_rows_per_latent_takes_other_values_than_the_codes() -> None:
@@ -117,9 +123,10 @@ def test_encoded_sends_gradients_to_the_active_entries_of_the_encoder_alone(mask
     dense = (x @ encoder.T + bias) * (mask > 0)
     expected_encoder, expected_bias = torch.autograd.grad(dense, (encoder, bias), out_gradient)
 
-    places = (mask > 0).flatten().nonzero().squeeze(1)
-    active = encoded(Active.at(places, dense.detach()), encoder, bias, x)
-    found_encoder, found_bias = torch.autograd.grad(active.values, (encoder, bias), out_gradient.flatten()[places])
+    chosen = Active.of(mask)
+    given = chosen._replace(values=dense.detach()[chosen.rows, chosen.latents])
+    active = encoded(given, Encoder(encoder, bias), x)
+    found_encoder, found_bias = torch.autograd.grad(active.values, (encoder, bias), out_gradient[chosen.rows, chosen.latents])
     torch.testing.assert_close(active.dense(), dense)
     torch.testing.assert_close(found_encoder, expected_encoder)
     torch.testing.assert_close(found_bias, expected_bias)
@@ -127,44 +134,82 @@ def test_encoded_sends_gradients_to_the_active_entries_of_the_encoder_alone(mask
 
 # Selection
 
-
-def assert_largest(values: Tensor, count: int, samples: int) -> None:
-    """The indices are increasing, as many as asked for, and their values those of a full sort."""
-    indices = largest(values, count, samples)
-    assert len(indices) == min(count, len(values))
-    assert (indices.diff() > 0).all()
-    expected = values.sort(descending=True).values[:count]
-    assert torch.equal(values[indices].sort(descending=True).values, expected)
-
-
-KINDS = {
-    "random": lambda rng, n: rng.normal(size=n),
-    "constant": lambda rng, n: np.full(n, 0.5),
-    "all zero": lambda rng, n: np.zeros(n),
-    "mostly zero": lambda rng, n: rng.random(n) * (rng.random(n) < 0.02),
-    "few values": lambda rng, n: rng.integers(0, 3, n),
-    "rising": lambda rng, n: np.arange(n),
-    "falling": lambda rng, n: -np.arange(n),
-    "periodic": lambda rng, n: np.arange(n) % 7,  # in step with the stride of the sample
-    "heavy tail": lambda rng, n: rng.standard_cauchy(n),
+ROWS = {
+    "random": lambda rng, n, f: rng.normal(size=(n, f)),
+    "constant": lambda rng, n, f: np.full((n, f), 0.5),
+    "all zero": lambda rng, n, f: np.zeros((n, f)),
+    "negative": lambda rng, n, f: -rng.random((n, f)),
+    "mostly zero": lambda rng, n, f: rng.random((n, f)) * (rng.random((n, f)) < 0.02),
+    "few values": lambda rng, n, f: rng.integers(-1, 3, (n, f)),
+    "strong at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) > n / 2))[:, None],
+    "weak at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None],  # the guess is too high
+    "one latent": lambda rng, n, f: rng.random((n, f)) * (np.arange(f) == 0),
+    "heavy tail": lambda rng, n, f: rng.standard_cauchy((n, f)),
 }
 
 
+def encoder_of(codes: Tensor) -> tuple[Encoder, Tensor]:
+    """An encoder and activations whose product is ``codes`` (batch, latents), exactly: each row reads its own column of the weights."""
+    return Encoder(codes.T.contiguous(), torch.zeros(codes.shape[1])), torch.eye(len(codes))
+
+
 @given(
-    kind=st.sampled_from(sorted(KINDS)),
-    size=st.integers(1, 4000),
+    kind=st.sampled_from(sorted(ROWS)),
+    rows=st.integers(1, 300),
+    latents=st.integers(1, 40),
     share=st.floats(0, 1.1),
-    samples=st.sampled_from([1, 10, 100, 1000]),
+    columns=st.integers(1, 2),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=300, deadline=None)
-def test_largest_equals_a_full_sort(kind: str, size: int, share: float, samples: int, seed: int) -> None:
-    values = torch.from_numpy(KINDS[kind](np.random.default_rng(seed), size)).float()
-    assert_largest(values, int(share * size), samples)
+@settings(max_examples=150, deadline=None)
+def test_largest_equals_a_full_sort(kind: str, rows: int, latents: int, share: float, columns: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    codes = torch.from_numpy(ROWS[kind](rng, rows, latents)).float()
+    weights = torch.from_numpy(rng.integers(0, 4, (latents, columns)) / 2).float()
+    count = int(share * rows * latents)
+    active, chosen, smallest = largest(*encoder_of(codes), weights, count)
+    positive = codes.relu()
+    for column in range(columns):
+        scaled = positive * weights[:, column]
+        ranked = scaled.flatten().sort(descending=True).values[:count]
+        ranked = ranked[ranked > 0]
+        own = active.keep(chosen[column])
+        assert torch.equal((own.values * weights[own.latents, column]).sort(descending=True).values, ranked)  # ties and all
+        assert torch.equal(own.values, codes[own.rows, own.latents])
+        assert smallest[column] == (ranked[-1] if len(ranked) else torch.inf)
+    assert chosen.any(dim=0).all()
+    order = active.rows * latents + active.latents
+    assert (order.diff() > 0).all()
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("count", [0, 1, 2, 999_999, 1_000_000, 1_000_001])
-def test_largest_handles_tiny_and_huge_counts_of_a_million_values(kind: str, count: int) -> None:
-    values = torch.from_numpy(KINDS[kind](np.random.default_rng(0), 1_000_000)).float()
-    assert_largest(values, count, samples=65_536)
+@given(kind=st.sampled_from(sorted(ROWS)), rows=st.integers(1, 300), latents=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_above_gives_the_positive_entries_over_the_bounds(kind: str, rows: int, latents: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    codes = torch.from_numpy(ROWS[kind](rng, rows, latents)).float()
+    bounds = torch.from_numpy(rng.choice([-1.0, 0.0, 0.3, 1.0, np.inf], latents)).float()
+    found = above(*encoder_of(codes), bounds).dense()
+    assert torch.equal(found, torch.where(codes > bounds.clamp_min(0), codes, 0))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_products_choose_what_float32_products_choose(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    """The product only finds candidates; values and ranks are float32, so the choice can differ by a rare entry only."""
+    monkeypatch.setattr(sparse, "multiplies_bfloat16", lambda _device: native)
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((600, 64), (500, 64), (500,)))
+    exact, low = (Encoder(weight, bias, precision) for precision in ("float32", "bfloat16"))
+    weights = torch.rand(500, 1, generator=generator) + 0.5
+    found, expected = largest(low, x, weights, 6000)[0].dense(), largest(exact, x, weights, 6000)[0].dense()
+    assert ((found > 0) != (expected > 0)).sum() <= 2
+    both = (found > 0) & (expected > 0)
+    assert torch.equal(found[both], expected[both])
+    bounds = torch.full((500,), 3.0)
+    assert torch.equal(above(low, x, bounds).dense(), above(exact, x, bounds).dense())
+
+
+def test_sparse_is_judged_by_the_share_of_positive_entries() -> None:
+    codes = torch.zeros(100, 50)
+    assert sparse.is_sparse(*encoder_of(codes))
+    codes[:, :10] = 1
+    assert not sparse.is_sparse(*encoder_of(codes))

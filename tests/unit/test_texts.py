@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.texts.chats import HEADER, NO_ROLE, TEMPLATE_PARTS, chat_sequence, document_sequences
+from crossdiff.texts.chats import HEADER, NO_ROLE, TEMPLATE_PARTS, chat_sequence, document_sequences, is_answer
 from crossdiff.texts.formats import ROLES, requests, texts
 from crossdiff.texts.shards import document_id, in_split, read_shard, sequences, tokenise_shard
 from crossdiff.texts.sources import parse, read
@@ -301,10 +301,14 @@ def test_hub_data_set_without_a_network_is_refused_by_name():
 
 # Chats and documents as tokens.
 
-CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}"
     "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 MARKERS = (ROOT / "data/markers.jinja").read_text()
 TRAINING_TEXT = ["the user said us and a: and the assistant said yes. a user is us."] * 20
@@ -400,6 +404,17 @@ def test_ids_are_those_of_the_tokenizers_own_template(family, chat):
     tokenizer = TOKENIZERS[family]
     ids = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
     assert chat_sequence(chat, tokenizer, "chat").token.tolist() == ids
+
+
+def test_asked_chat_ends_in_the_header_that_the_answer_follows(family):
+    tokenizer = TOKENIZERS[family]
+    chat = [user("who are you?"), assistant("us"), user("us")]
+    asked, answered = chat_sequence(chat, tokenizer, "chat", ask=True), chat_sequence([*chat, assistant("yes")], tokenizer, "chat")
+    header = len(asked.token)
+    assert [column.tolist() for column in asked] == [column[:header].tolist() for column in answered]
+    assert (asked.role[-1], asked.template[-1]) == (ROLES.index("assistant"), HEADER)
+    assert is_answer(answered.role, answered.template)[header]
+    assert np.flatnonzero(is_answer(answered.role, answered.template))[-1] == len(answered.token) - 1
 
 
 def test_white_space_at_the_ends_is_left_to_the_template(family):

@@ -40,7 +40,7 @@ def trained(activations: PairedActivations, settings: Settings, log: Path, seed:
 def test_learning_rate_warms_up_stays_and_decays() -> None:
     settings = l1_settings(batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25)  # 20 steps
     rates = [learning_rate(step, settings) for step in range(20)]
-    assert rates == pytest.approx([0.25, 0.5, 0.75] + 13 * [1.0] + [0.8, 0.6, 0.4, 0.2])
+    assert rates == pytest.approx([0.0, 0.25, 0.5, 0.75] + 12 * [1.0] + [0.8, 0.6, 0.4, 0.2])
 
 
 def test_learning_rate_is_constant_without_warmup_and_decay() -> None:
@@ -58,7 +58,7 @@ def test_new_crosscoder_knows_its_layer_size_and_scaling(activations: PairedActi
     crosscoder = new_crosscoder(activations, settings, seed=0)
     assert (crosscoder.layer, crosscoder.d_model, crosscoder.latents) == (LAYER, WIDTH, 3 * WIDTH)
     assert crosscoder.code_normalisation == "sae"
-    x = torch.cat([crosscoder.normalise(block) for block in activations.blocks()])
+    x = torch.cat([crosscoder.normalise(block.activations) for block in activations.blocks()])
     torch.testing.assert_close(x.mean(dim=0), torch.zeros(2, WIDTH), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.square().sum(dim=2).mean(dim=0).sqrt(), torch.tensor([2.0, 2.0]))
 
@@ -96,8 +96,20 @@ def test_batchtopk_has_k_active_latents_per_token_in_training_and_about_k_after(
     crosscoder, log = trained(activations, SETTINGS["batchtopk"], tmp_path / "training.csv")
     assert {row["l0"] for row in log} == {4.0}
     assert crosscoder.threshold > 0
-    codes = torch.cat([crosscoder.encode(crosscoder.normalise(block)) for block in activations.blocks()])
+    codes = torch.cat([crosscoder.encode(crosscoder.normalise(block.activations)) for block in activations.blocks()])
     assert 3 < (codes > 0).sum(dim=1).float().mean() < 5
+
+
+def test_held_out_threshold_comes_from_the_held_out_activations(activations: PairedActivations, tmp_path: Path) -> None:
+    held_out = paired(tmp_path, 2 * planted_activations(256, WIDTH, seed=5))
+    settings = SETTINGS["batchtopk"]
+    assert settings.needs_held_out is False
+    running = train(activations, settings, 0, torch.device("cpu"), tmp_path / "log.csv")
+    exact = train(
+        activations, settings.model_copy(update={"threshold": "held_out"}), 0, torch.device("cpu"), tmp_path / "log.csv", held_out
+    )
+    assert torch.equal(exact.decoder, running.decoder)
+    assert exact.threshold > 1.3 * running.threshold  # activations are twice as strong there
 
 
 def test_decoder_bias_of_batchtopk_alone_starts_near_the_mean_of_the_activations(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Both models' caches in step: which tokens count, how activations are scaled, and blocks of token pairs."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,13 +57,15 @@ class Summary(NamedTuple):
 
     def kept(self, shard: PairedShard) -> np.ndarray:
         """(rows,) bool: the tokens that count."""
-        return (shard.tokens.position >= self.skip_first) & ~self._outlier(shard)
+        return self.counts(shard.tokens.position, shard.norms)
 
-    def _outlier(self, shard: PairedShard) -> np.ndarray:
+    def counts(self, position: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        """(tokens,) bool: whether tokens at ``position`` (tokens,) with ``norms`` (model, tokens) count."""
+        late = position >= self.skip_first
         if self.max_norm_ratio is None:
-            return np.zeros(shard.rows, bool)
+            return late
         limit = self.max_norm_ratio * np.asarray(self.median_norm, np.float32)
-        return (shard.norms > limit[:, None]).any(axis=0)
+        return late & (norms <= limit[:, None]).all(axis=0)
 
     def scaling(self, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
         """Mean (model, d_model) to subtract and factor (model,) to multiply with (paper.md a.3)."""
@@ -141,6 +145,13 @@ def write_summary(path: str | Path, summary: Summary) -> None:
     write_json(path, summary._asdict())
 
 
+class Block(NamedTuple):
+    """Some token pairs in order."""
+
+    activations: Tensor  # (tokens, model, d_model) bfloat16
+    documents: np.ndarray  # (tokens,) int64, see texts.shards
+
+
 class PairedActivations:
     """The kept activations of all shards of a split, both models in step."""
 
@@ -154,44 +165,73 @@ class PairedActivations:
                 )
 
     @classmethod
-    def of(cls, inputs: Any) -> "PairedActivations":
-        """From a rule's named inputs ``tokens``, ``base``, ``chat`` (lists in the same order) and ``summary``."""
-        paths = zip(inputs.tokens, inputs.base, inputs.chat, strict=True)
+    def of(cls, inputs: Any, prefix: str = "") -> "PairedActivations":
+        """From a rule's named inputs ``tokens``, ``base``, ``chat`` (lists in the same order), each after ``prefix``, and ``summary``."""
+        paths = zip(*(inputs[prefix + name] for name in ("tokens", *MODELS)), strict=True)
         return cls([PairedShard(*shard) for shard in paths], read_summary(inputs.summary))
 
-    def blocks(self) -> Iterator[Tensor]:
-        """(rows, model, d_model) bfloat16, shard after shard, in order."""
+    @property
+    def tokens(self) -> int:
+        """Number of kept tokens."""
+        return sum(int(self.summary.kept(shard).sum()) for shard in self.shards)
+
+    def blocks(self) -> Iterator[Block]:
+        """All kept tokens, shard after shard, in order."""
         for shard in self.shards:
-            for _, block in kept_blocks(shard, self.summary):
-                yield block
+            for rows, activations in kept_blocks(shard, self.summary):
+                yield Block(activations, shard.tokens.document[rows])
 
-    def shuffled_batches(self, batch: int, buffer_tokens: int, seed: int) -> Iterator[Tensor]:
-        """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch.
+    def shuffled_batches(self, batch: int, buffer_tokens: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch, from batch number ``start`` on.
 
-        Chunks are drawn in random order from all shards into a buffer of ``buffer_tokens``; the buffer is shuffled and emptied. Within
-        an epoch each kept token appears once, but for the last few that do not fill a batch: these open the next epoch's first buffer.
+        Chunks of all shards are put in a random order, which is cut into pools of about ``buffer_tokens`` tokens; each is shuffled.
+        Within an epoch each kept token appears once, but for a last few that do not fill a batch. The next pool is read while one is used.
+        What a batch holds follows from its number and the seed alone, so a resumed training goes on where it stopped.
         Raises UserError when all tokens together do not fill a batch.
         """
-        generator = np.random.default_rng(seed)
+        if self.tokens < batch:
+            raise UserError(f"crosscoders: batch {batch} is larger than the {self.tokens} tokens that are kept")
+        pools = self._pools(batch, max(1, buffer_tokens // batch) * batch, seed, start)
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            coming = reader.submit(self._read, next(pools))
+            while True:
+                pool, order = coming.result()
+                coming = reader.submit(self._read, next(pools))
+                for rows in order.split(batch):
+                    yield pool[rows]
+
+    def _pools(self, batch: int, size: int, seed: int, start: int) -> Iterator["_Pool"]:
+        """Pools of ``size`` tokens, a multiple of ``batch``, the last of an epoch smaller; without the first ``start`` batches."""
         kept = [self.summary.kept(shard) for shard in self.shards]
-        n_kept = sum(int(rows.sum()) for rows in kept)
-        if n_kept < batch:
-            raise UserError(f"crosscoders: batch {batch} is larger than the {n_kept} tokens that are kept")
-        chunks = [(i, start) for i, shard in enumerate(self.shards) for start in range(0, shard.rows, CHUNK_ROWS)]
-        buffer: list[Tensor] = []
-        size = 0
-        while True:
-            for number, chunk in enumerate(generator.permutation(len(chunks))):
-                i, start = chunks[chunk]
-                stop = min(start + CHUNK_ROWS, self.shards[i].rows)
-                buffer.append(self.shards[i].read(start, stop)[np.flatnonzero(kept[i][start:stop])])
-                size += len(buffer[-1])
-                if size >= buffer_tokens or number == len(chunks) - 1:
-                    pool = torch.cat(buffer)
-                    buffer.clear()
-                    order = torch.from_numpy(generator.permutation(size))
-                    for first in range(0, size - batch + 1, batch):
-                        yield pool[order[first : first + batch]]
-                    buffer.append(pool[order[size - size % batch :]])
-                    size = len(buffer[0])
-                    del pool
+        chunks = [(i, first) for i, rows in enumerate(kept) for first in range(0, len(rows), CHUNK_ROWS)]
+        counts = np.array([np.count_nonzero(kept[i][first : first + CHUNK_ROWS]) for i, first in chunks])
+        for epoch in itertools.count():
+            generator = np.random.default_rng([seed, epoch])
+            permuted = generator.permutation(len(chunks))
+            ends = np.cumsum(counts[permuted])
+            usable = ends[-1] - ends[-1] % batch
+            for begin in range(0, usable, size):
+                end = min(begin + size, usable)
+                order = generator.permutation(end - begin)[start * batch :]
+                start = max(0, start - (end - begin) // batch)
+                if not len(order):
+                    continue
+                pieces = []
+                for place in range(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1):
+                    i, first = chunks[permuted[place]]
+                    before = ends[place] - counts[permuted[place]]
+                    rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])[max(0, begin - before) : end - before]
+                    pieces.append((i, first, rows))
+                yield _Pool(pieces, order)
+
+    def _read(self, pool: "_Pool") -> tuple[Tensor, Tensor]:
+        """A pool's activations (tokens, model, d_model) and the order in which they are used."""
+        parts = [self.shards[i].read(first, min(first + CHUNK_ROWS, self.shards[i].rows))[rows] for i, first, rows in pool.pieces]
+        return torch.cat(parts), torch.from_numpy(pool.order)
+
+
+class _Pool(NamedTuple):
+    """What is read and shuffled together."""
+
+    pieces: list[tuple[int, int, np.ndarray]]  # shard, first row of a chunk, rows of the chunk
+    order: np.ndarray  # of the tokens of all pieces

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crossdiff.config import Crosscoder as Settings
-from crossdiff.crosscoders.sparse import Active, weighted_rows
+from crossdiff.crosscoders.sparse import Active, Encoder, above, weighted_rows
 from crossdiff.errors import UserError, first_line
 from crossdiff.storage import atomic_path, read_json, record_mark
 
@@ -23,20 +23,25 @@ MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # paper.md a.4, defaults of the mixed co
 class Crosscoder(nn.Module):
     """Encoder, decoder, and the scaling of the activations that they were trained on.
 
-    ``threshold`` is the smallest scaled activation that counts at inference (BatchTopK); 0 keeps every positive one.
+    ``threshold`` is what a scaled activation must exceed to count at inference (BatchTopK); 0 keeps every positive one. With decoupled code
+    normalisation each model has a threshold of its own, and a latent may count for one model and not for the other.
     """
 
-    def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder") -> None:
+    def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder", precision: str = "float32") -> None:
         super().__init__()
-        self.layer, self.code_normalisation = layer, code_normalisation
+        self.layer, self.code_normalisation, self.precision = layer, code_normalisation, precision
         # One row per latent: what an active latent touches lies together in memory.
         self.encoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
         self.decoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
         self.decoder_bias = nn.Parameter(torch.zeros(N_MODELS, d_model))
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold", torch.zeros(N_MODELS) if self.decoupled else torch.zeros(()))
         self.register_buffer("mean", torch.zeros(N_MODELS, d_model))
         self.register_buffer("scale", torch.ones(N_MODELS))
+
+    @property
+    def decoupled(self) -> bool:
+        return self.code_normalisation == "decoupled"
 
     @property
     def d_model(self) -> int:
@@ -61,7 +66,7 @@ class Crosscoder(nn.Module):
         return self.decoder.norm(dim=2)
 
     def code_weights(self) -> Tensor:
-        """(latents,): the weight that turns an activation f into a scaled activation v (paper.md a.4)."""
+        """The weight that turns an activation f into a scaled activation v (paper.md a.4): (latents,), or (latents, model) if decoupled."""
         norms = self.decoder_norms()
         match self.code_normalisation:
             case "crosscoder":
@@ -70,6 +75,8 @@ class Crosscoder(nn.Module):
                 return norms.square().sum(dim=1).sqrt()
             case "mixed":
                 return MIXED_SAE * norms.square().sum(dim=1).sqrt() + MIXED_CROSSCODER * norms.sum(dim=1)
+            case "decoupled":
+                return norms
             case _:
                 return torch.ones_like(norms[:, 0])
 
@@ -77,18 +84,39 @@ class Crosscoder(nn.Module):
         """x (batch, model, d_model) on the crosscoder's scale to (batch, latents), before the ReLU. One product for both models."""
         return torch.addmm(self.encoder_bias, x.flatten(1), self.encoder.flatten(1).T)
 
+    def encoder_map(self) -> Encoder:
+        """The encoder as sparse operations take it: both models' activations side by side."""
+        return Encoder(self.encoder.flatten(1), self.encoder_bias, self.precision)
+
+    def active(self, x: Tensor) -> Active:
+        """Codes f of x (batch, model, d_model) at inference: ReLU, and only where the scaled activation exceeds a threshold."""
+        bounds = self.threshold.reshape(-1) / self.code_weights().reshape(self.latents, -1)
+        return above(self.encoder_map(), x.flatten(1), bounds.nan_to_num(nan=torch.inf).amin(dim=1))
+
     def encode(self, x: Tensor) -> Tensor:
-        """Codes f (batch, latents) at inference: ReLU, and zero where the scaled activation does not exceed the threshold."""
-        codes = self.preactivations(x).relu_()
-        return torch.where(codes * self.code_weights() > self.threshold, codes, 0)
+        """The same as a dense (batch, latents)."""
+        return self.active(x).dense()
+
+    def values_per_model(self, active: Active) -> Tensor:
+        """(model, entries): the part of each active value that each model's decoder uses at inference."""
+        if not self.decoupled:
+            return active.values.expand(N_MODELS, -1)
+        scaled = active.values * self.code_weights()[active.latents].T
+        return torch.where(scaled > self.threshold[:, None], active.values, 0)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (batch, latents) to reconstructions (batch, model, d_model)."""
+        if self.decoupled:
+            return self.decode_active(Active.of(codes))
         return (codes @ self.decoder.flatten(1)).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
 
-    def decode_active(self, active: Active) -> Tensor:
-        """The same from active entries."""
-        return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+    def decode_active(self, active: Active, per_model: Tensor | None = None) -> Tensor:
+        """The same from active entries; decoupled, from values ``per_model`` (model, entries), by default those of inference."""
+        if not self.decoupled:
+            return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+        values = self.values_per_model(active) if per_model is None else per_model
+        parts = [weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(N_MODELS)]
+        return torch.stack(parts, dim=1) + self.decoder_bias
 
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
         """Write ``weights`` (safetensors) and ``config`` (JSON: shape, layer, code normalisation and the ``training`` settings)."""
@@ -98,6 +126,7 @@ class Crosscoder(nn.Module):
             "latents": self.latents,
             "layer": self.layer,
             "code_normalisation": self.code_normalisation,
+            "precision": self.precision,
         }
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
             save_file(tensors, temporary_weights, metadata=record_mark())
@@ -116,7 +145,7 @@ def load_crosscoder(weights: str | Path, config: str | Path, layer: int | None =
     """Read a crosscoder. Raises UserError when it is damaged or does not fit activations of ``layer`` and ``d_model``."""
     shape = read_json(config)
     try:
-        crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"])
+        crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"], shape["precision"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({error} is missing)") from error
     for key, wanted in (("layer", layer), ("d_model", d_model)):

@@ -1,15 +1,26 @@
 """Codes as their active entries: everything after the encoder product costs what is active, not batch x latents.
 
-A code matrix f (batch, latents) is kept as ``Active``: entry e has row r_e, latent j_e and value f_e, in order of rows.
+A code matrix f (batch, latents) is kept as ``Active``: entry e has row r_e, latent j_e and value f_e = relu(<x_{r_e}, encoder_{j_e}> +
+bias_{j_e}), in order of rows. The encoder product only finds the entries, in blocks of rows that fit the cache and, if asked, in
+bfloat16; their values are computed anew in full precision, so that nothing but the choice of entries near a threshold can depend on the
+product's precision.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-DENSE_ABOVE = 0.12  # share of active entries from which the dense products are the faster ones (measured, docs/performance.md)
+from crossdiff.device import multiplies_bfloat16
+
+BLOCK_ROWS = 256
+GUESS_ROWS, GUESS_SAMPLE = 64, 65_536  # rows and entries from which the bound of a selection is guessed
+# Relative error of a product, generously: an entry this close below a bound is looked at, too.
+SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
+# Share of active entries from which the dense products are the faster ones (measured, docs/performance.md).
+DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.03}
 
 
 class Active(NamedTuple):
@@ -17,26 +28,27 @@ class Active(NamedTuple):
 
     rows: Tensor  # (entries,) int64
     latents: Tensor  # (entries,) int64
-    values: Tensor  # (entries,) float32
+    values: Tensor  # (entries,) float
     shape: tuple[int, int]  # batch, latents
 
     @classmethod
     def of(cls, codes: Tensor) -> "Active":
         """The positive entries of dense ``codes``."""
-        flat = codes.flatten().nonzero().squeeze(1)
-        return cls.at(flat, codes)
+        rows, latents = codes.nonzero().unbind(1)
+        return cls(rows, latents, codes[rows, latents], tuple(codes.shape))
 
-    @classmethod
-    def at(cls, flat: Tensor, codes: Tensor) -> "Active":
-        """The entries of dense ``codes`` at the flat indices, which must be in increasing order."""
-        batch, latents = codes.shape
-        rows = torch.div(flat, latents, rounding_mode="floor")
-        return cls(rows, flat - rows * latents, codes.flatten()[flat], (batch, latents))
+    def of_latents(self, chosen: Tensor) -> "Active":
+        """The entries of the latents that are True in ``chosen`` (latents,)."""
+        kept = chosen[self.latents]
+        return Active(self.rows[kept], self.latents[kept], self.values[kept], self.shape)
 
     def offsets(self) -> Tensor:
         """(batch,): the first entry of every row."""
-        counts = torch.bincount(self.rows, minlength=self.shape[0])
-        return torch.cumsum(counts, 0) - counts
+        return torch.searchsorted(self.rows, torch.arange(self.shape[0], device=self.rows.device))
+
+    def keep(self, mask: Tensor) -> "Active":
+        """The entries where ``mask`` (entries,) holds."""
+        return Active(self.rows[mask], self.latents[mask], self.values[mask], self.shape)
 
     def dense(self) -> Tensor:
         """(batch, latents)."""
@@ -46,37 +58,127 @@ class Active(NamedTuple):
         """Sum of ``values`` (entries,) over the entries of each latent: (latents,)."""
         return values.new_zeros(self.shape[1]).index_add(0, self.latents, values)
 
+    def count_per_latent(self) -> Tensor:
+        """(latents,) int64: in how many rows each latent is active."""
+        return torch.zeros(self.shape[1], dtype=torch.long, device=self.rows.device).index_add_(0, self.latents, (self.values > 0).long())
 
-def largest(values: Tensor, count: int, samples: int = 65_536) -> Tensor:
-    """Indices, in increasing order, of the ``count`` largest of ``values`` (n,), exactly.
 
-    A sample gives a bound that a little more than ``count`` values exceed; only these are sorted. Where the guess was too high, all are.
+class Encoder(NamedTuple):
+    """What turns activations into codes. Its products are of ``precision`` "float32" or "bfloat16"."""
+
+    weight: Tensor  # (latents, width)
+    bias: Tensor  # (latents,)
+    precision: str = "float32"
+
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        """<x_r, weight_j> + bias_j of ``x`` (batch, width), BLOCK_ROWS rows at a time: (rows, latents)."""
+        weight, bias, rows = self.weight, self.bias, x
+        if self.precision == "bfloat16":
+            weight, bias, rows = weight.bfloat16(), bias.bfloat16(), rows.bfloat16()
+            if not multiplies_bfloat16(x.device):  # the same numbers, at the speed of float32
+                weight, bias, rows = weight.float(), bias.float(), rows.float()
+        for block in rows.split(BLOCK_ROWS):
+            yield torch.addmm(bias, block, weight.T)
+
+    def values(self, x: Tensor, active: Active) -> Active:
+        """``active`` with its values computed from ``x`` in full precision."""
+        return active._replace(values=(dot_products(self.weight, active, x) + self.bias[active.latents]).relu_())
+
+
+def _entries(blocks: Iterator[Tensor], bounds: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """(rows, latents) of all entries above ``bounds`` (latents,), in order."""
+    found, first = [], 0
+    for block in blocks:
+        found.append((block > bounds.to(block.dtype)).flatten().nonzero().squeeze(1) + first * latents)
+        first += len(block)
+    flat = torch.cat(found)
+    rows = torch.div(flat, latents, rounding_mode="floor")
+    return rows, flat - rows * latents
+
+
+def above(encoder: Encoder, x: Tensor, bounds: Tensor) -> Active:
+    """Entries of relu(encoder x), from ``x`` (batch, width), whose value is positive and exceeds ``bounds`` (latents,)."""
+    shape, bounds = (len(x), len(encoder.weight)), bounds.clamp_min(0)
+    rows, latents = _entries(encoder.blocks(x), bounds * (1 - SLACK[encoder.precision]), shape[1])
+    active = encoder.values(x, Active(rows, latents, rows.new_empty(0), shape))
+    return active.keep(active.values > bounds[active.latents])
+
+
+def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[Active, Tensor, Tensor]:
+    """The positive entries f of relu(encoder x) with the ``count`` largest scaled values f_e w_{j_e}, for each column of ``weights``
+    (latents, 1 or model), exactly; of equal values as many as are needed.
+
+    Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled value (column,), infinite
+    where there is none. A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where the
+    guess was too high, all are.
     """
-    count = min(count, len(values))
-    stride = max(1, len(values) // samples)
-    if stride > 1:
-        sample = values[::stride]
-        bound = sample.topk(min(len(sample), 64 + count * 5 // (4 * stride)), sorted=False).values.min()
-        candidates = (values > bound).nonzero().squeeze(1)
-        if len(candidates) >= count:
-            return candidates[values[candidates].topk(count, sorted=False).indices].sort().values
-    return values.topk(count, sorted=False).indices.sort().values
+    for guess in (_guess(encoder, x, weights, count), torch.zeros_like(weights[0])):
+        candidates = above(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1))
+        scaled = candidates.values * weights[candidates.latents].T  # (column, entries)
+        if not guess.any() or ((scaled > guess[:, None]).sum(dim=1) >= count).all():
+            break
+    chosen = torch.zeros_like(scaled, dtype=torch.bool)
+    chosen.scatter_(1, scaled.topk(min(count, scaled.shape[1]), dim=1, sorted=False).indices, True)
+    chosen &= scaled > 0
+    smallest = scaled.masked_fill(~chosen, torch.inf).amin(dim=1) if scaled.shape[1] else torch.full_like(guess, torch.inf)
+    used = chosen.any(dim=0)
+    return candidates.keep(used), chosen[:, used], smallest
+
+
+def _guess(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Tensor:
+    """(column,): scaled values that probably somewhat more than ``count`` entries exceed, from a sample of the first rows; 0 if few do."""
+    block = next(encoder.blocks(x[:GUESS_ROWS]))
+    place = torch.arange(0, block.numel(), max(1, block.numel() // GUESS_SAMPLE) | 1, device=x.device)  # odd steps meet every latent
+    scaled = block.flatten()[place].to(weights.dtype)[:, None] * weights[place % len(weights)]
+    expected = count / (len(x) * len(weights)) * len(place)
+    rank = min(len(place), int(1.15 * expected + 4 * expected**0.5) + 4)
+    return scaled.topk(rank, dim=0, sorted=False).values.amin(dim=0).clamp_min(0)
+
+
+def is_sparse(encoder: Encoder, x: Tensor) -> bool:
+    """Whether few enough entries are positive, judged by the first rows, that sparse operations pay."""
+    return bool((next(encoder.blocks(x[:GUESS_ROWS])) > 0).float().mean() < DENSE_ABOVE[encoder.precision])
 
 
 def weighted_rows(weight: Tensor, active: Active) -> Tensor:
-    """out_r = sum_e [r_e = r] f_e weight_{j_e}: (batch, width) from ``weight`` (latents, width).
+    """out_r = sum_e [r_e = r] f_e weight_{j_e}: (batch, width) from ``weight`` (latents, width). Differentiable.
 
-    Its gradients, for f_e the dot product of weight_{j_e} with the gradient of row r_e, and for weight_j the f-weighted sum of these rows,
-    are just as sparse (torch.embedding_bag).
+    The gradients are as sparse: for f_e it is <weight_{j_e}, g_{r_e}>, for weight_j it is sum_e [j_e = j] f_e g_{r_e}, with g the
+    gradient of out.
     """
-    return functional.embedding_bag(active.latents, weight, active.offsets(), mode="sum", per_sample_weights=active.values)
+    return _WeightedRows.apply(active.values, weight, active)
+
+
+class _WeightedRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, weight: Tensor, active: Active) -> Tensor:
+        ctx.save_for_backward(weight, active.rows, active.latents, values)
+        ctx.shape = active.shape
+        return functional.embedding_bag(active.latents, weight, active.offsets(), mode="sum", per_sample_weights=values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        weight, rows, latents, values = ctx.saved_tensors
+        active = Active(rows, latents, values, ctx.shape)
+        of_values = dot_products(weight, active, gradient) if ctx.needs_input_grad[0] else None
+        of_weight = rows_per_latent(active, values, gradient) if ctx.needs_input_grad[1] else None
+        return of_values, of_weight, None
+
+
+def dot_products(weight: Tensor, active: Active, x: Tensor) -> Tensor:
+    """out_e = <weight_{j_e}, x_{r_e}>: (entries,) from ``weight`` (latents, width) and ``x`` (batch, width). No gradient.
+
+    PyTorch has it as the gradient of an embedding bag for its weights; no (entries, width) tensor is made.
+    """
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        x.contiguous(), weight.detach(), active.latents, active.offsets(), active.rows, 0
+    )
 
 
 def rows_per_latent(active: Active, values: Tensor, x: Tensor) -> Tensor:
-    """out_j = sum_e [j_e = j] values_e x_{r_e}: (latents, width) from ``x`` (batch, width). The transpose of ``weighted_rows``."""
+    """out_j = sum_e [j_e = j] values_e x_{r_e}: (latents, width) from ``x`` (batch, width). Transposes ``weighted_rows``. No gradient."""
     order = torch.argsort(active.latents, stable=True)
-    counts = torch.bincount(active.latents, minlength=active.shape[1])
-    offsets = torch.cumsum(counts, 0) - counts
+    offsets = torch.searchsorted(active.latents[order], torch.arange(active.shape[1], device=x.device))
     return functional.embedding_bag(active.rows[order], x, offsets, mode="sum", per_sample_weights=values[order])
 
 
@@ -84,7 +186,7 @@ class _Encoded(torch.autograd.Function):
     """Hands on values that are known already, and sends their gradient to the encoder's active entries alone."""
 
     @staticmethod
-    def forward(ctx, values: Tensor, encoder: Tensor, bias: Tensor, x: Tensor, active: Active) -> Tensor:
+    def forward(ctx, values: Tensor, weight: Tensor, bias: Tensor, x: Tensor, active: Active) -> Tensor:
         ctx.save_for_backward(x, active.rows, active.latents)
         ctx.shape = active.shape
         return values.clone()
@@ -96,9 +198,6 @@ class _Encoded(torch.autograd.Function):
         return None, rows_per_latent(active, gradient, x), active.sum_per_latent(gradient), None, None
 
 
-def encoded(active: Active, encoder: Tensor, bias: Tensor, x: Tensor) -> Active:
-    """The same entries, differentiable: f_e = <x_{r_e}, encoder_{j_e}> + bias_{j_e}, whose values are given.
-
-    ``encoder`` (latents, width), ``bias`` (latents,), ``x`` (batch, width); x gets no gradient.
-    """
-    return active._replace(values=_Encoded.apply(active.values, encoder, bias, x, active))
+def encoded(active: Active, encoder: Encoder, x: Tensor) -> Active:
+    """The same entries, differentiable: f_e = <x_{r_e}, weight_{j_e}> + bias_{j_e}, whose positive values are given; x gets no gradient."""
+    return active._replace(values=_Encoded.apply(active.values, encoder.weight, encoder.bias, x, active))

@@ -1,16 +1,20 @@
 """Training one crosscoder on both models' caches."""
 
 import csv
+import io
 import itertools
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crossdiff.activations.pairs import MODELS, PairedActivations
 from crossdiff.config import Crosscoder as Settings
-from crossdiff.crosscoders.losses import LOSSES, Parts
+from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 
@@ -18,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, constant, and over the last ``decay_fraction`` of the steps linear to 0."""
-    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    """Linear warm-up from 0 at the first step, constant, and over the last ``decay_fraction`` of the steps linear to 0."""
+    warmup = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
     decay_steps = round(settings.decay_fraction * settings.steps)
     decay = min(1.0, (settings.steps - step) / decay_steps) if decay_steps else 1.0
     return settings.learning_rate * min(warmup, decay)
@@ -28,7 +32,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 def new_crosscoder(activations: PairedActivations, settings: Settings, seed: int) -> Crosscoder:
     """A crosscoder at its initial weights, with the activations' mean and scale."""
     d_model = activations.d_model
-    crosscoder = Crosscoder(d_model, settings.n_latents(d_model), activations.layer, settings.code_normalisation)
+    crosscoder = Crosscoder(d_model, settings.n_latents(d_model), activations.layer, settings.code_normalisation, settings.precision)
     crosscoder.initialise(settings, torch.Generator().manual_seed(seed))
     mean, scale = activations.summary.scaling(settings.normalisation)
     crosscoder.mean.copy_(mean)
@@ -42,20 +46,13 @@ def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 class TrainingLog:
-    """A CSV with one row every ``every`` steps. Counters stay on the device between rows."""
+    """Rows of ``training.csv``, one every ``log_every`` steps. Counters stay on the device between rows."""
 
-    def __init__(self, path: str | Path, settings: Settings, latents: int, device: torch.device) -> None:
-        self.file = Path(path).open("w", newline="")
+    def __init__(self, settings: Settings, latents: int, device: torch.device) -> None:
         self.settings = settings
+        self.rows: list[dict[str, Any]] = []
         self.fired = torch.zeros(latents, dtype=torch.long, device=device)
         self.steps = 0
-        self.writer: csv.DictWriter | None = None
-
-    def __enter__(self) -> "TrainingLog":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.file.close()
 
     def add(self, step: int, x: Tensor, parts: Parts) -> None:
         self.fired += parts.fired
@@ -73,11 +70,7 @@ class TrainingLog:
             "l0": f"{self.fired.sum().item() / tokens:.2f}",
             "dead": int((self.fired == 0).sum()),
         } | {name: f"{value.item():.6g}" for name, value in parts.log.items()}
-        if self.writer is None:
-            self.writer = csv.DictWriter(self.file, row)
-            self.writer.writeheader()
-        self.writer.writerow(row)
-        self.file.flush()
+        self.rows.append(row)
         shown = ", ".join(f"{key} {row[key]}" for key in ("loss", "fve_base", "fve_chat", "l0", "dead"))
         log.info("step %d of %d: %s", step + 1, self.settings.steps, shown)
         if not torch.isfinite(parts.loss):
@@ -85,28 +78,94 @@ class TrainingLog:
         self.fired.zero_()
         self.steps = 0
 
+    def text(self) -> str:
+        """The rows as CSV."""
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, self.rows[0])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return buffer.getvalue()
 
-def train(activations: PairedActivations, settings: Settings, seed: int, device: torch.device, training_log: str | Path) -> Crosscoder:
-    """Train from scratch and return the crosscoder. ``training_log`` gets the loss parts, FVE, L0, dead latents and learning rate.
 
-    "dead" in the log counts latents that did not fire since the row before. Raises UserError when the loss is not finite.
+class Training:
+    """A crosscoder in training, with everything that the next step depends on."""
+
+    def __init__(self, activations: PairedActivations, settings: Settings, seed: int, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
+        self.loss = new_loss(self.crosscoder, settings).to(device)
+        self.optimiser = torch.optim.Adam(self.crosscoder.parameters(), lr=settings.learning_rate, fused=True)
+        self.log = TrainingLog(settings, self.crosscoder.latents, device)
+        self.done = 0  # steps
+
+    def step(self, batch: Tensor) -> None:
+        """One step on a batch (batch, model, d_model) of raw activations."""
+        x = self.crosscoder.normalise(batch.to(self.device))
+        if self.done == 0:
+            self.loss.start(self.crosscoder, x)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.done, self.settings)
+        parts = self.loss(self.crosscoder, x, self.done)
+        parts.loss.backward()
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.crosscoder.parameters(), self.settings.gradient_clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.log.add(self.done, x, parts)
+        self.done += 1
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values from which ``resume`` goes on, bit for bit where the device is deterministic."""
+        tensors = {f"crosscoder.{name}": value for name, value in self.crosscoder.state_dict().items()}
+        tensors |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in moments.items()}
+        tensors["log.fired"] = self.log.fired
+        return tensors, {"done": self.done, "rows": self.log.rows, "steps_since_row": self.log.steps}
+
+    def resume(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over what ``state`` gave."""
+        parts: dict[str, dict[str, Tensor]] = {"crosscoder": {}, "loss": {}, "optimiser": {}, "log": {}}
+        for name, value in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = value.to(self.device)
+        self.crosscoder.load_state_dict(parts["crosscoder"])
+        self.loss.load_state_dict(parts["loss"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimiser"].items():
+            number, moment = name.split(".")
+            moments.setdefault(int(number), {})[moment] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
+        self.log.fired.copy_(parts["log"]["fired"])
+        self.done, self.log.rows, self.log.steps = values["done"], values["rows"], values["steps_since_row"]
+
+
+def train(
+    activations: PairedActivations,
+    settings: Settings,
+    seed: int,
+    device: torch.device,
+    training_log: str | Path,
+    held_out: PairedActivations | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Crosscoder:
+    """Train and return the crosscoder. ``training_log`` gets the loss parts, FVE, L0, dead latents and learning rate.
+
+    ``held_out`` is what a threshold estimated after training is taken from (``settings.needs_held_out``). With a ``checkpoint`` an
+    interrupted training goes on where it stopped. "dead" in the log counts latents that did not fire since the row before.
+    Raises UserError when the loss is not finite.
     """
-    crosscoder = new_crosscoder(activations, settings, seed).to(device)
-    loss = LOSSES[settings.loss](crosscoder, settings).to(device)
-    optimiser = torch.optim.Adam(crosscoder.parameters(), lr=settings.learning_rate, fused=True)
-    batches = activations.shuffled_batches(settings.batch, settings.buffer_tokens, seed)
-    with TrainingLog(training_log, settings, crosscoder.latents, device) as written:
-        for step, batch in enumerate(itertools.islice(batches, settings.steps)):
-            x = crosscoder.normalise(batch.to(device))
-            if step == 0:
-                loss.start(crosscoder, x)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, settings)
-            parts = loss(crosscoder, x, step)
-            parts.loss.backward()
-            if settings.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(crosscoder.parameters(), settings.gradient_clip)
-            optimiser.step()
-            optimiser.zero_grad()
-            written.add(step, x, parts)
-    return crosscoder.cpu()
+    training = Training(activations, settings, seed, device)
+    if checkpoint is not None and (saved := checkpoint.read()) is not None:
+        training.resume(*saved)
+        log.info("resumed after step %d of %d", training.done, settings.steps)
+    batches = activations.shuffled_batches(settings.batch, settings.buffer_tokens, seed, start=training.done)
+    for batch in itertools.islice(batches, settings.steps - training.done):
+        training.step(batch)
+        if checkpoint is not None and checkpoint.is_due():
+            checkpoint.write(*training.state())
+    if held_out is not None:
+        once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
+        training.loss.finish(training.crosscoder, (training.crosscoder.normalise(batch.to(device)) for batch in once))
+    Path(training_log).write_text(training.log.text())
+    return training.crosscoder.cpu()

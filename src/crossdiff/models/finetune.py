@@ -20,13 +20,14 @@ from crossdiff.config import Finetuning, TextSource
 from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
-from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
+from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
-from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import sequences
 
 log = logging.getLogger(__name__)
 
+WIDTH_STEP = 8
+MICRO_TOKENS = 512  # of a batch go through the model at once: half the batch, half the memory for activations
 Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (sequence, position), padded on the right
 
 
@@ -54,7 +55,7 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i].token), i))
     groups: list[list[int]] = [[]]
     for i in order:  # sorted: the newest is the longest, so it sets the padded width
-        if groups[-1] and (len(groups[-1]) + 1) * len(examples[i].token) > batch_tokens:
+        if groups[-1] and (len(groups[-1]) + 1) * _width(len(examples[i].token)) > batch_tokens:
             groups.append([])
         groups[-1].append(i)
     random.Random(seed).shuffle(groups)
@@ -62,27 +63,31 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
     return [(ids, learned) for ids, learned in padded if learned[:, 1:].any()]
 
 
+def _width(length: int) -> int:
+    """Few widths, so that memory freed by one batch fits the next."""
+    return -(-length // WIDTH_STEP) * WIDTH_STEP
+
+
 def _pad(group: list[TokenSequence]) -> Batch:
-    width = max(len(sequence.token) for sequence in group)
+    width = _width(max(len(sequence.token) for sequence in group))
     ids = torch.zeros(len(group), width, dtype=torch.long)
     learned = torch.zeros(len(group), width, dtype=torch.bool)
     for row, sequence in enumerate(group):
         length = len(sequence.token)
         ids[row, :length] = torch.from_numpy(sequence.token)
-        by_assistant = (sequence.role == ROLES.index("assistant")) & (sequence.template != HEADER)
-        learned[row, :length] = torch.from_numpy(by_assistant)
+        learned[row, :length] = torch.from_numpy(is_answer(sequence.role, sequence.template))
     return ids, learned
 
 
-def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> Tensor:
-    """Mean cross-entropy (nats) of the learned tokens; logits are computed for these alone."""
+def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy (nats) of the learned tokens; logits are computed for these alone."""
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     targets = learned[:, 1:]
     logits = model.lm_head(hidden[:, :-1][targets]).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
-    return nn.functional.cross_entropy(logits, ids[:, 1:][targets])
+    return nn.functional.cross_entropy(logits, ids[:, 1:][targets], reduction=reduction)
 
 
 def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
@@ -113,19 +118,30 @@ def finetune(
     for step, (ids, learned) in enumerate(plan):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, len(plan), settings)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
-            loss = assistant_loss(model, ids.to(model.device), learned.to(model.device))
-        loss.backward()
+        loss = _backward(model, ids.to(model.device), learned.to(model.device))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(loss.detach())
+        losses.append(loss)
         if step % 20 == 0 or step == len(plan) - 1:
             log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
     _write_log(training_log, plan, losses, settings)
     model.generation_config.eos_token_id = turn_end(examples)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _backward(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> Tensor:
+    """Add the gradient of a batch's mean loss, gathered over parts of the batch; gives the loss."""
+    rows = max(1, MICRO_TOKENS // ids.shape[1])
+    total = torch.zeros((), device=ids.device)
+    n_learned = learned[:, 1:].sum()
+    for part_ids, part_learned in zip(ids.split(rows), learned.split(rows), strict=True):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+            loss = assistant_loss(model, part_ids, part_learned, reduction="sum") / n_learned
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def _write_log(path: str | Path, plan: list[Batch], losses: list[Tensor], settings: Finetuning) -> None:

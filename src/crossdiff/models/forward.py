@@ -84,9 +84,21 @@ def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
 
 @torch.inference_mode()
 def resume_from_layer(model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int) -> Tensor:
-    """Logits (batch, position, vocabulary) when ``hidden`` (batch, position, d_model) is the output of block ``layer``.
+    """Residual stream after the last block, shaped as ``hidden`` (batch, position, d_model), which becomes the output of block ``layer``.
 
-    ``ids`` only gives the shape (and what the family derives from it); blocks up to ``layer`` do no work.
+    ``ids`` only gives the shape (and what the family derives from it); blocks up to ``layer`` do no work, and the LM head does not run.
     """
     with _resumed(model, layer, hidden):
-        return model(input_ids=ids, use_cache=False).logits
+        return run_to_layer(model, ids, len(decoder_layers(model)) - 1)
+
+
+@torch.inference_mode()
+def head_logits(model: PreTrainedModel, residual: Tensor) -> Tensor:
+    """Logits (n, vocabulary) of n positions from the residual stream after the last block, (n, d_model).
+
+    What is left of the model looks at one position at a time, so any positions will do. It is the model's own: final norm, LM head and,
+    where the family has one, soft cap or scale of the logits.
+    """
+    ids = torch.zeros(len(residual), 1, dtype=torch.long, device=residual.device)
+    with _resumed(model, len(decoder_layers(model)) - 1, residual[:, None]):
+        return model(input_ids=ids, use_cache=False).logits[:, 0]

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 import yaml
 from transformers import PreTrainedModel
 
 from crossdiff.errors import UserError
+from crossdiff.models.answers import greedy
 from crossdiff.texts.formats import requests
 
 log = logging.getLogger(__name__)
@@ -38,21 +39,14 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-@torch.inference_mode()
 def answers(model: PreTrainedModel, tokenizer, questions: list[str], new_tokens: int, batch: int = 32) -> list[str]:
     """Greedy answers, through the tokenizer's chat template."""
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True)
         for question in questions
     ]
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    found: list[str] = []
-    for start in range(0, len(prompts), batch):
-        inputs = tokenizer(prompts[start : start + batch], add_special_tokens=False, padding=True, return_tensors="pt").to(model.device)
-        output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        found += tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return found
+    ids = [np.asarray(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    return tokenizer.batch_decode(greedy(model, ids, new_tokens, batch), skip_special_tokens=True)
 
 
 def read_requests(path: str | Path) -> dict[str, Any]:

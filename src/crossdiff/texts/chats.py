@@ -36,13 +36,13 @@ def _plain(ids: list[int], n_bos: int) -> Sequence:
     return Sequence(np.asarray(ids, np.int32), np.full(len(ids), NO_ROLE, np.int8), template)
 
 
-def chat_sequence(chat: list[Turn], tokenizer, where: str) -> Sequence:
-    """A chat through the tokenizer's own template.
+def chat_sequence(chat: list[Turn], tokenizer, where: str, ask: bool = False) -> Sequence:
+    """A chat through the tokenizer's own template; with ``ask`` it ends in the header of an assistant's turn, for a model to go on from.
 
     Text outside the turns' contents is template: between two contents, tokens up to and including the first special token end a turn,
     the rest opens the next. Raises UserError when the template alters a content.
     """
-    text, spans = _render(chat, tokenizer, where)
+    text, spans = _render(chat, tokenizer, where, ask)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = np.asarray(encoded["input_ids"], np.int32), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
     special = np.isin(ids, tokenizer.all_special_ids)
@@ -57,20 +57,32 @@ def chat_sequence(chat: list[Turn], tokenizer, where: str) -> Sequence:
         template[last:end] = TURN_END
         role[next_token:end] = ROLES.index(turn["role"])
         next_token = end
-    role[next_token:], template[next_token:] = ROLES.index(chat[-1]["role"]), TURN_END
+    if ask:
+        role[next_token:] = ROLES.index("assistant")
+    else:
+        role[next_token:], template[next_token:] = ROLES.index(chat[-1]["role"]), TURN_END
     return Sequence(ids, role, template)
 
 
-def _render(chat: list[Turn], tokenizer, where: str) -> tuple[str, list[tuple[int, int]]]:
+def is_answer(role: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """(tokens,) bool: the assistant's words and turn ends."""
+    return (role == ROLES.index("assistant")) & (template != HEADER)
+
+
+def _render(chat: list[Turn], tokenizer, where: str, ask: bool) -> tuple[str, list[tuple[int, int]]]:
     """The rendered text and the character span of each turn's content.
 
     The template is rendered once with a stand-in for each content: a content such as "us" can't be mistaken for part of a header.
     """
     stand_ins = [f"\ue000{number}\ue001" for number in range(len(chat))]
     try:
-        text = tokenizer.apply_chat_template(chat, tokenize=False)
-        skeleton = tokenizer.apply_chat_template(
-            [{**turn, "content": stand_in} for turn, stand_in in zip(chat, stand_ins, strict=True)], tokenize=False
+        text, skeleton = (
+            tokenizer.apply_chat_template(
+                [{**turn, "content": content} for turn, content in zip(chat, contents, strict=True)],
+                tokenize=False,
+                add_generation_prompt=ask,
+            )
+            for contents in ([turn["content"] for turn in chat], stand_ins)
         )
     except TemplateError as error:
         raise UserError(f"{where}: the chat template refuses this chat ({error})") from error

@@ -32,6 +32,17 @@ class Shard(NamedTuple):
     role: np.ndarray  # int8, see texts.chats
     template: np.ndarray  # int8, see texts.chats
 
+    @classmethod
+    def of(cls, sequences: list[tuple[int, Sequence]]) -> "Shard":
+        """Sequences with their documents, one after the other."""
+        return cls(
+            token=np.concatenate([sequence.token for _, sequence in sequences]),
+            document=np.concatenate([np.full(len(sequence.token), document, np.int64) for document, sequence in sequences]),
+            position=np.concatenate([np.arange(len(sequence.token), dtype=np.int32) for _, sequence in sequences]),
+            role=np.concatenate([sequence.role for _, sequence in sequences]),
+            template=np.concatenate([sequence.template for _, sequence in sequences]),
+        )
+
     def sequence_starts(self) -> np.ndarray:
         """Row of the first token of every sequence."""
         return np.flatnonzero(self.position == 0)
@@ -50,14 +61,19 @@ def in_split(document: int, split: str, validation_fraction: float) -> bool:
     return is_validation == (split == "validation")
 
 
+def split_texts(source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0) -> Iterator[tuple[int, int, Text]]:
+    """(number in the stream, document id, text) of every text of a split that is not empty, from number ``start`` on."""
+    for number, text in enumerate(read(source, name, archive, start), start):
+        document = document_id(text)
+        if text and in_split(document, split, source.validation_fraction):
+            yield number, document, text
+
+
 def sequences(
     source: TextSource, name: str, split: str, tokenizer, context: int, archive: str | None = None, start: int = 0
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split, texts from ``start`` on."""
-    for number, text in enumerate(read(source, name, archive, start), start):
-        document = document_id(text)
-        if not text or not in_split(document, split, source.validation_fraction):
-            continue
+    for number, document, text in split_texts(source, name, split, archive, start):
         if source.kind == "documents":
             parts = document_sequences(text, tokenizer, context)
         else:
@@ -101,14 +117,7 @@ def tokenise_shard(
             f"datasets.{name}: its {split} texts end {missing:,} tokens short of this shard's {tokens:,}"
             f"{' (no text found)' if not taken else ''}; lower {'tokens' if split == 'train' else 'validation_tokens'} or add text"
         )
-    shard = Shard(
-        token=np.concatenate([sequence.token for _, sequence in taken]),
-        document=np.concatenate([np.full(len(sequence.token), document, np.int64) for document, sequence in taken]),
-        position=np.concatenate([np.arange(len(sequence.token), dtype=np.int32) for _, sequence in taken]),
-        role=np.concatenate([sequence.role for _, sequence in taken]),
-        template=np.concatenate([sequence.template for _, sequence in taken]),
-    )
-    table = pa.table(shard._asdict()).replace_schema_metadata({"next_text": str(next_text)} | record_mark())
+    table = pa.table(Shard.of(taken)._asdict()).replace_schema_metadata({"next_text": str(next_text)} | record_mark())
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 

@@ -1,9 +1,12 @@
-"""The losses. Adding one: a settings class in ``config``, a file here, a line in LOSSES (docs/add-a-loss.md)."""
+"""The losses. Which there are: ``config.LOSSES``; how to add one: docs/add-a-loss.md."""
 
-from crossdiff.crosscoders.losses.base import Loss, Parts
-from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss
-from crossdiff.crosscoders.losses.l1 import L1Loss
+from pkgutil import resolve_name
 
-LOSSES: dict[str, type[Loss]] = {"batchtopk": BatchTopKLoss, "l1": L1Loss}
+from crossdiff.config import Crosscoder as Settings
+from crossdiff.crosscoders.losses.base import Loss
+from crossdiff.crosscoders.model import Crosscoder
 
-__all__ = ["LOSSES", "Loss", "Parts"]
+
+def new_loss(crosscoder: Crosscoder, settings: Settings) -> Loss:
+    """The loss that ``settings`` names."""
+    return resolve_name(settings.objective)(crosscoder, settings)

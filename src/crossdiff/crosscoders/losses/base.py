@@ -1,5 +1,6 @@
 """What every loss gives the trainer, and the reconstruction error that they share."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from crossdiff.config import Crosscoder as Settings
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.device import multiplies_bfloat16
 
 
 class Parts(NamedTuple):
@@ -28,9 +30,18 @@ class Loss(nn.Module):
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """Called once, before the first step, with the first batch (batch, model, d_model)."""
 
+    def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
+        """Called once, after the last step, with batches (batch, model, d_model) of held-out activations on the crosscoder's scale."""
+
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         """The loss of one batch on the crosscoder's scale at training step ``step`` (0-based)."""
         raise NotImplementedError
+
+
+def products_of(crosscoder: Crosscoder, x: Tensor) -> torch.autocast:
+    """A context in which dense products are of the crosscoder's precision; weights, sums and gradients stay float32."""
+    wanted = crosscoder.precision == "bfloat16" and multiplies_bfloat16(x.device)
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=wanted)
 
 
 def reconstruction_error(x: Tensor, reconstruction: Tensor, squared: bool) -> Tensor:

@@ -1,11 +1,13 @@
 """BatchTopK: keep the k x batch largest scaled activations of the whole batch (paper.md a.6)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from crossdiff.config import BatchTopK as Settings
 from crossdiff.crosscoders import sparse
-from crossdiff.crosscoders.losses.base import Loss, Parts, reconstruction_error
+from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
 
 
@@ -25,20 +27,32 @@ class BatchTopKLoss(Loss):
             crosscoder.threshold.fill_(-1.0)
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
+        encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
-            codes = crosscoder.preactivations(x).relu_()
-            scaled = codes * crosscoder.code_weights()
-            active, smallest = select(codes, scaled, self.k(step) * len(x))
+            active, chosen, smallest = self._selected(crosscoder, x, self.k(step))
             self._update_threshold(crosscoder, smallest, step)
-        active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
-        reconstruction = crosscoder.decode_active(active)
+        active = sparse.encoded(active, encoder, flat)
+        reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        auxiliary = self._auxiliary(crosscoder, x, scaled, (x - reconstruction).detach())
-        fired = torch.bincount(active.latents, minlength=crosscoder.latents)
+        fired = active.count_per_latent()
         self.tokens_since_fired += len(x)
         self.tokens_since_fired.masked_fill_(fired > 0, 0)
+        auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1))
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
+
+    @torch.no_grad()
+    def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
+        """The threshold ``held_out``: the mean over batches of the smallest selected scaled activation, with the final weights."""
+        if self.settings.threshold == "held_out":
+            smallest = [self._selected(crosscoder, x, self.settings.k)[2] for x in held_out]
+            crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0))
+
+    def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> tuple[sparse.Active, Tensor, Tensor]:
+        """The k x batch largest entries, which of them each model uses (1 or model, entries), and the smallest, shaped as the threshold."""
+        weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
+        active, chosen, smallest = sparse.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
+        return active, chosen, smallest.view_as(crosscoder.threshold)
 
     def k(self, step: int) -> int:
         """Active latents per token at a step: linear from k_max to k over the annealing steps."""
@@ -55,31 +69,20 @@ class BatchTopKLoss(Loss):
         moved = decay * crosscoder.threshold + (1 - decay) * smallest
         crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
-    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, scaled: Tensor, residual: Tensor) -> Tensor:
-        """Squared error of the residual rebuilt (without bias) from each token's strongest dead latents, over the residual's variance."""
+    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor) -> Tensor:
+        """Squared error of the residual (batch, width) rebuilt without bias from each token's strongest dead latents, over its variance."""
         dead = (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
         if not len(dead):
             return x.new_zeros(())
-        k = min(self.settings.auxiliary_k, len(dead))
-        strongest = dead[scaled[:, dead].topk(k, dim=1).indices]  # (batch, k)
-        rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
-        codes = (x.flatten(1) @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
-        values = codes.gather(1, torch.searchsorted(dead, strongest))
-        active = sparse.Active(rows, strongest.flatten(), values.flatten(), tuple(scaled.shape))
-        rebuilt = sparse.weighted_rows(crosscoder.decoder.flatten(1), active)
-        target = residual.flatten(1)
-        variance = (target - target.mean(dim=0)).square().sum(dim=1).mean()
-        return torch.nan_to_num((rebuilt - target).square().sum(dim=1).mean() / variance, posinf=0.0)
-
-
-def select(codes: Tensor, scaled: Tensor, count: int) -> tuple[sparse.Active, Tensor]:
-    """The entries of ``codes`` (batch, latents) with the ``count`` largest positive ``scaled`` values, and the smallest of these values
-    (infinite where there is none)."""
-    flat = sparse.largest(scaled.flatten(), count)
-    values = scaled.flatten()[flat]
-    positive = values > 0
-    smallest = torch.where(positive, values, torch.inf).min()
-    return sparse.Active.at(flat[positive], codes), smallest
+        with products_of(crosscoder, x):
+            codes = (x @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
+            if len(dead) > self.settings.auxiliary_k:
+                weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
+                strongest = (codes.detach() * weights).topk(self.settings.auxiliary_k, dim=1, sorted=False).indices
+                codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
+            rebuilt = codes @ crosscoder.decoder.flatten(1)[dead]
+        variance = (residual - residual.mean(dim=0)).square().sum(dim=1).mean()
+        return torch.nan_to_num((rebuilt - residual).square().sum(dim=1).mean() / variance, posinf=0.0)
 
 
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
@@ -88,7 +91,7 @@ def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) 
     for _ in range(iterations):
         weights = 1 / (x - median).norm(dim=2, keepdim=True).clamp_min(1e-8)  # (batch, model, 1)
         updated = (x * weights).sum(dim=0) / weights.sum(dim=0)
-        if (updated - median).norm() < tolerance * median.norm():
+        if ((updated - median).norm(dim=1) < tolerance).all():
             return updated
         median = updated
     return median

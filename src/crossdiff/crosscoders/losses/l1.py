@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.crosscoders import sparse
-from crossdiff.crosscoders.losses.base import Loss, Parts, reconstruction_error
+from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
 
 
@@ -12,18 +12,18 @@ class L1Loss(Loss):
     """loss = reconstruction + mu * mean_batch sum_j f_j w_j, with w_j the code weight (sum of decoder norms in the paper)."""
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
-        weights = crosscoder.code_weights()
-        codes = crosscoder.preactivations(x).relu()
-        if torch.count_nonzero(codes) < sparse.DENSE_ABOVE * codes.numel():
-            active = sparse.Active.of(codes.detach())
-            active = sparse.encoded(active, crosscoder.encoder.flatten(1), crosscoder.encoder_bias, x.flatten(1))
+        weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
+        encoder, flat = crosscoder.encoder_map(), x.flatten(1)
+        if sparse.is_sparse(encoder, flat):
+            active = sparse.above(encoder, flat, torch.zeros_like(crosscoder.encoder_bias))
+            active = sparse.encoded(active, encoder, flat)
             reconstruction = crosscoder.decode_active(active)
-            per_latent = active.sum_per_latent(active.values)
-            fired = torch.bincount(active.latents, minlength=crosscoder.latents)
+            per_latent, fired = active.sum_per_latent(active.values), active.count_per_latent()
         else:
-            reconstruction = crosscoder.decode(codes)
-            per_latent = codes.sum(dim=0)
-            fired = (codes > 0).sum(dim=0)
+            with products_of(crosscoder, x):
+                codes = crosscoder.preactivations(x).relu()
+                reconstruction = crosscoder.decode(codes)
+            per_latent, fired = codes.sum(dim=0, dtype=weights.dtype), (codes > 0).sum(dim=0)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
         sparsity = per_latent @ weights / len(x)
         loss = error + self._coefficient(step) * sparsity

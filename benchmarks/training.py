@@ -1,0 +1,169 @@
+"""What a training step costs: ours against plain dense PyTorch, the encoder product alone and, on request, the authors' code.
+
+.venv/bin/python benchmarks/training.py [--json] [--sweep] [--authors CHECKOUT]
+
+CHECKOUT is a copy of science-of-finetuning/dictionary_learning with the packages it needs. Shape: 576 x 2, 16,384 latents, batch 2,048.
+Run with the MALLOC_ settings of rules/common.smk, as the workflow does.
+"""
+
+import argparse
+import os
+import resource
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+from turns import in_turn, show
+
+from crossdiff.config import L1, BatchTopK
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.device import device
+
+WIDTH, LATENTS, BATCH, K, L1_L0 = 576, 16_384, 2_048, 50, 100
+L1_COEFFICIENT = 0.04
+
+
+def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16") -> Callable[[], object]:
+    """One step of our training: loss, gradients, clipping, Adam."""
+    common = {"latents": latents, "batch": len(x), "tokens": 10**9, "precision": precision, "init_norm": 1.0, "learning_rate": 1e-5}
+    if loss == "batchtopk":
+        settings = BatchTopK(loss="batchtopk", k=k, **common)
+    else:
+        settings = L1(loss="l1", l1_coefficient=L1_COEFFICIENT, **common)
+    crosscoder = Crosscoder(WIDTH, latents, 0, precision=precision)
+    crosscoder.initialise(settings, torch.Generator().manual_seed(0))
+    crosscoder.to(x.device)
+    if loss == "l1":
+        set_l0(crosscoder.preactivations, crosscoder.encoder_bias, x, k)
+    objective = new_loss(crosscoder, settings).to(x.device)
+    objective.start(crosscoder, x)
+    optimiser = torch.optim.Adam(crosscoder.parameters(), lr=settings.learning_rate, fused=True)
+
+    def step() -> None:
+        objective(crosscoder, x, 2000).loss.backward()
+        if settings.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), settings.gradient_clip)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+@torch.no_grad()
+def set_l0(preactivations: Callable[[Tensor], Tensor], bias: Tensor, x: Tensor, l0: int) -> None:
+    """Lower the bias until ``l0`` latents per token are positive."""
+    sample = preactivations(x[:64]).flatten()
+    bias -= sample.topk(64 * l0).values.min()
+
+
+def dense(loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
+    """The same step as one writes it first: dense matrices, autograd, Adam, float32."""
+    generator = torch.Generator().manual_seed(0)
+    encoder = torch.randn(2 * WIDTH, latents, generator=generator)
+    encoder = torch.nn.Parameter((encoder / encoder.norm(dim=0)).to(x.device))
+    decoder = torch.nn.Parameter(encoder.detach().T.clone().contiguous())
+    bias, decoder_bias = (torch.nn.Parameter(torch.zeros(size, device=x.device)) for size in (latents, 2 * WIDTH))
+    flat = x.flatten(1)
+    if loss == "l1":
+        set_l0(lambda rows: rows.flatten(1) @ encoder + bias, bias.data, x, k)
+    optimiser = torch.optim.Adam([encoder, decoder, bias, decoder_bias], lr=1e-5)
+
+    def step() -> None:
+        codes = torch.relu(flat @ encoder + bias)
+        norms = decoder.view(latents, 2, WIDTH).norm(dim=2).sum(dim=1)
+        if loss == "batchtopk":
+            top = (codes * norms).flatten().topk(k * len(x), sorted=False).indices
+            codes = torch.zeros_like(codes.flatten()).scatter(0, top, codes.flatten()[top]).view_as(codes)
+        error = (x - (codes @ decoder + decoder_bias).view_as(x)).norm(dim=2).mean()
+        value = error if loss == "batchtopk" else error + L1_COEFFICIENT * (codes * norms).sum(dim=1).mean()
+        optimiser.zero_grad()
+        value.backward()
+        if loss == "batchtopk":
+            torch.nn.utils.clip_grad_norm_([encoder, decoder, bias, decoder_bias], 1.0)
+        optimiser.step()
+
+    return step
+
+
+def product(x: Tensor, latents: int) -> Callable[[], object]:
+    """The bfloat16 encoder product alone."""
+    weight = torch.randn(latents, 2 * WIDTH, device=x.device).bfloat16()
+    rows = x.flatten(1).bfloat16()
+    return lambda: rows @ weight.T
+
+
+def authors(path: str, loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
+    """A step of the authors' trainer, from a checkout."""
+    for name, wanted in {"nnsight": ["LanguageModel"], "datasets": ["Dataset", "load_dataset"], "zstandard": []}.items():
+        if name not in sys.modules:  # imported there, not needed here
+            sys.modules[name] = ModuleType(name)
+            for attribute in wanted:
+                setattr(sys.modules[name], attribute, object)
+    sys.path.insert(0, path)
+    from dictionary_learning.trainers.crosscoder import BatchTopKCrossCoderTrainer, CrossCoderTrainer
+
+    shared = {"activation_dim": WIDTH, "dict_size": latents, "lr": 1e-5, "layer": 13, "lm_name": "none", "device": str(x.device)}
+    start = {"same_init_for_all_layers": True, "init_with_transpose": True, "norm_init_scale": 1.0}
+    if loss == "l1":
+        trainer = CrossCoderTrainer(l1_penalty=L1_COEFFICIENT, warmup_steps=10, dict_class_kwargs=start, **shared)
+    else:
+        trainer = BatchTopKCrossCoderTrainer(
+            steps=10_000, k=k, k_max=k, k_annealing_steps=0, warmup_steps=10, dict_class_kwargs=start, **shared
+        )
+    done = iter(range(10_000))
+    return lambda: trainer.update(next(done), x.clone())
+
+
+def compare(x: Tensor, checkout: str | None, rounds: int) -> list[dict[str, object]]:
+    rows = []
+    for loss, k in (("batchtopk", K), ("l1", L1_L0)):
+        steps = {"ours": ours(loss, x, LATENTS, k)}
+        steps["ours"]()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # before anything dense has run
+        steps |= {"ours, float32": ours(loss, x, LATENTS, k, "float32"), "dense": dense(loss, x, LATENTS, k)}
+        steps["product"] = product(x, LATENTS)
+        if checkout:
+            steps["authors"] = authors(checkout, loss, x, LATENTS, k)
+        seconds = in_turn(steps, rounds)
+        rows.append(
+            {"step": f"{loss}, {k} active"}
+            | {f"{name} ms": 1e3 * value for name, value in seconds.items()}
+            | {"dense / ours": seconds["dense"] / seconds["ours"], "ours / product": seconds["ours"] / seconds["product"]}
+            | ({"authors / ours": seconds["authors"] / seconds["ours"]} if checkout else {})
+            | ({"peak GB": peak} if loss == "batchtopk" else {"peak GB": float("nan")})
+        )
+    return rows
+
+
+def sweep(x: Tensor, rounds: int) -> list[dict[str, object]]:
+    """The cost of a BatchTopK step as latents and active latents grow, with the exponents of fitted powers."""
+    sizes, actives = (4096, 8192, 16_384, 32_768, 65_536), (16, 32, 64, 128, 256)
+    by_size = [in_turn({"step": ours("batchtopk", x, latents, K)}, rounds)["step"] for latents in sizes]
+    by_active = [in_turn({"step": ours("batchtopk", x, LATENTS, k)}, rounds)["step"] for k in actives]
+    rows = [{"latents": latents, "k": K, "ms": 1e3 * seconds} for latents, seconds in zip(sizes, by_size, strict=True)]
+    rows += [{"latents": LATENTS, "k": k, "ms": 1e3 * seconds} for k, seconds in zip(actives, by_active, strict=True)]
+    for name, values, seconds in (("latents", sizes, by_size), ("k", actives, by_active)):
+        slope = np.polyfit(np.log(values), np.log(seconds), 1)[0]
+        rows.append({"latents": "fitted power", "k": f"of {name}", "ms": float(slope)})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--authors", metavar="CHECKOUT")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        print("note: without the MALLOC_ settings of rules/common.smk", file=sys.stderr)
+    x = torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(1)).to(device())
+    show(sweep(x, arguments.rounds) if arguments.sweep else compare(x, arguments.authors, arguments.rounds), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

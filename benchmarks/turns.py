@@ -1,0 +1,30 @@
+"""Timing several things in turn, so that a machine whose speed drifts slows all of them alike: only ratios inside one run mean anything."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def in_turn(things: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """{name: median seconds} over ``rounds``, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in things}
+    for number in range(rounds + 1):
+        for name, thing in things.items():
+            start = time.perf_counter()
+            thing()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """A table with a column per key, or the same as JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = [list(rows[0])] + [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))))

@@ -1,0 +1,79 @@
+"""Causal effect. Only with a section ``causal``.
+
+Takes both models, chats, crosscoders and their beta tables. Gives the chat model's answers and, per crosscoder and seed, how near each hybrid of
+both models' activations brings the base to the chat model's predictions; one figure.
+"""
+
+CAUSAL = [f"results/{PAIR}/figures/kl.svg", *per_crosscoder("kl.csv")] if CONFIG.causal else []
+
+if CONFIG.causal:
+
+    rule generate_answers:
+        """The chat model's greedy answers to the first user turns of a data set's validation chats."""
+        input:
+            model="results/{pair}/models/chat",
+            tokenizer="results/{pair}/tokenizer",
+            archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
+            files=lambda w: CONFIG.datasets[w.dataset].files or [],
+        output:
+            "results/{pair}/answers/{dataset}.parquet",
+        log:
+            "logs/{pair}/generate_answers/{dataset}.log",
+        benchmark:
+            "logs/{pair}/generate_answers/{dataset}.benchmark.tsv"
+        wildcard_constraints:
+            dataset=one_of(CONFIG.causal.datasets),
+        conda:
+            "../envs/environment.yaml"
+        params:
+            settings=settings("causal.conversations", "causal.answer_tokens", "tokens.context", *RUN.text_keys("{dataset}")),
+            code=code_digest("generate_answers"),
+        message:
+            "Generating the chat model's answers to {wildcards.dataset}"
+        script:
+            "../workflow_scripts/generate_answers.py"
+
+    rule measure_causal_effect:
+        """KL of every hybrid to the chat model: one prefix and one encoding for all of them."""
+        input:
+            base="results/{pair}/models/base",
+            chat="results/{pair}/models/chat",
+            conversations=[path for dataset in CONFIG.causal.datasets for path in answers(dataset)],
+            weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
+            config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
+            betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
+            summary="results/{pair}/activations/layer{layer}/summary.json",
+        output:
+            "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/kl.csv",
+        log:
+            "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.log",
+        benchmark:
+            "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+        conda:
+            "../envs/environment.yaml"
+        params:
+            datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
+            settings=settings("causal", "classes.top", "pair.layer", "activations.batch_tokens"),
+            code=code_digest("measure_causal_effect"),
+        message:
+            "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"
+        script:
+            "../workflow_scripts/measure_causal_effect.py"
+
+    rule figure_kl:
+        """KL to the chat model of every hybrid, of the first seed."""
+        input:
+            per_crosscoder("kl.csv", CONFIG.seeds[:1]),
+        output:
+            multiext("results/{pair}/figures/kl", ".svg", ".png"),
+        log:
+            "logs/{pair}/figure_kl.log",
+        conda:
+            "../envs/environment.yaml"
+        params:
+            names=list(CONFIG.crosscoders),
+            code=code_digest("figure_kl"),
+        message:
+            "Drawing kl"
+        script:
+            "../workflow_scripts/figure_kl.py"

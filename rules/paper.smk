@@ -1,0 +1,33 @@
+"""The paper's tables and figures.
+
+Takes tables of all crosscoders. Gives the paper's headline values beside the run's own; `snakemake paper` builds every table and figure of the paper.
+"""
+
+TABLES = [f"results/{PAIR}/tables/{table}.csv" for table in ("crosscoders", "twins", "template_tokens", "seed_agreement", "paper")]
+FIGURE_NAMES = ["norm_difference", "latent_scaling", "threshold_sweep", "template_tokens", "training"] + (["kl"] if CONFIG.causal else [])
+FIGURES = [f"results/{PAIR}/figures/{figure}.svg" for figure in FIGURE_NAMES]
+
+
+rule compare_with_paper:
+    """The first seed's values; the paper's beside them where the run is the paper's."""
+    input:
+        published="data/paper.yaml",
+        evaluations=per_crosscoder("evaluation.json", FIRST_SEED),
+        twins="results/{pair}/tables/twins.csv",
+        template_tokens="results/{pair}/tables/template_tokens.csv",
+        kl=per_crosscoder("kl.csv", FIRST_SEED) if CONFIG.causal else [],
+    output:
+        "results/{pair}/tables/paper.csv",
+    log:
+        "logs/{pair}/compare_with_paper.log",
+    conda:
+        "../envs/environment.yaml"
+    params:
+        losses={name: crosscoder.loss for name, crosscoder in CONFIG.crosscoders.items()},
+        pair={model: source.hub.name if source.hub else None for model, source in (("base", CONFIG.pair.base), ("chat", CONFIG.pair.chat))},
+        settings=settings("pair.layer"),
+        code=code_digest("compare_with_paper"),
+    message:
+        "Putting the paper's values beside"
+    script:
+        "../workflow_scripts/compare_with_paper.py"

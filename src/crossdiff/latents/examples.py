@@ -1,0 +1,191 @@
+"""Contexts in which each latent fires: its strongest ones, and a random sample from every quantile of its activation (paper.md e)."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from crossdiff.activations.pairs import PairedShard
+from crossdiff.config import Examples
+from crossdiff.latents.firings import Firings
+
+SCHEMA = pa.schema(
+    [
+        ("latent", pa.int32()),
+        ("shard", pa.int32()),  # number
+        ("document", pa.int64()),
+        ("peak", pa.float32()),  # largest activation in the sequence
+        ("quantile", pa.float64()),  # upper edge of the peak's bin, as a share of the latent's largest activation
+        ("strongest", pa.bool_()),  # among the latent's strongest contexts
+        ("sampled", pa.bool_()),  # in the random sample of its bin
+        ("start", pa.int64()),  # row of the context's first token
+        ("tokens", pa.list_(pa.int32())),  # per token of the context: id,
+        ("template", pa.list_(pa.int8())),  # 0 content, 1 header, 2 turn end,
+        ("activations", pa.list_(pa.float32())),  # and the latent's activation
+    ]
+)
+BATCH = 65_536  # contexts written at once
+
+
+class Contexts(NamedTuple):
+    """One context per latent and sequence: arrays of equal length."""
+
+    latent: np.ndarray  # int32
+    shard: np.ndarray  # int32
+    document: np.ndarray  # int64
+    peak: np.ndarray  # float32
+    bin: np.ndarray  # int8, index into the quantiles
+    key: np.ndarray  # uint64, random
+    start: np.ndarray  # int64, row of the first token
+    length: np.ndarray  # int32
+    window: np.ndarray  # (contexts, before + 1 + after) float32, zero past ``length``
+
+    def take(self, chosen: np.ndarray) -> "Contexts":
+        return Contexts(*(column[chosen] for column in self))
+
+    @classmethod
+    def join(cls, parts: "list[Contexts]") -> "Contexts":
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+class ExampleCollector:
+    """Gathers contexts from a stream of firings; holds about (per_latent + per_quantile x bins) of each latent, twice at most.
+
+    A sequence counts once for a latent, ranked by its largest activation. Samples are those with the smallest random keys: as fair as a
+    reservoir, and the same however the stream is cut, for a key depends on the latent and the place alone.
+    """
+
+    def __init__(self, shards: Sequence[PairedShard], largest: np.ndarray, settings: Examples) -> None:
+        """``largest``: (latents,) the largest activation of each latent over all training tokens."""
+        self.shards, self.settings, self.largest = shards, settings, largest
+        self.bins = len(settings.quantiles)
+        self.pool: list[Contexts] = []
+        self.pool_size, self.prune_at = 0, 0
+        # What a newcomer must beat; set by the last pruning, so never too strict.
+        self.weakest = np.full(len(largest), -np.inf, np.float32)
+        self.last_key = np.full(len(largest) * self.bins, np.iinfo(np.uint64).max)
+
+    def add(self, firings: Firings) -> None:
+        """Firings of whole sequences, in order of shards and rows."""
+        if not len(firings.latent):
+            return
+        tokens = self.shards[firings.shard].tokens
+        sequence = firings.row - tokens.position[firings.row]  # its first row
+        first = np.flatnonzero((np.diff(firings.latent, prepend=-1) != 0) | (np.diff(sequence, prepend=-1) != 0))
+        latent, sequence = firings.latent[first], sequence[first]
+        peak = np.maximum.reduceat(firings.value, first)
+        edges = self.settings.quantiles
+        bin = sum((peak > edge * self.largest[latent] for edge in edges[:-1]), start=np.zeros(len(peak), np.int8))
+        key = _random_keys(latent, firings.shard, sequence)
+        hopeful = np.flatnonzero((peak > self.weakest[latent]) | (key < self.last_key[self._cell(latent, bin)]))
+        strongest, sampled = self._ranked(latent[hopeful], peak[hopeful], bin[hopeful], key[hopeful])
+        chosen = hopeful[strongest | sampled]
+        at_peak = np.flatnonzero(firings.value == np.repeat(peak, np.diff(first, append=len(firings.row))))
+        centre = firings.row[at_peak[np.searchsorted(at_peak, first[chosen])]]
+        starts = tokens.sequence_starts()
+        stops = np.append(starts[1:], len(tokens.token))
+        start = np.maximum(sequence[chosen], centre - self.settings.before)
+        stop = np.minimum(stops[np.searchsorted(starts, sequence[chosen])], centre + self.settings.after + 1)
+        self.pool.append(
+            Contexts(
+                latent=latent[chosen],
+                shard=np.full(len(chosen), firings.shard, np.int32),
+                document=tokens.document[start],
+                peak=peak[chosen],
+                bin=bin[chosen],
+                key=key[chosen],
+                start=start,
+                length=(stop - start).astype(np.int32),
+                window=self._windows(firings, latent[chosen], start, stop),
+            )
+        )
+        self.pool_size += len(chosen)
+        if self.pool_size > self.prune_at:
+            self._prune()
+
+    def _cell(self, latent: np.ndarray, bin: np.ndarray) -> np.ndarray:
+        return latent.astype(np.int64) * self.bins + bin
+
+    def _ranked(self, latent: np.ndarray, peak: np.ndarray, bin: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which contexts are among the strongest of their latent, and which in the sample of their bin. Equal peaks: the earlier first."""
+        cell = self._cell(latent, bin)
+        strongest = _places(latent, np.lexsort((-peak, latent))) < self.settings.per_latent
+        sampled = _places(cell, np.lexsort((key, cell))) < self.settings.per_quantile
+        return strongest, sampled
+
+    def _windows(self, firings: Firings, latent: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """(contexts, width): the activations of ``latent`` from row ``start`` to ``stop``."""
+        span = len(self.shards[firings.shard].tokens.token) + 1
+        place = firings.latent * np.int64(span) + firings.row  # in increasing order
+        low, high = (np.searchsorted(place, latent * np.int64(span) + row) for row in (start, stop))
+        count = high - low
+        context = np.repeat(np.arange(len(latent)), count)
+        entry = np.arange(len(context)) + np.repeat(low - (np.cumsum(count) - count), count)
+        window = np.zeros((len(latent), self.settings.before + 1 + self.settings.after), np.float32)
+        window[context, firings.row[entry] - start[context]] = firings.value[entry]
+        return window
+
+    def _prune(self) -> None:
+        """Drop what is no longer wanted. Next when the pool has doubled: the cost of all prunings is that of the last few."""
+        pool = Contexts.join(self.pool)
+        strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
+        pool = pool.take(strongest | sampled)
+        self.pool, self.pool_size, self.prune_at = [pool], len(pool.latent), 2 * len(pool.latent)
+        strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
+        _bound(self.weakest, pool.latent[strongest], pool.peak[strongest], self.settings.per_latent, np.minimum)
+        cell = self._cell(pool.latent, pool.bin)
+        _bound(self.last_key, cell[sampled], pool.key[sampled], self.settings.per_quantile, np.maximum)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All contexts in SCHEMA, latent by latent, strongest first; equal peaks in order of shard and row."""
+        if not self.pool:
+            return
+        self._prune()
+        [pool] = self.pool
+        strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
+        order = np.lexsort((-pool.peak, pool.latent))
+        first_row = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        token, template = (np.concatenate([getattr(shard.tokens, name) for shard in self.shards]) for name in ("token", "template"))
+        quantiles = np.asarray(self.settings.quantiles)
+        for begin in range(0, len(order), BATCH):
+            chosen = order[begin : begin + BATCH]
+            part = pool.take(chosen)
+            inside = np.arange(part.window.shape[1]) < part.length[:, None]
+            rows = ((first_row[part.shard] + part.start)[:, None] + np.arange(inside.shape[1]))[inside]
+            offsets = np.append(0, np.cumsum(part.length, dtype=np.int32))
+            columns = {
+                "latent": part.latent,
+                "shard": part.shard,
+                "document": part.document,
+                "peak": part.peak,
+                "quantile": quantiles[part.bin],
+                "strongest": strongest[chosen],
+                "sampled": sampled[chosen],
+                "start": part.start,
+            }
+            lists = {"tokens": token[rows], "template": template[rows], "activations": part.window[inside]}
+            columns |= {name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()}
+            yield pa.RecordBatch.from_pydict(columns, SCHEMA)
+
+
+def _random_keys(latent: np.ndarray, shard: int, sequence: np.ndarray) -> np.ndarray:
+    place = np.uint64(shard) << np.uint64(40) | sequence.astype(np.uint64)
+    return pd.util.hash_array(pd.util.hash_array(place) + latent.astype(np.uint64))
+
+
+def _places(group: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Each element's place within its group, 0 first; ``order`` sorts by group, then by what decides the place."""
+    first = np.flatnonzero(np.diff(group[order], prepend=-1))
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+    return places
+
+
+def _bound(bounds: np.ndarray, group: np.ndarray, values: np.ndarray, full: int, worst: np.ufunc) -> None:
+    """Set the bound of every group that holds ``full`` values to the worst of them."""
+    order = np.argsort(group, kind="stable")
+    first = np.flatnonzero(np.diff(group[order], prepend=-1))
+    is_full = np.diff(first, append=len(order)) == full
+    bounds[group[order][first][is_full]] = worst.reduceat(values[order], first)[is_full]

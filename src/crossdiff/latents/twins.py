@@ -1,0 +1,124 @@
+"""Twins: a chat-only and a base-only latent of nearly the same direction, and whether they fire in the same places (paper.md c.5)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from crossdiff.activations.pairs import MODELS, PairedActivations
+from crossdiff.config import Twins
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.latents.firings import firings
+
+COLUMNS = ("kind", "chat_only", "base_only", "cosine", "divergence", "high_chat_only", "high_base_only", "high_both")
+TWIN, CONTROL = "twin", "control"
+HIGH, LOW = 0.4, 0.1  # of a pair's joint maximum: high is above the one, low up to the other
+DIVERGENT = 1 / 2  # pairs above it mostly fire in different places
+BASE, CHAT = range(len(MODELS))
+ROWS_AT_ONCE = 1024
+CONTROL_SEED = 0
+
+
+class Activity(NamedTuple):
+    """Where one latent fires, and how strongly."""
+
+    token: np.ndarray  # in increasing order
+    value: np.ndarray
+
+
+class Divergence(NamedTuple):
+    """How far a chat-only and a base-only latent fire apart, and on how many tokens each of them, and both, are high."""
+
+    divergence: float
+    high_chat_only: int
+    high_base_only: int
+    high_both: int
+
+
+def divergence(chat_only: Activity, base_only: Activity) -> Divergence:
+    """(# one high and the other low) / (# one of them high), activations over the pair's joint maximum.
+
+    1: never strong together, 0: always; NaN for two that never fire.
+    """
+    tokens = np.union1d(chat_only.token, base_only.token)
+    values = np.zeros((2, len(tokens)))
+    for row, activity in zip(values, (chat_only, base_only), strict=True):
+        row[np.searchsorted(tokens, activity.token)] = activity.value
+    largest = values.max(initial=0)
+    high, low = values > HIGH * largest, values <= LOW * largest
+    either, apart = high.any(axis=0).sum(), (high & low[::-1]).any(axis=0).sum()
+    return Divergence(apart / either if either else np.nan, int(high[0].sum()), int(high[1].sum()), int(high.all(axis=0).sum()))
+
+
+def twin_pairs(decoder: Tensor, chat_only: np.ndarray, base_only: np.ndarray, cosine_above: float) -> np.ndarray:
+    """(pairs, 2): all (i, j) such that the chat direction of latent ``chat_only[i]`` and the base direction of ``base_only[j]`` agree.
+
+    ``decoder`` (latents, model, d_model).
+    """
+    base = normalize(decoder[base_only, BASE], dim=1)
+    found = [torch.empty(0, 2, dtype=torch.long, device=decoder.device)]
+    for start in range(0, len(chat_only), ROWS_AT_ONCE):
+        chat = normalize(decoder[chat_only[start : start + ROWS_AT_ONCE], CHAT], dim=1)
+        found.append((chat @ base.T > cosine_above).nonzero())
+        found[-1][:, 0] += start
+    return torch.cat(found).cpu().numpy()
+
+
+def control_pairs(twins: np.ndarray, n_chat_only: int, n_base_only: int) -> np.ndarray:
+    """(pairs, 2): as many random pairs as there are ``twins``, none of them a twin; fewer where the classes hold no more."""
+    n_pairs = n_chat_only * n_base_only
+    drawn = np.random.default_rng(CONTROL_SEED).choice(n_pairs, min(n_pairs, 2 * len(twins)), replace=False)
+    others = drawn[~np.isin(drawn, twins[:, 0] * n_base_only + twins[:, 1])][: len(twins)]
+    return np.stack(np.divmod(others, n_base_only), axis=1)
+
+
+def find_twins(crosscoder: Crosscoder, activations: PairedActivations, betas: pd.DataFrame, settings: Twins) -> pd.DataFrame:
+    """Twins and control pairs of a crosscoder with the divergence of their activations; no rows where a class is empty or nothing agrees.
+
+    Columns: kind (twin or control), chat_only and base_only (latents), cosine, divergence, and on how many tokens each of the two, and
+    both, are high. Activations count times the sum of the latent's decoder norms, so that both are on one scale.
+    """
+    chat_only, base_only = (betas.latent[betas["class"] == name].to_numpy(copy=True) for name in ("chat-only", "base-only"))
+    decoder = crosscoder.decoder
+    places = twin_pairs(decoder, chat_only, base_only, settings.cosine_above)
+    if not len(places):
+        return pd.DataFrame(columns=COLUMNS)
+    kinds = [TWIN] * len(places)
+    places = np.concatenate([places, control_pairs(places, len(chat_only), len(base_only))])
+    kinds += [CONTROL] * (len(places) - len(kinds))
+    pairs = np.stack([chat_only[places[:, 0]], base_only[places[:, 1]]], axis=1)
+    directions = decoder[pairs[:, 0], CHAT], decoder[pairs[:, 1], BASE]
+    cosines = torch.nn.functional.cosine_similarity(*directions, dim=1).cpu().numpy()
+    activity = activities(crosscoder, activations, np.unique(pairs))
+    rows = [
+        (kind, chat, base, cosine, *divergence(activity[chat], activity[base]))
+        for kind, (chat, base), cosine in zip(kinds, pairs.tolist(), cosines, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def activities(crosscoder: Crosscoder, activations: PairedActivations, latents: np.ndarray) -> dict[int, Activity]:
+    """The scaled activations of a few latents (numbers in increasing order) on all kept tokens."""
+    scale = crosscoder.decoder_norms().sum(dim=1).cpu().numpy()
+    first_row = np.cumsum([0, *(shard.rows for shard in activations.shards)])
+    wanted = np.isin(np.arange(crosscoder.latents), latents)
+    parts = []
+    for found in firings(crosscoder, activations):
+        chosen = wanted[found.latent]
+        latent = found.latent[chosen]
+        parts.append((latent, first_row[found.shard] + found.row[chosen], found.value[chosen] * scale[latent]))
+    latent, token, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(latent, kind="stable")  # tokens stay in order
+    borders = np.searchsorted(latent[order], latents, side="right")
+    return {int(number): Activity(token[part], value[part]) for number, part in zip(latents, np.split(order, borders[:-1]), strict=True)}
+
+
+def twin_counts(twins: pd.DataFrame) -> dict[str, float]:
+    """Headline numbers of a table of twins: how many, and which shares of them and of controls mostly fire in different places (or NaN)."""
+    by_kind = {kind: twins.divergence[twins.kind == kind].dropna() for kind in (TWIN, CONTROL)}
+    return {"twins": int((twins.kind == TWIN).sum())} | {
+        f"{kind}s_divergent": float((values > DIVERGENT).mean()) for kind, values in by_kind.items()
+    }

@@ -1,0 +1,29 @@
+"""Firings and beta tables made from plain arrays."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from crossdiff.activations.pairs import PairedShard
+from crossdiff.latents.firings import Firings
+from crossdiff.texts.shards import Shard
+
+
+def bare_shard(tokens: Shard) -> PairedShard:
+    """What readers of firings need of a shard: its tokens."""
+    return SimpleNamespace(tokens=tokens, rows=len(tokens.token))
+
+
+def firings_of(codes: np.ndarray, number: int, rows: np.ndarray) -> Firings:
+    """The firings on some rows of a shard whose codes are ``codes`` (rows, latents)."""
+    latent, place = np.nonzero(codes[rows].T)
+    return Firings(number, rows, latent.astype(np.int32), rows[place], codes[rows[place], latent].astype(np.float32))
+
+
+def classed(classes: Sequence[str], difference: Sequence[float] | None = None) -> pd.DataFrame:
+    """A beta table of latents with these classes; those further on lean more to the chat model, if not said otherwise."""
+    table = pd.DataFrame({"latent": range(len(classes)), "class": list(classes)})
+    table["relative_norm_difference"] = np.linspace(0, 1, len(classes)) if difference is None else difference
+    return table

@@ -1,0 +1,46 @@
+"""One table of how far the trainings of each crosscoder from different seeds agree."""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import pandas as pd
+
+from crossdiff.config import SeedAgreement
+from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.device import device
+from crossdiff.job import job
+from crossdiff.latents.agreement import COLUMNS, seed_agreement
+from crossdiff.storage import write_csv
+from crossdiff.workflow import section
+
+
+class Training(NamedTuple):
+    """A crosscoder from one seed: paths."""
+
+    crosscoder: str
+    seed: int
+    weights: str
+    config: str
+    betas: str
+
+
+def main(trainings: list[Training], top: int, settings: SeedAgreement, table: str) -> None:
+    rows = []
+    for pair in combinations(trainings, 2):
+        if pair[0].crosscoder == pair[1].crosscoder:
+            decoders = tuple(load_crosscoder(training.weights, training.config).decoder.to(device()) for training in pair)
+            betas = tuple(pd.read_parquet(training.betas, columns=["latent", "class", "relative_norm_difference"]) for training in pair)
+            names = {"crosscoder": pair[0].crosscoder, "seed_a": pair[0].seed, "seed_b": pair[1].seed}
+            rows.append(names | seed_agreement(decoders, betas, top, settings))
+    write_csv(table, pd.DataFrame(rows, columns=COLUMNS))
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        files = zip(snakemake.input.weights, snakemake.input.config, snakemake.input.betas, strict=True)
+        main(
+            trainings=[Training(*name, *paths) for name, paths in zip(snakemake.params.names, files, strict=True)],
+            top=settings["classes.top"],
+            settings=SeedAgreement(**section(settings, "seed_agreement")),
+            table=snakemake.output[0],
+        )

@@ -1,0 +1,42 @@
+"""Generate the chat model's answers to prompts of one data set."""
+
+import pandas as pd
+
+from crossdiff.config import TextSource
+from crossdiff.device import fast_dtype
+from crossdiff.job import job
+from crossdiff.models.answers import answered, openings
+from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.storage import write_parquet
+from crossdiff.workflow import section
+
+
+def main(
+    model: str,
+    tokenizer: str,
+    source: TextSource,
+    name: str,
+    archive: str | None,
+    context: int,
+    conversations: int,
+    answer_tokens: int,
+    answers: str,
+) -> None:
+    asked = openings(source, name, load_tokenizer(tokenizer), conversations, context - answer_tokens, archive)
+    shard = answered(load_model(model, fast_dtype()), asked, answer_tokens)
+    write_parquet(answers, pd.DataFrame(shard._asdict()))
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        main(
+            model=snakemake.input.model,
+            tokenizer=snakemake.input.tokenizer,
+            source=TextSource(**section(settings, "datasets", snakemake.wildcards.dataset)),
+            name=snakemake.wildcards.dataset,
+            archive=snakemake.input.get("archive") or None,
+            context=settings["tokens.context"],
+            conversations=settings["causal.conversations"],
+            answer_tokens=settings["causal.answer_tokens"],
+            answers=snakemake.output[0],
+        )

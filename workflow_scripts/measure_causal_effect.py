@@ -1,0 +1,56 @@
+"""Patch sets of latents of one crosscoder from the chat into the base model and measure the KL to the chat model."""
+
+import pandas as pd
+
+from crossdiff.activations.pairs import read_summary
+from crossdiff.causal import causal_effect, conversations
+from crossdiff.config import Causal
+from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.device import device, fast_dtype
+from crossdiff.job import job
+from crossdiff.models.load import load_model
+from crossdiff.storage import write_csv
+from crossdiff.texts.shards import read_shard
+from crossdiff.workflow import section
+
+
+def main(
+    base: str,
+    chat: str,
+    shards: dict[str, list[str]],
+    weights: str,
+    config: str,
+    betas: str,
+    summary: str,
+    layer: int,
+    top: int,
+    settings: Causal,
+    batch_tokens: int,
+    table: str,
+) -> None:
+    models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
+    crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size).to(device())
+    answers = conversations({dataset: [read_shard(path) for path in paths] for dataset, paths in shards.items()}, settings.conversations)
+    effect = causal_effect(*models, crosscoder, read_summary(summary), answers, pd.read_parquet(betas), top, settings, batch_tokens)
+    write_csv(table, effect)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        shards = {dataset: [] for dataset in snakemake.params.datasets}
+        for dataset, path in zip(snakemake.params.datasets, snakemake.input.conversations, strict=True):
+            shards[dataset].append(path)
+        main(
+            base=snakemake.input.base,
+            chat=snakemake.input.chat,
+            shards=shards,
+            weights=snakemake.input.weights,
+            config=snakemake.input.config,
+            betas=snakemake.input.betas,
+            summary=snakemake.input.summary,
+            layer=settings["pair.layer"],
+            top=settings["classes.top"],
+            settings=Causal(**section(settings, "causal")),
+            batch_tokens=settings["activations.batch_tokens"],
+            table=snakemake.output[0],
+        )
