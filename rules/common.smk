@@ -98,6 +98,11 @@ def answers(dataset):
     return [f"results/{PAIR}/tokens/{dataset}.validation/{shard}.parquet" for shard in RUN.shards(dataset, "validation")]
 
 
+def loss_module(crosscoder):
+    """The module of a crosscoder's loss, which the script comes to by name."""
+    return CONFIG.crosscoders[crosscoder].objective.split(":")[0]
+
+
 def archive(package):
     """The downloaded wheel of a source that is a package; nothing for the others."""
     return f"results/packages/{package.key}.whl" if package else []

@@ -151,16 +151,16 @@ def _differences(record: Record, job: Job) -> Iterator[str]:
 
 
 def _changed_code(record: Record) -> list[str]:
-    now = _code_now(record.rule)
+    now = _code_now(record.rule, *record.params.get("modules", []))
     return sorted(file for file in record.code.keys() | now.keys() if record.code.get(file) != now.get(file))
 
 
 @cache
-def _code_now(rule: str) -> dict[str, str]:
+def _code_now(rule: str, *modules: str) -> dict[str, str]:
     try:
-        return provenance.code_parts(rule)
-    except FileNotFoundError:
-        return {}  # the rule is gone
+        return provenance.code_parts(rule, *modules)
+    except (FileNotFoundError, ModuleNotFoundError, AttributeError):
+        return {}  # the rule, or a module that it comes to by name, is gone
 
 
 def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
