@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 try:
     from crossdiff import plan
-    from crossdiff.config import Finetuning
+    from crossdiff.config import Finetuning, Patching
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
     from crossdiff.workflow import SPLITS, Run

@@ -399,19 +399,24 @@ class Behaviour(Settings):
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
 
 
-class Causal(Settings):
-    """Which latents carry the fine-tune's effect: activations patched between the models (paper.md d)."""
+class Patching(Settings):
+    """What is measured of conversations with answers: activations patched between the models (paper.md d)."""
+
+    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
+    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    seed: NonNegativeInt = 0
+
+
+class Causal(Patching):
+    """Which latents carry the fine-tune's effect, and on which conversations."""
 
     datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
-    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
     answers: Annotated[
         Literal["generated", "dataset"],
         Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
     ] = "generated"
     answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
-    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
-    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
-    seed: NonNegativeInt = 0
 
 
 class Report(Settings):

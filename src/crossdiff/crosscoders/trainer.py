@@ -158,6 +158,7 @@ def train(
     """
     keep_freed_memory()
     training = Training(activations, settings, seed, device)
+    log.info("%s crosscoder of %d latents, %d tokens", settings.loss, training.crosscoder.latents, activations.tokens)
     if checkpoint is not None and (saved := checkpoint.read()) is not None:
         training.resume(*saved)
         log.info("resumed after step %d of %d", training.done, settings.steps)
@@ -166,7 +167,7 @@ def train(
         training.step(batch)
         if checkpoint is not None and checkpoint.is_due():
             checkpoint.write(*training.state())
-    if held_out is not None:
+    if settings.needs_held_out:
         once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
         training.loss.finish(training.crosscoder, (training.crosscoder.normalise(batch.to(device)) for batch in once))
     Path(training_log).write_text(training.log.text())
