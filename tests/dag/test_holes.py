@@ -119,7 +119,7 @@ RETRAINED = {
     "train_crosscoder",
     "scale_latents",
     "measure_reconstruction",
-    "collect_examples",
+    "read_latents",
     "evaluate_crosscoder",
     "compare_crosscoders",
     "write_report",
@@ -140,6 +140,14 @@ def test_results_without_snakemakes_memory(finished, tmp_path, how):
     assert rules(found, ours) >= RETRAINED
     assert not [path for path in found if "/l1/" in path or "/activations/" in path or "/models/" in path]
     assert ours.pending() == {}  # and with the old config nothing is made anew
+
+
+def test_memory_in_a_database_is_restored_too(ours):
+    arguments = ("--persistence-backend", "db", "--dry-run", "--configfile")
+    assert planned(ours.snakemake(*arguments, TINY).stdout) == {}
+    jobs = planned(ours.snakemake(*arguments, ours.changed(TINY, OTHER_K)).stdout)
+    assert jobs["train_crosscoder"] == 2
+    assert "harvest_activations" not in jobs
 
 
 def test_results_replaced_by_those_of_other_settings(ours):

@@ -107,6 +107,14 @@ def test_every_key_runs_what_depends_on_it_and_nothing_else(finished: Checkout) 
     assert not wrong, "\n".join(wrong)
 
 
+def test_new_crosscoder_runs_only_its_own_branch(finished: Checkout) -> None:
+    values = yaml.safe_load((ROOT / TINY).read_text())["crosscoders"]
+    config = finished.changed(TINY, {"crosscoders": values | {"another": values["l1"] | {"l1_coefficient": 0.1}}})
+    jobs = planned(Fork(finished.folder, "--dry-run", "--configfile", config).output())
+    assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
+    assert not {"finetune_model", "tokenise", "harvest_activations", "summarise_activations", "measure_refusals"} & set(jobs)
+
+
 # Declared and read.
 
 
