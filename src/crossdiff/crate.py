@@ -30,7 +30,10 @@ def export(root: Path, configs: list[Path], target: Path) -> None:
     for output in plan(root, configs):
         if output not in nodes:
             nodes |= audit.chain(output)
-    if bad := [node for node in nodes.values() if node.findings]:
+    # What was changed itself before what was made from it.
+    if bad := sorted(
+        (node for node in nodes.values() if node.findings), key=lambda node: node.findings[0].verdict == "input changed since"
+    ):
         first = bad[0].findings[0]
         raise UserError(f"{len(bad)} files are not verified, such as {bad[0].path}: {first.verdict} ({first.detail}); run snakemake first")
     _Crate(root, configs, nodes).crate.write(target)

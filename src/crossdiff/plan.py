@@ -86,7 +86,7 @@ def _finish(workflow: "Workflow", now: str, results: list[str]) -> None:
     if dag is None or not dag.targetjobs or settings.targets or settings.until or settings.omit_from or settings.batch:
         return  # an error, or a part of the whole
     jobs = {str(output): job for job in dag.jobs for output in job.output}
-    if orphans := [path for path in results if path not in jobs]:
+    if orphans := sorted(path for path in results if path not in jobs):
         print(
             f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}; crossdiff audit --all names them.",
             file=sys.stderr,

@@ -71,14 +71,14 @@ class BatchTopKLoss(Loss):
 
     def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor) -> Tensor:
         """Squared error of the residual (batch, width) rebuilt without bias from each token's strongest dead latents, over its variance."""
-        dead = (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
+        k, dead = self.settings.auxiliary_k, (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
         if not len(dead):
             return x.new_zeros(())
         with products_of(crosscoder, x):
             codes = (x @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
-            if len(dead) > self.settings.auxiliary_k:
+            if len(dead) > k:
                 weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
-                strongest = (codes.detach() * weights).topk(self.settings.auxiliary_k, dim=1, sorted=False).indices
+                strongest = (codes.detach() * weights).topk(k, dim=1, sorted=False).indices
                 codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
             rebuilt = codes @ crosscoder.decoder.flatten(1)[dead]
         variance = (residual - residual.mean(dim=0)).square().sum(dim=1).mean()
