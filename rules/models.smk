@@ -5,6 +5,7 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 """
 
 FINETUNE = CONFIG.pair.chat.finetune
+OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
 
 
 rule fetch_package:
@@ -37,7 +38,7 @@ rule prepare_model:
     log:
         "logs/{pair}/prepare_model/{model}.log",
     wildcard_constraints:
-        model=one_of(["base"] if FINETUNE else MODELS),
+        model=one_of(OWN_MODELS),
     priority: 100
     conda:
         "../envs/environment.yaml"
@@ -53,7 +54,7 @@ rule prepare_model:
 rule chat_tokenizer:
     """The tokenizer with the chat template: known before a fine-tune has run, so that tokens do not wait for it."""
     input:
-        model=f"results/{{pair}}/models/{'base' if FINETUNE else 'chat'}",
+        model=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
         template=FINETUNE.chat_template if FINETUNE else [],
     output:
         directory("results/{pair}/tokenizer"),
@@ -74,7 +75,7 @@ rule check_pair:
     """Widths, depths, vocabulary and layer fit: refused here, before anything expensive."""
     input:
         base="results/{pair}/models/base",
-        chat=f"results/{{pair}}/models/{'base' if FINETUNE else 'chat'}",
+        chat=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
         tokenizer="results/{pair}/tokenizer",
     output:
         "results/{pair}/pair.layer{layer}.json",

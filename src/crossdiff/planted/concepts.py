@@ -10,18 +10,20 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from crossdiff.config import Planted, PlantedConcepts
 from crossdiff.errors import UserError
+from crossdiff.storage import atomic_path, record_mark, write_csv
 from crossdiff.texts.shards import Shard
 
 KINDS = tuple(PlantedConcepts.model_fields)
 CONTEXTS = ("random", "token", "position", "topic")  # in turn, kind by kind
 KEY = "pair.chat.planted"
 LARGEST_RATE = 0.5  # a concept fires on at most this share of the tokens of its context: it is not the context itself
-TRIES_PER_DIRECTION = 200
+TRIES = 20_000  # random directions that are looked at before no more are thought to fit
 
 
 class Concepts(NamedTuple):
@@ -132,7 +134,7 @@ def _directions(count: int, d_model: int, settings: Planted) -> Tensor:
     """(count, d_model) random unit vectors, no two of a larger |cosine| than allowed."""
     generator = torch.Generator().manual_seed(settings.seed)
     kept = torch.empty(0, d_model)
-    for _ in range(TRIES_PER_DIRECTION * count):
+    for _ in range(TRIES):
         candidate = normalize(torch.randn(1, d_model, generator=generator), dim=1)
         if len(kept) == 0 or (kept @ candidate.T).abs().max() <= settings.largest_cosine:
             kept = torch.cat([kept, candidate])
@@ -151,3 +153,15 @@ def _with_base(directions: Tensor, angles: np.ndarray, seed: int) -> Tensor:
     normals = normalize(away - (away * directions).sum(dim=1, keepdim=True) * directions, dim=1)
     radians = torch.from_numpy(np.deg2rad(angles)).float()[:, None]
     return torch.stack([radians.cos() * directions + radians.sin() * normals, directions], dim=1)
+
+
+def write_concepts(table: str, directions: str, concepts: Concepts) -> None:
+    """Write the ground truth: a table, and directions as safetensors."""
+    write_csv(table, concepts.table)
+    with atomic_path(directions) as temporary:
+        save_file({"directions": concepts.directions}, temporary, metadata=record_mark())
+
+
+def read_concepts(table: str, directions: str) -> Concepts:
+    """Read what ``write_concepts`` wrote."""
+    return Concepts(pd.read_csv(table), load_file(directions)["directions"])

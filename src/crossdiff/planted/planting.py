@@ -12,6 +12,7 @@ from crossdiff.planted.concepts import Concepts, eligible
 from crossdiff.texts.shards import Shard
 
 ROWS_AT_ONCE = 8192
+NOISE_STREAM = 2**31  # beyond the number of any concept
 
 
 def _generator(settings: Planted, shard: Shard, stream: int) -> np.random.Generator:
@@ -48,13 +49,13 @@ def strengths(firing: pd.DataFrame, concepts: int, start: int, stop: int) -> Ten
     dense = torch.zeros(stop - start, concepts, len(MODELS))
     part = firing[(firing.row >= start) & (firing.row < stop)]
     for m, model in enumerate(MODELS):
-        dense[part.row.to_numpy() - start, part.concept.to_numpy(), m] = torch.from_numpy(part[model].to_numpy())
+        dense[part.row.to_numpy() - start, part.concept.to_numpy(), m] = torch.from_numpy(part[model].to_numpy(copy=True))
     return dense
 
 
 def noise(settings: Noise, planted: Planted, shard: Shard) -> Tensor:
     """(rows, d_model) float32: a background that knows nothing."""
-    values = _generator(planted, shard, -1 % 2**31).standard_normal((len(shard.token), settings.d_model), dtype=np.float32)
+    values = _generator(planted, shard, NOISE_STREAM).standard_normal((len(shard.token), settings.d_model), dtype=np.float32)
     return torch.from_numpy(values) * (settings.norm / settings.d_model**0.5)
 
 
