@@ -65,9 +65,7 @@ if CONFIG.pair.chat.planted:
         conda:
             "../envs/environment.yaml"
         params:
-            settings=settings(
-                "pair.chat.planted", "activations.skip_first", "activations.max_norm_ratio", "activations.statistics_tokens"
-            ),
+            settings=settings("pair.chat.planted", "activations.skip_first", "activations.max_norm_ratio", "activations.statistics_tokens"),
             code=code_digest("draw_concepts"),
         message:
             "Drawing concepts"

@@ -40,8 +40,13 @@ def called_by_norm(kinds: list[str], difference: list[float], confirmed: list[bo
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([3.0, 3.1, 2.9], "holds"), ([0.1, -0.1, 0.05], "undecided"), ([-3.0, -3.1, -2.9], "does not hold"), ([5.0], "undecided")]
-    + [([5.0, math.nan], "undecided")],
+    [
+        ([3.0, 3.1, 2.9], "holds"),
+        ([0.1, -0.1, 0.05], "undecided"),
+        ([-3.0, -3.1, -2.9], "does not hold"),
+        ([5.0], "undecided"),
+        ([5.0, math.nan], "undecided"),
+    ],
 )
 def test_verdict(values: list[float], expected: str) -> None:
     assert verdict(values, 0.0) == expected

@@ -88,9 +88,7 @@ CLAIMS = (
         "recall",
         _more_false,
     ),
-    Claim(
-        "Most of L1's false members are weakened or decoupled", "share of weakened and decoupled among them", 0.5, "calls", _traps
-    ),
+    Claim("Most of L1's false members are weakened or decoupled", "share of weakened and decoupled among them", 0.5, "calls", _traps),
     Claim(
         "Latent scaling flags L1's weakened and decoupled false members",
         "share of them that the paper's thresholds do not confirm",

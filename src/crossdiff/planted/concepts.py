@@ -27,8 +27,8 @@ TRIES = 20_000  # random directions that are looked at before no more are though
 
 
 class Concepts(NamedTuple):
-    """Ground truth. ``table`` has a row per concept: concept, kind, context, where (JSON, see ``eligible``), frequency, rate (probability of
-    firing on a token of the context), strength (median of the stronger model, activation units), ratio (base over chat; inf for
+    """Ground truth. ``table`` has a row per concept: concept, kind, context, where (JSON, see ``eligible``), frequency, rate (probability
+    of firing on a token of the context), strength (median in the stronger model, activation units), ratio (base over chat; inf for
     base-only ones, 1 for decoupled, rotated and shared ones), angle (degrees)."""
 
     table: pd.DataFrame
@@ -65,7 +65,7 @@ def draw(settings: Planted, shards: Sequence[Shard], norm: float, d_model: int) 
 def eligible(where: str, shard: Shard) -> np.ndarray:
     """(rows,) bool: the tokens of a concept's context.
 
-    ``where``: ``{}`` every token; ``tokens`` these ids; ``period`` and ``phase`` positions of a sequence; ``topics`` and ``topic`` documents.
+    ``where``: ``{}`` every token; ``tokens`` these ids; ``period``, ``phase`` positions of a sequence; ``topics``, ``topic`` documents.
     """
     match json.loads(where):
         case {"tokens": tokens}:

@@ -54,8 +54,8 @@ def cosines(decoder: Tensor, directions: Tensor) -> Tensor:
 
 
 def match(correlation: Tensor, cosine: Tensor, concepts: Concepts, scoring: Scoring) -> pd.DataFrame:
-    """A row per latent: latent, concept (NONE if it stands for none), kind, ratio, correlation and cosine with that concept, and passes_for,
-    the number of concepts for which it could stand. ``correlation`` and ``cosine`` are (latents, concepts)."""
+    """A row per latent: latent, concept (NONE if it stands for none), kind, ratio, correlation and cosine with that concept, and
+    passes_for, the number of concepts for which it could stand. ``correlation`` and ``cosine`` are (latents, concepts)."""
     fits = (correlation > scoring.correlation_above) & (cosine > scoring.cosine_above)
     best = correlation.masked_fill(~fits, -torch.inf).argmax(dim=1)
     found = fits.any(dim=1)

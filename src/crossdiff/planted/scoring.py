@@ -41,7 +41,13 @@ def calls(table: pd.DataFrame, thresholds: LatentScaling, scoring: Scoring) -> d
 
     paper = scaling(thresholds.nu_error_below, thresholds.nu_reconstruction_below)
     strict = scaling(scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below)
-    return {"norm": norm, "norm + scaling": norm & paper, "norm + strict scaling": norm & strict, "scaling": paper, "strict scaling": strict}
+    return {
+        "norm": norm,
+        "norm + scaling": norm & paper,
+        "norm + strict scaling": norm & strict,
+        "scaling": paper,
+        "strict scaling": strict,
+    }
 
 
 def score(table: pd.DataFrame, called: np.ndarray, planted: int) -> dict[str, float]:
@@ -144,7 +150,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
-    """Over seeds: a row per crosscoder and rule with mean and interval of precision, recall and F1, and mean counts by kind; the best F1 first.
+    """Over seeds: a row per crosscoder and rule, the best F1 first: mean and interval of precision, recall and F1, mean counts by kind.
 
     ``scores`` has columns crosscoder, seed, rule and those of ``score``.
     """
