@@ -74,7 +74,7 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
             ax.plot(curve.recall, curve.false_members, color=colour, ls=style, lw=1.2, label=name if not seed else None)
             called = int((table["class"] == "chat-only").sum())
             if called:
-                at = curve.iloc[called - 1]
+                at = curve[curve.called <= called].iloc[-1]
                 ax.plot(at.recall, at.false_members, marker="os^D"[number % 4], color=colour, ms=6)
     ax.set(xlim=(0, 1.02), ylim=(0.8, None), yscale="log", xlabel="recall of chat-only concepts", ylabel="false members")
     ax.set_title("calling by norm difference, one line per seed; markers: the chat-only class")

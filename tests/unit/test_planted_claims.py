@@ -62,6 +62,11 @@ def test_recall_curve_counts_concepts_once_and_sets_borderline_aside() -> None:
     assert math.isnan(false_at(curve, 0.75))
 
 
+def test_equal_norm_differences_are_called_together() -> None:
+    curve = recall_curve(called_by_norm(["chat_only", "weakened", "chat_only"], [1.0, 1.0, 0.9]), planted=2)
+    assert curve.to_numpy().tolist() == [[2, 0.5, 1], [3, 1, 1]]
+
+
 def test_quantities_of_claims() -> None:
     l1 = called_by_norm(["chat_only", "weakened", "decoupled", "none"], [0.91, 0.99, 0.98, 0.97], [True, False, True, True])
     batchtopk = called_by_norm(["chat_only", "chat_only", "weakened"], [0.99, 0.95, 0.5])

@@ -33,12 +33,15 @@ def false_members(table: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
 
 
 def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
-    """As ever more latents are called, the largest norm difference first: recall of chat-only concepts, and false members so far."""
-    order = np.argsort(-evidence(table, "norm_difference"), kind="stable")
-    ranked = table.iloc[order]
+    """As ever more latents are called, the largest norm difference first and equal ones together: called so far, recall of chat-only
+    concepts, and false members."""
+    difference = evidence(table, "norm_difference")
+    order = np.argsort(-difference, kind="stable")
+    ranked, last_of_equals = table.iloc[order], np.append(np.diff(difference[order]) != 0, True)
     is_new = (ranked.kind == "chat_only") & ~ranked.concept.duplicated()
     is_false = ~ranked.called_kind.isin(["chat_only", "borderline"])
-    return pd.DataFrame({"recall": is_new.cumsum().to_numpy() / planted, "false_members": is_false.cumsum().to_numpy()})
+    curve = pd.DataFrame({"called": np.arange(1, len(table) + 1), "recall": is_new.cumsum().to_numpy() / planted})
+    return curve.assign(false_members=is_false.cumsum().to_numpy())[last_of_equals]
 
 
 def false_at(curve: pd.DataFrame, recall: float) -> float:

@@ -49,7 +49,7 @@ def strengths(firing: pd.DataFrame, concepts: int, start: int, stop: int) -> Ten
     dense = torch.zeros(stop - start, concepts, len(MODELS))
     part = firing[(firing.row >= start) & (firing.row < stop)]
     for m, model in enumerate(MODELS):
-        dense[part.row.to_numpy() - start, part.concept.to_numpy(), m] = torch.from_numpy(part[model].to_numpy(copy=True))
+        dense[part.row.to_numpy() - start, part.concept.to_numpy(copy=True), m] = torch.from_numpy(part[model].to_numpy(copy=True))
     return dense
 
 
