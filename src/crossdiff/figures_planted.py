@@ -76,7 +76,8 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
             if called:
                 at = curve[curve.called <= called].iloc[-1]
                 ax.plot(at.recall, at.false_members, marker="os^D"[number % 4], color=colour, ms=6)
-    ax.set(xlim=(0, 1.02), ylim=(0.8, None), yscale="log", xlabel="recall of chat-only concepts", ylabel="false members")
+    ax.set_yscale("symlog", linthresh=1)  # none at all has a place, too
+    ax.set(xlim=(0, 1.02), ylim=(-0.1, None), xlabel="recall of chat-only concepts", ylabel="false members")
     ax.set_title("calling by norm difference, one line per seed; markers: the chat-only class")
     ax.legend(loc="upper left")
     return figure
@@ -107,7 +108,7 @@ def ratios(tables: Tables, scoring: Scoring) -> Figure:
     figure, axes = plt.subplots(len(names), len(RATIO_NAMES), figsize=(9.4, 3.0 * len(names)), sharex=True, sharey=True, squeeze=False)
     for row, name in zip(axes, names, strict=True):
         found = pd.concat([recovery(table) for table in _of(tables, name)])
-        for ax, (ratio, label) in zip(row, RATIO_NAMES.items(), strict=True):
+        for ax, ratio in zip(row, RATIO_NAMES, strict=True):
             line = fit(found.ratio.to_numpy(), found[ratio].to_numpy(dtype=float))
             ax.plot([0, 1], [0, 1], color=GREY, lw=0.8)
             ax.scatter(found.ratio, found[ratio], s=10, color=BLUE, marker="o", lw=0, alpha=0.7)
@@ -116,11 +117,10 @@ def ratios(tables: Tables, scoring: Scoring) -> Figure:
             text = f"slope {line['slope']:.2f}, $R^2$ {line['r2']:.3f}\n{len(found)} latents, {outside} outside or undefined"
             ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", fontsize=8)
             ax.set(xlim=(0, 1), ylim=(-0.2, 1.6))
-            if row is axes[0]:
-                ax.set_title(label)
-            if row is axes[-1]:
-                ax.set_xlabel("planted ratio, base over chat")
         row[0].set_ylabel(f"{name}: estimate")
+    for first, last, label in zip(axes[0], axes[-1], RATIO_NAMES.values(), strict=True):
+        first.set_title(label)
+        last.set_xlabel("planted ratio, base over chat")
     return figure
 
 
@@ -137,15 +137,15 @@ def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Fi
             for kind, (colour, _, marker) in KIND_LOOKS.items():
                 part = shown[shown.called_kind == kind]
                 if len(part):
-                    label = f"{kind.replace('_', '-')}"
+                    label = kind.replace("_", "-")
                     ax.scatter(part.relative_norm_difference, part[statistic], s=14, c=colour, marker=marker, lw=0, alpha=0.8, label=label)
             ax.axvline(classes.chat_only_above, color="black", lw=0.7, ls=":")
             ax.axhline(threshold, color="black", lw=0.7, ls=":")
             correlation = usable.relative_norm_difference.corr(usable[statistic])
             ax.set(xlim=(0, 1.01), ylim=NU_RANGE, title=f"{name}, {STATISTIC_NAMES[statistic]}: correlation {correlation:.2f}")
-            if row is axes[-1]:
-                ax.set_xlabel("relative decoder norm difference")
         row[0].set_ylabel(r"$\nu$")
+    for ax in axes[-1]:
+        ax.set_xlabel("relative decoder norm difference")
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=7, fontsize=8)
     return figure
