@@ -3,11 +3,9 @@
 .venv/bin/python benchmarks/training.py [--json] [--sweep] [--authors CHECKOUT]
 
 CHECKOUT is a copy of science-of-finetuning/dictionary_learning with the packages it needs. Shape: 576 x 2, 16,384 latents, batch 2,048.
-Run with the MALLOC_ settings of rules/common.smk, as the workflow does.
 """
 
 import argparse
-import os
 import resource
 import sys
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from turns import in_turn, show
 from crossdiff.config import L1, BatchTopK
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.device import device
+from crossdiff.device import device, keep_freed_memory
 
 WIDTH, LATENTS, BATCH, K, L1_L0 = 576, 16_384, 2_048, 50, 100
 L1_COEFFICIENT = 0.04
@@ -159,8 +157,7 @@ def main() -> None:
     parser.add_argument("--authors", metavar="CHECKOUT")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        print("note: without the MALLOC_ settings of rules/common.smk", file=sys.stderr)
+    keep_freed_memory()
     x = torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(1)).to(device())
     show(sweep(x, arguments.rounds) if arguments.sweep else compare(x, arguments.authors, arguments.rounds), arguments.json)
 

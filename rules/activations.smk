@@ -9,7 +9,7 @@ rule harvest_activations:
     input:
         model="results/{pair}/models/{model}",
         tokens="results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
-        checked=ancient("results/{pair}/pair.layer{layer}.json"),
+        checked=ancient("results/{pair}/pair.json"),
     output:
         "results/{pair}/activations/layer{layer}/{dataset}.{split}/{shard}.{model}.h5",
     log:

@@ -6,6 +6,8 @@ both models' activations brings the base to the chat model's predictions; one fi
 
 CAUSAL = [f"results/{PAIR}/figures/kl.svg", *per_crosscoder("kl.csv")] if CONFIG.causal else []
 
+PATCHING_KEYS = [f"causal.{key}" for key in Patching.model_fields]
+
 if CONFIG.causal:
 
     rule generate_answers:
@@ -53,7 +55,7 @@ if CONFIG.causal:
             "../envs/environment.yaml"
         params:
             datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
-            settings=settings("causal", "classes.top", "pair.layer", "activations.batch_tokens"),
+            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "activations.batch_tokens"),
             code=code_digest("measure_causal_effect"),
         message:
             "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"

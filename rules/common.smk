@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 try:
     from crossdiff import plan
+    from crossdiff.config import Finetuning, Patching
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
     from crossdiff.workflow import SPLITS, Run
@@ -19,9 +20,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
-# Large temporaries stay in the process instead of going back to the kernel: page faults were a good part of a training step.
-for variable, value in (("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "20000000000"), ("MALLOC_TOP_PAD_", "268435456")):
-    os.environ.setdefault(variable, value)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
@@ -98,6 +96,11 @@ def answers(dataset):
     if CONFIG.causal.answers == "generated":
         return [f"results/{PAIR}/answers/{dataset}.parquet"]
     return [f"results/{PAIR}/tokens/{dataset}.validation/{shard}.parquet" for shard in RUN.shards(dataset, "validation")]
+
+
+def loss_module(crosscoder):
+    """The module of a crosscoder's loss, which the script comes to by name."""
+    return CONFIG.crosscoders[crosscoder].objective.split(":")[0]
 
 
 def archive(package):

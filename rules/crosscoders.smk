@@ -4,11 +4,6 @@ Takes both models' training caches. Gives, per entry of the config and seed, wei
 """
 
 
-def objective_module(crosscoder):
-    """Where the loss is: the script comes to it by name, not by import."""
-    return CONFIG.crosscoders[crosscoder].objective.split(":")[0]
-
-
 rule train_crosscoder:
     """One crosscoder, one seed."""
     input:
@@ -26,8 +21,8 @@ rule train_crosscoder:
         "../envs/environment.yaml"
     params:
         settings=settings("crosscoders.{crosscoder}"),
-        modules=lambda w: [objective_module(w.crosscoder)],
-        code=lambda w: code_digest("train_crosscoder", objective_module(w.crosscoder)),
+        modules=lambda w: [loss_module(w.crosscoder)],
+        code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
     message:
         "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}"
     script:

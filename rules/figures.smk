@@ -16,7 +16,7 @@ rule figure_norm_difference:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("classes"),
+        settings=settings("classes.base_only_below", "classes.shared_between", "classes.chat_only_above"),
         code=code_digest("figure_norm_difference"),
     message:
         "Drawing norm_difference"
@@ -36,7 +36,7 @@ rule figure_latent_scaling:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("classes", *NU_THRESHOLDS),
+        settings=settings("classes.top", *NU_THRESHOLDS),
         code=code_digest("figure_latent_scaling"),
     message:
         "Drawing latent_scaling"
@@ -56,7 +56,7 @@ rule figure_threshold_sweep:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
-        settings=settings("classes"),
+        settings=settings("classes.top"),
         code=code_digest("figure_threshold_sweep"),
     message:
         "Drawing threshold_sweep"

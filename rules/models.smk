@@ -6,6 +6,8 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 
 FINETUNE = CONFIG.pair.chat.finetune
 OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
+# All but the template, which comes with the tokenizer.
+FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
 
 rule fetch_package:
@@ -78,9 +80,9 @@ rule check_pair:
         chat=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
         tokenizer="results/{pair}/tokenizer",
     output:
-        "results/{pair}/pair.layer{layer}.json",
+        "results/{pair}/pair.json",
     log:
-        "logs/{pair}/check_pair.layer{layer}.log",
+        "logs/{pair}/check_pair.log",
     priority: 100
     conda:
         "../envs/environment.yaml"
@@ -100,7 +102,7 @@ if FINETUNE:
         input:
             base="results/{pair}/models/base",
             tokenizer="results/{pair}/tokenizer",
-            checked=ancient(f"results/{{pair}}/pair.layer{LAYER}.json"),
+            checked=ancient("results/{pair}/pair.json"),
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
             files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
         output:
@@ -114,7 +116,7 @@ if FINETUNE:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
         params:
-            settings=settings("pair.chat.finetune", *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
+            settings=settings(*FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),
         message:

@@ -42,7 +42,7 @@ if CONFIG.pair.chat.planted:
         input:
             model="results/{pair}/models/base",
             tokens="results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
-            checked=ancient("results/{pair}/pair.layer{layer}.json"),
+            checked=ancient("results/{pair}/pair.json"),
         output:
             "results/{pair}/activations/layer{layer}/{dataset}.{split}/{shard}.unplanted.h5",
         log:

@@ -9,7 +9,7 @@ rule write_report:
     input:
         template="report/page.html.jinja",
         tokenizer=f"results/{PAIR}/tokenizer",
-        checked=f"results/{PAIR}/pair.layer{LAYER}.json",
+        checked=f"results/{PAIR}/pair.json",
         summary=f"results/{PAIR}/activations/layer{LAYER}/summary.json",
         refusals=REFUSALS,
         tables=TABLES,

@@ -13,6 +13,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 # What a run reads: enough to copy a checkout without its results.
 TREE = ("Snakefile", "config.yaml", "configs", "data", "envs", "profiles", "report", "rules", "src", "tests/data", "workflow_scripts")
+TINY = "configs/tiny.yaml"
+TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings each script reads
 
 
 class Checkout:
@@ -20,6 +22,8 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if folder.exists():
+            return
         for name in TREE:
             source, target = ROOT / name, folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -28,24 +32,44 @@ class Checkout:
             else:
                 shutil.copy2(source, target)
 
-    def changed(self, config: str, changes: dict[str, object]) -> str:
+    def copy(self, folder: Path) -> "Checkout":
+        """A copy with results and all that Snakemake remembers, modification times kept."""
+        return Checkout(shutil.copytree(self.folder, folder, symlinks=True))
+
+    def changed(self, config: str, changes: dict[str, object], name: str = "changed") -> str:
         """A copy of a config file with other values under dotted keys; gives its path."""
         values = yaml.safe_load((self.folder / config).read_text())
         for key, value in changes.items():
             *parents, leaf = key.split(".")
             section = values
             for parent in parents:
-                section = section[parent]
+                section = section.setdefault(parent, {})
             section[leaf] = value
-        (self.folder / "configs/changed.yaml").write_text(yaml.safe_dump(values))
-        return "configs/changed.yaml"
+        (self.folder / f"configs/{name}.yaml").write_text(yaml.safe_dump(values))
+        return f"configs/{name}.yaml"
 
     def snakemake(self, *arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the library of this copy; standard error is merged into ``stdout``."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "snakemake", *arguments]
+        return self.run("-m", "snakemake", *arguments, timeout=timeout)
+
+    def pending(self, config: str = TINY) -> dict[str, str]:
+        """Output -> Snakemake's reason, of all that it would make now; empty when nothing is to be done."""
+        result = self.snakemake("--detailed-summary", "--configfile", config)
+        assert result.returncode == 0, result.stdout
+        rows = [line.split("\t") for line in result.stdout.splitlines() if line.count("\t") == 7]
+        return {row[0]: row[6] for row in rows[1:] if row[7] == "update pending"}
+
+    def crossdiff(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the crossdiff command."""
+        return self.run("-c", "import sys; from crossdiff.cli import main; sys.exit(main())", *arguments)
+
+    def run(self, *arguments: str, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with the library of this copy."""
+        paths = [str(self.folder / "src"), *filter(None, [environment.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")])]
+        variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"} | environment
+        command = [sys.executable, *arguments]
         return subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, cwd=self.folder, env=variables, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
 
@@ -55,6 +79,52 @@ def planned(output: str) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table[1], re.MULTILINE)} if table else {}
 
 
+class Fork:
+    """Snakemake's command line in a copy of this process, which has imported it already: a second less than a new process."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        import snakemake.cli
+
+        reader, writer = os.pipe()
+        self.process = os.fork()
+        if not self.process:
+            code = 1
+            try:
+                os.dup2(writer, 1)
+                os.dup2(writer, 2)
+                os.chdir(folder)
+                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                snakemake.cli.main(list(arguments))
+            except SystemExit as done:
+                code = done.code or 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        os.close(writer)
+        self.reader = os.fdopen(reader)
+
+    def output(self, allowed_to_fail: bool = False) -> str:
+        """Wait for its end; what it printed. Fails the test if it failed."""
+        with self.reader:
+            printed = self.reader.read()
+        _, status = os.waitpid(self.process, 0)
+        assert allowed_to_fail or os.waitstatus_to_exitcode(status) == 0, printed
+        return printed
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A finished run of the tiny config. Tests leave it as it is: they plan in it, and change copies of it."""
+    checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
+    (checkout.folder / "trace").mkdir()
+    arguments = ("-m", "snakemake", "--configfile", TINY)
+    result = checkout.run(*arguments, PYTHONPATH=str(TRACING), CROSSDIFF_TRACE=str(checkout.folder / "trace"))
+    assert result.returncode == 0, result.stdout
+    assert "The report is at" in result.stdout
+    return checkout

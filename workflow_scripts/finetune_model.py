@@ -1,6 +1,6 @@
 """Fine-tune the chat model from the base model."""
 
-from crossdiff.config import Finetune, TextSource
+from crossdiff.config import Finetuning, TextSource
 from crossdiff.job import job
 from crossdiff.models.finetune import finetune, training_sequences
 from crossdiff.models.load import load_tokenizer
@@ -11,7 +11,7 @@ from crossdiff.workflow import section
 def main(
     base: str,
     tokenizer: str,
-    settings: Finetune,
+    settings: Finetuning,
     sources: dict[str, TextSource],
     archives: dict[str, str | None],
     model: str,
@@ -25,7 +25,7 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        finetuning = Finetune(**section(settings, "pair", "chat", "finetune"))
+        finetuning = Finetuning(**section(settings, "pair", "chat", "finetune"))
         main(
             base=snakemake.input.base,
             tokenizer=snakemake.input.tokenizer,

@@ -4,7 +4,7 @@ import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
 from crossdiff.causal import causal_effect, conversations
-from crossdiff.config import Causal
+from crossdiff.config import Patching
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
 from crossdiff.job import job
@@ -24,7 +24,7 @@ def main(
     summary: str,
     layer: int,
     top: int,
-    settings: Causal,
+    settings: Patching,
     batch_tokens: int,
     table: str,
 ) -> None:
@@ -50,7 +50,7 @@ if __name__ == "__main__":
             summary=snakemake.input.summary,
             layer=settings["pair.layer"],
             top=settings["classes.top"],
-            settings=Causal(**section(settings, "causal")),
+            settings=Patching(**section(settings, "causal")),
             batch_tokens=settings["activations.batch_tokens"],
             table=snakemake.output[0],
         )

@@ -11,7 +11,7 @@ from crossdiff.job import job
 from crossdiff.latents.examples import SCHEMA, ExampleCollector
 from crossdiff.latents.firings import firings
 from crossdiff.latents.template_tokens import TemplateCounter
-from crossdiff.storage import atomic_path, write_csv, write_json
+from crossdiff.storage import atomic_path, record_mark, write_csv, write_json
 from crossdiff.workflow import section
 
 
@@ -32,7 +32,8 @@ def main(
     for found in firings(crosscoder, activations, settings.tokens):
         collector.add(found)
         counter.add(found)
-    with atomic_path(examples) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    schema = SCHEMA.with_metadata(record_mark())
+    with atomic_path(examples) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in collector.batches():
             writer.write_batch(batch)
     write_csv(template_tokens, counter.table())

@@ -12,7 +12,7 @@ from crossdiff.workflow import section
 
 def main(activations: PairedActivations, weights: str, config: str, bootstrap: Bootstrap, table: str) -> None:
     crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
-    write_parquet(table, latent_scaling(crosscoder, activations.blocks(), bootstrap))
+    write_parquet(table, latent_scaling(crosscoder, activations.blocks(), activations.tokens, bootstrap))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from crossdiff.errors import UserError
 from crossdiff.hashing import Hashes, content
 from crossdiff.memory import FOLDER, Memory
 from crossdiff.plan import Job, plan
-from crossdiff.records import RESULTS, SUFFIX, Entry, Record, RecordError, embedded_id, is_result, read_record
+from crossdiff.records import RESULTS, SUFFIX, Entry, Record, RecordError, embedded_id, is_result, read_record, record_path
 from crossdiff.trust import input_changed, outputs
 
 
@@ -151,31 +151,32 @@ def _differences(record: Record, job: Job) -> Iterator[str]:
 
 
 def _changed_code(record: Record) -> list[str]:
-    now = _code_now(record.rule)
+    now = _code_now(record.rule, *record.params.get("modules", []))
     return sorted(file for file in record.code.keys() | now.keys() if record.code.get(file) != now.get(file))
 
 
 @cache
-def _code_now(rule: str) -> dict[str, str]:
+def _code_now(rule: str, *modules: str) -> dict[str, str]:
     try:
-        return provenance.code_parts(rule)
-    except FileNotFoundError:
-        return {}  # the rule is gone
+        return provenance.code_parts(rule, *modules)
+    except (FileNotFoundError, ModuleNotFoundError, AttributeError):
+        return {}  # the rule, or a module that it comes to by name, is gone
 
 
 def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
-    """(root, path below it, findings) of a result. One without a record at its place is looked for among the results of ``checkout``,
-    by its bytes or by the id embedded in it; the finding says if its bytes are others. Raises UserError where nothing is known of it.
+    """(root, path below it, findings) of a result, or of the folder that was made as a whole and holds it.
+
+    One without a record at its place is looked for among the results of ``checkout``, by its bytes or by the id embedded in it; the finding
+    says if its bytes are others. Raises UserError where nothing is known of it.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file")
     absolute = path.absolute()
-    at_home = RESULTS in absolute.parts
-    if at_home:
-        depth = len(absolute.parts) - 1 - absolute.parts[::-1].index(RESULTS)
-        home = Path(*absolute.parts[:depth]), Path(*absolute.parts[depth:]).as_posix(), []
-        if absolute.with_name(absolute.name + SUFFIX).exists():
-            return home
+    home = _home(absolute)
+    if home:
+        for place in (absolute, *absolute.parents):
+            if place.is_relative_to(home / RESULTS) and record_path(place).exists():
+                return home, place.relative_to(home).as_posix(), []
     sha256 = content(absolute).sha256
     known = None if path.is_dir() else embedded_id(absolute)
     for candidate in outputs([RESULTS], checkout):
@@ -188,9 +189,14 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
             return checkout, candidate, []
         if record.id == known and Path(candidate).suffix == path.suffix:
             return checkout, candidate, [Finding("file changed", f"{path} is not byte for byte what the record of {candidate} describes")]
-    if at_home:
-        return home
+    if home:
+        return home, absolute.relative_to(home).as_posix(), []
     raise UserError(f"{path}: {_what_can_be_said(absolute, sha256, known)} It is not among the results of {checkout}.")
+
+
+def _home(path: Path) -> Path | None:
+    """The folder that holds the innermost results folder above a path."""
+    return next((parent.parent for parent in path.parents if parent.name == RESULTS), None)
 
 
 def _what_can_be_said(path: Path, sha256: str, known: str | None) -> str:

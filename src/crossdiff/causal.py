@@ -13,7 +13,7 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from crossdiff.activations.pairs import Summary
-from crossdiff.config import Causal
+from crossdiff.config import Patching
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 from crossdiff.evaluation import most_chat_leaning, ranked_by_scaling
@@ -95,7 +95,7 @@ def causal_effect(
     shard: Shard,
     betas: pd.DataFrame,
     top: int,
-    settings: Causal,
+    settings: Patching,
     batch_tokens: int,
 ) -> pd.DataFrame:
     """One row per hybrid and group of answer tokens: the table that ``kl_table`` describes."""

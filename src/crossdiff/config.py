@@ -84,11 +84,9 @@ def _with_ranges(values: Any, *names: str) -> Any:
     return {key: tuple(value) if key in names and isinstance(value, list) else value for key, value in values.items()}
 
 
-class Finetune(Settings):
-    """A chat model made here from the base model; the loss is on assistant turns only."""
+class Finetuning(Settings):
+    """How a chat model is trained; the loss is on assistant turns only."""
 
-    origin: Annotated[Literal["base"], Field(alias="from")] = "base"
-    chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
     data: Annotated[dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")]
     epochs: PositiveInt = 1
     batch_tokens: PositiveInt = 2048
@@ -97,6 +95,13 @@ class Finetune(Settings):
     warmup_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     seed: NonNegativeInt = 0
+
+
+class Finetune(Finetuning):
+    """A chat model made here from the base model."""
+
+    origin: Annotated[Literal["base"], Field(alias="from")] = "base"
+    chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
 
 
 class PlantedConcepts(Settings):
@@ -455,19 +460,24 @@ class Behaviour(Settings):
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
 
 
-class Causal(Settings):
-    """Which latents carry the fine-tune's effect: activations patched between the models (paper.md d)."""
+class Patching(Settings):
+    """What is measured of conversations with answers: activations patched between the models (paper.md d)."""
+
+    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
+    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    seed: NonNegativeInt = 0
+
+
+class Causal(Patching):
+    """Which latents carry the fine-tune's effect, and on which conversations."""
 
     datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
-    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
     answers: Annotated[
         Literal["generated", "dataset"],
         Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
     ] = "generated"
     answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
-    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
-    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
-    seed: NonNegativeInt = 0
 
 
 class Report(Settings):
@@ -478,7 +488,7 @@ class Report(Settings):
 
 
 class Scoring(Settings):
-    """How crosscoders are scored on planted concepts (docs/planted.md). Only read where the chat model is planted."""
+    """How crosscoders are scored on planted concepts (docs/planted.md)."""
 
     correlation_above: Annotated[float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")] = 0.5
     cosine_above: Annotated[float, Field(gt=0, lt=1, description="of their directions")] = 0.5
@@ -506,7 +516,7 @@ class Config(Settings):
     behaviour: Behaviour | None = None
     causal: Causal | None = None
     report: Report = Report()
-    scoring: Scoring = Scoring()
+    scoring: Scoring | None = None
 
     @model_validator(mode="after")
     def _references(self) -> "Config":
@@ -514,6 +524,8 @@ class Config(Settings):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
         if self.pair.chat.planted is not None and (self.causal is not None or self.behaviour is not None):
             raise ValueError("pair.chat: found planted, which is no model; leave out causal and behaviour")
+        if (self.scoring is None) != (self.pair.chat.planted is None):
+            raise ValueError(f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted")
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
                 self._must_be_chats(f"pair.chat.finetune.data.{name}", name)

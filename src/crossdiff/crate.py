@@ -1,6 +1,7 @@
 """A run as a Workflow Run RO-Crate (Provenance Run profile): files with their sha256, jobs with their inputs, outputs and settings."""
 
 import json
+import mimetypes
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class _Crate:
         self.crate.description = "Crosscoders with latent scaling: what fine-tuning did to a language model. Made by a Snakemake workflow."
         self.crate.license = self._entity("#licence", "CreativeWork", name="Licences of the parts", description=LICENCE)
         profiles = [self._entity(url, "CreativeWork", name=name, version="0.5") for url, name in PROFILES.items()]
-        self.crate.root_dataset["conformsTo"] = profiles
+        wroc = self._entity("https://w3id.org/workflowhub/workflow-ro-crate/1.0", "CreativeWork", name="Workflow RO-Crate", version="1.0")
+        self.crate.root_dataset["conformsTo"] = [*profiles, wroc]
 
     def _entity(self, identifier: str, kind: str | list[str], **properties: Any) -> ContextEntity:
         return self.crate.add(ContextEntity(self.crate, identifier, {"@type": kind} | properties))
@@ -67,13 +69,14 @@ class _Crate:
         return self.crate.add_file(self.root / path, path, properties=self._of_file(path, sha256) | properties)
 
     def _of_file(self, path: str, sha256: str) -> dict[str, Any]:
-        return {"name": path, "sha256": sha256, "contentSize": str((self.root / path).stat().st_size)}
+        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        return {"name": path, "sha256": sha256, "contentSize": str((self.root / path).stat().st_size), "encodingFormat": kind}
 
     def _file_or_folder(self, node: Node) -> Any:
         made: Entry | None = node.record and node.record.output(node.path)
         if made:
             record = record_path(node.path).as_posix()
-            self._file(record, file_sha256(self.root / record), encodingFormat="application/json", description=f"record of {node.path}")
+            self._file(record, file_sha256(self.root / record), description=f"record of {node.path}")
         if made is None or made.files is None:
             return self._file(node.path, node.sha256)
         folder = self.crate.add_dataset(dest_path=node.path, properties={"name": node.path})
@@ -140,7 +143,8 @@ class _Crate:
         ]
         versions = sorted({record.run["packages"]["snakemake"] for record in records})
         engine = self._entity("#snakemake", "SoftwareApplication", name="Snakemake", softwareVersion=", ".join(versions))
-        self._entity("#organise", "OrganizeAction", name="Snakemake", instrument=engine, object=controls, result=run)
+        organise = self._entity("#organise", "OrganizeAction", name="Snakemake", instrument=engine, object=controls, result=run)
+        self.crate.root_dataset["mentions"] = [organise, run, *(self.crate.dereference(f"#job/{record.id}") for record in records)]
 
     def _job(self, record: Record) -> ContextEntity:
         where = ", ".join(f"{key} {record.run[key]}" for key in ("host", "device", "slurm_job") if record.run[key])

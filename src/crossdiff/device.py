@@ -1,6 +1,10 @@
 """Where to compute, and how precisely."""
 
+import ctypes
+
 import torch
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def device() -> torch.device:
@@ -18,3 +22,14 @@ def multiplies_bfloat16(where: torch.device) -> bool:
 def fast_dtype() -> torch.dtype:
     """bfloat16 where it is native, else float32."""
     return torch.bfloat16 if multiplies_bfloat16(device()) else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Keep large temporaries in the process when they are freed, where the C library can (glibc): elsewhere each goes back to the kernel.
+
+    For loops over temporaries of equal sizes, in which page faults are a good part of the time; others would only grow.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
+            libc.mallopt(option, value)

@@ -29,17 +29,14 @@ def code_digest(script: str, *modules: str) -> str:
 
 
 def code_parts(script: str, *modules: str) -> dict[str, str]:
-    """File -> digest of its syntax tree, of the script, ``modules`` and what they import."""
+    """File -> digest of its syntax tree, of what ``code_digest`` covers."""
     return parts_of(code_files(script, *modules))
 
 
 def parts_of(files: list[Path]) -> dict[str, str]:
-    """File -> digest of its syntax tree; a file of another package goes by its name."""
-    return {_name(path): _parsed(path)[0] for path in files}
-
-
-def _name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    """File -> digest of its syntax tree. Files outside the repository by their name alone."""
+    root = SCRIPTS.parent
+    return {(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name): _parsed(path)[0] for path in files}
 
 
 def parts_digest(parts: dict[str, str]) -> str:

@@ -12,7 +12,8 @@ Two more directions: the base decoder's, whose mirrored ratio beta^chat / beta^b
 and a random one of the chat direction's norm, whose betas show what chance gives (the paper's control).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -22,17 +23,19 @@ from torch import Tensor
 from crossdiff.activations.pairs import MODELS, Block
 from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.crosscoders.sparse import Active, dot_products
+from crossdiff.crosscoders.sparse import Active, rows_per_latent
+from crossdiff.device import keep_freed_memory
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
 BASE, CHAT = range(len(MODELS))
-LATENTS_AT_ONCE = 4096  # in the bootstrap: bounds its memory
+LATENTS_AT_ONCE = 4096  # in projections and the bootstrap: bounds their memory
 
 
 class ScalingSums:
     """The sums behind every beta, gathered in one pass that touches active entries only, separately for every block of documents.
 
-    The leave-one-out term needs no extra pass: sum_i f_ij <d_j, f_ij d_j^m> = <d_j, d_j^m> sum_i f_ij^2.
+    A latent's targets are summed first, sum_i f_ij y_i^m, and projected on its directions once a block of documents is complete. The
+    leave-one-out term needs no extra pass: sum_i f_ij <d_j, f_ij d_j^m> = <d_j, d_j^m> sum_i f_ij^2.
     """
 
     def __init__(self, crosscoder: Crosscoder, blocks: int, seed: int) -> None:
@@ -40,7 +43,7 @@ class ScalingSums:
         decoder = crosscoder.decoder
         control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder)
         control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
-        self.directions = {"chat": decoder[:, CHAT].contiguous(), "base": decoder[:, BASE].contiguous(), "control": control}
+        self.directions = {"chat": decoder[:, CHAT], "base": decoder[:, BASE], "control": control}
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, blocks, crosscoder.latents, dtype=torch.float64, device=decoder.device)
@@ -50,25 +53,30 @@ class ScalingSums:
         self.with_activation = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, x_i^m>
         self.with_reconstruction = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, xhat_i^m>
         self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
+        # sum_i f_ij y_i of the block that is being gathered: (latents, target, d_model), targets x of both models, then xhat of both
+        self.targets = torch.zeros(crosscoder.latents, 2 * len(MODELS) * crosscoder.d_model, dtype=decoder.dtype, device=decoder.device)
 
-    def add(self, x: Tensor, active: Active, block: Tensor) -> None:
-        """Activations (tokens, model, d_model) on the crosscoder's scale, their codes, and the block number of each token."""
-        f, place = active.values, block[active.rows] * self.crosscoder.latents + active.latents
-
-        def gather(sums: Tensor, values: Tensor) -> None:
-            sums.view(-1).index_add_(0, place, values.double())
-
-        gather(self.count, torch.ones_like(f))
-        gather(self.sum, f)
-        gather(self.squares, f.square())
+    def add(self, x: Tensor, active: Active, block: int) -> None:
+        """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
+        f = active.values
+        targets = torch.cat([x, self.crosscoder.decode_active(active)], dim=1).flatten(1)
+        self.targets += rows_per_latent(active, f, targets)
+        self.count[block] += active.count_per_latent()
+        self.sum[block] += active.sum_per_latent(f)
+        self.squares[block] += active.sum_per_latent(f.square())
+        for m, used in enumerate(self.crosscoder.values_per_model(active)):
+            self.own[m, block] += active.sum_per_latent(f * used)
         self.largest.scatter_reduce_(0, active.latents, f, "amax")
-        used = self.crosscoder.values_per_model(active)
-        reconstruction = self.crosscoder.decode_active(active)
-        for m in range(len(MODELS)):
-            gather(self.own[m], f * used[m])
+
+    def close(self, block: int) -> None:
+        """The block of documents is complete: project its sums on the directions."""
+        for start in range(0, self.crosscoder.latents, LATENTS_AT_ONCE):
+            part = slice(start, start + LATENTS_AT_ONCE)
+            targets = self.targets[part].unflatten(1, (2, len(MODELS), -1)).double()
             for name, direction in self.directions.items():
-                gather(self.with_activation[name][m], f * dot_products(direction, active, x[:, m]))
-                gather(self.with_reconstruction[name][m], f * dot_products(direction, active, reconstruction[:, m]))
+                projected = torch.einsum("jtmd,jd->tmj", targets, direction[part].double())
+                self.with_activation[name][:, block, part], self.with_reconstruction[name][:, block, part] = projected
+        self.targets.zero_()
 
     def numerators(self, name: str) -> dict[str, Tensor]:
         """{target: (model, block, latents)}: sum_i f_ij <d_j, y_i^m> for the direction ``name``."""
@@ -90,8 +98,8 @@ class ScalingSums:
 
 
 @torch.no_grad()
-def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], bootstrap: Bootstrap) -> pd.DataFrame:
-    """One row per latent from blocks of raw activations.
+def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int, bootstrap: Bootstrap) -> pd.DataFrame:
+    """One row per latent from blocks of raw activations in order, ``tokens`` in all.
 
     Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
     relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
@@ -99,13 +107,16 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], bootstrap: B
     (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
     the latent fires. NaN where undefined: a dead latent, or a denominator of 0.
     """
+    keep_freed_memory()
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
-    device = crosscoder.decoder.device
-    tokens = 0
-    for block in blocks:
-        x = crosscoder.normalise(block.activations.to(device))
-        sums.add(x, crosscoder.active(x), torch.from_numpy(block.documents % bootstrap.blocks).to(device))
-        tokens += len(x)
+    current = 0
+    for part, number in document_blocks(blocks, tokens, bootstrap.blocks):
+        if number != current:
+            sums.close(current)
+            current = number
+        x = crosscoder.normalise(part.to(crosscoder.decoder.device))
+        sums.add(x, crosscoder.active(x), number)
+    sums.close(current)
     norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
     columns = {
         "latent": torch.arange(crosscoder.latents),
@@ -131,6 +142,24 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], bootstrap: B
         columns[f"nu_{target}_low"], columns[f"nu_{target}_high"] = nu_interval(numerators, bootstrap)
         columns[f"mirrored_nu_{target}"] = _ratio(*mirrored[target].sum(dim=1).flip(0))
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def document_blocks(parts: Iterable[Block], tokens: int, blocks: int) -> Iterator[tuple[Tensor, int]]:
+    """(activations (tokens, model, d_model), block number): ``parts`` cut where a new one of ``blocks`` blocks begins.
+
+    Blocks are of about equal size, and of whole documents: a document belongs where its first token does.
+    """
+    seen, document, start = 0, None, 0
+    for activations, documents in parts:
+        place = seen + np.arange(len(documents))
+        is_first = np.diff(documents, prepend=documents[0]) != 0
+        is_first[0] = documents[0] != document
+        start_of = np.maximum.accumulate(np.where(is_first, place, start if not is_first[0] else 0))
+        number = start_of * blocks // tokens
+        cuts = [0, *np.flatnonzero(np.diff(number)) + 1, len(number)]
+        for first, stop in pairwise(cuts):
+            yield activations[first:stop], int(number[first])
+        seen, document, start = seen + len(documents), documents[-1], int(start_of[-1])
 
 
 def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:

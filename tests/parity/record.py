@@ -40,7 +40,7 @@ class Theirs:
 
 
 def inputs(seed: int, d_model: int, latents: int, batch: int, steps: int) -> dict[str, Tensor]:
-    """Weights (latents first) and batches (steps, batch, model, d_model), exact in bfloat16.
+    """Weights (latents first) and batches (steps, batch, model, d_model); the batches are exact in bfloat16, as in an activation cache.
 
     Decoder norms spread over two decades, so that code normalisations differ and some latents are never selected; latent 0 never fires.
     """
@@ -53,8 +53,8 @@ def inputs(seed: int, d_model: int, latents: int, batch: int, steps: int) -> dic
     decoder_bias = torch.randn(2, d_model, generator=generator) / 2
     batches = torch.randn(steps, batch, 2, d_model, generator=generator) * torch.tensor([1.0, 1.5])[:, None] + 0.3
     batches[:, :, 1] += batches[:, :, 0] / 2
-    tensors = {"encoder": encoder, "encoder_bias": encoder_bias, "decoder": decoder, "decoder_bias": decoder_bias, "batches": batches}
-    return {name: tensor.bfloat16().float() for name, tensor in tensors.items()}
+    weights = {"encoder": encoder, "encoder_bias": encoder_bias, "decoder": decoder, "decoder_bias": decoder_bias}
+    return weights | {"batches": batches.bfloat16().float()}
 
 
 def loaded(kind: type, given: dict[str, Tensor], normalisation: str, **arguments: object) -> torch.nn.Module:

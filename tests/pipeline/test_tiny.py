@@ -8,21 +8,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Checkout, planned
+from conftest import TINY, Checkout, planned
 
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.shards import read_shard
-
-TINY = "configs/tiny.yaml"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
-    result = checkout.snakemake("--configfile", TINY)
-    assert result.returncode == 0, result.stdout
-    assert "The report is at" in result.stdout
-    return checkout
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
 """Python imports this module by itself where the tests put its folder on PYTHONPATH: it notes which settings each workflow script reads.
 
-Writes one JSON file per job into the folder CROSSDIFF_TRACE: the rule, the keys that it declares, and what was read of them: keys of
-dictionaries, and fields of typed settings as [class, field]. What validation reads does not count.
+Writes one JSON file per job into the folder CROSSDIFF_TRACE: the rule, the keys that it declares, what was read of them (keys of
+dictionaries, and fields of typed settings as [class, field]; what validation reads does not count), and the modules that were loaded.
 """
 
 import functools
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ def not_reading(function: Callable) -> Callable:
     return wrapped
 
 
+def modules() -> list[str]:
+    """The files of the library that are loaded."""
+    return sorted(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "crossdiff")
+
+
 def install() -> None:
     from crossdiff import config, job, workflow
 
@@ -75,7 +81,7 @@ def install() -> None:
     def traced(snakemake: Any) -> Iterator[Mapping[str, Any]]:
         with original(snakemake) as settings:
             yield Reading(settings)
-        found = {"rule": snakemake.rule, "declared": sorted(settings), "keys": sorted(keys), "fields": sorted(fields)}
+        found = {"rule": snakemake.rule, "declared": sorted(settings), "keys": sorted(keys), "fields": sorted(fields), "modules": modules()}
         Path(os.environ["CROSSDIFF_TRACE"], f"{uuid.uuid4().hex}.json").write_text(json.dumps(found))
 
     job.job = traced

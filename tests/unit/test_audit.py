@@ -257,6 +257,11 @@ def test_mailed_figure_is_found_by_its_bytes_and_its_id(root, tmp_path, capsys):
     assert f"mailed.svg is not byte for byte what the record of {FIGURE} describes" in out
 
 
+def test_file_in_a_folder_that_was_made_as_a_whole_leads_to_the_folder(root, capsys):
+    code, out, _ = command(capsys, f"{MODEL}/weights")
+    assert code == 0 and out.startswith(f"{MODEL}  by prepare_model  [verified]")
+
+
 def test_mailed_figure_elsewhere_says_its_id(root, tmp_path, capsys, monkeypatch):
     mailed = tmp_path / "mailed.svg"
     shutil.copy(root / FIGURE, mailed)

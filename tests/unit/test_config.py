@@ -248,10 +248,13 @@ def test_base_as_finetune_is_refused():
 
 def test_planted_pair_has_no_chat_model_to_ask():
     planted = {"planted": {"seed": 0, "concepts": {"chat_only": 3}}}
-    values = changed("pair.chat", planted)
+    values = changed("scoring", {}, changed("pair.chat", planted))
     [line] = refusal(values)
     assert line == "pair.chat: found planted, which is no model; leave out causal and behaviour"
-    assert load(changed("causal", DELETE, changed("behaviour", DELETE, values))).pair.chat.kind == "planted"
+    alone = changed("causal", DELETE, changed("behaviour", DELETE, values))
+    assert load(alone).pair.chat.kind == "planted"
+    assert refusal_of("scoring", DELETE, alone) == "scoring: found nothing; it goes with pair.chat.planted"
+    assert refusal_of("scoring", {}) == "scoring: found a section; it goes with pair.chat.planted"
 
 
 @pytest.mark.parametrize(("path", "format"), [("datasets.pages", "messages"), ("datasets.talk", "text")])

@@ -1,6 +1,7 @@
 """What a job leaves beside its outputs, and when it refuses to."""
 
 import os
+import subprocess
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,3 +199,25 @@ def test_writers_know_the_id():
     run(rule(), lambda: (write_outputs(), marks.append(record_mark())))
     assert marks == [{"crossdiff-record": f"crossdiff-record:{read_record('out/table.csv').id}"}]
     assert record_mark() == {}
+
+
+def test_git_state_is_the_commit_and_the_files_that_differ_from_it(folder, monkeypatch):
+    monkeypatch.setattr(recording, "ROOT", folder)
+    assert recording._git() is None
+    for arguments in (["init", "-q"], ["add", "a.txt", "b.txt"], ["commit", "-qm", "first"]):
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert recording._git() == {"commit": commit, "changed_files": []}
+    Path("b.txt").write_text("changed")
+    Path("untracked").touch()
+    assert recording._git() == {"commit": commit, "changed_files": ["b.txt"]}
+
+
+def test_modules_that_the_script_comes_to_by_name_count(monkeypatch):
+    run(rule())
+    assert "src/crossdiff/crosscoders/losses/l1.py" not in read_record("out/table.csv").code
+    modules = {"modules": ["crossdiff.crosscoders.losses.l1"], "code": ""}
+    run(rule(params=Params(fromdict=modules)))
+    record = read_record("out/table.csv")
+    assert "src/crossdiff/crosscoders/losses/l1.py" in record.code
+    assert record.params["code"] == code_digest("tokenise", "crossdiff.crosscoders.losses.l1")

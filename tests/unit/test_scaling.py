@@ -1,5 +1,6 @@
 """Latent scaling against brute force in float64 (paper.md c)."""
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -7,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from helpers_activations import LAYER, random_crosscoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from crossdiff.activations.pairs import Block
 from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.scaling import TARGETS, ScalingSums, nu_interval, relative_norm_difference
+from crossdiff.scaling import TARGETS, ScalingSums, document_blocks, nu_interval, relative_norm_difference
 from crossdiff.scaling import latent_scaling as scale_blocks
 
 WIDTH, LATENTS, TOKENS = 6, 10, 200
@@ -25,7 +28,7 @@ def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap:
     for part in parts:
         blocks.append(Block(part, (first + np.arange(len(part))) // 10))
         first += len(part)
-    return scale_blocks(crosscoder, blocks, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
+    return scale_blocks(crosscoder, blocks, first, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
@@ -149,6 +152,27 @@ def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
 
 
 # Intervals, mirrored ratios and controls
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    blocks=st.integers(1, 9),
+    cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+)
+@settings(deadline=None)
+def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(lengths: list[int], blocks: int, cuts: list[int]) -> None:
+    documents = np.repeat(np.arange(len(lengths)) + 7, lengths)
+    tokens = len(documents)
+    steps = itertools.cycle(cuts)
+    borders = [0]
+    while borders[-1] < tokens:
+        borders.append(min(tokens, borders[-1] + next(steps)))
+    parts = [Block(torch.arange(a, b)[:, None, None], documents[a:b]) for a, b in itertools.pairwise(borders)]
+    found = list(document_blocks(parts, tokens, blocks))
+    assert torch.cat([part.flatten() for part, _ in found]).tolist() == list(range(tokens))
+    number = np.concatenate([np.full(len(part), block) for part, block in found])
+    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    assert number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()  # by the place of each document's first token
 
 
 def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:

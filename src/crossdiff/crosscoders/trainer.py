@@ -16,6 +16,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.device import keep_freed_memory
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,9 @@ def train(
     interrupted training goes on where it stopped. "dead" in the log counts latents that did not fire since the row before.
     Raises UserError when the loss is not finite.
     """
+    keep_freed_memory()
     training = Training(activations, settings, seed, device)
+    log.info("%s crosscoder of %d latents, %d tokens", settings.loss, training.crosscoder.latents, activations.tokens)
     if checkpoint is not None and (saved := checkpoint.read()) is not None:
         training.resume(*saved)
         log.info("resumed after step %d of %d", training.done, settings.steps)
@@ -164,7 +167,7 @@ def train(
         training.step(batch)
         if checkpoint is not None and checkpoint.is_due():
             checkpoint.write(*training.state())
-    if held_out is not None:
+    if settings.needs_held_out:
         once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
         training.loss.finish(training.crosscoder, (training.crosscoder.normalise(batch.to(device)) for batch in once))
     Path(training_log).write_text(training.log.text())

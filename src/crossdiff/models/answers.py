@@ -66,6 +66,8 @@ def openings(
     An opening is a chat up to its first user turn. Those of more than ``longest`` tokens are left out. Raises UserError when there are
     fewer than ``count``.
     """
+    if source.kind != "chats":
+        raise UserError(f"datasets.{name}.kind: found {source.kind}, prompts are taken from chats")
     found: dict[int, TokenSequence] = {}
     for number, _, chat in split_texts(source, name, "validation", archive):
         opening = _opening(chat)

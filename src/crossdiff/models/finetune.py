@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crossdiff.config import Finetune, TextSource
+from crossdiff.config import Finetuning, TextSource
 from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
@@ -32,7 +32,7 @@ Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (se
 
 
 def training_sequences(
-    sources: Mapping[str, TextSource], archives: Mapping[str, str | None], tokenizer, settings: Finetune
+    sources: Mapping[str, TextSource], archives: Mapping[str, str | None], tokenizer, settings: Finetuning
 ) -> list[TokenSequence]:
     """Training chats of every data set up to its number of tokens. Raises UserError when a data set has fewer."""
     found: list[TokenSequence] = []
@@ -90,7 +90,7 @@ def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor, reducti
     return nn.functional.cross_entropy(logits, ids[:, 1:][targets], reduction=reduction)
 
 
-def learning_rate(step: int, steps: int, settings: Finetune) -> float:
+def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
     """Linear warm-up, then a half cosine to a tenth."""
     warmup = max(1, round(settings.warmup_fraction * steps))
     if step < warmup:
@@ -100,7 +100,7 @@ def learning_rate(step: int, steps: int, settings: Finetune) -> float:
 
 
 def finetune(
-    base: str | Path, tokenizer, examples: Sequence[TokenSequence], settings: Finetune, folder: Path, training_log: str | Path
+    base: str | Path, tokenizer, examples: Sequence[TokenSequence], settings: Finetuning, folder: Path, training_log: str | Path
 ) -> None:
     """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
     torch.manual_seed(settings.seed)
@@ -144,7 +144,7 @@ def _backward(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> Tensor:
     return total
 
 
-def _write_log(path: str | Path, plan: list[Batch], losses: list[Tensor], settings: Finetune) -> None:
+def _write_log(path: str | Path, plan: list[Batch], losses: list[Tensor], settings: Finetuning) -> None:
     with Path(path).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("step", "tokens", "learned_tokens", "learning_rate", "loss"))

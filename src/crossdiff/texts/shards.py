@@ -74,7 +74,7 @@ def sequences(
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split, texts from ``start`` on."""
     for number, document, text in split_texts(source, name, split, archive, start):
-        if isinstance(text, str):
+        if source.kind == "documents":
             parts = document_sequences(text, tokenizer, context)
         else:
             parts = [_first(chat_sequence(text, tokenizer, f"dataset {name}, chat {number}"), context)]

@@ -1,0 +1,160 @@
+"""Which jobs a change of each setting runs again: no more, no fewer; and that scripts read what their rules declare, and only that."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import ROOT, TINY, Checkout, Fork, planned
+
+from crossdiff.config import Config, Settings, load
+from crossdiff.plan import plan
+from crossdiff.records import Record, read_record
+
+FILE = ROOT / "tests/dag/first_affected.yaml"
+TABLE: dict[str, dict[str, Any]] = {
+    key: row if isinstance(row, dict) else {"first": row} for key, row in yaml.safe_load(FILE.read_text()).items()
+}
+
+
+def complete() -> dict[str, Any]:
+    """The tiny config with all defaults, flat: every key that anybody can change."""
+
+    def flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                yield from flat(f"{name}.{key}".lstrip("."), inner)
+        else:
+            yield name, value
+
+    return dict(flat("", load(yaml.safe_load((ROOT / TINY).read_text())).model_dump(mode="json", by_alias=True)))
+
+
+KEYS = complete()
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind; None where the table has to give one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value * 1.1 + 0.01 if isinstance(value, float) else None
+
+
+def changed_config(finished: Checkout, key: str, name: str) -> str:
+    """The tiny config with another value of one key, and what the table says has to change along for it to stay valid."""
+    row = TABLE[key]
+    config = finished.changed(TINY, {key: row.get("to", other(KEYS[key]))} | row.get("with", {}), name)
+    values = yaml.safe_load((finished.folder / config).read_text())
+    for gone in row.get("without", []):
+        *parents, leaf = gone.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        section.pop(leaf, None)
+    (finished.folder / config).write_text(yaml.safe_dump(values))
+    return config
+
+
+def expected(finished: Checkout, row: dict[str, Any]) -> Counter[str]:
+    """Rule -> number of jobs that should run: those of the first rules (whose outputs contain ``only``), and all that follow from them."""
+    jobs = plan(finished.folder, [Path(TINY)])
+    records = {(record := read_record(finished.folder / output)).id: record for output in jobs}
+    rules = [row["first"]] if isinstance(row["first"], str) else row["first"]
+    affected = {name: record for name, record in records.items() if record.rule in rules and row.get("only", "") in record.outputs[0].path}
+    while True:
+        made = {entry.path for record in affected.values() for entry in record.outputs}
+        more = {name: record for name, record in records.items() if name not in affected and follows(record, made, jobs)}
+        if not more:
+            break
+        affected |= more
+    counts = Counter(record.rule for record in affected.values())
+    counts.update(row.get("new", {}))
+    return Counter({rule: count for rule, count in counts.items() if rule not in row.get("gone", [])})
+
+
+def follows(record: Record, made: set[str], jobs: dict[str, Any]) -> bool:
+    return any(entry.path in made and entry.path not in jobs[record.outputs[0].path].order_only for entry in record.inputs)
+
+
+def test_table_has_a_row_for_every_key_and_no_other() -> None:
+    missing = sorted(KEYS.keys() - TABLE.keys())
+    assert not missing, f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: first rule that runs again when it changes'"
+    assert not TABLE.keys() - KEYS.keys(), f"{FILE.name} has rows for keys that {TINY} does not have"
+    unchanged = [key for key in KEYS if other(KEYS[key]) is None and "to" not in TABLE[key]]
+    assert not unchanged, f"{FILE.name}: the test can't make up another value, give 'to: value' for {', '.join(unchanged)}"
+
+
+def test_every_key_runs_what_depends_on_it_and_nothing_else(finished: Checkout) -> None:
+    """A real dry-run per key, two at a time."""
+    wrong = []
+    keys = sorted(KEYS.keys() & TABLE.keys())
+    for pair in (keys[start : start + 2] for start in range(0, len(keys), 2)):
+        configs = {key: changed_config(finished, key, f"changed.{number}") for number, key in enumerate(pair)}
+        forks = {key: Fork(finished.folder, "--dry-run", "--configfile", config) for key, config in configs.items()}
+        for key, fork in forks.items():
+            printed = fork.output(allowed_to_fail="refused" in TABLE[key])
+            if "refused" in TABLE[key]:
+                if TABLE[key]["refused"] not in printed:
+                    wrong.append(f"{key}: should be refused with {TABLE[key]['refused']!r}")
+                continue
+            runs, wanted = Counter(planned(printed)) - Counter(["all"]), expected(finished, TABLE[key])
+            if runs != wanted:
+                wrong.append(f"{key}: would run {dict(runs) or 'nothing'}; by the table it should run {dict(wanted)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_new_crosscoder_runs_only_its_own_branch(finished: Checkout) -> None:
+    values = yaml.safe_load((ROOT / TINY).read_text())["crosscoders"]
+    config = finished.changed(TINY, {"crosscoders": values | {"another": values["l1"] | {"l1_coefficient": 0.1}}})
+    jobs = planned(Fork(finished.folder, "--dry-run", "--configfile", config).output())
+    assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
+    assert not {"finetune_model", "tokenise", "harvest_activations", "summarise_activations", "measure_refusals"} & set(jobs)
+
+
+# Declared and read.
+
+
+def trace(finished: Checkout) -> dict[str, dict[str, set]]:
+    """Rule -> what its jobs declared and read, as keys and as fields of typed settings."""
+    found: dict[str, dict[str, set]] = {}
+    for path in (finished.folder / "trace").glob("*.json"):
+        job = json.loads(path.read_text())
+        rule = found.setdefault(job["rule"], {"declared": set(), "keys": set(), "fields": set()})
+        for name, items in rule.items():
+            items |= {tuple(item) if isinstance(item, list) else item for item in job[name]}
+    return found
+
+
+def field_of(key: str, config: Config) -> tuple[str, str]:
+    """The typed field that holds a key: (class that first has it, field)."""
+    place: Any = config
+    found = ("", "")
+    for part in key.split("."):
+        if isinstance(place, Settings):
+            name = next(name for name, field in type(place).model_fields.items() if part in (name, field.alias))
+            owner = next(base for base in reversed(type(place).__mro__) if name in getattr(base, "model_fields", {}))
+            found, place = (owner.__name__, name), getattr(place, name)
+        else:
+            place = place[part]
+    return found
+
+
+def test_every_rule_was_traced(finished: Checkout) -> None:
+    assert set(trace(finished)) == {job.rule for job in plan(finished.folder, [Path(TINY)]).values()}
+
+
+def test_scripts_read_what_their_rules_declare_and_only_that(finished: Checkout) -> None:
+    config = load(yaml.safe_load((ROOT / TINY).read_text()))
+    wrong = []
+    for rule, found in sorted(trace(finished).items()):
+        fields = {key: field_of(key, config) for key in found["declared"]}
+        sections = {field_of(key.rpartition(".")[0], config) for key in found["declared"]}
+        unread = [key for key in sorted(found["declared"] - found["keys"]) if fields[key] not in found["fields"]]
+        undeclared = sorted(found["fields"] - set(fields.values()) - sections)
+        wrong += [f"{rule} declares {key} and does not read it" for key in unread]
+        wrong += [f"{rule} reads {section}.{field} and does not declare it" for section, field in undeclared]
+    assert not wrong, "\n".join(wrong)
