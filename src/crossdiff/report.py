@@ -36,20 +36,12 @@ class Inputs(NamedTuple):
 
 def render(inputs: Inputs, template: str | Path) -> str:
     """The page as HTML. All text that comes from data is escaped by the template engine."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(template).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "number": _number}
     tokenizer = load_tokenizer(inputs.tokenizer)
     report = section(inputs.settings, "report")
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     classes = section(inputs.settings, "classes")
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
-    return environment.get_template(Path(template).name).render(
+    return page_template(template).render(
         record=" ".join(record_mark().values()),
         pair=section(inputs.settings, "pair"),
         datasets=section(inputs.settings, "datasets"),
@@ -64,8 +56,21 @@ def render(inputs: Inputs, template: str | Path) -> str:
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
         latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
-        figures={Path(path).stem: _data_uri(path) for path in inputs.figures},
+        figures={Path(path).stem: data_uri(path) for path in inputs.figures},
     )
+
+
+def page_template(path: str | Path) -> jinja2.Template:
+    """A template of a page; its text from data is escaped, and a value that it lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(path).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number}
+    return environment.get_template(Path(path).name)
 
 
 def cautions(evaluations: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Any]) -> list[str]:
@@ -121,7 +126,8 @@ def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
     ]
 
 
-def _data_uri(path: str) -> str:
+def data_uri(path: str) -> str:
+    """A figure (SVG) as an address that needs no file."""
     return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 

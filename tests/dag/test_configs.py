@@ -34,7 +34,30 @@ def test_shipped_config_is_complete_in_itself(checkout: Checkout, config: Path) 
     assert jobs["train_crosscoder"] == len(values["crosscoders"]) * len(values["seeds"])
     shards = [-(-d[key] // values["tokens"]["shard"]) for d in values["datasets"].values() for key in ("tokens", "validation_tokens")]
     assert jobs["tokenise"] == sum(shards)
-    assert jobs["harvest_activations"] == 2 * sum(shards)
+    planted = values["pair"]["chat"].get("planted")
+    if planted is None:
+        assert jobs["harvest_activations"] == 2 * sum(shards)
+    else:
+        assert jobs["plant_concepts"] == sum(shards)
+        assert jobs.get("harvest_unplanted", 0) == (0 if planted.get("noise") else sum(shards))
+        assert jobs["match_concepts"] == jobs["train_crosscoder"]
+
+
+def test_planted_pair_needs_no_chat_model(checkout: Checkout) -> None:
+    jobs = planned(checkout.snakemake("planted", "--dry-run", "--configfile", "configs/planted.yaml").stdout)
+    assert jobs["score_crosscoders"] == jobs["figure_planted"] == jobs["write_leaderboard"] == 1
+    assert jobs["prepare_model"] == 1  # the base
+    assert not {"finetune_model", "harvest_activations", "read_latents", "write_report"} & set(jobs)
+
+
+def test_second_planted_set_has_the_same_crosscoders_and_other_concepts() -> None:
+    first, second = (load(yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())) for name in ("planted", "planted-second"))
+    assert (first.crosscoders, first.scoring, first.datasets) == (second.crosscoders, second.scoring, second.datasets)
+    assert not set(first.seeds) & set(second.seeds)
+    one, other = first.pair.chat.planted, second.pair.chat.planted
+    assert one.concepts == other.concepts
+    for name in ("seed", "frequency", "strength", "strength_spread", "weakened_ratio", "decoupled_share", "rotation"):
+        assert getattr(one, name) != getattr(other, name)
 
 
 def test_answers_of_the_data_set_need_no_generation(checkout: Checkout) -> None:

@@ -225,11 +225,11 @@ def test_integer_is_accepted_where_a_number_is_allowed():
 
 def test_model_with_two_sources_is_refused():
     line = refusal_of("pair.base.folder", "models/base")
-    assert line == "pair.base: found folder and package, give exactly one of hub, folder, package, random, finetune"
+    assert line == "pair.base: found folder and package, give exactly one of hub, folder, package, random, finetune, planted"
 
 
 def test_model_without_a_source_is_refused():
-    assert refusal_of("pair.base", {}) == "pair.base: found none, give exactly one of hub, folder, package, random, finetune"
+    assert refusal_of("pair.base", {}) == "pair.base: found none, give exactly one of hub, folder, package, random, finetune, planted"
 
 
 def test_data_set_with_two_sources_is_refused():
@@ -243,7 +243,18 @@ def test_data_set_without_a_source_is_refused():
 
 def test_base_as_finetune_is_refused():
     line = refusal_of("pair.base", SMALL["pair"]["chat"])
-    assert line.startswith("pair") and "found finetune, only the chat model can be a fine-tune" in line
+    assert line.startswith("pair") and "found finetune, only the chat model can be made from the base" in line
+
+
+def test_planted_pair_has_no_chat_model_to_ask():
+    planted = {"planted": {"seed": 0, "concepts": {"chat_only": 3}}}
+    values = changed("scoring", {}, changed("pair.chat", planted))
+    [line] = refusal(values)
+    assert line == "pair.chat: found planted, which is no model; leave out causal and behaviour"
+    alone = changed("causal", DELETE, changed("behaviour", DELETE, values))
+    assert load(alone).pair.chat.kind == "planted"
+    assert refusal_of("scoring", DELETE, alone) == "scoring: found nothing; it goes with pair.chat.planted"
+    assert refusal_of("scoring", {}) == "scoring: found a section; it goes with pair.chat.planted"
 
 
 @pytest.mark.parametrize(("path", "format"), [("datasets.pages", "messages"), ("datasets.talk", "text")])

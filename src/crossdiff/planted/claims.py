@@ -1,0 +1,147 @@
+"""The paper's claims about L1 and BatchTopK, judged where the truth is known.
+
+Every claim is a quantity with a bound that was fixed beforehand. It holds where the 95 % interval of the mean over seeds (Student's t) lies
+above the bound, does not hold where it lies below, and is undecided otherwise: always with a single seed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from crossdiff.evaluation import plausible
+from crossdiff.planted.scoring import evidence, interval
+
+TRAPS = ("weakened", "decoupled")
+
+
+class Claim(NamedTuple):
+    """``value`` of the L1 and the BatchTopK table of one seed (see scoring.latent_table) and the number of planted chat-only concepts."""
+
+    claim: str
+    quantity: str
+    bound: float
+    figure: str
+    value: Callable[[pd.DataFrame, pd.DataFrame, int], float]
+
+
+def false_members(table: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
+    """The called latents that stand for no chat-only concept, borderline ones left out."""
+    return table[called & ~table.called_kind.isin(["chat_only", "borderline"]).to_numpy()]
+
+
+def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
+    """As ever more latents are called, the largest norm difference first and equal ones together: called so far, recall of chat-only
+    concepts, and false members."""
+    difference = evidence(table, "norm_difference")
+    order = np.argsort(-difference, kind="stable")
+    ranked, last_of_equals = table.iloc[order], np.append(np.diff(difference[order]) != 0, True)
+    is_new = (ranked.kind == "chat_only") & ~ranked.concept.duplicated()
+    is_false = ~ranked.called_kind.isin(["chat_only", "borderline"])
+    curve = pd.DataFrame({"called": np.arange(1, len(table) + 1), "recall": is_new.cumsum().to_numpy() / planted})
+    return curve.assign(false_members=is_false.cumsum().to_numpy())[last_of_equals]
+
+
+def false_at(curve: pd.DataFrame, recall: float) -> float:
+    """False members that come before ``recall`` is reached; NaN if it never is."""
+    reached = curve[curve.recall >= recall - 1e-9]
+    return float(reached.false_members.iloc[0]) if len(reached) else math.nan
+
+
+def _norm(table: pd.DataFrame) -> np.ndarray:
+    return (table["class"] == "chat-only").to_numpy()
+
+
+def _recall(table: pd.DataFrame, planted: int) -> float:
+    return table.concept[_norm(table) & (table.kind == "chat_only").to_numpy()].nunique() / planted
+
+
+def _more_false(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
+    recall = min(_recall(l1, planted), _recall(batchtopk, planted))
+    return false_at(recall_curve(l1, planted), recall) - false_at(recall_curve(batchtopk, planted), recall)
+
+
+def _traps(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
+    false = false_members(l1, _norm(l1))
+    return float(false.kind.isin(TRAPS).mean()) if len(false) else math.nan
+
+
+def _flagged(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
+    false = false_members(l1, _norm(l1))
+    trapped = false[false.kind.isin(TRAPS)]
+    return float((~trapped.confirmed).mean()) if len(trapped) else math.nan
+
+
+def _agreement(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
+    usable = plausible(batchtopk)
+    return min(-usable.relative_norm_difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction"))
+
+
+def _recall_difference(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
+    return _recall(batchtopk, planted) - _recall(l1, planted)
+
+
+CLAIMS = (
+    Claim(
+        "At equal recall L1's chat-only set holds more false members than BatchTopK's",
+        "false members of L1 less those of BatchTopK, at the smaller of both recalls by norm",
+        0.0,
+        "recall",
+        _more_false,
+    ),
+    Claim("Most of L1's false members are weakened or decoupled", "share of weakened and decoupled among them", 0.5, "calls", _traps),
+    Claim(
+        "Latent scaling flags L1's weakened and decoupled false members",
+        "share of them that the paper's thresholds do not confirm",
+        0.5,
+        "calls",
+        _flagged,
+    ),
+    Claim(
+        "BatchTopK's norm difference agrees with nu",
+        "the weaker of its correlations with -nu_error and -nu_reconstruction over plausible latents",
+        0.7,
+        "agreement",
+        _agreement,
+    ),
+    Claim(
+        "BatchTopK's recall of chat-only concepts is no worse than L1's",
+        "recall of BatchTopK less that of L1, by norm; 0.05 less counts as no worse",
+        -0.05,
+        "calls",
+        _recall_difference,
+    ),
+)
+
+
+def verdict(values: list[float], bound: float) -> str:
+    """holds, does not hold, or undecided, of a claim that the mean of ``values`` (one per seed) exceeds ``bound``."""
+    _, low, high = interval(values)
+    if low > bound:
+        return "holds"
+    return "does not hold" if high < bound else "undecided"
+
+
+def judge(l1: Mapping[int, pd.DataFrame], batchtopk: Mapping[int, pd.DataFrame], planted: int) -> pd.DataFrame:
+    """A row per claim from seed -> table of the first L1 and the first BatchTopK crosscoder: claim, quantity, bound, figure, mean with its
+    interval, values (by seed), verdict. Without one of the losses every claim is undecided."""
+    rows = []
+    for claim in CLAIMS:
+        values = [claim.value(l1[seed], batchtopk[seed], planted) for seed in sorted(l1.keys() & batchtopk.keys())]
+        mean, low, high = interval(values) if values else (math.nan,) * 3
+        rows.append(
+            {
+                "claim": claim.claim,
+                "verdict": verdict(values, claim.bound) if values else "undecided",
+                "quantity": claim.quantity,
+                "bound": claim.bound,
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "values": " ".join(f"{value:.3g}" for value in values),
+                "figure": claim.figure,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,75 @@
+"""Planted concepts in noise through real Snakemake: the truth is found, and the page says what was found."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Checkout, planned
+
+TINY = "configs/planted-tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    checkout = Checkout(tmp_path_factory.mktemp("planted") / "checkout")
+    result = checkout.snakemake("planted", "--configfile", TINY)
+    assert result.returncode == 0, result.stdout
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def results(finished: Checkout) -> Path:
+    return finished.folder / "results/planted-tiny"
+
+
+def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
+    assert "Nothing to be done" in finished.snakemake("planted", "--configfile", TINY).stdout
+
+
+def test_truth_is_found(results: Path) -> None:
+    board = pd.read_csv(results / "tables/leaderboard.csv")
+    assert len(board) == 2 * 5  # crosscoders, rules
+    assert board.f1.is_monotonic_decreasing
+    assert board.f1[0] >= 0.9
+    by_rule = board.set_index(["crosscoder", "rule"])
+    assert by_rule.precision["l1", "norm + strict scaling"] > by_rule.precision["l1", "norm"]
+    found = pd.read_csv(results / "tables/planted_statistics.csv")
+    assert len(found) == 2 * 2  # crosscoders, seeds
+    assert (found.nu_error_r2 > 0.9).all()
+
+
+def test_ground_truth_is_complete(results: Path) -> None:
+    concepts = pd.read_csv(results / "planted/layer0/concepts.csv")
+    fired = pd.concat([pd.read_parquet(path) for path in results.glob("planted/layer0/*.train/*.parquet")])
+    assert set(fired.concept) == set(concepts.concept)
+    of_base_only = fired[fired.concept.isin(concepts.concept[concepts.kind == "base_only"])]
+    assert (of_base_only.chat == 0).all() and (of_base_only.base > 0).all()
+
+
+def test_page_has_every_verdict_and_its_links_lead_somewhere(results: Path) -> None:
+    page = (results / "report/leaderboard.html").read_text()
+    claims = pd.read_csv(results / "tables/claims.csv")
+    assert set(claims.verdict) <= {"holds", "does not hold", "undecided"}
+    assert len(re.findall(r"<strong>(?:holds|does not hold|undecided)</strong>", page)) == len(claims) == 5
+    for link in re.findall(r'href="(\.\./[^"]+)"', page):
+        assert (results / "report" / link).exists(), link
+    for anchor in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{anchor}"' in page
+
+
+def test_new_threshold_trains_nothing(finished: Checkout) -> None:
+    config = finished.changed(TINY, {"scoring": {"strict_nu_error_below": 0.15}})
+    jobs = planned(finished.snakemake("planted", "--dry-run", "--configfile", config).stdout)
+    assert jobs["score_crosscoders"] == 1
+    assert not {"train_crosscoder", "plant_concepts", "match_concepts"} & set(jobs)
+
+
+def test_concepts_without_room_are_refused_before_anything_is_planted(finished: Checkout) -> None:
+    config = finished.changed(TINY, {"pair.chat.planted.concepts.shared": 4000, "pair.chat.planted.largest_norm_change": 100.0})
+    result = finished.snakemake("results/planted-tiny/planted/layer0/concepts.csv", "--configfile", config)
+    assert result.returncode == 1
+    assert re.search(
+        r"error: pair\.chat\.planted\.concepts: found 4050, but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
+        result.stdout,
+    )

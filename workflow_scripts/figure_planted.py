@@ -1,0 +1,48 @@
+"""Draw the figures of planted concepts."""
+
+import pandas as pd
+
+from crossdiff import figures_planted
+from crossdiff.config import Classes, LatentScaling, Scoring
+from crossdiff.figures import save
+from crossdiff.job import job
+from crossdiff.planted.scoring import latent_table
+from crossdiff.workflow import section
+
+
+def main(
+    names: list[tuple[str, int]],
+    concepts: str,
+    scores: str,
+    betas: list[str],
+    matches: list[str],
+    classes: Classes,
+    thresholds: LatentScaling,
+    scoring: Scoring,
+    paths: dict[str, list[str]],
+) -> None:
+    planted = int((pd.read_csv(concepts).kind == "chat_only").sum())
+    tables = {
+        tuple(name): latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
+        for name, beta_path, match_path in zip(names, betas, matches, strict=True)
+    }
+    save(figures_planted.calls(pd.read_csv(scores), planted), paths["calls"])
+    save(figures_planted.false_members_against_recall(tables, planted), paths["recall"])
+    save(figures_planted.roc(tables), paths["roc"])
+    save(figures_planted.ratios(tables, scoring), paths["ratios"])
+    save(figures_planted.agreement(tables, classes, thresholds), paths["agreement"])
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        main(
+            names=snakemake.params.names,
+            concepts=snakemake.input.concepts,
+            scores=snakemake.input.scores,
+            betas=list(snakemake.input.betas),
+            matches=list(snakemake.input.matches),
+            classes=Classes(**section(settings, "classes")),
+            thresholds=LatentScaling(**section(settings, "latent_scaling")),
+            scoring=Scoring(**section(settings, "scoring")),
+            paths={name: list(snakemake.output[name]) for name in ("calls", "recall", "roc", "ratios", "agreement")},
+        )

@@ -1,0 +1,24 @@
+"""Write the leaderboard page."""
+
+from crossdiff.captions import recorded_settings
+from crossdiff.job import job
+from crossdiff.leaderboard import render
+from crossdiff.storage import atomic_path
+
+
+def main(settings: dict, concepts: str, summary: str, tables: list[str], figures: list[str], template: str, page: str) -> None:
+    with atomic_path(page) as temporary:
+        temporary.write_text(render(settings, concepts, summary, tables, figures, template), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(
+            settings=recorded_settings(snakemake.input),
+            concepts=snakemake.input.concepts,
+            summary=snakemake.input.summary,
+            tables=list(snakemake.input.tables),
+            figures=list(snakemake.input.figures),
+            template=snakemake.input.template,
+            page=snakemake.output[0],
+        )
