@@ -25,12 +25,27 @@ include: "rules/figures.smk"
 include: "rules/report.smk"
 
 
+# On a cluster these run where Snakemake runs: what takes seconds, and downloads, since nodes often have no network.
 localrules:
     all,
     models,
     activations,
     crosscoders,
     paper,
+    fetch_package,
+    chat_tokenizer,
+    check_pair,
+    evaluate_crosscoder,
+    compare_crosscoders,
+    compare_latents,
+    compare_with_paper,
+    write_report,
+    figure_norm_difference,
+    figure_latent_scaling,
+    figure_threshold_sweep,
+    figure_template_tokens,
+    figure_training,
+    figure_kl,
 
 
 rule all:
@@ -71,6 +86,13 @@ rule paper:
 
 # Results count only as far as their records bear them out (docs/audit.md).
 plan.start(workflow, PAIR, config)
+
+
+onstart:
+    try:
+        slurm.check(workflow)
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 onsuccess:

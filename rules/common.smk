@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from crossdiff import plan
+    from crossdiff import plan, slurm
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
     from crossdiff.workflow import SPLITS, Run

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossdiff import slurm
 from crossdiff.audit import Audit, Finding, Node, locate, settings
 from crossdiff.errors import UserError
 from crossdiff.history import first_difference
@@ -39,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("crate", type=Path, help="folder to write")
     export.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")], help="the run's config")
     export.set_defaults(run=_export)
+    clean = commands.add_parser("slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind")
+    clean.set_defaults(run=_clean)
     return parser
 
 
@@ -77,6 +80,14 @@ def _export(options: argparse.Namespace) -> int:
 
     export(Path.cwd(), options.configfile, options.crate)
     print(f"written: {options.crate}")
+    return 0
+
+
+def _clean(_options: argparse.Namespace) -> int:
+    cancelled = slurm.clean(Path.cwd())
+    for job in cancelled:
+        print(f"cancelled: SLURM job {job.id} ({job.comment}, {job.state})")
+    print(f"{len(cancelled)} jobs cancelled; snakemake --unlock, then go on")
     return 0
 
 

@@ -23,7 +23,8 @@ SYSTEM = Path("/etc/slurm")
 PORT = 16817
 GPU_NODES = ("n1", "n2")
 NODES = (*GPU_NODES, "n3")
-DAEMONS = {"slurmctld": ("slurmctld",), "slurmd": tuple(f"slurmd-{node}" for node in NODES), "munged": ("munged",)}  # in the order of stopping
+# In the order of stopping.
+DAEMONS = {"slurmctld": ("slurmctld",), "slurmd": tuple(f"slurmd-{node}" for node in NODES), "munged": ("munged",)}
 
 SLURM_CONF = f"""\
 ClusterName=lab
