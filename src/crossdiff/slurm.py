@@ -54,7 +54,7 @@ def _request(job: Any, settings: Any) -> str:
     line = get_submit_command(
         job,
         {name: f"{flag} {shlex.quote(str(given[name]))}" if given[name] else "" for name, flag in options.items()}
-        | {"run_uuid": "test", "slurm_logfile": os.devnull, "comment_str": "test", "workdir": None},
+        | {"run_uuid": "test", "slurm_logfile": os.devnull, "comment_str": f"rule_{job.rule.name}", "workdir": None},
         settings,
     )
     return f"{line}{set_gres_string(job)} --test-only --wrap true"

@@ -39,7 +39,7 @@ class SlowLoss(BatchTopKLoss):
     "slow-1.dist-info/entry_points.txt": "[crossdiff.losses]\nslow = slow.settings:Slow\n",
 }
 STEPS = 100
-PATIENCE = 600  # seconds; a loaded machine is no failure
+PATIENCE = 1200  # seconds; a loaded machine is no failure
 
 
 class OnCluster(Checkout):
@@ -51,10 +51,10 @@ class OnCluster(Checkout):
             path = folder / "src" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        crosscoder = yaml.safe_load((folder / "configs/tiny.yaml").read_text())["crosscoders"]["batchtopk"]
-        self.config = self.changed(
-            "configs/tiny.yaml", {"crosscoders": {"slow": crosscoder | {"loss": "slow", "tokens": STEPS * 256}}, "seeds": [0]}
-        )
+        tiny = yaml.safe_load((folder / "configs/tiny.yaml").read_text())
+        slow = tiny["crosscoders"]["batchtopk"] | {"loss": "slow", "tokens": STEPS * 256}
+        fewer = {"datasets": {"requests": tiny["datasets"]["requests"]}, "tokens.shard": 12000, "crosscoders": {"slow": slow}, "seeds": [0]}
+        self.config = self.changed("configs/tiny.yaml", fewer)  # each SLURM job costs some ten seconds of CPU
         self.profile({})
         self.runs: list[Run] = []
 

@@ -31,9 +31,9 @@ def running_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def without_cluster(tmp_path_factory: pytest.TempPathFactory) -> OnCluster:
-    """A finished run on this machine alone."""
+    """A run on this machine alone, up to the weights."""
     checkout = OnCluster(tmp_path_factory.mktemp("alone") / "checkout")
-    result = checkout.snakemake("--configfile", checkout.config, timeout=PATIENCE)
+    result = checkout.snakemake(WEIGHTS, "--configfile", checkout.config, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout
     return checkout
 
@@ -67,24 +67,10 @@ def start_training(checkout: OnCluster, pause: float = 0.2) -> tuple[Run, str]:
 
 def assert_as_without_cluster(checkout: OnCluster, without_cluster: OnCluster) -> None:
     """Records and files of the training agree with the undisturbed run, and nothing else is left."""
-    expected = {name: sha256 for name, sha256 in hashes(without_cluster.folder).items() if Path(name).parent == Path(TRAINED)}
-    found = {name: sha256 for name, sha256 in hashes(checkout.folder).items() if Path(name).parent == Path(TRAINED)}
-    outputs = {"weights.safetensors", "config.json", "training.csv"}
-    assert found == {name: expected[name] for name in expected if Path(name).name in outputs}
-    for name in outputs:
+    assert hashes(checkout.folder) == hashes(without_cluster.folder)
+    for name in ("weights.safetensors", "config.json", "training.csv"):
         assert (checkout.folder / TRAINED / name).read_bytes() == (without_cluster.folder / TRAINED / name).read_bytes()
     assert not list((checkout.folder / TRAINED).glob(".*"))
-
-
-def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
-    checkout = fresh
-    checkout.start().finish()
-    assert hashes(checkout.folder) == hashes(without_cluster.folder)
-    run = read_record(checkout.folder / "results/tiny/activations/layer1/readme.train/0000.base.h5").run
-    assert run["slurm_job"]
-    assert run["cuda_visible_devices"] in ("0", "1")
-    assert read_record(checkout.folder / "results/tiny/tokens/readme.train/0000.parquet").run["cuda_visible_devices"] is None
-    assert read_record(checkout.folder / "results/tiny/tables/crosscoders.csv").run["slurm_job"] is None
 
 
 def test_job_cancelled_from_outside_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
@@ -156,6 +142,19 @@ def test_slurm_clean_cancels_orphans_and_nothing_else(untrained: OnCluster, tmp_
     assert not (untrained.folder / WEIGHTS).exists()
     assert clean(untrained.folder) == []
     cluster.output("scancel", other)
+
+
+def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
+    """Last: it completes the reference of the others."""
+    fresh.start().finish()
+    result = without_cluster.snakemake("--configfile", without_cluster.config, timeout=PATIENCE)
+    assert result.returncode == 0, result.stdout
+    assert hashes(fresh.folder) == hashes(without_cluster.folder)
+    run = read_record(fresh.folder / "results/tiny/activations/layer1/requests.train/0000.base.h5").run
+    assert run["slurm_job"]
+    assert run["cuda_visible_devices"] in ("0", "1")
+    assert read_record(fresh.folder / "results/tiny/tokens/requests.train/0000.parquet").run["cuda_visible_devices"] is None
+    assert read_record(fresh.folder / "results/tiny/tables/crosscoders.csv").run["slurm_job"] is None
 
 
 @pytest.mark.parametrize(
