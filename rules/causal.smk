@@ -51,6 +51,8 @@ if CONFIG.causal:
             "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("measure_causal_effect"),
         params:
             datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
             settings=settings("causal", "classes.top", "pair.layer", "activations.batch_tokens"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from crossdiff import plan, slurm
+    from crossdiff import forecast, plan, slurm
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
     from crossdiff.workflow import SPLITS, Run
@@ -36,6 +36,7 @@ FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each 
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
 settings = RUN.settings
+request = forecast.request(CONFIG)
 
 
 def one_of(names):

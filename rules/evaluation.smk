@@ -18,6 +18,8 @@ rule measure_reconstruction:
         "logs/{pair}/measure_reconstruction/layer{layer}.{crosscoder}.seed{seed}.log",
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("measure_reconstruction"),
     params:
         code=code_digest("measure_reconstruction"),
     message:

@@ -41,6 +41,8 @@ rule prepare_model:
     priority: 100
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("prepare_model"),
     params:
         settings=settings("pair.{model}"),
         code=code_digest("prepare_model"),
@@ -112,6 +114,8 @@ if FINETUNE:
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
+        resources:
+            **request("finetune_model"),
         params:
             settings=settings("pair.chat.finetune", *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},

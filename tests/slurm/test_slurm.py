@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import cluster
 import pytest
 from on_cluster import PATIENCE, STEPS, OnCluster, Run, hashes, running_jobs, until
 
+from crossdiff.cli import main
 from crossdiff.records import read_record
 from crossdiff.slurm import clean
 
@@ -125,23 +124,22 @@ def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnClust
     assert_as_without_cluster(untrained, without_cluster)
 
 
-def test_slurm_clean_cancels_orphans_and_nothing_else(untrained: OnCluster, tmp_path: Path) -> None:
+def test_slurm_clean_cancels_orphans_and_nothing_else(
+    untrained: OnCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, orphan = start_training(untrained)
-    other = cluster.output(
-        "sbatch", "--parsable", "--job-name=crossdiff_other", f"--chdir={tmp_path}", "--mem=100", "--wrap=sleep 600"
-    ).strip()
+    submit = ["sbatch", "--parsable", "--job-name=crossdiff_other", "--mem=100", "--wrap=sleep 600"]
+    other = cluster.output(*submit, f"--chdir={tmp_path}").strip()
     until(lambda: other in running_jobs())
-    command = [sys.executable, "-m", "crossdiff.cli", "slurm-clean"]
-    environment = os.environ | {"PYTHONPATH": str(untrained.folder / "src")}
-    refused = subprocess.run(command, cwd=untrained.folder, env=environment, capture_output=True, text=True)
-    assert (refused.returncode, "Snakemake still runs" in refused.stderr) == (2, True), refused.stderr
+    monkeypatch.chdir(untrained.folder)
+    assert main(["slurm-clean"]) == 2
+    assert f"process {run.process.pid}: Snakemake still runs" in capsys.readouterr().err
     run.kill()
-    result = subprocess.run(command, cwd=untrained.folder, env=environment, capture_output=True, text=True)
-    assert f"cancelled: SLURM job {orphan} (rule_train_crosscoder" in result.stdout, result.stderr
+    assert main(["slurm-clean"]) == 0
+    assert f"cancelled: SLURM job {orphan} (rule_train_crosscoder" in capsys.readouterr().out
     assert running_jobs() == [other]
     assert not (untrained.folder / WEIGHTS).exists()
     assert clean(untrained.folder) == []
-    cluster.output("scancel", other)
 
 
 def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
