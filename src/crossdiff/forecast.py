@@ -21,7 +21,7 @@ TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 510, 9  # a latent's rows in all tables, and each of its contexts, compressed
 MICRO_TOKENS = 512  # of a fine-tune's batch that are in the model at once
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
-SLOWEST = 1e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
+SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
 LEAST_MB, LEAST_MINUTES = 2000, 30
 
 
