@@ -3,11 +3,13 @@
 Torch-free: the Snakefile imports this module.
 """
 
+import math
 import os
 import shlex
 import shutil
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +44,10 @@ def check(workflow: "Workflow") -> None:
         answer = _ask(*shlex.split(request))
         if answer.returncode:
             raise UserError(_refusal(job, answer.stderr))
+        # SLURM would take a job that is over the limit of its partition, and let it wait for ever.
+        partition, minutes = job.resources.get("slurm_partition"), job.resources.get("runtime")
+        if partition and minutes and minutes > (limit := _minutes(partition)):
+            raise UserError(f"{PROFILE}: rule {job.rule.name}: runtime: found {minutes} minutes, allowed in {partition}: up to {limit:.0f}")
 
 
 def _request(job: Any, settings: Any) -> str:
@@ -58,6 +64,17 @@ def _request(job: Any, settings: Any) -> str:
         settings,
     )
     return f"{line}{set_gres_string(job)} --test-only --wrap true"
+
+
+@cache
+def _minutes(partition: str) -> float:
+    """The time limit of a partition, given by SLURM as [days-][hours:]minutes:seconds."""
+    limits = _ask("sinfo", "--noheader", f"--partition={partition}", "--format=%l").stdout.split()
+    if not limits or not limits[0][0].isdigit():
+        return math.inf
+    days, _, clock = limits[0].rpartition("-")
+    parts = [0, 0, *map(int, clock.split(":"))][-3:]
+    return 1440 * int(days or 0) + 60 * parts[0] + parts[1] + parts[2] / 60
 
 
 def _refusal(job: Any, said: str) -> str:

@@ -63,7 +63,7 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
     assert {value(line, "--comment").split("_wildcards_")[0] for line in submitted} == {"rule_prepare_model"}
     assert len(submitted) == 3  # retries: 2
     for attempt, line in enumerate(submitted, 1):
-        assert [int(value(line, option)) // attempt for option in ("--mem", "-t")] == [4000, 30]
+        assert [int(value(line, option)) // attempt for option in ("--mem", "-t")] == [2000, 30]
         assert re.fullmatch(r"crossdiff_[0-9a-f-]{36}", value(line, "--job-name"))
         assert value(line, "--output") == str(checkout.folder / "logs/slurm/rule_prepare_model/tiny_base/%j.log")
         assert value(line, "-D") == str(checkout.folder)
@@ -81,6 +81,14 @@ def test_no_sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         slurm.check(workflow("slurm"))
     with pytest.raises(UserError, match="no squeue on the PATH"):
         slurm.clean(Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(("limit", "minutes"), [("1-02:00:30", 1560.5), ("1:00:00", 60), ("30:00", 30), ("infinite", float("inf"))])
+def test_time_limits_of_partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, minutes: float) -> None:
+    (tmp_path / "sinfo").write_text(f"#!/bin/bash\necho {limit}\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm._minutes.__wrapped__("any") == minutes
 
 
 def test_slurm_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

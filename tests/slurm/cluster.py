@@ -69,8 +69,8 @@ AccountingStorageType=accounting_storage/none
 NodeName=n[1-2] NodeHostname={socket.gethostname().partition(".")[0]} NodeAddr=127.0.0.1 Port=[{PORT + 101}-{PORT + 102}] CPUs=4 \
 RealMemory=16000 Gres=gpu:fake:2 State=UNKNOWN
 NodeName=n3 NodeHostname={socket.gethostname().partition(".")[0]} NodeAddr=127.0.0.1 Port={PORT + 103} CPUs=4 RealMemory=16000 State=UNKNOWN
-PartitionName=cpu Nodes=n[1-3] Default=YES MaxTime=60 DefaultTime=5 State=UP
-PartitionName=gpu Nodes=n[1-2] MaxTime=60 DefaultTime=5 State=UP
+PartitionName=cpu Nodes=n[1-3] Default=YES MaxTime=600 DefaultTime=5 State=UP
+PartitionName=gpu Nodes=n[1-2] MaxTime=600 DefaultTime=5 State=UP
 """
 GRES_CONF = f"""\
 AutoDetect=off

@@ -79,7 +79,9 @@ def unknown(root: Path) -> Config:
 
 def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
     root = without_results(tmp_path)
-    with pytest.raises(UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"):
+    with pytest.raises(
+        UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"
+    ):
         known_shape(unknown(root), root)
     assert request(unknown(root), root)("train_crosscoder")["mem_mb"](None, 1) == 64000
 
