@@ -71,7 +71,7 @@ class OnCluster(Checkout):
 
     def start(self, *arguments: str, pause: float = 0.0) -> "Run":
         """Start ``snakemake --profile slurm`` and do not wait. ``pause``: seconds in every training step."""
-        self.runs.append(Run(self, ["--profile", "slurm", "--configfile", self.config, *arguments], pause))
+        self.runs.append(Run(self, ["--profile", "slurm", *arguments, "--configfile", self.config], pause))
         return self.runs[-1]
 
     def close(self) -> None:
