@@ -1,9 +1,9 @@
-# make quickstart: install and run config.yaml.   make test: install and run all tests.
+# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slurm.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint
+.PHONY: install quickstart test test-slurm lint
 
 install: $(VENV)/installed
 
@@ -26,3 +26,9 @@ lint: install
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+# On Debian as root: SLURM's packages, a cluster of three nodes on this machine, and the pipeline through faults.
+test-slurm: install
+	dpkg-query --show munge slurmctld slurmd slurm-client >/dev/null || \
+		(apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends munge slurmctld slurmd slurm-client)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slurm tests/slurm

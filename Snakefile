@@ -31,7 +31,6 @@ localrules:
     models,
     activations,
     crosscoders,
-    paper,
 
 
 rule all:
@@ -64,15 +63,15 @@ rule crosscoders:
         per_crosscoder("weights.safetensors"),
 
 
-rule paper:
-    """Every table and figure of the paper."""
-    input:
-        TABLES,
-        FIGURES,
-
-
 # Results count only as far as their records bear them out (docs/audit.md).
 plan.start(workflow, PAIR, config)
+
+
+onstart:
+    try:
+        slurm.check(workflow)
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 onsuccess:

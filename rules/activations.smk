@@ -18,6 +18,8 @@ rule harvest_activations:
         "logs/{pair}/harvest_activations/layer{layer}.{dataset}.{split}.{shard}.{model}.benchmark.tsv"
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("harvest_activations"),
     params:
         settings=settings("activations.batch_tokens", "pair.layer"),
         code=code_digest("harvest_activations"),

@@ -53,6 +53,8 @@ if CONFIG.causal:
             "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("measure_causal_effect"),
         params:
             datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
             settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "activations.batch_tokens"),
@@ -70,6 +72,7 @@ if CONFIG.causal:
             multiext("results/{pair}/figures/kl", ".svg", ".png"),
         log:
             "logs/{pair}/figure_kl.log",
+        localrule: True
         conda:
             "../envs/environment.yaml"
         params:

@@ -1,4 +1,7 @@
-"""Helpers for all stages: the checked configuration and the files of this run. No rules."""
+"""Helpers for all stages: the checked configuration and the files of this run. No rules.
+
+On a cluster, rules with ``localrule: True`` run where Snakemake runs: what takes seconds, and downloads, since nodes often have no network.
+"""
 
 import os
 import re
@@ -7,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from crossdiff import plan
+    from crossdiff import forecast, plan, slurm
     from crossdiff.config import Finetuning, Patching
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
@@ -34,6 +37,7 @@ FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each 
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
 settings = RUN.settings
+request = forecast.request(CONFIG)
 
 
 def one_of(names):
@@ -106,3 +110,19 @@ def loss_module(crosscoder):
 def archive(package):
     """The downloaded wheel of a source that is a package; nothing for the others."""
     return f"results/packages/{package.key}.whl" if package else []
+
+
+def unplanted(split, dataset="{dataset}", shard="{shard}"):
+    """Activations before planting; none where the background is noise."""
+    if CONFIG.pair.chat.planted.noise:
+        return []
+    return f"results/{{pair}}/activations/layer{{layer}}/{dataset}.{split}/{shard}.unplanted.h5"
+
+
+def planted_firings(split):
+    """The firings of planted concepts in every shard of a split."""
+    return [
+        f"results/{PAIR}/planted/layer{LAYER}/{dataset}.{split}/{shard}.parquet"
+        for dataset in CONFIG.datasets
+        for shard in RUN.shards(dataset, split)
+    ]

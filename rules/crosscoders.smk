@@ -19,6 +19,8 @@ rule train_crosscoder:
         "logs/{pair}/train_crosscoder/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("train_crosscoder"),
     params:
         settings=settings("crosscoders.{crosscoder}"),
         modules=lambda w: [loss_module(w.crosscoder)],

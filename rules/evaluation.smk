@@ -18,6 +18,8 @@ rule measure_reconstruction:
         "logs/{pair}/measure_reconstruction/layer{layer}.{crosscoder}.seed{seed}.log",
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("measure_reconstruction"),
     params:
         code=code_digest("measure_reconstruction"),
     message:
@@ -38,6 +40,7 @@ rule evaluate_crosscoder:
         evaluation="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/evaluation.json",
     log:
         "logs/{pair}/evaluate_crosscoder/layer{layer}.{crosscoder}.seed{seed}.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -57,6 +60,7 @@ rule compare_crosscoders:
         "results/{pair}/tables/crosscoders.csv",
     log:
         "logs/{pair}/compare_crosscoders.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:

@@ -12,6 +12,7 @@ rule figure_norm_difference:
         multiext("results/{pair}/figures/norm_difference", ".svg", ".png"),
     log:
         "logs/{pair}/figure_norm_difference.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -32,6 +33,7 @@ rule figure_latent_scaling:
         multiext("results/{pair}/figures/latent_scaling", ".svg", ".png"),
     log:
         "logs/{pair}/figure_latent_scaling.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -52,6 +54,7 @@ rule figure_threshold_sweep:
         multiext("results/{pair}/figures/threshold_sweep", ".svg", ".png"),
     log:
         "logs/{pair}/figure_threshold_sweep.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -74,6 +77,7 @@ rule figure_template_tokens:
         multiext("results/{pair}/figures/template_tokens", ".svg", ".png"),
     log:
         "logs/{pair}/figure_template_tokens.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -94,6 +98,7 @@ rule figure_training:
         multiext("results/{pair}/figures/training", ".svg", ".png"),
     log:
         "logs/{pair}/figure_training.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:

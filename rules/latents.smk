@@ -28,6 +28,8 @@ rule read_latents:
         "logs/{pair}/read_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("read_latents"),
     params:
         settings=settings("examples"),
         code=code_digest("read_latents"),
@@ -50,6 +52,8 @@ rule find_twins:
         "logs/{pair}/find_twins/layer{layer}.{crosscoder}.seed{seed}.log",
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("find_twins"),
     params:
         settings=settings("twins"),
         code=code_digest("find_twins"),
@@ -71,6 +75,7 @@ rule compare_latents:
         template_tokens="results/{pair}/tables/template_tokens.csv",
     log:
         "logs/{pair}/compare_latents.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:

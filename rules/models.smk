@@ -19,6 +19,7 @@ rule fetch_package:
     wildcard_constraints:
         package=one_of(CONFIG.packages()),
     priority: 100
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -44,6 +45,8 @@ rule prepare_model:
     priority: 100
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("prepare_model"),
     params:
         settings=settings("pair.{model}"),
         code=code_digest("prepare_model"),
@@ -63,6 +66,7 @@ rule chat_tokenizer:
     log:
         "logs/{pair}/chat_tokenizer.log",
     priority: 100
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -84,6 +88,7 @@ rule check_pair:
     log:
         "logs/{pair}/check_pair.log",
     priority: 100
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -115,6 +120,8 @@ if FINETUNE:
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
+        resources:
+            **request("finetune_model"),
         params:
             settings=settings(*FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},

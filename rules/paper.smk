@@ -20,6 +20,7 @@ rule compare_with_paper:
         "results/{pair}/tables/paper.csv",
     log:
         "logs/{pair}/compare_with_paper.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:
@@ -31,3 +32,11 @@ rule compare_with_paper:
         "Putting the paper's values beside"
     script:
         "../workflow_scripts/compare_with_paper.py"
+
+
+rule paper:
+    input:
+        TABLES,
+        FIGURES,
+    """Every table and figure of the paper."""
+    localrule: True

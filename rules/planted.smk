@@ -14,18 +14,6 @@ PLANTED = (
 )
 
 
-def unplanted(split, dataset="{dataset}", shard="{shard}"):
-    """Activations before planting; none where the background is noise."""
-    if CONFIG.pair.chat.planted.noise:
-        return []
-    return f"results/{{pair}}/activations/layer{{layer}}/{dataset}.{split}/{shard}.unplanted.h5"
-
-
-def planted_firings(split):
-    """The firings in every shard of a split."""
-    return [path.replace("/tokens/", f"/planted/layer{LAYER}/") for path in token_shards(split)]
-
-
 if CONFIG.pair.chat.planted:
 
     ruleorder: plant_concepts > harvest_activations
@@ -62,6 +50,7 @@ if CONFIG.pair.chat.planted:
             directions="results/{pair}/planted/layer{layer}/directions.safetensors",
         log:
             "logs/{pair}/draw_concepts/layer{layer}.log",
+        localrule: True
         conda:
             "../envs/environment.yaml"
         params:
@@ -133,6 +122,7 @@ if CONFIG.pair.chat.planted:
             claims="results/{pair}/tables/claims.csv",
         log:
             "logs/{pair}/score_crosscoders.log",
+        localrule: True
         conda:
             "../envs/environment.yaml"
         params:
@@ -160,6 +150,7 @@ if CONFIG.pair.chat.planted:
             agreement=multiext("results/{pair}/figures/planted_agreement", ".svg", ".png"),
         log:
             "logs/{pair}/figure_planted.log",
+        localrule: True
         conda:
             "../envs/environment.yaml"
         params:
@@ -189,6 +180,7 @@ if CONFIG.pair.chat.planted:
             f"results/{PAIR}/report/leaderboard.html",
         log:
             f"logs/{PAIR}/write_leaderboard.log",
+        localrule: True
         conda:
             "../envs/environment.yaml"
         params:

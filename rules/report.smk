@@ -21,6 +21,7 @@ rule write_report:
         REPORT,
     log:
         f"logs/{PAIR}/write_report.log",
+    localrule: True
     conda:
         "../envs/environment.yaml"
     params:

@@ -18,6 +18,8 @@ rule scale_latents:
         "logs/{pair}/scale_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("scale_latents"),
     params:
         settings=settings("latent_scaling.bootstrap"),
         code=code_digest("scale_latents"),

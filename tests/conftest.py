@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 # What a run reads: enough to copy a checkout without its results.
-TREE = ("Snakefile", "config.yaml", "configs", "data", "envs", "profiles", "report", "rules", "src", "tests/data", "workflow_scripts")
+TREE = "Snakefile config.yaml configs data envs profiles report rules slurm src tests/data workflow_scripts".split()
 TINY = "configs/tiny.yaml"
 TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings each script reads
 

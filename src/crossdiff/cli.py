@@ -1,4 +1,4 @@
-"""The ``crossdiff`` command: audit results, export a run. Exit code 0: all verified; 1: something is not; 2: it can't be said."""
+"""The ``crossdiff`` command: audit, export, forecast, clean up. Exit code 0: all is well; 1: something is not; 2: it can't be said."""
 
 import argparse
 import json
@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossdiff import slurm
 from crossdiff.audit import Audit, Finding, Node, locate, settings
+from crossdiff.config import load
 from crossdiff.errors import UserError
 from crossdiff.history import first_difference
+from crossdiff.plan import read_config
 from crossdiff.records import Entry, is_result, read_record
 
 
@@ -24,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="crossdiff", description="Trace and check the results of the workflow.")
+    parser = argparse.ArgumentParser(
+        prog="crossdiff", description="Trace and check the results of the workflow; forecast a run, clean up after one."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     audit = commands.add_parser("audit", help="where a result comes from, and whether it is still true")
     what = audit.add_mutually_exclusive_group(required=True)
@@ -39,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("crate", type=Path, help="folder to write")
     export.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")], help="the run's config")
     export.set_defaults(run=_export)
+    plan = commands.add_parser("plan", help="what a run will take: jobs, tokens, disk, memory, hours")
+    plan.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")], help="the run's config")
+    plan.add_argument("--flops", type=float, help="operations per second of the device; measured here if left out")
+    plan.set_defaults(run=_plan)
+    clean = commands.add_parser("slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind")
+    clean.set_defaults(run=_clean)
     return parser
 
 
@@ -77,6 +88,22 @@ def _export(options: argparse.Namespace) -> int:
 
     export(Path.cwd(), options.configfile, options.crate)
     print(f"written: {options.crate}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from crossdiff.capacity import report
+
+    lines, warnings = report(load(read_config(options.configfile)), Path.cwd(), options.flops)
+    print(*lines, *(f"warning: {warning}" for warning in warnings), sep="\n")
+    return 1 if warnings else 0
+
+
+def _clean(_options: argparse.Namespace) -> int:
+    cancelled = slurm.clean(Path.cwd())
+    for job in cancelled:
+        print(f"cancelled: SLURM job {job.id} ({job.comment}, {job.state})")
+    print(f"{len(cancelled)} jobs cancelled; snakemake --unlock, then go on")
     return 0
 
 

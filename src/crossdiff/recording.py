@@ -99,6 +99,7 @@ def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "threads": snakemake.threads,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "git": _git(),

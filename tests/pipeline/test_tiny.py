@@ -8,8 +8,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, Checkout, planned
+import yaml
+from conftest import ROOT, TINY, Checkout, planned
 
+from crossdiff.config import load
+from crossdiff.forecast import forecast, known_shape
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.shards import read_shard
 
@@ -53,6 +56,13 @@ def test_fine_tune_changes_the_activations(results: Path) -> None:
         with h5py.File(results / f"activations/layer1/requests.train/0000.{model}.h5") as file:
             norms.append(file["norm"][:])
     assert np.abs(norms[0] - norms[1]).max() > 0
+
+
+def test_forecast_of_disk_is_right_within_a_tenth(results: Path) -> None:
+    config = load(yaml.safe_load((ROOT / TINY).read_text()))
+    needs = forecast(config, known_shape(config, results.parent.parent))
+    for rule, pattern in (("harvest_activations", "activations/layer1/*/*.h5"), ("train_crosscoder", "layer1/*/*/weights.safetensors")):
+        assert needs[rule].disk == pytest.approx(sum(path.stat().st_size for path in results.glob(pattern)), rel=0.1)
 
 
 def test_beta_table_has_one_row_per_latent(results: Path) -> None:

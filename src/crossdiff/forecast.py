@@ -1,0 +1,176 @@
+"""What a run will take, before anything runs: jobs, tokens, disk, memory and time of every heavy rule.
+
+Sums over the arrays that each rule holds, from the config and the model's shape; what compression and libraries add was measured on the
+default run. Torch-free: the Snakefile takes from here what a rule asks SLURM for.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from crossdiff.config import Config
+from crossdiff.errors import UserError
+
+SHAPES = Path("data/model-shapes.yaml")
+PROCESS = 0.5e9  # bytes: Python with torch
+COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
+TOKEN_BYTES = 1.6  # of a token shard, compressed
+LATENT_BYTES, CONTEXT_BYTES = 510, 9  # a latent's rows in all tables, and each of its contexts, compressed
+MICRO_TOKENS = 512  # of a fine-tune's batch that are in the model at once
+MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
+SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
+LEAST_MB, LEAST_MINUTES = 2000, 30
+
+
+class Shape(NamedTuple):
+    """Of a decoder-only language model."""
+
+    layers: int
+    d_model: int
+    d_mlp: int
+    vocabulary: int
+    attention: int  # parameters of one block's attention
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Shape":
+        """From the values of a model's config.json; a vision model's text part."""
+        config = config.get("text_config", config)
+        d_model, heads = config["hidden_size"], config["num_attention_heads"]
+        head = config.get("head_dim") or d_model // heads
+        attention = 2 * d_model * head * (heads + config.get("num_key_value_heads", heads))
+        return cls(config["num_hidden_layers"], d_model, config["intermediate_size"], config["vocab_size"], attention)
+
+    def parameters(self, layers: int | None = None) -> int:
+        """Embeddings (tied) and the first ``layers`` blocks, all by default."""
+        block = self.attention + 3 * self.d_model * self.d_mlp
+        return self.vocabulary * self.d_model + block * (self.layers if layers is None else layers)
+
+
+class Need(NamedTuple):
+    """What all jobs of a rule take together (jobs, tokens, disk, flop) and the largest of them alone (host, device)."""
+
+    jobs: int
+    tokens: int
+    disk: float  # bytes that stay
+    host: float  # bytes of main memory
+    device: float  # bytes on the GPU; in main memory where there is none
+    flop: float
+
+    @property
+    def memory(self) -> float:
+        return self.host + self.device
+
+
+def shape(config: Config, root: Path) -> Shape | None:
+    """The base model's, from its folder if that is there, else from the config or data/model-shapes.yaml; None where nobody knows it."""
+    source = config.pair.base
+    folders = [root / f"results/{config.pair.name}/models/base", *([Path(source.folder)] if source.folder else [])]
+    for folder in folders:
+        if (folder / "config.json").exists():
+            return Shape.of(json.loads((folder / "config.json").read_text()))
+    if source.random:
+        width = source.random.d_model  # as models/prepare.py makes it
+        return Shape(source.random.layers, width, 2 * width, 260, 4 * width * width)
+    name = source.hub.name if source.hub else source.package.key if source.package else ""
+    known = yaml.safe_load((root / SHAPES).read_text()).get(name)
+    return Shape.of(known) if known else None
+
+
+def forecast(config: Config, model: Shape) -> dict[str, Need]:
+    """Rule -> what it takes, in the order data flows."""
+    width, layer, datasets = model.d_model, config.pair.layer, config.datasets.values()
+    train, validation = sum(d.tokens for d in datasets), sum(d.validation_tokens for d in datasets)
+    tokens, shard = train + validation, config.tokens.shard
+    shards = sum(-(-budget // shard) for d in datasets for budget in (d.tokens, d.validation_tokens))
+    # bfloat16 in whole, or float32 as far as the layer: what is not run is never touched.
+    weights = max(2 * model.parameters(), 4 * model.parameters(layer + 1))
+    batch = config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
+    needs = {"prepare_model": Need(2, 0, 2 * 2 * model.parameters(), PROCESS + 4 * model.parameters(), 0, 0)}
+    if finetune := config.pair.chat.finetune:
+        seen = finetune.epochs * sum(finetune.data.values())
+        kept = 4 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
+        needs["prepare_model"] = needs["prepare_model"]._replace(jobs=1)
+        # Weights, gradients, two moments and the optimiser's copies of them, all float32.
+        memory = 28 * model.parameters() + MICRO_TOKENS * kept
+        needs["finetune_model"] = Need(1, seen, 0, PROCESS, memory, 6 * seen * model.parameters())
+    needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS, 0, 0)
+    cache = 2 * tokens * (2 * width * COMPRESSED + 4)
+    largest = min(shard, max(max(d.tokens, d.validation_tokens) for d in datasets))
+    needs["harvest_activations"] = Need(
+        2 * shards, tokens, cache, PROCESS + largest * 2 * width, weights + batch, 2 * 2 * tokens * model.parameters(layer + 1)
+    )
+    return needs | _of_crosscoders(config, model, train, validation)
+
+
+def _of_crosscoders(config: Config, model: Shape, train: int, validation: int) -> dict[str, Need]:
+    entries, seeds, width = list(config.crosscoders.values()), len(config.seeds), model.d_model
+    jobs = len(entries) * seeds
+    latents = [entry.n_latents(width) for entry in entries]
+    parameters = [4 * n * width for n in latents]  # encoder and decoder of both models
+    contexts = config.examples.per_latent + config.examples.per_quantile * len(config.examples.quantiles)
+
+    def total(values: Callable[[int], float]) -> float:
+        return seeds * sum(values(i) for i in range(len(entries)))
+
+    def largest(values: Callable[[int], float]) -> float:
+        return max(values(i) for i in range(len(entries)))
+
+    def reading(tokens: int, disk: float = 0.0, extra: float = 0.0, passes: float = 1.0) -> Need:
+        """A rule that reads a crosscoder once and runs it over tokens, in blocks."""
+        device = largest(lambda i: 4 * parameters[i] + 4 * 2048 * 4 * latents[i]) + extra
+        return Need(jobs, tokens, disk, PROCESS, device, passes * total(lambda i: 2 * parameters[i] * tokens))
+
+    needs = {
+        "train_crosscoder": Need(
+            jobs,
+            int(total(lambda i: entries[i].tokens)),
+            total(lambda i: 4 * parameters[i]),
+            # Two pools of token pairs; weights, gradients and two moments; a batch's codes several times over.
+            PROCESS + largest(lambda i: 2 * min(entries[i].buffer_tokens, train) * 2 * 2 * width),
+            largest(lambda i: 16 * parameters[i] + 6 * 4 * entries[i].batch * latents[i]),
+            total(lambda i: 6 * parameters[i] * entries[i].tokens),
+        ),
+        "scale_latents": reading(train, extra=largest(lambda i: 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]), passes=2),
+        "measure_reconstruction": reading(validation),
+        "read_latents": reading(
+            min(train, config.examples.tokens),
+            disk=total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
+            extra=largest(lambda i: 25 * 8 * contexts * latents[i]),
+        ),
+        "find_twins": reading(validation),
+    }
+    if causal := config.causal:
+        # Every hybrid is a pass of the rest of the model.
+        seen = causal.conversations * len(causal.datasets) * config.tokens.context
+        answers = 2 * 2 * model.parameters() + config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
+        runs = 10 + causal.random_sets  # hybrids of both models' activations
+        needs["measure_causal_effect"] = reading(seen, extra=answers)._replace(flop=jobs * runs * 2 * seen * model.parameters())
+    return needs
+
+
+def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, Callable[..., int]]]:
+    """For the rules: ``**request("train_crosscoder")`` among the resources gives memory and minutes, more after each failed attempt."""
+    model = shape(config, root)
+    needs = forecast(config, model) if model else {}
+
+    def of(rule: str) -> dict[str, Callable[..., int]]:
+        if rule not in needs:  # a model that nobody knows yet: enough for one of some billion parameters
+            return {"mem_mb": lambda wildcards, attempt: 64000 * attempt, "runtime": lambda wildcards, attempt: 480 * attempt}
+        need = needs[rule]
+        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6))
+        minutes = max(LEAST_MINUTES, int(need.flop / need.jobs / SLOWEST / 60 * MARGIN))
+        return {"mem_mb": lambda wildcards, attempt: memory * attempt, "runtime": lambda wildcards, attempt: minutes * attempt}
+
+    return of
+
+
+def known_shape(config: Config, root: Path) -> Shape:
+    """As ``shape``. Raises UserError where nobody knows it."""
+    found = shape(config, root)
+    if found is None:
+        folder = f"results/{config.pair.name}/models/base"
+        raise UserError(f"pair.base: the model's size is not known yet; run snakemake {folder} first, or add it to {SHAPES}")
+    return found

@@ -1,0 +1,100 @@
+"""What ``--profile slurm`` asks of SLURM, seen by a pretended sbatch. It takes every question and no job."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import Checkout, planned
+
+from crossdiff import slurm
+from crossdiff.errors import UserError
+from crossdiff.provenance import SCRIPTS
+
+TINY = "configs/tiny.yaml"
+LOCAL = re.compile("all|chat_tokenizer|check_pair|evaluate_crosscoder|compare_(crosscoders|latents|with_paper)|figure_.*|write_report")
+SBATCH = """#!/bin/bash
+printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"
+[[ " $* " == *" --test-only "* ]]
+"""
+
+
+@pytest.fixture
+def lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words of every line that a run hands to sbatch."""
+    tools, log = checkout.folder / "tools", checkout.folder / "sbatch.log"
+    tools.mkdir()
+    (tools / "sbatch").write_text(SBATCH)
+    for name in ("squeue", "scontrol", "sacct", "sinfo"):
+        (tools / name).write_text("#!/bin/bash\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SBATCH_LINES", str(log))
+    result = checkout.snakemake("--profile", "slurm", "--configfile", TINY)
+    assert result.returncode == 1
+    assert "SLURM sbatch failed" in result.stdout, result.stdout
+    return [shlex.split(line) for line in log.read_text().splitlines()]
+
+
+def value(line: list[str], option: str) -> str | None:
+    """Of ``--option value`` or ``--option=value``."""
+    for word, following in zip(line, [*line[1:], ""], strict=True):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
+    asked = {value(line, "--comment").removeprefix("rule_"): line for line in lines if "--test-only" in line}
+    rules = set(planned(checkout.snakemake("--dry-run", "--configfile", TINY).stdout))
+    assert set(asked) == {rule for rule in rules if not LOCAL.fullmatch(rule)}
+    for rule, line in asked.items():
+        on_gpu = rule == "finetune_model" or "from crossdiff.device" in (SCRIPTS / f"{rule}.py").read_text()
+        assert (value(line, "-p"), value(line, "--gres")) == (("gpu", "gpu:1") if on_gpu else ("cpu", None)), rule
+        assert int(value(line, "--mem")) >= 1000, rule
+        assert int(value(line, "-t")) >= 10, rule
+        assert "--requeue" in line
+    submitted = [line for line in lines if "--test-only" not in line]
+    assert {value(line, "--comment").split("_wildcards_")[0] for line in submitted} == {"rule_prepare_model"}
+    assert len(submitted) == 3  # retries: 2
+    for attempt, line in enumerate(submitted, 1):
+        assert [int(value(line, option)) // attempt for option in ("--mem", "-t")] == [2000, 30]
+        assert re.fullmatch(r"crossdiff_[0-9a-f-]{36}", value(line, "--job-name"))
+        assert value(line, "--output") == str(checkout.folder / "logs/slurm/rule_prepare_model/tiny_base/%j.log")
+        assert value(line, "-D") == str(checkout.folder)
+        assert f"--attempt {attempt} " in value(line, "--wrap")
+
+
+def workflow(executor: str) -> SimpleNamespace:
+    return SimpleNamespace(executor_plugin=SimpleNamespace(name=executor), executor_settings=SimpleNamespace(status_command="squeue"))
+
+
+def test_no_sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    slurm.check(workflow("local"))
+    with pytest.raises(UserError, match="executor: found slurm, but there is no sbatch on the PATH"):
+        slurm.check(workflow("slurm"))
+    with pytest.raises(UserError, match="no squeue on the PATH"):
+        slurm.clean(Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(("limit", "minutes"), [("1-02:00:30", 1560.5), ("1:00:00", 60), ("30:00", 30), ("infinite", float("inf"))])
+def test_time_limits_of_partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, minutes: float) -> None:
+    (tmp_path / "sinfo").write_text(f"#!/bin/bash\necho {limit}\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm._minutes.__wrapped__("any") == minutes
+
+
+def test_slurm_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "squeue").write_text("#!/bin/bash\nexec /bin/sleep 60\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "SECONDS", 0.2)
+    with pytest.raises(UserError, match="squeue: no answer"):
+        slurm.clean(Path(__file__).parents[2])

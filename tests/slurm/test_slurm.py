@@ -1,0 +1,183 @@
+"""``snakemake --profile slurm`` on a real cluster, undisturbed and through faults: every output is that of a run without a cluster."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cluster
+import pytest
+from on_cluster import PATIENCE, STEPS, OnCluster, Run, hashes, running_jobs, until
+
+from crossdiff.cli import main
+from crossdiff.records import read_record
+from crossdiff.slurm import clean
+
+pytestmark = pytest.mark.slurm
+TRAINED = "results/tiny/layer1/slow/seed0"
+WEIGHTS = f"{TRAINED}/weights.safetensors"
+TRAINING_LOG = "logs/tiny/train_crosscoder/layer1.slow.seed0.log"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running_cluster() -> Iterator[None]:
+    if os.getuid() != 0 or shutil.which("slurmctld") is None:
+        pytest.skip("needs root and SLURM's packages: make test-slurm")
+    cluster.start()
+    yield
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def without_cluster(tmp_path_factory: pytest.TempPathFactory) -> OnCluster:
+    """A run on this machine alone, up to the weights."""
+    checkout = OnCluster(tmp_path_factory.mktemp("alone") / "checkout")
+    result = checkout.snakemake(WEIGHTS, "--configfile", checkout.config, timeout=PATIENCE)
+    assert result.returncode == 0, result.stdout
+    return checkout
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[OnCluster]:
+    """A checkout without results; the nodes are up."""
+    cluster.start()
+    checkout = OnCluster(tmp_path / "checkout")
+    yield checkout
+    checkout.close()
+
+
+@pytest.fixture
+def untrained(without_cluster: OnCluster, fresh: OnCluster) -> OnCluster:
+    """A copy of the finished run without the crosscoder's weights."""
+    checkout = fresh
+    for name in ("results", ".snakemake"):
+        shutil.copytree(without_cluster.folder / name, checkout.folder / name, copy_function=shutil.copy2)
+    shutil.rmtree(checkout.folder / TRAINED)
+    return checkout
+
+
+def start_training(checkout: OnCluster, pause: float = 0.2) -> tuple[Run, str]:
+    """Snakemake, and the SLURM job in which a training has begun; it takes ``pause`` seconds a step."""
+    run = checkout.start(WEIGHTS, pause=pause)
+    until(lambda: run.process.poll() is not None or (checkout.folder / TRAINED / ".checkpoint.lock").exists())
+    [job] = running_jobs()
+    return run, job
+
+
+def assert_as_without_cluster(checkout: OnCluster, without_cluster: OnCluster) -> None:
+    """Records and files of the training agree with the undisturbed run, and nothing else is left."""
+    assert hashes(checkout.folder) == hashes(without_cluster.folder)
+    for name in ("weights.safetensors", "config.json", "training.csv"):
+        assert (checkout.folder / TRAINED / name).read_bytes() == (without_cluster.folder / TRAINED / name).read_bytes()
+    assert not list((checkout.folder / TRAINED).glob(".*"))
+
+
+def test_job_cancelled_from_outside_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    run, job = start_training(untrained)
+    cluster.output("scancel", job)
+    assert "CANCELLED" in run.finish()
+    assert "resumed after step" in (untrained.folder / TRAINING_LOG).read_text()
+    assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_job_over_its_memory_gets_more(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    untrained.profile({"mem_mb": "350 if attempt == 1 else 3000"})
+    output = untrained.start(WEIGHTS, pause=0.1).finish()
+    assert "Trying to restart job" in output
+    assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_lost_node(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    run, job = start_training(untrained)
+    cluster.crash(cluster.output("squeue", "-h", "-j", job, "-o", "%N").strip())
+    output = run.finish()
+    assert "Trying to restart job" not in output  # SLURM has started the job again
+    assert "taking over" in (untrained.folder / TRAINING_LOG).read_text()
+    assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_controller_restarts(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    run, _ = start_training(untrained, pause=0.1)
+    cluster.kill_controller()
+    cluster.start_controller()
+    assert "Trying to restart job" not in run.finish()
+    assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_training_at_its_time_limit_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    untrained.profile({"runtime": "1 if attempt == 1 else 20"})
+    run, _ = start_training(untrained, pause=150 / STEPS)
+    assert "TIMEOUT" in run.finish()
+    assert "resumed after step" in (untrained.folder / TRAINING_LOG).read_text()
+    assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    run, orphan = start_training(untrained)
+    run.kill()
+    assert untrained.snakemake("--unlock", "--configfile", untrained.config).returncode == 0
+    again = untrained.start(WEIGHTS)
+    until(lambda: len(running_jobs()) == 2 or again.process.poll() is not None)
+    assert orphan in running_jobs()
+    again.finish()
+    until(lambda: not running_jobs())
+    assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_slurm_clean_cancels_orphans_and_nothing_else(
+    untrained: OnCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, orphan = start_training(untrained)
+    submit = ["sbatch", "--parsable", "--job-name=crossdiff_other", "--mem=100", "--wrap=sleep 600"]
+    other = cluster.output(*submit, f"--chdir={tmp_path}").strip()
+    until(lambda: other in running_jobs())
+    monkeypatch.chdir(untrained.folder)
+    assert main(["slurm-clean"]) == 2
+    assert f"process {run.process.pid}: Snakemake still runs" in capsys.readouterr().err
+    run.kill()
+    assert main(["slurm-clean"]) == 0
+    assert f"cancelled: SLURM job {orphan} (rule_train_crosscoder" in capsys.readouterr().out
+    assert running_jobs() == [other]
+    assert not (untrained.folder / WEIGHTS).exists()
+    assert clean(untrained.folder) == []
+
+
+def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
+    """Last: it completes the reference of the others."""
+    fresh.start().finish()
+    result = without_cluster.snakemake("--configfile", without_cluster.config, timeout=PATIENCE)
+    assert result.returncode == 0, result.stdout
+    assert hashes(fresh.folder) == hashes(without_cluster.folder)
+    run = read_record(fresh.folder / "results/tiny/activations/layer1/requests.train/0000.base.h5").run
+    assert run["slurm_job"]
+    assert run["cuda_visible_devices"] in ("0", "1")
+    assert read_record(fresh.folder / "results/tiny/tokens/requests.train/0000.parquet").run["cuda_visible_devices"] is None
+    assert read_record(fresh.folder / "results/tiny/tables/crosscoders.csv").run["slurm_job"] is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "arguments", "message"),
+    [
+        ({"slurm_partition": "fast"}, [], "rule train_crosscoder: slurm_partition: found 'fast', allowed: cpu gpu"),
+        (
+            {"gres": "gpu:3"},
+            [],
+            "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, threads 1: no node",
+        ),
+        ({"mem_mb": 17000}, [], "mem_mb 17000, runtime 20, threads 1: no node can serve that"),
+        (
+            {},
+            ["--slurm-status-command", "sacct"],
+            "slurm-status-command: found sacct, which answers 'Slurm accounting storage is disabled'",
+        ),
+    ],
+)
+def test_what_the_cluster_can_not_do_is_named_before_any_job(
+    fresh: OnCluster, resources: dict[str, object], arguments: list[str], message: str
+) -> None:
+    fresh.profile(resources)
+    run = fresh.start(*arguments)
+    assert run.process.wait(PATIENCE) == 1
+    assert message in run.log.read_text()
+    assert not running_jobs()
+    assert not (fresh.folder / "results").exists()

@@ -1,0 +1,107 @@
+"""Forecasts against what runs have measured."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from crossdiff.cli import main
+from crossdiff.config import Config, load
+from crossdiff.errors import UserError
+from crossdiff.forecast import LEAST_MB, Need, Shape, forecast, known_shape, request
+
+# One default run on 2 CPU cores. Bytes of all outputs by rule; largest resident set of a job (from its benchmark), in MB.
+DISK = {"prepare_model": 2 * 269_060_552, "harvest_activations": 347_120_546, "train_crosscoder": 2 * 21_252_660, "tokenise": 352_046}
+RESIDENT_MB = {"finetune_model": 6999, "harvest_activations": 855, "train_crosscoder": 1785, "scale_latents": 594}
+GEMMA = Shape(26, 2304, 9216, 256_000, 2 * 2304 * 256 * 12)
+
+
+def config(path: str) -> Config:
+    return load(yaml.safe_load((ROOT / path).read_text()))
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Need]:
+    return forecast(config("config.yaml"), known_shape(config("config.yaml"), without_results(tmp_path_factory.mktemp("root"))))
+
+
+def without_results(root: Path) -> Path:
+    """A folder that holds what is known of models, and no model."""
+    shutil.copytree(ROOT / "data", root / "data", dirs_exist_ok=True)
+    return root
+
+
+@pytest.mark.parametrize("rule", DISK)
+def test_disk_within_a_tenth(default: dict[str, Need], rule: str) -> None:
+    assert default[rule].disk == pytest.approx(DISK[rule], rel=0.1)
+
+
+@pytest.mark.parametrize("rule", RESIDENT_MB)
+def test_memory_within_three_tenths(default: dict[str, Need], rule: str) -> None:
+    assert default[rule].memory / 1e6 == pytest.approx(RESIDENT_MB[rule], rel=0.3)
+
+
+def test_jobs_and_tokens_are_the_configs(default: dict[str, Need]) -> None:
+    assert {rule: need.jobs for rule, need in default.items() if need.jobs > 2} == {"tokenise": 6, "harvest_activations": 12}
+    assert (default["tokenise"].tokens, default["train_crosscoder"].tokens, default["scale_latents"].tokens) == (
+        214_000,
+        2_000_000,
+        202_000,
+    )
+
+
+def test_papers_model_and_run() -> None:
+    assert GEMMA.parameters() == pytest.approx(2.614e9, rel=0.001)  # as its model card says
+    needs = forecast(config("configs/gemma2-2b.yaml"), GEMMA)
+    assert needs["harvest_activations"].jobs == 2 * needs["tokenise"].jobs == 204
+    assert needs["train_crosscoder"].disk == pytest.approx(2 * 4 * 4 * 73_728 * 2304)
+    assert needs["train_crosscoder"].flop == pytest.approx(2 * 6 * 4 * 73_728 * 2304 * 200e6)
+
+
+def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
+    tiny = config("configs/tiny.yaml")
+    assert known_shape(tiny, tmp_path) == Shape(3, 32, 64, 260, 4 * 32 * 32)
+    folder = tmp_path / "results/tiny/models/base"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(
+        '{"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100, "num_attention_heads": 4}'
+    )
+    assert known_shape(tiny, tmp_path) == Shape(2, 16, 48, 100, 4 * 16 * 16)
+
+
+def unknown(root: Path) -> Config:
+    values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
+    values["pair"]["base"]["hub"]["name"] = "org/new"
+    return load(values)
+
+
+def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
+    root = without_results(tmp_path)
+    with pytest.raises(
+        UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"
+    ):
+        known_shape(unknown(root), root)
+    assert request(unknown(root), root)("train_crosscoder")["mem_mb"](None, 1) == 64000
+
+
+def test_requests_grow_with_the_attempt_and_the_config() -> None:
+    asked = request(config("configs/tiny.yaml"), Path("/nowhere"))("train_crosscoder")
+    assert [asked["mem_mb"](None, attempt) for attempt in (1, 2)] == [LEAST_MB, 2 * LEAST_MB]
+    assert [asked["runtime"](None, attempt) for attempt in (1, 2)] == [30, 60]
+    paper = request(config("configs/gemma2-2b.yaml"), ROOT)("train_crosscoder")
+    assert paper["mem_mb"](None, 1) > 20_000
+    assert paper["runtime"](None, 1) > 400
+
+
+def test_plan_warns_where_the_disk_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(without_results(tmp_path))
+    free = 100e9
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": free}))
+    assert main(["plan", "--configfile", str(ROOT / "configs/gemma2-2b.yaml"), "--flops", "2e14"]) == 1
+    printed = capsys.readouterr().out
+    assert "warning: disk: 694." in printed
+    assert "100.0 GB are free" in printed
+    assert "train_crosscoder" in printed
+    assert main(["plan", "--configfile", str(ROOT / "config.yaml"), "--flops", "3e11"]) == 0
