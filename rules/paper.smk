@@ -34,9 +34,12 @@ rule compare_with_paper:
         "../workflow_scripts/compare_with_paper.py"
 
 
+localrules:
+    paper,
+
+
 rule paper:
+    """Every table and figure of the paper."""
     input:
         TABLES,
         FIGURES,
-    """Every table and figure of the paper."""
-    localrule: True
