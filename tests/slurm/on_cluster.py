@@ -78,7 +78,13 @@ class OnCluster(Checkout):
         """End what a failed test has left running."""
         for run in self.runs:
             run.kill()
-        cluster.output("scancel", "--user", "root")
+        for job in self.running_jobs():
+            cluster.output("scancel", job)
+
+    def running_jobs(self) -> list[str]:
+        """Ids of the jobs that run in this checkout."""
+        lines = [line.split("|") for line in cluster.output("squeue", "-h", "-t", "R", "-o", "%A|%Z").splitlines()]
+        return [job for job, folder in lines if folder == str(self.folder)]
 
 
 class Run:
@@ -112,10 +118,6 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not true after {seconds} s"
         time.sleep(0.2)
-
-
-def running_jobs() -> list[str]:
-    return cluster.output("squeue", "-h", "-t", "R", "-o", "%A").split()
 
 
 def hashes(folder: Path) -> dict[str, str]:

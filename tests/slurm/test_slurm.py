@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cluster
 import pytest
-from on_cluster import PATIENCE, STEPS, OnCluster, Run, hashes, running_jobs, until
+from on_cluster import PATIENCE, STEPS, OnCluster, Run, hashes, until
 
 from crossdiff.cli import main
 from crossdiff.records import read_record
@@ -60,8 +60,12 @@ def start_training(checkout: OnCluster, pause: float = 0.2) -> tuple[Run, str]:
     """Snakemake, and the SLURM job in which a training has begun; it takes ``pause`` seconds a step."""
     run = checkout.start(WEIGHTS, pause=pause)
     until(lambda: run.process.poll() is not None or (checkout.folder / TRAINED / ".checkpoint.lock").exists())
-    [job] = running_jobs()
+    [job] = checkout.running_jobs()
     return run, job
+
+
+def state(job: str) -> str:
+    return cluster.output("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
 
 def assert_as_without_cluster(checkout: OnCluster, without_cluster: OnCluster) -> None:
@@ -117,10 +121,10 @@ def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnClust
     run.kill()
     assert untrained.snakemake("--unlock", "--configfile", untrained.config).returncode == 0
     again = untrained.start(WEIGHTS)
-    until(lambda: len(running_jobs()) == 2 or again.process.poll() is not None)
-    assert orphan in running_jobs()
+    until(lambda: len(untrained.running_jobs()) == 2 or again.process.poll() is not None)
+    assert orphan in untrained.running_jobs()
     again.finish()
-    until(lambda: not running_jobs())
+    until(lambda: not untrained.running_jobs())
     assert_as_without_cluster(untrained, without_cluster)
 
 
@@ -130,16 +134,18 @@ def test_slurm_clean_cancels_orphans_and_nothing_else(
     run, orphan = start_training(untrained)
     submit = ["sbatch", "--parsable", "--job-name=crossdiff_other", "--mem=100", "--wrap=sleep 600"]
     other = cluster.output(*submit, f"--chdir={tmp_path}").strip()
-    until(lambda: other in running_jobs())
+    until(lambda: state(other) == "RUNNING")
     monkeypatch.chdir(untrained.folder)
     assert main(["slurm-clean"]) == 2
     assert f"process {run.process.pid}: Snakemake still runs" in capsys.readouterr().err
     run.kill()
     assert main(["slurm-clean"]) == 0
     assert f"cancelled: SLURM job {orphan} (rule_train_crosscoder" in capsys.readouterr().out
-    assert running_jobs() == [other]
+    assert untrained.running_jobs() == []
+    assert state(other) == "RUNNING"
     assert not (untrained.folder / WEIGHTS).exists()
     assert clean(untrained.folder) == []
+    cluster.output("scancel", other)
 
 
 def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
@@ -179,5 +185,5 @@ def test_what_the_cluster_can_not_do_is_named_before_any_job(
     run = fresh.start(*arguments)
     assert run.process.wait(PATIENCE) == 1
     assert message in run.log.read_text()
-    assert not running_jobs()
+    assert not fresh.running_jobs()
     assert not (fresh.folder / "results").exists()
