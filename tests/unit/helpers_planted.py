@@ -62,7 +62,7 @@ def handmade(concepts: Concepts, trap: bool) -> Crosscoder:
 
 def scored(crosscoder: Crosscoder, concepts: Concepts, activations: PairedActivations, fired: pd.DataFrame) -> pd.DataFrame:
     """The table of latents from which scores are made."""
-    scaling = latent_scaling(crosscoder, activations.blocks(), THRESHOLDS.bootstrap)
+    scaling = latent_scaling(crosscoder, activations.blocks(), activations.tokens, THRESHOLDS.bootstrap)
     counts = pd.DataFrame({"latent": scaling.latent, "validation_active_tokens": scaling.active_tokens})
     betas = beta_table(scaling, counts, Classes(), THRESHOLDS)
     correlation = correlations(crosscoder, activations, [fired], len(concepts.table))
