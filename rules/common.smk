@@ -106,3 +106,19 @@ def loss_module(crosscoder):
 def archive(package):
     """The downloaded wheel of a source that is a package; nothing for the others."""
     return f"results/packages/{package.key}.whl" if package else []
+
+
+def unplanted(split, dataset="{dataset}", shard="{shard}"):
+    """Activations before planting; none where the background is noise."""
+    if CONFIG.pair.chat.planted.noise:
+        return []
+    return f"results/{{pair}}/activations/layer{{layer}}/{dataset}.{split}/{shard}.unplanted.h5"
+
+
+def planted_firings(split):
+    """The firings in every shard of a split."""
+    return [
+        f"results/{PAIR}/planted/layer{LAYER}/{dataset}.{split}/{shard}.parquet"
+        for dataset in CONFIG.datasets
+        for shard in RUN.shards(dataset, split)
+    ]

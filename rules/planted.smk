@@ -13,19 +13,6 @@ PLANTED = (
     else []
 )
 
-
-def unplanted(split, dataset="{dataset}", shard="{shard}"):
-    """Activations before planting; none where the background is noise."""
-    if CONFIG.pair.chat.planted.noise:
-        return []
-    return f"results/{{pair}}/activations/layer{{layer}}/{dataset}.{split}/{shard}.unplanted.h5"
-
-
-def planted_firings(split):
-    """The firings in every shard of a split."""
-    return [path.replace("/tokens/", f"/planted/layer{LAYER}/") for path in token_shards(split)]
-
-
 if CONFIG.pair.chat.planted:
 
     ruleorder: plant_concepts > harvest_activations
