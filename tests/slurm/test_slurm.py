@@ -109,8 +109,8 @@ def test_controller_restarts(untrained: OnCluster, without_cluster: OnCluster) -
 
 
 def test_training_at_its_time_limit_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
-    untrained.profile({"runtime": "1 if attempt == 1 else 20"})
-    run, _ = start_training(untrained, pause=150 / STEPS)
+    untrained.profile({"runtime": "2 if attempt == 1 else 20"})
+    run, _ = start_training(untrained, pause=200 / STEPS)
     assert "TIMEOUT" in run.finish()
     assert "resumed after step" in (untrained.folder / TRAINING_LOG).read_text()
     assert_as_without_cluster(untrained, without_cluster)
