@@ -64,7 +64,9 @@ def expected(finished: Checkout, row: dict[str, Any]) -> Counter[str]:
     jobs = plan(finished.folder, [Path(TINY)])
     records = {(record := read_record(finished.folder / output)).id: record for output in jobs}
     rules = [row["first"]] if isinstance(row["first"], str) else row["first"]
-    affected = {name: record for name, record in records.items() if record.rule in rules and row.get("only", "") in record.outputs[0].path}
+    only = row.get("only", "")
+    part = {rule: only.get(rule, "") if isinstance(only, dict) else only for rule in rules}
+    affected = {name: record for name, record in records.items() if record.rule in part and part[record.rule] in record.outputs[0].path}
     while True:
         made = {entry.path for record in affected.values() for entry in record.outputs}
         more = {name: record for name, record in records.items() if name not in affected and follows(record, made, jobs)}

@@ -66,10 +66,10 @@ def test_new_threshold_trains_nothing(finished: Checkout) -> None:
 
 
 def test_concepts_without_room_are_refused_before_anything_is_planted(finished: Checkout) -> None:
-    config = finished.changed(TINY, {"pair.chat.planted.concepts.shared": 4000, "pair.chat.planted.largest_norm_change": 100.0})
+    config = finished.changed(TINY, {"pair.chat.planted.concepts.shared": 400, "pair.chat.planted.largest_cosine": 0.2})
     result = finished.snakemake("results/planted-tiny/planted/layer0/concepts.csv", "--configfile", config)
     assert result.returncode == 1
     assert re.search(
-        r"error: pair\.chat\.planted\.concepts: found 4050, but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
+        r"error: pair\.chat\.planted\.concepts: found 450, but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
         result.stdout,
     )

@@ -110,13 +110,14 @@ def test_latents_are_compared_across_crosscoders_and_seeds(results: Path) -> Non
     assert agreement.mean_max_cosine.between(0.1, 1).all()
 
 
-def test_one_seed_gives_an_empty_table_of_agreement(finished: Checkout) -> None:
-    config = finished.changed(TINY, {"seeds": [0]})
+def test_one_seed_gives_an_empty_table_of_agreement(finished: Checkout, tmp_path: Path) -> None:
+    ours = finished.copy(tmp_path / "ours")
+    config = ours.changed(TINY, {"seeds": [0]})
     table = "results/tiny/tables/seed_agreement.csv"
-    result = finished.snakemake(table, "--configfile", config)
+    result = ours.snakemake(table, "--configfile", config)
     assert result.returncode == 0, result.stdout
     assert planned(result.stdout)["compare_seeds"] == 1
-    lines = (finished.folder / table).read_text().splitlines()
+    lines = (ours.folder / table).read_text().splitlines()
     assert len(lines) == 1 and lines[0].startswith("crosscoder,seed_a,seed_b,")
 
 
