@@ -66,7 +66,8 @@ def test_new_threshold_trains_nothing(finished: Checkout) -> None:
 
 
 def test_concepts_without_room_are_refused_before_anything_is_planted(finished: Checkout) -> None:
-    config = finished.changed(TINY, {"pair.chat.planted.concepts.shared": 400, "pair.chat.planted.largest_cosine": 0.2})
+    changes = {"concepts.shared": 400, "largest_cosine": 0.2, "largest_norm_change": 100.0}
+    config = finished.changed(TINY, {f"pair.chat.planted.{key}": value for key, value in changes.items()})
     result = finished.snakemake("results/planted-tiny/planted/layer0/concepts.csv", "--configfile", config)
     assert result.returncode == 1
     assert re.search(
