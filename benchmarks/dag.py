@@ -43,7 +43,7 @@ def checkout(folder: Path, jobs: int) -> Path:
 def strip(folder: Path) -> None:
     """The same DAG without settings, digests and records: what plain Snakemake would plan."""
     common, snakefile = folder / "rules/common.smk", folder / "Snakefile"
-    replace(common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda script: 0\n")
+    replace(common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda *names: 0\n")
     replace(snakefile, "plan.start(workflow, PAIR, config)\n", "")
 
 
