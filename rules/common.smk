@@ -33,6 +33,11 @@ MODELS = ("base", "chat")
 REPORT = f"results/{PAIR}/report/index.html"
 REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
 
+# Cache -> model that it is harvested from. Of a planted pair it is the background, unless that is noise.
+HARVESTED = {model: model for model in MODELS}
+if CONFIG.pair.chat.planted:
+    HARVESTED = {} if CONFIG.pair.chat.planted.noise else {"unplanted": "base"}
+
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 

@@ -16,8 +16,6 @@ PLANTED = (
 
 if CONFIG.pair.chat.planted:
 
-    ruleorder: plant_concepts > harvest_activations
-
     localrules:
         planted,
 
@@ -25,20 +23,6 @@ if CONFIG.pair.chat.planted:
         """The leaderboard, and what the paper's claims come to where the truth is known."""
         input:
             PLANTED,
-
-    use rule harvest_activations as harvest_unplanted with:
-        input:
-            model="results/{pair}/models/base",
-            tokens="results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
-            checked=ancient("results/{pair}/pair.json"),
-        output:
-            "results/{pair}/activations/layer{layer}/{dataset}.{split}/{shard}.unplanted.h5",
-        log:
-            "logs/{pair}/harvest_unplanted/layer{layer}.{dataset}.{split}.{shard}.log",
-        benchmark:
-            "logs/{pair}/harvest_unplanted/layer{layer}.{dataset}.{split}.{shard}.benchmark.tsv"
-        message:
-            "Harvesting the base model's activations of {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
 
     rule draw_concepts:
         """Kinds, directions, strengths and contexts of all concepts: refused here where they do not fit."""
