@@ -92,6 +92,7 @@ class _Crate:
         sources = {
             file: self._file(file, file_sha256(self.root / file), **{"@type": ["File", "SoftwareSourceCode"]})
             for file in [*sorted(code), *rules]
+            if (self.root / file).exists()  # a loss of another package has its code elsewhere: its record has the digest
         }
         self.tools = {rule: sources[f"workflow_scripts/{rule}.py"] for rule in self._rules()}
         self.steps = {

@@ -14,8 +14,8 @@ from pathlib import Path
 from crossdiff import memory
 
 LIBRARY = Path(__file__).parent
-SCRIPTS = LIBRARY.parent.parent / "workflow_scripts"
-ROOT = SCRIPTS.parent
+ROOT = LIBRARY.parent.parent
+SCRIPTS = ROOT / "workflow_scripts"
 
 
 @cache
@@ -35,8 +35,7 @@ def code_parts(script: str, *modules: str) -> dict[str, str]:
 
 def parts_of(files: list[Path]) -> dict[str, str]:
     """File -> digest of its syntax tree. Files outside the repository by their name alone."""
-    root = SCRIPTS.parent
-    return {(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name): _parsed(path)[0] for path in files}
+    return {(path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name): _parsed(path)[0] for path in files}
 
 
 def parts_digest(parts: dict[str, str]) -> str:
