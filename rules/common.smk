@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 try:
     from crossdiff import forecast, plan, slurm
+    from crossdiff.activations import MODELS
     from crossdiff.config import Finetuning, Patching
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
@@ -29,7 +30,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 CONFIG = RUN.config
 PAIR = CONFIG.pair.name
 LAYER = CONFIG.pair.layer
-MODELS = ("base", "chat")
 REPORT = f"results/{PAIR}/report/index.html"
 REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
 

@@ -4,8 +4,8 @@ import pandas as pd
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.crosscoders.quality import reconstruction_quality
 from crossdiff.device import device
-from crossdiff.evaluation import reconstruction_quality
 from crossdiff.job import job
 from crossdiff.storage import write_json, write_parquet
 

@@ -1,42 +1,15 @@
-"""How well a crosscoder reconstructs held-out activations, and the class of every latent."""
+"""The class of every latent, and what a crosscoder comes to in numbers. Without torch, which figures need not wait for."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from crossdiff.activations.pairs import MODELS
 from crossdiff.config import Classes, LatentScaling
-from crossdiff.crosscoders.model import Crosscoder
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and rankings, and counted (paper.md c.3)
 SAMPLE_SEED = 42  # of the random sample of shared latents (paper.md c.3)
-
-
-def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> tuple[dict[str, Any], np.ndarray]:
-    """Over all of ``blocks`` (raw, (tokens, model, d_model)): tokens, FVE per model, L0; and how often each latent fired (latents,).
-
-    FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches.
-    """
-    tokens, fired = 0, torch.zeros(crosscoder.latents, dtype=torch.long)
-    sums = {name: torch.zeros(len(MODELS), crosscoder.d_model, dtype=torch.float64) for name in ("x", "x2", "e", "e2")}
-    for block in blocks:
-        x = crosscoder.normalise(block.to(crosscoder.decoder.device))
-        active = crosscoder.active(x)
-        error = x - crosscoder.decode_active(active)
-        for name, value in (("x", x), ("e", error)):
-            sums[name] += value.double().sum(dim=0).cpu()
-            sums[f"{name}2"] += value.double().square().sum(dim=0).cpu()
-        fired += active.count_per_latent().cpu()
-        tokens += len(x)
-    variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
-    fve = (1 - variance["e"] / variance["x"]).tolist()
-    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)}
-    return quality, fired.numpy()
 
 
 def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.ndarray:

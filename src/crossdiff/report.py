@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
-from crossdiff.activations.pairs import MODELS, read_summary
+from crossdiff.activations import MODELS
+from crossdiff.activations.pairs import read_summary
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.models.load import load_tokenizer
 from crossdiff.storage import read_json, record_mark

@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from crossdiff.activations.pairs import MODELS, Block
+from crossdiff.activations import MODELS
+from crossdiff.activations.pairs import Block
 from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, rows_per_latent

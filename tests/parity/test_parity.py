@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from crossdiff.activations import MODELS
 from crossdiff.activations.cache import write_cache
-from crossdiff.activations.pairs import MODELS, Block, PairedActivations, PairedShard, summarise
+from crossdiff.activations.pairs import Block, PairedActivations, PairedShard, summarise
 from crossdiff.config import L1, Activations, BatchTopK, Bootstrap, Normalisation
 from crossdiff.crosscoders import sparse, trainer
 from crossdiff.crosscoders.losses import new_loss

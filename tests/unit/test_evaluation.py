@@ -11,6 +11,7 @@ from helpers_tables import scaling_table
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.quality import reconstruction_quality
 from crossdiff.evaluation import (
     beta_table,
     classify,
@@ -19,7 +20,6 @@ from crossdiff.evaluation import (
     most_chat_leaning,
     plausible,
     ranked_by_scaling,
-    reconstruction_quality,
 )
 
 WIDTH, LATENTS = 6, 12

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossdiff.activations import MODELS
 from crossdiff.activations.cache import CHUNK_ROWS, read_header, read_rows, tokens_digest
 from crossdiff.config import Activations, Normalisation
 from crossdiff.errors import UserError
 from crossdiff.storage import read_json, write_json
 from crossdiff.texts.shards import Shard, read_shard
-
-MODELS = ("base", "chat")  # index on the model axis
 
 
 class PairedShard:

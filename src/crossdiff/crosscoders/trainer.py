@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossdiff.activations.pairs import MODELS, PairedActivations
+from crossdiff.activations import MODELS
+from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Crosscoder as Settings
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss

@@ -5,16 +5,19 @@ counted by itself, for its activations are unlike all others.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from crossdiff.activations.pairs import PairedShard
 from crossdiff.evaluation import most_chat_leaning
-from crossdiff.latents.firings import Firings
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
+
+if TYPE_CHECKING:  # figures read this module, and need not wait for torch
+    from crossdiff.activations.pairs import PairedShard
+    from crossdiff.latents.firings import Firings
 
 NEAR = 10  # distances after a template token that are counted one by one
 OUTSIDE = ("document", "first")
@@ -43,7 +46,7 @@ def token_groups(tokens: Shard) -> np.ndarray:
 class TemplateCounter:
     """Counts, from a stream of firings, each latent's activations by group of token, strength and role."""
 
-    def __init__(self, shards: Sequence[PairedShard], largest: np.ndarray) -> None:
+    def __init__(self, shards: "Sequence[PairedShard]", largest: np.ndarray) -> None:
         """``largest``: (latents,) the largest activation of each latent over all training tokens."""
         self.largest = largest
         self.groups = [token_groups(shard.tokens) for shard in shards]
@@ -52,7 +55,7 @@ class TemplateCounter:
         self.by_group = np.zeros((len(largest), len(GROUPS), len(ABOVE) + 1), np.int64)
         self.by_role = np.zeros((len(largest), len(ROLES) + 1), np.int64)
 
-    def add(self, firings: Firings) -> None:
+    def add(self, firings: "Firings") -> None:
         groups, roles = self.groups[firings.shard], self.roles[firings.shard]
         self.text += np.bincount(groups[firings.rows], minlength=len(GROUPS))
         latent = firings.latent.astype(np.int64)

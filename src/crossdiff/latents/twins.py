@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.activations.pairs import MODELS, PairedActivations
+from crossdiff.activations import MODELS
+from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Twins
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents.firings import firings

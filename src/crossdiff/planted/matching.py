@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.activations.pairs import MODELS, PairedActivations, kept_blocks
+from crossdiff.activations import MODELS
+from crossdiff.activations.pairs import PairedActivations, kept_blocks
 from crossdiff.config import Scoring
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import rows_per_latent

@@ -1,0 +1,33 @@
+"""How well a crosscoder reconstructs held-out activations."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossdiff.activations import MODELS
+from crossdiff.crosscoders.model import Crosscoder
+
+
+def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> tuple[dict[str, Any], np.ndarray]:
+    """Over all of ``blocks`` (raw, (tokens, model, d_model)): tokens, FVE per model, L0; and how often each latent fired (latents,).
+
+    FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches.
+    """
+    tokens, fired = 0, torch.zeros(crosscoder.latents, dtype=torch.long)
+    sums = {name: torch.zeros(len(MODELS), crosscoder.d_model, dtype=torch.float64) for name in ("x", "x2", "e", "e2")}
+    for block in blocks:
+        x = crosscoder.normalise(block.to(crosscoder.decoder.device))
+        active = crosscoder.active(x)
+        error = x - crosscoder.decode_active(active)
+        for name, value in (("x", x), ("e", error)):
+            sums[name] += value.double().sum(dim=0).cpu()
+            sums[f"{name}2"] += value.double().square().sum(dim=0).cpu()
+        fired += active.count_per_latent().cpu()
+        tokens += len(x)
+    variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
+    fve = (1 - variance["e"] / variance["x"]).tolist()
+    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)}
+    return quality, fired.numpy()
