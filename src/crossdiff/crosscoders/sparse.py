@@ -6,6 +6,7 @@ bfloat16; their values are computed anew in full precision, so that nothing but 
 product's precision.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossdiff.device import multiplies_bfloat16
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # said once, by every training
 
 BLOCK_ROWS = 256
 GUESS_ROWS, GUESS_SAMPLE = 64, 65_536  # rows and entries from which the bound of a selection is guessed
@@ -46,6 +49,11 @@ class Active(NamedTuple):
     def offsets(self) -> Tensor:
         """(batch,): the first entry of every row."""
         return torch.searchsorted(self.rows, torch.arange(self.shape[0], device=self.rows.device))
+
+    def by_latent(self) -> tuple[Tensor, Tensor]:
+        """(entries,): the entries latent by latent; (latents + 1,): where each latent's begin in that order, and their end."""
+        latents, order = torch.sort(self.latents, stable=True)
+        return order, torch.searchsorted(latents, torch.arange(self.shape[1] + 1, device=latents.device))
 
     def keep(self, mask: Tensor) -> "Active":
         """The entries where ``mask`` (entries,) holds."""
@@ -87,14 +95,25 @@ class Encoder(NamedTuple):
 
 
 def _entries(blocks: Iterator[Tensor], bounds: Tensor, latents: int) -> tuple[Tensor, Tensor]:
-    """(rows, latents) of all entries above ``bounds`` (latents,), in order."""
+    """(rows, latents) of all entries above ``bounds`` (latents,), none of them negative, in order."""
     found, first = [], 0
     for block in blocks:
-        found.append((block > bounds.to(block.dtype)).flatten().nonzero().squeeze(1) + first * latents)
+        # Read as whole numbers, floating point numbers that are not negative keep their order, and negative ones stay below them.
+        whole = torch.int16 if block.dtype == torch.bfloat16 else torch.int32
+        found.append(_places(block.view(whole) > bounds.to(block.dtype).view(whole)) + first * latents)
         first += len(block)
     flat = torch.cat(found)
     rows = torch.div(flat, latents, rounding_mode="floor")
     return rows, flat - rows * latents
+
+
+def _places(mask: Tensor) -> Tensor:
+    """The places in the flattened ``mask`` that are True, few of them: most words of eight are passed over as a whole."""
+    mask = mask.flatten()
+    whole = len(mask) // 8 * 8
+    words = mask[:whole].view(torch.int64).nonzero().squeeze(1)
+    word, place = mask[:whole].view(-1, 8)[words].nonzero().unbind(1)
+    return torch.cat([words[word] * 8 + place, mask[whole:].nonzero().squeeze(1) + whole])
 
 
 def above(encoder: Encoder, x: Tensor, bounds: Tensor) -> Active:
@@ -169,18 +188,20 @@ class _WeightedRows(torch.autograd.Function):
 def dot_products(weight: Tensor, active: Active, x: Tensor) -> Tensor:
     """out_e = <weight_{j_e}, x_{r_e}>: (entries,) from ``weight`` (latents, width) and ``x`` (batch, width). No gradient.
 
-    PyTorch has it as the gradient of an embedding bag for its weights; no (entries, width) tensor is made.
+    A sampled product of dense matrices: no (entries, width) tensor is made. Latent by latent, so that each row of ``weight``, the larger
+    matrix, is read once, and the rows of ``x`` from the cache.
     """
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x.contiguous(), weight.detach(), active.latents, active.offsets(), active.rows, 0
-    )
+    order, bounds = active.by_latent()
+    nothing = x.new_zeros(len(order))
+    places = torch.sparse_csr_tensor(bounds, active.rows[order], nothing, active.shape[::-1], check_invariants=False)
+    products = torch.sparse.sampled_addmm(places, weight.detach().contiguous(), x.contiguous().T, beta=0).values()
+    return torch.empty_like(nothing).index_put_((order,), products)
 
 
 def rows_per_latent(active: Active, values: Tensor, x: Tensor) -> Tensor:
     """out_j = sum_e [j_e = j] values_e x_{r_e}: (latents, width) from ``x`` (batch, width). Transposes ``weighted_rows``. No gradient."""
-    order = torch.argsort(active.latents, stable=True)
-    offsets = torch.searchsorted(active.latents[order], torch.arange(active.shape[1], device=x.device))
-    return functional.embedding_bag(active.rows[order], x, offsets, mode="sum", per_sample_weights=values[order])
+    order, bounds = active.by_latent()
+    return functional.embedding_bag(active.rows[order], x, bounds[:-1], mode="sum", per_sample_weights=values[order])
 
 
 class _Encoded(torch.autograd.Function):
