@@ -8,6 +8,8 @@ product's precision.
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -72,21 +74,29 @@ class Active(NamedTuple):
         return torch.zeros(self.shape[1], dtype=torch.long, device=self.rows.device).index_add_(0, self.latents, (self.values > 0).long())
 
 
-class Encoder(NamedTuple):
-    """What turns activations into codes. Its products are of ``precision`` "float32" or "bfloat16"."""
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What turns activations into codes, for one step. Its products are of ``precision`` "float32" or "bfloat16"."""
 
     weight: Tensor  # (latents, width)
     bias: Tensor  # (latents,)
     precision: str = "float32"
 
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the products take them."""
+        if self.precision == "float32":
+            return self.weight, self.bias
+        weight, bias = self.weight.bfloat16(), self.bias.bfloat16()
+        if not multiplies_bfloat16(weight.device):  # the same numbers, at the speed of float32
+            weight, bias = weight.float(), bias.float()
+        return weight, bias
+
     def blocks(self, x: Tensor) -> Iterator[Tensor]:
         """<x_r, weight_j> + bias_j of ``x`` (batch, width), BLOCK_ROWS rows at a time: (rows, latents)."""
-        weight, bias, rows = self.weight, self.bias, x
-        if self.precision == "bfloat16":
-            weight, bias, rows = weight.bfloat16(), bias.bfloat16(), rows.bfloat16()
-            if not multiplies_bfloat16(x.device):  # the same numbers, at the speed of float32
-                weight, bias, rows = weight.float(), bias.float(), rows.float()
-        for block in rows.split(BLOCK_ROWS):
+        weight, bias = self._factors
+        rows = x.bfloat16() if self.precision == "bfloat16" else x
+        for block in rows.to(weight.dtype).split(BLOCK_ROWS):
             yield torch.addmm(bias, block, weight.T)
 
     def values(self, x: Tensor, active: Active) -> Active:
