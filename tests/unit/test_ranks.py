@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
-from helpers_activations import batchtopk_settings, everything, l1_settings, planted_activations, write_pair
+from helpers_activations import batchtopk_settings, l1_settings, planted_activations, rule_inputs
 
-from crossdiff.activations.pairs import PairedActivations, write_summary
-from crossdiff.config import Crosscoder as Settings
+from crossdiff.activations.pairs import PairedActivations
 from crossdiff.crosscoders import ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.parallel import gpus, train_on_ranks
@@ -31,17 +29,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The named inputs of the rule. The first and the last half of every batch differ much: a rank alone knows little of the other."""
-    folder = tmp_path_factory.mktemp("caches")
-    shards = [write_pair(folder, f"{i:04d}", part) for i, part in enumerate(planted_activations(900, WIDTH).split(450))]
-    write_summary(folder / "summary.json", everything(shards))
-    names = [f"{i:04d}" for i in range(2)]
-    return {
-        "tokens": [str(folder / f"{name}.parquet") for name in names],
-        "base": [str(folder / f"{name}.base.h5") for name in names],
-        "chat": [str(folder / f"{name}.chat.h5") for name in names],
-        "summary": str(folder / "summary.json"),
-    }
+    return rule_inputs(tmp_path_factory.mktemp("caches"), *planted_activations(900, WIDTH).split(450))
 
 
 def rows(path: Path) -> list[dict[str, float]]:
@@ -49,7 +37,7 @@ def rows(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["l1", "batchtopk", pytest.param("decoupled", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name: str) -> None:
     settings, activations, state = SETTINGS[name], PairedActivations.of(inputs), tmp_path / "state.safetensors"
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
@@ -80,8 +68,15 @@ def test_one_process_gives_back_what_it_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("resources", "count"),
-    [({}, 1), ({"gres": "gpu"}, 1), ({"gres": "gpu:1"}, 1), ({"gres": "gpu:4"}, 4), ({"gres": "gpu:a100:8"}, 8), ({"gres": "tmp:50"}, 1)]
-    + [({"gpu": 2, "gpu_model": "a100"}, 2)],
+    [
+        ({}, 1),
+        ({"gres": "gpu"}, 1),
+        ({"gres": "gpu:1"}, 1),
+        ({"gres": "gpu:4"}, 4),
+        ({"gres": "gpu:a100:8"}, 8),
+        ({"gres": "tmp:50"}, 1),
+        ({"gpu": 2, "gpu_model": "a100"}, 2),
+    ],
 )
 def test_processes_are_as_many_as_gpus_asked_for(resources: dict[str, Any], count: int) -> None:
     assert gpus(resources) == count
@@ -92,6 +87,7 @@ def test_batch_that_can_not_be_divided(inputs: dict[str, Any], tmp_path: Path) -
         train_on_ranks(3, inputs, SETTINGS["l1"].model_dump(mode="json"), 0, tmp_path / "state", "same")
 
 
+@pytest.mark.slow
 def test_training_that_fails_in_its_processes_fails(inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = SETTINGS["l1"].model_dump(mode="json") | {"learning_rate": 1e30}
     with pytest.raises(UserError, match="one of 2 processes ended early"):

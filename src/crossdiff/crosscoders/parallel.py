@@ -1,4 +1,4 @@
-"""A training on several GPUs of one node: as many processes, started by torchrun, that take every step and leave the last state as a checkpoint.
+"""A training on several GPUs of one node: as many processes, started by torchrun, that take every step and leave a checkpoint.
 
 The job itself then goes on from that checkpoint as after an interruption, with no step left to take, and writes the outputs.
 """
