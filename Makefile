@@ -1,9 +1,9 @@
-# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slurm.
+# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slow and make test-slurm.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-slurm lint
+.PHONY: install quickstart test test-slow test-slurm lint
 
 install: $(VENV)/installed
 
@@ -26,6 +26,10 @@ lint: install
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+# Trainings and harvests killed at random moments, and further trainings in several processes.
+test-slow: install
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
 # On Debian as root: SLURM's packages, a cluster of three nodes on this machine, and the pipeline through faults.
 test-slurm: install

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cluster
+import pandas as pd
 import pytest
 from on_cluster import PATIENCE, STEPS, OnCluster, Run, hashes, until
 
@@ -109,11 +110,20 @@ def test_controller_restarts(untrained: OnCluster, without_cluster: OnCluster) -
 
 
 def test_training_at_its_time_limit_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
-    untrained.profile({"runtime": "2 if attempt == 1 else 20"})
-    run, _ = start_training(untrained, pause=200 / STEPS)
+    untrained.profile({"runtime": "1 if attempt == 1 else 20"})
+    run, _ = start_training(untrained, pause=130 / STEPS)  # SLURM looks twice a minute: it ends the job within 90 seconds
     assert "TIMEOUT" in run.finish()
     assert "resumed after step" in (untrained.folder / TRAINING_LOG).read_text()
     assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_training_on_two_gpus(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    untrained.profile({"gres": "gpu:2"})
+    untrained.start(WEIGHTS).finish()
+    assert "training in 2 processes" in (untrained.folder / TRAINING_LOG).read_text()
+    assert read_record(untrained.folder / WEIGHTS).run["cuda_visible_devices"] == "0,1"
+    together, alone = (pd.read_csv(checkout.folder / TRAINED / "training.csv") for checkout in (untrained, without_cluster))
+    assert together.loss.to_numpy() == pytest.approx(alone.loss.to_numpy(), rel=1e-3)
 
 
 def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnCluster, without_cluster: OnCluster) -> None:
@@ -170,6 +180,7 @@ def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
             [],
             "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, threads 1: no node",
         ),
+        ({"runtime": 700}, [], "rule train_crosscoder: runtime: found 700 minutes, allowed in gpu: up to 600"),
         ({"mem_mb": 17000}, [], "mem_mb 17000, runtime 20, threads 1: no node can serve that"),
         (
             {},

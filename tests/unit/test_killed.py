@@ -12,6 +12,7 @@ from helpers_killed import OUTPUTS, train_counting
 
 pytestmark = pytest.mark.slow
 WIDTH, STEPS, KILLS = 8, 120, 12
+PRELOAD = ["pytest", "crossdiff.crosscoders.parallel", "crossdiff.job", "torch._dynamo", "pyarrow.dataset", "pandas"]
 COMMON = {"tokens": 64 * STEPS, "learning_rate": 1e-2, "log_every": 7, "buffer_tokens": 256}
 SETTINGS = {
     "l1": l1_settings(init_norm=0.1, **COMMON),
@@ -29,7 +30,7 @@ class Job:
 
     def __init__(self, inputs: dict[str, Any], loss: str, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pytest", "crossdiff.crosscoders.parallel", "crossdiff.job"])
+        context.set_forkserver_preload(PRELOAD)
         self.done = context.RawValue("i", 0)  # no lock: a killed process would never give it back
         self.process = context.Process(target=train_counting, args=(inputs, SETTINGS[loss].model_dump(mode="json"), folder, self.done))
         self.process.start()
