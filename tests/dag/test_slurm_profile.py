@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,7 +77,9 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
 
 def test_training_on_several_gpus_asks_for_them(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profile = checkout.folder / "slurm/config.yaml"
-    profile.write_text(profile.read_text().replace("  train_crosscoder: *gpu\n", '  train_crosscoder: {<<: *gpu, gres: "gpu:a100:4"}\n'))
+    changed, count = re.subn(r"train_crosscoder: \*gpu.*", 'train_crosscoder: {<<: *gpu, gres: "gpu:a100:4"}', profile.read_text())
+    assert count == 1
+    profile.write_text(changed)
     asked = {value(line, "--comment").removeprefix("rule_"): line for line in submitted_lines(checkout, monkeypatch)}
     assert {rule: value(asked[rule], "--gres") for rule in ("train_crosscoder", "scale_latents")} == {
         "train_crosscoder": "gpu:a100:4",
@@ -87,9 +88,12 @@ def test_training_on_several_gpus_asks_for_them(checkout: Checkout, tmp_path: Pa
 
 
 def test_run_without_sbatch_ends_with_one_line(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("bash", "sh", "git"):
-        (tmp_path / name).symlink_to(shutil.which(name))
-    monkeypatch.setenv("PATH", str(tmp_path))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in Path("/usr/bin").iterdir():
+        if tool.name != "sbatch":
+            (tools / tool.name).symlink_to(tool)
+    monkeypatch.setenv("PATH", str(tools))
     result = checkout.snakemake("--profile", "slurm", "--configfile", TINY)
     assert result.returncode == 1
     assert "executor: found slurm, but there is no sbatch on the PATH" in result.stdout

@@ -22,7 +22,8 @@ from crossdiff.config.analysis import (
     Twins,
 )
 from crossdiff.config.base import ByName, Name, NonNegativeInt, Settings
-from crossdiff.config.crosscoders import L1, LOSSES, Activations, AnyCrosscoder, BatchTopK, Crosscoder, Normalisation, crosscoder_settings
+from crossdiff.config.crosscoders import L1, Activations, BatchTopK, Crosscoder, Normalisation
+from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
 from crossdiff.config.models import Finetune, Finetuning, ModelSource, Noise, Pair, Planted, PlantedConcepts, RandomModel
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, TextSource, Tokens
