@@ -6,6 +6,7 @@ The job itself then goes on from that checkpoint as after an interruption, with 
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 
 def gpus(resources: Mapping[str, Any]) -> int:
     """As many as a job's resources ask for: ``gpu: 4`` or ``gres: "gpu:a100:4"`` (slurm/config.yaml); 1 where they ask for none."""
-    kind, *_, count = str(resources.get("gres", "")).split(":") * 2
-    return int(resources.get("gpu") or (count if kind == "gpu" and count.isdigit() else 1))
+    gres = re.fullmatch(r"gpu(?::[^:]+)?:(\d+)", str(resources.get("gres", "")))
+    return int(resources.get("gpu") or (gres[1] if gres else 1))
 
 
 def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: Path, identity: str) -> None:
