@@ -1,6 +1,10 @@
 """A training in several processes is that of one: the same losses, threshold and counters, to rounding."""
 
 import csv
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +98,28 @@ def test_training_that_fails_in_its_processes_fails(inputs: dict[str, Any], tmp_
         train_on_ranks(2, inputs, settings, 0, tmp_path / "state.safetensors", "same")
     assert "lower learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "state.lock").exists()
+
+
+@pytest.mark.slow
+def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(inputs: dict[str, Any], tmp_path: Path) -> None:
+    """As at the end of a time limit; what comes out is as if nothing had happened."""
+    settings = SETTINGS["batchtopk"].model_copy(update={"tokens": 64 * 2000, "log_every": 100})
+    arguments = (2, inputs, settings.model_dump(mode="json"), 0)
+
+    def terminate() -> None:
+        while not (tmp_path / "state.lock").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    with pytest.raises(UserError, match="one of 2 processes ended early"):
+        train_on_ranks(*arguments, tmp_path / "state.safetensors", "same")
+    thread.join()
+    assert 0 < Checkpoint(tmp_path / "state.safetensors", "same").read()[1]["done"] < settings.steps
+    for state in ("state", "whole"):
+        train_on_ranks(*arguments, tmp_path / f"{state}.safetensors", "same")
+    (resumed, values), (whole, expected) = (Checkpoint(tmp_path / f"{state}.safetensors", "same").read() for state in ("state", "whole"))
+    assert values == expected
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name

@@ -65,16 +65,13 @@ def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: dict[str
 
 
 def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: str, identity: str) -> None:
-    """What each process does."""
-    first, gpu = ranks.rank() == 0, int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    """What each process does. Rank 0 alone holds the lock and writes."""
+    first, checkpoint = ranks.rank() == 0, Checkpoint(state, identity)
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     keep_freed_memory()
-    checkpoint = Checkpoint(state, identity)
-    if not first:  # when rank 0 has written its last checkpoint and is gone, the others end as well
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with checkpoint if first else nullcontext():
         training = Training(PairedActivations.of(inputs), crosscoder_settings(settings), seed, device)
-        dist.barrier()  # rank 0 has the lock: no other job writes what is read now
+        dist.barrier()  # the lock is held: what all read now stays
         training.resume(checkpoint)
         training.run(checkpoint if first else None)
         if first:
@@ -83,18 +80,20 @@ def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state:
 
 def main(job: str) -> None:
     """Entry point of each process. ``job``: a JSON file with the arguments of ``_work``."""
+    first = os.environ["RANK"] == "0"
+    if not first:  # rank 0 must finish its step to write a last checkpoint; when it is gone, the others fail
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    level = logging.INFO if ranks.rank() == 0 else logging.WARNING
+    level = logging.INFO if first else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         _work(**json.loads(Path(job).read_text()))
     except UserError as error:
         log.error("error: %s", error)
         raise SystemExit(1) from None
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
