@@ -21,7 +21,6 @@ COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 FIRING_BYTES = 13  # a planted firing's row, compressed
-MICRO_TOKENS = 512  # of a fine-tune's batch that are in the model at once
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
 LEAST_MB, LEAST_MINUTES = 2000, 30
@@ -96,9 +95,9 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
     needs = {"prepare_model": Need(prepared, 0, models * 2 * model.parameters(), PROCESS + 4 * model.parameters(), 0, 0)}
     if finetune := config.pair.chat.finetune:
         seen = finetune.epochs * sum(finetune.data.values())
-        kept = 4 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
-        # Weights, gradients and two moments in float32, weights in bfloat16.
-        memory = 18 * model.parameters() + MICRO_TOKENS * kept
+        kept = 2 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
+        # Weights, gradients and two moments in float32; weights and what is kept of a batch in bfloat16.
+        memory = 18 * model.parameters() + finetune.batch_tokens * kept
         needs["finetune_model"] = Need(1, seen, 0, PROCESS, memory, 6 * seen * model.parameters())
     needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS, 0, 0)
     cache = tokens * (2 * width * COMPRESSED + 4)  # of one model
