@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from crossdiff.device import keep_freed_memory
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
+
+PATIENCE = timedelta(days=30)  # rank 0 may wait for another job's lock; that a rank has died is seen by torchrun
 
 
 def gpus(resources: Mapping[str, Any]) -> int:
@@ -85,7 +88,7 @@ def main(job: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     level = logging.INFO if first else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
