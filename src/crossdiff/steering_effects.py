@@ -1,7 +1,8 @@
 """What steering does to the chat model's answers, condition by condition: refusals, KL, length and perplexity (see steering.py)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,16 +10,56 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from crossdiff.activations.pairs import Summary
 from crossdiff.config import SteeringGrid
+from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.models.answers import answer_nats, turn_ends
 from crossdiff.models.refusals import is_refusal, wilson_interval
-from crossdiff.models.steered import answer, read
+from crossdiff.models.steered import Change, answer, read
 from crossdiff.patching import divergence
-from crossdiff.steering import Asked, Condition
+from crossdiff.steering import Asked, Condition, check_latents, conditions, directions, refusal_latents
 
 log = logging.getLogger(__name__)
 
 RESAMPLES = 1000
+CONDITION = ["latent", "direction", "number", "change", "strength", "norm"]
+
+
+class Steered(NamedTuple):
+    """What steering gives of one crosscoder."""
+
+    candidates: pd.DataFrame  # of refusal_latents
+    effects: pd.DataFrame  # of effects
+    answers: pd.DataFrame  # of steer
+
+
+def steering(
+    base: PreTrainedModel,
+    chat: PreTrainedModel,
+    tokenizer,
+    crosscoder: Crosscoder,
+    summary: Summary,
+    betas: pd.DataFrame,
+    record: Mapping[str, Any],
+    named: Sequence[int],
+    name: str,
+    top: int,
+    settings: SteeringGrid,
+) -> Steered:
+    """Steer the most refusal-related latent and the ``named`` ones of the crosscoder that the config calls ``name``.
+
+    ``record`` is the parsed requests file: its training requests choose, its held-out ones measure. Raises UserError for a named latent
+    that does not exist or never fired.
+    """
+    check_latents(named, crosscoder, name)
+    train, held_out = (Asked.of(record, part, settings.phrasings, tokenizer) for part in ("train", "held_out"))
+    candidates = refusal_latents(base, chat, crosscoder, summary, betas, train, top, settings.answer_tokens)
+    latents = list(dict.fromkeys([*candidates.latent.head(1), *named]))
+    steered = [direction for latent in latents for direction in directions(crosscoder, betas, latent, settings)]
+    answers = steer(
+        base, chat, tokenizer, crosscoder.layer, held_out, conditions(steered, settings.strengths), settings, summary.skip_first
+    )
+    return Steered(candidates, effects(answers, settings.seed), answers)
 
 
 def steer(
@@ -29,7 +70,6 @@ def steer(
     asked: Asked,
     measured: Sequence[Condition],
     settings: SteeringGrid,
-    skip_first: int,
 ) -> pd.DataFrame:
     """One row per condition and request: the columns of the condition, and of the chat model's greedy answer
 
@@ -38,13 +78,13 @@ def steer(
     nats: what the base model needs for the answer's tokens, after the same prompt.
     """
     prompts, ends = [prompt.token for prompt in asked.prompt], turn_ends(chat)
-    nothing = Condition("none", 0.0, None).apply(chat.config.get_text_config().hidden_size)
-    [unsteered] = answer(chat, read(chat, prompts, layer), [nothing], settings.answer_tokens, skip_first)
+    nothing = Change.nothing(chat.config.get_text_config().hidden_size)
+    [unsteered] = answer(chat, read(chat, prompts, layer, asked.start), [nothing], settings.answer_tokens)
     follow_up, counts = _first_tokens(unsteered.answers, settings.first_tokens)
-    known = read(chat, prompts, layer, follow_up)
+    known = read(chat, prompts, layer, asked.start, follow_up)
     changes = [condition.apply(len(nothing.added)) for condition in measured]
     expected, parts = None, []
-    for condition, found in zip(measured, answer(chat, known, changes, settings.answer_tokens, skip_first), strict=True):
+    for condition, found in zip(measured, answer(chat, known, changes, settings.answer_tokens), strict=True):
         own = found.predicting[counts.to(found.predicting.device)]
         expected = own if expected is None else expected  # the first condition changes nothing
         contents = [ids[~np.isin(ids, ends)] for ids in found.answers]
@@ -85,15 +125,12 @@ def _mean_per_row(values: Tensor, counts: Tensor) -> np.ndarray:
     return np.bincount(rows, weights=values.cpu().numpy(), minlength=len(counts)) / np.bincount(rows, minlength=len(counts))
 
 
-CONDITION = ["latent", "direction", "number", "change", "strength", "norm"]
-
-
 def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
     """From the answers of ``steer`` to one row per condition and kind of request.
 
-    Columns: those of the condition, requests; asked, refused, rate and its 95 % interval low, high (Wilson); cut (answers that reached the longest
-    length); kl (mean over requests), length (mean tokens) and perplexity (under the base model: exp of all nats over all tokens; NaN where
-    no answer has a token), and the 95 % bootstrap over requests of these three, *_low and *_high.
+    Columns: those of the condition, requests; asked, refused, rate and its 95 % interval low, high (Wilson); cut (answers that reached
+    the longest length); kl (mean over requests), length (mean tokens) and perplexity (under the base model: exp of all nats over all
+    tokens; NaN where no answer has a token), and the 95 % bootstrap over requests of these three, *_low and *_high.
     """
     rows = []
     for condition, group in answers.groupby([*CONDITION, "requests"], sort=False, dropna=False):

@@ -50,13 +50,13 @@ NOTHING = Change.add(torch.zeros(D_MODEL))
 CHANGES = [NOTHING, Change.add(vector(1)), Change.add(-vector(1)), Change.project_out(vector(2))]
 
 
-def plain(model, ids: Tensor, edit: Callable[[Tensor], Tensor], skip_first: int = 0) -> tuple[Tensor, Tensor]:
+def plain(model, ids: Tensor, edit: Callable[[Tensor], Tensor], start: int = 0) -> tuple[Tensor, Tensor]:
     """Last residual streams (positions, d_model) and logits of one sequence, whose later positions are edited at the layer."""
     layers, last = decoder_layers(model), []
 
     def at_layer(_module, _inputs, output):
         hidden = (output[0] if isinstance(output, tuple) else output).clone()
-        for position in range(skip_first, hidden.shape[1]):
+        for position in range(start, hidden.shape[1]):
             hidden[0, position] = edit(hidden[0, position])
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -71,10 +71,10 @@ def plain(model, ids: Tensor, edit: Callable[[Tensor], Tensor], skip_first: int 
     return last[0][0], logits
 
 
-def plain_answer(model, prompt: np.ndarray, edit: Callable[[Tensor], Tensor], skip_first: int = 0) -> list[int]:
+def plain_answer(model, prompt: np.ndarray, edit: Callable[[Tensor], Tensor], start: int = 0) -> list[int]:
     ids = torch.from_numpy(prompt)
     for _ in range(NEW):
-        ids = torch.cat([ids, plain(model, ids, edit, skip_first)[1][-1].argmax()[None]])
+        ids = torch.cat([ids, plain(model, ids, edit, start)[1][-1].argmax()[None]])
     return ids[len(prompt) :].tolist()
 
 
@@ -86,8 +86,11 @@ EDITS = [
 ]
 
 
-def all_answers(model, changes, **kwargs) -> list[list[list[int]]]:
-    found = answer(model, read(model, PROMPTS, LAYER), changes, NEW, **kwargs)
+FROM_FIRST = [0] * len(PROMPTS)
+
+
+def all_answers(model, changes, start=FROM_FIRST, **kwargs) -> list[list[list[int]]]:
+    found = answer(model, read(model, PROMPTS, LAYER, start), changes, NEW, **kwargs)
     return [[ids.tolist() for ids in part.answers] for part in found]
 
 
@@ -135,25 +138,29 @@ def test_answers_do_not_depend_on_how_many_are_made_at_a_time(model):
     assert all_answers(model, CHANGES, rows=4) == all_answers(model, CHANGES, rows=1000) == all_answers(model, CHANGES, rows=8)
 
 
-def test_first_positions_are_left_alone_in_the_answer_too(model):
-    found = all_answers(model, CHANGES[1:2], skip_first=6)[0]
-    assert found == [plain_answer(model, prompt, EDITS[1], skip_first=6) for prompt in PROMPTS]
-    assert found != all_answers(model, CHANGES[1:2])[0]
+# Lengths of the prompts are 5, 9, 3, 9: changes that begin in all of them, in some, in every answer.
+@pytest.mark.parametrize("start", [[2, 6, 0, 7], [4, 2, 6, 0], [5, 9, 5, 10]])
+def test_change_holds_from_where_each_prompt_says_be_it_in_its_answer(model, start):
+    found = all_answers(model, CHANGES, start)
+    assert found == [[plain_answer(model, prompt, edit, first) for prompt, first in zip(PROMPTS, start, strict=True)] for edit in EDITS]
+    assert found != all_answers(model, CHANGES)
 
 
-def test_predictions_along_a_follow_up_are_those_of_full_recomputation(model):
+@pytest.mark.parametrize("start", [FROM_FIRST, [2, 6, 1, 7]])
+def test_predictions_along_a_follow_up_are_those_of_full_recomputation(model, start):
     follow_up = torch.from_numpy(GENERATOR.integers(VOCABULARY, size=(len(PROMPTS), 3)))
-    for found, edit in zip(answer(model, read(model, PROMPTS, LAYER, follow_up), CHANGES, NEW), EDITS, strict=True):
+    for found, edit in zip(answer(model, read(model, PROMPTS, LAYER, start, follow_up), CHANGES, NEW), EDITS, strict=True):
         for row, prompt in enumerate(PROMPTS):
-            residual, logits = plain(model, torch.cat([torch.from_numpy(prompt), follow_up[row]]), edit)
+            residual, logits = plain(model, torch.cat([torch.from_numpy(prompt), follow_up[row]]), edit, start[row])
             assert_close(found.predicting[row], residual[len(prompt) - 1 :], rtol=1e-3, atol=1e-4)
             assert_close(head_logits(model, found.predicting[row]), logits[len(prompt) - 1 :], rtol=1e-3, atol=1e-3)
 
 
 def test_follow_up_does_not_change_the_answers(model):
+    start = [2, 6, 1, 7]
     follow_up = torch.from_numpy(GENERATOR.integers(VOCABULARY, size=(len(PROMPTS), 3)))
-    found = [[ids.tolist() for ids in part.answers] for part in answer(model, read(model, PROMPTS, LAYER, follow_up), CHANGES, NEW)]
-    assert found == all_answers(model, CHANGES)
+    found = [[ids.tolist() for ids in part.answers] for part in answer(model, read(model, PROMPTS, LAYER, start, follow_up), CHANGES, NEW)]
+    assert found == all_answers(model, CHANGES, start)
 
 
 def test_answer_ends_with_its_turn(model):

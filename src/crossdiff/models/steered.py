@@ -1,7 +1,7 @@
 """Answers of a model whose residual stream is changed at one layer, for many prompts and many changes at once.
 
-Blocks up to the layer see the prompt alone, whatever the change: they read it once (``read``), and every change goes on from there
-(``answer``), prompt and answer through the later blocks, with a cache of keys and values.
+Whatever the change, blocks up to the layer see the same prompt, and all blocks see the same up to the first changed position. Both are read
+once (``read``); every change goes on from there (``answer``) with a cache of keys and values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,11 @@ class Change(NamedTuple):
     removed: Tensor  # a unit vector, or zero
 
     @classmethod
+    def nothing(cls, width: int) -> "Change":
+        """Leave residual streams of this width as they are."""
+        return cls.add(torch.zeros(width))
+
+    @classmethod
     def add(cls, vector: Tensor) -> "Change":
         """Add ``vector`` (d_model,)."""
         return cls(vector, torch.zeros_like(vector))
@@ -43,13 +48,15 @@ def changed(hidden: Tensor, changes: Change, steered: Tensor) -> Tensor:
 
 
 class Read(NamedTuple):
-    """Prompts, and what may follow them, as the blocks up to the layer have read them."""
+    """Prompts, and what may follow them, as a model has read them: as far as no change can reach, and all of it up to the layer."""
 
     layer: int
     ids: Tensor  # (prompts, positions): padding, prompt, follow-up
     mask: Tensor  # (prompts, positions): 0 at padding
+    start: Tensor  # (prompts, 1): place in the sequence, from 0, from which changes hold
     hidden: Tensor  # (prompts, positions, d_model): the layer's output
-    cache: list[tuple[Tensor, Tensor]]  # keys and values of every block up to the layer
+    cache: list[tuple[Tensor, Tensor]]  # keys and values of every block: up to the layer of all positions, after it of those before ``cut``
+    cut: int  # the first position that a change can reach, or that predicts
     followed: int  # positions of the follow-up
 
     @property
@@ -59,16 +66,29 @@ class Read(NamedTuple):
 
 
 @torch.inference_mode()
-def read(model: PreTrainedModel, prompts: Sequence[np.ndarray], layer: int, follow_up: Tensor | None = None) -> Read:
-    """Read prompts (ids), each with its row of ``follow_up`` (prompts, tokens) after it, up to ``layer``."""
+def read(model: PreTrainedModel, prompts: Sequence[np.ndarray], layer: int, start: Sequence[int], follow_up: Tensor | None = None) -> Read:
+    """Read prompts (ids), each with its row of ``follow_up`` (prompts, tokens) after it.
+
+    Changes of the output of block ``layer`` will hold from position ``start`` of each prompt on, in prompt, follow-up and answer.
+    """
     ids, mask = padded_left(prompts)
+    width = ids.shape[1]
     follow_up = ids[:, :0] if follow_up is None else follow_up
     ids = torch.cat([ids, follow_up], dim=1).to(model.device)
     mask = torch.cat([mask, torch.ones_like(follow_up)], dim=1).to(model.device)
+    cut = min(width - 1, *(width - len(prompt) + first for prompt, first in zip(prompts, start, strict=True)))
+    known = Read(layer, ids, mask, torch.tensor(start, device=model.device)[:, None], ids, [], cut, follow_up.shape[1])
     cache = DynamicCache()
-    known = Read(layer, ids, mask, ids, [], follow_up.shape[1])
-    hidden = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=known.position, past_key_values=cache, use_cache=True)
-    return known._replace(hidden=hidden, cache=[(block.keys, block.values) for block in cache.layers[: layer + 1]])
+    inputs = {"past_key_values": cache, "use_cache": True}
+    hidden = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=known.position, **inputs)
+    lower = [(block.keys, block.values) for block in cache.layers[: layer + 1]]
+    cache = DynamicCache()
+    inputs = {"past_key_values": cache, "use_cache": True, "attention_mask": mask[:, :cut], "position_ids": known.position[:, :cut]}
+    upper = []
+    if cut:
+        resume_from_layer(model, hidden[:, :cut], ids[:, :cut], layer, **inputs)
+        upper = [(block.keys, block.values) for block in cache.layers[layer + 1 :]]
+    return known._replace(hidden=hidden, cache=lower + upper)
 
 
 class Answered(NamedTuple):
@@ -79,37 +99,35 @@ class Answered(NamedTuple):
 
 
 @torch.inference_mode()
-def answer(
-    model: PreTrainedModel, known: Read, changes: Sequence[Change], new_tokens: int, skip_first: int = 0, rows: int = 256
-) -> Iterator[Answered]:
+def answer(model: PreTrainedModel, known: Read, changes: Sequence[Change], new_tokens: int, rows: int = 256) -> Iterator[Answered]:
     """Greedy answers of at most ``new_tokens`` to the prompts, under each change in order; about ``rows`` answers are made at a time.
 
-    A change holds at every token of prompt, follow-up and answer but the ``skip_first`` first ones. Answers do not see the follow-up.
+    Answers do not see the follow-up.
     """
     together = max(1, rows // len(known.ids))
+    ends = torch.tensor(turn_ends(model))
     for first in range(0, len(changes), together):
         group = changes[first : first + together]
-        per_row = Change(
-            *(torch.stack(part).to(model.device).repeat_interleave(len(known.ids), dim=0) for part in zip(*group, strict=True))
-        )
-        predicting, tokens = _answer(model, known, per_row, len(group), new_tokens, skip_first)
-        ends = torch.tensor(turn_ends(model))
+        added, removed = (torch.stack(part).to(model.device).repeat_interleave(len(known.ids), dim=0) for part in zip(*group, strict=True))
+        predicting, tokens = _answer(model, known, Change(added, removed), len(group), new_tokens)
         for part, answers in zip(predicting.chunk(len(group)), tokens.cpu().chunk(len(group)), strict=True):
             yield Answered([to_turn_end(row, ends) for row in answers], part)
 
 
-def _answer(model: PreTrainedModel, known: Read, changes: Change, copies: int, new_tokens: int, skip_first: int) -> tuple[Tensor, Tensor]:
+def _answer(model: PreTrainedModel, known: Read, changes: Change, copies: int, new_tokens: int) -> tuple[Tensor, Tensor]:
     """Last residual streams (rows, followed + 1, d_model) and answers (rows, tokens); rows are all prompts, ``copies`` times."""
-    mask, position = known.mask.repeat(copies, 1), known.position.repeat(copies, 1)
-    steered = (mask > 0) & (position >= skip_first)
+    ids, mask, start, position = (part.repeat(copies, 1) for part in (known.ids, known.mask, known.start, known.position))
+    steered = (mask > 0) & (position >= start)
     hidden = changed(known.hidden.repeat(copies, 1, 1), changes, steered)
-    cache = DynamicCache()
+    cache, cut = DynamicCache(), known.cut
     inputs = {"past_key_values": cache, "use_cache": True}
-    last = resume_from_layer(model, hidden, known.ids.repeat(copies, 1), known.layer, attention_mask=mask, position_ids=position, **inputs)[
-        :, -known.followed - 1 :
-    ]
     for block, (keys, values) in enumerate(known.cache):
-        cache.update(keys.repeat(copies, 1, 1, 1), values.repeat(copies, 1, 1, 1), block)
+        cache.update(keys[:, :, :cut].repeat(copies, 1, 1, 1), values[:, :, :cut].repeat(copies, 1, 1, 1), block)
+    last = resume_from_layer(
+        model, hidden[:, cut:], ids[:, cut:], known.layer, attention_mask=mask, position_ids=position[:, cut:], **inputs
+    )[:, -known.followed - 1 :]
+    for block, (keys, values) in enumerate(known.cache[: known.layer + 1]):
+        cache.update(keys[:, :, cut:].repeat(copies, 1, 1, 1), values[:, :, cut:].repeat(copies, 1, 1, 1), block)
     if known.followed:
         cache.crop(-known.followed)
         mask = mask[:, : -known.followed]
@@ -120,7 +138,7 @@ def _answer(model: PreTrainedModel, known: Read, changes: Change, copies: int, n
     while len(tokens) < new_tokens and not ended.all():
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         place = lengths + len(tokens) - 1
-        with _changing(model, known.layer, changes, place >= skip_first):
+        with _changing(model, known.layer, changes, place >= start):
             logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=place, **inputs).logits
         token = logits[:, -1].argmax(dim=1)
         tokens.append(token)
