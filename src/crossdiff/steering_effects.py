@@ -56,9 +56,7 @@ def steering(
     candidates = refusal_latents(base, chat, crosscoder, summary, betas, train, top, settings.answer_tokens)
     latents = list(dict.fromkeys([*candidates.latent.head(1), *named]))
     steered = [direction for latent in latents for direction in directions(crosscoder, betas, latent, settings)]
-    answers = steer(
-        base, chat, tokenizer, crosscoder.layer, held_out, conditions(steered, settings.strengths), settings, summary.skip_first
-    )
+    answers = steer(base, chat, tokenizer, crosscoder.layer, held_out, conditions(steered, settings.strengths), settings)
     return Steered(candidates, effects(answers, settings.seed), answers)
 
 
@@ -152,6 +150,6 @@ def _bootstrapped(group: pd.DataFrame, seed: int) -> dict[str, float]:
         found = {"kl": kl / count, "length": tokens / count, "perplexity": np.exp(nats / np.where(tokens > 0, tokens, np.nan))}
     row = {}
     for name, values in found.items():
-        low, high = np.percentile(values[1:], (2.5, 97.5))
+        low, high = np.percentile(values[1:], (2.5, 97.5))  # NaN if a draw holds no token
         row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return row
