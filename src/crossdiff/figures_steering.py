@@ -15,12 +15,7 @@ LOOKS = {
     "benign": {"color": BLUE, "marker": "s", "ls": "--"},
 }
 CONTROLS = {"random latent": ":", "random direction": "-."}
-PANELS = (
-    ("rate", "refused"),
-    ("kl", "KL to the unsteered\nmodel (nats per token)"),
-    ("perplexity", "perplexity of answers\nunder the base"),
-)
-FEW_REQUESTS = 20  # below, a rate's 95 % interval is wider than some 40 points where it is in doubt
+PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
 
 
 def steering(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -52,8 +47,10 @@ def steering(tables: Mapping[str, pd.DataFrame]) -> Figure:
         row[0].set_ylabel(label)
         if value == "rate":
             row[0].set_ylim(-0.04, 1.04)
-        elif any(ax.has_data() for ax in row):
-            row[0].set_yscale("symlog", linthresh=0.1) if value == "kl" else row[0].set_yscale("log")
+        elif value == "kl":
+            row[0].set_yscale("symlog", linthresh=0.1)
+        elif any(table[value].gt(0).any() for table in tables.values()):
+            row[0].set_yscale("log")
     figure.legend(*_legend(tables), loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
