@@ -3,8 +3,7 @@
 Scale. The crosscoder sees (x_chat - mean_chat) scale_chat, so on the scale of the raw residual stream an activation f of latent j adds
 f d_j with d_j = decoder_j^chat / scale_chat. Strength s adds s f_max d_j, f_max being the latent's largest activation in the training
 text: 1 is as strong as training text ever makes it. Projecting out takes the whole component along d_j away: h - <h, d_j> d_j / |d_j|^2.
-Both act at the layer of the crosscoder, from the first token after the request on: at the template's and at every token of the answer. The
-request itself is read as it is: a model that can't read what it is asked refuses or babbles, whatever the direction.
+Both act at the layer of the crosscoder, at every token of prompt and answer but the first ones, on which no crosscoder was trained.
 
 Controls get the same added norm: other latents' chat directions, and random ones.
 """
@@ -25,7 +24,7 @@ from crossdiff.errors import UserError
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.refusals import KINDS, questions
-from crossdiff.models.steered import Change, answer, read
+from crossdiff.models.steered import Change
 from crossdiff.texts.chats import CONTENT, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 
@@ -53,56 +52,40 @@ class Asked(NamedTuple):
         ]
         return cls([kind for kind, _ in asked], [question for _, question in asked], prompts)
 
-    @property
-    def start(self) -> list[int]:
-        """Position of the first token after each request."""
-        return [int(np.flatnonzero(prompt.template == CONTENT)[-1]) + 1 for prompt in self.prompt]
-
 
 # Which latent.
 
 
 @torch.inference_mode()
 def refusal_latents(
-    base: PreTrainedModel,
-    chat: PreTrainedModel,
-    crosscoder: Crosscoder,
-    summary: Summary,
-    betas: pd.DataFrame,
-    asked: Asked,
-    top: int,
-    answer_tokens: int,
+    base: PreTrainedModel, chat: PreTrainedModel, crosscoder: Crosscoder, summary: Summary, betas: pd.DataFrame, asked: Asked, top: int
 ) -> pd.DataFrame:
-    """The ``top`` most chat-leaning live latents, the most refusal-related first: whose activation best tells what the chat model says to
-    harmful requests from what it says to benign ones.
+    """The ``top`` most chat-leaning live latents, the most refusal-related first: whose activation best tells harmful from benign requests.
 
-    Looked at are the tokens after each request of ``asked`` (training requests: held-out ones only measure), the template's and those of
-    the chat model's own answer. Columns: latent, relative_norm_difference, harmful and benign (mean activation on these tokens), score:
-    (harmful - benign) times the chat direction's norm in the raw residual stream.
+    Looked at are the tokens of the requests themselves (training requests: held-out ones only measure). Columns: latent,
+    relative_norm_difference, harmful and benign (mean activation on these tokens), score: |harmful - benign| times the norm of the chat
+    direction in the raw residual stream. A latent that fires on what is harmless is as much related to refusal as one that fires on harm.
     """
-    prompts = [prompt.token for prompt in asked.prompt]
-    [found] = answer(chat, read(chat, prompts, crosscoder.layer, asked.start), [Change.nothing(crosscoder.d_model)], answer_tokens)
-    ids, after = _after_requests(asked, found.answers)
-    pair = torch.stack([_activations(model, ids, crosscoder.layer)[after] for model in (base, chat)], dim=1)
-    counts = summary.counts(after.nonzero()[:, 1].numpy(), pair.norm(dim=2).T.numpy())
+    ids, content = _requests(asked)
+    pair = torch.stack([_activations(model, ids, crosscoder.layer)[content] for model in (base, chat)], dim=1)
+    counts = summary.counts(content.nonzero()[:, 1].numpy(), pair.norm(dim=2).T.numpy())
     codes = crosscoder.encode(crosscoder.normalise(pair[torch.from_numpy(counts)]))
-    kind = np.repeat(asked.kind, after.sum(dim=1))[counts]
+    kind = np.repeat(asked.kind, content.sum(dim=1))[counts]
     harmful, benign = (codes[torch.from_numpy(kind == name)].mean(dim=0) for name in KINDS)
-    score = (harmful - benign) * crosscoder.decoder_norms()[:, 1] / crosscoder.scale[1]
+    score = (harmful - benign).abs() * crosscoder.decoder_norms()[:, 1] / crosscoder.scale[1]
     table = pd.DataFrame({"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score})
     candidates = most_chat_leaning(betas, top)[["latent", "relative_norm_difference"]]
     return candidates.merge(table, on="latent").sort_values(["score", "latent"], ascending=[False, True], ignore_index=True)
 
 
-def _after_requests(asked: Asked, answers: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Prompts with their answers, padded on the right, and where the tokens after the request are, both (prompts, positions)."""
-    longest = max(len(prompt.token) + len(ids) for prompt, ids in zip(asked.prompt, answers, strict=True))
-    ids, after = torch.zeros(len(answers), longest, dtype=torch.long), torch.zeros(len(answers), longest, dtype=torch.bool)
-    for row, (prompt, start, said) in enumerate(zip(asked.prompt, asked.start, answers, strict=True)):
-        both = np.concatenate([prompt.token, said])
-        ids[row, : len(both)] = torch.from_numpy(both)
-        after[row, start : len(both)] = True
-    return ids, after
+def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the right, and where the request's own tokens are, both (prompts, positions)."""
+    longest = max(len(prompt.token) for prompt in asked.prompt)
+    ids, content = torch.zeros(len(asked.prompt), longest, dtype=torch.long), torch.zeros(len(asked.prompt), longest, dtype=torch.bool)
+    for row, prompt in enumerate(asked.prompt):
+        ids[row, : len(prompt.token)] = torch.from_numpy(prompt.token)
+        content[row, : len(prompt.token)] = torch.from_numpy(prompt.template == CONTENT)
+    return ids, content
 
 
 def _activations(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:

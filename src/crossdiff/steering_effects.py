@@ -53,10 +53,12 @@ def steering(
     """
     check_latents(named, crosscoder, name)
     train, held_out = (Asked.of(record, part, settings.phrasings, tokenizer) for part in ("train", "held_out"))
-    candidates = refusal_latents(base, chat, crosscoder, summary, betas, train, top, settings.answer_tokens)
+    candidates = refusal_latents(base, chat, crosscoder, summary, betas, train, top)
     latents = list(dict.fromkeys([*candidates.latent.head(1), *named]))
     steered = [direction for latent in latents for direction in directions(crosscoder, betas, latent, settings)]
-    answers = steer(base, chat, tokenizer, crosscoder.layer, held_out, conditions(steered, settings.strengths), settings)
+    answers = steer(
+        base, chat, tokenizer, crosscoder.layer, held_out, conditions(steered, settings.strengths), settings, summary.skip_first
+    )
     return Steered(candidates, effects(answers, settings.seed), answers)
 
 
@@ -68,6 +70,7 @@ def steer(
     asked: Asked,
     measured: Sequence[Condition],
     settings: SteeringGrid,
+    skip_first: int,
 ) -> pd.DataFrame:
     """One row per condition and request: the columns of the condition, and of the chat model's greedy answer
 
@@ -76,10 +79,11 @@ def steer(
     nats: what the base model needs for the answer's tokens, after the same prompt.
     """
     prompts, ends = [prompt.token for prompt in asked.prompt], turn_ends(chat)
+    start = [skip_first] * len(prompts)
     nothing = Change.nothing(chat.config.get_text_config().hidden_size)
-    [unsteered] = answer(chat, read(chat, prompts, layer, asked.start), [nothing], settings.answer_tokens)
+    [unsteered] = answer(chat, read(chat, prompts, layer, start), [nothing], settings.answer_tokens)
     follow_up, counts = _first_tokens(unsteered.answers, settings.first_tokens)
-    known = read(chat, prompts, layer, asked.start, follow_up)
+    known = read(chat, prompts, layer, start, follow_up)
     changes = [condition.apply(len(nothing.added)) for condition in measured]
     expected, parts = None, []
     for condition, found in zip(measured, answer(chat, known, changes, settings.answer_tokens), strict=True):

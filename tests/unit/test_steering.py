@@ -69,32 +69,30 @@ def test_requests_of_one_part_in_the_first_phrasings(models):
     assert len(asked_of(models, "train", 2).question) == 10
 
 
-def test_start_is_the_first_token_after_the_request(models):
-    asked = asked_of(models)
-    for prompt, start, question in zip(asked.prompt, asked.start, asked.question, strict=True):
-        assert models[2].decode(prompt.token[:start]).endswith(question)
-        assert "?" not in models[2].decode(prompt.token[start:])
-        assert start < len(prompt.token)
-
-
 # The choice.
 
 
-def test_latents_are_ranked_by_what_tells_harmful_from_benign_after_the_request(models, crosscoder):
+def _place(tokenizer, tokens: np.ndarray, question: str) -> slice:
+    """Where in the prompt the question stands, found by decoding."""
+    stop = next(n for n in range(len(tokens)) if tokenizer.decode(tokens[:n]).endswith(question))
+    start = next(n for n in range(stop, 0, -1) if tokenizer.decode(tokens[n:stop]) == question)
+    return slice(start, stop)
+
+
+def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, crosscoder):
     base, chat, _ = models
     asked = asked_of(models, "train")
-    found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,)), asked, top=6, answer_tokens=4)
+    found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,)), asked, top=6)
     assert sorted(found.latent) == [17, 18, 19, 20, 21, 22]  # the most chat-leaning live ones
     codes = {"harmful": [], "benign": []}
-    for kind, prompt, start in zip(asked.kind, asked.prompt, asked.start, strict=True):
-        [said] = greedy(chat, [prompt.token], 4)
-        ids = torch.from_numpy(np.concatenate([prompt.token, said])).long()[None]
+    for kind, prompt, question in zip(asked.kind, asked.prompt, asked.question, strict=True):
+        ids = torch.from_numpy(prompt.token).long()[None]
         pair = torch.stack([run_to_layer(model, ids, LAYER)[0] for model in (base, chat)], dim=1)
-        codes[kind] += list(crosscoder.encode(crosscoder.normalise(pair))[start:])
+        codes[kind] += list(crosscoder.encode(crosscoder.normalise(pair))[_place(models[2], prompt.token, question)])
     means = {kind: torch.stack(rows).mean(dim=0) for kind, rows in codes.items()}
     for row in found.itertuples():
         norm = (crosscoder.decoder[row.latent, 1] / crosscoder.scale[1]).norm()
-        expected = float((means["harmful"] - means["benign"])[row.latent] * norm)
+        expected = float((means["harmful"] - means["benign"])[row.latent].abs() * norm)
         assert row.score == pytest.approx(expected, abs=1e-5)
         assert row.harmful == pytest.approx(float(means["harmful"][row.latent]), abs=1e-5)
     assert found.score.is_monotonic_decreasing
@@ -180,7 +178,7 @@ def test_every_direction_is_measured_at_every_strength_and_projected_out(crossco
 @pytest.fixture(scope="module")
 def answers(models, crosscoder):
     measured = conditions(directions(crosscoder, betas(), 5, GRID)[:1], GRID.strengths)
-    return steer(*models, LAYER, asked_of(models), measured, GRID)
+    return steer(*models, LAYER, asked_of(models), measured, GRID, skip_first=1)
 
 
 def test_unsteered_answers_are_the_chat_models_own_and_have_no_divergence(models, answers):
@@ -198,12 +196,12 @@ def test_divergence_is_that_of_a_hook_along_the_unsteered_answer(models, crossco
     added = 2 * directions(crosscoder, betas(), 5, GRID)[0].unit
     own = greedy(chat, [prompt.token for prompt in asked.prompt], GRID.answer_tokens)
     rows = answers[answers.strength == 2]
-    for prompt, start, said, kl in zip(asked.prompt, asked.start, own, rows.kl, strict=True):
+    for prompt, said, kl in zip(asked.prompt, own, rows.kl, strict=True):
         ids = torch.from_numpy(np.concatenate([prompt.token, said]))[None].long()
 
-        def change(_module, _inputs, output, start=start):
+        def change(_module, _inputs, output):
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
-            hidden[:, start:] += added
+            hidden[:, 1:] += added
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         with torch.inference_mode():

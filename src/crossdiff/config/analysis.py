@@ -119,15 +119,15 @@ class SteeringGrid(Settings):
         list[Annotated[float, Field(allow_inf_nan=False)]],
         Field(
             min_length=1,
-            default_factory=lambda: [-2.0, -1.0, 1.0, 2.0],
+            default_factory=lambda: [-2.0, -1.0, 1.0, 2.0, 3.0],
             description="multiples of a latent's largest activation in the training text; 0 is always measured",
         ),
     ]
     phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each request is put into")] = 1
-    answer_tokens: Annotated[int, Field(gt=0, description="longest answer")] = 24
+    answer_tokens: Annotated[int, Field(gt=0, description="longest answer")] = 16
     first_tokens: Annotated[int, Field(gt=0, description="tokens of the unsteered answers whose predictions are compared")] = 5
-    random_latents: Annotated[int, Field(ge=0, description="directions of other latents, at each latent's strengths, as a control")] = 3
-    random_directions: Annotated[int, Field(ge=0, description="random directions, at each latent's strengths, as a control")] = 3
+    random_latents: Annotated[int, Field(ge=0, description="directions of other latents, at each latent's strengths, as a control")] = 2
+    random_directions: Annotated[int, Field(ge=0, description="random directions, at each latent's strengths, as a control")] = 2
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
