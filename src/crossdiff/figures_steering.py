@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.figures import BLUE, GREY, VERMILION
-from crossdiff.steering import latent_label
+from crossdiff.latents.labels import latent_label
 
 LOOKS = {
     "harmful": {"color": VERMILION, "marker": "o", "ls": "-"},

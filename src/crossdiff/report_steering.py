@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from crossdiff.steering import latent_label
+from crossdiff.latents.labels import latent_label
 
 FEW_REQUESTS = 20  # below, even 0 or all of them leave a rate's 95 % interval 16 points wide
 SHOWN = 3  # requests of each kind

@@ -31,11 +31,6 @@ from crossdiff.texts.chats import Sequence as TokenSequence
 ROWS = 128  # prompts read at a time
 
 
-def latent_label(crosscoder: str, latent: int) -> str:
-    """How a latent is called in figures and on the page."""
-    return f"latent {latent} ({crosscoder})"
-
-
 class Asked(NamedTuple):
     """Requests, ready for an answer."""
 

@@ -10,12 +10,13 @@ from torch.testing import assert_close
 from crossdiff.activations.pairs import Summary
 from crossdiff.config import RandomModel, SteeringGrid
 from crossdiff.errors import UserError
+from crossdiff.latents.labels import latent_label
 from crossdiff.models.answers import greedy
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model, load_tokenizer
 from crossdiff.models.prepare import make_random
 from crossdiff.models.refusals import wilson_interval
-from crossdiff.steering import Asked, check_latents, conditions, directions, latent_label, refusal_latents
+from crossdiff.steering import Asked, check_latents, conditions, directions, refusal_latents
 from crossdiff.steering_effects import effects, steer, steering
 
 D_MODEL, LATENTS, LAYER = 32, 24, 3
