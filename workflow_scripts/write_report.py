@@ -1,9 +1,19 @@
 """Write the report page."""
 
+from typing import Any
+
 from crossdiff.captions import recorded_settings
 from crossdiff.job import job
 from crossdiff.report import Inputs, render
+from crossdiff.report_steering import SteeringInputs
 from crossdiff.storage import atomic_path
+
+
+def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
+    if not given.get("steering"):
+        return None
+    tables = (dict(zip(names, given[f"steering_{table}"], strict=True)) for table in ("effects", "candidates", "answers"))
+    return SteeringInputs(given.steering, *tables)
 
 
 def main(inputs: Inputs, template: str, page: str) -> None:
@@ -26,6 +36,7 @@ if __name__ == "__main__":
                 betas=dict(zip(names, snakemake.input.betas, strict=True)),
                 examples=dict(zip(names, snakemake.input.examples, strict=True)),
                 figures=list(snakemake.input.figures),
+                steering=of_steering(snakemake.input, names),
             ),
             template=snakemake.input.template,
             page=snakemake.output[0],

@@ -21,6 +21,7 @@ COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 FIRING_BYTES = 13  # a planted firing's row, compressed
+STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
 LEAST_MB, LEAST_MINUTES = 2000, 30
@@ -161,6 +162,15 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         answers = 2 * 2 * model.parameters() + config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
         runs = 13 + causal.random_sets  # hybrids of both models' activations
         needs["measure_causal_effect"] = reading(seen, extra=answers)._replace(flop=jobs * runs * 2 * seen * model.parameters())
+    if steering := config.steering:
+        # Of the first seed: the rest of the chat model under every condition, and the base model for what comes out.
+        steered = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
+        runs = steered * (1 + steering.random_latents + steering.random_directions) * (len(steering.strengths) + 1)
+        seen = STEERED_REQUESTS * steering.phrasings * (PROMPT_TOKENS + steering.answer_tokens)
+        both = 2 * 2 * model.parameters() + 256 * (PROMPT_TOKENS + steering.answer_tokens) * 2 * 2 * model.layers * width
+        needs["steer_latents"] = reading(seen, extra=both)._replace(
+            jobs=len(entries), flop=len(entries) * runs * 2 * 2 * seen * model.parameters()
+        )
     return needs
 
 

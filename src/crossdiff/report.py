@@ -12,6 +12,7 @@ from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import read_summary
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.models.load import load_tokenizer
+from crossdiff.report_steering import SteeringInputs, steering_section
 from crossdiff.storage import read_json, record_mark
 from crossdiff.texts.chats import CONTENT
 from crossdiff.workflow import section
@@ -33,6 +34,7 @@ class Inputs(NamedTuple):
     betas: Mapping[str, str]
     examples: Mapping[str, str]
     figures: list[str]
+    steering: SteeringInputs | None = None
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
@@ -58,6 +60,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         cautions=cautions(evaluations, classes),
         latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
         figures={Path(path).stem: data_uri(path) for path in inputs.figures},
+        steering=_steering(inputs.steering) if inputs.steering else None,
     )
 
 
@@ -130,6 +133,10 @@ def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
 def data_uri(path: str) -> str:
     """A figure (SVG) as an address that needs no file."""
     return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+def _steering(inputs: SteeringInputs) -> dict[str, Any]:
+    return steering_section(inputs) | {"figure": data_uri(inputs.figure)}
 
 
 def _percent(value: float) -> str:
