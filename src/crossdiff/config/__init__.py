@@ -23,6 +23,7 @@ from crossdiff.config.analysis import (
 )
 from crossdiff.config.base import ByName, Name, NonNegativeInt, Settings
 from crossdiff.config.crosscoders import L1, LOSSES, Activations, AnyCrosscoder, BatchTopK, Crosscoder, Normalisation, crosscoder_settings
+from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.models import Finetune, Finetuning, ModelSource, Noise, Pair, Planted, PlantedConcepts, RandomModel
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, TextSource, Tokens
@@ -40,7 +41,11 @@ __all__ = [
     "Config",
     "Crosscoder",
     "Dataset",
+    "Endpoint",
     "Examples",
+    "ExplainedLatents",
+    "Explainer",
+    "Explanations",
     "Finetune",
     "Finetuning",
     "HubDataset",
@@ -54,6 +59,7 @@ __all__ = [
     "Patching",
     "Planted",
     "PlantedConcepts",
+    "Prices",
     "RandomModel",
     "Report",
     "Scoring",
@@ -83,6 +89,7 @@ class Config(Settings):
     seed_agreement: SeedAgreement = SeedAgreement()
     behaviour: Behaviour | None = None
     causal: Causal | None = None
+    explanations: Explanations | None = None
     report: Report = Report()
     scoring: Scoring | None = None
 

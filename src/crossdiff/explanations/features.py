@@ -73,5 +73,5 @@ def describe(pattern: list[int], decode: Callable[[list[int]], str], on_token: b
 
 
 def _turn(role: int) -> str:
-    article = "an" if ROLES[role][0] in "aeiou" else "a"
+    article = "an" if ROLES[role] == "assistant" else "a"
     return f"{article} {ROLES[role]}'s turn"

@@ -36,7 +36,10 @@ class Similarity:
 
 def most_similar(similarity: np.ndarray, silent: np.ndarray, count: int = SIMILAR) -> np.ndarray:
     """(latents, contexts) bool: for each latent the ``count`` most similar contexts in which it is silent, all where there are fewer."""
-    ranked = np.argsort(np.where(silent, -similarity, np.inf), axis=1, kind="stable")[:, :count]
-    chosen = np.zeros_like(silent)
-    np.put_along_axis(chosen, ranked, True, axis=1)
-    return chosen & silent
+    if silent.shape[1] <= count:
+        return silent
+    alike = np.where(silent, similarity, -np.inf)
+    bound = np.partition(alike, -count, axis=1)[:, -count, None]
+    # Equally similar ones may be more than are wanted: the earlier ones then.
+    above, level = silent & (alike > bound), silent & (alike == bound)
+    return above | level & (np.cumsum(level, axis=1) <= count - above.sum(axis=1, keepdims=True))

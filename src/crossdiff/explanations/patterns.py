@@ -12,7 +12,7 @@ from crossdiff.explanations.fitting import Candidates, Found, Pattern, fit
 from crossdiff.explanations.negatives import Similarity, most_similar
 from crossdiff.explanations.scores import FEWEST, balanced_accuracy, wilson
 
-AT_ONCE = 512  # latents: bounds memory
+AT_ONCE = 256  # latents: bounds memory
 
 
 class _Half(NamedTuple):
@@ -83,10 +83,10 @@ class PatternExplainer:
         half, tokens = self.halves[False], np.repeat(for_fit, contexts.length)
         fitted = contexts.take(for_fit)
         _, silent = self.background.silent(first, stop, False)
-        weights = np.zeros(silent.shape)
+        weights = np.zeros(silent.shape, np.float32)
         for chosen in (silent, most_similar(half.similarity.of(fitted, stop - first), silent)):
-            weights += 0.5 * chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
-        return fit(Candidates.of(fitted, found[tokens], fires[tokens], half.found), fitted, weights)
+            weights += np.float32(0.5) * chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1).astype(np.float32)
+        return fit(Candidates.of(fitted, found[tokens], fires[tokens], half.found, len(half.chosen)), fitted, weights)
 
     def _detection(
         self, patterns: dict[int, Pattern], contexts: Contexts, own: np.ndarray, named: np.ndarray, first: int, stop: int
