@@ -21,6 +21,7 @@ include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
 include: "rules/latents.smk"
 include: "rules/causal.smk"
+include: "rules/explanations.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -40,6 +41,7 @@ rule all:
         REPORT,
         LATENTS,
         CAUSAL,
+        EXPLANATIONS,
         PLANTED,
 
 
