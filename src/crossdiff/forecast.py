@@ -19,6 +19,7 @@ PROCESS = 0.5e9  # bytes: Python with torch
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 510, 9  # a latent's rows in all tables, and each of its contexts, compressed
+PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 MICRO_TOKENS = 512  # of a fine-tune's batch that are in the model at once
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
@@ -139,6 +140,15 @@ def _of_crosscoders(config: Config, model: Shape, train: int, validation: int) -
             min(train, config.examples.tokens),
             disk=total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
             extra=largest(lambda i: 25 * 8 * contexts * latents[i]),
+        ),
+        "find_patterns": Need(
+            jobs,
+            0,
+            total(lambda i: PATTERN_BYTES * latents[i]),
+            # All tokens with their places; the background's vectors and what is compared with them.
+            PROCESS + 20 * train + 4 * config.examples.background * 3e4,
+            0,
+            total(lambda i: 2 * config.examples.background * 1e4 * latents[i]),
         ),
         "find_twins": reading(validation),
     }
