@@ -5,6 +5,7 @@ a language model where the config has a section ``explanations``. One table and 
 """
 
 EXPLAINERS = {"patterns": "patterns"} | ({"language model": "explanations"} if CONFIG.explanations else {})  # name -> file
+EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields if key != "prices"]
 EXPLANATIONS = [
     *per_crosscoder([f"{file}.parquet" for file in EXPLAINERS.values()]),
     f"results/{PAIR}/tables/explanations.csv",
@@ -37,6 +38,37 @@ rule find_patterns:
         "Finding patterns of {wildcards.crosscoder}, seed {wildcards.seed}"
     script:
         "../workflow_scripts/find_patterns.py"
+
+
+if CONFIG.explanations:
+
+    rule explain_latents:
+        """Chosen latents explained by a language model, and its explanations scored by detection and fuzzing."""
+        input:
+            examples="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/examples.parquet",
+            background="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/background.parquet",
+            betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
+            tokens=token_shards("train"),
+            tokenizer="results/{pair}/tokenizer",
+            model=CONFIG.explanations.model.folder or [],
+        output:
+            explanations="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/explanations.parquet",
+            quantiles="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/explanations_quantiles.parquet",
+        log:
+            "logs/{pair}/explain_latents/layer{layer}.{crosscoder}.seed{seed}.log",
+        benchmark:
+            "logs/{pair}/explain_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+        localrule: CONFIG.explanations.model.folder is None  # nodes often have no network
+        conda:
+            "../envs/environment.yaml"
+        params:
+            answers=f"results/{PAIR}/.answers",  # a store that only grows: what was asked once is not asked again
+            settings=settings("classes.top", *EXPLANATION_KEYS),
+            code=code_digest("explain_latents"),
+        message:
+            "Explaining latents of {wildcards.crosscoder}, seed {wildcards.seed}"
+        script:
+            "../workflow_scripts/explain_latents.py"
 
 
 rule compare_explanations:

@@ -1,13 +1,14 @@
 """Answers that are kept: a question is asked once, whatever happens to the process that asked it."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from crossdiff.errors import UserError
 from crossdiff.explanations.language_models import LanguageModel, Messages
 from crossdiff.storage import atomic_path
 
@@ -35,16 +36,25 @@ class KnownAnswers:
         """An answer to each, several at a time where the model allows it. Raises UserError when the model fails; what it said is kept."""
         found = [self._known(question) for question in questions]
         missing = [number for number, answer in enumerate(found) if answer is None]
-        with ThreadPoolExecutor(max_workers=self.model.workers) as pool:
-            waiting = {pool.submit(self._ask, questions[number]): number for number in missing}
-            try:
-                for future in as_completed(waiting):
-                    found[waiting[future]] = future.result()
-                    self.asked += 1
-            except UserError:
-                pool.shutdown(cancel_futures=True)
-                raise
+        if missing:
+            with self._alone(), ThreadPoolExecutor(max_workers=self.model.workers) as pool:
+                waiting = {pool.submit(self._ask, questions[number]): number for number in missing}
+                try:
+                    for future in as_completed(waiting):
+                        found[waiting[future]] = future.result()
+                        self.asked += 1
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
         return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process asks at a time: a limit on requests is one on all of them. The lock ends with the process, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _known(self, question: Question) -> str | None:
         try:
