@@ -8,30 +8,35 @@ SIMILAR = 25  # of each latent, in each half
 
 
 class Similarity:
-    """How alike contexts of a background and of latents are: the cosine of their tokens' tf-idf."""
+    """How alike contexts of a background and of latents are: the cosine of the background context's tf-idf and of what the latent's contexts
+    have more of than the background. Without that difference, long contexts would be like everything.
+    """
 
     def __init__(self, text: Text, background: Contexts) -> None:
         self.text, self.tokens = text, np.unique(text.token[background.rows()])
-        tokens, counts = self._counts(background.rows(), background.each_token(), len(background.first))
-        self.rarity = np.log(len(background.first) / np.maximum(np.bincount(tokens[0], minlength=len(self.tokens)), 1)).astype(np.float32)
-        self.vectors = np.zeros((len(background.first), len(self.tokens)), np.float32)
-        self.vectors[tokens[1], tokens[0]] = counts * self.rarity[tokens[0]]
+        size = len(background.first)
+        (token, context), counts = self._counts(background.rows(), background.each_token(), size)
+        self.rarity = np.log(size / np.maximum(np.bincount(token, minlength=len(self.tokens)), 1)).astype(np.float32)
+        self.vectors = np.zeros((size, len(self.tokens)), np.float32)
+        self.vectors[context, token] = counts * self.rarity[token]
+        self.usual = self.vectors.sum(axis=0) / max(counts.sum(), 1)
         self.vectors /= np.maximum(np.linalg.norm(self.vectors, axis=1, keepdims=True), 1e-9)
 
     def _counts(self, rows: np.ndarray, group: np.ndarray, groups: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
         """((token, group), count) of the tokens that the background has, too."""
         token = self.text.token[rows]
-        place = np.minimum(np.searchsorted(self.tokens, token), len(self.tokens) - 1)
-        known = self.tokens[place] == token
+        place = np.minimum(np.searchsorted(self.tokens, token), max(len(self.tokens) - 1, 0))
+        known = self.tokens[place] == token if len(self.tokens) else np.zeros(len(token), bool)
         keys, counts = np.unique(place[known].astype(np.int64) * groups + group[known], return_counts=True)
         return (keys // groups, keys % groups), counts
 
     def of(self, contexts: Contexts, latents: int) -> np.ndarray:
-        """(latents, background contexts): of all contexts of each latent together; their length is left out, so rows do not compare."""
+        """(latents, background contexts): of all contexts of each latent together; rows do not compare with one another."""
         (token, latent), counts = self._counts(contexts.rows(), contexts.latent[contexts.each_token()].astype(np.int64), latents)
+        total = np.maximum(np.bincount(latent, counts, minlength=latents), 1)
         queries = np.zeros((latents, len(self.tokens)), np.float32)
-        queries[latent, token] = counts * self.rarity[token]
-        return queries @ self.vectors.T
+        queries[latent, token] = counts / total[latent] * self.rarity[token]
+        return (queries - self.usual) @ self.vectors.T
 
 
 def most_similar(similarity: np.ndarray, silent: np.ndarray, count: int = SIMILAR) -> np.ndarray:
