@@ -8,8 +8,9 @@ SIMILAR = 25  # of each latent, in each half
 
 
 class Similarity:
-    """How alike contexts of a background and of latents are: the cosine of the background context's tf-idf and of what the latent's contexts
-    have more of than the background. Without that difference, long contexts would be like everything.
+    """How alike contexts of a background and of latents are: the cosine of one's tf-idf and of what the others have more of than usual.
+
+    Usual is the background. Without that difference, long contexts would be like everything.
     """
 
     def __init__(self, text: Text, background: Contexts) -> None:
