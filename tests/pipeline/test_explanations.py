@@ -97,7 +97,7 @@ def test_every_latent_has_a_pattern_or_a_reason(finished: Checkout, crosscoder: 
     assert (scored.detection_low <= scored.detection).all() and (scored.detection <= scored.detection_high).all()
     assert scored.detection.between(0, 1).all() and not set(scored.kind) & {"empty", "too few", "everywhere"}
     quantiles = pd.read_parquet(folder / "patterns_quantiles.parquet")
-    assert np.array_equal(quantiles.groupby("latent").contexts.sum(), table.scored[table.scored > 0])
+    assert np.array_equal(quantiles.groupby("latent").contexts.sum(), scored.scored)
 
 
 def test_comparison_has_a_row_per_set_and_training(finished: Checkout) -> None:

@@ -44,7 +44,7 @@ class PatternExplainer:
 
         First one row per latent: latent, explanation, kind; detection, fuzzing (each with _low and _high); detection_random and
         detection_similar, against one kind of negatives alone; contexts (all that are known), fitted, scored (positives of each half).
-        Then one row per latent and quantile with scored contexts: latent, quantile, contexts, recall with recall_low and recall_high.
+        Then one row per latent that has a score and quantile that it has contexts in: latent, quantile, contexts, recall with recall_low and recall_high.
         """
         parts = []
         for first in range(0, latents, AT_ONCE):
@@ -75,6 +75,7 @@ class PatternExplainer:
         ]
         table.insert(1, "explanation", [text for text, _ in words])
         table.insert(2, "kind", [kind for _, kind in words])
+        own &= table.detection.notna().to_numpy()[contexts.latent]
         return table, _quantiles(contexts.take(own), named[own], first)
 
     def _fit(
