@@ -44,7 +44,7 @@ class PatternExplainer:
 
         First one row per latent: latent, explanation, kind; detection, fuzzing (each with _low and _high); detection_random and
         detection_similar, against one kind of negatives alone; contexts (all that are known), fitted, scored (positives of each half).
-        Then one row per latent that has a score and quantile that it has contexts in: latent, quantile, contexts, recall with recall_low and recall_high.
+        Then one row per latent with a score and quantile of its contexts: latent, quantile, contexts, recall, recall_low, recall_high.
         """
         parts = []
         for first in range(0, latents, AT_ONCE):
