@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 try:
     from crossdiff import forecast, plan, slurm
     from crossdiff.activations import MODELS
-    from crossdiff.config import Finetuning, Patching, SteeringGrid
+    from crossdiff.config import Explanations, Finetuning, Patching, SteeringGrid
     from crossdiff.errors import UserError
     from crossdiff.provenance import code_digest
     from crossdiff.workflow import SPLITS, Run

@@ -11,6 +11,7 @@ import pandas as pd
 from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import read_summary
 from crossdiff.evaluation import most_chat_leaning
+from crossdiff.explanations import comparison
 from crossdiff.models.load import load_tokenizer
 from crossdiff.report_steering import SteeringInputs, steering_section
 from crossdiff.storage import read_json, record_mark
@@ -58,6 +59,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
+        few_explained=comparison.cautions(tables["explanations"]),
         latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
         figures={Path(path).stem: data_uri(path) for path in inputs.figures},
         steering=_steering(inputs.steering) if inputs.steering else None,
