@@ -23,6 +23,7 @@ include: "rules/latents.smk"
 include: "rules/causal.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
+include: "rules/browser.smk"
 include: "rules/report.smk"
 
 
@@ -38,6 +39,7 @@ rule all:
     default_target: True
     input:
         REPORT,
+        BROWSER,
         LATENTS,
         CAUSAL,
         PLANTED,

@@ -84,6 +84,7 @@ class Config(Settings):
     behaviour: Behaviour | None = None
     causal: Causal | None = None
     report: Report = Report()
+    catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
     scoring: Scoring | None = None
 
     @model_validator(mode="after")
