@@ -12,6 +12,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "rules/common.smk"
+include: "rules/catalogue.smk"
 include: "rules/models.smk"
 include: "rules/tokens.smk"
 include: "rules/activations.smk"

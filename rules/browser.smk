@@ -5,7 +5,6 @@ latents of all crosscoders and opens from disk; all it loads lies in a folder be
 """
 
 BROWSER = f"results/{PAIR}/report/latents/index.html"
-TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 # The page's own files and the libraries that come with it, which it loads from there.
 ASSETS = [str(path) for folder in ("browser", "vendor") for path in sorted(Path("report", folder).rglob("*")) if path.is_file()]
 
@@ -43,7 +42,7 @@ rule write_browser:
     input:
         template="report/browser.html.jinja",
         assets=ASSETS,
-        catalogue=CONFIG.catalogue or [],
+        names=NAMES,
         tokenizer="results/{pair}/tokenizer",
         weights=per_crosscoder("weights.safetensors"),
         betas=per_crosscoder("betas.parquet"),

@@ -2,38 +2,33 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from crossdiff.browser import Training, copy_assets, static_rows, training_name, write_pieces
-from crossdiff.catalogue import names, weights_digest
+from crossdiff.catalogue import current, read_names, weights_digest
 from crossdiff.job import job
 from crossdiff.models.load import load_tokenizer
 from crossdiff.report import page_template
 from crossdiff.storage import atomic_path, record_mark
 
-Name = tuple[str, int]
-
 
 def main(
     pair: str,
-    trainings: dict[Name, Training],
-    weights: dict[Name, str],
+    trainings: dict[tuple[str, int], Training],
+    weights: dict[tuple[str, int], str],
     tokenizer: str,
-    catalogue: str | None,
+    names: str | None,
     template: str,
     assets: list[str],
     page: str,
     files: str,
 ) -> None:
     digests = {name: weights_digest(path) for name, path in weights.items()}
-    latents = {name: pq.read_metadata(training.betas).num_rows for name, training in trainings.items()}
-    named = names(catalogue, digests, latents)
+    named = read_names(names)
     with atomic_path(files) as temporary:
         write_pieces(temporary, pair, trainings, named, digests, load_tokenizer(tokenizer))
         copy_assets(temporary, assets, Path(template).parent)
-    static = {training_name(*name): static_rows(training.betas, named[name]) for name, training in trainings.items()}
+    static = {training_name(*name): static_rows(training.betas, current(named, *name)) for name, training in trainings.items()}
     with atomic_path(page) as temporary:
-        html = page_template(template).render(record=" ".join(record_mark().values()), pair=pair, trainings=static, latents=latents)
+        html = page_template(template).render(record=" ".join(record_mark().values()), pair=pair, trainings=static)
         temporary.write_text(html, encoding="utf-8")
 
 
@@ -46,7 +41,7 @@ if __name__ == "__main__":
             trainings=dict(zip(trainings, (Training(*paths) for paths in zip(*present.values(), strict=True)), strict=True)),
             weights=dict(zip(trainings, snakemake.input.weights, strict=True)),
             tokenizer=snakemake.input.tokenizer,
-            catalogue=snakemake.input.get("catalogue") or None,
+            names=snakemake.input.get("names") or None,
             template=snakemake.input.template,
             assets=list(snakemake.input.assets),
             page=snakemake.output.page,

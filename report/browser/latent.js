@@ -14,7 +14,7 @@ crossdiff.latent = (() => {
   function facts(piece, latent) {
     const c = piece.columns;
     const [base, chat] = [c.norm_base[latent], c.norm_chat[latent]];
-    const bar = (value) => element("meter", { min: 0, max: Math.max(base, chat) || 1, value, title: shown(value) });
+    const bar = (value) => element("span", { className: "bar", style: `--share: ${value / (Math.max(base, chat) || 1)}` });
     const rows = [
       ["class", `${c.class[latent]}${c.confirmed[latent] ? ", confirmed" : ""}`],
       ["relative norm difference", shown(c.relative_norm_difference[latent])],

@@ -47,7 +47,7 @@ const crossdiff = (() => {
 
   // A number for people; an en dash where there is none.
   function shown(value, digits = 2) {
-    return value === null || value === undefined ? "–" : value.toFixed(digits);
+    return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
   }
 
   return { receive, load, element, shown };

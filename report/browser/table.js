@@ -6,18 +6,18 @@ crossdiff.table = (() => {
 
   // Every column that a training may have: how it is called, explained and shown.
   const COLUMNS = [
-    { key: "latent", label: "latent", help: "number of the latent", width: 76 },
+    { key: "latent", label: "latent", help: "number of the latent", width: 84 },
     { key: "name", label: "name", help: "name in the catalogue", text: true, width: 130 },
     { key: "class", label: "class", help: "by relative decoder norm difference; dead: never fires on held-out text", text: true, width: 88 },
-    { key: "confirmed", label: "confirmed", help: "both ν below their thresholds: 1 yes, 0 no", width: 92, format: (value) => (value ? "yes" : "") },
-    { key: "relative_norm_difference", label: "norm diff.", help: "relative decoder norm difference: 0 base only, ½ equal, 1 chat only", width: 90 },
-    { key: "nu_error", label: "ν error", help: "near 0: only the chat model needs it; high: complete shrinkage; 95 % interval over documents", interval: true, width: 136 },
-    { key: "nu_reconstruction", label: "ν reconstr.", help: "near 0: only the chat model needs it; high: latent decoupling; 95 % interval over documents", interval: true, width: 136 },
-    { key: "frequency", label: "fires on %", help: "share of training tokens on which it fires, in per cent", scale: 100, digits: 3, width: 92 },
-    { key: "template_share", label: "template", help: "share of its activations in chats that fall on template tokens", width: 86 },
-    { key: "kl", label: "KL, its half", help: "KL reduction when its whole half of the chat-leaning latents (by norm difference) is patched; not of this latent alone", width: 98 },
-    { key: "detection", label: "detection", help: "balanced accuracy of the explanation on contexts that it was not made from; 0.5 is chance; 95 % interval", interval: true, width: 136 },
-    { key: "explanation", label: "explanation", help: "what it fires on, by its explanation", text: true, width: 420 },
+    { key: "confirmed", label: "confirmed", help: "both ν below their thresholds: 1 yes, 0 no", width: 104, format: (value) => (value ? "yes" : "") },
+    { key: "relative_norm_difference", label: "norm diff.", help: "relative decoder norm difference: 0 base only, ½ equal, 1 chat only", width: 108 },
+    { key: "nu_error", label: "ν error", help: "near 0: only the chat model needs it; high: complete shrinkage; 95 % interval over documents", interval: true, width: 164 },
+    { key: "nu_reconstruction", label: "ν reconstr.", help: "near 0: only the chat model needs it; high: latent decoupling; 95 % interval over documents", interval: true, width: 164 },
+    { key: "frequency", label: "fires on %", help: "share of training tokens on which it fires, in per cent", scale: 100, digits: 3, width: 104 },
+    { key: "template_share", label: "template", help: "share of its activations in chats that fall on template tokens", width: 96 },
+    { key: "kl", label: "KL, its half", help: "KL reduction when its whole half of the chat-leaning latents (by norm difference) is patched; not of this latent alone", width: 116 },
+    { key: "detection", label: "detection", help: "balanced accuracy of the explanation on contexts that it was not made from; 0.5 is chance; 95 % interval", interval: true, width: 164 },
+    { key: "explanation", label: "explanation", help: "what it fires on, by its explanation", text: true, width: 300 },
   ];
 
   let grid = null;
@@ -112,13 +112,14 @@ crossdiff.table = (() => {
     };
   }
 
-  function definitions() {
+  function definitions(room) {
+    const taken = present.reduce((sum, column) => sum + column.width, 0);
     return present.map((column) => ({
       id: column.key,
       field: column.key,
       name: column.label,
       toolTip: column.help,
-      width: column.width,
+      width: column.key === "explanation" ? Math.max(column.width, column.width + room - taken) : column.width,
       sortable: true,
       defaultSortAsc: Boolean(column.text) || column.key === "latent",
       cssClass: column.text ? "words" : "number",
@@ -151,7 +152,7 @@ crossdiff.table = (() => {
     grid = new Slick.Grid(
       place,
       { getLength: () => order.length, getItem: (row) => ({ latent: order[row] }) },
-      definitions(),
+      definitions(place.clientWidth),
       {
         rowHeight: 30,
         headerRowHeight: 34,
@@ -174,7 +175,7 @@ crossdiff.table = (() => {
         event.getNativeEvent().preventDefault();
       }
     });
-    grid.setColumns(definitions()); // renders the header row, now that its cells are listened to
+    grid.setColumns(definitions(place.clientWidth - 20)); // renders the header row, now that its cells are listened to
     refresh();
   }
 
@@ -192,7 +193,8 @@ crossdiff.table = (() => {
   function mark(latent) {
     const row = order.indexOf(latent);
     if (!grid || row < 0) return;
-    grid.scrollRowIntoView(row);
+    const { top, bottom } = grid.getViewport();
+    if (row <= top || row >= bottom - 1) grid.scrollRowToTop(Math.max(0, row - Math.floor((bottom - top) / 3)));
     grid.setCellCssStyles("open", { [row]: Object.fromEntries(present.map((column) => [column.key, "open"])) });
   }
 

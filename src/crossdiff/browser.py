@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crossdiff.catalogue import Named
 from crossdiff.evaluation import most_chat_leaning
 
 CHUNK = 64  # latents whose contexts travel together
@@ -27,9 +26,8 @@ BLOCK = 32 * CHUNK  # latents whose contexts are read together
 SAMPLED = 3  # contexts shown of each quantile
 DIGITS = 4  # significant ones of a number
 STATIC = 20  # latents of each crosscoder that a page without scripts shows
-MEASURED = ("relative_norm_difference", "frequency", "max_activation", "norm_base", "norm_chat", "decoder_cosine") + tuple(
-    f"nu_{kind}{end}" for kind in ("error", "reconstruction") for end in ("", "_low", "_high")
-)
+NU = tuple(f"nu_{kind}{end}" for kind in ("error", "reconstruction") for end in ("", "_low", "_high"))
+MEASURED = ("relative_norm_difference", "frequency", "max_activation", "norm_base", "norm_chat", "decoder_cosine", *NU)
 SCORES = ("detection", "detection_low", "detection_high")
 KL_FORM, KL_GROUP = "subtraction", "all"  # rows of a KL table that are shown
 
@@ -79,7 +77,9 @@ def numbers(values: pd.Series | np.ndarray) -> list[float | None]:
     """Numbers with DIGITS significant digits; None for NaN and infinities, which JSON has not."""
     values = np.asarray(values, np.float64)
     shown = np.isfinite(values)
-    places = DIGITS - 1 - np.floor(np.log10(np.abs(values, where=shown, out=np.ones_like(values)), where=values != 0, out=np.zeros_like(values)))
+    places = (
+        DIGITS - 1 - np.floor(np.log10(np.abs(values, where=shown, out=np.ones_like(values)), where=values != 0, out=np.zeros_like(values)))
+    )
     scale = 10.0 ** np.abs(places)
     up = places >= 0
     with np.errstate(invalid="ignore"):
@@ -87,12 +87,13 @@ def numbers(values: pd.Series | np.ndarray) -> list[float | None]:
     return [value if is_shown else None for value, is_shown in zip(rounded.tolist(), shown.tolist(), strict=True)]
 
 
-def table(training: Training, named: Named, weights: str) -> dict[str, Any]:
-    """The table piece: columns of one value per latent, and what is true of the whole training."""
+def table(training: Training, named: pd.DataFrame, weights: str) -> dict[str, Any]:
+    """The table piece: columns of one value per latent, and what is true of the whole training. ``named``: its checked names."""
     betas = pd.read_parquet(training.betas)
     template = pd.read_csv(training.template_tokens, usecols=["template_share"]).template_share
+    stale, names = named[named.stale], dict(zip(named.latent[~named.stale], named["name"][~named.stale], strict=True))
     columns: dict[str, list[Any]] = {
-        "name": [named.current[latent].name if latent in named.current else "" for latent in betas.latent.tolist()],
+        "name": [names.get(latent, "") for latent in betas.latent.tolist()],
         "class": betas["class"].tolist(),
         "confirmed": betas.confirmed.astype(int).tolist(),
         "template_share": numbers(template),
@@ -108,8 +109,8 @@ def table(training: Training, named: Named, weights: str) -> dict[str, Any]:
     return {
         "weights": weights,
         "columns": columns,
-        "notes": {str(latent): entry.note for latent, entry in named.current.items() if entry.note},
-        "stale": [{"latent": entry.latent, "name": entry.name, "weights": entry.weights} for entry in named.stale],
+        "notes": {str(latent): note for latent, note in zip(named.latent, named.note, strict=True) if latent in names and note},
+        "stale": stale[["latent", "name", "weights"]].to_dict("records"),
         "kl_sets": [{**row, "members": members.tolist()} for row, members in sets],
     }
 
@@ -155,7 +156,9 @@ def chunks(training: Training, latents: int, vocabulary: Vocabulary, others: Seq
                     "lowered": _tokens(row["lowered"], row["lowered_by"], vocabulary),
                     "elsewhere": elsewhere.get(row["latent"], []),
                     "twins": pairs.get(row["latent"], []),
-                    "explanations": [_explanation(kind, scores.loc[row["latent"]]) for kind, scores in explained if row["latent"] in scores.index],
+                    "explanations": [
+                        _explanation(kind, scores.loc[row["latent"]]) for kind, scores in explained if row["latent"] in scores.index
+                    ],
                 }
                 for row in rows
             ]
@@ -185,8 +188,15 @@ def contexts(examples: str, first: int, stop: int, vocabulary: Vocabulary) -> di
     borders = np.searchsorted(owner, np.arange(len(rows) + 1)).tolist()
     found: dict[int, list[dict[str, Any]]] = {}
     flags = zip(rows.latent.tolist(), rows.strongest.tolist(), rows.sampled.tolist(), rows["quantile"].tolist(), strict=True)
-    for place, ((latent, strongest, sampled, quantile), begin, end) in enumerate(zip(flags, (ends - lengths).tolist(), ends.tolist(), strict=True)):
-        context = {"strongest": strongest, "quantile": quantile if sampled else None, "tokens": token[begin:end], "template": digits[begin:end]}
+    for place, ((latent, strongest, sampled, quantile), begin, end) in enumerate(
+        zip(flags, (ends - lengths).tolist(), ends.tolist(), strict=True)
+    ):
+        context = {
+            "strongest": strongest,
+            "quantile": quantile if sampled else None,
+            "tokens": token[begin:end],
+            "template": digits[begin:end],
+        }
         found.setdefault(latent, []).append(context | {"active": active[borders[place] : borders[place + 1]]})
     return found
 
@@ -241,12 +251,19 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     return [tokenizer.decode([token]).replace("\n", "\u21b5") for token in ids]
 
 
-def write_pieces(folder: Path, pair: str, trainings: Mapping[tuple[str, int], Training], named: Mapping[tuple[str, int], Named], digests: Mapping[tuple[str, int], str], tokenizer: Any) -> None:
-    """Write every piece below ``folder``: ``index``, ``vocabulary``, and of each training ``{name}/table`` and ``{name}/{first latent}``."""
+def write_pieces(
+    folder: Path,
+    pair: str,
+    trainings: Mapping[tuple[str, int], Training],
+    named: pd.DataFrame,
+    digests: Mapping[tuple[str, int], str],
+    tokenizer: Any,
+) -> None:
+    """Write every piece below ``folder``: index, vocabulary, and of each training {name}/table and {name}/{first latent}."""
     vocabulary, names, index = Vocabulary(), [training_name(*training) for training in trainings], []
     for (crosscoder, seed), training in trainings.items():
         name = training_name(crosscoder, seed)
-        content = table(training, named[crosscoder, seed], digests[crosscoder, seed])
+        content = table(training, named[(named.crosscoder == crosscoder) & (named.seed == seed)], digests[crosscoder, seed])
         write_piece(folder, f"{name}/table", content)
         latents = len(content["columns"]["class"])
         for number, chunk in enumerate(chunks(training, latents, vocabulary, names)):
@@ -266,7 +283,7 @@ def copy_assets(folder: Path, assets: Sequence[str], root: Path) -> None:
         shutil.copyfile(asset, target)
 
 
-def static_rows(betas: str, named: Named) -> list[dict[str, Any]]:
+def static_rows(betas: str, names: Mapping[int, str]) -> list[dict[str, Any]]:
     """What a page without scripts shows of a training: its most chat-leaning latents."""
     top = most_chat_leaning(pd.read_parquet(betas), STATIC).to_dict("records")
-    return [row | {"name": named.current[row["latent"]].name if row["latent"] in named.current else ""} for row in top]
+    return [row | {"name": names.get(row["latent"], "")} for row in top]

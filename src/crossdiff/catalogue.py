@@ -7,7 +7,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -16,6 +16,11 @@ from crossdiff.config.base import NonNegativeInt, Settings
 from crossdiff.config.problems import describe
 from crossdiff.errors import UserError, first_line
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Training = tuple[str, int]  # crosscoder and seed
+COLUMNS = ("crosscoder", "seed", "latent", "name", "note", "weights", "stale")
 DIGITS = 12  # of a weights' digest
 
 
@@ -24,7 +29,9 @@ class Entry(Settings):
 
     crosscoder: str
     seed: NonNegativeInt = 0
-    weights: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGITS}}}$", description="digest of the training's weights; the latent browser shows it")]
+    weights: Annotated[
+        str, Field(pattern=rf"^[0-9a-f]{{{DIGITS}}}$", description="digest of the training's weights; the latent browser shows it")
+    ]
     latent: NonNegativeInt
     name: Annotated[str, Field(min_length=1, max_length=60)]
     note: str = ""
@@ -36,14 +43,7 @@ class Catalogue(Settings):
     latents: list[Entry]
 
 
-class Named(NamedTuple):
-    """The entries of one training."""
-
-    current: dict[int, Entry]  # by latent
-    stale: list[Entry]  # given to the latents of other weights
-
-
-def read_catalogue(path: str | Path, trainings: Iterable[tuple[str, int]]) -> list[Entry]:
+def read_catalogue(path: str | Path, trainings: Iterable[Training]) -> list[Entry]:
     """The entries of a file about ``trainings``, (crosscoder, seed) of this run.
 
     Raises UserError, one line per problem, when the file can't be read, when an entry is not as it should be, names a training that this
@@ -76,19 +76,33 @@ def weights_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
-def names(path: str | Path | None, digests: Mapping[tuple[str, int], str], latents: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Named]:
-    """What a catalogue (or none) says of every training, from the digest of its weights and its number of latents.
+def check(path: str | Path, digests: Mapping[Training, str], latents: Mapping[Training, int]) -> list[dict[str, Any]]:
+    """One row per entry: crosscoder, seed, latent, name, note, weights, and stale: it was given to other weights than those of this run.
 
-    Raises UserError as ``read_catalogue`` does, and when an entry names a latent that its training does not have.
+    From the digest of each training's weights and its number of latents. Raises UserError as ``read_catalogue`` does, and when an entry
+    about these weights names a latent that they do not have.
     """
-    found = {training: Named({}, []) for training in digests}
-    for number, entry in enumerate(read_catalogue(path, found) if path else []):
+    rows = []
+    for number, entry in enumerate(read_catalogue(path, digests)):
         training = (entry.crosscoder, entry.seed)
-        if entry.weights != digests[training]:
-            found[training].stale.append(entry)
-        elif entry.latent >= latents[training]:
+        stale = entry.weights != digests[training]
+        if not stale and entry.latent >= latents[training]:
             allowed = f"0 to {latents[training] - 1}"
             raise UserError(f"{path}: latents.{number}.latent: found {entry.latent}, allowed in {entry.crosscoder}: {allowed}")
-        else:
-            found[training].current[entry.latent] = entry
-    return found
+        rows.append({column: getattr(entry, column) for column in COLUMNS[:-1]} | {"stale": stale})
+    return rows
+
+
+def read_names(path: str | Path | None) -> "pd.DataFrame":
+    """The table of checked names, COLUMNS; without rows where there is no catalogue."""
+    import pandas as pd
+
+    if path is None:
+        return pd.DataFrame(columns=list(COLUMNS)).astype({"stale": bool})
+    return pd.read_csv(path, dtype={"crosscoder": str, "name": str, "note": str, "weights": str}, keep_default_na=False)
+
+
+def current(rows: "pd.DataFrame", crosscoder: str, seed: int) -> dict[int, str]:
+    """Latent -> name, of one training, from the table of checked names; stale ones are left out."""
+    found = rows[(rows.crosscoder == crosscoder) & (rows.seed == seed) & ~rows.stale]
+    return dict(zip(found.latent.tolist(), found["name"].tolist(), strict=True))

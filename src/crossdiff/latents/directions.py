@@ -55,7 +55,7 @@ def moved_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS
 
 
 def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
-    """The ``count`` nearest live latents of each live latent within one training. Columns: latent, near (ids), near_cosine; nearest first."""
+    """The ``count`` nearest live latents of each live latent within one training. Columns: latent, near (ids), near_cosine."""
     directions, own = normalize(found.directions, dim=1), torch.arange(len(found.latents), device=found.directions.device)
     near, cosines = [], []
     for start in range(0, len(directions), ROWS_AT_ONCE):
