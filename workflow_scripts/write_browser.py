@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from crossdiff.browser import Training, copy_assets, static_rows, training_name, write_pieces
-from crossdiff.catalogue import current, read_names, weights_digest
+from crossdiff.browser.contents import Training
+from crossdiff.browser.page import copy_assets, render, write_files
+from crossdiff.catalogue import read_names, weights_digest
 from crossdiff.job import job
 from crossdiff.models.load import load_tokenizer
-from crossdiff.report import page_template
-from crossdiff.storage import atomic_path, record_mark
+from crossdiff.storage import atomic_path
 
 
 def main(
@@ -21,15 +21,13 @@ def main(
     page: str,
     files: str,
 ) -> None:
-    digests = {name: weights_digest(path) for name, path in weights.items()}
     named = read_names(names)
     with atomic_path(files) as temporary:
-        write_pieces(temporary, pair, trainings, named, digests, load_tokenizer(tokenizer))
+        digests = {name: weights_digest(path) for name, path in weights.items()}
+        write_files(temporary, pair, trainings, digests, named, load_tokenizer(tokenizer))
         copy_assets(temporary, assets, Path(template).parent)
-    static = {training_name(*name): static_rows(training.betas, current(named, *name)) for name, training in trainings.items()}
     with atomic_path(page) as temporary:
-        html = page_template(template).render(record=" ".join(record_mark().values()), pair=pair, trainings=static)
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(render(template, pair, trainings, named), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 
 crossdiff.latent = (() => {
   const { element, shown } = crossdiff;
+  const SETS = {
+    best_norm: "best half by norm difference",
+    worst_norm: "worst half by norm difference",
+    best_scaling: "best half by latent scaling",
+    worst_scaling: "worst half by latent scaling",
+  };
   const PARTS = ["", "template: header", "template: end of turn"];
 
   function range(columns, key, latent) {
@@ -40,7 +46,7 @@ crossdiff.latent = (() => {
     if (!sets.length) return [];
     const percent = (value) => (value === null ? "–" : `${shown(value * 100, 0)} %`);
     const lines = sets.map((set) =>
-      element("li", {}, `${set.set.replace("_", ", by ").replace("random, by", "random half")} (${set.members.length} latents): KL reduced by ${percent(set.reduction)} (${percent(set.reduction_low)} to ${percent(set.reduction_high)})`),
+      element("li", {}, `${SETS[set.set] || set.set.replace("_", " half ")} (${set.members.length} latents): KL reduced by ${percent(set.reduction)} (${percent(set.reduction_low)} to ${percent(set.reduction_high)})`),
     );
     return [section("Causal effect of sets that hold it", "Sets are patched as a whole; what this latent does alone was not measured.", element("ul", {}, ...lines))];
   }
@@ -133,7 +139,7 @@ crossdiff.latent = (() => {
   }
 
   function catalogue(training, piece, latent) {
-    const entry = `- {crosscoder: ${training.crosscoder}, seed: ${training.seed}, weights: ${piece.weights}, latent: ${latent}, name: , note: }`;
+    const entry = `- {crosscoder: ${training.crosscoder}, seed: ${training.seed}, weights: "${piece.weights}", latent: ${latent}, name: "", note: ""}`;
     return section("Name it", "The line for the catalogue (config key catalogue), under latents:", element("pre", { tabIndex: 0 }, entry));
   }
 

@@ -1,16 +1,10 @@
-"""The latent browser: a page and its data, in pieces that it loads when it needs them.
+"""What the pieces of the latent browser hold: of a training one value per latent, and of single latents what they fire on.
 
-It opens from disk, where a page may not fetch files, so each piece is a script that hands its content to the page: JSON, compressed, as
-base64, which nothing in the data can break out of. A table piece holds one value per latent, column by column; a chunk piece holds what is
-shown of CHUNK latents one by one; tokens are numbers, which the vocabulary piece spells out.
+A table piece holds columns; a chunk piece holds what is shown of CHUNK latents one by one. Tokens are numbers, which the vocabulary piece
+spells out.
 """
 
-import base64
-import gzip
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crossdiff.evaluation import most_chat_leaning
+from crossdiff.browser.pieces import Vocabulary, numbers
 
 CHUNK = 64  # latents whose contexts travel together
 BLOCK = 32 * CHUNK  # latents whose contexts are read together
 SAMPLED = 3  # contexts shown of each quantile
-DIGITS = 4  # significant ones of a number
-STATIC = 20  # latents of each crosscoder that a page without scripts shows
 NU = tuple(f"nu_{kind}{end}" for kind in ("error", "reconstruction") for end in ("", "_low", "_high"))
 MEASURED = ("relative_norm_difference", "frequency", "max_activation", "norm_base", "norm_chat", "decoder_cosine", *NU)
 SCORES = ("detection", "detection_low", "detection_high")
@@ -45,46 +37,6 @@ class Training(NamedTuple):
     kl_sets: str | None = None
     patterns: str | None = None
     explanations: str | None = None
-
-
-class Vocabulary:
-    """Numbers the tokens that occur in the order of their appearance."""
-
-    def __init__(self) -> None:
-        self._places = np.empty(0, np.int64)  # by id; -1 where a token has not occurred
-        self.ids: list[int] = []
-
-    def places(self, ids: np.ndarray) -> np.ndarray:
-        """The number of each token."""
-        if len(ids) and (largest := int(ids.max())) >= len(self._places):
-            self._places = np.concatenate([self._places, np.full(largest + 1 - len(self._places), -1)])
-        new = np.unique(ids[self._places[ids] < 0])
-        self._places[new] = len(self.ids) + np.arange(len(new))
-        self.ids += new.tolist()
-        return self._places[ids]
-
-
-def write_piece(folder: Path, name: str, value: Any) -> None:
-    """Write ``value`` as the script ``{name}.js``, which hands it to the page under ``name``. NaN is an error."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    packed = base64.b64encode(gzip.compress(text, compresslevel=6, mtime=0)).decode()
-    path = folder / f"{name}.js"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'crossdiff.receive("{name}", "{packed}");\n', encoding="ascii")
-
-
-def numbers(values: pd.Series | np.ndarray) -> list[float | None]:
-    """Numbers with DIGITS significant digits; None for NaN and infinities, which JSON has not."""
-    values = np.asarray(values, np.float64)
-    shown = np.isfinite(values)
-    places = (
-        DIGITS - 1 - np.floor(np.log10(np.abs(values, where=shown, out=np.ones_like(values)), where=values != 0, out=np.zeros_like(values)))
-    )
-    scale = 10.0 ** np.abs(places)
-    up = places >= 0
-    with np.errstate(invalid="ignore"):
-        rounded = np.where(up, np.rint(values * np.where(up, scale, 1)) / np.where(up, scale, 1), np.rint(values / scale) * scale)
-    return [value if is_shown else None for value, is_shown in zip(rounded.tolist(), shown.tolist(), strict=True)]
 
 
 def table(training: Training, named: pd.DataFrame, weights: str) -> dict[str, Any]:
@@ -244,46 +196,3 @@ def _tokens(ids: Any, values: Any, vocabulary: Vocabulary) -> list[list[Any]]:
 def training_name(crosscoder: str, seed: int) -> str:
     """Of a training, and of the folder of its pieces."""
     return f"{crosscoder}.seed{seed}"
-
-
-def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """Tokens as they are shown, one by one."""
-    return [tokenizer.decode([token]).replace("\n", "\u21b5") for token in ids]
-
-
-def write_pieces(
-    folder: Path,
-    pair: str,
-    trainings: Mapping[tuple[str, int], Training],
-    named: pd.DataFrame,
-    digests: Mapping[tuple[str, int], str],
-    tokenizer: Any,
-) -> None:
-    """Write every piece below ``folder``: index, vocabulary, and of each training {name}/table and {name}/{first latent}."""
-    vocabulary, names, index = Vocabulary(), [training_name(*training) for training in trainings], []
-    for (crosscoder, seed), training in trainings.items():
-        name = training_name(crosscoder, seed)
-        content = table(training, named[(named.crosscoder == crosscoder) & (named.seed == seed)], digests[crosscoder, seed])
-        write_piece(folder, f"{name}/table", content)
-        latents = len(content["columns"]["class"])
-        for number, chunk in enumerate(chunks(training, latents, vocabulary, names)):
-            write_piece(folder, f"{name}/{number * CHUNK}", chunk)
-        # The first seed needs no name in links.
-        link = name if crosscoder in (entry["crosscoder"] for entry in index) else crosscoder
-        index.append({"name": name, "link": link, "crosscoder": crosscoder, "seed": seed, "latents": latents})
-    write_piece(folder, "vocabulary", token_texts(vocabulary.ids, tokenizer))
-    write_piece(folder, "index", {"pair": pair, "chunk": CHUNK, "trainings": index})
-
-
-def copy_assets(folder: Path, assets: Sequence[str], root: Path) -> None:
-    """Copy the page's own files and the libraries that come with it, which lie below ``root``."""
-    for asset in assets:
-        target = folder / Path(asset).relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(asset, target)
-
-
-def static_rows(betas: str, names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """What a page without scripts shows of a training: its most chat-leaning latents."""
-    top = most_chat_leaning(pd.read_parquet(betas), STATIC).to_dict("records")
-    return [row | {"name": names.get(row["latent"], "")} for row in top]
