@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from crossdiff.activations.pairs import MODELS
+from crossdiff.activations import MODELS
 from crossdiff.config import SeedAgreement
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
