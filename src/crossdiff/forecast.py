@@ -19,6 +19,7 @@ PROCESS = 0.5e9  # bytes: Python with torch
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 510, 9  # a latent's rows in all tables, and each of its contexts, compressed
+DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
 MICRO_TOKENS = 512  # of a fine-tune's batch that are in the model at once
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
@@ -141,6 +142,16 @@ def _of_crosscoders(config: Config, model: Shape, train: int, validation: int) -
             extra=largest(lambda i: 25 * 8 * contexts * latents[i]),
         ),
         "find_twins": reading(validation),
+        "read_directions": Need(
+            1,
+            0,
+            total(lambda i: DIRECTION_BYTES * latents[i]),
+            PROCESS,
+            # The decoders of all trainings; the chat model, and the logits of a block of latents.
+            total(lambda i: 2 * parameters[i]) + 4 * model.parameters() + 3 * 4 * 256 * model.vocabulary,
+            total(lambda i: 2 * latents[i] * width * (model.vocabulary + 2 * sum(latents) * seeds)),
+        ),
+        "write_browser": Need(1, 0, total(lambda i: BROWSER_BYTES * latents[i]), PROCESS + largest(lambda i: 2000 * latents[i]), 0, 0),
     }
     if causal := config.causal:
         # Every hybrid is a pass of the rest of the model.

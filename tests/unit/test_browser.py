@@ -85,7 +85,8 @@ def test_words_replace_a_pattern_and_both_are_kept_for_the_latent(tmp_path: Path
     words.assign(detection=0.6, detection_low=0.5, detection_high=0.7).to_parquet(tmp_path / "explanations.parquet")
     training = training._replace(explanations=str(tmp_path / "explanations.parquet"))
     columns = table(training, named(), "abc")["columns"]
-    assert (columns["explanation"][2], columns["detection"][2]) == ("the model refuses", 0.6)
+    assert columns["explanation"][1:4] == ["the word refuse, 1", "the model refuses", "the word refuse, 3"]
+    assert columns["detection"][1:4] == [None, 0.6, 0.875]
     [chunk] = chunks(training, 10, Vocabulary(), ["l1.seed0"])
     assert [found["by"] for found in chunk[2]["explanations"]] == ["pattern", "language model"]
     assert [found["by"] for found in chunk[3]["explanations"]] == ["pattern"]

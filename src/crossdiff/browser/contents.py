@@ -54,10 +54,10 @@ def table(training: Training, named: pd.DataFrame, weights: str) -> dict[str, An
     }
     sets = kl_sets(training)
     columns |= {"kl": numbers(_kl_of_half(sets, len(betas)))} if sets else {}
-    for path in (training.patterns, training.explanations):  # an explanation in words replaces a pattern
-        if path:
-            found = pd.read_parquet(path).set_index("latent").reindex(betas.latent)
-            columns |= {"explanation": found.explanation.fillna("").tolist()} | {name: numbers(found[name]) for name in SCORES}
+    if tables := [pd.read_parquet(path).set_index("latent") for _, path in _explanations(training)]:
+        found = pd.concat(tables)
+        found = found[~found.index.duplicated(keep="last")].reindex(betas.latent)  # a language model's words replace a pattern
+        columns |= {"explanation": found.explanation.fillna("").tolist()} | {name: numbers(found[name]) for name in SCORES}
     return {
         "weights": weights,
         "columns": columns,
