@@ -12,7 +12,6 @@ if not workflow.overwrite_configfiles:
 
 
 include: "rules/common.smk"
-include: "rules/catalogue.smk"
 include: "rules/models.smk"
 include: "rules/tokens.smk"
 include: "rules/activations.smk"
@@ -22,9 +21,9 @@ include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
 include: "rules/latents.smk"
 include: "rules/causal.smk"
+include: "rules/browser.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
-include: "rules/browser.smk"
 include: "rules/report.smk"
 
 

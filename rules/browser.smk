@@ -1,12 +1,42 @@
-"""Latent browser.
+"""Latent browser, and the catalogue of names where the config has one.
 
-Takes crosscoders, what was read and measured of their latents, and the catalogue where the config names one. Gives a page that shows all
-latents of all crosscoders and opens from disk; all it loads lies in a folder beside it.
+Takes crosscoders, what was read and measured of their latents, and the file of names that a person edits. Gives a table of names, each checked
+against the weights that it was given to, and a page that shows all latents of all crosscoders and opens from disk: all it loads lies in a
+folder beside it.
 """
 
+TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 BROWSER = f"results/{PAIR}/report/latents/index.html"
 # The page's own files and the libraries that come with it, which it loads from there.
 ASSETS = [str(path) for folder in ("browser", "vendor") for path in sorted(Path("report", folder).rglob("*")) if path.is_file()]
+NAMES = f"results/{PAIR}/tables/names.csv" if CONFIG.catalogue else []
+
+if CONFIG.catalogue:
+    try:
+        read_catalogue(CONFIG.catalogue, [tuple(training) for training in TRAININGS])
+    except UserError as error:
+        raise WorkflowError(str(error))
+
+    rule check_catalogue:
+        """Names of latents, and which are stale: given to other weights."""
+        input:
+            catalogue=CONFIG.catalogue,
+            weights=per_crosscoder("weights.safetensors"),
+            config=per_crosscoder("config.json"),
+        output:
+            "results/{pair}/tables/names.csv",
+        log:
+            "logs/{pair}/check_catalogue.log",
+        localrule: True
+        conda:
+            "../envs/environment.yaml"
+        params:
+            names=TRAININGS,
+            code=code_digest("check_catalogue"),
+        message:
+            "Checking the catalogue"
+        script:
+            "../workflow_scripts/check_catalogue.py"
 
 
 rule read_directions:

@@ -158,6 +158,7 @@ crossdiff.table = (() => {
         headerRowHeight: 34,
         showHeaderRow: true,
         enableColumnReorder: false,
+        enableTextSelectionOnCells: true,
         enableHtmlRendering: false, // strings from formatters are text
         dataItemColumnValueExtractor: (item, definition) => columns[definition.field][item.latent],
         frozenColumn: window.innerWidth > 700 ? 0 : -1,
