@@ -6,6 +6,7 @@
   const at = (id) => document.getElementById(id);
   let index = null;
   let shownTraining = null;
+  let shownLatent = null;
   let turn = 0; // of what was asked for last: a slow answer to an earlier wish is dropped
 
   function say(text) {
@@ -45,6 +46,15 @@
     at("direction").textContent = sorting.ascending ? "↑ ascending" : "↓ descending";
   }
 
+  // Previous and next: in the order that the table has now.
+  function neighbours() {
+    for (const [id, step] of [["previous", -1], ["next", 1]]) {
+      const other = crossdiff.table.beside(shownLatent, step);
+      at(id).disabled = other === undefined;
+      at(id).onclick = () => go(shownTraining, other);
+    }
+  }
+
   async function route() {
     const mine = ++turn;
     say("");
@@ -64,15 +74,12 @@
         await crossdiff.latent.show(at("latent"), training, index.trainings, piece, latent, index.chunk);
         if (mine !== turn) return;
         at("latent-view").scrollTop = 0;
-        for (const [id, step] of [["previous", -1], ["next", 1]]) {
-          const other = crossdiff.table.beside(latent, step);
-          at(id).disabled = other === undefined;
-          at(id).onclick = () => go(training, other);
-        }
         at("latent").querySelector("h2").focus({ preventScroll: true });
       }
       crossdiff.table.resize();
-      if (latent !== null) crossdiff.table.mark(latent);
+      crossdiff.table.mark(latent);
+      shownLatent = latent;
+      neighbours();
       document.body.dataset.ready = location.hash || "#";
     } catch (error) {
       say(error.message);
@@ -85,6 +92,7 @@
     table.changed((shown, all, sorting) => {
       at("count").textContent = shown === all ? `${all.toLocaleString("en")} latents` : `${shown.toLocaleString("en")} of ${all.toLocaleString("en")} latents`;
       sortChoices(sorting);
+      neighbours();
     });
     at("training").addEventListener("change", (event) => go(index.trainings.find((one) => one.name === event.target.value), null));
     at("search").addEventListener("input", (event) => table.search(event.target.value));

@@ -25,6 +25,7 @@ crossdiff.table = (() => {
   let present = []; // the entries of COLUMNS that this training has
   let order = []; // latents, as the table shows them
   let count = 0;
+  let open = null; // the latent that is shown beside the table
   let haystack = null; // what the search looks through, by latent
   let sorting = { key: "relative_norm_difference", ascending: false };
   const filters = new Map(); // key -> text that was typed
@@ -93,7 +94,9 @@ crossdiff.table = (() => {
     grid.setSortColumn(sorting.key, sorting.ascending);
     grid.invalidateAllRows();
     grid.updateRowCount();
+    grid.scrollRowToTop(0);
     grid.render();
+    highlight();
     onChange(order.length, count, sorting);
   }
 
@@ -191,12 +194,20 @@ crossdiff.table = (() => {
     return place < 0 ? undefined : order[place + step];
   }
 
+  // The row of the open latent, wherever the order has it.
+  function highlight() {
+    const row = order.indexOf(open);
+    grid.setCellCssStyles("open", row < 0 ? {} : { [row]: Object.fromEntries(present.map((column) => [column.key, "open"])) });
+  }
+
+  // Show which latent is open, or that none is (null).
   function mark(latent) {
+    open = latent;
+    highlight();
     const row = order.indexOf(latent);
-    if (!grid || row < 0) return;
+    if (row < 0) return;
     const { top, bottom } = grid.getViewport();
     if (row <= top || row >= bottom - 1) grid.scrollRowToTop(Math.max(0, row - Math.floor((bottom - top) / 3)));
-    grid.setCellCssStyles("open", { [row]: Object.fromEntries(present.map((column) => [column.key, "open"])) });
   }
 
   return {

@@ -147,6 +147,24 @@ def test_links_lead_to_where_the_latent_recurs_and_back(reader: Reader) -> None:
     assert page.locator("#latent h2").inner_text() == "batchtopk/5"
 
 
+def test_open_latent_stays_marked_and_its_neighbours_are_those_of_the_new_order(reader: Reader) -> None:
+    page = reader.open("#batchtopk/200").page
+    assert page.locator(".slick-cell.l0.open").inner_text() == "200"
+    page.select_option("#sort", "latent")
+    page.fill("#filter-latent", "198..250")
+    page.click("#direction")  # ascending
+    assert reader.column(0, 3) == ["198", "199", "200"]
+    assert page.locator(".slick-cell.l0.open").inner_text() == "200"
+    page.click("#next")
+    reader.at("#batchtopk/201")
+    assert page.locator(".slick-cell.l0.open").inner_text() == "201"
+    page.fill("#filter-latent", "201")
+    assert page.locator("#next").is_disabled()
+    page.click("#close")
+    reader.at("#batchtopk")
+    assert page.locator(".slick-cell.l0.open").count() == 0
+
+
 def test_twins_and_the_effect_of_sets_are_told(reader: Reader) -> None:
     text = reader.open("#batchtopk/2").page.locator("#latent").inner_text()
     assert "batchtopk/3\t0.95\ttwin; they fire apart on 0.50" in text
