@@ -1,9 +1,9 @@
-# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slurm.
+# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slow and make test-slurm.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-browser test-slurm lint
+.PHONY: install quickstart test test-browser test-slow test-slurm lint
 
 install: $(VENV)/installed
 
@@ -31,6 +31,10 @@ test: lint
 test-browser: install
 	dpkg-query --show chromium >/dev/null || (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium)
 	$(BIN)/pytest -m browser tests/browser
+
+# Trainings and harvests killed at random moments, and further trainings in several processes.
+test-slow: install
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
 # On Debian as root: SLURM's packages, a cluster of three nodes on this machine, and the pipeline through faults.
 test-slurm: install

@@ -22,6 +22,7 @@ include: "rules/evaluation.smk"
 include: "rules/latents.smk"
 include: "rules/causal.smk"
 include: "rules/browser.smk"
+include: "rules/steering.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -42,6 +43,7 @@ rule all:
         BROWSER,
         LATENTS,
         CAUSAL,
+        STEERING_FIGURE,
         PLANTED,
 
 

@@ -60,6 +60,8 @@ if CONFIG.pair.chat.planted:
             "logs/{pair}/plant_concepts/layer{layer}.{dataset}.{split}.{shard}.log",
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("plant_concepts"),
         params:
             settings=settings("pair.chat.planted", "pair.layer"),
             code=code_digest("plant_concepts"),

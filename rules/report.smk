@@ -18,6 +18,11 @@ rule write_report:
         examples=per_crosscoder("examples.parquet", FIRST_SEED),
         figures=FIGURES,
         names=NAMES,
+        steering_page="report/steering.html.jinja" if CONFIG.steering else [],
+        steering=STEERING_FIGURE,
+        steering_effects=STEERING_TABLES["steering.csv"],
+        steering_candidates=STEERING_TABLES["steering_candidates.csv"],
+        steering_answers=STEERING_TABLES["steering_answers.parquet"],
     output:
         REPORT,
     log:

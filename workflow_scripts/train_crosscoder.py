@@ -1,10 +1,13 @@
 """Train one crosscoder, or go on with one that was interrupted."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import crosscoder_settings
 from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.parallel import gpus, train_on_ranks
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device
 from crossdiff.job import job
@@ -13,18 +16,23 @@ from crossdiff.workflow import section
 
 
 def main(
-    activations: PairedActivations,
-    held_out: PairedActivations | None,
+    inputs: Mapping[str, Any],
     settings: dict,
     seed: int,
     identity: str,
+    processes: int,
     weights: str,
     config: str,
     training_log: str,
 ) -> None:
-    with Checkpoint(Path(weights).with_name(".checkpoint.safetensors"), identity) as checkpoint:
+    state = Path(weights).with_name(".checkpoint.safetensors")
+    if processes > 1:
+        train_on_ranks(processes, inputs, settings, seed, state, identity)
+    typed = crosscoder_settings(settings)
+    held_out = PairedActivations.of(inputs, "held_out_") if typed.needs_held_out else None
+    with Checkpoint(state, identity) as checkpoint:
         with atomic_path(training_log) as log:
-            crosscoder = train(activations, crosscoder_settings(settings), seed, device(), log, held_out, checkpoint)
+            crosscoder = train(PairedActivations.of(inputs), typed, seed, device(), log, held_out, checkpoint)
         crosscoder.save(weights, config, training=settings | {"seed": seed})
         checkpoint.remove()
 
@@ -32,11 +40,11 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            activations=PairedActivations.of(snakemake.input),
-            held_out=PairedActivations.of(snakemake.input, "held_out_") if "held_out_tokens" in snakemake.input.keys() else None,
+            inputs=snakemake.input,
             settings=section(settings, "crosscoders", snakemake.wildcards.crosscoder),
             seed=int(snakemake.wildcards.seed),
             identity=current_record(),
+            processes=gpus(snakemake.resources),
             weights=snakemake.output.weights,
             config=snakemake.output.config,
             training_log=snakemake.output.log,

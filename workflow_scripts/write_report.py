@@ -1,9 +1,19 @@
 """Write the report page."""
 
+from typing import Any
+
 from crossdiff.captions import recorded_settings
 from crossdiff.job import job
 from crossdiff.report import Inputs, render
+from crossdiff.report_steering import SteeringInputs
 from crossdiff.storage import atomic_path
+
+
+def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
+    if not given.get("steering"):
+        return None
+    tables = (dict(zip(names, given[f"steering_{table}"], strict=True)) for table in ("effects", "candidates", "answers"))
+    return SteeringInputs(given.steering, *tables)
 
 
 def main(inputs: Inputs, template: str, page: str) -> None:
@@ -28,6 +38,7 @@ if __name__ == "__main__":
                 figures=list(snakemake.input.figures),
                 names=snakemake.input.get("names") or None,
                 seed=snakemake.params.seed,
+                steering=of_steering(snakemake.input, names),
             ),
             template=snakemake.input.template,
             page=snakemake.output[0],

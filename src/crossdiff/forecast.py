@@ -5,6 +5,7 @@ default run. Torch-free: the Snakefile takes from here what a rule asks SLURM fo
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,10 @@ SHAPES = Path("data/model-shapes.yaml")
 PROCESS = 0.5e9  # bytes: Python with torch
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
-LATENT_BYTES, CONTEXT_BYTES = 510, 9  # a latent's rows in all tables, and each of its contexts, compressed
+LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
-MICRO_TOKENS = 512  # of a fine-tune's batch that are in the model at once
+FIRING_BYTES = 13  # a planted firing's row, compressed
+STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
 LEAST_MB, LEAST_MINUTES = 2000, 30
@@ -82,32 +84,43 @@ def shape(config: Config, root: Path) -> Shape | None:
 
 def forecast(config: Config, model: Shape) -> dict[str, Need]:
     """Rule -> what it takes, in the order data flows."""
-    width, layer, datasets = model.d_model, config.pair.layer, config.datasets.values()
+    planted, layer, datasets = config.pair.chat.planted, config.pair.layer, config.datasets.values()
+    width = planted.noise.d_model if planted and planted.noise else model.d_model
     train, validation = sum(d.tokens for d in datasets), sum(d.validation_tokens for d in datasets)
     tokens, shard = train + validation, config.tokens.shard
     shards = sum(-(-budget // shard) for d in datasets for budget in (d.tokens, d.validation_tokens))
     # bfloat16 in whole, or float32 as far as the layer: what is not run is never touched.
     weights = max(2 * model.parameters(), 4 * model.parameters(layer + 1))
     batch = config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
-    needs = {"prepare_model": Need(2, 0, 2 * 2 * model.parameters(), PROCESS + 4 * model.parameters(), 0, 0)}
+    prepared = 1 if planted or config.pair.chat.finetune else 2
+    models = 1 if planted else 2
+    needs = {"prepare_model": Need(prepared, 0, models * 2 * model.parameters(), PROCESS + 4 * model.parameters(), 0, 0)}
     if finetune := config.pair.chat.finetune:
         seen = finetune.epochs * sum(finetune.data.values())
-        kept = 4 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
-        needs["prepare_model"] = needs["prepare_model"]._replace(jobs=1)
-        # Weights, gradients, two moments and the optimiser's copies of them, all float32.
-        memory = 28 * model.parameters() + MICRO_TOKENS * kept
+        kept = 2 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
+        # Weights, gradients and two moments in float32; weights and what is kept of a batch in bfloat16.
+        memory = 18 * model.parameters() + finetune.batch_tokens * kept
         needs["finetune_model"] = Need(1, seen, 0, PROCESS, memory, 6 * seen * model.parameters())
     needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS, 0, 0)
-    cache = 2 * tokens * (2 * width * COMPRESSED + 4)
+    cache = tokens * (2 * width * COMPRESSED + 4)  # of one model
     largest = min(shard, max(max(d.tokens, d.validation_tokens) for d in datasets))
-    needs["harvest_activations"] = Need(
-        2 * shards, tokens, cache, PROCESS + largest * 2 * width, weights + batch, 2 * 2 * tokens * model.parameters(layer + 1)
-    )
-    return needs | _of_crosscoders(config, model, train, validation)
+    harvested = models if not (planted and planted.noise) else 0
+    if harvested:
+        flop = harvested * 2 * tokens * model.parameters(layer + 1)
+        held = PROCESS + largest * 2 * width
+        needs["harvest_activations"] = Need(harvested * shards, tokens, harvested * cache, held, weights + batch, flop)
+    if planted:
+        low, high = planted.frequency
+        mean = (high - low) / math.log(high / low) if high > low else low
+        firings = tokens * sum(planted.concepts.model_dump().values()) * mean
+        # The shard before and after planting: in float32 twice, then in bfloat16.
+        held = PROCESS + largest * 18 * width
+        needs["plant_concepts"] = Need(shards, tokens, 2 * cache + FIRING_BYTES * firings, held, 0, 0)
+    return needs | _of_crosscoders(config, model, width, train, validation)
 
 
-def _of_crosscoders(config: Config, model: Shape, train: int, validation: int) -> dict[str, Need]:
-    entries, seeds, width = list(config.crosscoders.values()), len(config.seeds), model.d_model
+def _of_crosscoders(config: Config, model: Shape, width: int, train: int, validation: int) -> dict[str, Need]:
+    entries, seeds = list(config.crosscoders.values()), len(config.seeds)
     jobs = len(entries) * seeds
     latents = [entry.n_latents(width) for entry in entries]
     parameters = [4 * n * width for n in latents]  # encoder and decoder of both models
@@ -129,8 +142,9 @@ def _of_crosscoders(config: Config, model: Shape, train: int, validation: int) -
             jobs,
             int(total(lambda i: entries[i].tokens)),
             total(lambda i: 4 * parameters[i]),
-            # Two pools of token pairs; weights, gradients and two moments; a batch's codes several times over.
-            PROCESS + largest(lambda i: 2 * min(entries[i].buffer_tokens, train) * 2 * 2 * width),
+            # A pool of token pairs in use and one that is read, in parts and whole; weights, gradients and two moments; a batch's codes
+            # several times over.
+            PROCESS + largest(lambda i: 3 * min(entries[i].buffer_tokens, train) * 2 * 2 * width),
             largest(lambda i: 16 * parameters[i] + 6 * 4 * entries[i].batch * latents[i]),
             total(lambda i: 6 * parameters[i] * entries[i].tokens),
         ),
@@ -157,8 +171,17 @@ def _of_crosscoders(config: Config, model: Shape, train: int, validation: int) -
         # Every hybrid is a pass of the rest of the model.
         seen = causal.conversations * len(causal.datasets) * config.tokens.context
         answers = 2 * 2 * model.parameters() + config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
-        runs = 10 + causal.random_sets  # hybrids of both models' activations
+        runs = 13 + causal.random_sets  # hybrids of both models' activations
         needs["measure_causal_effect"] = reading(seen, extra=answers)._replace(flop=jobs * runs * 2 * seen * model.parameters())
+    if steering := config.steering:
+        # Of the first seed: the rest of the chat model under every condition, and the base model for what comes out.
+        steered = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
+        runs = steered * (1 + steering.random_latents + steering.random_directions) * (len(steering.strengths) + 1)
+        seen = STEERED_REQUESTS * steering.phrasings * (PROMPT_TOKENS + steering.answer_tokens)
+        both = 2 * 2 * model.parameters() + 256 * (PROMPT_TOKENS + steering.answer_tokens) * 2 * 2 * model.layers * width
+        needs["steer_latents"] = reading(seen, extra=both)._replace(
+            jobs=len(entries), flop=len(entries) * runs * 2 * 2 * seen * model.parameters()
+        )
     return needs
 
 

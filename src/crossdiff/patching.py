@@ -189,13 +189,14 @@ def answer_kl(
         for variant in variants:
             patched[real] = patcher.hybrid(tokens, variant).to(patched.dtype)
             residuals.append(resumed(patched.view_as(hidden[1])))
-        kl[batch.predicted] = _kl(chat, resumed(hidden[1]), residuals).cpu().numpy()
+        kl[batch.predicted] = divergence(chat, resumed(hidden[1]), residuals).cpu().numpy()
         done += len(batch.rows)
         log.info("%d of %d tokens", done, len(shard.token))
     return AnswerKL(kl, fired.cpu().numpy(), left_out)
 
 
-def _kl(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
+@torch.inference_mode()
+def divergence(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
     """(n, variants): KL in nats at n positions between the chat model's ``own`` last residual stream (n, d_model) and each other one."""
     kl = torch.empty(len(own), len(residuals), device=own.device)
     for first in range(0, len(own), POSITIONS):

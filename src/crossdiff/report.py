@@ -13,6 +13,7 @@ from crossdiff.activations.pairs import read_summary
 from crossdiff.catalogue import current, read_names
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.models.load import load_tokenizer
+from crossdiff.report_steering import SteeringInputs, steering_section
 from crossdiff.storage import read_json, record_mark
 from crossdiff.texts.chats import CONTENT
 from crossdiff.workflow import section
@@ -36,6 +37,7 @@ class Inputs(NamedTuple):
     figures: list[str]
     names: str | None = None
     seed: int = 0  # that all of these are of
+    steering: SteeringInputs | None = None
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
@@ -66,6 +68,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         },
         stale=named[named.stale].to_dict("records"),
         figures={Path(path).stem: data_uri(path) for path in inputs.figures},
+        steering=_steering(inputs.steering) if inputs.steering else None,
     )
 
 
@@ -138,6 +141,10 @@ def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
 def data_uri(path: str) -> str:
     """A figure (SVG) as an address that needs no file."""
     return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+def _steering(inputs: SteeringInputs) -> dict[str, Any]:
+    return steering_section(inputs) | {"figure": data_uri(inputs.figure)}
 
 
 def _percent(value: float) -> str:

@@ -25,6 +25,11 @@ printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"
 
 @pytest.fixture
 def lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """As ``submitted_lines``."""
+    return submitted_lines(checkout, monkeypatch)
+
+
+def submitted_lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The words of every line that a run hands to sbatch."""
     tools, log = checkout.folder / "tools", checkout.folder / "sbatch.log"
     tools.mkdir()
@@ -70,6 +75,31 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
         assert value(line, "--output") == str(checkout.folder / "logs/slurm/rule_prepare_model/tiny_base/%j.log")
         assert value(line, "-D") == str(checkout.folder)
         assert f"--attempt {attempt} " in value(line, "--wrap")
+
+
+def test_training_on_several_gpus_asks_for_them(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = checkout.folder / "slurm/config.yaml"
+    changed, count = re.subn(r"train_crosscoder: \*gpu.*", 'train_crosscoder: {<<: *gpu, gres: "gpu:a100:4"}', profile.read_text())
+    assert count == 1
+    profile.write_text(changed)
+    asked = {value(line, "--comment").removeprefix("rule_"): line for line in submitted_lines(checkout, monkeypatch)}
+    assert {rule: value(asked[rule], "--gres") for rule in ("train_crosscoder", "scale_latents")} == {
+        "train_crosscoder": "gpu:a100:4",
+        "scale_latents": "gpu:1",
+    }
+
+
+def test_run_without_sbatch_ends_with_one_line(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in Path("/usr/bin").iterdir():
+        if tool.name != "sbatch":
+            (tools / tool.name).symlink_to(tool)
+    monkeypatch.setenv("PATH", str(tools))
+    result = checkout.snakemake("--profile", "slurm", "--configfile", TINY)
+    assert result.returncode == 1
+    assert "executor: found slurm, but there is no sbatch on the PATH" in result.stdout
+    assert not (checkout.folder / "results").exists()
 
 
 def workflow(executor: str) -> SimpleNamespace:

@@ -15,7 +15,7 @@ from conftest import ROOT, Checkout
 from crossdiff.records import SUFFIX, read_record
 
 # A loss of another package, BatchTopK with a pause in every step: a fault strikes in the midst of a training on a fast machine too.
-# The pause is no setting, so the result is that of an undisturbed training without it.
+# The pause is no setting but a file, so the result is that of an undisturbed training, and the rest of a training need not wait.
 SLOW = {
     "slow/__init__.py": "",
     "slow/settings.py": """
@@ -27,12 +27,13 @@ class Slow(BatchTopK):
     loss: Literal["slow"]
 """,
     "slow/loss.py": """
-import os, time
+import time
+from pathlib import Path
 from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss
 
 class SlowLoss(BatchTopKLoss):
     def forward(self, crosscoder, x, step):
-        time.sleep(float(os.environ.get("SECONDS_PER_STEP", "0")))
+        time.sleep(float(Path("pause").read_text()))
         return super().forward(crosscoder, x, step)
 """,
     "slow-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: slow\nVersion: 1\n",
@@ -56,6 +57,7 @@ class OnCluster(Checkout):
         fewer = {"datasets": {"requests": tiny["datasets"]["requests"]}, "tokens.shard": 12000, "crosscoders": {"slow": slow}, "seeds": [0]}
         self.config = self.changed("configs/tiny.yaml", fewer)  # each SLURM job costs some ten seconds of CPU
         self.profile({})
+        self.pause(0)
         self.runs: list[Run] = []
 
     def profile(self, resources: dict[str, object]) -> None:
@@ -69,9 +71,14 @@ class OnCluster(Checkout):
         profile["set-resources"]["train_crosscoder"] |= resources
         (self.folder / "slurm/config.yaml").write_text(yaml.safe_dump(profile))
 
-    def start(self, *arguments: str, pause: float = 0.0) -> "Run":
-        """Start ``snakemake --profile slurm`` and do not wait. ``pause``: seconds in every training step."""
-        self.runs.append(Run(self, ["--profile", "slurm", *arguments, "--configfile", self.config], pause))
+    def pause(self, seconds: float) -> None:
+        """Of every training step from now on."""
+        (self.folder / "pause.new").write_text(str(seconds))
+        (self.folder / "pause.new").replace(self.folder / "pause")
+
+    def start(self, *arguments: str) -> "Run":
+        """Start ``snakemake --profile slurm`` and do not wait."""
+        self.runs.append(Run(self, ["--profile", "slurm", *arguments, "--configfile", self.config]))
         return self.runs[-1]
 
     def close(self) -> None:
@@ -90,13 +97,12 @@ class OnCluster(Checkout):
 class Run:
     """Snakemake in the background."""
 
-    def __init__(self, checkout: Checkout, arguments: list[str], pause: float) -> None:
+    def __init__(self, checkout: Checkout, arguments: list[str]) -> None:
         self.log = checkout.folder / "snakemake.log"
         environment = os.environ | {
             "PYTHONPATH": str(checkout.folder / "src"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HF_HUB_OFFLINE": "1",
-            "SECONDS_PER_STEP": str(pause),
         }
         with self.log.open("w") as log:
             command = [sys.executable, "-m", "snakemake", *arguments]

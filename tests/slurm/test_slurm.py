@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cluster
+import pandas as pd
 import pytest
-from on_cluster import PATIENCE, STEPS, OnCluster, Run, hashes, until
+from on_cluster import PATIENCE, OnCluster, Run, hashes, until
 
 from crossdiff.cli import main
 from crossdiff.records import read_record
@@ -56,9 +57,10 @@ def untrained(without_cluster: OnCluster, fresh: OnCluster) -> OnCluster:
     return checkout
 
 
-def start_training(checkout: OnCluster, pause: float = 0.2) -> tuple[Run, str]:
-    """Snakemake, and the SLURM job in which a training has begun; it takes ``pause`` seconds a step."""
-    run = checkout.start(WEIGHTS, pause=pause)
+def start_training(checkout: OnCluster) -> tuple[Run, str]:
+    """Snakemake, and the SLURM job in which a training has begun; it takes seconds a step until ``checkout.pause(0)``."""
+    checkout.pause(2)
+    run = checkout.start(WEIGHTS)
     until(lambda: run.process.poll() is not None or (checkout.folder / TRAINED / ".checkpoint.lock").exists())
     [job] = checkout.running_jobs()
     return run, job
@@ -79,6 +81,8 @@ def assert_as_without_cluster(checkout: OnCluster, without_cluster: OnCluster) -
 def test_job_cancelled_from_outside_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
     run, job = start_training(untrained)
     cluster.output("scancel", job)
+    until(lambda: state(job) == "CANCELLED")
+    untrained.pause(0)
     assert "CANCELLED" in run.finish()
     assert "resumed after step" in (untrained.folder / TRAINING_LOG).read_text()
     assert_as_without_cluster(untrained, without_cluster)
@@ -86,34 +90,46 @@ def test_job_cancelled_from_outside_goes_on_where_it_was(untrained: OnCluster, w
 
 def test_job_over_its_memory_gets_more(untrained: OnCluster, without_cluster: OnCluster) -> None:
     untrained.profile({"mem_mb": "350 if attempt == 1 else 3000"})
-    output = untrained.start(WEIGHTS, pause=0.1).finish()
-    assert "Trying to restart job" in output
+    untrained.pause(0.1)
+    assert "Trying to restart job" in untrained.start(WEIGHTS).finish()
     assert_as_without_cluster(untrained, without_cluster)
 
 
 def test_lost_node(untrained: OnCluster, without_cluster: OnCluster) -> None:
     run, job = start_training(untrained)
     cluster.crash(cluster.output("squeue", "-h", "-j", job, "-o", "%N").strip())
-    output = run.finish()
-    assert "Trying to restart job" not in output  # SLURM has started the job again
+    untrained.pause(0)
+    assert "Trying to restart job" not in run.finish()  # SLURM has started the job again
     assert "taking over" in (untrained.folder / TRAINING_LOG).read_text()
     assert_as_without_cluster(untrained, without_cluster)
 
 
 def test_controller_restarts(untrained: OnCluster, without_cluster: OnCluster) -> None:
-    run, _ = start_training(untrained, pause=0.1)
+    run, _ = start_training(untrained)
     cluster.kill_controller()
     cluster.start_controller()
+    untrained.pause(0)
     assert "Trying to restart job" not in run.finish()
     assert_as_without_cluster(untrained, without_cluster)
 
 
 def test_training_at_its_time_limit_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
-    untrained.profile({"runtime": "2 if attempt == 1 else 20"})
-    run, _ = start_training(untrained, pause=200 / STEPS)
+    untrained.profile({"runtime": "1 if attempt == 1 else 20"})
+    run, job = start_training(untrained)
+    until(lambda: state(job) == "TIMEOUT")
+    untrained.pause(0)
     assert "TIMEOUT" in run.finish()
     assert "resumed after step" in (untrained.folder / TRAINING_LOG).read_text()
     assert_as_without_cluster(untrained, without_cluster)
+
+
+def test_training_on_two_gpus(untrained: OnCluster, without_cluster: OnCluster) -> None:
+    untrained.profile({"gres": "gpu:2"})
+    untrained.start(WEIGHTS).finish()
+    assert "training in 2 processes" in (untrained.folder / TRAINING_LOG).read_text()
+    assert read_record(untrained.folder / WEIGHTS).run["cuda_visible_devices"] == "0,1"
+    together, alone = (pd.read_csv(checkout.folder / TRAINED / "training.csv") for checkout in (untrained, without_cluster))
+    assert together.loss.to_numpy() == pytest.approx(alone.loss.to_numpy(), rel=1e-3)
 
 
 def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnCluster, without_cluster: OnCluster) -> None:
@@ -123,6 +139,7 @@ def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnClust
     again = untrained.start(WEIGHTS)
     until(lambda: len(untrained.running_jobs()) == 2 or again.process.poll() is not None)
     assert orphan in untrained.running_jobs()
+    untrained.pause(0)
     again.finish()
     until(lambda: not untrained.running_jobs())
     assert_as_without_cluster(untrained, without_cluster)
@@ -170,6 +187,7 @@ def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
             [],
             "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, threads 1: no node",
         ),
+        ({"runtime": 700}, [], "rule train_crosscoder: runtime: found 700 minutes, allowed in gpu: up to 600"),
         ({"mem_mb": 17000}, [], "mem_mb 17000, runtime 20, threads 1: no node can serve that"),
         (
             {},

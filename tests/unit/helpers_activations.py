@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.activations.cache import write_cache
-from crossdiff.activations.pairs import PairedActivations, PairedShard, Summary, summarise
+from crossdiff.activations.pairs import PairedActivations, PairedShard, Summary, summarise, write_summary
 from crossdiff.config import L1, Activations, BatchTopK
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.texts.shards import Shard
@@ -72,6 +73,15 @@ def paired(folder: Path, *parts: Tensor) -> PairedActivations:
     """All tokens of shards that hold these activations."""
     shards = [write_pair(folder, f"{number:04d}", part) for number, part in enumerate(parts)]
     return PairedActivations(shards, everything(shards))
+
+
+def rule_inputs(folder: Path, *parts: Tensor) -> dict[str, Any]:
+    """The same as the named inputs of a rule: paths of token shards, of both models' caches and of the summary."""
+    shards = [write_pair(folder, f"{number:04d}", part) for number, part in enumerate(parts)]
+    write_summary(folder / "summary.json", everything(shards))
+    ends = {"tokens": "parquet", "base": "base.h5", "chat": "chat.h5"}
+    paths = {name: [str(folder / f"{number:04d}.{end}") for number in range(len(parts))] for name, end in ends.items()}
+    return paths | {"summary": str(folder / "summary.json")}
 
 
 def random_crosscoder(d_model: int, latents: int, seed: int = 0, code_normalisation: str = "crosscoder") -> Crosscoder:

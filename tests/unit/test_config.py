@@ -250,7 +250,7 @@ def test_planted_pair_has_no_chat_model_to_ask():
     planted = {"planted": {"seed": 0, "concepts": {"chat_only": 3}}}
     values = changed("scoring", {}, changed("pair.chat", planted))
     [line] = refusal(values)
-    assert line == "pair.chat: found planted, which is no model; leave out causal and behaviour"
+    assert line == "pair.chat: found planted, which is no model; leave out causal, behaviour and steering"
     alone = changed("causal", DELETE, changed("behaviour", DELETE, values))
     assert load(alone).pair.chat.kind == "planted"
     assert refusal_of("scoring", DELETE, alone) == "scoring: found nothing; it goes with pair.chat.planted"

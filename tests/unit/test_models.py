@@ -295,7 +295,7 @@ def test_assistant_loss_is_the_cross_entropy_of_the_full_models_logits(config, e
     model = AutoModelForCausalLM.from_config(config).eval()
     ids, learned = batches(examples[:7], 10_000, seed=0)[0]
     losses = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-    assert_close(assistant_loss(model, ids, learned), losses[learned[:, 1:]].mean())
+    assert_close(assistant_loss(model, ids, learned, torch.tensor([3, 5])), losses[learned[:, 1:]].mean())
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():

@@ -1,7 +1,7 @@
 """Both models' caches in step: which tokens count, how activations are scaled, and blocks of token pairs."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,10 +164,10 @@ class PairedActivations:
                 )
 
     @classmethod
-    def of(cls, inputs: Any, prefix: str = "") -> "PairedActivations":
+    def of(cls, inputs: Mapping[str, Any], prefix: str = "") -> "PairedActivations":
         """From a rule's named inputs ``tokens``, ``base``, ``chat`` (lists in the same order), each after ``prefix``, and ``summary``."""
         paths = zip(*(inputs[prefix + name] for name in ("tokens", *MODELS)), strict=True)
-        return cls([PairedShard(*shard) for shard in paths], read_summary(inputs.summary))
+        return cls([PairedShard(*shard) for shard in paths], read_summary(inputs["summary"]))
 
     @property
     def tokens(self) -> int:

@@ -19,10 +19,13 @@ from crossdiff.config.analysis import (
     Report,
     Scoring,
     SeedAgreement,
+    Steering,
+    SteeringGrid,
     Twins,
 )
 from crossdiff.config.base import ByName, Name, NonNegativeInt, Settings
-from crossdiff.config.crosscoders import L1, LOSSES, Activations, AnyCrosscoder, BatchTopK, Crosscoder, Normalisation, crosscoder_settings
+from crossdiff.config.crosscoders import L1, Activations, BatchTopK, Crosscoder, Normalisation
+from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
 from crossdiff.config.models import Finetune, Finetuning, ModelSource, Noise, Pair, Planted, PlantedConcepts, RandomModel
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, TextSource, Tokens
@@ -59,6 +62,8 @@ __all__ = [
     "Scoring",
     "SeedAgreement",
     "Settings",
+    "Steering",
+    "SteeringGrid",
     "TextSource",
     "Tokens",
     "Twins",
@@ -83,6 +88,7 @@ class Config(Settings):
     seed_agreement: SeedAgreement = SeedAgreement()
     behaviour: Behaviour | None = None
     causal: Causal | None = None
+    steering: Steering | None = None
     report: Report = Report()
     catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
     scoring: Scoring | None = None
@@ -91,8 +97,8 @@ class Config(Settings):
     def _references(self) -> "Config":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
-        if self.pair.chat.planted is not None and (self.causal is not None or self.behaviour is not None):
-            raise ValueError("pair.chat: found planted, which is no model; leave out causal and behaviour")
+        if self.pair.chat.planted is not None and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
+            raise ValueError("pair.chat: found planted, which is no model; leave out causal, behaviour and steering")
         if (self.scoring is None) != (self.pair.chat.planted is None):
             raise ValueError(f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted")
         if self.pair.chat.finetune is not None:
@@ -107,7 +113,18 @@ class Config(Settings):
                 raise ValueError(
                     f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
                 )
+        if self.steering is not None:
+            self._steering_fits(self.steering)
         return self
+
+    def _steering_fits(self, steering: Steering) -> None:
+        if self.behaviour is None:
+            raise ValueError("steering: found without behaviour, which names the requests; give behaviour.requests, too")
+        for name, latents in steering.latents.items():
+            if name not in self.crosscoders:
+                raise ValueError(f"steering.latents: found {name}, allowed: {', '.join(self.crosscoders)}")
+            if len(set(latents)) != len(latents):
+                raise ValueError(f"steering.latents.{name}: found {latents}, each latent may stand once")
 
     def _must_be_chats(self, key: str, name: str) -> None:
         kind = self.datasets[name].kind if name in self.datasets else "no data set"

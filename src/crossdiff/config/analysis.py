@@ -112,6 +112,40 @@ class Causal(Patching):
     answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
 
 
+class SteeringGrid(Settings):
+    """How latents are turned up and down while the chat model answers the held-out requests of ``behaviour``."""
+
+    strengths: Annotated[
+        list[Annotated[float, Field(allow_inf_nan=False)]],
+        Field(
+            min_length=1,
+            default_factory=lambda: [-2.0, -1.0, 1.0, 2.0, 3.0],
+            description="multiples of a latent's largest activation in the training text; 0 is always measured",
+        ),
+    ]
+    phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each request is put into")] = 1
+    answer_tokens: Annotated[int, Field(gt=0, description="longest answer")] = 16
+    first_tokens: Annotated[int, Field(gt=0, description="tokens of the unsteered answers whose predictions are compared")] = 5
+    random_latents: Annotated[int, Field(ge=0, description="directions of other latents, at each latent's strengths, as a control")] = 2
+    random_directions: Annotated[int, Field(ge=0, description="random directions, at each latent's strengths, as a control")] = 2
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _grid(self) -> "SteeringGrid":
+        if 0 in self.strengths or len(set(self.strengths)) != len(self.strengths):
+            raise ValueError(f"strengths: found {self.strengths}, allowed: different ones, without 0, which is always measured")
+        return self
+
+
+class Steering(SteeringGrid):
+    """What latents do to the chat model's answers: the one that by rule has to do with refusal, and others by name."""
+
+    latents: Annotated[
+        dict[Name, list[NonNegativeInt]],
+        Field(default_factory=dict, description="crosscoder -> latents that are steered besides the one that is chosen by rule"),
+    ]
+
+
 class Report(Settings):
     """The page."""
 

@@ -1,12 +1,8 @@
 """Activations and the crosscoders that are trained on them."""
 
-import functools
-import operator
-from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Settings, exactly_one
 
@@ -137,15 +133,3 @@ class BatchTopK(Crosscoder):
                 f"threshold_start_step: found {self.threshold_start_step}, must be below the {self.steps} training steps (tokens / batch)"
             )
         return self
-
-
-# Every loss, by the name that a config gives. Other packages add theirs as entry points of the group "crossdiff.losses".
-LOSSES: dict[str, type[Crosscoder]] = {"batchtopk": BatchTopK, "l1": L1}
-LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
-
-AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
-
-
-def crosscoder_settings(values: Mapping[str, Any]) -> Crosscoder:
-    """The typed settings of one entry of ``crosscoders``."""
-    return TypeAdapter(AnyCrosscoder).validate_python(dict(values))

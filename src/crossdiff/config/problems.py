@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from crossdiff.config.base import Settings
-from crossdiff.config.crosscoders import LOSSES
+from crossdiff.config.losses import LOSSES
 
 
 def describe(problem: Mapping[str, Any], root: type[Settings]) -> str:

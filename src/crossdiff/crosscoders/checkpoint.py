@@ -44,6 +44,9 @@ class Checkpoint:
 
     def __enter__(self) -> "Checkpoint":
         self.lock.acquire()
+        for pattern in (f".{self.file.name}.*", ".tmp*"):  # what a killed owner was writing, under our and safetensors' temporary names
+            for unfinished in self.file.parent.glob(pattern):
+                unfinished.unlink()
         self.previous_handler = signal.signal(signal.SIGTERM, self._terminate)
         return self
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crossdiff.crosscoders import ranks
 from crossdiff.device import multiplies_bfloat16
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # said once, by every training
@@ -136,21 +137,24 @@ def above(encoder: Encoder, x: Tensor, bounds: Tensor) -> Active:
 
 def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[Active, Tensor, Tensor]:
     """The positive entries f of relu(encoder x) with the ``count`` largest scaled values f_e w_{j_e}, for each column of ``weights``
-    (latents, 1 or model), exactly; of equal values as many as are needed.
+    (latents, 1 or model), exactly; of equal values as many as are needed. On several ranks, the ``count`` x ranks largest of all of them.
 
     Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled value (column,), infinite
     where there is none. A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where the
     guess was too high, all are.
     """
-    for guess in (_guess(encoder, x, weights, count), torch.zeros_like(weights[0])):
+    everywhere = count * ranks.size()
+    for guess in (ranks.least(_guess(encoder, x, weights, count)), torch.zeros_like(weights[0])):
         candidates = above(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1))
-        scaled = candidates.values * weights[candidates.latents].T  # (column, entries)
-        if not guess.any() or ((scaled > guess[:, None]).sum(dim=1) >= count).all():
+        scaled, mine = ranks.gathered((candidates.values * weights[candidates.latents].T).T)
+        scaled = scaled.T  # (column, entries), of all ranks
+        if not guess.any() or ((scaled > guess[:, None]).sum(dim=1) >= everywhere).all():
             break
     chosen = torch.zeros_like(scaled, dtype=torch.bool)
-    chosen.scatter_(1, scaled.topk(min(count, scaled.shape[1]), dim=1, sorted=False).indices, True)
+    chosen.scatter_(1, scaled.topk(min(everywhere, scaled.shape[1]), dim=1, sorted=False).indices, True)
     chosen &= scaled > 0
     smallest = scaled.masked_fill(~chosen, torch.inf).amin(dim=1) if scaled.shape[1] else torch.full_like(guess, torch.inf)
+    chosen = chosen[:, mine]
     used = chosen.any(dim=0)
     return candidates.keep(used), chosen[:, used], smallest
 

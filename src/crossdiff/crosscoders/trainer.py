@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Crosscoder as Settings
+from crossdiff.crosscoders import ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
@@ -57,25 +58,27 @@ class TrainingLog:
         self.steps = 0
 
     def add(self, step: int, x: Tensor, parts: Parts) -> None:
-        self.fired += parts.fired
+        self.fired += ranks.total(parts.fired)
         self.steps += 1
         if (step + 1) % self.settings.log_every and step + 1 != self.settings.steps:
             return
         tokens = self.steps * self.settings.batch
-        fve = fraction_of_variance_explained(x, parts.reconstruction.detach()).tolist()
+        reconstruction = parts.reconstruction.detach()
+        fve = fraction_of_variance_explained(ranks.gathered(x)[0], ranks.gathered(reconstruction)[0]).tolist()
+        loss, named = ranks.mean(parts.loss), {name: ranks.mean(value) for name, value in parts.log.items()}
         row = {
             "step": step + 1,
             "tokens": (step + 1) * self.settings.batch,
             "learning_rate": f"{learning_rate(step, self.settings):.4g}",
-            "loss": f"{parts.loss.item():.6g}",
+            "loss": f"{loss.item():.6g}",
             **{f"fve_{model}": f"{value:.4f}" for model, value in zip(MODELS, fve, strict=True)},
             "l0": f"{self.fired.sum().item() / tokens:.2f}",
             "dead": int((self.fired == 0).sum()),
-        } | {name: f"{value.item():.6g}" for name, value in parts.log.items()}
+        } | {name: f"{value.item():.6g}" for name, value in named.items()}
         self.rows.append(row)
         shown = ", ".join(f"{key} {row[key]}" for key in ("loss", "fve_base", "fve_chat", "l0", "dead"))
         log.info("step %d of %d: %s", step + 1, self.settings.steps, shown)
-        if not torch.isfinite(parts.loss):
+        if not torch.isfinite(loss):
             raise UserError(f"training: the loss is {row['loss']} at step {step + 1}; lower learning_rate")
         self.fired.zero_()
         self.steps = 0
@@ -93,7 +96,7 @@ class Training:
     """A crosscoder in training, with everything that the next step depends on."""
 
     def __init__(self, activations: PairedActivations, settings: Settings, seed: int, device: torch.device) -> None:
-        self.settings, self.device = settings, device
+        self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
         self.optimiser = torch.optim.Adam(self.crosscoder.parameters(), lr=settings.learning_rate, fused=True)
@@ -101,20 +104,30 @@ class Training:
         self.done = 0  # steps
 
     def step(self, batch: Tensor) -> None:
-        """One step on a batch (batch, model, d_model) of raw activations."""
-        x = self.crosscoder.normalise(batch.to(self.device))
+        """One step on a batch (batch, model, d_model) of raw activations, of which each rank takes its share."""
+        x = self.crosscoder.normalise(ranks.share(batch).to(self.device))
         if self.done == 0:
             self.loss.start(self.crosscoder, x)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.done, self.settings)
         parts = self.loss(self.crosscoder, x, self.done)
         parts.loss.backward()
+        ranks.average_gradients(self.crosscoder)
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.crosscoder.parameters(), self.settings.gradient_clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.log.add(self.done, x, parts)
         self.done += 1
+
+    def run(self, checkpoint: Checkpoint | None = None) -> None:
+        """All steps that are left; ``checkpoint`` is written when it is due."""
+        settings = self.settings
+        batches = self.activations.shuffled_batches(settings.batch, settings.buffer_tokens, self.seed, start=self.done)
+        for batch in itertools.islice(batches, settings.steps - self.done):
+            self.step(batch)
+            if checkpoint is not None and checkpoint.is_due():
+                checkpoint.write(*self.state())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which ``resume`` goes on, bit for bit where the device is deterministic."""
@@ -125,8 +138,11 @@ class Training:
         tensors["log.fired"] = self.log.fired
         return tensors, {"done": self.done, "rows": self.log.rows, "steps_since_row": self.log.steps}
 
-    def resume(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take over what ``state`` gave."""
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take over the state in ``checkpoint``, if there is one of this training."""
+        if (saved := checkpoint.read()) is None:
+            return
+        tensors, values = saved
         parts: dict[str, dict[str, Tensor]] = {"crosscoder": {}, "loss": {}, "optimiser": {}, "log": {}}
         for name, value in tensors.items():
             part, rest = name.split(".", 1)
@@ -140,6 +156,7 @@ class Training:
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
         self.log.fired.copy_(parts["log"]["fired"])
         self.done, self.log.rows, self.log.steps = values["done"], values["rows"], values["steps_since_row"]
+        log.info("resumed after step %d of %d", self.done, self.settings.steps)
 
 
 def train(
@@ -160,14 +177,9 @@ def train(
     keep_freed_memory()
     training = Training(activations, settings, seed, device)
     log.info("%s crosscoder of %d latents, %d tokens", settings.loss, training.crosscoder.latents, activations.tokens)
-    if checkpoint is not None and (saved := checkpoint.read()) is not None:
-        training.resume(*saved)
-        log.info("resumed after step %d of %d", training.done, settings.steps)
-    batches = activations.shuffled_batches(settings.batch, settings.buffer_tokens, seed, start=training.done)
-    for batch in itertools.islice(batches, settings.steps - training.done):
-        training.step(batch)
-        if checkpoint is not None and checkpoint.is_due():
-            checkpoint.write(*training.state())
+    if checkpoint is not None:
+        training.resume(checkpoint)
+    training.run(checkpoint)
     if settings.needs_held_out:
         once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
         training.loss.finish(training.crosscoder, (training.crosscoder.normalise(batch.to(device)) for batch in once))

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,11 @@ class _Reached(Exception):
 
 
 @torch.inference_mode()
-def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
+def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any) -> Tensor:
     """Residual stream after block ``layer``, (batch, position, d_model), in the model's dtype. No later block and no LM head runs.
 
     ``ids`` (batch, position) is padded on the right, with any token: causal attention keeps padding out of what comes before it.
+    ``inputs`` are further ones of the model: a mask for other padding, a cache that the blocks fill.
     """
     found: list[Tensor] = []
 
@@ -42,7 +44,7 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
 
     handle = decoder_layers(model)[layer].register_forward_hook(stop)
     try:
-        model.base_model(input_ids=ids, use_cache=False)
+        model.base_model(input_ids=ids, **{"use_cache": False, **inputs})
     except _Reached:
         pass
     finally:
@@ -83,13 +85,14 @@ def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
 
 
 @torch.inference_mode()
-def resume_from_layer(model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int) -> Tensor:
+def resume_from_layer(model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int, **inputs: Any) -> Tensor:
     """Residual stream after the last block, shaped as ``hidden`` (batch, position, d_model), which becomes the output of block ``layer``.
 
     ``ids`` only gives the shape (and what the family derives from it); blocks up to ``layer`` do no work, and the LM head does not run.
+    ``inputs`` as in ``run_to_layer``.
     """
     with _resumed(model, layer, hidden):
-        return run_to_layer(model, ids, len(decoder_layers(model)) - 1)
+        return run_to_layer(model, ids, len(decoder_layers(model)) - 1, **inputs)
 
 
 @torch.inference_mode()

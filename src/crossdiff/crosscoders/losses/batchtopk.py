@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.config import BatchTopK as Settings
-from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders import ranks, sparse
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
 
@@ -23,7 +23,7 @@ class BatchTopKLoss(Loss):
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """The decoder bias starts at the geometric median of the first batch."""
         with torch.no_grad():
-            crosscoder.decoder_bias.copy_(geometric_median(x))
+            crosscoder.decoder_bias.copy_(geometric_median(ranks.gathered(x)[0]))
             crosscoder.threshold.fill_(-1.0)
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
@@ -35,8 +35,8 @@ class BatchTopKLoss(Loss):
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
         fired = active.count_per_latent()
-        self.tokens_since_fired += len(x)
-        self.tokens_since_fired.masked_fill_(fired > 0, 0)
+        self.tokens_since_fired += len(x) * ranks.size()
+        self.tokens_since_fired.masked_fill_(ranks.total(fired) > 0, 0)
         auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1))
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
@@ -81,7 +81,7 @@ class BatchTopKLoss(Loss):
                 strongest = (codes.detach() * weights).topk(k, dim=1, sorted=False).indices
                 codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
             rebuilt = codes @ crosscoder.decoder.flatten(1)[dead]
-        variance = (residual - residual.mean(dim=0)).square().sum(dim=1).mean()
+        variance = ranks.mean((residual - ranks.mean(residual.mean(dim=0))).square().sum(dim=1).mean())
         return torch.nan_to_num((rebuilt - residual).square().sum(dim=1).mean() / variance, posinf=0.0)
 
 

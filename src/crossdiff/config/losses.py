@@ -1,0 +1,22 @@
+"""Which losses there are. Those of other packages import ``crossdiff.config``, so what they need of it is there before this module."""
+
+import functools
+import operator
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from crossdiff.config.crosscoders import L1, BatchTopK, Crosscoder
+
+# Every loss, by the name that a config gives. Other packages add theirs as entry points of the group "crossdiff.losses".
+LOSSES: dict[str, type[Crosscoder]] = {"batchtopk": BatchTopK, "l1": L1}
+LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
+
+AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
+
+
+def crosscoder_settings(values: Mapping[str, Any]) -> Crosscoder:
+    """The typed settings of one entry of ``crosscoders``."""
+    return TypeAdapter(AnyCrosscoder).validate_python(dict(values))

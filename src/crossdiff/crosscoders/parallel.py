@@ -1,0 +1,103 @@
+"""A training on several GPUs of one node: as many processes, started by torchrun, that take every step and leave a checkpoint.
+
+The job itself then goes on from that checkpoint as after an interruption, with no step left to take, and writes the outputs.
+"""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from crossdiff.activations.pairs import PairedActivations
+from crossdiff.config import crosscoder_settings
+from crossdiff.crosscoders import ranks
+from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.trainer import Training
+from crossdiff.device import keep_freed_memory
+from crossdiff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = timedelta(days=30)  # rank 0 may wait for another job's lock; that a rank has died is seen by torchrun
+
+
+def gpus(resources: Mapping[str, Any]) -> int:
+    """As many as a job's resources ask for: ``gpu: 4`` or ``gres: "gpu:a100:4"`` (slurm/config.yaml); 1 where they ask for none."""
+    gres = re.fullmatch(r"gpu(?::[^:]+)?:(\d+)", str(resources.get("gres", "")))
+    return int(resources.get("gpu") or (gres[1] if gres else 1))
+
+
+def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: Path, identity: str) -> None:
+    """Run a training up to its last step in ``processes`` processes; its checkpoint is then in ``state``. SIGTERM is handed on to them.
+
+    ``inputs``: paths, as ``PairedActivations.of`` takes them. Raises UserError where the batch can't be divided, there are fewer GPUs, or
+    the training failed.
+    """
+    if settings["batch"] % processes:
+        raise UserError(f"crosscoders: batch: found {settings['batch']}, allowed on {processes} GPUs: multiples of {processes}")
+    if 0 < torch.cuda.device_count() < processes:
+        raise UserError(f"train_crosscoder: found {processes} GPUs among its resources, there are {torch.cuda.device_count()}")
+    paths = {name: inputs[name] if name == "summary" else list(inputs[name]) for name in ("tokens", "base", "chat", "summary")}
+    job = {"inputs": paths, "settings": settings, "seed": seed, "state": str(state), "identity": identity}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
+    log.info("training in %d processes", processes)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(job, file)
+        file.flush()
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        running = subprocess.Popen([*torchrun, "-m", __name__, file.name], env=os.environ | {"OMP_NUM_THREADS": threads})
+        before = signal.signal(signal.SIGTERM, lambda *_: running.terminate())
+        try:
+            failed = running.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if failed:
+        raise UserError(f"train_crosscoder: one of {processes} processes ended early; what it said stands above")
+
+
+def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: str, identity: str) -> None:
+    """What each process does. Rank 0 alone holds the lock and writes."""
+    first, checkpoint = ranks.rank() == 0, Checkpoint(state, identity)
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    keep_freed_memory()
+    with checkpoint if first else nullcontext():
+        training = Training(PairedActivations.of(inputs), crosscoder_settings(settings), seed, device)
+        dist.barrier()  # the lock is held: what all read now stays
+        training.resume(checkpoint)
+        training.run(checkpoint if first else None)
+        if first:
+            checkpoint.write(*training.state())
+
+
+def main(job: str) -> None:
+    """Entry point of each process. ``job``: a JSON file with the arguments of ``_work``."""
+    first = os.environ["RANK"] == "0"
+    if not first:  # rank 0 must finish its step to write a last checkpoint; when it is gone, the others fail
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    level = logging.INFO if first else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        _work(**json.loads(Path(job).read_text()))
+    except UserError as error:
+        log.error("error: %s", error)
+        raise SystemExit(1) from None
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

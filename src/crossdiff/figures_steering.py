@@ -1,0 +1,114 @@
+"""The dose-response figure of steering, and what its caption must say."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crossdiff.figures import BLUE, GREY, VERMILION
+from crossdiff.latents.labels import latent_label
+
+LOOKS = {
+    "harmful": {"color": VERMILION, "marker": "o", "ls": "-"},
+    "benign": {"color": BLUE, "marker": "s", "ls": "--"},
+}
+CONTROLS = {"random latent": ":", "random direction": "-."}
+PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
+
+
+def steering(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
+
+    Every kind of request has its colour, marker and line; controls are grey lines without markers, of the same style for both kinds.
+    The last place, apart, is the direction projected out.
+    """
+    columns = [(name, latent) for name, table in tables.items() for latent in _latents(table)]
+    figure, axes = plt.subplots(
+        len(PANELS),
+        max(1, len(columns)),
+        figsize=(max(4.6, 4.1 * len(columns)), 7.4),
+        sharey="row",
+        squeeze=False,
+        height_ratios=(1.5, 1, 1),
+    )
+    if not columns:
+        axes[0, 0].set_title("no live latent to steer")
+    for (name, latent), column in zip(columns, axes.T, strict=False):
+        table = tables[name]
+        place = _Places(table)
+        for ax, value in zip(column, PANELS, strict=True):
+            _draw(ax, table, latent, value, place)
+            place.label(ax)
+        column[0].set_title(latent_label(name, latent))
+        column[-1].set_xlabel("strength, in multiples of the latent's\nlargest activation in the training text")
+    for row, (value, label) in zip(axes, PANELS.items(), strict=True):
+        row[0].set_ylabel(label)
+        if value == "rate":
+            row[0].set_ylim(-0.04, 1.04)
+        elif value == "kl":
+            row[0].set_yscale("symlog", linthresh=0.1)
+        elif any(table[value].gt(0).any() for table in tables.values()):
+            row[0].set_yscale("log")
+    figure.legend(*_legend(tables), loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
+class _Places:
+    """Where strengths stand on the axis: evenly, as grids are often geometric; "projected out" stands apart on the right."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.strengths = sorted(table.strength.dropna().unique())
+        self.out = len(self.strengths) + 0.5
+
+    def of(self, rows: pd.DataFrame) -> np.ndarray:
+        return np.array([self.out if np.isnan(strength) else self.strengths.index(strength) for strength in rows.strength])
+
+    def label(self, ax: plt.Axes) -> None:
+        labels = ["0" if strength == 0 else f"{strength:+g}" for strength in self.strengths]
+        ax.set_xticks([*range(len(labels)), self.out], [*labels, "out"])
+        ax.set_xlim(-0.4, self.out + 0.5)
+        ax.axvline(self.strengths.index(0), color="black", lw=0.5, ls=(0, (1, 3)))
+
+
+def _latents(table: pd.DataFrame) -> list[int]:
+    return table.latent.dropna().astype(int).drop_duplicates().tolist()
+
+
+def _draw(ax: plt.Axes, table: pd.DataFrame, latent: int, value: str, place: _Places) -> None:
+    """One panel: controls first, the latent over them."""
+    low, high = ("low", "high") if value == "rate" else (f"{value}_low", f"{value}_high")
+    unsteered = table[table.change == "none"]
+    of_latent = table[table.latent == latent]
+    for kind, style in CONTROLS.items():
+        for _, rows in of_latent[of_latent.direction == kind].groupby(["number", "requests"]):
+            _line(ax, pd.concat([rows, unsteered[unsteered.requests == rows.requests.iloc[0]]]), value, place, color=GREY, ls=style, lw=0.8)
+    for requests, look in LOOKS.items():
+        rows = pd.concat([of_latent[of_latent.direction == "latent"], unsteered])
+        rows = rows[rows.requests == requests]
+        _line(ax, rows, value, place, color=look["color"], ls=look["ls"], lw=1.8)
+        middle = rows[value].to_numpy()
+        reach = np.abs(np.stack([middle - rows[low], rows[high] - middle]))
+        ax.errorbar(place.of(rows), middle, reach, fmt=look["marker"], color=look["color"], ms=5, lw=1, capsize=2)
+
+
+def _line(ax: plt.Axes, rows: pd.DataFrame, value: str, place: _Places, **style: object) -> None:
+    """A line through the strengths; a lone mark where it is projected out, which is no strength."""
+    added, out = rows[rows.strength.notna()].sort_values("strength"), rows[rows.strength.isna()]
+    ax.plot(place.of(added), added[value], **style)
+    if style["color"] == GREY:
+        ax.plot(place.of(out), out[value], ls="", marker="_", ms=9, color=GREY)
+
+
+def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[str]]:
+    table = next(iter(tables.values()))
+    asked = table[table.change == "none"].set_index("requests").asked
+    handles = [plt.Line2D([], [], **look) for look in LOOKS.values()] + [
+        plt.Line2D([], [], color=GREY, ls=style) for style in CONTROLS.values()
+    ]
+    controls = [table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS]
+    return handles, [
+        *(f"{asked[requests]} {requests} requests" for requests in LOOKS),
+        *(f"{0 if pd.isna(count) else int(count)} {kind}s of the same norm" for kind, count in zip(CONTROLS, controls, strict=True)),
+    ]

@@ -1,0 +1,44 @@
+"""A run that dies in the midst of its harvest: what is finished stays, the rest is made as it would have been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Checkout
+
+pytestmark = pytest.mark.slow
+CACHES = "results/tiny/activations/layer1"
+
+
+def found(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Cache -> modification time and content, of those that are there."""
+    paths = sorted((folder / CACHES).glob("*/*.h5"))
+    return {f"{path.parent.name}/{path.name}": (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def test_harvest_goes_on_with_the_missing_shards(finished: Checkout, tmp_path: Path) -> None:
+    whole = found(finished.folder)
+    ours = finished.copy(tmp_path / "ours")
+    for path in (ours.folder / CACHES).glob("*/*.h5"):
+        path.unlink()
+    command = [sys.executable, "-m", "snakemake", "activations", "--cores", "1", "--configfile", TINY]
+    environment = os.environ | {"PYTHONPATH": str(ours.folder / "src"), "HF_HUB_OFFLINE": "1"}
+    with (ours.folder / "killed.log").open("w") as log:
+        run = subprocess.Popen(command, cwd=ours.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        while len(found(ours.folder)) < 3 and run.poll() is None:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)  # Snakemake and its job
+        run.wait()
+    before = found(ours.folder)
+    assert 3 <= len(before) < len(whole)
+    assert ours.snakemake("--unlock", "--configfile", TINY).returncode == 0
+    result = ours.snakemake("activations", "--configfile", TINY)
+    assert result.returncode == 0, result.stdout
+    after = found(ours.folder)
+    assert {name: content for name, (_, content) in after.items()} == {name: content for name, (_, content) in whole.items()}
+    kept = [name for name in before if after[name] == before[name]]
+    assert len(kept) >= len(before) - 1  # the last one may have had its name, but not yet Snakemake's word that it is whole

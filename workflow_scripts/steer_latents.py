@@ -1,0 +1,65 @@
+"""Turn latents of one crosscoder up and down while the chat model answers held-out requests."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from crossdiff.activations.pairs import read_summary
+from crossdiff.config import SteeringGrid
+from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.device import fast_dtype
+from crossdiff.job import job
+from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.models.refusals import read_requests
+from crossdiff.steering_effects import steering
+from crossdiff.storage import write_csv, write_parquet
+from crossdiff.workflow import section
+
+
+def main(
+    base: str,
+    chat: str,
+    tokenizer: str,
+    requests: str,
+    weights: str,
+    config: str,
+    betas: str,
+    summary: str,
+    layer: int,
+    top: int,
+    named: list[int],
+    settings: SteeringGrid,
+    candidates: str,
+    effects: str,
+    answers: str,
+) -> None:
+    models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
+    crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size)
+    name = Path(weights).parts[-3]
+    found = steering(
+        *models,
+        load_tokenizer(tokenizer),
+        crosscoder,
+        read_summary(summary),
+        pd.read_parquet(betas),
+        read_requests(requests),
+        named,
+        name,
+        top,
+        settings,
+    )
+    for path, table in zip((candidates, effects), found[:2], strict=True):
+        write_csv(path, table)
+    write_parquet(answers, found.answers)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        main(
+            **{name: snakemake.input[name] for name in ("base", "chat", "tokenizer", "requests", "weights", "config", "betas", "summary")},
+            layer=settings["pair.layer"],
+            top=settings["classes.top"],
+            named=snakemake.params.latents,
+            settings=SteeringGrid(**section(settings, "steering")),
+            **{name: snakemake.output[name] for name in ("candidates", "effects", "answers")},
+        )
