@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-slow test-slurm lint
+.PHONY: install quickstart test test-browser test-slow test-slurm lint
 
 install: $(VENV)/installed
 
@@ -26,6 +26,11 @@ lint: install
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+# On Debian as root: the latent browser in Chromium.
+test-browser: install
+	dpkg-query --show chromium >/dev/null || (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium)
+	$(BIN)/pytest -m browser tests/browser
 
 # Trainings and harvests killed at random moments, and further trainings in several processes.
 test-slow: install

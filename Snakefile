@@ -23,6 +23,7 @@ include: "rules/latents.smk"
 include: "rules/causal.smk"
 include: "rules/steering.smk"
 include: "rules/explanations.smk"
+include: "rules/browser.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -40,6 +41,7 @@ rule all:
     default_target: True
     input:
         REPORT,
+        BROWSER,
         LATENTS,
         CAUSAL,
         STEERING_FIGURE,

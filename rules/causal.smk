@@ -46,7 +46,8 @@ if CONFIG.causal:
             betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
             summary="results/{pair}/activations/layer{layer}/summary.json",
         output:
-            "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/kl.csv",
+            kl="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/kl.csv",
+            sets="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/kl_sets.csv",
         log:
             "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.log",
         benchmark:

@@ -28,7 +28,8 @@ rule figure_norm_difference:
 rule figure_latent_scaling:
     """nu_error against nu_reconstruction, chat-leaning and shared latents."""
     input:
-        per_crosscoder("betas.parquet", FIRST_SEED),
+        betas=per_crosscoder("betas.parquet", FIRST_SEED),
+        names=NAMES,
     output:
         multiext("results/{pair}/figures/latent_scaling", ".svg", ".png"),
     log:
@@ -38,6 +39,7 @@ rule figure_latent_scaling:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
+        seed=CONFIG.seeds[0],
         settings=settings("classes.top", *NU_THRESHOLDS),
         code=code_digest("figure_latent_scaling"),
     message:

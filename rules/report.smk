@@ -17,6 +17,7 @@ rule write_report:
         betas=per_crosscoder("betas.parquet", FIRST_SEED),
         examples=per_crosscoder("examples.parquet", FIRST_SEED),
         figures=FIGURES,
+        names=NAMES,
         steering_page="report/steering.html.jinja" if CONFIG.steering else [],
         steering=STEERING_FIGURE,
         steering_effects=STEERING_TABLES["steering.csv"],
@@ -31,6 +32,7 @@ rule write_report:
         "../envs/environment.yaml"
     params:
         names=list(CONFIG.crosscoders),
+        seed=CONFIG.seeds[0],
         settings=settings("report"),
         code=code_digest("write_report"),
     message:

@@ -2,20 +2,25 @@
 
 import pandas as pd
 
+from crossdiff.catalogue import current, read_names
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.figures import latent_scaling, save
 from crossdiff.job import job
 from crossdiff.workflow import section
 
 
-def main(betas: dict[str, str], classes: Classes, thresholds: LatentScaling, paths: list[str]) -> None:
-    save(latent_scaling({name: pd.read_parquet(path) for name, path in betas.items()}, classes, thresholds), paths)
+def main(betas: dict[str, str], names: str | None, seed: int, classes: Classes, thresholds: LatentScaling, paths: list[str]) -> None:
+    tables = {name: pd.read_parquet(path) for name, path in betas.items()}
+    named = read_names(names)
+    save(latent_scaling(tables, classes, thresholds, {name: current(named, name, seed) for name in tables}), paths)
 
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            betas=dict(zip(snakemake.params.names, snakemake.input, strict=True)),
+            betas=dict(zip(snakemake.params.names, snakemake.input.betas, strict=True)),
+            names=snakemake.input.get("names") or None,
+            seed=snakemake.params.seed,
             classes=Classes(**section(settings, "classes")),
             thresholds=LatentScaling(**section(settings, "latent_scaling")),
             paths=list(snakemake.output),

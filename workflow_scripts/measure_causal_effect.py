@@ -3,7 +3,7 @@
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
-from crossdiff.causal import causal_effect, conversations
+from crossdiff.causal import causal_effect, conversations, latent_sets, members
 from crossdiff.config import Patching
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
@@ -27,12 +27,14 @@ def main(
     settings: Patching,
     batch_tokens: int,
     table: str,
+    sets: str,
 ) -> None:
     models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
     crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size).to(device())
     answers = conversations({dataset: [read_shard(path) for path in paths] for dataset, paths in shards.items()}, settings.conversations)
-    effect = causal_effect(*models, crosscoder, read_summary(summary), answers, pd.read_parquet(betas), top, settings, batch_tokens)
-    write_csv(table, effect)
+    patched = latent_sets(pd.read_parquet(betas), top, settings.random_sets, settings.seed)
+    write_csv(table, causal_effect(*models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens))
+    write_csv(sets, members(patched))
 
 
 if __name__ == "__main__":
@@ -52,5 +54,6 @@ if __name__ == "__main__":
             top=settings["classes.top"],
             settings=Patching(**section(settings, "causal")),
             batch_tokens=settings["activations.batch_tokens"],
-            table=snakemake.output[0],
+            table=snakemake.output.kl,
+            sets=snakemake.output.sets,
         )

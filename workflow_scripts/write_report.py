@@ -36,6 +36,8 @@ if __name__ == "__main__":
                 betas=dict(zip(names, snakemake.input.betas, strict=True)),
                 examples=dict(zip(names, snakemake.input.examples, strict=True)),
                 figures=list(snakemake.input.figures),
+                names=snakemake.input.get("names") or None,
+                seed=snakemake.params.seed,
                 steering=of_steering(snakemake.input, names),
             ),
             template=snakemake.input.template,

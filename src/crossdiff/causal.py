@@ -43,6 +43,11 @@ def latent_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> d
     return sets
 
 
+def members(sets: dict[str, np.ndarray]) -> pd.DataFrame:
+    """The latents of every set. Columns: variant (the set's name, as in a table of KL), latent."""
+    return pd.DataFrame([(name, latent) for name, latents in sets.items() for latent in latents.tolist()], columns=["variant", "latent"])
+
+
 def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
     """Every hybrid to measure: the ones without a set, every set in the subtraction form, and the ranked ones in the additive form too."""
     main, extra = FORMS
@@ -93,13 +98,12 @@ def causal_effect(
     crosscoder: Crosscoder,
     summary: Summary,
     shard: Shard,
-    betas: pd.DataFrame,
-    top: int,
+    sets: dict[str, np.ndarray],
     settings: Patching,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """One row per hybrid and group of answer tokens: the table that ``kl_table`` describes."""
-    measured = variants(latent_sets(betas, top, settings.random_sets, settings.seed))
+    """One row per hybrid and group of answer tokens: the table that ``kl_table`` describes. ``sets`` of latents (ids) by name."""
+    measured = variants(sets)
     answers = Answers.of(shard)
     wanted = np.zeros(len(shard.token), bool)
     wanted[answers.row] = True

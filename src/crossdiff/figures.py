@@ -108,8 +108,13 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
         ax.legend(loc="upper left", fontsize=7)
 
 
-def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, thresholds: LatentScaling) -> Figure:
-    """nu_error against nu_reconstruction with marginal histograms: the most chat-leaning latents, chat-only ones and shared ones."""
+def latent_scaling(
+    betas: Mapping[str, pd.DataFrame], classes: Classes, thresholds: LatentScaling, names: Mapping[str, Mapping[int, str]] | None = None
+) -> Figure:
+    """nu_error against nu_reconstruction with marginal histograms: the most chat-leaning latents, chat-only ones and shared ones.
+
+    ``names`` of latents, by crosscoder, are written beside their points.
+    """
     figure = plt.figure(figsize=(4.2 * len(betas), 4.3))
     for part, (name, table) in zip(figure.subfigures(1, len(betas), squeeze=False)[0], betas.items(), strict=True):
         top = most_chat_leaning(table, classes.top)
@@ -139,6 +144,16 @@ def latent_scaling(betas: Mapping[str, pd.DataFrame], classes: Classes, threshol
                 style = {"bins": bins, "weights": weights, "histtype": "step", "color": colour}
                 axes["x"].hist(shown.nu_reconstruction, **style)
                 axes["y"].hist(shown.nu_error, orientation="horizontal", **style)
+        for row in plausible(table[table.latent.isin((names or {}).get(name, {}))]).itertuples():
+            place = (row.nu_reconstruction, row.nu_error)
+            main.annotate(
+                f"{names[name][row.latent]} ({row.latent})",
+                place,
+                (7, 7),
+                textcoords="offset points",
+                fontsize=7,
+                arrowprops={"arrowstyle": "-"},
+            )
         main.axvline(thresholds.nu_reconstruction_below, color="black", lw=0.7, ls=":")
         main.axhline(thresholds.nu_error_below, color="black", lw=0.7, ls=":")
         main.set(xlim=NU_RANGE, ylim=NU_RANGE, xlabel=r"$\nu$ reconstruction (high: decoupled)", ylabel=r"$\nu$ error (high: shrunk)")

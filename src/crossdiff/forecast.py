@@ -20,6 +20,7 @@ PROCESS = 0.5e9  # bytes: Python with torch
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
+DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # a planted firing's row, compressed
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
 PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
@@ -165,6 +166,16 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             total(lambda i: 2 * config.examples.background * 1e4 * latents[i]),
         ),
         "find_twins": reading(validation),
+        "read_directions": Need(
+            1,
+            0,
+            total(lambda i: DIRECTION_BYTES * latents[i]),
+            PROCESS,
+            # The decoders of all trainings; the chat model, and the logits of a block of latents.
+            total(lambda i: 2 * parameters[i]) + 4 * model.parameters() + 3 * 4 * 256 * model.vocabulary,
+            total(lambda i: 2 * latents[i] * width * (model.vocabulary + 2 * sum(latents) * seeds)),
+        ),
+        "write_browser": Need(1, 0, total(lambda i: BROWSER_BYTES * latents[i]), PROCESS + largest(lambda i: 2000 * latents[i]), 0, 0),
     }
     if causal := config.causal:
         # Every hybrid is a pass of the rest of the model.

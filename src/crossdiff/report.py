@@ -10,6 +10,7 @@ import pandas as pd
 
 from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import read_summary
+from crossdiff.catalogue import current, read_names
 from crossdiff.evaluation import most_chat_leaning
 from crossdiff.explanations import comparison
 from crossdiff.models.load import load_tokenizer
@@ -35,6 +36,8 @@ class Inputs(NamedTuple):
     betas: Mapping[str, str]
     examples: Mapping[str, str]
     figures: list[str]
+    names: str | None = None
+    seed: int = 0  # that all of these are of
     steering: SteeringInputs | None = None
 
 
@@ -45,6 +48,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     classes = section(inputs.settings, "classes")
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
+    named = read_names(inputs.names)
     return page_template(template).render(
         record=" ".join(record_mark().values()),
         pair=section(inputs.settings, "pair"),
@@ -60,7 +64,11 @@ def render(inputs: Inputs, template: str | Path) -> str:
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
         few_explained=comparison.cautions(tables["explanations"]),
-        latents={name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report) for name, betas in inputs.betas.items()},
+        latents={
+            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report, current(named, name, inputs.seed))
+            for name, betas in inputs.betas.items()
+        },
+        stale=named[named.stale].to_dict("records"),
         figures={Path(path).stem: data_uri(path) for path in inputs.figures},
         steering=_steering(inputs.steering) if inputs.steering else None,
     )
@@ -111,7 +119,7 @@ class Token(NamedTuple):
     is_template: bool
 
 
-def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str, int]) -> list[dict[str, Any]]:
+def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str, int], names: Mapping[int, str]) -> list[dict[str, Any]]:
     top = most_chat_leaning(betas, report["latents"])
     strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())])
     by_latent = {latent: group.head(report["examples"]) for latent, group in strongest.groupby("latent")}
@@ -120,7 +128,7 @@ def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str,
         found = by_latent.get(row["latent"])
         largest = found.peak.max() if found is not None else 1.0
         contexts = [] if found is None else [_tokens(example, largest, tokenizer) for example in found.itertuples()]
-        rows.append(row | {"contexts": contexts})
+        rows.append(row | {"contexts": contexts, "name": names.get(row["latent"], "")})
     return rows
 
 

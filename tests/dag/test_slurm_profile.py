@@ -15,7 +15,8 @@ from crossdiff.provenance import SCRIPTS
 
 TINY = "configs/tiny.yaml"
 LOCAL = re.compile(
-    "all|chat_tokenizer|check_pair|evaluate_crosscoder|compare_(crosscoders|explanations|latents|with_paper)|figure_.*|write_report"
+    "all|chat_tokenizer|check_(pair|catalogue)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|with_paper)|figure_.*"
+    "|write_(report|browser)"
 )
 SBATCH = """#!/bin/bash
 printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"

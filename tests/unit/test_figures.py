@@ -205,6 +205,14 @@ def test_latent_scaling_draws_the_ratios_of_each_group() -> None:
         np.testing.assert_allclose(sorted(found[label].tolist()), sorted(expected.tolist()))
 
 
+def test_named_latents_are_labelled_where_they_stand() -> None:
+    names = {"batchtopk": {2: "refusals", 10_000: "of no latent"}}
+    figure = figures.latent_scaling({"batchtopk": FULL, "l1": FULL}, CLASSES, LatentScaling(), names)
+    row = FULL[FULL.latent == 2].iloc[0]
+    labels = {text.get_text(): text.xy for axes in figure.axes for text in axes.texts}
+    assert labels == {"refusals (2)": (row.nu_reconstruction, row.nu_error)}
+
+
 def left_out(betas: pd.DataFrame) -> int:
     """The number in the title of the latent scaling figure."""
     figure = figures.latent_scaling({"batchtopk": betas}, CLASSES, LatentScaling())

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from crossdiff.activations.pairs import Summary, write_summary
+from crossdiff.catalogue import COLUMNS
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.evaluation import beta_table, comparison, evaluate
 from crossdiff.report import Inputs, cautions, render
@@ -193,6 +194,19 @@ def test_tokens_show_their_text_template_part_and_activation(good: Inputs) -> No
     assert shade == pytest.approx([0.7, 0.25])  # 0.1 + 0.6 x share of the latent's largest
 
 
+def test_latents_have_their_names_and_stale_ones_are_flagged(good: Inputs, tmp_path: Path) -> None:
+    rows = [("batchtopk", 0, 2, "a name", "", "0" * 12, False), ("batchtopk", 0, 1, "an old name", "", "1" * 12, True)]
+    pd.DataFrame([*rows, ("batchtopk", 1, 3, "of another seed", "", "2" * 12, False)], columns=list(COLUMNS)).to_csv(
+        tmp_path / "names.csv", index=False
+    )
+    page = page_of(good._replace(names=str(tmp_path / "names.csv")))
+    assert "a name , latent 2: norm difference" in page.text
+    assert "an old name" not in page.text.replace(page.cautions[-1], "")
+    assert "Stale names in the catalogue" in page.cautions[-1]
+    assert "an old name (batchtopk, seed 0, latent 1)" in page.cautions[-1]
+    assert "of another seed" not in page.text
+
+
 def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs) -> None:
     page = page_of(good)
     assert page.text.count("No context was collected.") == 3
@@ -265,7 +279,7 @@ def test_page_fetches_nothing(good: Inputs) -> None:
     for tag, attributes in Page(html).tags:
         for name, value in attributes.items():
             if name in ("src", "href", "srcset", "action", "data", "poster"):
-                assert value.startswith(("data:", "../", "#")), (tag, name, value)
+                assert value.startswith(("data:", "../", "latents/", "#")), (tag, name, value)
     assert "@import" not in html
     assert "url(" not in html
 

@@ -97,6 +97,7 @@ class Config(Settings):
     steering: Steering | None = None
     explanations: Explanations | None = None
     report: Report = Report()
+    catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
     scoring: Scoring | None = None
 
     @model_validator(mode="after")

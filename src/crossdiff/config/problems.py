@@ -61,11 +61,11 @@ def _allowed_keys(root: type[Settings], location: tuple[Any, ...]) -> str:
 
 
 def _below(annotation: Any, part: Any) -> Any:
-    """The type one key further down a path: of a dictionary's values, a loss of the union by its tag, or a field."""
+    """The type one key further down a path: of a dictionary's or list's values, a loss of the union by its tag, or a field."""
     options = list(_options(annotation))
     for option in options:
-        if get_origin(option) is dict:
-            return get_args(option)[1]
+        if get_origin(option) in (dict, list):
+            return get_args(option)[-1]
         if len(options) > 1 and option is LOSSES.get(part):
             return option
     return next(_fields(option)[part] for option in options if issubclass(option, Settings) and part in _fields(option))

@@ -1,0 +1,92 @@
+"""Where the directions of latents point: at tokens, through the chat model's head, and at each other.
+
+Two latents are as near as the cosine of their base and chat directions put together.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel
+
+from crossdiff.latents.agreement import nearest
+from crossdiff.models.forward import head_logits
+
+TOKENS = 10  # raised, and lowered, of each latent
+NEIGHBOURS = 5
+ROWS_AT_ONCE = 256  # latents whose logits are held together
+COLUMNS = ("latent", "raised", "raised_by", "lowered", "lowered_by", "near", "near_cosine")
+RECURRENCE_COLUMNS = ("latent", "crosscoder", "seed", "other", "cosine", "matched")
+
+
+class Live(NamedTuple):
+    """The latents of one training that fire on held-out text."""
+
+    latents: np.ndarray  # (live,) ids, increasing
+    directions: Tensor  # (live, 2 * d_model): the base and the chat direction, put together
+
+
+def live(decoder: Tensor, betas: pd.DataFrame) -> Live:
+    """From a decoder (latents, model, d_model) and the beta table in order of latents."""
+    latents = np.flatnonzero((betas["class"] != "dead").to_numpy())
+    return Live(latents, decoder[latents].flatten(1))
+
+
+@torch.inference_mode()
+def moved_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS) -> pd.DataFrame:
+    """The logit lens: each direction (latents, d_model) alone through the model's final norm and LM head.
+
+    Columns: raised and lowered (the ``count`` tokens furthest from the mean over the vocabulary, furthest first), raised_by and lowered_by
+    (how far, in logits). The norm takes out a direction's length: these tell what it says, not how loudly.
+    """
+    parts = []
+    for start in range(0, len(directions), ROWS_AT_ONCE):
+        logits = head_logits(model, directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)).float()
+        logits -= logits.mean(dim=1, keepdim=True)
+        ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
+        parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
+    columns = ("raised", "raised_by", "lowered", "lowered_by")
+    return pd.DataFrame({name: list(np.concatenate(blocks)) for name, blocks in zip(columns, zip(*parts, strict=True), strict=True)})
+
+
+def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
+    """The ``count`` nearest live latents of each live latent within one training. Columns: latent, near (ids), near_cosine."""
+    directions, own = normalize(found.directions, dim=1), torch.arange(len(found.latents), device=found.directions.device)
+    near, cosines = [], []
+    for start in range(0, len(directions), ROWS_AT_ONCE):
+        block = directions[start : start + ROWS_AT_ONCE] @ directions.T
+        block[own[: len(block)], own[start : start + len(block)]] = -torch.inf  # nobody is its own neighbour
+        best = block.topk(min(count, len(directions) - 1), dim=1)
+        near += list(found.latents[best.indices.cpu().numpy()])
+        cosines += list(best.values.cpu().numpy())
+    return pd.DataFrame({"latent": found.latents, "near": near, "near_cosine": cosines})
+
+
+def recurrences(trainings: Mapping[tuple[str, int], Live], cosine_above: float) -> dict[tuple[str, int], pd.DataFrame]:
+    """For every training, by (crosscoder, seed), where each of its live latents comes nearest in every other training.
+
+    Columns: latent; crosscoder and seed of the other training; other (its nearest live latent) and their cosine; matched: each is the
+    other's nearest and the cosine exceeds ``cosine_above``, as in latents/agreement.py.
+    """
+    tables = {name: [pd.DataFrame(columns=RECURRENCE_COLUMNS)] for name in trainings}
+    for a, b in combinations(trainings, 2):
+        if len(trainings[a].latents) and len(trainings[b].latents):
+            for one, other, table in _both_ways(a, b, trainings, cosine_above):
+                tables[one].append(table.assign(crosscoder=other[0], seed=other[1])[list(RECURRENCE_COLUMNS)])
+    return {name: pd.concat(parts[1:], ignore_index=True) if parts[1:] else parts[0] for name, parts in tables.items()}
+
+
+def _both_ways(
+    a: tuple[str, int], b: tuple[str, int], trainings: Mapping[tuple[str, int], Live], cosine_above: float
+) -> Iterator[tuple[tuple[str, int], tuple[str, int], pd.DataFrame]]:
+    found = nearest(trainings[a].directions, trainings[b].directions)
+    for one, other, here, there in ((a, b, *found), (b, a, *found[::-1])):
+        rows = torch.arange(len(here.index), device=here.index.device)
+        matched = (there.index[here.index] == rows) & (here.cosine > cosine_above)
+        table = pd.DataFrame({"latent": trainings[one].latents, "other": trainings[other].latents[here.index.cpu().numpy()]})
+        yield one, other, table.assign(cosine=here.cosine.cpu().numpy(), matched=matched.cpu().numpy())
