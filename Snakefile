@@ -21,8 +21,9 @@ include: "rules/scaling.smk"
 include: "rules/evaluation.smk"
 include: "rules/latents.smk"
 include: "rules/causal.smk"
-include: "rules/browser.smk"
 include: "rules/steering.smk"
+include: "rules/explanations.smk"
+include: "rules/browser.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -44,6 +45,7 @@ rule all:
         LATENTS,
         CAUSAL,
         STEERING_FIGURE,
+        EXPLANATIONS,
         PLANTED,
 
 

@@ -5,6 +5,7 @@ Takes both models and the token shards. Gives one HDF5 cache per shard and model
 
 
 rule harvest_activations:
+    """One pass of one model over one shard, stopped at the layer."""
     input:
         model=lambda w: f"results/{w.pair}/models/{HARVESTED[w.model]}",
         tokens="results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
@@ -15,7 +16,6 @@ rule harvest_activations:
         "logs/{pair}/harvest_activations/layer{layer}.{dataset}.{split}.{shard}.{model}.log",
     benchmark:
         "logs/{pair}/harvest_activations/layer{layer}.{dataset}.{split}.{shard}.{model}.benchmark.tsv"
-    """One pass of one model over one shard, stopped at the layer."""
     wildcard_constraints:
         model=one_of(HARVESTED),
     conda:

@@ -81,6 +81,7 @@ rule write_browser:
         twins=per_crosscoder("twins.csv"),
         directions=per_crosscoder("directions.parquet"),
         recurrences=per_crosscoder("recurrences.parquet"),
+        **{file: per_crosscoder(f"{file}.parquet") for file in EXPLAINERS.values()},
         kl=per_crosscoder("kl.csv") if CONFIG.causal else [],
         kl_sets=per_crosscoder("kl_sets.csv") if CONFIG.causal else [],
     output:

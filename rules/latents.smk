@@ -12,7 +12,7 @@ LATENTS = [
 
 
 rule read_latents:
-    """Strongest and sampled contexts of every latent, and its activations by group of token, in one pass."""
+    """Strongest and sampled contexts of every latent, random ones in which it may not fire, and its activations by group of token, in one pass."""
     input:
         **pairs("train"),
         weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
@@ -20,6 +20,7 @@ rule read_latents:
         scaling="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/scaling.parquet",
     output:
         examples="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/examples.parquet",
+        background="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/background.parquet",
         template_tokens="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/template_tokens.csv",
         tokens_read="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/tokens_read.json",
     log:

@@ -3,8 +3,12 @@
 Takes tables of all crosscoders. Gives the paper's headline values beside the run's own; `snakemake paper` builds every table and figure of the paper.
 """
 
-TABLES = [f"results/{PAIR}/tables/{table}.csv" for table in ("crosscoders", "twins", "template_tokens", "seed_agreement", "paper")]
-FIGURE_NAMES = ["norm_difference", "latent_scaling", "threshold_sweep", "template_tokens", "training"] + (["kl"] if CONFIG.causal else [])
+TABLES = [
+    f"results/{PAIR}/tables/{table}.csv" for table in ("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper")
+]
+FIGURE_NAMES = ["norm_difference", "latent_scaling", "threshold_sweep", "template_tokens", "explanations", "training"] + (
+    ["kl"] if CONFIG.causal else []
+)
 FIGURES = [f"results/{PAIR}/figures/{figure}.svg" for figure in FIGURE_NAMES]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from crossdiff.config import Config
 from crossdiff.device import device, fast_dtype
+from crossdiff.explanations.cost import forecast_lines
 from crossdiff.forecast import Need, forecast, known_shape
 
 CALIBRATION_SECONDS = 1.0
@@ -33,6 +34,7 @@ def report(config: Config, root: Path, flops: float | None) -> tuple[list[str], 
         "",
         f"Hours: one job after another at {rate:.2g} operations per second ({given}); a rough guide, within a factor of 3.",
         "Memory: of the largest job. Disk: what stays; downloaded wheels and the hub's cache come on top.",
+        *forecast_lines(config),
     ]
     return lines, _warnings(needs, config, root)
 

@@ -23,6 +23,7 @@ LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and eac
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # a planted firing's row, compressed
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
+PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
 LEAST_MB, LEAST_MINUTES = 2000, 30
@@ -154,6 +155,15 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             min(train, config.examples.tokens),
             disk=total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
             extra=largest(lambda i: 25 * 8 * contexts * latents[i]),
+        ),
+        "find_patterns": Need(
+            jobs,
+            0,
+            total(lambda i: PATTERN_BYTES * latents[i]),
+            # All tokens with their places; the background's vectors and what is compared with them.
+            PROCESS + 20 * train + 4 * config.examples.background * 3e4,
+            0,
+            total(lambda i: 2 * config.examples.background * 1e4 * latents[i]),
         ),
         "find_twins": reading(validation),
         "read_directions": Need(

@@ -12,6 +12,7 @@ from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import read_summary
 from crossdiff.catalogue import current, read_names
 from crossdiff.evaluation import most_chat_leaning
+from crossdiff.explanations import comparison
 from crossdiff.models.load import load_tokenizer
 from crossdiff.report_steering import SteeringInputs, steering_section
 from crossdiff.storage import read_json, record_mark
@@ -62,6 +63,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
         cautions=cautions(evaluations, classes),
+        few_explained=comparison.cautions(tables["explanations"]),
         latents={
             name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report, current(named, name, inputs.seed))
             for name, betas in inputs.betas.items()

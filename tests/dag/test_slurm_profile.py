@@ -15,7 +15,8 @@ from crossdiff.provenance import SCRIPTS
 
 TINY = "configs/tiny.yaml"
 LOCAL = re.compile(
-    "all|chat_tokenizer|check_(pair|catalogue)|evaluate_crosscoder|compare_(crosscoders|latents|with_paper)|figure_.*|write_(report|browser)"
+    "all|chat_tokenizer|check_(pair|catalogue)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|with_paper)|figure_.*"
+    "|write_(report|browser)"
 )
 SBATCH = """#!/bin/bash
 printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"

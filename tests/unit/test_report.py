@@ -22,7 +22,7 @@ from crossdiff.workflow import Run
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "report" / "page.html.jinja"
-FIGURES = ("norm_difference", "latent_scaling", "threshold_sweep", "kl", "template_tokens", "training")
+FIGURES = ("norm_difference", "latent_scaling", "threshold_sweep", "kl", "template_tokens", "explanations", "training")
 VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
 HOSTILE = "<script>boo()</script> & <b>"
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
@@ -122,6 +122,9 @@ def inputs(
         ),
         "seed_agreement": pd.DataFrame([{"crosscoder": name} | seeds | top for name in betas]),
         "template_tokens": pd.DataFrame([{"crosscoder": name, "seed": 0} for name in betas]),
+        "explanations": pd.DataFrame(
+            [{"explainer": "patterns", "crosscoder": name, "set": "low nu", "scored": 3, "too_few": True} for name in betas]
+        ),
         "paper": pd.DataFrame([{"quantity": "FVE", "batchtopk": 0.85, "paper_batchtopk": 0.876 if published else None}]),
     }
     for name, table in tables.items():
@@ -248,6 +251,13 @@ def test_one_seed_says_nothing_of_another(good: Inputs) -> None:
     path = Path(next(path for path in good.tables if "seed_agreement" in path))
     pd.read_csv(path).head(0).to_csv(path, index=False)
     assert "This run has one seed" in render(good, TEMPLATE)
+
+
+def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
+    assert "Too few to conclude (hollow marks): batchtopk, patterns: low nu (3 scored)." in page_of(good).text
+    path = Path(next(path for path in good.tables if "explanations" in path))
+    pd.read_csv(path).assign(too_few=False).to_csv(path, index=False)
+    assert "Too few to conclude" not in page_of(good).text
 
 
 # What it must not do

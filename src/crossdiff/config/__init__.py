@@ -25,6 +25,7 @@ from crossdiff.config.analysis import (
 )
 from crossdiff.config.base import ByName, Name, NonNegativeInt, Settings
 from crossdiff.config.crosscoders import L1, Activations, BatchTopK, Crosscoder, Normalisation
+from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
 from crossdiff.config.models import Finetune, Finetuning, ModelSource, Noise, Pair, Planted, PlantedConcepts, RandomModel
 from crossdiff.config.problems import describe
@@ -43,7 +44,11 @@ __all__ = [
     "Config",
     "Crosscoder",
     "Dataset",
+    "Endpoint",
     "Examples",
+    "ExplainedLatents",
+    "Explainer",
+    "Explanations",
     "Finetune",
     "Finetuning",
     "HubDataset",
@@ -57,6 +62,7 @@ __all__ = [
     "Patching",
     "Planted",
     "PlantedConcepts",
+    "Prices",
     "RandomModel",
     "Report",
     "Scoring",
@@ -89,6 +95,7 @@ class Config(Settings):
     behaviour: Behaviour | None = None
     causal: Causal | None = None
     steering: Steering | None = None
+    explanations: Explanations | None = None
     report: Report = Report()
     catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
     scoring: Scoring | None = None

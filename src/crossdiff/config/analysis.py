@@ -62,6 +62,9 @@ class Examples(Settings):
     tokens: Annotated[int, Field(gt=0, description="training tokens searched, an equal share of every shard")] = 5_000_000
     before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
     after: NonNegativeInt = 8
+    background: Annotated[
+        int, Field(gt=0, description="random contexts, about: where a latent does not fire, as its explanations need")
+    ] = 4000
 
     @model_validator(mode="after")
     def _bins(self) -> "Examples":

@@ -1,0 +1,136 @@
+"""Contexts of latents and of the background as rows of one long text, and the halves that they are split into."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crossdiff.texts.chats import CONTENT
+from crossdiff.texts.shards import read_shard
+
+
+class Text(NamedTuple):
+    """The tokens of all shards, one after the other."""
+
+    token: np.ndarray  # int32
+    position: np.ndarray  # int32, in the sequence
+    role: np.ndarray  # int8
+    template: np.ndarray  # int8
+    first_row: np.ndarray  # of each shard
+
+    @classmethod
+    def of(cls, paths: Sequence[str | Path]) -> "Text":
+        shards = [read_shard(path) for path in paths]
+        columns = (np.concatenate([getattr(shard, name) for shard in shards]) for name in ("token", "position", "role", "template"))
+        return cls(*columns, np.cumsum([0, *(len(shard.token) for shard in shards)])[:-1])
+
+    def since_template(self) -> np.ndarray:
+        """(rows,) int32: how many tokens after the last template token of its sequence a token is; 0 for a template token.
+
+        Before the first template token it counts from the sequence's start.
+        """
+        row = np.arange(len(self.token))
+        return (row - np.maximum.accumulate(np.where((self.template != CONTENT) | (self.position == 0), row, 0))).astype(np.int32)
+
+
+class Contexts(NamedTuple):
+    """Arrays of one entry per context. A context ends where the latent peaks: a causal model can't see what follows."""
+
+    latent: np.ndarray  # int32, -1 in the background
+    scored: np.ndarray  # bool: in the half that explanations are scored on; the other half is what they are fitted on
+    sampled: np.ndarray  # bool: drawn at random from its quantile, not only among the strongest
+    quantile: np.ndarray  # float64, upper edge of the bin
+    first: np.ndarray  # int64, row of the first token
+    length: np.ndarray  # int64
+
+    def take(self, chosen: np.ndarray) -> "Contexts":
+        return Contexts(*(column[chosen] for column in self))
+
+    def rows(self) -> np.ndarray:
+        """The rows of all tokens, context after context."""
+        return ranges(self.first, self.length)
+
+    def each_token(self) -> np.ndarray:
+        """The number of the context of each of ``rows``."""
+        return np.repeat(np.arange(len(self.first)), self.length)
+
+
+class Examples(NamedTuple):
+    """Where latents fire."""
+
+    contexts: Contexts
+    fires: np.ndarray  # (tokens,) bool, of each of ``contexts.rows()``
+
+
+class Background(NamedTuple):
+    """Random contexts, and which latents fire in each, in their whole width."""
+
+    contexts: Contexts
+    pairs: np.ndarray  # (n, 2): context, latent
+
+    def silent(self, first: int, stop: int, scored: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The contexts of one half, and (latents, contexts) bool: those in which each latent from ``first`` to ``stop`` does not fire."""
+        chosen = np.flatnonzero(self.contexts.scored == scored)
+        silent = np.ones((stop - first, len(self.contexts.scored)), bool)
+        mine = self.pairs[(self.pairs[:, 1] >= first) & (self.pairs[:, 1] < stop)]
+        silent[mine[:, 1] - first, mine[:, 0]] = False
+        return chosen, silent[:, chosen]
+
+
+def is_scored(document: np.ndarray) -> np.ndarray:
+    """Whether contexts of a document are for scoring: decided by its hash, so that no document is on both sides, whatever the latent."""
+    return pd.util.hash_array(np.asarray(document, np.int64)) % np.uint64(2) == 1
+
+
+def ranges(first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """first[0], ..., first[0] + length[0] - 1, first[1], ..."""
+    ends = np.cumsum(length)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - length), length)
+
+
+def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Examples:
+    """The contexts of the latents from ``first`` to ``stop``, in order of latents."""
+    table = pq.read_table(path, filters=[("latent", ">=", first), ("latent", "<", stop)])
+    columns = {name: table[name].to_numpy() for name in ("latent", "shard", "document", "peak", "quantile", "sampled", "start")}
+    activations = table["activations"].combine_chunks()
+    if isinstance(activations, pa.ChunkedArray):  # no rows
+        activations = pa.array([], activations.type)
+    value, width = activations.flatten().to_numpy(), np.diff(activations.offsets.to_numpy())
+    context = np.repeat(np.arange(len(width)), width)
+    place = np.arange(len(value)) - np.repeat(np.cumsum(width) - width, width)
+    at_peak = np.flatnonzero(value == columns["peak"][context])
+    centre = place[at_peak[np.searchsorted(context[at_peak], np.arange(len(width)))]]  # the first, if several are equal
+    contexts = Contexts(
+        latent=columns["latent"],
+        scored=is_scored(columns["document"]),
+        sampled=columns["sampled"],
+        quantile=columns["quantile"],
+        first=text.first_row[columns["shard"]] + columns["start"],
+        length=centre + 1,
+    )
+    return Examples(contexts, value[place <= centre[context]] > 0)
+
+
+def read_background(path: str | Path, text: Text) -> Background:
+    """The random contexts of a crosscoder."""
+    table = pq.read_table(path, columns=["shard", "document", "start", "centre", "latents"])
+    columns = {name: table[name].to_numpy() for name in ("shard", "document", "start", "centre")}
+    count = len(columns["start"])
+    latents = table["latents"].to_pylist() if not count else table["latents"].combine_chunks()
+    pairs = np.empty((0, 2), np.int64)
+    if count:
+        width = np.diff(latents.offsets.to_numpy())
+        pairs = np.stack([np.repeat(np.arange(count), width), latents.flatten().to_numpy()], axis=1)
+    contexts = Contexts(
+        latent=np.full(count, -1, np.int32),
+        scored=is_scored(columns["document"]),
+        sampled=np.ones(count, bool),
+        quantile=np.full(count, np.nan),
+        first=text.first_row[columns["shard"]] + columns["start"],
+        length=columns["centre"].astype(np.int64) + 1,
+    )
+    return Background(contexts, pairs)

@@ -1,0 +1,32 @@
+"""What explanations by a language model will take, before anything is asked. Torch-free."""
+
+from collections.abc import Iterator
+
+from crossdiff.config import Config
+
+TOKENS_PER_TOKEN = 1.2  # of the language model, for a token of a context: marks and escapes
+INSTRUCTIONS = 150  # tokens of a question besides its contexts
+EXPLANATION, VERDICT = 40, 3  # tokens of an answer
+
+
+def forecast_lines(config: Config) -> Iterator[str]:
+    """Requests and tokens, at most, and what they cost at the config's prices; nothing where no language model is named."""
+    settings = config.explanations
+    if settings is None:
+        return
+    kinds = settings.latents
+    latents = kinds.chat_leaning + kinds.shared + kinds.low_nu + kinds.high_nu
+    latents *= len(config.crosscoders) * len(config.seeds)
+    context = TOKENS_PER_TOKEN * (config.examples.before + 1 + config.examples.after)
+    positives = settings.per_quantile * len(config.examples.quantiles)
+    judged = 3 * positives  # with and without the latent, and marked
+    scoring = -(-2 * positives // settings.per_request) + -(-positives // settings.per_request)
+    read = latents * ((1 + scoring) * INSTRUCTIONS + (settings.shown + judged) * context)
+    written = latents * (EXPLANATION + VERDICT * judged)
+    price = settings.prices
+    cost = f", {(price.read * read + price.written * written) / 1e6:,.2f} at the prices given" if price else ""
+    model = settings.model.endpoint.model if settings.model.endpoint else settings.model.folder
+    yield (
+        f"Explanations by {model}: at most {latents:,} latents, {latents * (1 + scoring):,} requests, "
+        f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written{cost}; what was asked before costs nothing."
+    )

@@ -1,0 +1,77 @@
+"""What can be said of one token without a language model: features of the token, of those before it, and of its place.
+
+A feature is an int64: its kind in the top bits, what it is about below. ``describe`` puts it into words.
+"""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from crossdiff.explanations.contexts import Text
+from crossdiff.texts.chats import CONTENT, NO_ROLE, TEMPLATE_PARTS
+from crossdiff.texts.formats import ROLES
+
+# In order of preference: of two features that tell contexts apart equally well, the one of the earlier kind is the simpler.
+KINDS = ("token", "bigram", "trigram", "turn", "opening", "position")
+TOKEN, BIGRAM, TRIGRAM, TURN, OPENING, POSITION = range(len(KINDS))
+WORDS = (TOKEN, BIGRAM, TRIGRAM)  # kinds of which several may stand side by side in one pattern
+NGRAM = {TOKEN: 1, BIGRAM: 2, TRIGRAM: 3}
+OPENINGS = (1, 2, 4, 8)  # the first so many tokens of a turn
+POSITIONS = (1, 2, 4, 8, 16)  # the first so many tokens of a sequence
+NONE = -1  # a token that a feature's kind says nothing of
+
+_KIND, _ID = 60, 20  # bits below the kind; bits of a token id or of another small number
+
+
+def features(text: Text, since: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(rows, columns) int64: everything that holds of each token, NONE elsewhere. ``since`` is ``text.since_template()``."""
+    token, position, role = text.token.astype(np.int64), text.position[rows], text.role[rows].astype(np.int64)
+    one, two, three = (token[np.maximum(rows - back, 0)] for back in range(3))
+    in_turn = (role != NO_ROLE) & (text.template[rows] == CONTENT)
+    columns = [
+        _code(TOKEN, one),
+        np.where(position >= 1, _code(BIGRAM, two << _ID | one), NONE),
+        np.where(position >= 2, _code(TRIGRAM, three << 2 * _ID | two << _ID | one), NONE),
+        _code(TURN, np.where(role == NO_ROLE, NO_ROLE << _ID, role << _ID | text.template[rows])),
+        *(np.where(in_turn & (since[rows] <= count), _code(OPENING, role << _ID | count), NONE) for count in OPENINGS),
+        *(np.where(position < count, _code(POSITION, np.full(len(rows), count)), NONE) for count in POSITIONS),
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _code(kind: int, payload: np.ndarray) -> np.ndarray:
+    return np.int64(kind << _KIND) | payload
+
+
+def kind_of(feature: np.ndarray) -> np.ndarray:
+    """The index in KINDS."""
+    return feature >> _KIND
+
+
+def tokens_of(feature: int) -> list[int]:
+    """The token ids of a feature of one of WORDS, in order."""
+    count = NGRAM[feature >> _KIND]
+    return [feature >> _ID * place & (1 << _ID) - 1 for place in reversed(range(count))]
+
+
+def describe(pattern: list[int], decode: Callable[[list[int]], str], on_token: bool) -> str:
+    """A pattern, a union of features, in words. ``on_token``: the latent fires on what is named, not after it."""
+    first = pattern[0]
+    if first >> _KIND in WORDS:
+        names = [json.dumps(decode(tokens_of(feature)), ensure_ascii=False) for feature in pattern]
+        return ("" if on_token else "after ") + " or ".join(names)
+    about, number = first >> _ID & (1 << _ID) - 1, first & (1 << _ID) - 1
+    match first >> _KIND:
+        case kind if kind == POSITION:
+            return "the first token of a text" if number == 1 else f"the first {number} tokens of a text"
+        case kind if kind == OPENING:
+            return f"the first {'token' if number == 1 else f'{number} tokens'} of {_turn(about)}"
+    if about == NO_ROLE:
+        return "text outside of chats"
+    return f"{TEMPLATE_PARTS[number]} of {_turn(about)}"
+
+
+def _turn(role: int) -> str:
+    article = "an" if ROLES[role] == "assistant" else "a"
+    return f"{article} {ROLES[role]}'s turn"

@@ -1,0 +1,19 @@
+"""Which latents a language model is asked about."""
+
+import pandas as pd
+
+from crossdiff.config import ExplainedLatents
+from crossdiff.evaluation import SAMPLE_SEED, most_chat_leaning, ranked_by_scaling
+
+
+def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:
+    """Numbers of the latents that a config names, in order; fewer where there are not so many."""
+    ranked = ranked_by_scaling(most_chat_leaning(betas, top))
+    shared = betas[betas["class"] == "shared"]
+    parts = [
+        most_chat_leaning(betas, latents.chat_leaning),
+        shared.sample(min(latents.shared, len(shared)), random_state=SAMPLE_SEED),
+        ranked.head(latents.low_nu),
+        ranked.tail(latents.high_nu),
+    ]
+    return sorted({int(latent) for part in parts for latent in part.latent})

@@ -1,0 +1,77 @@
+"""Random contexts, the same for every latent, with all latents that fire in each: where a latent does not fire is read off here."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from crossdiff.activations.pairs import PairedShard
+from crossdiff.config import Examples
+from crossdiff.latents.firings import Firings
+
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),  # number
+        ("document", pa.int64()),
+        ("start", pa.int64()),  # row of the context's first token
+        ("centre", pa.int32()),  # place of the token that was drawn, in the context
+        ("tokens", pa.list_(pa.int32())),
+        ("latents", pa.list_(pa.int32())),  # that fire on any token of the context, in order
+    ]
+)
+
+
+class BackgroundCollector:
+    """Draws tokens from a stream of firings, each with the context that an example with its peak there would have.
+
+    A token is drawn if its random key is small enough: the same ones however the stream is cut, and about as many as asked for.
+    """
+
+    def __init__(self, shards: Sequence[PairedShard], tokens: int, settings: Examples) -> None:
+        """``tokens``: how many the stream holds."""
+        self.shards, self.settings = shards, settings
+        self.highest_key = np.uint64(min(1.0, settings.background / max(tokens, 1)) * (2**64 - 2**11))
+        self.parts: list[pa.RecordBatch] = []
+
+    def add(self, firings: Firings) -> None:
+        """Firings of whole sequences, in order of shards and rows."""
+        tokens = self.shards[firings.shard].tokens
+        keys = pd.util.hash_array(np.uint64(firings.shard) << np.uint64(40) | firings.rows.astype(np.uint64))
+        centre = firings.rows[keys <= self.highest_key]
+        if not len(centre):
+            return
+        starts = tokens.sequence_starts()
+        sequence = np.searchsorted(starts, centre, side="right") - 1
+        start = np.maximum(starts[sequence], centre - self.settings.before)
+        stop = np.minimum(np.append(starts[1:], len(tokens.token))[sequence], centre + self.settings.after + 1)
+        inside = np.arange(self.settings.before + 1 + self.settings.after) < (stop - start)[:, None]
+        rows = (start[:, None] + np.arange(inside.shape[1]))[inside]
+        columns = {
+            "shard": np.full(len(centre), firings.shard, np.int32),
+            "document": tokens.document[centre],
+            "start": start,
+            "centre": (centre - start).astype(np.int32),
+            "tokens": pa.ListArray.from_arrays(_offsets(stop - start), tokens.token[rows]),
+            "latents": self._latents(firings, start, stop),
+        }
+        self.parts.append(pa.RecordBatch.from_pydict(columns, SCHEMA))
+
+    def _latents(self, firings: Firings, start: np.ndarray, stop: np.ndarray) -> pa.ListArray:
+        """The latents that fire between each start and stop."""
+        order = np.argsort(firings.row, kind="stable")
+        low, high = (np.searchsorted(firings.row[order], rows) for rows in (start, stop))
+        count = high - low
+        context = np.repeat(np.arange(len(start), dtype=np.int64), count)
+        entry = order[np.arange(len(context)) + np.repeat(low - (np.cumsum(count) - count), count)]
+        pairs = np.unique(context << 32 | firings.latent[entry])
+        per_context = np.bincount(pairs >> 32, minlength=len(start))
+        return pa.ListArray.from_arrays(_offsets(per_context), (pairs & 0xFFFFFFFF).astype(np.int32))
+
+    def table(self) -> pa.Table:
+        """All contexts, in SCHEMA."""
+        return pa.Table.from_batches(self.parts, SCHEMA)
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.append(0, np.cumsum(counts)).astype(np.int32)

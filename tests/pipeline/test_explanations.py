@@ -1,0 +1,129 @@
+"""Explanations by a language model through real Snakemake: a server on loopback, its failures, and where its key does not go."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, Checkout, planned
+from helpers_server import ChatServer, excerpts_of, serving
+
+from crossdiff.explanations import prompts
+from crossdiff.explanations.language_models import LocalModel
+
+KEY = "sk-pipeline-0123456789"
+FOLDER = "results/tiny/layer1/l1/seed0"
+
+
+def contrarian(messages: list[dict[str, str]]) -> str:
+    """Explains everything alike, and judges by the length of excerpts: near chance."""
+    if messages[0]["content"] == prompts.EXPLAIN:
+        return json.dumps({"explanation": "long text"})
+    return json.dumps([len(text) % 2 for text in excerpts_of(messages)])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ChatServer]:
+    with serving(contrarian) as running:
+        yield running
+
+
+def explained(checkout: Checkout, url: str, name: str, key: str | None = KEY) -> tuple[str, int, str]:
+    """The config, the exit code and the output of a run that explains some latents of one crosscoder."""
+    endpoint = {"url": url, "model": "some", "key": "EXPLAINER_KEY", "requests_per_minute": 100_000}
+    latents = {"chat_leaning": 3, "shared": 3, "low_nu": 0, "high_nu": 0}
+    config = checkout.changed(TINY, {"explanations": {"model": {"endpoint": endpoint}, "latents": latents}}, name)
+    variables = {"EXPLAINER_KEY": key} if key else {}
+    result = checkout.run("-m", "snakemake", f"{FOLDER}/explanations.parquet", "--configfile", config, **variables)
+    return config, result.returncode, result.stdout
+
+
+@pytest.fixture(scope="module")
+def ours(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return finished.copy(tmp_path_factory.mktemp("explained") / "checkout")
+
+
+def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, server: ChatServer) -> None:
+    config, code, printed = explained(ours, server.url, "asked")
+    assert code == 0, printed
+    assert planned(printed) == {"explain_latents": 1}
+    assert {request["headers"]["Authorization"] for request in server.requests} == {f"Bearer {KEY}"}
+    table = pd.read_parquet(ours.folder / FOLDER / "explanations.parquet")
+    assert list(table.latent) == list(range(96)) and (table.kind == "not chosen").sum() >= 90
+    asked = table[table.kind == "explained"]
+    assert len(asked) >= 3 and (asked.explanation == "long text").all()
+    assert 0.3 < asked.detection.mean() < 0.7
+    assert table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/tiny/.answers/*/*.json")])
+    assert not [path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+    # Made anew from what is known, without a question.
+    before = len(server.requests)
+    (ours.folder / FOLDER / "explanations.parquet").unlink()
+    result = ours.run("-m", "snakemake", f"{FOLDER}/explanations.parquet", "--configfile", config, EXPLAINER_KEY=KEY)
+    assert result.returncode == 0 and len(server.requests) == before
+    pd.testing.assert_frame_equal(table, pd.read_parquet(ours.folder / FOLDER / "explanations.parquet"))
+
+
+def test_what_is_wrong_is_one_clear_line_and_nothing_is_lost(ours: Checkout) -> None:
+    kept = {path.name for path in ours.folder.glob("results/tiny/.answers/*/*.json")}
+    with serving(lambda messages: (401, f"bad key {KEY}", {})) as refusing:
+        for key, said in (
+            (None, "error: explanations.model.endpoint.key: the environment variable EXPLAINER_KEY is not set"),
+            (KEY, f"error: explanations.model.endpoint {refusing.url}: refused with status 401 (bad key [key])"),
+        ):
+            _, code, printed = explained(ours, refusing.url, "wrong", key)
+            assert code == 1 and said in printed and "Traceback" not in printed and KEY not in printed
+    assert {path.name for path in ours.folder.glob("results/tiny/.answers/*/*.json")} == kept
+
+
+def test_a_local_folder_answers(finished: Checkout) -> None:
+    """A random model: whatever it says, it is the same every time, and no verdict."""
+    model = LocalModel(str(finished.folder / "results/tiny/models/chat"))
+    question = prompts.judge(prompts.DETECT, "cats", ["a cat", "a dog"])
+    answer = model.answer(*question)
+    assert isinstance(answer, str) and answer == model.answer(*question)
+    assert prompts.read_verdicts(answer, 2) is None
+
+
+@pytest.mark.parametrize(("crosscoder", "latents"), [("batchtopk", 128), ("l1", 96)])
+def test_every_latent_has_a_pattern_or_a_reason(finished: Checkout, crosscoder: str, latents: int) -> None:
+    folder = finished.folder / f"results/tiny/layer1/{crosscoder}/seed1"
+    table, scaling = (pd.read_parquet(folder / f"{name}.parquet") for name in ("patterns", "scaling"))
+    assert list(table.latent) == list(range(latents)) and (table.explanation.str.len() > 0).all()
+    assert ((table.kind == "empty") == (scaling.active_tokens == 0)).all()
+    scored = table[table.detection.notna()]
+    assert len(scored) > 10
+    assert (scored.detection_low <= scored.detection).all() and (scored.detection <= scored.detection_high).all()
+    assert scored.detection.between(0, 1).all() and not set(scored.kind) & {"empty", "too few", "everywhere"}
+    quantiles = pd.read_parquet(folder / "patterns_quantiles.parquet")
+    assert np.array_equal(quantiles.groupby("latent").contexts.sum(), scored.scored)
+
+
+def test_comparison_has_a_row_per_set_and_training(finished: Checkout) -> None:
+    table = pd.read_csv(finished.folder / "results/tiny/tables/explanations.csv")
+    assert len(table) == 2 * 2 * 4 and set(table.explainer) == {"patterns"}
+    page = (finished.folder / "results/tiny/report/index.html").read_text()
+    assert "How well an explanation tells contexts" in page
+    assert ("Too few to conclude" in page) == bool(table.too_few.any())
+
+
+def test_plan_forecasts_what_a_model_is_asked(ours: Checkout) -> None:
+    endpoint = {"url": "http://127.0.0.1:1/v1", "model": "some"}
+    latents = {"chat_leaning": 10, "shared": 10, "low_nu": 0, "high_nu": 5}
+    given = {
+        "model": {"endpoint": endpoint},
+        "latents": latents,
+        "per_quantile": 4,
+        "per_request": 3,
+        "prices": {"read": 2.0, "written": 8.0},
+    }
+    config = ours.changed(TINY, {"explanations": given}, "priced")
+    result = ours.crossdiff("plan", "--configfile", config, "--flops", "1e11")
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("Explanations by some: ")]
+    # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
+    assert f"at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
+    assert "at the prices given" in line
+    assert not any(
+        line.startswith("Explanations by") for line in ours.crossdiff("plan", "--configfile", TINY, "--flops", "1e11").stdout.splitlines()
+    )
