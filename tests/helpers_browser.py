@@ -72,6 +72,11 @@ def example_rows(latents: Sequence[int], tokens: int = 6) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def write_examples(folder: Path, rows: pd.DataFrame) -> str:
+    pq.write_table(pa.Table.from_pandas(rows, SCHEMA, preserve_index=False), folder / "examples.parquet")
+    return str(folder / "examples.parquet")
+
+
 def write_training(folder: Path, latents: int, other: str, seed: int = 0, explained: bool = True, **changes: Any) -> Training:
     """Every file that the browser reads of one training; the latents of ``other`` are where its own recur."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,10 +114,7 @@ def write_training(folder: Path, latents: int, other: str, seed: int = 0, explai
         suffix = "csv" if name in ("template_tokens", "twins", "kl", "kl_sets") else "parquet"
         paths[name] = str(folder / f"{name}.{suffix}")
         table.to_csv(paths[name], index=False) if suffix == "csv" else table.to_parquet(paths[name])
-    examples = changes.get("examples", example_rows(range(1, min(latents, 200))))
-    paths["examples"] = str(folder / "examples.parquet")
-    with pq.ParquetWriter(paths["examples"], SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pandas(examples, SCHEMA, preserve_index=False))
+    paths["examples"] = write_examples(folder, changes.get("examples", example_rows(range(1, min(latents, 200)))))
     if not explained:
         paths["patterns"] = None
     return Training(**paths)

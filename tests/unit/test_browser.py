@@ -10,8 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers_browser import ASSETS, HOSTILE, ROOT, TEMPLATE, WORDS, beta_table, example_rows, named, write_page, write_training
-from hypothesis import given
+from helpers_browser import (
+    ASSETS,
+    HOSTILE,
+    ROOT,
+    TEMPLATE,
+    WORDS,
+    beta_table,
+    example_rows,
+    named,
+    write_examples,
+    write_page,
+    write_training,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossdiff.browser.contents import CHUNK, SAMPLED, chunks, contexts, table
@@ -124,8 +136,7 @@ def test_pair_without_a_chat_model_moves_no_tokens(tmp_path: Path) -> None:
 
 def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: Path) -> None:
     examples, vocabulary = example_rows([3, 5]), Vocabulary()
-    training = write_training(tmp_path, 10, "l1", examples=examples)
-    found = contexts(training.examples, 0, 5, vocabulary)
+    found = contexts(write_examples(tmp_path, examples), 0, 5, vocabulary)
     assert list(found) == [3]
     assert [(context["strongest"], context["quantile"]) for context in found[3]] == [(True, None)] + [(False, 0.5)] * SAMPLED
     wanted = examples[(examples.latent == 3) & examples.sampled].sort_values("document").head(SAMPLED)
@@ -137,6 +148,7 @@ def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: P
     assert first["active"] == [(3, 8.0), (5, 1.0)]
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_activations_stay_with_their_tokens_whatever_the_lengths(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
@@ -144,9 +156,8 @@ def test_activations_stay_with_their_tokens_whatever_the_lengths(tmp_path_factor
     drawn = [data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=length, max_size=length)) for length in lengths]
     rows["tokens"], rows["template"] = [list(range(length)) for length in lengths], [[0] * length for length in lengths]
     rows["activations"] = drawn
-    training = write_training(tmp_path_factory.mktemp("made"), 4, "l1", examples=rows)
     vocabulary = Vocabulary()
-    found = contexts(training.examples, 0, 4, vocabulary)[1]
+    found = contexts(write_examples(tmp_path_factory.mktemp("made"), rows), 0, 4, vocabulary)[1]
     assert [[vocabulary.ids[token] for token in context["tokens"]] for context in found] == rows.tokens.tolist()
     for context, activations in zip(found, drawn, strict=True):
         assert context["active"] == [(place, value) for place, value in enumerate(activations) if value]
