@@ -1,7 +1,12 @@
-"""A steering table with a planted dose response."""
+"""Steered answers with a planted dose response."""
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from crossdiff.report_steering import SteeringInputs
+from crossdiff.steering_effects import effects
 
 STRENGTHS = (-2.0, -1.0, 1.0, 2.0)
 CONTROLS = (("random latent", 7), ("random latent", 9), ("random direction", 1))
@@ -29,3 +34,18 @@ def steered_answers(latents: tuple[int, ...] = (5,), asked: int = 24, controls: 
                 add(latent, direction, number, "add", strength, 0.1 if own and strength < 0 else 1.0, 0.9 if own and strength > 1 else 0.0)
             add(latent, direction, number, "project out", float("nan"), 1.0, 0.0)
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
+
+
+CANDIDATES = pd.DataFrame(
+    {"latent": [5, 8], "relative_norm_difference": 0.8, "harmful": [2.0, 0.5], "benign": [0.25, 0.5], "score": [12.0, 3.0]}
+)
+
+
+def steering_inputs(folder: Path, answers: pd.DataFrame) -> SteeringInputs:
+    """What the page reads of one crosscoder, written below ``folder``."""
+    effects(answers, 0).to_csv(folder / "steering.csv", index=False)
+    CANDIDATES.to_csv(folder / "candidates.csv", index=False)
+    answers.to_parquet(folder / "answers.parquet")
+    (folder / "steering.svg").write_text("<svg/>")
+    paths = ({"topk": str(folder / name)} for name in ("steering.csv", "candidates.csv", "answers.parquet"))
+    return SteeringInputs(str(folder / "steering.svg"), *paths)

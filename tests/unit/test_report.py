@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from helpers_steering import steered_answers, steering_inputs
 from helpers_tables import scaling_table
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -226,6 +227,14 @@ def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path
     text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
     assert "Did the fine-tune take?" in text
     assert "chat harmful 40 37 92 % 80 % to 97 %" in text
+
+
+def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Path) -> None:
+    assert "What do they do?" not in page_of(good).text
+    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers())))
+    assert "What do they do? Latents turned up and down" in page.text
+    assert "latent 5 (topk)" in page.text
+    assert page.text.index("What do they do?") < page.text.index("More checks")
 
 
 def test_page_without_any_live_latent_or_example_is_still_a_page(tmp_path: Path) -> None:

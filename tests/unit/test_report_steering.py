@@ -4,29 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers_steering import steered_answers
+from helpers_steering import steered_answers, steering_inputs
 
 from crossdiff.report import page_template
-from crossdiff.report_steering import SteeringInputs, contrasts_of, steering_section
+from crossdiff.report_steering import contrasts_of, steering_section
 from crossdiff.steering_effects import effects
 
 TEMPLATE = Path(__file__).parents[2] / "report" / "steering.html.jinja"
-CANDIDATES = pd.DataFrame(
-    {"latent": [5, 8], "relative_norm_difference": 0.8, "harmful": [2.0, 0.5], "benign": [0.25, 0.5], "score": [12.0, 3.0]}
-)
-
-
-def inputs(folder: Path, answers: pd.DataFrame) -> SteeringInputs:
-    effects(answers, 0).to_csv(folder / "steering.csv", index=False)
-    CANDIDATES.to_csv(folder / "candidates.csv", index=False)
-    answers.to_parquet(folder / "answers.parquet")
-    (folder / "steering.svg").write_text("<svg/>")
-    paths = ({"topk": str(folder / name)} for name in ("steering.csv", "candidates.csv", "answers.parquet"))
-    return SteeringInputs(str(folder / "steering.svg"), *paths)
 
 
 def page(folder: Path, answers: pd.DataFrame) -> str:
-    return page_template(TEMPLATE).render(steering=steering_section(inputs(folder, answers)) | {"figure": "data:,"})
+    return page_template(TEMPLATE).render(steering=steering_section(steering_inputs(folder, answers)) | {"figure": "data:,"})
 
 
 def test_contrast_is_where_the_latent_differs_most_from_its_controls():
