@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from crossdiff.figures import BLUE, GREY, VERMILION
 from crossdiff.latents.labels import latent_label
@@ -14,14 +15,14 @@ LOOKS = {
     "harmful": {"color": VERMILION, "marker": "o", "ls": "-"},
     "benign": {"color": BLUE, "marker": "s", "ls": "--"},
 }
-CONTROLS = {"random latent": ":", "random direction": "-."}
+CONTROLS = {"random latent": GREY, "random direction": "#BBBBBB"}
 PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
 
 
 def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None) -> Figure:
     """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
 
-    Every kind of request has its colour, marker and line; controls are grey lines without markers, of the same style for both kinds.
+    Every kind of request has its marker and line, and the latent its colour; controls are thin and grey.
     The last place, apart, is the direction projected out. ``names`` of latents, by crosscoder, stand in the titles.
     """
     columns = [(name, latent) for name, table in tables.items() for latent in _latents(table)]
@@ -49,8 +50,12 @@ def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int
             row[0].set_ylim(-0.04, 1.04)
         elif value == "kl":
             row[0].set_yscale("symlog", linthresh=0.1)
+            row[0].set_ylim(0, None)
         elif any(table[value].gt(0).any() for table in tables.values()):
             row[0].set_yscale("log")
+            row[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            row[0].yaxis.set_major_formatter("{x:g}")
+            row[0].yaxis.set_minor_formatter(NullFormatter())
     figure.legend(*_legend(tables), loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
@@ -81,32 +86,31 @@ def _draw(ax: plt.Axes, table: pd.DataFrame, latent: int, value: str, place: _Pl
     low, high = ("low", "high") if value == "rate" else (f"{value}_low", f"{value}_high")
     unsteered = table[table.change == "none"]
     of_latent = table[table.latent == latent]
-    for kind, style in CONTROLS.items():
-        for _, rows in of_latent[of_latent.direction == kind].groupby(["number", "requests"]):
-            _line(ax, pd.concat([rows, unsteered[unsteered.requests == rows.requests.iloc[0]]]), value, place, color=GREY, ls=style, lw=0.8)
+    for kind, grey in CONTROLS.items():
+        for (_, requests), rows in of_latent[of_latent.direction == kind].groupby(["number", "requests"]):
+            whole = pd.concat([rows, unsteered[unsteered.requests == requests]])
+            _line(ax, whole, value, place, **LOOKS[requests] | {"color": grey}, lw=0.8, ms=2.5)
     for requests, look in LOOKS.items():
         rows = pd.concat([of_latent[of_latent.direction == "latent"], unsteered])
         rows = rows[rows.requests == requests]
-        _line(ax, rows, value, place, color=look["color"], ls=look["ls"], lw=1.8)
+        _line(ax, rows, value, place, **look, lw=1.8, ms=5)
         middle = rows[value].to_numpy()
         reach = np.abs(np.stack([middle - rows[low], rows[high] - middle]))
-        ax.errorbar(place.of(rows), middle, reach, fmt=look["marker"], color=look["color"], ms=5, lw=1, capsize=2)
+        ax.errorbar(place.of(rows), middle, reach, fmt="", ls="", color=look["color"], lw=1, capsize=2)
 
 
 def _line(ax: plt.Axes, rows: pd.DataFrame, value: str, place: _Places, **style: object) -> None:
-    """A line through the strengths; a lone mark where it is projected out, which is no strength."""
+    """A line through the strengths, and a mark where it is projected out, which is no strength."""
     added, out = rows[rows.strength.notna()].sort_values("strength"), rows[rows.strength.isna()]
     ax.plot(place.of(added), added[value], **style)
-    if style["color"] == GREY:
-        ax.plot(place.of(out), out[value], ls="", marker="_", ms=9, color=GREY)
+    ax.plot(place.of(out), out[value], **style | {"ls": ""})
 
 
 def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[str]]:
     table = next(iter(tables.values()))
     asked = table[table.change == "none"].set_index("requests").asked
-    handles = [plt.Line2D([], [], **look) for look in LOOKS.values()] + [
-        plt.Line2D([], [], color=GREY, ls=style) for style in CONTROLS.values()
-    ]
+    looks = [*LOOKS.values(), *({"color": grey, "lw": 0.8} for grey in CONTROLS.values())]
+    handles = [plt.Line2D([], [], **look) for look in looks]
     controls = [table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS]
     return handles, [
         *(f"{asked[requests]} {requests} requests" for requests in LOOKS),

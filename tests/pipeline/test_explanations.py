@@ -106,24 +106,3 @@ def test_comparison_has_a_row_per_set_and_training(finished: Checkout) -> None:
     page = (finished.folder / "results/tiny/report/index.html").read_text()
     assert "How well an explanation tells contexts" in page
     assert ("Too few to conclude" in page) == bool(table.too_few.any())
-
-
-def test_plan_forecasts_what_a_model_is_asked(ours: Checkout) -> None:
-    endpoint = {"url": "http://127.0.0.1:1/v1", "model": "some"}
-    latents = {"chat_leaning": 10, "shared": 10, "low_nu": 0, "high_nu": 5}
-    given = {
-        "model": {"endpoint": endpoint},
-        "latents": latents,
-        "per_quantile": 4,
-        "per_request": 3,
-        "prices": {"read": 2.0, "written": 8.0},
-    }
-    config = ours.changed(TINY, {"explanations": given}, "priced")
-    result = ours.crossdiff("plan", "--configfile", config, "--flops", "1e11")
-    [line] = [line for line in result.stdout.splitlines() if line.startswith("Explanations by some: ")]
-    # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
-    assert f"at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
-    assert "at the prices given" in line
-    assert not any(
-        line.startswith("Explanations by") for line in ours.crossdiff("plan", "--configfile", TINY, "--flops", "1e11").stdout.splitlines()
-    )

@@ -82,6 +82,13 @@ def test_damaged_checkpoint_is_not_resumed(activations: PairedActivations, tmp_p
     assert Checkpoint(tmp_path / "state.safetensors", "same").read() is None
 
 
+def test_what_a_killed_owner_was_writing_is_removed(tmp_path: Path) -> None:
+    for name in (".state.safetensors.0a1b2c3d.safetensors", ".tmpAbCdEf", "weights.safetensors"):
+        (tmp_path / name).touch()
+    with Checkpoint(tmp_path / "state.safetensors", "same"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["state.lock", "weights.safetensors"]
+
+
 def test_checkpoints_are_written_as_often_as_asked(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "state.safetensors", "same", every_seconds=1000)
     assert not checkpoint.is_due()

@@ -285,6 +285,28 @@ def test_answers_without_room_for_a_prompt_are_refused():
     load(changed("causal", {"datasets": ["talk"], "answer_tokens": 128, "answers": "dataset"}))
 
 
+@pytest.mark.parametrize(
+    ("steering", "said"),
+    [
+        ({"strengths": []}, "steering.strengths: found [] (list), allowed: "),
+        ({"strengths": [1.0, 0.0]}, "steering: strengths: found [1.0, 0.0], allowed: different ones, without 0"),
+        ({"strengths": [1.0, 1.0]}, "steering: strengths: found [1.0, 1.0], allowed: different ones, without 0"),
+        ({"strengths": [float("inf")]}, "steering.strengths.0: found inf"),
+        ({"latents": {"nowhere": [3]}}, "steering.latents: found nowhere, allowed: l1, topk"),
+        ({"latents": {"topk": [3, 3]}}, "steering.latents.topk: found [3, 3], each latent may stand once"),
+        ({"latents": {"topk": [-1]}}, "steering.latents.topk.0: found -1"),
+    ],
+)
+def test_steering_that_can_not_be_is_refused(steering, said):
+    assert refusal_of("steering", steering).startswith(said)
+
+
+def test_steering_needs_requests():
+    line = refusal_of("steering", {}, changed("behaviour", DELETE))
+    assert line == "steering: found without behaviour, which names the requests; give behaviour.requests, too"
+    assert load(changed("steering", {})).steering.latents == {}
+
+
 def test_causal_section_may_be_left_out():
     assert load(changed("causal", DELETE)).causal is None
 

@@ -10,7 +10,7 @@ import pytest
 from helpers_steering import STRENGTHS, steered_answers
 
 from crossdiff.figures import BLUE, GREY, VERMILION, save
-from crossdiff.figures_steering import steering
+from crossdiff.figures_steering import CONTROLS, steering
 from crossdiff.steering_effects import effects
 
 
@@ -63,7 +63,7 @@ def test_lines_go_through_the_rates_with_the_unsteered_one_among_them():
 def test_every_control_is_a_grey_line_for_each_kind_of_request():
     found = table()
     for ax, value in zip(steering({"topk": found}).axes, ("rate", "kl", "perplexity"), strict=True):
-        assert len(lines(ax, GREY)) == 2 * 3
+        assert [len(lines(ax, grey)) for grey in CONTROLS.values()] == [2 * 2, 2 * 1]
         controls = found[
             (found.direction == "random latent") & (found.number == 9) & (found.requests == "harmful") & found.strength.notna()
         ]
@@ -100,7 +100,7 @@ def test_legend_counts_requests_and_controls():
 def test_kinds_are_told_apart_without_colour():
     ax = steering({"topk": table()}).axes[0]
     styles = {line.get_linestyle() for line in ax.lines if line.get_color() in (VERMILION, BLUE) and line.get_linestyle() != "None"}
-    markers = {line.get_marker() for line in ax.lines if line.get_color() in (VERMILION, BLUE) and line.get_marker() not in ("None", "_")}
+    markers = {line.get_marker() for line in ax.lines if line.get_color() in (VERMILION, BLUE) and line.get_marker() in "os"}
     assert len(styles) == len(markers) == 2
 
 

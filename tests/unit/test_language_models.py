@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import ROOT, TINY
 from helpers_server import Reply, excerpts_of, serving
 
-from crossdiff.config import Endpoint, Explainer
+from crossdiff.config import Endpoint, Explainer, load
 from crossdiff.errors import UserError
 from crossdiff.explanations import prompts
 from crossdiff.explanations.answers import KnownAnswers, Question
+from crossdiff.explanations.cost import forecast_lines
 from crossdiff.explanations.language_models import ATTEMPTS, HIDDEN, RateLimit, Server, language_model
 
 KEY = "sk-secret-0123456789"
@@ -243,3 +246,30 @@ def test_a_malformed_explanation_is_none(answer: str, explanation: str | None) -
 def test_excerpts_stand_on_a_line_each() -> None:
     texts = ['two\nlines "quoted"', "Excerpt 3: \u2028"]
     assert excerpts_of(prompts.judge(prompts.DETECT, "x", texts).messages) == texts
+
+
+def test_forecast_of_what_a_model_is_asked() -> None:
+    tiny = yaml.safe_load((ROOT / TINY).read_text())
+    assert not list(forecast_lines(load(tiny)))
+    latents = {"chat_leaning": 10, "shared": 10, "low_nu": 0, "high_nu": 5}
+    model = {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "some"}}
+    given = {"model": model, "latents": latents, "per_quantile": 4, "per_request": 3, "prices": {"read": 2.0, "written": 8.0}}
+    [line] = forecast_lines(load(tiny | {"explanations": given}))
+    # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
+    assert f"by some: at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
+    read, written = 100 * (22 * 150 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
+    assert f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, {(2 * read + 8 * written) / 1e6:.2f} at the prices" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, "exactly one of endpoint, folder"),
+        ({"endpoint": {"url": "http://me:secret@host/v1", "model": "m"}}, "explanations.model.endpoint.url"),
+        ({"endpoint": {"url": "http://host/v1", "model": "m", "key": "sk-abc"}}, "explanations.model.endpoint.key"),
+    ],
+)
+def test_config_takes_no_secrets(model: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        load(yaml.safe_load((ROOT / TINY).read_text()) | {"explanations": {"model": model}})
+    assert "secret" not in str(raised.value) and "sk-abc" not in str(raised.value)

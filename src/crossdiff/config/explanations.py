@@ -1,20 +1,37 @@
 """Explanations by a language model, which are only made where the config names one (docs/explanations.md)."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Settings, exactly_one
+
+
+def _hidden(pattern: str, allowed: str) -> AfterValidator:
+    """Text of this form; another is refused without being repeated: it may hold a secret."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(pattern, value):
+            raise ValueError(f"allowed: {allowed}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Endpoint(Settings):
     """A server that speaks OpenAI's chat completions."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$", description="what comes before /chat/completions, without user or password")]
+    url: Annotated[
+        str,
+        _hidden(r"https?://[^@?#\s]+", "an address such as http://localhost:8000/v1, without user, password or query"),
+        Field(description="what comes before /chat/completions"),
+    ]
     model: Annotated[str, Field(min_length=1, description="its name on that server")]
     key: Annotated[
         str | None,
-        Field(pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable that holds the key; none for a server that needs none"),
+        _hidden(r"[A-Z_][A-Z0-9_]*", "the name of an environment variable, in capitals; never the key itself"),
+        Field(description="environment variable that holds the key; none for a server that needs none"),
     ] = None
     requests_per_minute: PositiveInt = 60
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
@@ -70,33 +70,49 @@ def padded_left(prompts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def answer_nats(model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], batch: int = 64) -> np.ndarray:
-    """(answers,) float64: -log p of all tokens of each answer after its prompt, in nats. Equal pairs are read once."""
-    keys = [(prompt.tobytes(), answer.tobytes()) for prompt, answer in zip(prompts, answers, strict=True)]
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    order = sorted((row for row in first.values() if len(answers[row])), key=lambda row: (len(prompts[row]) + len(answers[row]), row))
-    found = np.zeros(len(keys))
-    for start in range(0, len(order), batch):
-        group = order[start : start + batch]
-        found[group] = _nats(model, [prompts[row] for row in group], [answers[row] for row in group])
-    return found[[first[key] for key in keys]]
+def answer_nats(model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], batch: int = 128) -> np.ndarray:
+    """(answers,) float64: -log p of all tokens of each answer after its prompt, in nats. Equal prompts, and equal pairs, are read once."""
+    number: dict[bytes, int] = {}
+    prompt_of = [number.setdefault(prompt.tobytes(), len(number)) for prompt in prompts]
+    distinct = {prompt_of[row]: prompt for row, prompt in enumerate(prompts)}
+    pairs = {(prompt, said.tobytes()): row for row, (prompt, said) in enumerate(zip(prompt_of, answers, strict=True))}
+    order = sorted((row for row in pairs.values() if len(answers[row])), key=lambda row: (len(answers[row]), row))
+    found = np.zeros(len(answers))
+    if order:
+        ids, mask = (part.to(model.device) for part in padded_left([distinct[prompt] for prompt in range(len(distinct))]))
+        cache = DynamicCache()
+        position = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        layer = len(decoder_layers(model)) - 1
+        last = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)[:, -1:]
+        for start in range(0, len(order), batch):
+            group = order[start : start + batch]
+            chosen = torch.tensor([prompt_of[row] for row in group], device=model.device)
+            read = [(block.keys[chosen], block.values[chosen]) for block in cache.layers]
+            found[group] = _nats(model, mask[chosen], read, last[chosen], [answers[row] for row in group])
+    return np.array([found[pairs[prompt, said.tobytes()]] for prompt, said in zip(prompt_of, answers, strict=True)])
 
 
-def _nats(model: PreTrainedModel, prompts: list[np.ndarray], answers: list[np.ndarray]) -> np.ndarray:
-    width = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-    ids, predicting = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        both = np.concatenate([prompt, answer])
-        ids[row, : len(both)] = torch.from_numpy(both)
-        predicting[row, len(prompt) - 1 : len(both) - 1] = True
-    residual = run_to_layer(model, ids.to(model.device), len(decoder_layers(model)) - 1)[predicting.to(model.device)]
-    targets = ids.roll(-1, dims=1)[predicting].to(model.device)
+def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]], last: Tensor, answers: list[np.ndarray]) -> np.ndarray:
+    """(answers,): nats of each after its prompt, of which mask, keys and values of every block and last residual stream are known."""
+    longest = max(map(len, answers))
+    ids, real = torch.zeros(len(answers), longest, dtype=torch.long), torch.zeros(len(answers), longest, dtype=torch.bool)
+    for row, said in enumerate(answers):
+        ids[row, : len(said)], real[row, : len(said)] = torch.from_numpy(said), True
+    residual = last
+    if longest > 1:
+        cache, asked = DynamicCache(), ids[:, :-1].to(model.device)
+        for block, (keys, values) in enumerate(read):
+            cache.update(keys, values, block)
+        position = mask.sum(dim=1, keepdim=True) + torch.arange(longest - 1, device=model.device)
+        inputs = {"attention_mask": torch.cat([mask, torch.ones_like(asked)], dim=1), "position_ids": position}
+        after = run_to_layer(model, asked, len(read) - 1, past_key_values=cache, use_cache=True, **inputs)
+        residual = torch.cat([last, after], dim=1)
+    residual, targets = residual[real.to(model.device)], ids[real].to(model.device)
     nats = [
         functional.cross_entropy(head_logits(model, part).float(), wanted, reduction="none")
         for part, wanted in zip(residual.split(POSITIONS), targets.split(POSITIONS), strict=True)
     ]
-    rows = predicting.nonzero()[:, 0].numpy()
-    return np.bincount(rows, weights=torch.cat(nats).double().cpu().numpy(), minlength=len(prompts))
+    return np.bincount(real.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(answers))
 
 
 def openings(
