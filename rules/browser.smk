@@ -70,6 +70,7 @@ rule read_directions:
 rule write_browser:
     """The page, and the folder of its data and scripts."""
     input:
+        **{file: per_crosscoder(f"{file}.parquet") for file in EXPLAINERS.values()},
         template="report/browser.html.jinja",
         assets=ASSETS,
         names=NAMES,
@@ -81,7 +82,6 @@ rule write_browser:
         twins=per_crosscoder("twins.csv"),
         directions=per_crosscoder("directions.parquet"),
         recurrences=per_crosscoder("recurrences.parquet"),
-        **{file: per_crosscoder(f"{file}.parquet") for file in EXPLAINERS.values()},
         kl=per_crosscoder("kl.csv") if CONFIG.causal else [],
         kl_sets=per_crosscoder("kl_sets.csv") if CONFIG.causal else [],
     output:

@@ -58,7 +58,8 @@ if CONFIG.steering:
     rule figure_steering:
         """Refusals, KL and perplexity against the strength, of the first seed."""
         input:
-            STEERING_TABLES["steering.csv"],
+            effects=STEERING_TABLES["steering.csv"],
+            names=NAMES,
         output:
             multiext("results/{pair}/figures/steering", ".svg", ".png"),
         log:
@@ -68,6 +69,7 @@ if CONFIG.steering:
             "../envs/environment.yaml"
         params:
             names=list(CONFIG.crosscoders),
+            seed=CONFIG.seeds[0],
             code=code_digest("figure_steering"),
         message:
             "Drawing steering"

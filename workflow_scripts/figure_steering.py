@@ -2,15 +2,23 @@
 
 import pandas as pd
 
+from crossdiff.catalogue import current, read_names
 from crossdiff.figures import save
 from crossdiff.figures_steering import steering
 from crossdiff.job import job
 
 
-def main(tables: dict[str, str], paths: list[str]) -> None:
-    save(steering({name: pd.read_csv(path) for name, path in tables.items()}), paths)
+def main(tables: dict[str, str], names: str | None, seed: int, paths: list[str]) -> None:
+    named = read_names(names)
+    effects = {name: pd.read_csv(path) for name, path in tables.items()}
+    save(steering(effects, {name: current(named, name, seed) for name in effects}), paths)
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(tables=dict(zip(snakemake.params.names, snakemake.input, strict=True)), paths=list(snakemake.output))
+        main(
+            tables=dict(zip(snakemake.params.names, snakemake.input.effects, strict=True)),
+            names=snakemake.input.get("names") or None,
+            seed=snakemake.params.seed,
+            paths=list(snakemake.output),
+        )

@@ -43,27 +43,28 @@ class Catalogue(Settings):
     latents: list[Entry]
 
 
-def read_catalogue(path: str | Path, trainings: Iterable[Training]) -> list[Entry]:
-    """The entries of a file about ``trainings``, (crosscoder, seed) of this run.
+def read_catalogue(path: str | Path, trainings: Iterable[Training]) -> list[dict[str, Any]]:
+    """The entries of a file, as dictionaries with the fields of Entry, about ``trainings``, (crosscoder, seed) of this run.
 
     Raises UserError, one line per problem, when the file can't be read, when an entry is not as it should be, names a training that this
     run does not have, or names a latent that has a name.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        entries = Catalogue.model_validate(values).latents
+        entries = Catalogue.model_validate(values).model_dump()["latents"]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a readable YAML file ({first_line(error)})") from error
     except ValidationError as error:
         raise UserError("\n".join(f"{path}: {describe(problem, Catalogue)}" for problem in error.errors())) from error
     known, seen = list(trainings), set()
     for number, entry in enumerate(entries):
-        if (entry.crosscoder, entry.seed) not in known:
-            allowed = ", ".join(f"{crosscoder} seed {seed}" for crosscoder, seed in known)
-            raise UserError(f"{path}: latents.{number}: found {entry.crosscoder} seed {entry.seed}, allowed: {allowed}")
-        key = (entry.crosscoder, entry.seed, entry.weights, entry.latent)
+        crosscoder, seed, latent = entry["crosscoder"], entry["seed"], entry["latent"]
+        if (crosscoder, seed) not in known:
+            allowed = ", ".join(f"{name} seed {number}" for name, number in known)
+            raise UserError(f"{path}: latents.{number}: found {crosscoder} seed {seed}, allowed: {allowed}")
+        key = (crosscoder, seed, latent, entry["weights"])
         if key in seen:
-            raise UserError(f"{path}: latents.{number}: latent {entry.latent} of {entry.crosscoder} seed {entry.seed} has a name already")
+            raise UserError(f"{path}: latents.{number}: latent {latent} of {crosscoder} seed {seed} has a name already")
         seen.add(key)
     return entries
 
@@ -84,12 +85,12 @@ def check(path: str | Path, digests: Mapping[Training, str], latents: Mapping[Tr
     """
     rows = []
     for number, entry in enumerate(read_catalogue(path, digests)):
-        training = (entry.crosscoder, entry.seed)
-        stale = entry.weights != digests[training]
-        if not stale and entry.latent >= latents[training]:
+        training = (entry["crosscoder"], entry["seed"])
+        stale = entry["weights"] != digests[training]
+        if not stale and entry["latent"] >= latents[training]:
             allowed = f"0 to {latents[training] - 1}"
-            raise UserError(f"{path}: latents.{number}.latent: found {entry.latent}, allowed in {entry.crosscoder}: {allowed}")
-        rows.append({column: getattr(entry, column) for column in COLUMNS[:-1]} | {"stale": stale})
+            raise UserError(f"{path}: latents.{number}.latent: found {entry['latent']}, allowed in {entry['crosscoder']}: {allowed}")
+        rows.append(entry | {"stale": stale})
     return rows
 
 

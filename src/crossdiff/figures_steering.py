@@ -19,11 +19,11 @@ CONTROLS = {"random latent": GREY, "random direction": "#BBBBBB"}
 PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
 
 
-def steering(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None) -> Figure:
     """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
 
     Every kind of request has its marker and line, and the latent its colour; controls are thin and grey.
-    The last place, apart, is the direction projected out.
+    The last place, apart, is the direction projected out. ``names`` of latents, by crosscoder, stand in the titles.
     """
     columns = [(name, latent) for name, table in tables.items() for latent in _latents(table)]
     figure, axes = plt.subplots(
@@ -42,7 +42,7 @@ def steering(tables: Mapping[str, pd.DataFrame]) -> Figure:
         for ax, value in zip(column, PANELS, strict=True):
             _draw(ax, table, latent, value, place)
             place.label(ax)
-        column[0].set_title(latent_label(name, latent))
+        column[0].set_title(latent_label(name, latent, names))
         column[-1].set_xlabel("strength, in multiples of the latent's\nlargest activation in the training text")
     for row, (value, label) in zip(axes, PANELS.items(), strict=True):
         row[0].set_ylabel(label)

@@ -49,6 +49,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     classes = section(inputs.settings, "classes")
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     named = read_names(inputs.names)
+    names = {name: current(named, name, inputs.seed) for name in inputs.betas}
     return page_template(template).render(
         record=" ".join(record_mark().values()),
         pair=section(inputs.settings, "pair"),
@@ -65,12 +66,12 @@ def render(inputs: Inputs, template: str | Path) -> str:
         cautions=cautions(evaluations, classes),
         few_explained=comparison.cautions(tables["explanations"]),
         latents={
-            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report, current(named, name, inputs.seed))
+            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report, names[name])
             for name, betas in inputs.betas.items()
         },
         stale=named[named.stale].to_dict("records"),
         figures={Path(path).stem: data_uri(path) for path in inputs.figures},
-        steering=_steering(inputs.steering) if inputs.steering else None,
+        steering=_steering(inputs.steering, names) if inputs.steering else None,
     )
 
 
@@ -145,8 +146,8 @@ def data_uri(path: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
-def _steering(inputs: SteeringInputs) -> dict[str, Any]:
-    return steering_section(inputs) | {"figure": data_uri(inputs.figure)}
+def _steering(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
+    return steering_section(inputs, names) | {"figure": data_uri(inputs.figure)}
 
 
 def _percent(value: float) -> str:

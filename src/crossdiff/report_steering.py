@@ -37,8 +37,11 @@ class Contrast(NamedTuple):
         return self.steered["low"] > self.unsteered["high"] and all(refused < self.steered["refused"] for refused in self.controls)
 
 
-def steering_section(inputs: SteeringInputs) -> dict[str, Any]:
-    """``asked``: held-out requests of each kind. ``latents``: per steered latent its label, why it was chosen, contrasts and answers."""
+def steering_section(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]] | None = None) -> dict[str, Any]:
+    """``asked``: held-out requests of each kind. ``latents``: per steered latent its label, why it was chosen, contrasts and answers.
+
+    ``names`` of latents, by crosscoder, are part of the labels.
+    """
     found, asked = [], {}
     for name, path in inputs.effects.items():
         effects, candidates = pd.read_csv(path), pd.read_csv(inputs.candidates[name])
@@ -48,7 +51,7 @@ def steering_section(inputs: SteeringInputs) -> dict[str, Any]:
             contrasts = list(contrasts_of(effects, latent))
             found.append(
                 {
-                    "label": latent_label(name, latent),
+                    "label": latent_label(name, latent, names),
                     "why": _why(candidates, latent),
                     "contrasts": contrasts,
                     "answers": list(_answers(answers[answers.latent.isna() | (answers.latent == latent)], contrasts)),

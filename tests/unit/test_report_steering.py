@@ -53,6 +53,11 @@ def test_page_says_why_what_and_how_sure(tmp_path: Path):
     assert "can't tell a small effect" not in text
 
 
+def test_latent_is_called_by_its_name_and_number(tmp_path: Path):
+    found = steering_section(inputs(tmp_path, steered_answers()), {"topk": {5: "refusals", 6: "another"}, "l1": {5: "of another"}})
+    assert [entry["label"] for entry in found["latents"]] == ["refusals: latent 5 (topk)"]
+
+
 def test_page_without_an_effect_says_so(tmp_path: Path):
     text = page(tmp_path, steered_answers(effect=False))
     assert text.count("This shows no effect of its own") == 2
