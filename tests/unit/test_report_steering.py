@@ -54,7 +54,7 @@ def test_page_says_why_what_and_how_sure(tmp_path: Path):
 
 
 def test_latent_is_called_by_its_name_and_number(tmp_path: Path):
-    found = steering_section(inputs(tmp_path, steered_answers()), {"topk": {5: "refusals", 6: "another"}, "l1": {5: "of another"}})
+    found = steering_section(steering_inputs(tmp_path, steered_answers()), {"topk": {5: "refusals", 6: "another"}, "l1": {5: "of another"}})
     assert [entry["label"] for entry in found["latents"]] == ["refusals: latent 5 (topk)"]
 
 
