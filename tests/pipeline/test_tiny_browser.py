@@ -63,9 +63,9 @@ def test_live_latents_are_compared_with_every_other_training(files: Path) -> Non
 def test_report_leads_to_the_browser_and_flags_the_stale_name(finished: Checkout, files: Path) -> None:
     report = (finished.folder / "results/tiny/report/index.html").read_text()
     assert 'href="latents/index.html#batchtopk/' in report
-    assert "a stale name (batchtopk, seed 1, latent 3)" in report
-    assert piece(files, "batchtopk.seed1/table")["stale"] == [{"latent": 3, "name": "a stale name", "weights": "0" * 12}]
-    assert not any(piece(files, "batchtopk.seed1/table")["columns"]["name"])
+    assert "a stale name (batchtopk, seed 0, latent 3)" in report
+    assert piece(files, "batchtopk.seed0/table")["stale"] == [{"latent": 3, "name": "a stale name", "weights": "0" * 12}]
+    assert not any(piece(files, "batchtopk.seed0/table")["columns"]["name"])
 
 
 def test_name_given_to_these_weights_is_carried_everywhere(finished: Checkout, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _entries(blocks: Iterator[Tensor], bounds: Tensor, latents: int) -> tuple[Te
     found, first = [], 0
     for block in blocks:
         # Read as whole numbers, floating point numbers that are not negative keep their order, and negative ones stay below them.
-        whole = torch.int16 if block.dtype == torch.bfloat16 else torch.int32
+        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[block.element_size()]
         found.append(_places(block.view(whole) > bounds.to(block.dtype).view(whole)) + first * latents)
         first += len(block)
     flat = torch.cat(found)
