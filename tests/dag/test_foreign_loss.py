@@ -42,7 +42,8 @@ def with_ridge(checkout: Checkout) -> tuple[Checkout, str]:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ridge\nVersion: 1\n")
     (installed / "entry_points.txt").write_text("[crossdiff.losses]\nridge = ridge.settings:Ridge\n")
     ridge = {"loss": "ridge", "latents": 64, "ridge": 0.01, "batch": 256, "tokens": 5120, "warmup_steps": 5}
-    return checkout, checkout.changed("configs/tiny.yaml", {"crosscoders": {"ridge": ridge}, "seeds": [0], "steering": None, "catalogue": None})
+    changes = {"crosscoders": {"ridge": ridge}, "seeds": [0], "steering": None, "catalogue": None}  # the last two name crosscoders
+    return checkout, checkout.changed("configs/tiny.yaml", changes)
 
 
 def test_its_settings_are_checked(with_ridge: tuple[Checkout, str]) -> None:
