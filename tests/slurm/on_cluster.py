@@ -55,6 +55,7 @@ class OnCluster(Checkout):
         tiny = yaml.safe_load((folder / "configs/tiny.yaml").read_text())
         slow = tiny["crosscoders"]["batchtopk"] | {"loss": "slow", "tokens": STEPS * 256}
         fewer = {"datasets": {"requests": tiny["datasets"]["requests"]}, "tokens.shard": 12000, "crosscoders": {"slow": slow}, "seeds": [0]}
+        fewer |= {"steering": None, "catalogue": None}  # they name crosscoders
         self.config = self.changed("configs/tiny.yaml", fewer)  # each SLURM job costs some ten seconds of CPU
         self.profile({})
         self.pause(0)
