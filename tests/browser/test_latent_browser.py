@@ -88,7 +88,7 @@ def test_sorts_by_a_heading_and_by_the_menu_with_undefined_values_last(reader: R
     values = [float(text.split()[0]) for text in reader.column(5, 20)]
     assert values == sorted(values)
     page.locator(".slick-viewport-top.slick-viewport-right").evaluate("place => place.scrollTop = place.scrollHeight")
-    page.wait_for_function("[...document.querySelectorAll('.slick-cell.l0')].some(cell => cell.innerText === '0')")
+    page.locator(".slick-cell.l0").get_by_text("0", exact=True).wait_for()
     assert reader.column(5, 1000)[-1] == "–"
 
 
