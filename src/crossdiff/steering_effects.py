@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from crossdiff.activations.pairs import Summary
 from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.intervals import wilson
 from crossdiff.models.answers import answer_nats, turn_ends
-from crossdiff.models.refusals import is_refusal, wilson_interval
+from crossdiff.models.refusals import is_refusal
 from crossdiff.models.steered import Change, answer, read
 from crossdiff.patching import divergence
 from crossdiff.steering import Asked, Condition, check_latents, conditions, directions, refusal_latents
@@ -137,9 +138,9 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = []
     for condition, group in answers.groupby([*CONDITION, "requests"], sort=False, dropna=False):
         asked, refused = len(group), int(group.refused.sum())
-        low, high = wilson_interval(refused, asked)
+        rate, low, high = map(float, wilson(refused, asked))
         row = dict(zip([*CONDITION, "requests"], condition, strict=True))
-        row |= {"asked": asked, "refused": refused, "rate": refused / asked, "low": low, "high": high, "cut": int(group.cut.sum())}
+        row |= {"asked": asked, "refused": refused, "rate": rate, "low": low, "high": high, "cut": int(group.cut.sum())}
         rows.append(row | _bootstrapped(group, seed))
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
 

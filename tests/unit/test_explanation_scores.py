@@ -7,21 +7,11 @@ import pandas as pd
 import pytest
 from helpers_latents import classed
 from helpers_tables import scaling_table
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, cautions, compare, joined, sets
-from crossdiff.explanations.scores import FEWEST, balanced_accuracy, wilson
+from crossdiff.explanations.scores import FEWEST, balanced_accuracy
 from crossdiff.figures import save
 from crossdiff.figures_explanations import Scores, explanations
-from crossdiff.models.refusals import wilson_interval
-
-
-@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_that_of_the_refusals(counts: tuple[int, int]) -> None:
-    rate, low, high = wilson(*map(np.array, counts))
-    assert rate == counts[0] / counts[1]
-    assert (float(low), float(high)) == pytest.approx(wilson_interval(*counts), abs=1e-12)
 
 
 def test_balanced_accuracy_is_half_of_both_rates() -> None:

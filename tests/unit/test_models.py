@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, Llam
 
 from crossdiff.config import Finetune, ModelSource, RandomModel, TextSource
 from crossdiff.errors import UserError
+from crossdiff.intervals import wilson
 from crossdiff.models.finetune import assistant_loss, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import load_model, load_tokenizer, text_config
 from crossdiff.models.prepare import check_pair, make_random, prepare, write_chat_tokenizer
-from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, wilson_interval
+from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates
 from crossdiff.texts.chats import HEADER, chat_sequence
 from crossdiff.texts.formats import ROLES
 
@@ -427,7 +428,7 @@ def test_answer_is_no_refusal(answer):
 )
 def test_wilson_interval_has_the_known_values(successes, trials, low, high):
     """The last two are from Newcombe (1998), table I, method 3."""
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(successes, trials) == pytest.approx((successes / trials, low, high), abs=5e-5)
 
 
 RECORD = {
@@ -447,7 +448,7 @@ def test_refusal_rates_tell_a_model_that_refuses_from_one_that_does_not(folder, 
         ["chat", "harmful", 3, 3, 1.0],
         ["chat", "benign", 1, 1, 1.0],
     ]
-    assert table[["low", "high"]].to_numpy() == pytest.approx(np.array([wilson_interval(*x) for x in [(0, 3), (0, 1), (3, 3), (1, 1)]]))
+    assert table[["low", "high"]].to_numpy() == pytest.approx(np.array([wilson(*x)[1:] for x in [(0, 3), (0, 1), (3, 3), (1, 1)]]))
 
 
 def test_phrasings_multiply_the_requests(folder, tokenizer):

@@ -10,12 +10,12 @@ from torch.testing import assert_close
 from crossdiff.activations.pairs import Summary
 from crossdiff.config import RandomModel, SteeringGrid
 from crossdiff.errors import UserError
+from crossdiff.intervals import wilson
 from crossdiff.latents.labels import latent_label
 from crossdiff.models.answers import greedy
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model, load_tokenizer
 from crossdiff.models.prepare import make_random
-from crossdiff.models.refusals import wilson_interval
 from crossdiff.steering import Asked, check_latents, conditions, directions, refusal_latents
 from crossdiff.steering_effects import effects, steer, steering
 
@@ -242,7 +242,7 @@ def test_effects_are_counted_and_averaged_by_hand():
     rows = answer_rows(refused=[True, True, False], cut=[True, False, False], kl=[0.1, 0.2, 0.6], tokens=[4, 1, 6], nats=[8.0, 3.0, 22.0])
     [found] = effects(rows, 0).to_dict("records")
     assert (found["asked"], found["refused"], found["rate"], found["cut"]) == (3, 2, 2 / 3, 1)
-    assert (found["low"], found["high"]) == wilson_interval(2, 3)
+    assert (found["low"], found["high"]) == wilson(2, 3)[1:]
     assert found["kl"] == pytest.approx(0.3)
     assert found["length"] == pytest.approx(11 / 3)
     assert found["perplexity"] == pytest.approx(np.exp(33 / 11))

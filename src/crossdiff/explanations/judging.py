@@ -9,7 +9,8 @@ import pandas as pd
 from crossdiff.explanations import prompts
 from crossdiff.explanations.answers import KnownAnswers
 from crossdiff.explanations.excerpts import Excerpt, Excerpts
-from crossdiff.explanations.scores import FEWEST, balanced_accuracy, wilson
+from crossdiff.explanations.scores import FEWEST, balanced_accuracy
+from crossdiff.intervals import wilson
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from crossdiff.explanations.contexts import Background, Contexts, Examples, Text
 from crossdiff.explanations.features import KINDS, NONE, describe, features, kind_of
 from crossdiff.explanations.fitting import Candidates, Found, Pattern, fit
 from crossdiff.explanations.negatives import Similarity, most_similar
-from crossdiff.explanations.scores import FEWEST, balanced_accuracy, wilson
+from crossdiff.explanations.scores import FEWEST, balanced_accuracy
+from crossdiff.intervals import wilson
 
 AT_ONCE = 256  # latents: bounds memory
 

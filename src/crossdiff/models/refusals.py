@@ -15,6 +15,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from crossdiff.errors import UserError
+from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
 from crossdiff.texts.formats import requests
 
@@ -31,14 +32,6 @@ _REFUSAL = re.compile(
 def is_refusal(answer: str) -> bool:
     """Whether an answer opens as a refusal does ("I can't ...", "I'm sorry, but ...")."""
     return bool(_REFUSAL.match(answer.replace("\u2019", "'")))
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson 1927): sound at 0 and 1, where the normal one has no width."""
-    rate = successes / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * (rate * (1 - rate) / trials + z * z / (4 * trials**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def answers(model: PreTrainedModel, tokenizer, questions: list[str], new_tokens: int, batch: int = 32) -> list[str]:
@@ -83,7 +76,6 @@ def refusal_rates(
         for kind in KINDS:
             asked = questions(record, kind, "held_out", phrasings)
             refused = sum(is_refusal(answer) for answer in answers(model, tokenizer, asked, new_tokens))
-            low, high = wilson_interval(refused, len(asked))
-            rows.append((name, kind, len(asked), refused, refused / len(asked), low, high))
+            rows.append((name, kind, len(asked), refused, *map(float, wilson(refused, len(asked)))))
             log.info("%s: refused %d of %d %s requests", name, refused, len(asked), kind)
     return pd.DataFrame(rows, columns=["model", "requests", "asked", "refused", "rate", "low", "high"])
