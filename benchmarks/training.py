@@ -19,6 +19,7 @@ from turns import in_turn, show
 from crossdiff.config import L1, BatchTopK
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.trainer import clip_gradients
 from crossdiff.device import device, keep_freed_memory
 
 WIDTH, LATENTS, BATCH, K, L1_L0 = 576, 16_384, 2_048, 50, 100
@@ -44,7 +45,7 @@ def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16"
     def step() -> None:
         objective(crosscoder, x, 2000).loss.backward()
         if settings.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), settings.gradient_clip)
+            clip_gradients(crosscoder, settings.gradient_clip)
         optimiser.step()
         optimiser.zero_grad()
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from crossdiff.activations.harvest import length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.crosscoders.sparse import Active, weighted_rows
+from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
 from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
@@ -75,7 +75,7 @@ class Patcher:
         base, chat = base.float(), chat.float()
         parts = [self._codes(base, chat, rows) for rows in counts.nonzero().squeeze(1).split(ROWS)]
         rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Tokens(base, chat, Active(rows, latents, values, (len(base), self.crosscoder.latents)), counts, template)
+        return Tokens(base, chat, Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values), counts, template)
 
     def _codes(self, base: Tensor, chat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.crosscoder.normalise(torch.stack([base[rows], chat[rows]], dim=1))

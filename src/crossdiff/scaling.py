@@ -61,7 +61,7 @@ class ScalingSums:
         """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
         f = active.values
         targets = torch.cat([x, self.crosscoder.decode_active(active)], dim=1).flatten(1)
-        self.targets += rows_per_latent(active, f, targets)
+        self.targets += rows_per_latent(active, targets)
         self.count[block] += active.count_per_latent()
         self.sum[block] += active.sum_per_latent(f)
         self.squares[block] += active.sum_per_latent(f.square())

@@ -59,7 +59,7 @@ def test_kept_entries_are_those_of_the_mask(codes: Tensor) -> None:
 @pytest.mark.parametrize("codes", CODES)
 def test_offsets_point_to_the_first_entry_of_every_row(codes: Tensor) -> None:
     per_row = (codes > 0).sum(dim=1)
-    assert Active.of(codes).offsets().tolist() == [int(per_row[:row].sum()) for row in range(BATCH)]
+    assert Active.of(codes).places.offsets.tolist() == [int(per_row[:row].sum()) for row in range(BATCH)]
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -99,7 +99,7 @@ def test_weighted_rows_is_the_dense_product_with_its_gradients(codes: Tensor) ->
 @pytest.mark.parametrize("codes", CODES)
 def test_rows_per_latent_is_the_transposed_product(codes: Tensor) -> None:
     x, active = leaf(BATCH, WIDTH).detach(), Active.of(codes)
-    torch.testing.assert_close(rows_per_latent(active, active.values, x), codes.T @ x)
+    torch.testing.assert_close(rows_per_latent(active, x), codes.T @ x)
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -107,13 +107,13 @@ def test_dot_products_are_those_of_the_active_pairs(codes: Tensor) -> None:
     x, weight, active = leaf(BATCH, WIDTH).detach(), leaf(LATENTS, WIDTH), Active.of(codes)
     strided = torch.stack([x, x], dim=2)[..., 1]  # not contiguous
     for rows in (x, strided):
-        torch.testing.assert_close(dot_products(weight, active, rows), (rows @ weight.detach().T)[active.rows, active.latents])
+        torch.testing.assert_close(dot_products(weight, active.places, rows), (rows @ weight.detach().T)[active.rows, active.latents])
 
 
 def test_rows_per_latent_takes_other_values_than_the_codes() -> None:
     codes, x = random_codes(), leaf(BATCH, WIDTH).detach()
     active = Active.of(codes)
-    torch.testing.assert_close(rows_per_latent(active, active.values.square(), x), codes.square().T @ x)
+    torch.testing.assert_close(rows_per_latent(active._replace(values=active.values.square()), x), codes.square().T @ x)
 
 
 @pytest.mark.parametrize("mask", CODES)
@@ -209,7 +209,8 @@ def test_bfloat16_products_choose_what_float32_products_choose(monkeypatch: pyte
 
 
 def test_sparse_is_judged_by_the_share_of_positive_entries() -> None:
-    codes = torch.zeros(100, 50)
-    assert sparse.is_sparse(*encoder_of(codes))
-    codes[:, :10] = 1
-    assert not sparse.is_sparse(*encoder_of(codes))
+    for active_latents, expected in ((0, True), (10, False)):
+        codes = torch.zeros(100, 50)
+        codes[:, :active_latents] = 1
+        encoder, x = encoder_of(codes)
+        assert sparse.is_sparse(encoder, encoder.first_products(x)) == expected

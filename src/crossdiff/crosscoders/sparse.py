@@ -6,6 +6,7 @@ bfloat16; their values are computed anew in full precision, so that nothing but 
 product's precision.
 """
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,46 +22,74 @@ from crossdiff.device import multiplies_bfloat16
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # said once, by every training
 
-BLOCK_ROWS = 256
-GUESS_ROWS, GUESS_SAMPLE = 64, 65_536  # rows and entries from which the bound of a selection is guessed
-# Relative error of a product, generously: an entry this close below a bound is looked at, too. At a bound of 0 (L1) the product itself
-# decides which of the entries near 0 are positive: in bfloat16 some 0.2 % of the active ones differ, the weakest.
-SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
+BLOCK_ROWS = 512
+GUESS_SAMPLE = 262_144  # entries of the first block from which the bound of a selection is guessed
+# Error of a product relative to its bound and the bias, generously: an entry this close below a bound is looked at, too. Where both are 0
+# (L1) the product itself decides which of the entries near 0 are positive: in bfloat16 some 0.2 % of the active ones differ, the weakest.
+SLACK = {"float32": 1e-4, "bfloat16": 2**-6}
 # Share of active entries from which the dense products are the faster ones (measured, docs/performance.md).
 DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.03}
 
 
-class Active(NamedTuple):
-    """The active entries of a (batch, latents) matrix, ordered by row."""
+class Order(NamedTuple):
+    """Entries latent by latent."""
+
+    entries: Tensor  # (entries,) which entry stands at each place
+    rows: Tensor  # (entries,) their rows
+    bounds: Tensor  # (latents + 1,): where each latent's begin, and their end
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Which entries of a (batch, latents) matrix are active, ordered by row. Other orders are worked out once, when first asked for."""
 
     rows: Tensor  # (entries,) int64
     latents: Tensor  # (entries,) int64
-    values: Tensor  # (entries,) float
     shape: tuple[int, int]  # batch, latents
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """(batch,): the first entry of every row."""
+        return torch.searchsorted(self.rows, torch.arange(self.shape[0], device=self.rows.device))
+
+    @cached_property
+    def by_latent(self) -> Order:
+        latents, entries = torch.sort(self.latents, stable=True)
+        return Order(entries, self.rows[entries], torch.searchsorted(latents, torch.arange(self.shape[1] + 1, device=latents.device)))
+
+
+class Active(NamedTuple):
+    """The active entries of a (batch, latents) matrix."""
+
+    places: Places
+    values: Tensor  # (entries,) float
 
     @classmethod
     def of(cls, codes: Tensor) -> "Active":
         """The positive entries of dense ``codes``."""
         rows, latents = codes.nonzero().unbind(1)
-        return cls(rows, latents, codes[rows, latents], tuple(codes.shape))
+        return cls(Places(rows, latents, tuple(codes.shape)), codes[rows, latents])
 
-    def of_latents(self, chosen: Tensor) -> "Active":
-        """The entries of the latents that are True in ``chosen`` (latents,)."""
-        kept = chosen[self.latents]
-        return Active(self.rows[kept], self.latents[kept], self.values[kept], self.shape)
+    @property
+    def rows(self) -> Tensor:
+        return self.places.rows
 
-    def offsets(self) -> Tensor:
-        """(batch,): the first entry of every row."""
-        return torch.searchsorted(self.rows, torch.arange(self.shape[0], device=self.rows.device))
+    @property
+    def latents(self) -> Tensor:
+        return self.places.latents
 
-    def by_latent(self) -> tuple[Tensor, Tensor]:
-        """(entries,): the entries latent by latent; (latents + 1,): where each latent's begin in that order, and their end."""
-        latents, order = torch.sort(self.latents, stable=True)
-        return order, torch.searchsorted(latents, torch.arange(self.shape[1] + 1, device=latents.device))
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.places.shape
 
     def keep(self, mask: Tensor) -> "Active":
         """The entries where ``mask`` (entries,) holds."""
-        return Active(self.rows[mask], self.latents[mask], self.values[mask], self.shape)
+        kept = mask.nonzero().squeeze(1)
+        return Active(Places(self.rows[kept], self.latents[kept], self.shape), self.values[kept])
+
+    def of_latents(self, chosen: Tensor) -> "Active":
+        """The entries of the latents that are True in ``chosen`` (latents,)."""
+        return self.keep(chosen[self.latents])
 
     def dense(self) -> Tensor:
         """(batch, latents)."""
@@ -84,55 +113,60 @@ class Encoder:
     precision: str = "float32"
 
     @cached_property
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias as the products take them."""
+    def _factor(self) -> Tensor:
+        """The weight as the products take it."""
         if self.precision == "float32":
-            return self.weight, self.bias
-        weight, bias = self.weight.bfloat16(), self.bias.bfloat16()
-        if not multiplies_bfloat16(weight.device):  # the same numbers, at the speed of float32
-            weight, bias = weight.float(), bias.float()
-        return weight, bias
+            return self.weight.detach()
+        rounded = self.weight.detach().bfloat16()
+        return rounded if multiplies_bfloat16(rounded.device) else rounded.float()  # the same numbers, at the speed of float32
 
-    def blocks(self, x: Tensor) -> Iterator[Tensor]:
-        """<x_r, weight_j> + bias_j of ``x`` (batch, width), BLOCK_ROWS rows at a time: (rows, latents)."""
-        weight, bias = self._factors
+    def products(self, x: Tensor) -> Iterator[Tensor]:
+        """<x_r, weight_j> of ``x`` (batch, width), BLOCK_ROWS rows at a time: (rows, latents)."""
         rows = x.bfloat16() if self.precision == "bfloat16" else x
-        for block in rows.to(weight.dtype).split(BLOCK_ROWS):
-            yield torch.addmm(bias, block, weight.T)
+        for block in rows.to(self._factor.dtype).split(BLOCK_ROWS):
+            yield block @ self._factor.T
 
-    def values(self, x: Tensor, active: Active) -> Active:
-        """``active`` with its values computed from ``x`` in full precision."""
-        return active._replace(values=(dot_products(self.weight, active, x) + self.bias[active.latents]).relu_())
+    def first_products(self, x: Tensor) -> Tensor:
+        """The first block of ``products``."""
+        return next(self.products(x))
+
+    def values(self, x: Tensor, places: Places) -> Tensor:
+        """(entries,): relu(<x_r, weight_j> + bias_j) at ``places``, in full precision."""
+        return (dot_products(self.weight, places, x) + self.bias[places.latents]).relu_()
 
 
-def _entries(blocks: Iterator[Tensor], bounds: Tensor, latents: int) -> tuple[Tensor, Tensor]:
-    """(rows, latents) of all entries above ``bounds`` (latents,), none of them negative, in order."""
-    found, first = [], 0
-    for block in blocks:
-        # Read as whole numbers, floating point numbers that are not negative keep their order, and negative ones stay below them.
-        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[block.element_size()]
-        found.append(_places(block.view(whole) > bounds.to(block.dtype).view(whole)) + first * latents)
-        first += len(block)
+def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = None) -> Active:
+    """Entries of relu(encoder x), from ``x`` (batch, width), whose value is positive and exceeds ``bounds`` (latents,).
+
+    ``first`` is what ``encoder.first_products(x)`` gave, if it is known already; it is overwritten.
+    """
+    bounds = bounds.clamp_min(0)
+    slack = SLACK[encoder.precision] * (bounds + encoder.bias.abs())
+    places = _places(encoder, x, bounds - encoder.bias - slack, first)
+    active = Active(places, encoder.values(x, places))
+    return active.keep(active.values > bounds[active.latents])
+
+
+def _places(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None) -> Places:
+    """Where products exceed ``bounds`` (latents,)."""
+    known = [] if first is None else [first]
+    found, done, latents = [], 0, len(encoder.weight)
+    for block in itertools.chain(known, encoder.products(x[sum(map(len, known)) :])):
+        found.append(_positive(block.sub_(bounds.to(block.dtype)).relu_()) + done * latents)
+        done += len(block)
     flat = torch.cat(found)
     rows = torch.div(flat, latents, rounding_mode="floor")
-    return rows, flat - rows * latents
+    return Places(rows, flat - rows * latents, (len(x), latents))
 
 
-def _places(mask: Tensor) -> Tensor:
-    """The places in the flattened ``mask`` that are True, few of them: most words of eight are passed over as a whole."""
-    mask = mask.flatten()
-    whole = len(mask) // 8 * 8
-    words = mask[:whole].view(torch.int64).nonzero().squeeze(1)
-    word, place = mask[:whole].view(-1, 8)[words].nonzero().unbind(1)
-    return torch.cat([words[word] * 8 + place, mask[whole:].nonzero().squeeze(1) + whole])
-
-
-def above(encoder: Encoder, x: Tensor, bounds: Tensor) -> Active:
-    """Entries of relu(encoder x), from ``x`` (batch, width), whose value is positive and exceeds ``bounds`` (latents,)."""
-    shape, bounds = (len(x), len(encoder.weight)), bounds.clamp_min(0)
-    rows, latents = _entries(encoder.blocks(x), bounds * (1 - SLACK[encoder.precision]), shape[1])
-    active = encoder.values(x, Active(rows, latents, rows.new_empty(0), shape))
-    return active.keep(active.values > bounds[active.latents])
+def _positive(block: Tensor) -> Tensor:
+    """The places in the flattened ``block`` that are not zero, few of them: words of eight bytes are passed over as a whole."""
+    flat = block.flatten()
+    size = 8 // flat.element_size()
+    whole = len(flat) // size * size
+    words = flat[:whole].view(torch.int64).nonzero().squeeze(1)
+    word, place = flat[:whole].view(-1, size)[words].nonzero().unbind(1)
+    return torch.cat([words[word] * size + place, flat[whole:].nonzero().squeeze(1) + whole])
 
 
 def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[Active, Tensor, Tensor]:
@@ -144,8 +178,10 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[A
     guess was too high, all are.
     """
     everywhere = count * ranks.size()
-    for guess in (ranks.least(_guess(encoder, x, weights, count)), torch.zeros_like(weights[0])):
-        candidates = above(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1))
+    first = encoder.first_products(x)
+    guess = ranks.least(_guess(first, encoder.bias, weights, count / len(x)))
+    for guess, known in ((guess, first), (torch.zeros_like(guess), None)):
+        candidates = above(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
         scaled, mine = ranks.gathered((candidates.values * weights[candidates.latents].T).T)
         scaled = scaled.T  # (column, entries), of all ranks
         if not guess.any() or ((scaled > guess[:, None]).sum(dim=1) >= everywhere).all():
@@ -159,19 +195,20 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[A
     return candidates.keep(used), chosen[:, used], smallest
 
 
-def _guess(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Tensor:
-    """(column,): scaled values that probably somewhat more than ``count`` entries exceed, from a sample of the first rows; 0 if few do."""
-    block = next(encoder.blocks(x[:GUESS_ROWS]))
-    place = torch.arange(0, block.numel(), max(1, block.numel() // GUESS_SAMPLE) | 1, device=x.device)  # odd steps meet every latent
-    scaled = block.flatten()[place].to(weights.dtype)[:, None] * weights[place % len(weights)]
-    expected = count / (len(x) * len(weights)) * len(place)
-    rank = min(len(place), int(1.15 * expected + 4 * expected**0.5) + 4)
+def _guess(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> Tensor:
+    """(column,): scaled values that probably somewhat more than ``per_row`` entries a row exceed, from a sample of the first products;
+    0 if few do."""
+    place = torch.arange(0, first.numel(), max(1, first.numel() // GUESS_SAMPLE) | 1, device=first.device)  # odd steps meet every latent
+    latent = place % len(weights)
+    scaled = (first.flatten()[place] + bias[latent])[:, None] * weights[latent]
+    expected = per_row / len(weights) * len(place)
+    rank = min(len(place), int(1.05 * expected + 3 * expected**0.5) + 4)
     return scaled.topk(rank, dim=0, sorted=False).values.amin(dim=0).clamp_min(0)
 
 
-def is_sparse(encoder: Encoder, x: Tensor) -> bool:
-    """Whether few enough entries are positive, judged by the first rows, that sparse operations pay."""
-    return bool((next(encoder.blocks(x[:GUESS_ROWS])) > 0).float().mean() < DENSE_ABOVE[encoder.precision])
+def is_sparse(encoder: Encoder, first: Tensor) -> bool:
+    """Whether few enough entries are positive, judged by ``encoder.first_products(x)``, that sparse operations pay."""
+    return bool((first > -encoder.bias.to(first.dtype)).float().mean() < DENSE_ABOVE[encoder.precision])
 
 
 def weighted_rows(weight: Tensor, active: Active) -> Tensor:
@@ -180,60 +217,59 @@ def weighted_rows(weight: Tensor, active: Active) -> Tensor:
     The gradients are as sparse: for f_e it is <weight_{j_e}, g_{r_e}>, for weight_j it is sum_e [j_e = j] f_e g_{r_e}, with g the
     gradient of out.
     """
-    return _WeightedRows.apply(active.values, weight, active)
+    return _WeightedRows.apply(active.values, weight, active.places)
 
 
 class _WeightedRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, weight: Tensor, active: Active) -> Tensor:
-        ctx.save_for_backward(weight, active.rows, active.latents, values)
-        ctx.shape = active.shape
-        return functional.embedding_bag(active.latents, weight, active.offsets(), mode="sum", per_sample_weights=values)
+    def forward(ctx, values: Tensor, weight: Tensor, places: Places) -> Tensor:
+        ctx.save_for_backward(weight, values)
+        ctx.places = places
+        return functional.embedding_bag(places.latents, weight, places.offsets, mode="sum", per_sample_weights=values)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        weight, rows, latents, values = ctx.saved_tensors
-        active = Active(rows, latents, values, ctx.shape)
-        of_values = dot_products(weight, active, gradient) if ctx.needs_input_grad[0] else None
-        of_weight = rows_per_latent(active, values, gradient) if ctx.needs_input_grad[1] else None
+        weight, values = ctx.saved_tensors
+        of_values = dot_products(weight, ctx.places, gradient) if ctx.needs_input_grad[0] else None
+        of_weight = rows_per_latent(Active(ctx.places, values), gradient) if ctx.needs_input_grad[1] else None
         return of_values, of_weight, None
 
 
-def dot_products(weight: Tensor, active: Active, x: Tensor) -> Tensor:
+def dot_products(weight: Tensor, places: Places, x: Tensor) -> Tensor:
     """out_e = <weight_{j_e}, x_{r_e}>: (entries,) from ``weight`` (latents, width) and ``x`` (batch, width). No gradient.
 
     A sampled product of dense matrices: no (entries, width) tensor is made. Latent by latent, so that each row of ``weight``, the larger
     matrix, is read once, and the rows of ``x`` from the cache.
     """
-    order, bounds = active.by_latent()
-    nothing = x.new_zeros(len(order))
-    places = torch.sparse_csr_tensor(bounds, active.rows[order], nothing, active.shape[::-1], check_invariants=False)
-    products = torch.sparse.sampled_addmm(places, weight.detach().contiguous(), x.contiguous().T, beta=0).values()
-    return torch.empty_like(nothing).index_put_((order,), products)
+    order = places.by_latent
+    nothing = x.new_zeros(len(order.rows))
+    mask = torch.sparse_csr_tensor(order.bounds, order.rows, nothing, places.shape[::-1], check_invariants=False)
+    products = torch.sparse.sampled_addmm(mask, weight.detach().contiguous(), x.contiguous().T, beta=0).values()
+    return torch.empty_like(nothing).index_put_((order.entries,), products)
 
 
-def rows_per_latent(active: Active, values: Tensor, x: Tensor) -> Tensor:
-    """out_j = sum_e [j_e = j] values_e x_{r_e}: (latents, width) from ``x`` (batch, width). Transposes ``weighted_rows``. No gradient."""
-    order, bounds = active.by_latent()
-    return functional.embedding_bag(active.rows[order], x, bounds[:-1], mode="sum", per_sample_weights=values[order])
+def rows_per_latent(active: Active, x: Tensor) -> Tensor:
+    """out_j = sum_e [j_e = j] f_e x_{r_e}: (latents, width) from ``x`` (batch, width). Transposes ``weighted_rows``. No gradient."""
+    order = active.places.by_latent
+    return functional.embedding_bag(order.rows, x, order.bounds[:-1], mode="sum", per_sample_weights=active.values[order.entries])
 
 
 class _Encoded(torch.autograd.Function):
     """Hands on values that are known already, and sends their gradient to the encoder's active entries alone."""
 
     @staticmethod
-    def forward(ctx, values: Tensor, weight: Tensor, bias: Tensor, x: Tensor, active: Active) -> Tensor:
-        ctx.save_for_backward(x, active.rows, active.latents)
-        ctx.shape = active.shape
+    def forward(ctx, values: Tensor, weight: Tensor, bias: Tensor, x: Tensor, places: Places) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.places = places
         return values.clone()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        x, rows, latents = ctx.saved_tensors
-        active = Active(rows, latents, gradient, ctx.shape)
-        return None, rows_per_latent(active, gradient, x), active.sum_per_latent(gradient), None, None
+        (x,) = ctx.saved_tensors
+        active = Active(ctx.places, gradient)
+        return None, rows_per_latent(active, x), active.sum_per_latent(gradient), None, None
 
 
 def encoded(active: Active, encoder: Encoder, x: Tensor) -> Active:
     """The same entries, differentiable: f_e = <x_{r_e}, weight_{j_e}> + bias_{j_e}, whose positive values are given; x gets no gradient."""
-    return active._replace(values=_Encoded.apply(active.values, encoder.weight, encoder.bias, x, active))
+    return active._replace(values=_Encoded.apply(active.values, encoder.weight, encoder.bias, x, active.places))

@@ -48,6 +48,14 @@ def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
     return 1 - (x - reconstruction).var(dim=0).sum(dim=1) / x.var(dim=0).sum(dim=1)
 
 
+def clip_gradients(module: nn.Module, limit: float) -> None:
+    """Scale all gradients so that their common norm is at most ``limit``."""
+    parameters = list(module.parameters())
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if norm.device.type != "cpu" or norm > limit:  # on a CPU the norm is at hand, and scaling by 1 would be a pass over all weights
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+
 class TrainingLog:
     """Rows of ``training.csv``, one every ``log_every`` steps. Counters stay on the device between rows."""
 
@@ -114,7 +122,7 @@ class Training:
         parts.loss.backward()
         ranks.average_gradients(self.crosscoder)
         if self.settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.crosscoder.parameters(), self.settings.gradient_clip)
+            clip_gradients(self.crosscoder, self.settings.gradient_clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.log.add(self.done, x, parts)

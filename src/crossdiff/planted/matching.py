@@ -34,7 +34,7 @@ def correlations(crosscoder: Crosscoder, activations: PairedActivations, firings
         for rows, block in kept_blocks(shard, activations.summary):
             truth = strengths(firing, concepts, int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]].flatten(1)
             active = crosscoder.active(crosscoder.normalise(block.to(device)))
-            joint += rows_per_latent(active, active.values, truth.to(device)).double().cpu()
+            joint += rows_per_latent(active, truth.to(device)).double().cpu()
             f += active.sum_per_latent(active.values).double().cpu()
             f2 += active.sum_per_latent(active.values.square()).double().cpu()
             s += truth.double().sum(dim=0)

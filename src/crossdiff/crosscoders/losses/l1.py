@@ -14,8 +14,10 @@ class L1Loss(Loss):
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
-        if sparse.is_sparse(encoder, flat):
-            active = sparse.above(encoder, flat, torch.zeros_like(crosscoder.encoder_bias))
+        with torch.no_grad():
+            first = encoder.first_products(flat)
+            active = sparse.above(encoder, flat, torch.zeros_like(encoder.bias), first) if sparse.is_sparse(encoder, first) else None
+        if active is not None:
             active = sparse.encoded(active, encoder, flat)
             reconstruction = crosscoder.decode_active(active)
             per_latent, fired = active.sum_per_latent(active.values), active.count_per_latent()
