@@ -49,7 +49,7 @@ def oracle(messages: list[dict[str, str]]) -> str:
     marks = [set(" ".join(re.findall("<<(.*?)>>", text)).split()) for text in texts]
     if messages[0]["content"] == prompts.EXPLAIN:
         return json.dumps({"explanation": " ".join(set.intersection(*marks)) or "nothing"})
-    words = set(re.match("Description: (.*)", messages[1]["content"])[1].split())
+    words = set(re.match("Description: (.*)", messages[-1]["content"])[1].split())
     if messages[0]["content"] == prompts.FUZZ:
         return json.dumps([int(words <= mark) for mark in marks])
     return json.dumps([int(words <= set(text.split())) for text in texts])
@@ -85,8 +85,8 @@ def test_malformed_answers_are_counted_and_never_guessed(tmp_path: Path, excerpt
     spoilt: list[str] = []
 
     def answer(messages: list[dict[str, str]]) -> str:
-        if messages[0]["content"] == prompts.DETECT and spoilt in ([], [messages[1]["content"]]):
-            spoilt[:] = [messages[1]["content"]]
+        if messages[0]["content"] == prompts.DETECT and spoilt in ([], [messages[-1]["content"]]):
+            spoilt[:] = [messages[-1]["content"]]
             return "I think 1, 0, 1, 0 and 0."
         return oracle(messages)
 

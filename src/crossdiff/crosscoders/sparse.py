@@ -179,8 +179,8 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[A
     """
     everywhere = count * ranks.size()
     first = encoder.first_products(x)
-    guess = ranks.least(_guess(first, encoder.bias, weights, count / len(x)))
-    for guess, known in ((guess, first), (torch.zeros_like(guess), None)):
+    probable = ranks.least(_guess(first, encoder.bias, weights, count / len(x)))
+    for guess, known in ((probable, first), (torch.zeros_like(probable), None)):
         candidates = above(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
         scaled, mine = ranks.gathered((candidates.values * weights[candidates.latents].T).T)
         scaled = scaled.T  # (column, entries), of all ranks

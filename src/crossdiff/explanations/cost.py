@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from crossdiff.config import Config
 
 TOKENS_PER_TOKEN = 1.2  # of the language model, for a token of a context: marks and escapes
-INSTRUCTIONS = 150  # tokens of a question besides its contexts
+INSTRUCTIONS = 250  # tokens of a question besides its contexts: what is asked, and an example
 EXPLANATION, VERDICT = 40, 3  # tokens of an answer
 
 

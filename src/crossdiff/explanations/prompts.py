@@ -1,5 +1,6 @@
 """What a language model is asked, and what counts as an answer (paper.md e)."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -25,19 +26,41 @@ For each excerpt decide whether the marked places are what the unit responds to:
 Answer with JSON and nothing else: a list with one number for each excerpt, in their order."""
 
 
+# Worked in front of every question, with as many excerpts as it has: small models keep to a form that they have just seen.
+EXAMPLE = "bodies of water"
+EXAMPLES = {
+    f"We walked along the {OPEN}river{CLOSE} until dark.": 1,
+    f"She bought a {OPEN}new{CLOSE} coat.": 0,
+    f"They sailed across the {OPEN}sea{CLOSE} in a day.": 1,
+    f"The bus was {OPEN}late{CLOSE} again.": 0,
+    f"He {OPEN}likes{CLOSE} his tea strong.": 0,
+    f"Rain fell on the {OPEN}pond{CLOSE}.": 1,
+}
+
+
 def explain(excerpts: Sequence[str]) -> Question:
     """Ask what marked excerpts have in common."""
-    return Question(_messages(EXPLAIN, _numbered(excerpts)), EXPLANATION_TOKENS)
+    example = _numbered([text for text, fits in EXAMPLES.items() if fits]), json.dumps({"explanation": EXAMPLE})
+    return Question(_messages(EXPLAIN, example, _numbered(excerpts)), EXPLANATION_TOKENS)
 
 
 def judge(instruction: str, explanation: str, excerpts: Sequence[str]) -> Question:
     """Ask which excerpts an explanation fits; ``instruction`` is DETECT or FUZZ."""
-    asked = f"Description: {explanation}\n\n{_numbered(excerpts)}\n\nThe list has {len(excerpts)} numbers."
-    return Question(_messages(instruction, asked), TOKENS_PER_VERDICT * (len(excerpts) + 2))
+    texts, verdicts = zip(*itertools.islice(itertools.cycle(EXAMPLES.items()), len(excerpts)), strict=True)
+    if instruction == DETECT:
+        texts = [text.replace(OPEN, "").replace(CLOSE, "") for text in texts]
+    example = _described(EXAMPLE, texts), json.dumps(verdicts)
+    return Question(_messages(instruction, example, _described(explanation, excerpts)), TOKENS_PER_VERDICT * (len(excerpts) + 2))
 
 
-def _messages(system: str, user: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+def _messages(system: str, example: tuple[str, str], user: str) -> list[dict[str, str]]:
+    asked, answered = example
+    turns = ("system", system), ("user", asked), ("assistant", answered), ("user", user)
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def _described(explanation: str, excerpts: Sequence[str]) -> str:
+    return f"Description: {explanation}\n\n{_numbered(excerpts)}"
 
 
 def _numbered(excerpts: Sequence[str]) -> str:

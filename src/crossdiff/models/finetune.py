@@ -109,14 +109,24 @@ def finetune(
     base: str | Path, tokenizer, examples: Sequence[TokenSequence], settings: Finetuning, folder: Path, training_log: str | Path
 ) -> None:
     """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
+    model = load_model(base, fast_dtype())
+    plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
+    losses = train(model, plan, template_tokens(examples), settings)
+    _write_log(training_log, plan, losses, settings)
+    model.generation_config.eos_token_id = turn_end(examples)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train(model: PreTrainedModel, plan: Sequence[Batch], tokens: Tensor, settings: Finetuning) -> list[float]:
+    """A step on every batch of ``plan``; the losses. Of the embeddings only the rows of ``tokens`` (ids) move."""
     torch.manual_seed(settings.seed)
-    model = load_model(base, fast_dtype()).train()
+    model.train()
     if model.device.type == "cpu":
         model.set_attn_implementation("eager")  # on sequences this short three times as fast, backward, as PyTorch's fused one
-    tokens = template_tokens(examples).to(model.device)
+    tokens = tokens.to(model.device)
     weights = _Masters(model, tokens)
     optimiser = torch.optim.AdamW(weights.groups(settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
-    plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
     losses = []  # on the device until the end: reading one would make the next step wait
     for step, (ids, learned) in enumerate(plan):
         for group in optimiser.param_groups:
@@ -129,10 +139,7 @@ def finetune(
         losses.append(loss.detach())
         if step % 20 == 0 or step == len(plan) - 1:
             log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
-    _write_log(training_log, plan, losses, settings)
-    model.generation_config.eos_token_id = turn_end(examples)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return torch.stack(losses).tolist()
 
 
 class _Masters:
@@ -173,11 +180,11 @@ class _Masters:
             weight[self.tokens] = master.to(weight.dtype)
 
 
-def _write_log(path: str | Path, plan: list[Batch], losses: list[Tensor], settings: Finetuning) -> None:
+def _write_log(path: str | Path, plan: list[Batch], losses: list[float], settings: Finetuning) -> None:
     with Path(path).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("step", "tokens", "learned_tokens", "learning_rate", "loss"))
-        for step, ((ids, learned), loss) in enumerate(zip(plan, torch.stack(losses).tolist(), strict=True)):
+        for step, ((ids, learned), loss) in enumerate(zip(plan, losses, strict=True)):
             rate = learning_rate(step, len(plan), settings)
             writer.writerow((step, ids.numel(), int(learned.sum()), f"{rate:.3g}", f"{loss:.4f}"))
 
