@@ -21,7 +21,7 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import device
 from crossdiff.scaling import latent_scaling
 
-WIDTH, LATENTS, K, TOKENS, BLOCK = 576, 16_384, 50, 16_384, 2_048
+WIDTH, LATENTS, K, TOKENS, BLOCK = 576, 16_384, 50, 131_072, 2_048
 FEW_LATENTS, FEW_TOKENS = 256, 512  # of the pass per target
 
 

@@ -29,7 +29,8 @@ from crossdiff.device import keep_freed_memory
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
 BASE, CHAT = range(len(MODELS))
-LATENTS_AT_ONCE = 4096  # in projections and the bootstrap: bounds their memory
+DIRECTIONS = ("chat", "base", "control")  # what targets are projected on: the decoder's, and a random one of the chat direction's norm
+LATENTS_AT_ONCE = 4096  # in the bootstrap: bounds its memory
 
 
 class ScalingSums:
@@ -44,24 +45,24 @@ class ScalingSums:
         decoder = crosscoder.decoder
         control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder)
         control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
-        self.directions = {"chat": decoder[:, CHAT], "base": decoder[:, BASE], "control": control}
+        self.directions = torch.stack([decoder[:, CHAT], decoder[:, BASE], control], dim=1)  # (latents, direction, d_model)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, blocks, crosscoder.latents, dtype=torch.float64, device=decoder.device)
 
         self.count, self.sum, self.squares = zeros(), zeros(), zeros()  # active tokens, sum_i f_ij, sum_i f_ij^2
         self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
-        self.with_activation = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, x_i^m>
-        self.with_reconstruction = {name: zeros(len(MODELS)) for name in self.directions}  # sum_i f_ij <d_j, xhat_i^m>
+        self.projected = zeros(2, len(MODELS), len(DIRECTIONS))  # sum_i f_ij <d_j, y_i^m> for targets y = x, xhat
         self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
-        # sum_i f_ij y_i of the block that is being gathered: (latents, target, d_model), targets x of both models, then xhat of both
-        self.targets = torch.zeros(crosscoder.latents, 2 * len(MODELS) * crosscoder.d_model, dtype=decoder.dtype, device=decoder.device)
+        # sum_i f_ij y_i of the block that is being gathered: (latents, targets x and xhat x model x d_model); None at its start
+        self.targets: Tensor | None = None
 
     def add(self, x: Tensor, active: Active, block: int) -> None:
         """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
         f = active.values
         targets = torch.cat([x, self.crosscoder.decode_active(active)], dim=1).flatten(1)
-        self.targets += rows_per_latent(active, targets)
+        summed = rows_per_latent(active, targets)
+        self.targets = summed if self.targets is None else self.targets.add_(summed)
         self.count[block] += active.count_per_latent()
         self.sum[block] += active.sum_per_latent(f)
         self.squares[block] += active.sum_per_latent(f.square())
@@ -71,20 +72,18 @@ class ScalingSums:
 
     def close(self, block: int) -> None:
         """The block of documents is complete: project its sums on the directions."""
-        for start in range(0, self.crosscoder.latents, LATENTS_AT_ONCE):
-            part = slice(start, start + LATENTS_AT_ONCE)
-            targets = self.targets[part].unflatten(1, (2, len(MODELS), -1)).double()
-            for name, direction in self.directions.items():
-                projected = torch.einsum("jtmd,jd->tmj", targets, direction[part].double())
-                self.with_activation[name][:, block, part], self.with_reconstruction[name][:, block, part] = projected
-        self.targets.zero_()
+        targets = self.targets.unflatten(1, (2 * len(MODELS), -1))
+        projected = torch.bmm(targets, self.directions.transpose(1, 2))  # (latents, target and model, direction)
+        self.projected[..., block, :] = projected.movedim(0, 2).unflatten(0, (2, len(MODELS)))
+        self.targets = None
 
     def numerators(self, name: str) -> dict[str, Tensor]:
         """{target: (model, block, latents)}: sum_i f_ij <d_j, y_i^m> for the direction ``name``."""
-        direction, decoder = self.directions[name].double(), self.crosscoder.decoder.double()
+        number = DIRECTIONS.index(name)
+        direction, decoder = self.directions[:, number].double(), self.crosscoder.decoder.double()
         own = torch.einsum("jmd,jd->mj", decoder, direction)[:, None] * self.own
         bias = (self.crosscoder.decoder_bias.double() @ direction.T)[:, None] * self.sum
-        with_activation, with_reconstruction = self.with_activation[name], self.with_reconstruction[name]
+        with_activation, with_reconstruction = self.projected[:, :, number]
         return {
             "reconstruction": with_reconstruction,
             "error": with_activation - with_reconstruction + own,
@@ -94,7 +93,7 @@ class ScalingSums:
 
     def energy(self, name: str) -> Tensor:
         """(latents,): ||d_j||^2 sum_i f_ij^2, the denominator of every beta; NaN for a latent that never fired."""
-        energy = self.directions[name].double().square().sum(dim=1) * self.squares.sum(dim=0)
+        energy = self.directions[:, DIRECTIONS.index(name)].double().square().sum(dim=1) * self.squares.sum(dim=0)
         return torch.where(energy > 0, energy, torch.nan)
 
 
@@ -132,13 +131,14 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int,
         "active_blocks": (sums.count > 0).sum(dim=0),
     }
     mirrored, control = sums.numerators("base"), sums.numerators("control")
+    energy, control_energy = sums.energy("chat"), sums.energy("control")
     for target, numerators in sums.numerators("chat").items():
         total = numerators.sum(dim=1)
-        beta = total / sums.energy("chat")
+        beta = total / energy
         for m, model in enumerate(MODELS):
             columns[f"beta_{target}_{model}"] = beta[m]
             columns[f"improvement_{target}_{model}"] = beta[m] * total[m] / count
-            columns[f"control_beta_{target}_{model}"] = control[target][m].sum(dim=0) / sums.energy("control")
+            columns[f"control_beta_{target}_{model}"] = control[target][m].sum(dim=0) / control_energy
         columns[f"nu_{target}"] = _ratio(total[BASE], total[CHAT])
         columns[f"nu_{target}_low"], columns[f"nu_{target}_high"] = nu_interval(numerators, bootstrap)
         columns[f"mirrored_nu_{target}"] = _ratio(*mirrored[target].sum(dim=1).flip(0))

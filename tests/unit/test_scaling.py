@@ -15,7 +15,7 @@ from torch import Tensor
 from crossdiff.activations.pairs import Block
 from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.scaling import TARGETS, ScalingSums, document_blocks, nu_interval, relative_norm_difference
+from crossdiff.scaling import DIRECTIONS, TARGETS, ScalingSums, document_blocks, nu_interval, relative_norm_difference
 from crossdiff.scaling import latent_scaling as scale_blocks
 
 WIDTH, LATENTS, TOKENS = 6, 10, 200
@@ -231,7 +231,7 @@ def test_improvement_is_the_drop_of_the_squared_error(crosscoder: Crosscoder, ra
 def test_control_direction_has_the_chat_norm_and_explains_little() -> None:
     crosscoder = orthogonal(torch.ones(WIDTH))
     sums = ScalingSums(crosscoder, 2, seed=0)
-    torch.testing.assert_close(sums.directions["control"].norm(dim=1), torch.ones(WIDTH))
+    torch.testing.assert_close(sums.directions[:, DIRECTIONS.index("control")].norm(dim=1), torch.ones(WIDTH))
     wide = Crosscoder(400, 4, LAYER)
     with torch.no_grad():
         wide.encoder[:, 1] = wide.decoder[:, 1] = wide.decoder[:, 0] = torch.eye(4, 400)
