@@ -27,6 +27,7 @@ except UserError as error:
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # huge pages: fewer faults on large temporaries
 
 CONFIG = RUN.config
 PAIR = CONFIG.pair.name
