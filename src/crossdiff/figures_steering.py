@@ -111,8 +111,9 @@ def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[
     asked = table[table.change == "none"].set_index("requests").asked
     looks = [*LOOKS.values(), *({"color": grey, "lw": 0.8} for grey in CONTROLS.values())]
     handles = [plt.Line2D([], [], **look) for look in looks]
-    controls = [table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS]
+    controls = {kind: table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS}
+    counts = {kind: 0 if pd.isna(count) else int(count) for kind, count in controls.items()}
     return handles, [
         *(f"{asked[requests]} {requests} requests" for requests in LOOKS),
-        *(f"{0 if pd.isna(count) else int(count)} {kind}s of the same norm" for kind, count in zip(CONTROLS, controls, strict=True)),
+        *(f"{count} {kind}{'' if count == 1 else 's'} of the same norm" for kind, count in counts.items()),
     ]

@@ -93,7 +93,7 @@ def test_legend_counts_requests_and_controls():
         "24 harmful requests",
         "24 benign requests",
         "2 random latents of the same norm",
-        "1 random directions of the same norm",
+        "1 random direction of the same norm",
     ]
 
 
