@@ -36,17 +36,8 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        Path(sys.executable).with_name("transformers"),
-        "serve",
-        model,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
+    options = f"--host 127.0.0.1 --port {port} --device cpu".split()
+    command = [Path(sys.executable).with_name("transformers"), "serve", model, *options]
     with (tmp_path_factory.mktemp("served") / "log").open("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
             for _ in range(120):
@@ -57,6 +48,8 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                         break
                 except requests.ConnectionError:
                     continue
+            else:
+                pytest.fail(f"no answer for two minutes: {Path(log.name).read_text()}")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from helpers_activations import random_crosscoder
+from helpers_models import D_MODEL, FAMILIES, tiny_model
 from torch.nn import functional
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from crossdiff.activations.pairs import Summary
 from crossdiff.causal import Answers
@@ -20,33 +20,11 @@ from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
-D_MODEL, LATENTS, VOCABULARY, LAYER = 16, 24, 50, 1
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": D_MODEL,
-    "intermediate_size": 24,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 64,
-    "num_hidden_layers": 4,
-    "initializer_range": 0.3,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, query_pre_attn_scalar=4, **SIZES),
-}
+LATENTS, VOCABULARY, LAYER = 24, 50, 1
+MODELS = {family: (tiny_model(family, VOCABULARY, 0), tiny_model(family, VOCABULARY, 1)) for family in FAMILIES}
 
 
-def make_model(family: str, seed: int):
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
-
-
-MODELS = {family: (make_model(family, 0), make_model(family, 1)) for family in CONFIGS}
-
-
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=FAMILIES)
 def models(request):
     return MODELS[request.param]
 
@@ -299,7 +277,7 @@ def test_prefix_and_encoding_run_once_whatever_the_number_of_variants(models, va
 
 
 def test_models_in_bfloat16_give_nearly_the_same():
-    models = [make_model("llama", seed).to(torch.bfloat16) for seed in (0, 1)]
+    models = [tiny_model("llama", VOCABULARY, seed).to(torch.bfloat16) for seed in (0, 1)]
     exact = patched_kl(MODELS["llama"]).mean(axis=0)
     np.testing.assert_allclose(patched_kl(models).mean(axis=0), exact, rtol=0.1)
 

@@ -5,41 +5,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers_models import D_MODEL, FAMILIES, tiny_model
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.forward import decoder_layers, head_logits
 from crossdiff.models.steered import Change, answer, changed, read
 
-D_MODEL, VOCABULARY, LAYER, NEW = 16, 40, 1, 7
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": D_MODEL,
-    "intermediate_size": 24,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 64,
-    "num_hidden_layers": 4,
-    "initializer_range": 0.3,
-    "eos_token_id": None,
-    "bos_token_id": None,
-    "pad_token_id": None,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, query_pre_attn_scalar=4, **SIZES),
-}
+VOCABULARY, LAYER, NEW = 40, 1, 7
 GENERATOR = np.random.default_rng(0)
 PROMPTS = [GENERATOR.integers(VOCABULARY, size=length) for length in (5, 9, 3, 9)]
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=FAMILIES)
 def model(request):
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
+    return tiny_model(request.param, VOCABULARY, 1)
 
 
 def vector(seed: int, size: float = 3.0) -> Tensor:
