@@ -76,6 +76,7 @@ def plain(model, plan: list[finetune.Batch], settings: Finetuning) -> None:
 def loss_on(model, plan: list[finetune.Batch], tokens: torch.Tensor) -> float:
     """Mean cross-entropy of the learned tokens, nats."""
     model.eval()
+    tokens = tokens.to(model.device)
     counts = [int(learned[:, 1:].sum()) for _, learned in plan]
     losses = [finetune.assistant_loss(model, ids.to(model.device), learned.to(model.device), tokens).item() for ids, learned in plan]
     return float(np.average(losses, weights=counts))
@@ -107,6 +108,7 @@ def main() -> None:
         model = load_model(arguments.model, dtype)
         start = time.perf_counter()
         run(model, plan)
+        next(model.parameters()).sum().item()  # waits for a GPU
         seconds = time.perf_counter() - start
         used = sum(len(example.token) for example in examples) if name == "ours" else sum(ids.numel() for ids, _ in plan)
         rows.append({"loop": name, "tokens": used, "tokens/s": used / seconds, "loss, held-out": loss_on(model, judged, tokens)})

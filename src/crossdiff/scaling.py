@@ -72,6 +72,8 @@ class ScalingSums:
 
     def close(self, block: int) -> None:
         """The block of documents is complete: project its sums on the directions."""
+        if self.targets is None:
+            return
         targets = self.targets.unflatten(1, (2 * len(MODELS), -1))
         projected = torch.bmm(targets, self.directions.transpose(1, 2))  # (latents, target and model, direction)
         self.projected[..., block, :] = projected.movedim(0, 2).unflatten(0, (2, len(MODELS)))

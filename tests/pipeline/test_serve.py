@@ -46,7 +46,7 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 try:
                     if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
                         break
-                except requests.ConnectionError:
+                except (requests.ConnectionError, requests.Timeout):
                     continue
             else:
                 pytest.fail(f"no answer for two minutes: {Path(log.name).read_text()}")

@@ -257,7 +257,7 @@ def test_forecast_of_what_a_model_is_asked() -> None:
     [line] = forecast_lines(load(tiny | {"explanations": given}))
     # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
     assert f"by some: at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
-    read, written = 100 * (22 * 250 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
+    read, written = 100 * (22 * 150 + (3 + 60) * 16 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
     assert f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, {(2 * read + 8 * written) / 1e6:.2f} at the prices" in line
 
 

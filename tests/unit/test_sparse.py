@@ -1,5 +1,7 @@
 """Sparse codes: the same numbers and gradients as the dense products."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -148,9 +150,26 @@ ROWS = {
 }
 
 
-def encoder_of(codes: Tensor) -> tuple[Encoder, Tensor]:
-    """An encoder and activations whose product is ``codes`` (batch, latents), exactly: each row reads its own column of the weights."""
-    return Encoder(codes.T.contiguous(), torch.zeros(codes.shape[1])), torch.eye(len(codes))
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    """So that a few hundred rows are several blocks, and the first of them a sample that may mislead."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparse, "BLOCK_ROWS", 32)
+        patch.setattr(sparse, "GUESS_SAMPLE", 512)
+        yield
+
+
+def encoder_of(codes: Tensor, bias: Tensor | None = None) -> tuple[Encoder, Tensor]:
+    """An encoder and activations whose codes are ``codes`` (batch, latents), exactly where the ``bias`` (latents,) was added to them last:
+    each row reads its own column of the weights."""
+    bias = torch.zeros(codes.shape[1]) if bias is None else bias
+    return Encoder((codes - bias).T.contiguous(), bias), torch.eye(len(codes))
+
+
+def random_codes_and_bias(rng: np.random.Generator, kind: str, rows: int, latents: int) -> tuple[Tensor, Tensor]:
+    bias = torch.from_numpy(rng.choice([-3.0, -0.5, 0.0, 0.5, 3.0], latents)).float()
+    codes = torch.from_numpy(ROWS[kind](rng, rows, latents)).float()
+    return (codes - bias) + bias, bias
 
 
 @given(
@@ -164,10 +183,10 @@ def encoder_of(codes: Tensor) -> tuple[Encoder, Tensor]:
 @settings(max_examples=150, deadline=None)
 def test_largest_equals_a_full_sort(kind: str, rows: int, latents: int, share: float, columns: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    codes = torch.from_numpy(ROWS[kind](rng, rows, latents)).float()
+    codes, bias = random_codes_and_bias(rng, kind, rows, latents)
     weights = torch.from_numpy(rng.integers(0, 4, (latents, columns)) / 2).float()
     count = int(share * rows * latents)
-    active, chosen, smallest = largest(*encoder_of(codes), weights, count)
+    active, chosen, smallest = largest(*encoder_of(codes, bias), weights, count)
     positive = codes.relu()
     for column in range(columns):
         scaled = positive * weights[:, column]
@@ -186,9 +205,9 @@ def test_largest_equals_a_full_sort(kind: str, rows: int, latents: int, share: f
 @settings(max_examples=100, deadline=None)
 def test_above_gives_the_positive_entries_over_the_bounds(kind: str, rows: int, latents: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    codes = torch.from_numpy(ROWS[kind](rng, rows, latents)).float()
+    codes, bias = random_codes_and_bias(rng, kind, rows, latents)
     bounds = torch.from_numpy(rng.choice([-1.0, 0.0, 0.3, 1.0, np.inf], latents)).float()
-    found = above(*encoder_of(codes), bounds).dense()
+    found = above(*encoder_of(codes, bias), bounds).dense()
     assert torch.equal(found, torch.where(codes > bounds.clamp_min(0), codes, 0))
 
 

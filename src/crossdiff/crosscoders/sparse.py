@@ -7,6 +7,7 @@ product's precision.
 """
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 BLOCK_ROWS = 512
 GUESS_SAMPLE = 262_144  # entries of the first block from which the bound of a selection is guessed
-# Error of a product relative to its bound and the bias, generously: an entry this close below a bound is looked at, too. Where both are 0
-# (L1) the product itself decides which of the entries near 0 are positive: in bfloat16 some 0.2 % of the active ones differ, the weakest.
-SLACK = {"float32": 1e-4, "bfloat16": 2**-6}
+# Error of a product relative to its bound and the bias, generously: an entry this close below a bound is looked at, too. It is larger where
+# the terms of a product are much larger than their sum. Where both are 0 (L1) the product itself decides which of the entries near 0 are
+# positive: in bfloat16 some 0.2 % of the active ones differ, the weakest.
+SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
 # Share of active entries from which the dense products are the faster ones (measured, docs/performance.md).
 DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.03}
 
@@ -140,9 +142,8 @@ def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = No
 
     ``first`` is what ``encoder.first_products(x)`` gave, if it is known already; it is overwritten.
     """
-    bounds = bounds.clamp_min(0)
-    slack = SLACK[encoder.precision] * (bounds + encoder.bias.abs())
-    places = _places(encoder, x, bounds - encoder.bias - slack, first)
+    bounds, slack = bounds.clamp_min(0), SLACK[encoder.precision]
+    places = _places(encoder, x, (1 - slack) * bounds - encoder.bias - slack * encoder.bias.abs(), first)
     active = Active(places, encoder.values(x, places))
     return active.keep(active.values > bounds[active.latents])
 
@@ -171,7 +172,8 @@ def _positive(block: Tensor) -> Tensor:
 
 def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[Active, Tensor, Tensor]:
     """The positive entries f of relu(encoder x) with the ``count`` largest scaled values f_e w_{j_e}, for each column of ``weights``
-    (latents, 1 or model), exactly; of equal values as many as are needed. On several ranks, the ``count`` x ranks largest of all of them.
+    (latents, 1 or model); of equal values as many as are needed. On several ranks, the ``count`` x ranks largest of all of them. Exactly,
+    as far as the product's error stays within SLACK.
 
     Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled value (column,), infinite
     where there is none. A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where the
@@ -198,7 +200,10 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[A
 def _guess(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> Tensor:
     """(column,): scaled values that probably somewhat more than ``per_row`` entries a row exceed, from a sample of the first products;
     0 if few do."""
-    place = torch.arange(0, first.numel(), max(1, first.numel() // GUESS_SAMPLE) | 1, device=first.device)  # odd steps meet every latent
+    step = max(1, first.numel() // GUESS_SAMPLE)
+    while math.gcd(step, len(weights)) > 1:  # so that all latents are met
+        step += 1
+    place = torch.arange(0, first.numel(), step, device=first.device)
     latent = place % len(weights)
     scaled = (first.flatten()[place] + bias[latent])[:, None] * weights[latent]
     expected = per_row / len(weights) * len(place)

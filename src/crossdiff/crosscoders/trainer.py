@@ -50,7 +50,7 @@ def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 def clip_gradients(module: nn.Module, limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``."""
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
     if norm.device.type != "cpu" or norm > limit:  # on a CPU the norm is at hand, and scaling by 1 would be a pass over all weights
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)

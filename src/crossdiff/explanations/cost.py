@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from crossdiff.config import Config
 
 TOKENS_PER_TOKEN = 1.2  # of the language model, for a token of a context: marks and escapes
-INSTRUCTIONS = 250  # tokens of a question besides its contexts: what is asked, and an example
+INSTRUCTIONS = 150  # tokens of a question besides its contexts and its example
+EXAMPLE = 16  # tokens of a context of the example; there are as many as are judged, and 3 where an explanation is asked for
 EXPLANATION, VERDICT = 40, 3  # tokens of an answer
 
 
@@ -21,7 +22,7 @@ def forecast_lines(config: Config) -> Iterator[str]:
     positives = settings.per_quantile * len(config.examples.quantiles)
     judged = 3 * positives  # with and without the latent, and marked
     scoring = -(-2 * positives // settings.per_request) + -(-positives // settings.per_request)
-    read = latents * ((1 + scoring) * INSTRUCTIONS + (settings.shown + judged) * context)
+    read = latents * ((1 + scoring) * INSTRUCTIONS + (3 + judged) * EXAMPLE + (settings.shown + judged) * context)
     written = latents * (EXPLANATION + VERDICT * judged)
     price = settings.prices
     cost = f", {(price.read * read + price.written * written) / 1e6:,.2f} at the prices given" if price else ""
