@@ -71,7 +71,7 @@ class ScalingSums:
         self.largest.scatter_reduce_(0, active.latents, f, "amax")
 
     def close(self, block: int) -> None:
-        """The block of documents is complete: project its sums on the directions."""
+        """The block of documents is complete: project its sums on the directions, at their own precision."""
         if self.targets is None:
             return
         targets = self.targets.unflatten(1, (2 * len(MODELS), -1))

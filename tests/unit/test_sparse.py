@@ -232,4 +232,4 @@ def test_sparse_is_judged_by_the_share_of_positive_entries() -> None:
         codes = torch.zeros(100, 50)
         codes[:, :active_latents] = 1
         encoder, x = encoder_of(codes)
-        assert sparse.is_sparse(encoder, encoder.first_products(x)) == expected
+        assert sparse.is_sparse(encoder, next(encoder.products(x))) == expected

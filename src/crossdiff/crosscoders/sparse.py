@@ -29,7 +29,7 @@ GUESS_SAMPLE = 262_144  # entries of the first block from which the bound of a s
 # the terms of a product are much larger than their sum. Where both are 0 (L1) the product itself decides which of the entries near 0 are
 # positive: in bfloat16 some 0.2 % of the active ones differ, the weakest.
 SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
-# Share of active entries from which the dense products are the faster ones (measured, docs/performance.md).
+# Share of active entries from which the dense products are the faster ones, measured on 2 CPU cores.
 DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.03}
 
 
@@ -128,10 +128,6 @@ class Encoder:
         for block in rows.to(self._factor.dtype).split(BLOCK_ROWS):
             yield block @ self._factor.T
 
-    def first_products(self, x: Tensor) -> Tensor:
-        """The first block of ``products``."""
-        return next(self.products(x))
-
     def values(self, x: Tensor, places: Places) -> Tensor:
         """(entries,): relu(<x_r, weight_j> + bias_j) at ``places``, in full precision."""
         return (dot_products(self.weight, places, x) + self.bias[places.latents]).relu_()
@@ -140,7 +136,7 @@ class Encoder:
 def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = None) -> Active:
     """Entries of relu(encoder x), from ``x`` (batch, width), whose value is positive and exceeds ``bounds`` (latents,).
 
-    ``first`` is what ``encoder.first_products(x)`` gave, if it is known already; it is overwritten.
+    ``first`` is the first block of ``encoder.products(x)``, if it is known already; it is overwritten.
     """
     bounds, slack = bounds.clamp_min(0), SLACK[encoder.precision]
     places = _places(encoder, x, (1 - slack) * bounds - encoder.bias - slack * encoder.bias.abs(), first)
@@ -180,7 +176,7 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[A
     guess was too high, all are.
     """
     everywhere = count * ranks.size()
-    first = encoder.first_products(x)
+    first = next(encoder.products(x))
     probable = ranks.least(_guess(first, encoder.bias, weights, count / len(x)))
     for guess, known in ((probable, first), (torch.zeros_like(probable), None)):
         candidates = above(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
@@ -212,7 +208,7 @@ def _guess(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> Tens
 
 
 def is_sparse(encoder: Encoder, first: Tensor) -> bool:
-    """Whether few enough entries are positive, judged by ``encoder.first_products(x)``, that sparse operations pay."""
+    """Whether few enough entries are positive, judged by the first block of ``encoder.products``, that sparse operations pay."""
     return bool((first > -encoder.bias.to(first.dtype)).float().mean() < DENSE_ABOVE[encoder.precision])
 
 

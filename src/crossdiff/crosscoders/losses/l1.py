@@ -15,7 +15,7 @@ class L1Loss(Loss):
         weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
-            first = encoder.first_products(flat)
+            first = next(encoder.products(flat))
             active = sparse.above(encoder, flat, torch.zeros_like(encoder.bias), first) if sparse.is_sparse(encoder, first) else None
         if active is not None:
             active = sparse.encoded(active, encoder, flat)
