@@ -30,7 +30,7 @@ GUESS_SAMPLE = 262_144  # entries of the first block from which the bound of a s
 # positive: in bfloat16 some 0.2 % of the active ones differ, the weakest.
 SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
 # Share of active entries from which the dense products are the faster ones, measured on 2 CPU cores.
-DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.03}
+DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.05}
 
 
 class Order(NamedTuple):

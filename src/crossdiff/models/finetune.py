@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from crossdiff.config import Finetuning, TextSource
@@ -28,6 +29,7 @@ from crossdiff.texts.shards import sequences
 log = logging.getLogger(__name__)
 
 WIDTH_STEP = 8
+LOGIT_ROWS = 64  # tokens whose logits are held at a time: so few stay in the cache, and are made anew for the gradient
 Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (sequence, position), padded on the right
 
 
@@ -83,8 +85,16 @@ def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor, tokens:
     """Mean cross-entropy (nats) of the learned tokens; logits are computed for these alone. Of the LM head, only the rows of ``tokens``
     get a gradient."""
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    targets = learned[:, 1:]
-    hidden, head = hidden[:, :-1][targets], model.get_output_embeddings()
+    learned = learned[:, 1:]
+    hidden, targets = hidden[:, :-1][learned], ids[:, 1:][learned]
+    parts = zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
+    losses = [checkpoint(_summed_loss, model, *part, tokens, use_reentrant=False) for part in parts]
+    return torch.stack(losses).sum() / len(targets)
+
+
+def _summed_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor) -> Tensor:
+    """Sum of the cross-entropies of ``targets`` (tokens,) after ``hidden`` (tokens, width)."""
+    head = model.get_output_embeddings()
     frozen = {name: value.detach() for name, value in head.named_parameters()}
     rows = nn.functional.embedding(tokens, head.weight, sparse=True)
     logits = functional_call(head, frozen, hidden)
@@ -93,7 +103,7 @@ def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor, tokens:
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
-    return nn.functional.cross_entropy(logits, ids[:, 1:][targets])
+    return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
