@@ -18,7 +18,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.device import keep_freed_memory, queued
+from crossdiff.device import keep_freed_memory, queued, waits_are_free
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def clip_gradients(module: nn.Module, limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if norm.device.type != "cpu" or norm > limit:  # on a CPU the norm is at hand, and scaling by 1 would be a pass over all weights
+    if not waits_are_free(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
