@@ -202,7 +202,7 @@ def test_largest_equals_a_full_sort(static: bool, kind: str, rows: int, latents:
     for column in range(columns):
         scaled = positive * weights[:, column]
         ranked = scaled.flatten().sort(descending=True).values
-        clear &= 2 * count * columns >= len(ranked) or (columns == 1 and bool(ranked[2 * count] + 2e-3 < 0.999 * ranked[count - 1]))
+        clear &= 2 * count * columns >= len(ranked) or (columns == 1 and bool(ranked[2 * count - 1] + 2e-3 < 0.999 * ranked[count - 1]))
         ranked = ranked[:count][ranked[:count] > 0]
         if not exact:
             continue

@@ -177,6 +177,21 @@ def test_batchtopk_step_with_static_shapes_waits_for_nothing(
         assert free or not waits.seen
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
+def test_batchtopk_step_on_a_gpu_waits_for_nothing(activations: PairedActivations, normalisation: str) -> None:
+    training = Training(activations, batchtopk_settings(log_every=50, code_normalisation=normalisation), 0, torch.device("cuda"))
+    first, *batches = itertools.islice(activations.shuffled_batches(64, 6000, 0), 6)
+    training.step(first)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            training.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("loss", ["l1", "batchtopk"])
 def test_loss_that_is_not_finite_is_refused(activations: PairedActivations, tmp_path: Path, loss: str) -> None:
     settings = SETTINGS[loss].model_copy(update={"learning_rate": 1e30, "log_every": 10})

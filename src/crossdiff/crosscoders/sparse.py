@@ -220,10 +220,11 @@ def _ranked(scaled: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 def _largest_of_candidates(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selection:
     """``largest`` with shapes that are known beforehand, so that nothing is asked of the device: from 2 x ``count`` candidates a column.
 
-    These have the largest products, scaled for the column for which they count most, in units of a guess of its smallest chosen value.
-    Exact where all others can be shown to be smaller than what was chosen, and where there are no others.
+    A candidate's product is among the largest for one of the columns, each measured in units of a guess of its smallest chosen value.
+    Exact where all other entries are certainly smaller than what was chosen, or where there are none.
     """
-    columns, everywhere, capacity = weights.shape[1], count * ranks.size(), min(2 * count * weights.shape[1], len(x) * len(weights))
+    columns, everywhere = weights.shape[1], count * ranks.size()
+    capacity = min(2 * count * columns, len(x) * len(weights))
     first = next(encoder.products(x))
     guess = _guess(first, encoder.bias, weights, count / len(x))
     units = torch.where(guess > 0, guess, 1.0)
@@ -243,12 +244,12 @@ def _largest_of_candidates(encoder: Encoder, x: Tensor, weights: Tensor, count: 
 
 
 def _candidates(encoder: Encoder, x: Tensor, weight: Tensor, count: int, first: Tensor) -> tuple[Tensor, Tensor]:
-    """The ``count`` entries with the largest (product + bias + slack |bias|) ``weight`` (latents,), which is at least (1 - slack) of
-    their scaled value: their places in the flattened (batch, latents), in no order, and what this is for all others at most, ().
+    """The ``count`` entries with the largest bound relu(product + bias + slack |bias|) ``weight`` (latents,): their places in the flattened
+    (batch, latents), in no order, and what the others' bounds are at most, (). A bound is at least (1 - slack) of the scaled value.
 
-    ``first`` is the first block of products; it is overwritten.
+    ``first`` is the first block of ``encoder.products(x)``; it is overwritten.
     """
-    bias, weight = ((encoder.bias + SLACK[encoder.precision] * encoder.bias.abs()).to(first.dtype), weight.to(first.dtype))
+    bias, weight = (encoder.bias + SLACK[encoder.precision] * encoder.bias.abs()).to(first.dtype), weight.to(first.dtype)
     values, flat, done = first.new_empty(0), torch.empty(0, dtype=torch.long, device=x.device), 0
     for block in itertools.chain([first], encoder.products(x[len(first) :])):
         scaled = block.add_(bias).relu_().mul_(weight).flatten()
