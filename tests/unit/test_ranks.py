@@ -13,7 +13,7 @@ import torch
 from helpers_activations import batchtopk_settings, l1_settings, planted_activations, rule_inputs
 
 from crossdiff.activations.pairs import PairedActivations
-from crossdiff.crosscoders import ranks
+from crossdiff.crosscoders import parallel, ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.parallel import gpus, train_on_ranks
 from crossdiff.crosscoders.trainer import train
@@ -41,11 +41,25 @@ def rows(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", ["l1", "batchtopk", pytest.param("decoupled", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "process"),
+    [
+        ("l1", parallel.__name__),
+        ("batchtopk", parallel.__name__),
+        ("batchtopk", "helpers_static"),
+        pytest.param("decoupled", parallel.__name__, marks=pytest.mark.slow),
+        pytest.param("decoupled", "helpers_static", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, process: str
+) -> None:
+    monkeypatch.setattr(parallel, "__name__", process)  # what torchrun starts
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     settings, activations, state = SETTINGS[name], PairedActivations.of(inputs), tmp_path / "state.safetensors"
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
     train_on_ranks(2, inputs, settings.model_dump(mode="json"), 0, state, "same")
+    assert "may have missed" not in capfd.readouterr().err
     with Checkpoint(state, "same") as checkpoint:
         assert checkpoint.read()[1]["done"] == STEPS
         two = train(activations, settings, 0, CPU, tmp_path / "two.csv", checkpoint=checkpoint)

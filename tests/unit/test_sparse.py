@@ -1,6 +1,7 @@
 """Sparse codes: the same numbers and gradients as the dense products."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_rows_per_latent_takes_other_values_than_the_codes() -> None:
 def test_encoded_sends_gradients_to_the_active_entries_of_the_encoder_alone(mask: Tensor) -> None:
     x, encoder, bias = leaf(BATCH, WIDTH).detach(), leaf(LATENTS, WIDTH), leaf(LATENTS)
     out_gradient = leaf(BATCH, LATENTS).detach()
-    dense = (x @ encoder.T + bias) * (mask > 0)
+    dense = (x @ encoder.T + bias).relu() * (mask > 0)  # some of the entries have value 0
     expected_encoder, expected_bias = torch.autograd.grad(dense, (encoder, bias), out_gradient)
 
     chosen = Active.of(mask)
@@ -172,6 +173,15 @@ def random_codes_and_bias(rng: np.random.Generator, kind: str, rows: int, latent
     return (codes - bias) + bias, bias
 
 
+@contextmanager
+def static_shapes(wanted: bool = True) -> Iterator[None]:
+    """As on a device that must not be asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparse, "waits_are_free", lambda _device: not wanted)
+        yield
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["asks the device", "static shapes"])
 @given(
     kind=st.sampled_from(sorted(ROWS)),
     rows=st.integers(1, 300),
@@ -181,22 +191,28 @@ def random_codes_and_bias(rng: np.random.Generator, kind: str, rows: int, latent
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150, deadline=None)
-def test_largest_equals_a_full_sort(kind: str, rows: int, latents: int, share: float, columns: int, seed: int) -> None:
+def test_largest_equals_a_full_sort(static: bool, kind: str, rows: int, latents: int, share: float, columns: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     codes, bias = random_codes_and_bias(rng, kind, rows, latents)
     weights = torch.from_numpy(rng.integers(0, 4, (latents, columns)) / 2).float()
-    count = int(share * rows * latents)
-    active, chosen, smallest = largest(*encoder_of(codes, bias), weights, count)
-    positive = codes.relu()
+    count = max(int(static), int(share * rows * latents))
+    with static_shapes(static):
+        active, chosen, smallest, exact = largest(*encoder_of(codes, bias), weights, count)
+    positive, clear = codes.relu(), True  # clear: that no other entry is larger
     for column in range(columns):
         scaled = positive * weights[:, column]
-        ranked = scaled.flatten().sort(descending=True).values[:count]
-        ranked = ranked[ranked > 0]
+        ranked = scaled.flatten().sort(descending=True).values
+        clear &= 2 * count * columns >= len(ranked) or (columns == 1 and bool(ranked[2 * count - 1] + 2e-3 < 0.999 * ranked[count - 1]))
+        ranked = ranked[:count][ranked[:count] > 0]
+        if not exact:
+            continue
         own = active.keep(chosen[column])
         assert torch.equal((own.values * weights[own.latents, column]).sort(descending=True).values, ranked)  # ties and all
         assert torch.equal(own.values, codes[own.rows, own.latents])
         assert smallest[column] == (ranked[-1] if len(ranked) else torch.inf)
-    assert chosen.any(dim=0).all()
+    assert exact or (static and not clear)
+    assert torch.equal(chosen.any(dim=0), active.values > 0)
+    assert static or chosen.any(dim=0).all()
     order = active.rows * latents + active.latents
     assert (order.diff() > 0).all()
 
@@ -211,20 +227,70 @@ def test_above_gives_the_positive_entries_over_the_bounds(kind: str, rows: int, 
     assert torch.equal(found, torch.where(codes > bounds.clamp_min(0), codes, 0))
 
 
+@pytest.mark.parametrize("static", [False, True], ids=["asks the device", "static shapes"])
 @pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_products_choose_what_float32_products_choose(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_bfloat16_products_choose_what_float32_products_choose(monkeypatch: pytest.MonkeyPatch, native: bool, static: bool) -> None:
     """The product only finds candidates; values and ranks are float32, so the choice can differ by a rare entry only."""
     monkeypatch.setattr(sparse, "multiplies_bfloat16", lambda _device: native)
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((600, 64), (500, 64), (500,)))
     exact, low = (Encoder(weight, bias, precision) for precision in ("float32", "bfloat16"))
     weights = torch.rand(500, 1, generator=generator) + 0.5
-    found, expected = largest(low, x, weights, 6000)[0].dense(), largest(exact, x, weights, 6000)[0].dense()
+    expected = largest(exact, x, weights, 6000).active.dense()
+    with static_shapes(static):
+        selection = largest(low, x, weights, 6000)
+    assert selection.exact
+    found = selection.active.dense()
     assert ((found > 0) != (expected > 0)).sum() <= 2
     both = (found > 0) & (expected > 0)
     assert torch.equal(found[both], expected[both])
     bounds = torch.full((500,), 3.0)
     assert torch.equal(above(low, x, bounds).dense(), above(exact, x, bounds).dense())
+
+
+def test_static_selection_of_one_column_has_as_many_entries_as_are_wanted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(300, 40, generator=generator)
+    for columns, entries in ((1, 500), (2, 2000)):
+        with static_shapes():
+            found = largest(*encoder_of(codes), torch.rand(40, columns, generator=generator) + 0.5, 500)
+        assert len(found.active.values) == found.chosen.shape[1] == entries
+        assert found.chosen.sum(dim=1).tolist() == columns * [500]
+
+
+@pytest.mark.parametrize(
+    ("other", "bias", "certain"),
+    [(0.99985, 0.0, True), (0.99995, 0.0, False), (0.9995, 3.0, True), (0.9997, 3.0, False), (1.0, 0.0, False)],
+)
+def test_static_selection_is_certain_where_all_others_are_smaller_by_more_than_the_error_of_products(
+    other: float, bias: float, certain: bool
+) -> None:
+    codes = torch.full((100, 20), other)
+    codes[::10, 3] = 1
+    for weights in (torch.full((20, 1), 2.0), torch.full((20, 2), 2.0)):
+        with static_shapes():
+            assert largest(*encoder_of(codes, torch.full((20,), bias)), weights, 10).exact == certain
+        assert largest(*encoder_of(codes, torch.full((20,), bias)), weights, 10).exact
+
+
+def test_static_selection_that_missed_an_entry_is_not_certain() -> None:
+    """In bfloat16 all of these are 1, so that the candidates are some of them."""
+    codes = 1 + torch.rand(100, 20, generator=torch.Generator().manual_seed(0)) / 1000
+    encoder, x = encoder_of(codes)
+    with static_shapes():
+        found = largest(Encoder(encoder.weight, encoder.bias, "bfloat16"), x, torch.ones(20, 1), 10)
+    assert found.smallest < codes.flatten().topk(10).values.min()
+    assert not found.exact
+
+
+def test_static_selection_of_too_few_positive_entries_is_certain_where_all_were_candidates() -> None:
+    for positive, bias, certain in ((15, 0.0, True), (20, 0.0, True), (5, 1.0, False), (0, 0.0, True)):
+        codes = torch.zeros(100, 20)
+        codes[:positive, 7] = 1
+        with static_shapes():
+            found = largest(*encoder_of(codes, torch.full((20,), bias)), torch.ones(20, 1), 20)
+        assert found.exact == certain  # with a bias, products do not tell 0 from what is barely positive
+        assert found.chosen.sum() == positive
 
 
 def test_sparse_is_judged_by_the_share_of_positive_entries() -> None:

@@ -68,6 +68,10 @@ class Crosscoder(Settings):
     def steps(self) -> int:
         return self.tokens // self.batch
 
+    def is_logged(self, step: int) -> bool:
+        """Whether a step (0-based) has a row in the training log."""
+        return (step + 1) % self.log_every == 0 or step + 1 == self.steps
+
     @property
     def needs_held_out(self) -> bool:
         """Whether training ends with a look at held-out activations."""

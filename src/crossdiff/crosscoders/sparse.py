@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossdiff.crosscoders import ranks
-from crossdiff.device import multiplies_bfloat16
+from crossdiff.device import multiplies_bfloat16, waits_are_free
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # said once, by every training
 
@@ -48,6 +48,12 @@ class Places:
     rows: Tensor  # (entries,) int64
     latents: Tensor  # (entries,) int64
     shape: tuple[int, int]  # batch, latents
+
+    @classmethod
+    def of(cls, flat: Tensor, shape: tuple[int, int]) -> "Places":
+        """From ascending places in the flattened matrix, (entries,) int64."""
+        rows = torch.div(flat, shape[1], rounding_mode="floor")
+        return cls(rows, flat - rows * shape[1], shape)
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -86,8 +92,11 @@ class Active(NamedTuple):
 
     def keep(self, mask: Tensor) -> "Active":
         """The entries where ``mask`` (entries,) holds."""
-        kept = mask.nonzero().squeeze(1)
-        return Active(Places(self.rows[kept], self.latents[kept], self.shape), self.values[kept])
+        return self.at(mask.nonzero().squeeze(1))
+
+    def at(self, entries: Tensor) -> "Active":
+        """The entries of these numbers, which ascend."""
+        return Active(Places(self.rows[entries], self.latents[entries], self.shape), self.values[entries])
 
     def of_latents(self, chosen: Tensor) -> "Active":
         """The entries of the latents that are True in ``chosen`` (latents,)."""
@@ -151,9 +160,7 @@ def _places(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None) -
     for block in itertools.chain(known, encoder.products(x[sum(map(len, known)) :])):
         found.append(_positive(block.sub_(bounds.to(block.dtype)).relu_()) + done * latents)
         done += len(block)
-    flat = torch.cat(found)
-    rows = torch.div(flat, latents, rounding_mode="floor")
-    return Places(rows, flat - rows * latents, (len(x), latents))
+    return Places.of(torch.cat(found), (len(x), latents))
 
 
 def _positive(block: Tensor) -> Tensor:
@@ -166,15 +173,25 @@ def _positive(block: Tensor) -> Tensor:
     return torch.cat([words[word] * size + place, flat[whole:].nonzero().squeeze(1) + whole])
 
 
-def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[Active, Tensor, Tensor]:
+class Selection(NamedTuple):
+    """What ``largest`` chose."""
+
+    active: Active  # all chosen entries, and perhaps others, whose value is 0
+    chosen: Tensor  # (column, entries) bool: for which column
+    smallest: Tensor  # (column,): the smallest chosen scaled value, infinite where there is none
+    exact: Tensor  # () bool: whether it is certain that no larger one was missed
+
+
+def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selection:
     """The positive entries f of relu(encoder x) with the ``count`` largest scaled values f_e w_{j_e}, for each column of ``weights``
     (latents, 1 or model); of equal values as many as are needed. On several ranks, the ``count`` x ranks largest of all of them. Exactly,
     as far as the product's error stays within SLACK.
 
-    Gives all of them, which were chosen for which column (column, entries), and each column's smallest scaled value (column,), infinite
-    where there is none. A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where the
-    guess was too high, all are.
+    A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where the guess was too high, all
+    are. How many that is must be asked of the device: ``_largest_of_candidates`` goes without where that means a wait.
     """
+    if not waits_are_free(x.device):
+        return _largest_of_candidates(encoder, x, weights, count)
     everywhere = count * ranks.size()
     first = next(encoder.products(x))
     probable = ranks.least(_guess(first, encoder.bias, weights, count / len(x)))
@@ -184,13 +201,64 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> tuple[A
         scaled = scaled.T  # (column, entries), of all ranks
         if not guess.any() or ((scaled > guess[:, None]).sum(dim=1) >= everywhere).all():
             break
-    chosen = torch.zeros_like(scaled, dtype=torch.bool)
-    chosen.scatter_(1, scaled.topk(min(everywhere, scaled.shape[1]), dim=1, sorted=False).indices, True)
-    chosen &= scaled > 0
-    smallest = scaled.masked_fill(~chosen, torch.inf).amin(dim=1) if scaled.shape[1] else torch.full_like(guess, torch.inf)
+    _, chosen, smallest = _ranked(scaled, everywhere)
     chosen = chosen[:, mine]
     used = chosen.any(dim=0)
-    return candidates.keep(used), chosen[:, used], smallest
+    return Selection(candidates.keep(used), chosen[:, used], smallest, torch.ones((), dtype=torch.bool, device=x.device))
+
+
+def _ranked(scaled: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``count`` largest of each column of ``scaled`` (column, entries): their numbers (column, count), a mask (column, entries) of
+    those that are positive, and the smallest of these (column,), infinite where there is none."""
+    best = scaled.topk(min(count, scaled.shape[1]), dim=1, sorted=False).indices
+    chosen = torch.zeros_like(scaled, dtype=torch.bool).scatter_(1, best, True)
+    chosen &= scaled > 0
+    smallest = scaled.masked_fill(~chosen, torch.inf).amin(dim=1) if scaled.shape[1] else scaled.new_full((len(scaled),), torch.inf)
+    return best, chosen, smallest
+
+
+def _largest_of_candidates(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selection:
+    """``largest`` with shapes that are known beforehand, so that nothing is asked of the device: from 2 x ``count`` candidates a column.
+
+    A candidate's product is among the largest for one of the columns, each measured in units of a guess of its smallest chosen value.
+    Exact where all other entries are certainly smaller than what was chosen, or where there are none.
+    """
+    columns, everywhere = weights.shape[1], count * ranks.size()
+    capacity = min(2 * count * columns, len(x) * len(weights))
+    first = next(encoder.products(x))
+    guess = _guess(first, encoder.bias, weights, count / len(x))
+    units = torch.where(guess > 0, guess, 1.0)
+    flat, others = _candidates(encoder, x, (weights / units).amax(dim=1), capacity, first)
+    places = Places.of(flat.sort().values, (len(x), len(weights)))
+    values = encoder.values(x, places)
+    scaled, mine = ranks.gathered((values * weights[places.latents].T).T, equal=True)
+    best, chosen, smallest = _ranked(scaled.T, everywhere)
+    least = smallest.masked_fill(chosen.sum(dim=1) < everywhere, 0)  # where too few are positive, no other may be
+    exact = ranks.least((others * units <= (1 - SLACK[encoder.precision]) * least).all().int()) > 0
+    chosen = chosen[:, mine]
+    active = Active(places, values.masked_fill_(~chosen.any(dim=0), 0))
+    if columns == ranks.size() == 1:  # how many of the entries were chosen is known, too
+        kept = best[0].sort().values
+        active, chosen = active.at(kept), chosen[:, kept]
+    return Selection(active, chosen, smallest, exact)
+
+
+def _candidates(encoder: Encoder, x: Tensor, weight: Tensor, count: int, first: Tensor) -> tuple[Tensor, Tensor]:
+    """The ``count`` entries with the largest bound relu(product + bias + slack |bias|) ``weight`` (latents,): their places in the flattened
+    (batch, latents), in no order, and what the others' bounds are at most, (). A bound is at least (1 - slack) of the scaled value.
+
+    ``first`` is the first block of ``encoder.products(x)``; it is overwritten.
+    """
+    bias, weight = (encoder.bias + SLACK[encoder.precision] * encoder.bias.abs()).to(first.dtype), weight.to(first.dtype)
+    values, flat, done = first.new_empty(0), torch.empty(0, dtype=torch.long, device=x.device), 0
+    for block in itertools.chain([first], encoder.products(x[len(first) :])):
+        scaled = block.add_(bias).relu_().mul_(weight).flatten()
+        top = scaled.topk(min(count, len(scaled)), sorted=False)
+        values, flat = torch.cat([values, top.values]), torch.cat([flat, top.indices + done])
+        values, best = values.topk(min(count, len(values)), sorted=False)
+        flat = flat[best]
+        done += len(scaled)
+    return flat, values.amin() if count < done else values.new_zeros(())
 
 
 def _guess(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> Tensor:
@@ -260,17 +328,19 @@ class _Encoded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values: Tensor, weight: Tensor, bias: Tensor, x: Tensor, places: Places) -> Tensor:
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, values)
         ctx.places = places
         return values.clone()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        (x,) = ctx.saved_tensors
+        x, values = ctx.saved_tensors
+        gradient = gradient * (values > 0)
         active = Active(ctx.places, gradient)
         return None, rows_per_latent(active, x), active.sum_per_latent(gradient), None, None
 
 
 def encoded(active: Active, encoder: Encoder, x: Tensor) -> Active:
-    """The same entries, differentiable: f_e = <x_{r_e}, weight_{j_e}> + bias_{j_e}, whose positive values are given; x gets no gradient."""
+    """The same entries, differentiable: f_e = relu(<x_{r_e}, weight_{j_e}> + bias_{j_e}), whose values are given; an entry of value 0
+    hands on no gradient, and x gets none."""
     return active._replace(values=_Encoded.apply(active.values, encoder.weight, encoder.bias, x, active.places))

@@ -18,7 +18,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.device import keep_freed_memory
+from crossdiff.device import keep_freed_memory, queued, waits_are_free
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def clip_gradients(module: nn.Module, limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if norm.device.type != "cpu" or norm > limit:  # on a CPU the norm is at hand, and scaling by 1 would be a pass over all weights
+    if not waits_are_free(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
@@ -68,7 +68,7 @@ class TrainingLog:
     def add(self, step: int, x: Tensor, parts: Parts) -> None:
         self.fired += ranks.total(parts.fired)
         self.steps += 1
-        if (step + 1) % self.settings.log_every and step + 1 != self.settings.steps:
+        if not self.settings.is_logged(step):
             return
         tokens = self.steps * self.settings.batch
         reconstruction = parts.reconstruction.detach()
@@ -113,7 +113,7 @@ class Training:
 
     def step(self, batch: Tensor) -> None:
         """One step on a batch (batch, model, d_model) of raw activations, of which each rank takes its share."""
-        x = self.crosscoder.normalise(ranks.share(batch).to(self.device))
+        x = self.crosscoder.normalise(queued(ranks.share(batch), self.device))
         if self.done == 0:
             self.loss.start(self.crosscoder, x)
         for group in self.optimiser.param_groups:
@@ -190,6 +190,6 @@ def train(
     training.run(checkpoint)
     if settings.needs_held_out:
         once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
-        training.loss.finish(training.crosscoder, (training.crosscoder.normalise(batch.to(device)) for batch in once))
+        training.loss.finish(training.crosscoder, (training.crosscoder.normalise(queued(batch, device)) for batch in once))
     Path(training_log).write_text(training.log.text())
     return training.crosscoder.cpu()

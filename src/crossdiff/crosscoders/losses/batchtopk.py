@@ -1,5 +1,6 @@
 """BatchTopK: keep the k x batch largest scaled activations of the whole batch (paper.md a.6)."""
 
+import logging
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,8 @@ from crossdiff.crosscoders import ranks, sparse
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
 
+log = logging.getLogger(__name__)
+
 
 class BatchTopKLoss(Loss):
     """Reconstruction from the selected entries, plus an auxiliary loss that lets dead latents explain what is left."""
@@ -19,6 +22,8 @@ class BatchTopKLoss(Loss):
     def __init__(self, crosscoder: Crosscoder, settings: Settings) -> None:
         super().__init__(crosscoder, settings)
         self.register_buffer("tokens_since_fired", torch.zeros(crosscoder.latents, dtype=torch.long))
+        self.register_buffer("uncertain", torch.zeros((), dtype=torch.long))  # selections since the last log row, see sparse
+        self.tokens_until_dead = 0  # no latent can be dead before that many more tokens
 
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """The decoder bias starts at the geometric median of the first batch."""
@@ -29,15 +34,18 @@ class BatchTopKLoss(Loss):
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
-            active, chosen, smallest = self._selected(crosscoder, x, self.k(step))
+            active, chosen, smallest, _ = self._selected(crosscoder, x, self.k(step))
             self._update_threshold(crosscoder, smallest, step)
+            if self.settings.is_logged(step):
+                self._warn_of_uncertain(f"step {step + 1}")
         active = sparse.encoded(active, encoder, flat)
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
         fired = active.count_per_latent()
         self.tokens_since_fired += len(x) * ranks.size()
         self.tokens_since_fired.masked_fill_(ranks.total(fired) > 0, 0)
-        auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1))
+        dead = self._dead(len(x) * ranks.size())
+        auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1), dead)
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
 
@@ -45,14 +53,23 @@ class BatchTopKLoss(Loss):
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
         """The threshold ``held_out``: the mean over batches of the smallest selected scaled activation, with the final weights."""
         if self.settings.threshold == "held_out":
-            smallest = [self._selected(crosscoder, x, self.settings.k)[2] for x in held_out]
+            smallest = [self._selected(crosscoder, x, self.settings.k).smallest for x in held_out]
             crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0))
+            self._warn_of_uncertain("held-out threshold")
 
-    def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> tuple[sparse.Active, Tensor, Tensor]:
+    def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> sparse.Selection:
         """The k x batch largest entries, which of them each model uses (1 or model, entries), and the smallest, shaped as the threshold."""
         weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
-        active, chosen, smallest = sparse.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
-        return active, chosen, smallest.view_as(crosscoder.threshold)
+        selection = sparse.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
+        self.uncertain += ~selection.exact
+        return selection._replace(smallest=selection.smallest.view_as(crosscoder.threshold))
+
+    def _warn_of_uncertain(self, where: str) -> None:
+        """Only where the device is waited for anyway: when the log gets a row, and at the end."""
+        uncertain = int(self.uncertain)
+        if uncertain and ranks.rank() == 0:
+            log.warning("%s: %d selections since the last row may have missed some of the largest entries", where, uncertain)
+        self.uncertain.zero_()
 
     def k(self, step: int) -> int:
         """Active latents per token at a step: linear from k_max to k over the annealing steps."""
@@ -69,11 +86,26 @@ class BatchTopKLoss(Loss):
         moved = decay * crosscoder.threshold + (1 - decay) * smallest
         crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
-    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor) -> Tensor:
-        """Squared error of the residual (batch, width) rebuilt without bias from each token's strongest dead latents, over its variance."""
-        k, dead = self.settings.auxiliary_k, (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
+    def _dead(self, tokens: int) -> Tensor:
+        """The latents (dead,) that are dead after ``tokens`` more.
+
+        The device is asked only when one may have died: not until the longest silent latent could have become dead. While some are dead,
+        it is asked at every step.
+        """
+        self.tokens_until_dead -= tokens
+        if self.tokens_until_dead > 0:
+            return self.tokens_since_fired.new_empty(0)
+        dead = (self.tokens_since_fired >= self.settings.dead_after_tokens).nonzero().squeeze(1)
+        if not len(dead):
+            self.tokens_until_dead = self.settings.dead_after_tokens - int(self.tokens_since_fired.max())
+        return dead
+
+    def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
+        """Squared error of the residual (batch, width) rebuilt without bias from each token's strongest ``dead`` latents (dead,), over its
+        variance."""
         if not len(dead):
             return x.new_zeros(())
+        k = self.settings.auxiliary_k
         with products_of(crosscoder, x):
             codes = (x @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
             if len(dead) > k:
