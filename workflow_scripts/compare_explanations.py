@@ -5,8 +5,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from crossdiff.explanations.comparison import compare, joined
-from crossdiff.figures import save
-from crossdiff.figures_explanations import Scores, explanations
+from crossdiff.figures.drawing import save
+from crossdiff.figures.explanations import Scores, explanations
 from crossdiff.job import job
 from crossdiff.storage import write_csv
 

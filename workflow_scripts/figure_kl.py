@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from crossdiff.figures import save
-from crossdiff.figures_causal import kl
+from crossdiff.figures.causal import kl
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 
 

@@ -4,7 +4,8 @@ import pandas as pd
 
 from crossdiff.catalogue import current, read_names
 from crossdiff.config import Classes, LatentScaling
-from crossdiff.figures import latent_scaling, save
+from crossdiff.figures.crosscoders import latent_scaling
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 from crossdiff.workflow import section
 

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from crossdiff.config import Classes
-from crossdiff.figures import norm_difference, save
+from crossdiff.figures.crosscoders import norm_difference
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 from crossdiff.workflow import section
 

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from crossdiff import figures_planted
 from crossdiff.config import Classes, LatentScaling, Scoring
-from crossdiff.figures import save
+from crossdiff.figures import planted as figures_planted
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 from crossdiff.planted.scoring import latent_table
 from crossdiff.workflow import section

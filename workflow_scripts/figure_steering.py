@@ -3,8 +3,8 @@
 import pandas as pd
 
 from crossdiff.catalogue import current, read_names
-from crossdiff.figures import save
-from crossdiff.figures_steering import steering
+from crossdiff.figures.drawing import save
+from crossdiff.figures.steering import steering
 from crossdiff.job import job
 
 

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from crossdiff.figures import save, template_tokens
+from crossdiff.figures.crosscoders import template_tokens
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 from crossdiff.storage import read_json
 

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from crossdiff.config import Classes
-from crossdiff.figures import save, threshold_sweep
+from crossdiff.figures.crosscoders import threshold_sweep
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 from crossdiff.workflow import section
 

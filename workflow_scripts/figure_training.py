@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from crossdiff.figures import save, training
+from crossdiff.figures.crosscoders import training
+from crossdiff.figures.drawing import save
 from crossdiff.job import job
 
 

@@ -150,11 +150,11 @@ def test_content_of_an_input_that_only_has_to_be_there_does_not_count(root, jobs
 
 def test_code_differs_now_names_the_files(root):
     record = read_record(root / FIGURE)
-    code = {name: "old" if name.endswith("figures.py") else digest for name, digest in record.code.items()}
+    code = {name: "old" if name.endswith("figures/drawing.py") else digest for name, digest in record.code.items()}
     write_record(root / FIGURE, record._replace(code=code | {"src/crossdiff/gone.py": "x"}))
     [*findings] = Audit(root).chain(FIGURE)[FIGURE].findings
     assert {finding.verdict for finding in findings} == {"code differs now"}
-    assert [finding.detail for finding in findings] == ["src/crossdiff/figures.py", "src/crossdiff/gone.py"]
+    assert [finding.detail for finding in findings] == ["src/crossdiff/figures/drawing.py", "src/crossdiff/gone.py"]
 
 
 def test_orphan(root, jobs):

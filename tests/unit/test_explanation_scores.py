@@ -10,8 +10,8 @@ from helpers_tables import scaling_table
 
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, cautions, compare, joined, sets
 from crossdiff.explanations.scores import FEWEST, balanced_accuracy
-from crossdiff.figures import save
-from crossdiff.figures_explanations import Scores, explanations
+from crossdiff.figures.drawing import save
+from crossdiff.figures.explanations import Scores, explanations
 
 
 def test_balanced_accuracy_is_half_of_both_rates() -> None:

@@ -10,9 +10,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossdiff import figures
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.evaluation import classify
+from crossdiff.figures import crosscoders as figures
+from crossdiff.figures.drawing import save
 from crossdiff.latents.template_tokens import GROUPS
 
 CLASSES = Classes(top=5)
@@ -107,7 +108,7 @@ def legend(ax: Axes) -> list[str]:
 
 @pytest.mark.parametrize(("draw", "data"), CASES)
 def test_figure_is_written_as_svg_and_png_and_names_every_crosscoder(tmp_path: Path, draw: Callable, data: Mapping) -> None:
-    figures.save(draw(data), [str(tmp_path / "figure.svg"), str(tmp_path / "figure.png")])
+    save(draw(data), [str(tmp_path / "figure.svg"), str(tmp_path / "figure.png")])
     svg = (tmp_path / "figure.svg").read_text()
     assert "</svg>" in svg
     assert [name for name in data if name not in svg] == []
@@ -119,13 +120,13 @@ def test_figure_is_written_as_svg_and_png_and_names_every_crosscoder(tmp_path: P
 def test_same_data_give_the_same_bytes(tmp_path: Path, name: str) -> None:
     for run in ("first", "second"):
         figure = figures.training(TRAINING_LOGS["three"]) if name == "training" else BETA_FIGURES[name](TABLES["two"])
-        figures.save(figure, [str(tmp_path / f"{run}.svg"), str(tmp_path / f"{run}.png")])
+        save(figure, [str(tmp_path / f"{run}.svg"), str(tmp_path / f"{run}.png")])
     for ending in ("svg", "png"):
         assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
 
 
 def test_saved_figures_are_closed(tmp_path: Path) -> None:
-    figures.save(figures.training(TRAINING_LOGS["three"]), [str(tmp_path / "figure.svg")])
+    save(figures.training(TRAINING_LOGS["three"]), [str(tmp_path / "figure.svg")])
     assert plt.get_fignums() == []
 
 

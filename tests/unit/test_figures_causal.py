@@ -9,8 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from crossdiff.causal import Answers, kl_table, latent_sets, variants
-from crossdiff.figures import save
-from crossdiff.figures_causal import LABELS, kl
+from crossdiff.figures.causal import LABELS, kl
+from crossdiff.figures.drawing import save
 
 NAN = float("nan")
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from helpers_steering import STRENGTHS, steered_answers
 
-from crossdiff.figures import BLUE, GREY, VERMILION, save
-from crossdiff.figures_steering import CONTROLS, steering
+from crossdiff.figures.drawing import BLUE, GREY, VERMILION, save
+from crossdiff.figures.steering import CONTROLS, steering
 from crossdiff.steering_effects import effects
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from helpers_planted import SCORING, THRESHOLDS, handmade, planted_pair, planted_settings, scored
 
-from crossdiff import figures_planted
 from crossdiff.config import Classes
-from crossdiff.figures import save
+from crossdiff.figures import planted as figures_planted
+from crossdiff.figures.drawing import save
 from crossdiff.planted.claims import CLAIMS, false_at, judge, recall_curve, verdict
 from crossdiff.planted.scoring import calls, score
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from crossdiff import storage
 from crossdiff.activations.cache import write_cache
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.figures import save
+from crossdiff.figures.drawing import save
 from crossdiff.records import Entry, Record, RecordError, embedded_id, read_record, record_id, record_path, write_record
 
 ID = "0123456789abcdef" * 2

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from crossdiff.config import Classes, LatentScaling, Scoring
 from crossdiff.evaluation import NU_RANGE, plausible
-from crossdiff.figures import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION
+from crossdiff.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION
 from crossdiff.planted.claims import recall_curve
 from crossdiff.planted.scoring import STATISTICS, evidence, fit, recovery, roc_latents
 

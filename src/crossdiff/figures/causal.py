@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from crossdiff.figures import BLUE, ORANGE
+from crossdiff.figures.drawing import BLUE, ORANGE
 
 LABELS = {
     "none": "none",

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, compare, sets
-from crossdiff.figures import BLUE, GREY, ORANGE, VERMILION
+from crossdiff.figures.drawing import BLUE, GREY, ORANGE, VERMILION
 
 LOOKS = ((BLUE, "o", "-"), (GREY, "s", "--"), (VERMILION, "^", "-"), (ORANGE, "v", "-"))  # colour, marker, line of each set
 MOST_DOTS = 400  # of a set: more would hide the mean

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from crossdiff.figures import BLUE, GREY, VERMILION
+from crossdiff.figures.drawing import BLUE, GREY, VERMILION
 from crossdiff.latents.labels import latent_label
 
 LOOKS = {

@@ -1,12 +1,7 @@
-"""The figures: each a function from tables to a matplotlib figure; ``save`` writes SVG and PNG.
+"""Figures of crosscoders: their training, and their latents by decoder norm, latent scaling and template tokens."""
 
-Colours are of the Okabe-Ito palette, and what colour tells is also told by marker or line style.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
-
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,45 +9,8 @@ from matplotlib.figure import Figure
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.evaluation import NU_RANGE, most_chat_leaning, plausible
+from crossdiff.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION, cycle, panels
 from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, latent_sets
-from crossdiff.storage import atomic_path, record_mark
-
-matplotlib.use("Agg")
-plt.rcParams.update(
-    {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-        "svg.hashsalt": "crossdiff",  # the same data give the same bytes
-        "svg.fonttype": "none",
-        "figure.constrained_layout.use": True,
-    }
-)
-
-T = TypeVar("T")
-
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
-CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-
-
-def save(figure: Figure, paths: Sequence[str]) -> None:
-    """Write one figure to every path; the ending gives the format. No dates: unchanged data give unchanged files."""
-    for path in paths:
-        with atomic_path(path) as temporary:
-            # The keys of SVG metadata are fixed: those of Dublin Core.
-            svg = {"Date": None, "Identifier": record_mark().get("crossdiff-record")}
-            metadata = svg if path.endswith(".svg") else record_mark()
-            figure.savefig(temporary, dpi=150, metadata=metadata)
-    plt.close(figure)
-
-
-def _panels(names: Sequence[str], width: float = 3.6, height: float = 2.9, **kwargs: object) -> tuple[Figure, Sequence[plt.Axes]]:
-    figure, axes = plt.subplots(1, len(names), figsize=(max(5.0, width * len(names)), height), squeeze=False, **kwargs)
-    return figure, axes[0]
 
 
 def _live(betas: pd.DataFrame) -> pd.DataFrame:
@@ -168,9 +126,9 @@ def latent_scaling(
 
 def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (paper.md c.3)."""
-    figure, (ax,) = _panels(["sweep"], width=7.2)
+    figure, (ax,) = panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
-    for (name, table), colour, style in zip(betas.items(), _cycle(CYCLE, len(betas)), _cycle(STYLES, len(betas)), strict=True):
+    for (name, table), colour, style in zip(betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True):
         top = most_chat_leaning(table, classes.top)
         worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
         ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(top)})")
@@ -187,7 +145,7 @@ def template_tokens(
 
     ``tables`` and ``tokens_read`` are those of latents.template_tokens.
     """
-    figure, axes = _panels(list(betas), width=4.2, height=3.9, sharey=True)
+    figure, axes = panels(list(betas), width=4.2, height=3.9, sharey=True)
     looks = {"shared": (GREY, "-", 1.2), "most chat-leaning": (BLUE, "--", 1.6), "chat-only": (VERMILION, ":", 2.2)}
     for ax, (name, table) in zip(axes, betas.items(), strict=True):
         sets = latent_sets(table, tables[name], top)
@@ -211,14 +169,10 @@ def template_tokens(
     return figure
 
 
-def _cycle(values: Sequence[T], count: int) -> list[T]:
-    return [values[i % len(values)] for i in range(count)]
-
-
 def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """FVE of both models, L0 and silent latents over training tokens, all crosscoders in one plot each."""
-    figure, (fve, l0, dead) = _panels(["fve", "l0", "dead"], width=3.1)
-    for (name, log), colour, style in zip(logs.items(), _cycle(CYCLE, len(logs)), _cycle(STYLES, len(logs)), strict=True):
+    figure, (fve, l0, dead) = panels(["fve", "l0", "dead"], width=3.1)
+    for (name, log), colour, style in zip(logs.items(), cycle(CYCLE, len(logs)), cycle(STYLES, len(logs)), strict=True):
         tokens = log.tokens / 1e6
         fve.plot(tokens, log.fve_base, color=colour, ls=style, lw=0.9, marker="o", ms=2.5, label=f"{name}, base")
         fve.plot(tokens, log.fve_chat, color=colour, ls=style, lw=1.8, label=f"{name}, chat")
