@@ -78,7 +78,8 @@ def loss_on(model, plan: list[finetune.Batch], tokens: torch.Tensor) -> float:
     model.eval()
     tokens = tokens.to(model.device)
     counts = [int(learned[:, 1:].sum()) for _, learned in plan]
-    losses = [finetune.assistant_loss(model, ids.to(model.device), learned.to(model.device), tokens).item() for ids, learned in plan]
+    states = (finetune.before_learned(model, ids.to(model.device), learned.to(model.device)) for ids, learned in plan)
+    losses = [sum(finetune.assistant_losses(model, *found, tokens)).item() for found in states]
     return float(np.average(losses, weights=counts))
 
 

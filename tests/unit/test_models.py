@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, Llam
 from crossdiff.config import Finetune, ModelSource, RandomModel, TextSource
 from crossdiff.errors import UserError
 from crossdiff.intervals import wilson
-from crossdiff.models.finetune import assistant_loss, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
+from crossdiff.models.finetune import backward, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import load_model, load_tokenizer, text_config
 from crossdiff.models.prepare import check_pair, make_random, prepare, write_chat_tokenizer
@@ -290,7 +290,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
-def test_assistant_loss_is_the_cross_entropy_of_the_full_models_logits(config, examples, monkeypatch):
+def test_loss_and_gradients_are_those_of_the_full_models_logits(config, examples, monkeypatch):
     monkeypatch.setattr("crossdiff.models.finetune.LOGIT_ROWS", 10)  # several parts, the last one shorter
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -298,10 +298,10 @@ def test_assistant_loss_is_the_cross_entropy_of_the_full_models_logits(config, e
     assert learned.sum() > 20 and learned.sum() % 10
     trained = [weight for name, weight in model.base_model.named_parameters() if "layers" in name]
     losses = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-    loss = assistant_loss(model, ids, learned, torch.tensor([3, 5]))
     wanted = losses[learned[:, 1:]].mean()
-    assert_close(loss, wanted)
-    assert_close(torch.autograd.grad(loss, trained), torch.autograd.grad(wanted, trained), atol=1e-6, rtol=1e-4)
+    gradients = torch.autograd.grad(wanted, trained)
+    assert_close(backward(model, ids, learned, torch.tensor([3, 5])), wanted)
+    assert_close([weight.grad for weight in trained], list(gradients), atol=1e-6, rtol=1e-4)
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():

@@ -8,14 +8,13 @@ import csv
 import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from crossdiff.config import Finetuning, TextSource
@@ -29,7 +28,7 @@ from crossdiff.texts.shards import sequences
 log = logging.getLogger(__name__)
 
 WIDTH_STEP = 8
-LOGIT_ROWS = 64  # tokens whose logits are held at a time: so few stay in the cache, and are made anew for the gradient
+LOGIT_ROWS = 64  # tokens whose logits are held at a time
 Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (sequence, position), padded on the right
 
 
@@ -81,29 +80,38 @@ def _pad(group: list[TokenSequence]) -> Batch:
     return ids, learned
 
 
-def assistant_loss(model: PreTrainedModel, ids: Tensor, learned: Tensor, tokens: Tensor) -> Tensor:
-    """Mean cross-entropy (nats) of the learned tokens; logits are computed for these alone. Of the LM head, only the rows of ``tokens``
-    get a gradient."""
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    learned = learned[:, 1:]
-    hidden, targets = hidden[:, :-1][learned], ids[:, 1:][learned]
-    parts = zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
-    losses = [checkpoint(_summed_loss, model, *part, tokens, use_reentrant=False) for part in parts]
-    return torch.stack(losses).sum() / len(targets)
-
-
-def _summed_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor) -> Tensor:
-    """Sum of the cross-entropies of ``targets`` (tokens,) after ``hidden`` (tokens, width)."""
+def assistant_losses(model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor) -> Iterator[Tensor]:
+    """The terms of the mean cross-entropy (nats) of ``targets`` (tokens,) after ``hidden`` (tokens, width), LOGIT_ROWS tokens in each. Of
+    the LM head, only the rows of ``tokens`` get a gradient."""
     head = model.get_output_embeddings()
     frozen = {name: value.detach() for name, value in head.named_parameters()}
-    rows = nn.functional.embedding(tokens, head.weight, sparse=True)
-    logits = functional_call(head, frozen, hidden)
-    of_tokens = hidden @ rows.T if head.bias is None else torch.addmm(frozen["bias"][tokens], hidden, rows.T)
-    logits = logits.index_copy(1, tokens, of_tokens).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    if cap is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return nn.functional.cross_entropy(logits, targets, reduction="sum")
+    for part, wanted in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+        rows = nn.functional.embedding(tokens, head.weight, sparse=True)
+        logits = functional_call(head, frozen, part)
+        of_tokens = part @ rows.T if head.bias is None else torch.addmm(frozen["bias"][tokens], part, rows.T)
+        logits = logits.index_copy(1, tokens, of_tokens).float()
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        yield nn.functional.cross_entropy(logits, wanted, reduction="sum") / len(targets)
+
+
+def before_learned(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> tuple[Tensor, Tensor]:
+    """The last hidden states (tokens, width) from which the learned tokens are predicted, and these tokens (tokens,)."""
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[:, :-1][learned[:, 1:]], ids[:, 1:][learned[:, 1:]]
+
+
+def backward(model: PreTrainedModel, ids: Tensor, learned: Tensor, tokens: Tensor) -> Tensor:
+    """Add the gradients of a batch's loss to those of the weights; the loss. Logits are gone before the next ones are made: those of a
+    whole batch would be many times what the rest of the step holds."""
+    hidden, targets = before_learned(model, ids, learned)
+    leaf, loss = hidden.detach().requires_grad_(), 0.0
+    for term in assistant_losses(model, leaf, targets, tokens):
+        term.backward()
+        loss += term.detach()
+    hidden.backward(leaf.grad)
+    return loss
 
 
 def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
@@ -141,12 +149,11 @@ def train(model: PreTrainedModel, plan: Sequence[Batch], tokens: Tensor, setting
     for step, (ids, learned) in enumerate(plan):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, len(plan), settings)
-        loss = assistant_loss(model, ids.to(model.device), learned.to(model.device), tokens)
-        loss.backward()
+        loss = backward(model, ids.to(model.device), learned.to(model.device), tokens)
         nn.utils.clip_grad_norm_(weights.with_gradients(), 1.0)
         optimiser.step()
         weights.hand_back()
-        losses.append(loss.detach())
+        losses.append(loss)
         if step % 20 == 0 or step == len(plan) - 1:
             log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
     return torch.stack(losses).tolist()
