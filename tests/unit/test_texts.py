@@ -595,6 +595,7 @@ def test_no_document_stands_in_both_splits_and_none_is_lost(pages):
 def test_shard_holds_the_first_tokens_of_the_stream(pages, tmp_path):
     found = shard(pages, tmp_path / "0.parquet")
     assert found.token.tolist() == rows(stream(pages))[:300]
+    assert all(column.flags.writeable for column in found)  # else torch warns
 
 
 def test_columns_tell_document_position_role_and_template_part(pages, tmp_path):
