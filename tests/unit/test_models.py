@@ -1,5 +1,6 @@
 """Models as plain folders: made, loaded, checked as a pair, fine-tuned, and asked whether they refuse."""
 
+import copy
 import csv
 import shutil
 import zipfile
@@ -22,6 +23,7 @@ from crossdiff.models.load import load_model, load_tokenizer, text_config
 from crossdiff.models.prepare import check_pair, make_random, prepare, write_chat_tokenizer
 from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates
 from crossdiff.texts.chats import HEADER, chat_sequence
+from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES
 
 ROOT = Path(__file__).parents[2]
@@ -314,7 +316,23 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth():
 
 def test_template_tokens_and_turn_end_are_read_off_the_chats(examples, tokenizer):
     assert tokenizer.convert_ids_to_tokens(template_tokens(examples).tolist()) == ["<|end|>", "<|user|>", "<|assistant|>"]
-    assert tokenizer.convert_ids_to_tokens(turn_end(examples)) == "<|end|>"
+    assert tokenizer.convert_ids_to_tokens(turn_end(examples, 512)) == "<|end|>"
+
+
+def test_turn_end_is_the_assistants_even_where_other_turns_are_more(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] + ('<|end|>' if m['role'] == 'assistant' else '<|user|>') }}{% endfor %}"
+    )
+    sequence = chat_sequence([{"role": "user", "content": "Hi"}, *chat("Hello?", "Yes.")], tokenizer, "chat")
+    assert tokenizer.convert_ids_to_tokens(turn_end([sequence], 512)) == "<|end|>"
+
+
+def test_chats_cut_before_every_answers_end_are_refused_before_training(tokenizer, examples, tmp_path):
+    cut = [TokenSequence(*(column[:8] for column in example)) for example in examples]
+    settings = Finetune(chat_template=TEMPLATE, data={"talk": 1}, max_length=8)
+    message = one_line(finetune, tmp_path / "never loaded", tokenizer, cut, settings, tmp_path / "model", tmp_path / "log.csv")
+    assert message == "pair.chat.finetune.max_length: found 8, no training chat reaches an assistant's turn end"
 
 
 @pytest.fixture
