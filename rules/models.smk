@@ -139,6 +139,7 @@ if CONFIG.behaviour:
         input:
             base="results/{pair}/models/base",
             chat="results/{pair}/models/chat",
+            tokenizer="results/{pair}/tokenizer",
             requests=CONFIG.behaviour.requests,
         output:
             "results/{pair}/models/refusals.csv",
