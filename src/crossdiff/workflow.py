@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crossdiff.config import Config, TextSource, load
+from crossdiff.errors import UserError
 
 SPLITS = ("train", "validation")
 
@@ -38,9 +39,11 @@ class Run:
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields]
 
     def model_files(self, model: str) -> list[str]:
-        """Local files that a model's source reads."""
+        """Local files that a model's source reads. Raises UserError when its folder holds no model."""
         source = self.config.pair.source(model)
         if source.folder is not None:
+            if not Path(source.folder, "config.json").is_file():
+                raise UserError(f"pair.{model}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json")
             return sorted(str(path) for path in Path(source.folder).glob("*") if path.is_file())
         return [source.random.chat_template] if source.random is not None else []
 
