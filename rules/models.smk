@@ -7,7 +7,7 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 FINETUNE = CONFIG.pair.chat.finetune
 OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
 try:
-    MODEL_FILES = {model: RUN.model_files(model) for model in OWN_MODELS}  # here, not in the rule: an error is one line
+    LOCAL_FILES = {model: RUN.model_files(model) for model in OWN_MODELS}  # here, not in the rule: an error is one line
 except UserError as error:
     raise WorkflowError(str(error))
 # All but the template, which comes with the tokenizer.
@@ -39,7 +39,7 @@ rule prepare_model:
     """A model from the hub, a local folder or a package, as a plain Hugging Face folder."""
     input:
         archive=lambda w: archive(CONFIG.pair.source(w.model).package),
-        files=lambda w: MODEL_FILES[w.model],
+        files=lambda w: LOCAL_FILES[w.model],
     output:
         directory("results/{pair}/models/{model}"),
     log:

@@ -172,7 +172,7 @@ def test_larger_budget_keeps_the_shards_of_before():
 
 
 def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", "README.md", "optimizer.pt", "modeling.py"):  # the last three are not copied
         (tmp_path / name).touch()
     (tmp_path / "subfolder").mkdir()
     values = yaml.safe_load(SMALL)
