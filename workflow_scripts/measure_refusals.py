@@ -2,14 +2,14 @@
 
 from crossdiff.device import fast_dtype
 from crossdiff.job import job
-from crossdiff.models.load import load_model, load_tokenizer
-from crossdiff.models.refusals import read_requests, refusal_rates
+from crossdiff.models.load import load_model
+from crossdiff.models.refusals import read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.storage import write_csv
 
 
-def main(folders: dict[str, str], requests: str, phrasings: int, answer_tokens: int, table: str) -> None:
+def main(folders: dict[str, str], tokenizer: str, requests: str, phrasings: int, answer_tokens: int, table: str) -> None:
     record = read_requests(requests)
-    models = ((name, load_model(folder, fast_dtype()), load_tokenizer(folder)) for name, folder in folders.items())
+    models = ((name, load_model(folder, fast_dtype()), tokenizer_to_ask_with(folder, tokenizer)) for name, folder in folders.items())
     write_csv(table, refusal_rates(models, record, phrasings, answer_tokens))
 
 
@@ -17,6 +17,7 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
             folders={"base": snakemake.input.base, "chat": snakemake.input.chat},
+            tokenizer=snakemake.input.tokenizer,
             requests=snakemake.input.requests,
             phrasings=settings["behaviour.phrasings"],
             answer_tokens=settings["behaviour.answer_tokens"],

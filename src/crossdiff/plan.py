@@ -64,7 +64,7 @@ def state(values: Mapping[str, Any], root: Path) -> str:
         json.dumps(values, sort_keys=True, default=str),
         *(path.read_text(encoding="utf-8") for path in rules),
         *provenance.parts_of(modules).values(),
-        *(str(sorted(path.name for path in (root / folder).glob("*"))) for folder in folders if folder),
+        *(str(sorted(path.name for path in (root / Path(folder).expanduser()).glob("*"))) for folder in folders if folder),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from crossdiff.config import Config, TextSource, load
+from crossdiff.errors import UserError
 
 SPLITS = ("train", "validation")
+# What a model's folder may hold that transformers needs. No Python files: trust_remote_code stays off.
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
 
 
 class Run:
@@ -38,10 +41,12 @@ class Run:
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields]
 
     def model_files(self, model: str) -> list[str]:
-        """Local files that a model's source reads."""
+        """Local files that a model's source reads. Raises UserError when its folder holds no model."""
         source = self.config.pair.source(model)
         if source.folder is not None:
-            return sorted(str(path) for path in Path(source.folder).glob("*") if path.is_file())
+            if not Path(source.folder, "config.json").is_file():
+                raise UserError(f"pair.{model}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json")
+            return [str(path) for path in model_files(Path(source.folder))]
         return [source.random.chat_template] if source.random is not None else []
 
     def n_shards(self, dataset: str, split: str) -> int:
@@ -54,6 +59,11 @@ class Run:
         """Tokens of one shard: all are full but the last."""
         size = self.config.tokens.shard
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that are copied. What else it holds, such as an optimiser's state, decides nothing."""
+    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
 
 
 def section(settings: Mapping[str, Any], *path: str) -> dict[str, Any]:

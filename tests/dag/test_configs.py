@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Checkout, planned
+from conftest import ROOT, TINY, Checkout, planned
 
 from crossdiff.config import load
 from crossdiff.texts.formats import texts
@@ -138,6 +138,14 @@ def test_bad_config_stops_before_any_job(checkout: Checkout, change: str, messag
     assert result.returncode == 1
     assert message in result.stdout
     assert not (checkout.folder / "results").exists()
+    assert "Traceback" not in result.stdout
+
+
+def test_model_folder_that_is_missing_stops_before_any_job(checkout: Checkout) -> None:
+    config = checkout.changed(TINY, {"pair.base": {"folder": "/no/such/model"}})
+    result = checkout.snakemake("--dry-run", "--configfile", config)
+    assert result.returncode == 1
+    assert "pair.base.folder: found /no/such/model, allowed: a Hugging Face folder with config.json" in result.stdout
     assert "Traceback" not in result.stdout
 
 

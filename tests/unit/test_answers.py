@@ -76,6 +76,13 @@ def test_greedy_answers_equal_one_step_at_a_time(model, batch):
     assert [answer.tolist() for answer in greedy(model, PROMPTS, 6, batch)] == expected
 
 
+def test_the_models_own_generation_settings_do_not_alter_its_most_likely_tokens(model):
+    expected = [answer.tolist() for answer in greedy(model, PROMPTS, 12)]
+    model.generation_config.update(repetition_penalty=5.0, min_new_tokens=11, no_repeat_ngram_size=1, do_sample=True, max_length=3)
+    assert [answer.tolist() for answer in greedy(model, PROMPTS, 12)] == expected
+    assert model.generation_config.repetition_penalty == 5.0  # the model itself is left as it is
+
+
 def test_answer_ends_with_the_end_of_the_turn(model):
     third = step_by_step(model, PROMPTS[0], 6)[2]
     model.generation_config.eos_token_id = [END, third]

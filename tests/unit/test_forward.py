@@ -10,9 +10,12 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
     LlamaConfig,
     Qwen2Config,
@@ -41,6 +44,10 @@ CONFIGS = {
     "qwen2": Qwen2Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2, **GROUPED),
     "qwen3": Qwen3Config(num_hidden_layers=3, **GROUPED),
     "gpt_neox": GPTNeoXConfig(num_hidden_layers=3, initializer_range=0.3, **SIZES),
+    # The blocks of these give tuples.
+    "gptj": GPTJConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, rotary_dim=4, n_positions=LENGTH + 5, initializer_range=0.3),
+    "falcon": FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, initializer_range=0.3),
+    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.3),
 }
 IDS = torch.randint(VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
 
@@ -67,7 +74,9 @@ def full_pass(model, ids=IDS):
     """The residual stream after every block, and the logits."""
     last: list[torch.Tensor] = []
     # hidden_states[-1] has the final norm applied, so the last block's output is read off the block.
-    handle = decoder_layers(model)[-1].register_forward_hook(lambda _module, _inputs, output: last.append(output))
+    handle = decoder_layers(model)[-1].register_forward_hook(
+        lambda _module, _inputs, output: last.append(output[0] if isinstance(output, tuple) else output)
+    )
     output = model(input_ids=ids, use_cache=False, output_hidden_states=True)
     handle.remove()
     [after_last] = last
@@ -144,7 +153,9 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
     """Resuming is what patches one model's activations into the other: equal to replacing the block's output in a full pass."""
     layer = n_layers(model) // 2
     foreign = torch.randn(*IDS.shape, 32, generator=torch.Generator().manual_seed(1))
-    handle = decoder_layers(model)[layer].register_forward_hook(lambda *_: foreign)
+    handle = decoder_layers(model)[layer].register_forward_hook(
+        lambda _module, _inputs, output: (foreign, *output[1:]) if isinstance(output, tuple) else foreign
+    )
     with torch.inference_mode():
         expected = model(input_ids=IDS, use_cache=False).logits
     handle.remove()
@@ -155,6 +166,7 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
 def test_skipped_blocks_do_no_work(model):
     blocks, layer = list(decoder_layers(model)), n_layers(model) - 2
     residuals, _ = full_pass(model)
+    head_logits(model, residuals[-1][:, 0])  # the first time, a token goes through block 0 to see what it gives
     ran: list[int] = []
     handles = [block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks)]
     resume_from_layer(model, residuals[layer], IDS, layer)
@@ -200,6 +212,13 @@ def test_result_is_in_the_models_dtype():
 def test_blocks_are_found_under_their_familys_name():
     model = make_model(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4))
     assert list(decoder_layers(model)) == list(model.transformer.h)
+
+
+def test_family_whose_head_gives_other_rows_than_it_was_given_is_refused_by_name():
+    model = make_model(CONFIGS["llama"])
+    model.get_output_embeddings().register_forward_hook(lambda _module, _inputs, output: output[:1])
+    with pytest.raises(UserError, match=r"^LlamaForCausalLM: 2 positions gave 1 rows of logits; this family is not supported$"):
+        head_logits(model, torch.zeros(2, 32))
 
 
 def test_family_without_decoder_blocks_is_refused_by_name():

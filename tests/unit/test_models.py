@@ -1,13 +1,17 @@
 """Models as plain folders: made, loaded, checked as a pair, fine-tuned, and asked whether they refuse."""
 
+import copy
 import csv
+import runpy
 import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -20,8 +24,9 @@ from crossdiff.models.finetune import backward, batches, finetune, learning_rate
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import load_model, load_tokenizer, text_config
 from crossdiff.models.prepare import check_pair, make_random, prepare, write_chat_tokenizer
-from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates
+from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.texts.chats import HEADER, chat_sequence
+from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES
 
 ROOT = Path(__file__).parents[2]
@@ -314,7 +319,23 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth():
 
 def test_template_tokens_and_turn_end_are_read_off_the_chats(examples, tokenizer):
     assert tokenizer.convert_ids_to_tokens(template_tokens(examples).tolist()) == ["<|end|>", "<|user|>", "<|assistant|>"]
-    assert tokenizer.convert_ids_to_tokens(turn_end(examples)) == "<|end|>"
+    assert tokenizer.convert_ids_to_tokens(turn_end(examples, 512)) == "<|end|>"
+
+
+def test_turn_end_is_the_assistants_even_where_other_turns_are_more(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] + ('<|end|>' if m['role'] == 'assistant' else '<|user|>') }}{% endfor %}"
+    )
+    sequence = chat_sequence([{"role": "user", "content": "Hi"}, *chat("Hello?", "Yes.")], tokenizer, "chat")
+    assert tokenizer.convert_ids_to_tokens(turn_end([sequence], 512)) == "<|end|>"
+
+
+def test_chats_cut_before_every_answers_end_are_refused_before_training(tokenizer, examples, tmp_path):
+    cut = [TokenSequence(*(column[:8] for column in example)) for example in examples]
+    settings = Finetune(chat_template=TEMPLATE, data={"talk": 1}, max_length=8)
+    message = one_line(finetune, tmp_path / "never loaded", tokenizer, cut, settings, tmp_path / "model", tmp_path / "log.csv")
+    assert message == "pair.chat.finetune.max_length: found 8, no training chat reaches an assistant's turn end"
 
 
 @pytest.fixture
@@ -454,6 +475,20 @@ def test_refusal_rates_tell_a_model_that_refuses_from_one_that_does_not(folder, 
         ["chat", "benign", 1, 1, 1.0],
     ]
     assert table[["low", "high"]].to_numpy() == pytest.approx(np.array([wilson(*x)[1:] for x in [(0, 3), (0, 1), (3, 3), (1, 1)]]))
+
+
+def test_model_without_a_chat_template_is_asked_through_the_pairs(folder, tmp_path):
+    raw = shutil.copytree(folder, tmp_path / "raw")
+    (raw / "chat_template.jinja").unlink()
+    assert not load_tokenizer(raw).chat_template
+    write_chat_tokenizer(folder, ROOT / "data/markers.jinja", tmp_path / "pair")
+    templates = {path: tokenizer_to_ask_with(path, tmp_path / "pair").chat_template for path in (raw, folder)}
+    assert templates == {raw: (ROOT / "data/markers.jinja").read_text(), folder: Path(TEMPLATE).read_text()}
+    requests = tmp_path / "requests.yaml"
+    requests.write_text(yaml.safe_dump(RECORD))
+    main = runpy.run_path(ROOT / "workflow_scripts/measure_refusals.py")["main"]
+    main({"base": raw, "chat": folder}, tmp_path / "pair", requests, 1, 2, tmp_path / "refusals.csv")
+    assert pd.read_csv(tmp_path / "refusals.csv")["model"].tolist() == ["base", "base", "chat", "chat"]
 
 
 def test_phrasings_multiply_the_requests(folder, tokenizer):

@@ -449,6 +449,32 @@ def test_turn_end_without_a_special_token_is_one_token():
     assert (sequence.template[sequence.role == ROLES.index("user")] == TEMPLATE_PARTS.index("turn end")).sum() == 1
 
 
+INST = (
+    "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + '</s>' }}{% endfor %}"
+)
+
+
+def test_turn_without_a_special_token_ends_before_the_answer():
+    """As Llama 2, Mistral and Vicuna write it: only an answer ends in a special token."""
+    tokenizer = make_tokenizer(INST, ("</s>",))
+    sequence = chat_sequence([user("us"), assistant("yes"), user("a"), assistant("said us")], tokenizer, "chat")
+    assert found_pieces(sequence, tokenizer) == [
+        ("user", "header", "[INST]"),
+        ("user", "content", " us"),
+        ("user", "turn end", " "),
+        ("assistant", "header", "[/INST]"),
+        ("assistant", "content", " yes"),
+        ("assistant", "turn end", "</s>"),
+        ("user", "header", "[INST]"),
+        ("user", "content", " a"),
+        ("user", "turn end", " "),
+        ("assistant", "header", "[/INST]"),
+        ("assistant", "content", " said us"),
+        ("assistant", "turn end", "</s>"),
+    ]
+    assert tokenizer.decode(sequence.token[is_answer(sequence.role, sequence.template)]) == " yes</s> said us</s>"
+
+
 REFUSED_TEMPLATES = {
     "drops a turn": "{% for m in messages if m['role'] != 'system' %}{{ m['role'] + ':' + m['content'] }}{% endfor %}",
     "upper case": "{% for m in messages %}{{ m['role'] + ':' + m['content'] | upper }}{% endfor %}",
@@ -569,6 +595,7 @@ def test_no_document_stands_in_both_splits_and_none_is_lost(pages):
 def test_shard_holds_the_first_tokens_of_the_stream(pages, tmp_path):
     found = shard(pages, tmp_path / "0.parquet")
     assert found.token.tolist() == rows(stream(pages))[:300]
+    assert all(column.flags.writeable for column in found)  # else torch warns
 
 
 def test_columns_tell_document_position_role_and_template_part(pages, tmp_path):

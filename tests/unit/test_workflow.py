@@ -13,6 +13,7 @@ from snakemake.iocontainers import Wildcards
 
 from crossdiff import provenance
 from crossdiff.config import BatchTopK, Finetune, TextSource
+from crossdiff.errors import UserError
 from crossdiff.workflow import Run, section
 
 ROOT = Path(__file__).parents[2]
@@ -171,13 +172,34 @@ def test_larger_budget_keeps_the_shards_of_before():
 
 
 def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", "README.md", "optimizer.pt", "modeling.py"):  # the last three are not copied
         (tmp_path / name).touch()
     (tmp_path / "subfolder").mkdir()
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": str(tmp_path)}
     assert Run(values).model_files("base") == [f"{tmp_path}/config.json", f"{tmp_path}/model.safetensors"]
     assert run().model_files("base") == ["data/plain.jinja"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_folder_without_a_model_is_refused_by_its_key(tmp_path, monkeypatch, exists):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if exists:
+        (tmp_path / "model").mkdir()
+    values = yaml.safe_load(SMALL)
+    values["pair"]["base"] = {"folder": "~/model"}
+    with pytest.raises(UserError) as caught:
+        Run(values).model_files("base")
+    assert str(caught.value) == f"pair.base.folder: found {tmp_path}/model, allowed: a Hugging Face folder with config.json"
+
+
+def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").touch()
+    values = yaml.safe_load(SMALL)
+    values["pair"]["base"] = {"folder": "~"}
+    assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
+    assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(tmp_path)  # as prepare_model gets it
 
 
 # Digests of code.

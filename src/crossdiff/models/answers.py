@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
@@ -29,18 +30,17 @@ def greedy(model: PreTrainedModel, prompts: Sequence[np.ndarray], new_tokens: in
     ``batch`` prompts of similar length run at a time.
     """
     ends = torch.tensor(turn_ends(model))
+    # A copy with the same weights, since generate() fills what it isn't told from the model's own settings: a repetition penalty, say.
+    plain = copy(model)
+    plain.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=new_tokens, eos_token_id=ends.tolist() or None, pad_token_id=int(ends[0]) if len(ends) else 0
+    )
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     found: dict[int, np.ndarray] = {}
     for first in range(0, len(order), batch):
         group = order[first : first + batch]
         ids, mask = padded_left([prompts[i] for i in group])
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            pad_token_id=int(ends[0]) if len(ends) else 0,
-        )[:, ids.shape[1] :].cpu()
+        output = plain.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))[:, ids.shape[1] :].cpu()
         for i, row in zip(group, output, strict=True):
             found[i] = to_turn_end(row, ends)
         log.info("%d of %d answers", len(found), len(prompts))

@@ -23,6 +23,7 @@ from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
 from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
+from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import sequences
 
 log = logging.getLogger(__name__)
@@ -127,11 +128,12 @@ def finetune(
     base: str | Path, tokenizer, examples: Sequence[TokenSequence], settings: Finetuning, folder: Path, training_log: str | Path
 ) -> None:
     """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
+    end = turn_end(examples, settings.max_length)  # first: what can't be trained is refused before hours of it
     model = load_model(base, fast_dtype())
     plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
     losses = train(model, plan, template_tokens(examples), settings)
     _write_log(training_log, plan, losses, settings)
-    model.generation_config.eos_token_id = turn_end(examples)
+    model.generation_config.eos_token_id = end
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -211,7 +213,13 @@ def template_tokens(examples: Sequence[TokenSequence]) -> Tensor:
     return torch.from_numpy(np.unique(np.concatenate([s.token[s.template != CONTENT] for s in examples]))).long()
 
 
-def turn_end(examples: Sequence[TokenSequence]) -> int:
-    """The token that ends a turn: generation stops at it."""
-    first_of_end = np.concatenate([s.token[1:][(s.template[1:] == TURN_END) & (s.template[:-1] != TURN_END)] for s in examples])
-    return int(np.bincount(first_of_end).argmax())
+def turn_end(examples: Sequence[TokenSequence], max_length: int) -> int:
+    """The token that ends an assistant's turn: generation stops at it. Raises UserError when no chat, cut at ``max_length``, has one."""
+    first_of_end = [
+        s.token[1:][(s.template[1:] == TURN_END) & (s.template[:-1] != TURN_END) & (s.role[1:] == ROLES.index("assistant"))]
+        for s in examples
+    ]
+    counts = np.bincount(np.concatenate(first_of_end))
+    if not counts.any():
+        raise UserError(f"pair.chat.finetune.max_length: found {max_length}, no training chat reaches an assistant's turn end")
+    return int(counts.argmax())

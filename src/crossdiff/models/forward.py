@@ -36,10 +36,16 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
     ``ids`` (batch, position) is padded on the right, with any token: causal attention keeps padding out of what comes before it.
     ``inputs`` are further ones of the model: a mask for other padding, a cache that the blocks fill.
     """
-    found: list[Tensor] = []
+    output = _block_output(model, ids, layer, **inputs)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _block_output(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any) -> Tensor | tuple[Tensor, ...]:
+    """What block ``layer`` gives: the residual stream, in some families first in a tuple."""
+    found: list[Tensor | tuple[Tensor, ...]] = []
 
     def stop(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+        found.append(output)
         raise _Reached
 
     handle = decoder_layers(model)[layer].register_forward_hook(stop)
@@ -52,13 +58,26 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
     return found[0]
 
 
-class _Given(nn.Module):
-    """Stands in for a block whose work is skipped: hands on what it is given, or a fixed tensor."""
+_in_tuple: dict[type[nn.Module], bool] = {}  # class of block -> whether its residual stream is in a tuple
 
-    def __init__(self, block: nn.Module, output: Tensor | None) -> None:
+
+def _gives_tuple(model: PreTrainedModel) -> bool:
+    """Whether the blocks give a tuple: tried with one token, once for each family."""
+    block = type(decoder_layers(model)[0])
+    if block not in _in_tuple:
+        token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        _in_tuple[block] = isinstance(_block_output(model, token, 0), tuple)
+    return _in_tuple[block]
+
+
+class _Given(nn.Module):
+    """Stands in for a block whose work is skipped: hands on what it is given, or a fixed tensor, as the block would (``in_tuple``)."""
+
+    def __init__(self, block: nn.Module, output: Tensor | None, in_tuple: bool) -> None:
         super().__init__()
         self.block = [block]  # in a list: not a submodule
         self.output = output
+        self.in_tuple = in_tuple
 
     def __getattr__(self, name: str):
         # Families read attributes such as attention_type off their blocks.
@@ -67,16 +86,17 @@ class _Given(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["block"][0], name)
 
-    def forward(self, hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-        return hidden if self.output is None else self.output
+    def forward(self, hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor | tuple[Tensor]:
+        output = hidden if self.output is None else self.output
+        return (output,) if self.in_tuple else output
 
 
 @contextmanager
 def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[None]:
-    layers = decoder_layers(model)
+    layers, in_tuple = decoder_layers(model), _gives_tuple(model)
     skipped = list(layers[: layer + 1])
     for index, block in enumerate(skipped):
-        layers[index] = _Given(block, hidden if index == layer else None)
+        layers[index] = _Given(block, hidden if index == layer else None, in_tuple)
     try:
         yield
     finally:
@@ -104,4 +124,9 @@ def head_logits(model: PreTrainedModel, residual: Tensor) -> Tensor:
     """
     ids = torch.zeros(len(residual), 1, dtype=torch.long, device=residual.device)
     with _resumed(model, len(decoder_layers(model)) - 1, residual[:, None]):
-        return model(input_ids=ids, use_cache=False).logits[:, 0]
+        logits = model(input_ids=ids, use_cache=False).logits[:, 0]
+    if len(logits) != len(residual):
+        raise UserError(
+            f"{type(model).__name__}: {len(residual)} positions gave {len(logits)} rows of logits; this family is not supported"
+        )
+    return logits

@@ -10,9 +10,7 @@ from crossdiff.config import HubModel, ModelSource, RandomModel
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import load_tokenizer, text_config
-
-# What a folder may hold that transformers needs. No Python files: trust_remote_code stays off.
-PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+from crossdiff.workflow import MODEL_FILES, model_files
 
 
 def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
@@ -32,13 +30,13 @@ def _download(hub: HubModel, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(PATTERNS))
+        snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
     except Exception as error:  # network, authentication and hub errors share no base class
         raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({first_line(error)})") from error
 
 
 def _copy(origin: Path, folder: Path) -> None:
-    files = sorted({path for pattern in PATTERNS for path in origin.glob(pattern)})
+    files = model_files(origin)
     if not (origin / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
         raise UserError(f"{origin}: not a Hugging Face model folder; it needs config.json and *.safetensors")
     folder.mkdir(parents=True)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from crossdiff.errors import UserError
 from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
+from crossdiff.models.load import load_tokenizer
 from crossdiff.texts.formats import requests
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ def answers(model: PreTrainedModel, tokenizer, questions: list[str], new_tokens:
     ]
     ids = [np.asarray(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
     return tokenizer.batch_decode(greedy(model, ids, new_tokens, batch), skip_special_tokens=True)
+
+
+def tokenizer_to_ask_with(folder: str | Path, pair: str | Path):
+    """The model's own, or the pair's where its own has no chat template, as that of a raw base model."""
+    own = load_tokenizer(folder)
+    return own if own.chat_template else load_tokenizer(pair)
 
 
 def read_requests(path: str | Path) -> dict[str, Any]:

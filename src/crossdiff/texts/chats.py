@@ -39,8 +39,8 @@ def _plain(ids: list[int], n_bos: int) -> Sequence:
 def chat_sequence(chat: list[Turn], tokenizer, where: str, ask: bool = False) -> Sequence:
     """A chat through the tokenizer's own template; with ``ask`` it ends in the header of an assistant's turn, for a model to go on from.
 
-    Text outside the turns' contents is template: between two contents, tokens up to and including the first special token end a turn,
-    the rest opens the next. Raises UserError when the template alters a content.
+    Text outside the turns' contents is template: between two contents, tokens up to and including the first special token (or one,
+    if there is none) end a turn, the rest opens the next. Raises UserError when the template alters a content.
     """
     text, spans = _render(chat, tokenizer, where, ask)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -48,12 +48,12 @@ def chat_sequence(chat: list[Turn], tokenizer, where: str, ask: bool = False) ->
     special = np.isin(ids, tokenizer.all_special_ids)
     role, template = np.empty(len(ids), np.int8), np.full(len(ids), HEADER, np.int8)
     next_token = 0
-    for turn, (start, stop) in zip(chat, spans, strict=True):
-        # Tokens that hold at least one character of the content: a token across the border counts as content.
-        first = int(np.searchsorted(offsets[:, 1], start, side="right"))
+    # Tokens that hold at least one character of the content: a token across the border counts as content.
+    firsts = [int(np.searchsorted(offsets[:, 1], start, side="right")) for start, _ in spans]
+    for turn, (start, stop), first, limit in zip(chat, spans, firsts, [*firsts[1:], len(ids)], strict=True):
         last = int(np.searchsorted(offsets[:, 0], stop, side="left")) if stop > start else first
         template[first:last] = CONTENT
-        end = last + _turn_end(special[last:])
+        end = last + _turn_end(special[last:limit])  # not past the next content: between the two there may be no special token
         template[last:end] = TURN_END
         role[next_token:end] = ROLES.index(turn["role"])
         next_token = end

@@ -140,4 +140,4 @@ def read_shard(path: str | Path) -> Shard:
         table = pq.read_table(path, columns=list(COLUMNS))
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise _not_a_shard(path, error) from error
-    return Shard(*(np.array(table[column]) for column in COLUMNS))
+    return Shard(*(np.array(table[column].to_numpy()) for column in COLUMNS))  # copies: torch warns of arrays that are read-only
