@@ -103,9 +103,9 @@ class BatchTopKLoss(Loss):
     def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
         """Squared error of the residual (batch, width) rebuilt without bias from each token's strongest ``dead`` latents (dead,), over its
         variance."""
+        k = self.settings.auxiliary_k
         if not len(dead):
             return x.new_zeros(())
-        k = self.settings.auxiliary_k
         with products_of(crosscoder, x):
             codes = (x @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
             if len(dead) > k:
