@@ -56,6 +56,7 @@ def refusal_latents(
     base: PreTrainedModel, chat: PreTrainedModel, crosscoder: Crosscoder, summary: Summary, betas: pd.DataFrame, asked: Asked, top: int
 ) -> pd.DataFrame:
     """The ``top`` most chat-leaning live latents, the most refusal-related first: whose activation best tells harmful from benign requests.
+    Latents that never fired in the training text are left out: their strengths have no unit.
 
     Looked at are the tokens of the requests themselves (training requests: held-out ones only measure). Columns: latent,
     relative_norm_difference, harmful and benign (mean activation on these tokens), score: |harmful - benign| times the norm of the chat
@@ -73,7 +74,7 @@ def refusal_latents(
     harmful, benign = (codes[torch.from_numpy(kind == name)].mean(dim=0) for name in KINDS)
     score = (harmful - benign).abs() * crosscoder.decoder_norms()[:, 1] / crosscoder.scale[1]
     table = pd.DataFrame({"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score})
-    candidates = most_chat_leaning(betas, top)[["latent", "relative_norm_difference"]]
+    candidates = most_chat_leaning(betas[betas.max_activation > 0], top)[["latent", "relative_norm_difference"]]
     return candidates.merge(table, on="latent").sort_values(["score", "latent"], ascending=[False, True], ignore_index=True)
 
 
