@@ -12,6 +12,7 @@ from helpers_tables import scaling_table
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.quality import reconstruction_quality
+from crossdiff.errors import UserError
 from crossdiff.evaluation import (
     beta_table,
     classify,
@@ -100,6 +101,13 @@ def test_constant_shift_of_the_reconstruction_costs_no_variance(crosscoder: Cros
     crosscoder.decoder_bias += 5
     after, _ = reconstruction_quality(crosscoder, [raw])
     assert after["fve_base"] == pytest.approx(before["fve_base"], rel=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_too_few_validation_tokens_are_refused(crosscoder: Crosscoder, tokens: int) -> None:
+    said = rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; raise validation_tokens, or loosen [^\n]*$"
+    with pytest.raises(UserError, match=said):
+        reconstruction_quality(crosscoder, [torch.randn(1, 2, WIDTH)] * tokens)
 
 
 # Classes
