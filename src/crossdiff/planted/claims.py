@@ -45,9 +45,9 @@ def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
 
 
 def false_at(curve: pd.DataFrame, recall: float) -> float:
-    """False members that come before ``recall`` is reached; NaN if it never is."""
+    """False members that come before ``recall`` is reached; NaN if it never is, or is 0: whoever finds nothing can't be compared."""
     reached = curve[curve.recall >= recall - 1e-9]
-    return float(reached.false_members.iloc[0]) if len(reached) else math.nan
+    return float(reached.false_members.iloc[0]) if recall > 0 and len(reached) else math.nan
 
 
 def _norm(table: pd.DataFrame) -> np.ndarray:
