@@ -85,6 +85,14 @@ def test_no_recall_leaves_false_members_undecided() -> None:
     assert math.isnan(found["mean"][0])
 
 
+@pytest.mark.parametrize("name", ["nu_error", "nu_reconstruction"])
+def test_an_undefined_correlation_leaves_agreement_undecided(name: str) -> None:
+    table = called_by_norm(["chat_only", "weakened", "shared"], [0.9, 0.7, 0.5]).assign(**{name: 0.5})
+    found = judge({0: table, 1: table}, {0: table, 1: table}, planted=1)
+    assert found.verdict[3] == "undecided"
+    assert math.isnan(found["mean"][3])
+
+
 def test_handmade_traps_bear_out_the_claims(tables: dict[str, pd.DataFrame]) -> None:
     found = judge({0: tables["l1"], 1: tables["l1"]}, {0: tables["batchtopk"], 1: tables["batchtopk"]}, planted=5)
     assert found.verdict[[0, 1, 2, 4]].tolist() == ["holds"] * 4

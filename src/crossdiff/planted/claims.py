@@ -76,7 +76,8 @@ def _flagged(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
 
 def _agreement(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
     usable = plausible(batchtopk)
-    return min(-usable.relative_norm_difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction"))
+    # numpy's minimum: an undefined correlation leaves the claim undecided, whichever of the two it is.
+    return float(np.min([-usable.relative_norm_difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction")]))
 
 
 def _recall_difference(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
