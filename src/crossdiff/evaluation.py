@@ -31,21 +31,30 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
 def beta_table(scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thresholds: LatentScaling) -> pd.DataFrame:
     """The scaling table with validation_active_tokens, class and what latent scaling says of a claim to be model-specific (paper.md c.1).
 
-    confirmed: both ratios are below their thresholds (of base-only latents the mirrored ratios); confirmed_95: so are the upper ends of
-    their intervals (nu only). complete_shrinkage: nu_error is not below; latent_decoupling: nu_reconstruction is not below. Undefined
-    ratios confirm nothing and accuse of nothing.
+    confirmed: ``confirms`` both ratios (of base-only latents the mirrored ones); confirmed_95: and both ends of their intervals (nu only).
+    complete_shrinkage: nu_error is not below its threshold; latent_decoupling: nu_reconstruction is not below. Undefined ratios confirm
+    nothing and accuse of nothing, implausibly low ones confirm nothing.
     """
     table = scaling.merge(fired, on="latent", validate="one_to_one")
     table["class"] = classify(table.relative_norm_difference.to_numpy(), table.validation_active_tokens.to_numpy(), classes)
     base_only = table["class"] == "base-only"
     error = table.nu_error.mask(base_only, table.mirrored_nu_error)
     reconstruction = table.nu_reconstruction.mask(base_only, table.mirrored_nu_reconstruction)
-    table["confirmed"] = (error < thresholds.nu_error_below) & (reconstruction < thresholds.nu_reconstruction_below)
-    surely = (table.nu_error_high < thresholds.nu_error_below) & (table.nu_reconstruction_high < thresholds.nu_reconstruction_below)
-    table["confirmed_95"] = surely & ~base_only
+    below = thresholds.nu_error_below, thresholds.nu_reconstruction_below
+    table["confirmed"] = confirms(error, reconstruction, *below)
+    ends = [confirms(table[f"nu_error_{end}"], table[f"nu_reconstruction_{end}"], *below) for end in ("low", "high")]
+    table["confirmed_95"] = table.confirmed & ends[0] & ends[1] & ~base_only
     table["complete_shrinkage"] = error >= thresholds.nu_error_below
     table["latent_decoupling"] = reconstruction >= thresholds.nu_reconstruction_below
     return table
+
+
+def confirms(nu_error: pd.Series, nu_reconstruction: pd.Series, error_below: float, reconstruction_below: float) -> pd.Series:
+    """Whether both ratios lie below their thresholds, and not below NU_RANGE: a base model that needs the opposite needs something."""
+    lowest = NU_RANGE[0]
+    return nu_error.between(lowest, error_below, inclusive="left") & nu_reconstruction.between(
+        lowest, reconstruction_below, inclusive="left"
+    )
 
 
 def plausible(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import Block
-from crossdiff.config import Bootstrap
+from crossdiff.config import FEWEST_ACTIVE_BLOCKS, Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, rows_per_latent
 from crossdiff.device import keep_freed_memory
@@ -107,7 +107,7 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int,
     relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
     latent's tokens from beta = 0 to beta), nu_{target} with its 95 % interval nu_{target}_low, nu_{target}_high, mirrored_nu_{target}
     (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
-    the latent fires. NaN where undefined: a dead latent, or a denominator of 0.
+    the latent fires. NaN where undefined: a dead latent, a denominator of 0, or an interval of too few active blocks.
     """
     keep_freed_memory()
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
@@ -168,7 +168,8 @@ def document_blocks(parts: Iterable[Block], tokens: int, blocks: int) -> Iterato
 def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
     """95 % interval of nu, twice (latents,), from numerators (model, block, latents): the percentile bootstrap over blocks of documents.
 
-    Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than two blocks.
+    Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than FEWEST_ACTIVE_BLOCKS
+    blocks: the interval would be far too narrow.
     """
     drawn = np.random.default_rng(bootstrap.seed).multinomial(
         bootstrap.blocks, [1 / bootstrap.blocks] * bootstrap.blocks, bootstrap.samples
@@ -178,7 +179,8 @@ def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tenso
     for part in numerators.split(LATENTS_AT_ONCE, dim=2):
         base, chat = weights @ part[BASE], weights @ part[CHAT]  # (sample, latents)
         low_high = torch.nanquantile(_ratio(base, chat), torch.tensor([0.025, 0.975]).to(part), dim=0)
-        few = (part != 0).any(dim=0).sum(dim=0) < 2
+        # Fewer than one draw in 20,000 misses so many blocks of the denominator and is undefined: dropped, it moves nothing.
+        few = (part[CHAT] != 0).sum(dim=0) < FEWEST_ACTIVE_BLOCKS
         bounds.append(low_high.masked_fill(few, torch.nan))
     low, high = torch.cat(bounds, dim=1)
     return low, high

@@ -56,21 +56,32 @@ def refusal_latents(
     base: PreTrainedModel, chat: PreTrainedModel, crosscoder: Crosscoder, summary: Summary, betas: pd.DataFrame, asked: Asked, top: int
 ) -> pd.DataFrame:
     """The ``top`` most chat-leaning live latents, the most refusal-related first: whose activation best tells harmful from benign requests.
+    Latents that never fired in the training text are left out: their strengths have no unit.
 
     Looked at are the tokens of the requests themselves (training requests: held-out ones only measure). Columns: latent,
     relative_norm_difference, harmful and benign (mean activation on these tokens), score: |harmful - benign| times the norm of the chat
     direction in the raw residual stream. A latent that fires on what is harmless is as much related to refusal as one that fires on harm.
+
+    Raises UserError where either kind has no training request, or none of whose tokens counts: nothing tells the two apart.
     """
+    _check_both_kinds(asked.kind, "behaviour.requests", "train requests")
     ids, content = _requests(asked)
     pair = torch.stack([_activations(model, ids, crosscoder.layer)[content] for model in (base, chat)], dim=1)
     counts = summary.counts(content.nonzero()[:, 1].numpy(), pair.norm(dim=2).T.numpy())
     codes = crosscoder.encode(crosscoder.normalise(pair[torch.from_numpy(counts)]))
     kind = np.repeat(asked.kind, content.sum(dim=1))[counts]
+    _check_both_kinds(kind, "activations.skip_first, activations.max_norm_ratio", "tokens of train requests that count")
     harmful, benign = (codes[torch.from_numpy(kind == name)].mean(dim=0) for name in KINDS)
     score = (harmful - benign).abs() * crosscoder.decoder_norms()[:, 1] / crosscoder.scale[1]
     table = pd.DataFrame({"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score})
-    candidates = most_chat_leaning(betas, top)[["latent", "relative_norm_difference"]]
+    candidates = most_chat_leaning(betas[betas.max_activation > 0], top)[["latent", "relative_norm_difference"]]
     return candidates.merge(table, on="latent").sort_values(["score", "latent"], ascending=[False, True], ignore_index=True)
+
+
+def _check_both_kinds(kinds: Sequence[str] | np.ndarray, key: str, what: str) -> None:
+    for kind in KINDS:
+        if kind not in kinds:
+            raise UserError(f"{key}: found no {kind} {what}, allowed: at least one, to choose the steered latent by")
 
 
 def _requests(asked: Asked) -> tuple[Tensor, Tensor]:

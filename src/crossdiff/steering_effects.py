@@ -50,7 +50,7 @@ def steering(
     """Steer the most refusal-related latent and the ``named`` ones of the crosscoder that the config calls ``name``.
 
     ``record`` is the parsed requests file: its training requests choose, its held-out ones measure. Raises UserError for a named latent
-    that does not exist or never fired.
+    that does not exist or never fired, and where no request of a kind can choose.
     """
     check_latents(named, crosscoder, name)
     train, held_out = (Asked.of(record, part, settings.phrasings, tokenizer) for part in ("train", "held_out"))

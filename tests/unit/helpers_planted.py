@@ -19,7 +19,7 @@ from crossdiff.scaling import latent_scaling
 
 D_MODEL, NORM = 48, 3.0
 LENGTHS = [40] * 120
-THRESHOLDS, SCORING = LatentScaling(bootstrap=Bootstrap(blocks=4, samples=10)), Scoring()
+THRESHOLDS, SCORING = LatentScaling(bootstrap=Bootstrap(blocks=10, samples=10)), Scoring()
 
 
 def planted_settings(**changes) -> Planted:

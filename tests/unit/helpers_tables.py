@@ -14,6 +14,8 @@ def scaling_table(difference: list[float], nu_error: list[float], nu_reconstruct
             "relative_norm_difference": np.asarray(difference, np.float32),
             "nu_error": error,
             "nu_reconstruction": reconstruction,
+            "nu_error_low": error - half_width,
+            "nu_reconstruction_low": reconstruction - half_width,
             "nu_error_high": error + half_width,
             "nu_reconstruction_high": reconstruction + half_width,
             "mirrored_nu_error": 1 - error,

@@ -34,7 +34,7 @@ crosscoders:
   topk: {{loss: batchtopk, expansion: 4, k: 8, batch: 256, tokens: 25600, threshold_start_step: 50, normalisation: {{kind: shared}}}}
   l1: {{loss: l1, latents: 96, l1_coefficient: 0.05, batch: 256, tokens: 25600}}
 seeds: [0, 1]
-latent_scaling: {{nu_error_below: 0.2}}
+latent_scaling: {{nu_error_below: 0.2, bootstrap: {{blocks: 20}}}}
 classes: {{top: 10}}
 examples: {{per_latent: 3, quantiles: [0.5, 1.0]}}
 twins: {{cosine_above: 0.8}}
@@ -192,6 +192,7 @@ ONE_VALUE = {
         "found 'both' (text), allowed: 'none', 'per_model' or 'shared'",
     ),
     "unknown loss": ("crosscoders.topk.loss", "topk", "found 'topk', allowed: batchtopk, l1"),
+    "few blocks": ("latent_scaling.bootstrap.blocks", 9, "found 9 (integer), allowed: greater than or equal to 10"),
     "no quantiles": ("examples.quantiles", [], "found [] (list)"),
     "cosine that nothing exceeds": ("twins.cosine_above", 1.0, "found 1.0 (number), allowed: less than 1"),
     "infinite learning rate": ("crosscoders.topk.learning_rate", math.inf, "found inf (number), allowed: a finite number"),

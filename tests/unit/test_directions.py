@@ -36,7 +36,7 @@ def found_of(directions: torch.Tensor, latents: list[int] | None = None) -> Live
 def test_lens_is_the_models_final_norm_and_head(small_blocks: None) -> None:
     chat, directions = model(), torch.randn(8, WIDTH)
     found = moved_tokens(chat, directions, count=4)
-    normed = directions * torch.rsqrt(directions.square().mean(dim=1, keepdim=True) + chat.config.rms_norm_eps) * chat.model.norm.weight
+    normed = directions * torch.rsqrt(directions.square().mean(dim=1, keepdim=True)) * chat.model.norm.weight
     logits = (normed @ chat.lm_head.weight.T).detach().numpy()
     logits -= logits.mean(axis=1, keepdims=True)
     assert len(found) == 8
@@ -48,9 +48,10 @@ def test_lens_is_the_models_final_norm_and_head(small_blocks: None) -> None:
         np.testing.assert_allclose(row.lowered_by, expected[order[:4]], rtol=1e-4)
 
 
-def test_length_of_a_direction_says_nothing() -> None:
+@pytest.mark.parametrize("factor", [7, 1e-3])
+def test_length_of_a_direction_says_nothing(factor: float) -> None:
     chat, directions = model(), torch.randn(5, WIDTH)
-    one, other = moved_tokens(chat, directions), moved_tokens(chat, 7 * directions)
+    one, other = moved_tokens(chat, directions), moved_tokens(chat, factor * directions)
     assert [row.tolist() for row in one.raised] == [row.tolist() for row in other.raised]
     np.testing.assert_allclose(np.stack(one.raised_by), np.stack(other.raised_by), rtol=1e-3)
 

@@ -12,6 +12,7 @@ from helpers_tables import scaling_table
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.quality import reconstruction_quality
+from crossdiff.errors import UserError
 from crossdiff.evaluation import (
     beta_table,
     classify,
@@ -102,6 +103,13 @@ def test_constant_shift_of_the_reconstruction_costs_no_variance(crosscoder: Cros
     assert after["fve_base"] == pytest.approx(before["fve_base"], rel=1e-4)
 
 
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_too_few_validation_tokens_are_refused(crosscoder: Crosscoder, tokens: int) -> None:
+    said = rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; raise validation_tokens, or loosen [^\n]*$"
+    with pytest.raises(UserError, match=said):
+        reconstruction_quality(crosscoder, [torch.randn(1, 2, WIDTH)] * tokens)
+
+
 # Classes
 
 
@@ -135,7 +143,9 @@ def test_latent_that_did_not_fire_is_dead_whatever_its_norms(difference: float) 
     ("nu_error", "nu_reconstruction", "confirmed", "shrunk", "decoupled"),
     [
         (0.1, 0.3, True, False, False),
-        (-0.5, -0.5, True, False, False),
+        (-0.1, -0.1, True, False, False),
+        (-0.11, 0.3, False, False, False),
+        (0.1, -0.5, False, False, False),
         (0.2, 0.3, False, True, False),
         (0.1, 0.5, False, False, True),
         (0.3, 0.9, False, True, True),
@@ -155,12 +165,17 @@ def test_base_only_latents_are_judged_by_mirrored_ratios() -> None:
     assert table.complete_shrinkage.tolist() == [False, True, True]
 
 
-def test_confirmed_with_certainty_needs_the_whole_interval_below() -> None:
-    counts = pd.DataFrame({"latent": [0, 1], "validation_active_tokens": 9})
-    for half_width, expected in ((0.05, [True, False]), (0.2, [False, False])):
-        table = beta_table(scaling_table([0.95, 0.95], [0.1, 0.18], [0.3, 0.3], half_width), counts, Classes(), LatentScaling())
-        assert table.confirmed.tolist() == [True, True]
-        assert table.confirmed_95.tolist() == expected
+@pytest.mark.parametrize(("half_width", "expected"), [(0.05, [True, False, False]), (0.2, [False, False, False])])
+def test_confirmed_with_certainty_needs_the_whole_interval_in_range(half_width: float, expected: list[bool]) -> None:
+    counts = pd.DataFrame({"latent": [0, 1, 2], "validation_active_tokens": 9})
+    scaling = scaling_table([0.95] * 3, [0.1, 0.18, -0.08], [0.3] * 3, half_width)
+    table = beta_table(scaling, counts, Classes(), LatentScaling())
+    assert table.confirmed.tolist() == [True, True, True]
+    assert table.confirmed_95.tolist() == expected
+
+
+def test_base_only_latents_with_implausibly_low_mirrored_ratios_are_not_confirmed() -> None:
+    assert betas([0.02, 0.02], [9, 9], [1.05, 1.5], [1.05, 1.05]).confirmed.tolist() == [True, False]
 
 
 def test_beta_table_joins_by_latent_and_not_by_row() -> None:

@@ -39,7 +39,10 @@ def dense(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | 
     found = []
     for shard in activations.shards:
         rows = np.flatnonzero(shard.tokens.position >= activations.summary.skip_first)
-        rows = rows[: None if tokens is None else -(-tokens // len(activations.shards))]
+        stop = shard.rows if tokens is None else rows[: -(-tokens // len(activations.shards))][-1] + 1
+        while stop < shard.rows and shard.tokens.position[stop]:  # on to the end of the sequence
+            stop += 1
+        rows = rows[rows < stop]
         codes = crosscoder.encode(crosscoder.normalise(shard.read(0, shard.rows))).numpy()
         read = np.zeros_like(codes)
         read[rows] = codes[rows]
@@ -77,20 +80,22 @@ def test_firings_are_the_active_entries_of_the_dense_codes(
     assert sum(len(part.value) for part in parts) > 0
 
 
-def test_no_sequence_is_cut(tmp_path: Path, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tokens", [None, 16])
+def test_no_sequence_is_cut(tmp_path: Path, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch, tokens: int | None) -> None:
     activations = cached(tmp_path)
     monkeypatch.setattr(pairs, "CHUNK_ROWS", 4)
     monkeypatch.setattr(module, "AT_ONCE", 1)
-    parts = list(firings(crosscoder, activations))
+    parts = list(firings(crosscoder, activations, tokens))
     assert len(parts) > len(LENGTHS)
     for part in parts:
-        assert activations.shards[part.shard].tokens.position[part.rows[0]] == 0
+        position = np.append(activations.shards[part.shard].tokens.position, 0)
+        assert position[part.rows[0]] == position[part.rows[-1] + 1] == 0
 
 
 def test_a_limit_leaves_no_shard_out(tmp_path: Path, crosscoder: Crosscoder) -> None:
     """Shards come data set by data set: the first tokens of all would be those of one data set."""
     parts = list(firings(crosscoder, cached(tmp_path), tokens=10))
-    assert [(part.shard, len(part.rows)) for part in parts] == [(0, 5), (1, 5)]
+    assert [(part.shard, len(part.rows)) for part in parts] == [(0, 7), (1, 5)]
 
 
 def test_shards_without_kept_tokens_or_firings_do_no_harm(tmp_path: Path, crosscoder: Crosscoder) -> None:

@@ -60,6 +60,7 @@ def test_recall_curve_counts_concepts_once_and_sets_borderline_aside() -> None:
     assert curve.false_members.tolist() == [1, 1, 1, 1, 2, 2]
     assert (false_at(curve, 0.25), false_at(curve, 0.5)) == (1, 2)
     assert math.isnan(false_at(curve, 0.75))
+    assert math.isnan(false_at(curve, 0))  # not the false members that happen to be called first
 
 
 def test_equal_norm_differences_are_called_together() -> None:
@@ -74,6 +75,22 @@ def test_quantities_of_claims() -> None:
     assert len(found) == len(CLAIMS)
     assert found["mean"].tolist() == pytest.approx([3, 2 / 3, 0.5, 1, 0.5])
     assert found.verdict.tolist() == ["holds", "holds", "undecided", "holds", "holds"]
+
+
+def test_no_recall_leaves_false_members_undecided() -> None:
+    l1 = called_by_norm(["weakened", "chat_only"], [0.99, 0.95])
+    batchtopk = called_by_norm(["chat_only", "weakened"], [0.8, 0.7])  # calls nothing by norm
+    found = judge({0: l1, 1: l1}, {0: batchtopk, 1: batchtopk}, planted=1)
+    assert found.verdict[0] == "undecided"
+    assert math.isnan(found["mean"][0])
+
+
+@pytest.mark.parametrize("name", ["nu_error", "nu_reconstruction"])
+def test_an_undefined_correlation_leaves_agreement_undecided(name: str) -> None:
+    table = called_by_norm(["chat_only", "weakened", "shared"], [0.9, 0.7, 0.5]).assign(**{name: 0.5})
+    found = judge({0: table, 1: table}, {0: table, 1: table}, planted=1)
+    assert found.verdict[3] == "undecided"
+    assert math.isnan(found["mean"][3])
 
 
 def test_handmade_traps_bear_out_the_claims(tables: dict[str, pd.DataFrame]) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from crossdiff.config import Noise
 from crossdiff.errors import UserError
+from crossdiff.planted import concepts as planted_concepts
 from crossdiff.planted.concepts import draw, eligible
 from crossdiff.planted.planting import firings, noise, plant
 
@@ -120,6 +121,21 @@ def test_too_few_tokens_are_refused_with_what_works() -> None:
         drawn(frequency=(0.001, 0.06))
     works = float(re.search(r"from ([\d.]+) on", str(error.value))[1])
     drawn(frequency=(works, 0.06))
+
+
+@pytest.mark.parametrize(
+    ("context", "rare", "times"),
+    [
+        ("position", '{"period": 1000, "phase": 39}', 60),  # the last of 40 positions in 120 documents, on half of them
+        ("topic", '{"topics": 8000, "topic": 7999}', 0),  # no document at all
+    ],
+)
+def test_context_of_too_few_tokens_is_refused(monkeypatch: pytest.MonkeyPatch, context: str, rare: str, times: int) -> None:
+    where = planted_concepts._where
+    monkeypatch.setattr(planted_concepts, "_where", lambda name, *rest: rare if name == context else where(name, *rest))
+    said = rf"fewest_firings: found 80, but concept \d+ fires about {times} times in its context \({context}\)"
+    with pytest.raises(UserError, match=said):
+        drawn(fewest_firings=80)
 
 
 @pytest.mark.parametrize("change", [{"frequency": (0.1, 0.05)}, {"frequency": (0.0, 0.1)}, {"rotation": (0, 10)}, {"rotation": (10, 91)}])

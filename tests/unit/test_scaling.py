@@ -28,7 +28,7 @@ def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap:
     for part in parts:
         blocks.append(Block(part, (first + np.arange(len(part))) // 10))
         first += len(part)
-    return scale_blocks(crosscoder, blocks, first, Bootstrap(**{"blocks": 7, "samples": 20} | bootstrap))
+    return scale_blocks(crosscoder, blocks, first, Bootstrap(**{"blocks": 10, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
@@ -99,7 +99,10 @@ def test_block_without_active_latents_changes_nothing_but_frequencies(crosscoder
     crosscoder.encoder_bias.clamp_max_(0)
     silent = crosscoder.mean.expand(5, 2, WIDTH)  # zero on the crosscoder's scale
     assert not crosscoder.encode(crosscoder.normalise(silent)).any()
-    with_silence, without = (latent_scaling(crosscoder, parts).drop(columns="frequency") for parts in ([raw, silent], [raw]))
+    with_silence, without = (
+        latent_scaling(crosscoder, parts, blocks=21).drop(columns="frequency")
+        for parts in ([raw, silent], [raw])  # the same 21 blocks in both
+    )
     pd.testing.assert_frame_equal(with_silence, without)
 
 
@@ -124,7 +127,7 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
 
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
-    table = latent_scaling(crosscoder, [raw])
+    table = latent_scaling(crosscoder, [raw] * 10)  # every block is all of it, so every latent that fires has an interval
     ratios = table[[column for column in table if column.startswith(("beta_", "nu_", "mirrored_", "improvement_", "control_"))]]
     assert ratios.shape[1] == 4 * (2 + 3 + 1 + 2 + 2)
     assert ratios.loc[3].isna().all()
@@ -176,17 +179,17 @@ def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(lengths: l
 
 
 def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
-    numerators = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, high = nu_interval(numerators, Bootstrap(blocks=6, samples=4000, seed=1))
+    numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    low, high = nu_interval(numerators, Bootstrap(blocks=12, samples=4000, seed=1))
     rng = np.random.default_rng(7)
-    samples = numerators.numpy()[:, rng.integers(0, 6, (4000, 6))].sum(axis=2)  # blocks drawn one by one, another way
+    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(axis=2)  # blocks drawn one by one, another way
     expected = np.quantile(samples[0] / samples[1], [0.025, 0.975], axis=0)
     np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)
 
 
 def test_interval_holds_the_estimate_and_narrows_with_more_text(crosscoder: Crosscoder) -> None:
     widths = []
-    for tokens in (300, 30_000):
+    for tokens in (600, 60_000):
         raw = torch.randn(tokens, 2, WIDTH, generator=torch.Generator().manual_seed(5))
         table = latent_scaling(crosscoder, [raw], blocks=20, samples=200).drop(3)
         assert (table.nu_activation_low <= table.nu_activation).mean() > 0.8
@@ -196,12 +199,25 @@ def test_interval_holds_the_estimate_and_narrows_with_more_text(crosscoder: Cros
     assert widths[1] < widths[0] / 4
 
 
-def test_interval_of_a_latent_in_one_block_is_undefined() -> None:
-    numerators = torch.zeros(2, 6, 2, dtype=torch.float64)
-    numerators[:, :, 0], numerators[:, 3, 1] = 1.0, 1.0
-    low, high = nu_interval(numerators, Bootstrap(blocks=6, samples=50))
+def test_interval_of_a_latent_in_few_blocks_is_undefined() -> None:
+    numerators = torch.zeros(2, 50, 3, dtype=torch.float64)
+    numerators[:, 20:30, 0], numerators[:, 20:29, 1] = 1.0, 1.0
+    numerators[0, :, 2], numerators[1, :9, 2] = 1.0, 1.0  # most draws would be defined, but rest on 9 blocks
+    low, high = nu_interval(numerators, Bootstrap(samples=50))
     assert (low[0], high[0]) == (1, 1)
-    assert torch.isnan(low[1]) and torch.isnan(high[1])
+    assert torch.isnan(low[1:]).all() and torch.isnan(high[1:]).all()
+
+
+@pytest.mark.parametrize("active", [10, 50])
+def test_interval_holds_the_truth_about_as_often_as_it_says(active: int) -> None:
+    generator, latents = np.random.default_rng(0), 1000
+    numerators = np.zeros((2, 50, latents))
+    blocks = generator.permuted(np.tile(np.arange(50)[:, None], latents), axis=0)[:active]
+    weight = generator.exponential(size=blocks.shape)
+    numerators[0, blocks, np.arange(latents)] = weight * (0.5 + 0.4 * generator.normal(size=blocks.shape))
+    numerators[1, blocks, np.arange(latents)] = weight
+    low, high = nu_interval(torch.from_numpy(numerators), Bootstrap())
+    assert ((low <= 0.5) & (high >= 0.5)).double().mean() > 0.86
 
 
 def test_mirrored_ratio_is_the_ratio_of_the_pair_turned_round(crosscoder: Crosscoder, raw: Tensor) -> None:

@@ -83,8 +83,8 @@ def _place(tokenizer, tokens: np.ndarray, question: str) -> slice:
 def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, crosscoder):
     base, chat, _ = models
     asked = asked_of(models, "train")
-    found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,)), asked, top=6)
-    assert sorted(found.latent) == [17, 18, 19, 20, 21, 22]  # the most chat-leaning live ones
+    found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,), silent=(20,)), asked, top=6)
+    assert sorted(found.latent) == [16, 17, 18, 19, 21, 22]  # the most chat-leaning live ones that fired in the training text
     codes = {"harmful": [], "benign": []}
     for kind, prompt, question in zip(asked.kind, asked.prompt, asked.question, strict=True):
         ids = torch.from_numpy(prompt.token).long()[None]
@@ -104,6 +104,26 @@ def test_choice_sees_no_held_out_request(models, crosscoder):
     changed = RECORD | {"harmful": RECORD["harmful"] | {"held_out": ["something else"]}}
     chosen = [steering(*models, crosscoder, SUMMARY, betas(), record, [], "topk", 6, GRID).candidates for record in (RECORD, changed)]
     pd.testing.assert_frame_equal(*chosen)
+
+
+@pytest.mark.parametrize(("kind", "nothing"), [("harmful", []), ("benign", {})])
+def test_no_training_requests_of_a_kind_are_refused(models, crosscoder, kind, nothing):
+    asked = Asked.of(RECORD | {kind: RECORD[kind] | {"train": nothing}}, "train", 1, models[2])
+    with pytest.raises(UserError, match=rf"^behaviour\.requests: found no {kind} train requests, allowed: at least one, [^\n]*$"):
+        refusal_latents(*models[:2], crosscoder, SUMMARY, betas(), asked, top=6)
+
+
+def test_no_training_requests_at_all_are_refused(models, crosscoder):
+    with pytest.raises(UserError, match=r"^behaviour\.requests: found no harmful train requests"):
+        refusal_latents(*models[:2], crosscoder, SUMMARY, betas(), Asked([], [], []), top=6)
+
+
+@pytest.mark.parametrize("change", [{"skip_first": 100}, {"max_norm_ratio": 1e-9}])
+def test_training_requests_without_a_token_that_counts_are_refused(models, crosscoder, change):
+    with pytest.raises(
+        UserError, match=r"^activations\.skip_first, activations\.max_norm_ratio: found no harmful tokens of train requests"
+    ):
+        refusal_latents(*models[:2], crosscoder, SUMMARY._replace(**change), betas(), asked_of(models, "train"), top=6)
 
 
 # Directions.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from crossdiff.config.analysis import (
+    FEWEST_ACTIVE_BLOCKS,
     Behaviour,
     Bootstrap,
     Causal,
@@ -33,6 +34,7 @@ from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, Tex
 from crossdiff.errors import UserError
 
 __all__ = [
+    "FEWEST_ACTIVE_BLOCKS",
     "L1",
     "LOSSES",
     "Activations",

@@ -7,11 +7,15 @@ from pydantic import Field, model_validator
 
 from crossdiff.config.base import Fraction, Name, NonNegativeInt, PositiveFloat, Settings, with_ranges
 
+# A latent that fires in fewer blocks has no interval: the bootstrap over few active blocks is far too narrow. With 2, 3, 5 and 10 active
+# ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
+FEWEST_ACTIVE_BLOCKS = 10
+
 
 class Bootstrap(Settings):
     """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
 
-    blocks: Annotated[int, Field(gt=1, description="blocks that the documents are spread over")] = 50
+    blocks: Annotated[int, Field(ge=FEWEST_ACTIVE_BLOCKS, description="blocks that the documents are spread over")] = 50
     samples: Annotated[int, Field(gt=1, description="times that so many blocks are drawn")] = 200
     seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
 

@@ -16,7 +16,7 @@ class Activations(Settings):
         float | None,
         Field(gt=1, allow_inf_nan=False, description="leave out tokens whose norm in either model exceeds this multiple of the median"),
     ] = None
-    statistics_tokens: Annotated[int, Field(gt=0, description="tokens for median norm, mean and scale")] = 1_000_000
+    statistics_tokens: Annotated[int, Field(gt=0, description="tokens for mean and scale; median norms are of all")] = 1_000_000
 
 
 class Normalisation(Settings):

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from crossdiff.activations import MODELS
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.errors import UserError
 
 
 def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> tuple[dict[str, Any], np.ndarray]:
     """Over all of ``blocks`` (raw, (tokens, model, d_model)): tokens, FVE per model, L0; and how often each latent fired (latents,).
 
-    FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches.
+    FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches. Raises UserError for fewer than
+    two tokens, which have no variance.
     """
     tokens, fired = 0, torch.zeros(crosscoder.latents, dtype=torch.long)
     sums = {name: torch.zeros(len(MODELS), crosscoder.d_model, dtype=torch.float64) for name in ("x", "x2", "e", "e2")}
@@ -27,6 +29,11 @@ def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> 
             sums[f"{name}2"] += value.double().square().sum(dim=0).cpu()
         fired += active.count_per_latent().cpu()
         tokens += len(x)
+    if tokens < 2:
+        raise UserError(
+            f"datasets: found {tokens} validation tokens that count, allowed: 2 or more; "
+            "raise validation_tokens, or loosen activations.skip_first or activations.max_norm_ratio"
+        )
     variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
     fve = (1 - variance["e"] / variance["x"]).tolist()
     quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)}

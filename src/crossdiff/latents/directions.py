@@ -42,8 +42,10 @@ def moved_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS
     """The logit lens: each direction (latents, d_model) alone through the model's final norm and LM head.
 
     Columns: raised and lowered (the ``count`` tokens furthest from the mean over the vocabulary, furthest first), raised_by and lowered_by
-    (how far, in logits). The norm takes out a direction's length: these tell what it says, not how loudly.
+    (how far, in logits). All are given one length: these tell what a direction says, not how loudly.
     """
+    # That of a root mean square of 1. The final norm alone would not do: of short directions its epsilon leaves too little.
+    directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
     parts = []
     for start in range(0, len(directions), ROWS_AT_ONCE):
         logits = head_logits(model, directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)).float()

@@ -36,11 +36,17 @@ class _Entries(NamedTuple):
 
 
 def firings(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None) -> Iterator[Firings]:
-    """Activations on all kept tokens, or on about ``tokens``: as many from the start of every shard, so that no data set is left out."""
-    limit = None if tokens is None else -(-tokens // len(activations.shards))
+    """Activations on all kept tokens, or on about ``tokens``: as many from the start of every shard, so that no data set is left out.
+
+    The last sequence is read to its end: a context that reaches past a cut would lack what fires there.
+    """
+    share = None if tokens is None else -(-tokens // len(activations.shards))
     device = crosscoder.decoder.device
     for number, shard in enumerate(activations.shards):
         starts = shard.tokens.sequence_starts()
+        sequence = np.searchsorted(starts, np.flatnonzero(activations.summary.kept(shard)), side="right")  # of every kept row
+        cut = share is not None and share < len(sequence)
+        limit = int(np.searchsorted(sequence, sequence[share - 1], side="right")) if cut else None
         rows, waiting, size = [], [], 0
         for block_rows, block in kept_blocks(shard, activations.summary, limit):
             active = crosscoder.active(crosscoder.normalise(block.to(device)))

@@ -45,9 +45,9 @@ def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
 
 
 def false_at(curve: pd.DataFrame, recall: float) -> float:
-    """False members that come before ``recall`` is reached; NaN if it never is."""
+    """False members that come before ``recall`` is reached; NaN if it never is, or is 0: whoever finds nothing can't be compared."""
     reached = curve[curve.recall >= recall - 1e-9]
-    return float(reached.false_members.iloc[0]) if len(reached) else math.nan
+    return float(reached.false_members.iloc[0]) if recall > 0 and len(reached) else math.nan
 
 
 def _norm(table: pd.DataFrame) -> np.ndarray:
@@ -76,7 +76,8 @@ def _flagged(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
 
 def _agreement(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
     usable = plausible(batchtopk)
-    return min(-usable.relative_norm_difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction"))
+    # numpy's minimum: an undefined correlation leaves the claim undecided, whichever of the two it is.
+    return float(np.min([-usable.relative_norm_difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction")]))
 
 
 def _recall_difference(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:

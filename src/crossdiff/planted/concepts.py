@@ -59,6 +59,7 @@ def draw(settings: Planted, shards: Sequence[Shard], norm: float, d_model: int) 
     counts = [sum(int(eligible(where, shard).sum()) for shard in shards) for where in table["where"]]
     table["rate"] = (table.frequency * tokens / np.array(counts)).clip(upper=LARGEST_RATE)
     table["frequency"] = table.rate * counts / tokens
+    _check_contexts(table, settings, tokens)
     return Concepts(table, _with_base(directions, table.angle.to_numpy(), settings.seed))
 
 
@@ -112,6 +113,17 @@ def _check_firings(table: pd.DataFrame, settings: Planted, tokens: int) -> None:
             f"{KEY}.frequency: found {settings.frequency[0]}, about {settings.frequency[0] * tokens:.0f} firings in {tokens:,} training "
             f"tokens, fewer than fewest_firings {settings.fewest_firings}; from {lowest:.2g} on it would work, or with "
             f"{settings.fewest_firings / settings.frequency[0]:,.0f} tokens"
+        )
+
+
+def _check_contexts(table: pd.DataFrame, settings: Planted, tokens: int) -> None:
+    """Rates are cut at LARGEST_RATE, so a context of few tokens, or none, lowers a frequency that was high enough."""
+    rarest = table.loc[table.frequency.idxmin()]
+    firings = rarest.frequency * tokens
+    if round(firings) < settings.fewest_firings:
+        raise UserError(
+            f"{KEY}.fewest_firings: found {settings.fewest_firings}, but concept {rarest.concept} fires about {firings:.0f} times in its "
+            f"context ({rarest.context}), which holds too few tokens; another seed, lower frequency or more documents may help"
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
-from crossdiff.evaluation import NU_RANGE
+from crossdiff.evaluation import confirms
 from crossdiff.planted.concepts import KINDS
 from crossdiff.planted.matching import NONE
 
@@ -32,15 +32,9 @@ def calls(table: pd.DataFrame, thresholds: LatentScaling, scoring: Scoring) -> d
     """Rule -> (latents,) bool: the latents that it calls chat-only. Undefined ratios, and those below NU_RANGE, confirm nothing."""
     norm = (table["class"] == "chat-only").to_numpy()
 
-    def scaling(error: float, reconstruction: float) -> np.ndarray:
-        lowest = NU_RANGE[0]
-        return (
-            table.nu_error.between(lowest, error, inclusive="left")
-            & table.nu_reconstruction.between(lowest, reconstruction, inclusive="left")
-        ).to_numpy()
-
-    paper = scaling(thresholds.nu_error_below, thresholds.nu_reconstruction_below)
-    strict = scaling(scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below)
+    ratios = table.nu_error, table.nu_reconstruction
+    paper = confirms(*ratios, thresholds.nu_error_below, thresholds.nu_reconstruction_below).to_numpy()
+    strict = confirms(*ratios, scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below).to_numpy()
     return {
         "norm": norm,
         "norm + scaling": norm & paper,
