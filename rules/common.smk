@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 try:
     RUN = Run(config)
+    request = forecast.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -44,7 +45,6 @@ FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each 
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
 settings = RUN.settings
-request = forecast.request(CONFIG)
 
 
 def one_of(names):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from crossdiff.config import Config
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 
 SHAPES = Path("data/model-shapes.yaml")
 PROCESS = 0.5e9  # bytes: Python with torch
@@ -39,13 +39,28 @@ class Shape(NamedTuple):
     attention: int  # parameters of one block's attention
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> "Shape":
-        """From the values of a model's config.json; a vision model's text part."""
+    def of(cls, config: dict[str, Any]) -> "Shape | None":
+        """From the values of a model's config.json; a vision model's text part. None where the usual keys are missing.
+
+        Raises UserError for one that is no size.
+        """
         config = config.get("text_config", config)
-        d_model, heads = config["hidden_size"], config["num_attention_heads"]
-        head = config.get("head_dim") or d_model // heads
-        attention = 2 * d_model * head * (heads + config.get("num_key_value_heads", heads))
-        return cls(config["num_hidden_layers"], d_model, config["intermediate_size"], config["vocab_size"], attention)
+
+        def size(*names: str) -> int | None:
+            for name in names:
+                if (found := config.get(name)) is not None:
+                    if not isinstance(found, int) or found < 1:
+                        raise UserError(f"{name}: found {found!r}, allowed: an integer above 0")
+                    return found
+            return None
+
+        layers, d_model = size("num_hidden_layers", "n_layer", "n_layers", "num_layers"), size("hidden_size", "n_embd", "d_model")
+        heads, vocabulary = size("num_attention_heads", "n_head", "n_heads", "num_heads"), size("vocab_size")
+        if not (layers and d_model and heads and vocabulary):
+            return None
+        head = size("head_dim") or d_model // heads
+        attention = 2 * d_model * head * (heads + (size("num_key_value_heads") or heads))
+        return cls(layers, d_model, size("intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * d_model, vocabulary, attention)
 
     def parameters(self, layers: int | None = None) -> int:
         """Embeddings (tied) and the first ``layers`` blocks, all by default."""
@@ -69,18 +84,33 @@ class Need(NamedTuple):
 
 
 def shape(config: Config, root: Path) -> Shape | None:
-    """The base model's, from its folder if that is there, else from the config or data/model-shapes.yaml; None where nobody knows it."""
+    """The base model's, from its folder if that is there, else from the config or data/model-shapes.yaml; None where nobody knows it.
+
+    Raises UserError for a malformed config.json.
+    """
     source = config.pair.base
-    folders = [root / f"results/{config.pair.name}/models/base", *([Path(source.folder)] if source.folder else [])]
-    for folder in folders:
-        if (folder / "config.json").exists():
-            return Shape.of(json.loads((folder / "config.json").read_text()))
+    for folder in (root / f"results/{config.pair.name}/models/base", *([Path(source.folder)] if source.folder else [])):
+        if found := folder_shape(folder):
+            return found
     if source.random:
         width = source.random.d_model  # as models/prepare.py makes it
         return Shape(source.random.layers, width, 2 * width, 260, 4 * width * width)
-    name = source.hub.name if source.hub else source.package.key if source.package else ""
+    name = source.hub.name if source.hub else source.package.key if source.package else source.folder or ""
     known = yaml.safe_load((root / SHAPES).read_text()).get(name)
     return Shape.of(known) if known else None
+
+
+def folder_shape(folder: Path) -> Shape | None:
+    """A model folder's, None where it has no config.json or one of an unknown kind. Raises UserError for a malformed one."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    try:
+        return Shape.of(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: can't be read as a model's config ({first_line(error)})") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def forecast(config: Config, model: Shape) -> dict[str, Need]:

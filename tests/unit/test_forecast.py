@@ -1,5 +1,6 @@
 """Forecasts against what runs have measured."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from crossdiff.causal import variants
 from crossdiff.cli import main
 from crossdiff.config import Config, load
 from crossdiff.errors import UserError
-from crossdiff.forecast import LEAST_MB, Need, Shape, forecast, known_shape, request
+from crossdiff.forecast import LEAST_MB, Need, Shape, folder_shape, forecast, known_shape, request
 
 MEASURED = yaml.safe_load((ROOT / "tests/data/default-run.yaml").read_text())
 SMOLLM = Shape(30, 576, 1536, 49_152, 884_736)
@@ -99,6 +100,35 @@ def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
         '{"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100, "num_attention_heads": 4}'
     )
     assert known_shape(tiny, tmp_path) == Shape(2, 16, 48, 100, 4 * 16 * 16)
+
+
+SIZES = {"vocab_size": 100, "n_layer": 2, "n_embd": 16, "n_head": 4}
+
+
+def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": None}))
+    assert folder_shape(tmp_path) == Shape(2, 16, 64, 100, 4 * 16 * 16)
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8}))
+    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
+    (tmp_path / "config.json").write_text('{"width": 16}')
+    assert folder_shape(tmp_path) is None
+    assert folder_shape(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "can't be read as a model's config (Expecting property name"),
+        ("[1]", "can't be read as a model's config ("),
+        (json.dumps(SIZES | {"n_embd": "16"}), "n_embd: found '16', allowed: an integer above 0"),
+    ],
+)
+def test_malformed_config_of_a_model_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        folder_shape(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/config.json: {said}")
+    assert "\n" not in str(caught.value)
 
 
 def unknown(root: Path) -> Config:
