@@ -27,6 +27,8 @@ if CONFIG.causal:
             dataset=one_of(CONFIG.causal.datasets),
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("generate_answers"),
         params:
             settings=settings("causal.conversations", "causal.answer_tokens", "tokens.context", *RUN.text_keys("{dataset}")),
             code=code_digest("generate_answers"),

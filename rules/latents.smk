@@ -101,6 +101,8 @@ rule compare_seeds:
         "logs/{pair}/compare_seeds.log",
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("compare_seeds"),
     params:
         names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
         settings=settings("classes.top", "seed_agreement"),

@@ -14,6 +14,7 @@ import yaml
 
 from crossdiff.config import Config
 from crossdiff.errors import UserError, first_line
+from crossdiff.explanations.cost import asked
 
 SHAPES = Path("data/model-shapes.yaml")
 PROCESS = 0.5e9  # bytes: Python with torch
@@ -25,6 +26,7 @@ FIRING_BYTES = 13  # a planted firing's row, compressed
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
 PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
+UNKNOWN_MB, UNKNOWN_MINUTES = 64_000, 480  # asked where nobody knows the model yet: enough for one of some billion parameters
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
 LEAST_MB, LEAST_MINUTES = 2000, 30
 
@@ -61,6 +63,10 @@ class Shape(NamedTuple):
         head = size("head_dim") or d_model // heads
         attention = 2 * d_model * head * (heads + (size("num_key_value_heads") or heads))
         return cls(layers, d_model, size("intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * d_model, vocabulary, attention)
+
+    def cache(self, sequences: int, tokens: int) -> int:
+        """Bytes of keys and values, in bfloat16, while this many sequences are continued."""
+        return sequences * tokens * 2 * 2 * self.layers * self.d_model
 
     def parameters(self, layers: int | None = None) -> int:
         """Embeddings (tied) and the first ``layers`` blocks, all by default."""
@@ -147,7 +153,34 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
         # The shard before and after planting: in float32 twice, then in bfloat16.
         held = PROCESS + largest * 18 * width
         needs["plant_concepts"] = Need(shards, tokens, 2 * cache + FIRING_BYTES * firings, held, 0, 0)
-    return needs | _of_crosscoders(config, model, width, train, validation)
+    return needs | _of_answers(config, model) | _of_crosscoders(config, model, width, train, validation) | _of_explainer(config)
+
+
+def _of_answers(config: Config, model: Shape) -> dict[str, Need]:
+    """Rules that let the models answer, before there are crosscoders."""
+    needs = {}
+    if behaviour := config.behaviour:
+        seen = STEERED_REQUESTS * behaviour.phrasings * (PROMPT_TOKENS + behaviour.answer_tokens)
+        # The second model is loaded while the first is there.
+        device = 2 * 2 * model.parameters() + model.cache(32, PROMPT_TOKENS + behaviour.answer_tokens)
+        needs["measure_refusals"] = Need(1, seen, 0, PROCESS, device, 2 * 2 * seen * model.parameters())
+    if (causal := config.causal) and causal.answers == "generated":
+        jobs, length = len(causal.datasets), config.tokens.context
+        seen = jobs * causal.conversations * length
+        device = 4 * model.parameters() + model.cache(32, length)
+        needs["generate_answers"] = Need(jobs, seen, 0, PROCESS, device, 2 * seen * model.parameters())
+    return needs
+
+
+def _of_explainer(config: Config) -> dict[str, Need]:
+    """The language model that explains latents, if it is a local folder: a server is asked from where Snakemake runs."""
+    if config.explanations is None or config.explanations.model.folder is None:
+        return {}
+    jobs, (_, _, read, written) = len(config.crosscoders) * len(config.seeds), asked(config)
+    model = folder_shape(Path(config.explanations.model.folder))
+    device = 4 * model.parameters() if model else UNKNOWN_MB / MARGIN * 1e6
+    flop = 2 * (read + written) * model.parameters() if model else jobs * UNKNOWN_MINUTES / MARGIN * 60 * SLOWEST
+    return {"explain_latents": Need(jobs, int(read + written), 0, PROCESS, device, flop)}
 
 
 def _of_crosscoders(config: Config, model: Shape, width: int, train: int, validation: int) -> dict[str, Need]:
@@ -207,6 +240,22 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         ),
         "write_browser": Need(1, 0, total(lambda i: BROWSER_BYTES * latents[i]), PROCESS + largest(lambda i: 2000 * latents[i]), 0, 0),
     }
+    if seeds > 1:
+        pairs = seeds * (seeds - 1) // 2
+        needs["compare_seeds"] = Need(
+            1,
+            0,
+            0,
+            PROCESS + largest(lambda i: 4 * parameters[i]),  # a crosscoder while it is read
+            # Two decoders, their live latents, these normalised; cosines of a block of latents.
+            largest(lambda i: 3 * 2 * 2 * parameters[i] + 4 * 1024 * latents[i]),
+            sum(pairs * 2 * parameters[i] * latents[i] for i in range(len(entries))),
+        )
+    if planted := config.pair.chat.planted:
+        concepts = sum(planted.concepts.model_dump().values())
+        matching = reading(train, extra=largest(lambda i: 4 * 2 * concepts * latents[i]))
+        # Sums over tokens, covariances, variances and correlations, in both models, in float64.
+        needs["match_concepts"] = matching._replace(host=PROCESS + largest(lambda i: 5 * 8 * 2 * concepts * latents[i]))
     if causal := config.causal:
         # Every hybrid is a pass of the rest of the model.
         seen = causal.conversations * len(causal.datasets) * config.tokens.context
@@ -218,7 +267,7 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         steered = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
         runs = steered * (1 + steering.random_latents + steering.random_directions) * (len(steering.strengths) + 1)
         seen = STEERED_REQUESTS * steering.phrasings * (PROMPT_TOKENS + steering.answer_tokens)
-        both = 2 * 2 * model.parameters() + 256 * (PROMPT_TOKENS + steering.answer_tokens) * 2 * 2 * model.layers * width
+        both = 2 * 2 * model.parameters() + model.cache(256, PROMPT_TOKENS + steering.answer_tokens)
         needs["steer_latents"] = reading(seen, extra=both)._replace(
             jobs=len(entries), flop=len(entries) * runs * 2 * 2 * seen * model.parameters()
         )
@@ -228,14 +277,14 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
 def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, Callable[..., int]]]:
     """For the rules: ``**request("train_crosscoder")`` among the resources gives memory and minutes, more after each failed attempt."""
     model = shape(config, root)
-    needs = forecast(config, model) if model else {}
+    needs = forecast(config, model or Shape(1, 1, 1, 1, 1))  # of any model: which rules there are
 
     def of(rule: str) -> dict[str, Callable[..., int]]:
-        if rule not in needs:  # a model that nobody knows yet: enough for one of some billion parameters
-            return {"mem_mb": lambda wildcards, attempt: 64000 * attempt, "runtime": lambda wildcards, attempt: 480 * attempt}
+        if rule not in needs:  # nothing to ask for: no job, or one that waits for a server
+            return {}
         need = needs[rule]
-        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6))
-        minutes = max(LEAST_MINUTES, int(need.flop / need.jobs / SLOWEST / 60 * MARGIN))
+        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if model else UNKNOWN_MB
+        minutes = max(LEAST_MINUTES, int(need.flop / need.jobs / SLOWEST / 60 * MARGIN)) if model else UNKNOWN_MINUTES
         return {"mem_mb": lambda wildcards, attempt: memory * attempt, "runtime": lambda wildcards, attempt: minutes * attempt}
 
     return of

@@ -1,6 +1,7 @@
 """Forecasts against what runs have measured."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,41 @@ def test_malformed_config_of_a_model_is_one_line(tmp_path: Path, text: str, said
     assert "\n" not in str(caught.value)
 
 
+def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() -> None:
+    """And is forecast in some config, as using a device."""
+    everything = explained({"folder": "nowhere"})
+    planted = config("configs/planted.yaml")
+    needs = forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
+    for rule, text in rules().items():
+        script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
+        if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:
+            assert f'**request("{rule}")' in text, rule
+            assert needs[rule].device, rule
+        elif f'**request("{rule}")' in text:
+            assert not needs[rule].device, rule
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule that has a script."""
+    parts = [part for path in (ROOT / "rules").glob("*.smk") for part in re.split(r"^ *rule (?=\w+:)", path.read_text(), flags=re.M)[1:]]
+    return {part.partition(":")[0]: part for part in parts if "script:" in part}
+
+
+def explained(model: dict) -> Config:
+    """The default config with two seeds and a language model that explains."""
+    return load(yaml.safe_load((ROOT / "config.yaml").read_text()) | {"seeds": [0, 1], "explanations": {"model": model}})
+
+
+def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
+    server = {"endpoint": {"url": "http://localhost:8000/v1", "model": "m"}}
+    assert "explain_latents" not in forecast(explained(server), SMOLLM)
+    asked = request(explained({"folder": str(tmp_path)}), ROOT)("explain_latents")
+    assert asked["mem_mb"](None, 1) > 64_000  # no config.json: as for any unknown model
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_embd": 4096, "n_layer": 32, "n_head": 32, "vocab_size": 32_000}))
+    need = forecast(explained({"folder": str(tmp_path)}), SMOLLM)["explain_latents"]
+    assert (need.jobs, need.device) == (4, 4 * folder_shape(tmp_path).parameters())
+
+
 def unknown(root: Path) -> Config:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     values["pair"]["base"]["hub"]["name"] = "org/new"
@@ -143,7 +179,8 @@ def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
         UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"
     ):
         known_shape(unknown(root), root)
-    assert request(unknown(root), root)("train_crosscoder")["mem_mb"](None, 1) == 64000
+    asked = request(unknown(root), root)
+    assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [64000, 64000]
 
 
 def test_requests_grow_with_the_attempt_and_the_config() -> None:
