@@ -23,6 +23,7 @@ TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # a planted firing's row, compressed
+STREAMED = 2e9  # of texts from the hub, which come in large parts; a guess
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
 PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
@@ -137,8 +138,8 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
         kept = 2 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
         # Weights, gradients and two moments in float32; weights and what is kept of a batch in bfloat16.
         memory = 18 * model.parameters() + finetune.batch_tokens * kept
-        needs["finetune_model"] = Need(1, seen, 0, PROCESS, memory, 6 * seen * model.parameters())
-    needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS, 0, 0)
+        needs["finetune_model"] = Need(1, seen, 0, PROCESS + _text(config), memory, 6 * seen * model.parameters())
+    needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS + _text(config), 0, 0)
     cache = tokens * (2 * width * COMPRESSED + 4)  # of one model
     largest = min(shard, max(max(d.tokens, d.validation_tokens) for d in datasets))
     harvested = models if not (planted and planted.noise) else 0
@@ -156,6 +157,13 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
     return needs | _of_answers(config, model) | _of_crosscoders(config, model, width, train, validation) | _of_explainer(config)
 
 
+def _text(config: Config) -> float:
+    """Bytes of the largest text that is in memory at once: of a local file its bytes, their text, and the lines that this is split into."""
+    files = [Path(path) for dataset in config.datasets.values() for path in dataset.files or []]
+    hub = STREAMED if any(dataset.hub for dataset in config.datasets.values()) else 0
+    return max([hub, *(3 * path.stat().st_size for path in files if path.exists())])
+
+
 def _of_answers(config: Config, model: Shape) -> dict[str, Need]:
     """Rules that let the models answer, before there are crosscoders."""
     needs = {}
@@ -168,7 +176,7 @@ def _of_answers(config: Config, model: Shape) -> dict[str, Need]:
         jobs, length = len(causal.datasets), config.tokens.context
         seen = jobs * causal.conversations * length
         device = 4 * model.parameters() + model.cache(32, length)
-        needs["generate_answers"] = Need(jobs, seen, 0, PROCESS, device, 2 * seen * model.parameters())
+        needs["generate_answers"] = Need(jobs, seen, 0, PROCESS + _text(config), device, 2 * seen * model.parameters())
     return needs
 
 

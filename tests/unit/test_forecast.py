@@ -167,6 +167,16 @@ def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
     assert (need.jobs, need.device) == (4, 4 * folder_shape(tmp_path).parameters())
 
 
+def test_local_files_of_text_are_held_in_memory(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
+    small = forecast(load(values), SMOLLM)
+    with (tmp_path / "texts.jsonl").open("wb") as file:
+        file.truncate(10**10)
+    values["datasets"]["readme"]["files"] = [str(tmp_path / "texts.jsonl")]
+    large = forecast(load(values), SMOLLM)
+    assert large["tokenise"].host - small["tokenise"].host == pytest.approx(3e10, rel=0.01)
+
+
 def unknown(root: Path) -> Config:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     values["pair"]["base"]["hub"]["name"] = "org/new"
