@@ -99,6 +99,7 @@ rule compare_seeds:
         "results/{pair}/tables/seed_agreement.csv",
     log:
         "logs/{pair}/compare_seeds.log",
+    localrule: len(CONFIG.seeds) == 1  # nothing to compare
     conda:
         "../envs/environment.yaml"
     resources:

@@ -167,6 +167,11 @@ def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
     assert (need.jobs, need.device) == (4, 4 * folder_shape(tmp_path).parameters())
 
 
+def test_one_seed_has_nothing_to_compare() -> None:
+    assert "compare_seeds" not in forecast(config("config.yaml"), SMOLLM)
+    assert request(config("config.yaml"), ROOT)("compare_seeds") == {}
+
+
 def test_local_files_of_text_are_held_in_memory(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
     small = forecast(load(values), SMOLLM)
