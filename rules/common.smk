@@ -46,6 +46,13 @@ NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruct
 
 settings = RUN.settings
 
+# A local limit: SLURM's jobs run on the cluster's GPUs.
+forecast.share_gpu(workflow)
+
+
+resource_scopes:
+    on_gpu="local",
+
 
 def one_of(names):
     """A wildcard constraint; matches nothing where there are no names."""

@@ -8,13 +8,16 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from crossdiff.config import Config
 from crossdiff.errors import UserError, first_line
 from crossdiff.explanations.cost import asked
+
+if TYPE_CHECKING:
+    from snakemake.workflow import Workflow
 
 SHAPES = Path("data/model-shapes.yaml")
 PROCESS = 0.5e9  # bytes: Python with torch
@@ -29,6 +32,7 @@ PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 UNKNOWN_MB, UNKNOWN_MINUTES = 64_000, 480  # asked where nobody knows the model yet: enough for one of some billion parameters
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
+ON_GPU = "on_gpu"  # resource of jobs that use the GPU, if there is one
 LEAST_MB, LEAST_MINUTES = 2000, 30
 
 
@@ -282,20 +286,33 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
     return needs
 
 
-def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, Callable[..., int]]]:
-    """For the rules: ``**request("train_crosscoder")`` among the resources gives memory and minutes, more after each failed attempt."""
-    model = shape(config, root)
-    needs = forecast(config, model or Shape(1, 1, 1, 1, 1))  # of any model: which rules there are
+def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, int | Callable[..., int]]]:
+    """For the rules: ``**request("train_crosscoder")`` among the resources gives memory and minutes, more after each failed attempt.
 
-    def of(rule: str) -> dict[str, Callable[..., int]]:
+    And ``on_gpu``: whether a job runs on a GPU where there is one.
+    """
+    model = shape(config, root)
+    needs = forecast(config, model or Shape(1, 1, 1, 1, 1))  # of any model: which rules there are, and which use a device
+
+    def of(rule: str) -> dict[str, int | Callable[..., int]]:
         if rule not in needs:  # nothing to ask for: no job, or one that waits for a server
             return {}
         need = needs[rule]
         memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if model else UNKNOWN_MB
         minutes = max(LEAST_MINUTES, int(need.flop / need.jobs / SLOWEST / 60 * MARGIN)) if model else UNKNOWN_MINUTES
-        return {"mem_mb": lambda wildcards, attempt: memory * attempt, "runtime": lambda wildcards, attempt: minutes * attempt}
+        grows = {"mem_mb": lambda wildcards, attempt: memory * attempt, "runtime": lambda wildcards, attempt: minutes * attempt}
+        return grows | {ON_GPU: 1 if need.device else 0}
 
     return of
+
+
+def share_gpu(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
+    """Run one job on this machine's GPU at a time, where it has one and ``--resources on_gpu=...`` gives no other number.
+
+    All jobs take the first GPU, so that several GPUs change nothing. A limit of local scope: jobs of a cluster don't count.
+    """
+    if any(devices.glob("nvidia[0-9]*")) and ON_GPU not in workflow.global_resources:
+        workflow.register_resource(ON_GPU, 1)
 
 
 def known_shape(config: Config, root: Path) -> Shape:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from crossdiff.causal import variants
 from crossdiff.cli import main
 from crossdiff.config import Config, load
 from crossdiff.errors import UserError
-from crossdiff.forecast import LEAST_MB, Need, Shape, folder_shape, forecast, known_shape, request
+from crossdiff.forecast import LEAST_MB, Need, Shape, folder_shape, forecast, known_shape, request, share_gpu
 
 MEASURED = yaml.safe_load((ROOT / "tests/data/default-run.yaml").read_text())
 SMOLLM = Shape(30, 576, 1536, 49_152, 884_736)
@@ -144,6 +145,7 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
             assert needs[rule].device, rule
         elif f'**request("{rule}")' in text:
             assert not needs[rule].device, rule
+        assert rule not in needs or f'**request("{rule}")' in text or "localrule: True" in text, rule
 
 
 def rules() -> dict[str, str]:
@@ -182,6 +184,19 @@ def test_local_files_of_text_are_held_in_memory(tmp_path: Path) -> None:
     assert large["tokenise"].host - small["tokenise"].host == pytest.approx(3e10, rel=0.01)
 
 
+def test_one_job_at_a_time_on_a_gpu_of_this_machine(tmp_path: Path) -> None:
+    def limits(**given: int) -> dict[str, int]:
+        share_gpu(SimpleNamespace(global_resources=given, register_resource=given.__setitem__), tmp_path)
+        return given
+
+    assert limits() == {}
+    (tmp_path / "nvidia0").touch()
+    assert limits() == {"on_gpu": 1}
+    assert limits(on_gpu=3) == {"on_gpu": 3}
+    asked = request(config("config.yaml"), ROOT)
+    assert [asked(rule)["on_gpu"] for rule in ("harvest_activations", "finetune_model", "tokenise")] == [1, 1, 0]
+
+
 def unknown(root: Path) -> Config:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     values["pair"]["base"]["hub"]["name"] = "org/new"
@@ -196,6 +211,7 @@ def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
         known_shape(unknown(root), root)
     asked = request(unknown(root), root)
     assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [64000, 64000]
+    assert [asked(rule)["on_gpu"] for rule in ("train_crosscoder", "tokenise")] == [1, 0]
 
 
 def test_requests_grow_with_the_attempt_and_the_config() -> None:
