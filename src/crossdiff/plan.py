@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from crossdiff import provenance, trust
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.memory import FOLDER
 from crossdiff.records import RESULTS
 from crossdiff.storage import atomic_path
@@ -41,9 +41,12 @@ def read_config(paths: list[Path]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path in paths:
         try:
-            _merge(values, yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: can't be read as a config ({type(error).__name__}); name another with --configfile") from None
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"found {'nothing' if found is None else type(found).__name__}, allowed: keys and their values")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile") from None
+        _merge(values, found)
     return values
 
 
