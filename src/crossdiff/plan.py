@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from crossdiff import provenance, trust
+from crossdiff.config import load
 from crossdiff.errors import UserError, first_line
 from crossdiff.memory import FOLDER
 from crossdiff.records import RESULTS
@@ -80,14 +81,20 @@ def start(workflow: "Workflow", pair: str, values: Mapping[str, Any]) -> None:
         return
     results = trust.reconcile(workflow, [f"{RESULTS}/{pair}", f"{RESULTS}/packages"])
     provenance.parsed_before().save()
-    atexit.register(_finish, workflow, state(values, Path()), [path for path in results if path.startswith(f"{RESULTS}/{pair}/")])
+    atexit.register(_finish, workflow, values, state(values, Path()), [path for path in results if path.startswith(f"{RESULTS}/{pair}/")])
 
 
-def _finish(workflow: "Workflow", now: str, results: list[str]) -> None:
-    """When Snakemake ends, whatever it did, write the plan and tell of results that no job makes: by then there is a DAG."""
+def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:
+    """When Snakemake ends, whatever it did, write the plan and tell of results that no job makes: by then there is a DAG.
+
+    Where there is none, perhaps for want of a file, say by which key the config names it.
+    """
     dag, settings = workflow.dag, workflow.dag_settings
-    if dag is None or not dag.targetjobs or settings.targets or settings.until or settings.omit_from or settings.batch:
-        return  # an error, or a part of the whole
+    if dag is None or not dag.targetjobs:
+        print("".join(f"{line}\n" for line in load(values).missing()), end="", file=sys.stderr)
+        return
+    if settings.targets or settings.until or settings.omit_from or settings.batch:
+        return  # a part of the whole
     jobs = {str(output): job for job in dag.jobs for output in job.output}
     if orphans := sorted(path for path in results if path not in jobs):
         print(

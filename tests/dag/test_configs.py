@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Checkout, planned
+from conftest import ROOT, TINY, Checkout, planned
 
 from crossdiff.config import load
 from crossdiff.texts.formats import texts
@@ -139,6 +139,17 @@ def test_bad_config_stops_before_any_job(checkout: Checkout, change: str, messag
     assert message in result.stdout
     assert not (checkout.folder / "results").exists()
     assert "Traceback" not in result.stdout
+
+
+def test_missing_files_are_named_with_their_keys(checkout: Checkout) -> None:
+    config = checkout.changed(TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.md", "gone.txt"]})
+    result = checkout.snakemake("--dry-run", "--configfile", config)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-3:] == [
+        "config: datasets.readme.files: found README.md, which is not there",
+        "config: datasets.readme.files: found gone.txt, which is not there",
+        "config: behaviour.requests: found nowhere.yaml, which is not there",
+    ]
 
 
 def test_number_that_yaml_reads_as_text_is_named(checkout: Checkout) -> None:
