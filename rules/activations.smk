@@ -22,8 +22,9 @@ rule harvest_activations:
         "../envs/environment.yaml"
     resources:
         **request("harvest_activations"),
+        batch_tokens=BATCH_TOKENS,
     params:
-        settings=settings("activations.batch_tokens", "pair.layer"),
+        settings=settings("pair.layer"),
         code=code_digest("harvest_activations"),
     message:
         "Harvesting {wildcards.model} activations of {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"

@@ -27,6 +27,8 @@ if CONFIG.causal:
             dataset=one_of(CONFIG.causal.datasets),
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("generate_answers"),
         params:
             settings=settings("causal.conversations", "causal.answer_tokens", "tokens.context", *RUN.text_keys("{dataset}")),
             code=code_digest("generate_answers"),
@@ -56,9 +58,10 @@ if CONFIG.causal:
             "../envs/environment.yaml"
         resources:
             **request("measure_causal_effect"),
+            batch_tokens=BATCH_TOKENS,
         params:
             datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
-            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "activations.batch_tokens"),
+            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer"),
             code=code_digest("measure_causal_effect"),
         message:
             "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"

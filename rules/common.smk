@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 try:
     RUN = Run(config)
+    request = forecast.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -43,8 +44,17 @@ if CONFIG.pair.chat.planted:
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
+# Of a forward pass. A resource, no setting: it changes results by rounding only, so with less of it, for want of memory, all that is there stays.
+BATCH_TOKENS = CONFIG.activations.batch_tokens
+
 settings = RUN.settings
-request = forecast.request(CONFIG)
+
+# A local limit: SLURM's jobs run on the cluster's GPUs.
+forecast.share_gpu(workflow)
+
+
+resource_scopes:
+    on_gpu="local",
 
 
 def one_of(names):

@@ -61,6 +61,8 @@ if CONFIG.explanations:
         localrule: CONFIG.explanations.model.folder is None  # nodes often have no network
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("explain_latents"),
         params:
             answers=f"results/{PAIR}/.answers",  # a store that only grows: what was asked once is not asked again
             settings=settings("classes.top", *EXPLANATION_KEYS),

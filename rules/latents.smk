@@ -99,8 +99,11 @@ rule compare_seeds:
         "results/{pair}/tables/seed_agreement.csv",
     log:
         "logs/{pair}/compare_seeds.log",
+    localrule: len(CONFIG.seeds) == 1  # nothing to compare
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("compare_seeds"),
     params:
         names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
         settings=settings("classes.top", "seed_agreement"),

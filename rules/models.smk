@@ -151,6 +151,8 @@ if CONFIG.behaviour:
             "logs/{pair}/measure_refusals.log",
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("measure_refusals"),
         params:
             settings=settings("behaviour.answer_tokens", "behaviour.phrasings"),
             code=code_digest("measure_refusals"),

@@ -87,6 +87,8 @@ if CONFIG.pair.chat.planted:
             "logs/{pair}/match_concepts/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
         conda:
             "../envs/environment.yaml"
+        resources:
+            **request("match_concepts"),
         params:
             settings=settings("scoring.correlation_above", "scoring.cosine_above"),
             code=code_digest("match_concepts"),

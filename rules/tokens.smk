@@ -18,6 +18,8 @@ rule tokenise:
     priority: 50
     conda:
         "../envs/environment.yaml"
+    resources:
+        **request("tokenise"),
     params:
         settings=settings("tokens.context", *RUN.text_keys("{dataset}")),
         tokens=lambda w: RUN.shard_tokens(w.dataset, w.split, w.shard),

@@ -17,6 +17,6 @@ if __name__ == "__main__":
             model=snakemake.input.model,
             tokens=snakemake.input.tokens,
             layer=settings["pair.layer"],
-            batch_tokens=settings["activations.batch_tokens"],
+            batch_tokens=snakemake.resources.batch_tokens,
             cache=snakemake.output[0],
         )

@@ -53,7 +53,7 @@ if __name__ == "__main__":
             layer=settings["pair.layer"],
             top=settings["classes.top"],
             settings=Patching(**section(settings, "causal")),
-            batch_tokens=settings["activations.batch_tokens"],
+            batch_tokens=snakemake.resources.batch_tokens,
             table=snakemake.output.kl,
             sets=snakemake.output.sets,
         )

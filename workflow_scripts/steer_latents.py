@@ -1,7 +1,5 @@
 """Turn latents of one crosscoder up and down while the chat model answers held-out requests."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
@@ -17,6 +15,7 @@ from crossdiff.workflow import section
 
 
 def main(
+    crosscoder_name: str,
     base: str,
     chat: str,
     tokenizer: str,
@@ -35,7 +34,6 @@ def main(
 ) -> None:
     models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
     crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size)
-    name = Path(weights).parts[-3]
     found = steering(
         *models,
         load_tokenizer(tokenizer),
@@ -44,7 +42,7 @@ def main(
         pd.read_parquet(betas),
         read_requests(requests),
         named,
-        name,
+        crosscoder_name,
         top,
         settings,
     )
@@ -56,6 +54,7 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
+            crosscoder_name=snakemake.wildcards.crosscoder,
             **{name: snakemake.input[name] for name in ("base", "chat", "tokenizer", "requests", "weights", "config", "betas", "summary")},
             layer=settings["pair.layer"],
             top=settings["classes.top"],

@@ -6,16 +6,31 @@ from crossdiff.models.load import load_tokenizer
 from crossdiff.texts.shards import tokenise_shard
 from crossdiff.workflow import section
 
+
+def main(
+    source: TextSource,
+    name: str,
+    split: str,
+    tokenizer: str,
+    context: int,
+    tokens: int,
+    archive: str | None,
+    previous: str | None,
+    shard: str,
+) -> None:
+    tokenise_shard(source, name, split, load_tokenizer(tokenizer), context, tokens, shard, archive, previous)
+
+
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        tokenise_shard(
+        main(
             source=TextSource(**section(settings, "datasets", snakemake.wildcards.dataset)),
             name=snakemake.wildcards.dataset,
             split=snakemake.wildcards.split,
-            tokenizer=load_tokenizer(snakemake.input.tokenizer),
+            tokenizer=snakemake.input.tokenizer,
             context=settings["tokens.context"],
             tokens=snakemake.params.tokens,
-            path=snakemake.output[0],
             archive=snakemake.input.get("archive") or None,
             previous=snakemake.input.get("previous") or None,
+            shard=snakemake.output[0],
         )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from crossdiff import provenance, trust
-from crossdiff.errors import UserError
+from crossdiff.config import load
+from crossdiff.errors import UserError, first_line
 from crossdiff.memory import FOLDER
 from crossdiff.records import RESULTS
 from crossdiff.storage import atomic_path
@@ -41,9 +42,12 @@ def read_config(paths: list[Path]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path in paths:
         try:
-            _merge(values, yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: can't be read as a config ({type(error).__name__}); name another with --configfile") from None
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"found {'nothing' if found is None else type(found).__name__}, allowed: keys and their values")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile") from None
+        _merge(values, found)
     return values
 
 
@@ -77,14 +81,20 @@ def start(workflow: "Workflow", pair: str, values: Mapping[str, Any]) -> None:
         return
     results = trust.reconcile(workflow, [f"{RESULTS}/{pair}", f"{RESULTS}/packages"])
     provenance.parsed_before().save()
-    atexit.register(_finish, workflow, state(values, Path()), [path for path in results if path.startswith(f"{RESULTS}/{pair}/")])
+    atexit.register(_finish, workflow, values, state(values, Path()), [path for path in results if path.startswith(f"{RESULTS}/{pair}/")])
 
 
-def _finish(workflow: "Workflow", now: str, results: list[str]) -> None:
-    """When Snakemake ends, whatever it did, write the plan and tell of results that no job makes: by then there is a DAG."""
+def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:
+    """When Snakemake ends, whatever it did, write the plan and tell of results that no job makes: by then there is a DAG.
+
+    Where there is none, perhaps for want of a file, say by which key the config names it.
+    """
     dag, settings = workflow.dag, workflow.dag_settings
-    if dag is None or not dag.targetjobs or settings.targets or settings.until or settings.omit_from or settings.batch:
-        return  # an error, or a part of the whole
+    if dag is None or not dag.targetjobs:
+        print("".join(f"{line}\n" for line in load(values).missing()), end="", file=sys.stderr)
+        return
+    if settings.targets or settings.until or settings.omit_from or settings.batch:
+        return  # a part of the whole
     jobs = {str(output): job for job in dag.jobs for output in job.output}
     if orphans := sorted(path for path in results if path not in jobs):
         print(

@@ -170,7 +170,7 @@ def test_text_that_is_no_number_gets_no_hint():
 # One value at a time: key, what was found, what is allowed.
 
 ONE_VALUE = {
-    "number as text": ("pair.layer", "1", "found '1' (text), allowed: a valid integer"),
+    "number as text": ("pair.layer", "1", "found '1' (text), allowed: a valid integer (without quotes; what is nested in --config is text"),
     "fraction for an integer": ("crosscoders.topk.k", 8.5, "found 8.5 (number), allowed: a valid integer"),
     "true for an integer": ("pair.layer", True, "found True (true/false), allowed: a valid integer"),
     "one seed without brackets": ("seeds", 0, "found 0 (integer), allowed: a valid list"),
@@ -183,8 +183,16 @@ ONE_VALUE = {
     "no seeds": ("seeds", [], "found [] (list)"),
     "no data sets": ("datasets", {}, "found {} (section)"),
     "no crosscoders": ("crosscoders", {}, "found {} (section)"),
-    "name that is no file name": ("pair.name", "my/pair", "found 'my/pair' (text)"),
-    "cut sha256": ("pair.base.package.sha256", "abc", "found 'abc' (text)"),
+    "name that is no file name": (
+        "pair.name",
+        "my/pair",
+        "found 'my/pair' (text), allowed: lower-case letters, digits, '-' and '_', a letter or digit first",
+    ),
+    "cut sha256": ("pair.base.package.sha256", "abc", "found 'abc' (text), allowed: 64 digits from 0 to 9 and a to f"),
+    "package that is none": ("pair.base.package.name", "a b", "found 'a b' (text), allowed: letters, digits, '.', '_' and '-'"),
+    "pair left empty": ("pair", None, "found None (nothing), allowed: a section"),
+    "crosscoder left empty": ("crosscoders.l1", None, "found None (nothing), allowed: a section"),
+    "data sets as a list": ("datasets", [], "found [] (list), allowed: a section"),
     "unknown kind of text": ("datasets.pages.kind", "books", "found 'books' (text), allowed: 'documents' or 'chats'"),
     "unknown normalisation": (
         "crosscoders.topk.normalisation.kind",
@@ -214,7 +222,7 @@ def test_missing_key_is_named(key):
 
 
 def test_missing_loss_is_named_with_the_allowed_ones():
-    assert refusal_of("crosscoders.topk.loss", DELETE) == "crosscoders.topk.loss: found None, allowed: batchtopk, l1"
+    assert refusal_of("crosscoders.topk.loss", DELETE) == "crosscoders.topk.loss: missing, allowed: batchtopk, l1"
 
 
 def test_integer_is_accepted_where_a_number_is_allowed():
@@ -355,6 +363,16 @@ def test_threshold_that_starts_after_the_training_is_refused(start):
 
 def test_threshold_that_starts_at_the_last_step_is_accepted():
     assert load(changed("crosscoders.topk.threshold_start_step", 99)).crosscoders["topk"].steps == 100
+
+
+def test_range_is_two_numbers():
+    for value in ([0.1, 0.2, 0.3], [0.1], 0.3):
+        assert refusal_of("classes.shared_between", value) == f"classes: shared_between: found {value}, allowed: two numbers in brackets"
+
+
+def test_name_that_is_none_is_named():
+    values = changed("crosscoders.L 1", SMALL["crosscoders"]["l1"])
+    assert refusal(values)[0].startswith("crosscoders.L 1: found 'L 1' (text), allowed: lower-case letters")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Forecasts against what runs have measured."""
 
+import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from crossdiff.causal import variants
 from crossdiff.cli import main
 from crossdiff.config import Config, load
 from crossdiff.errors import UserError
-from crossdiff.forecast import LEAST_MB, Need, Shape, forecast, known_shape, request
+from crossdiff.forecast import LEAST_MB, Need, Shape, folder_shape, forecast, known_shape, request, share_gpu
 
 MEASURED = yaml.safe_load((ROOT / "tests/data/default-run.yaml").read_text())
 SMOLLM = Shape(30, 576, 1536, 49_152, 884_736)
@@ -101,6 +104,99 @@ def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
     assert known_shape(tiny, tmp_path) == Shape(2, 16, 48, 100, 4 * 16 * 16)
 
 
+SIZES = {"vocab_size": 100, "n_layer": 2, "n_embd": 16, "n_head": 4}
+
+
+def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": None}))
+    assert folder_shape(tmp_path) == Shape(2, 16, 64, 100, 4 * 16 * 16)
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8}))
+    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
+    (tmp_path / "config.json").write_text('{"width": 16}')
+    assert folder_shape(tmp_path) is None
+    assert folder_shape(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "can't be read as a model's config (Expecting property name"),
+        ("[1]", "can't be read as a model's config ("),
+        (json.dumps(SIZES | {"n_embd": "16"}), "n_embd: found '16', allowed: an integer above 0"),
+    ],
+)
+def test_malformed_config_of_a_model_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        folder_shape(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/config.json: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() -> None:
+    """And is forecast in some config, as using a device."""
+    everything = explained({"folder": "nowhere"})
+    planted = config("configs/planted.yaml")
+    needs = forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
+    for rule, text in rules().items():
+        script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
+        if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:
+            assert f'**request("{rule}")' in text, rule
+            assert needs[rule].device, rule
+        elif f'**request("{rule}")' in text:
+            assert not needs[rule].device, rule
+        assert rule not in needs or f'**request("{rule}")' in text or "localrule: True" in text, rule
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule that has a script."""
+    parts = [part for path in (ROOT / "rules").glob("*.smk") for part in re.split(r"^ *rule (?=\w+:)", path.read_text(), flags=re.M)[1:]]
+    return {part.partition(":")[0]: part for part in parts if "script:" in part}
+
+
+def explained(model: dict) -> Config:
+    """The default config with two seeds and a language model that explains."""
+    return load(yaml.safe_load((ROOT / "config.yaml").read_text()) | {"seeds": [0, 1], "explanations": {"model": model}})
+
+
+def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
+    server = {"endpoint": {"url": "http://localhost:8000/v1", "model": "m"}}
+    assert "explain_latents" not in forecast(explained(server), SMOLLM)
+    asked = request(explained({"folder": str(tmp_path)}), ROOT)("explain_latents")
+    assert asked["mem_mb"](None, 1) > 64_000  # no config.json: as for any unknown model
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_embd": 4096, "n_layer": 32, "n_head": 32, "vocab_size": 32_000}))
+    need = forecast(explained({"folder": str(tmp_path)}), SMOLLM)["explain_latents"]
+    assert (need.jobs, need.device) == (4, 4 * folder_shape(tmp_path).parameters())
+
+
+def test_one_seed_has_nothing_to_compare() -> None:
+    assert "compare_seeds" not in forecast(config("config.yaml"), SMOLLM)
+    assert request(config("config.yaml"), ROOT)("compare_seeds") == {}
+
+
+def test_local_files_of_text_are_held_in_memory(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
+    small = forecast(load(values), SMOLLM)
+    with (tmp_path / "texts.jsonl").open("wb") as file:
+        file.truncate(10**10)
+    values["datasets"]["readme"]["files"] = [str(tmp_path / "texts.jsonl")]
+    large = forecast(load(values), SMOLLM)
+    assert large["tokenise"].host - small["tokenise"].host == pytest.approx(3e10, rel=0.01)
+
+
+def test_one_job_at_a_time_on_a_gpu_of_this_machine(tmp_path: Path) -> None:
+    def limits(**given: int) -> dict[str, int]:
+        share_gpu(SimpleNamespace(global_resources=given, register_resource=given.__setitem__), tmp_path)
+        return given
+
+    assert limits() == {}
+    (tmp_path / "nvidia0").touch()
+    assert limits() == {"on_gpu": 1}
+    assert limits(on_gpu=3) == {"on_gpu": 3}
+    asked = request(config("config.yaml"), ROOT)
+    assert [asked(rule)["on_gpu"] for rule in ("harvest_activations", "finetune_model", "tokenise")] == [1, 1, 0]
+
+
 def unknown(root: Path) -> Config:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     values["pair"]["base"]["hub"]["name"] = "org/new"
@@ -113,7 +209,9 @@ def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
         UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"
     ):
         known_shape(unknown(root), root)
-    assert request(unknown(root), root)("train_crosscoder")["mem_mb"](None, 1) == 64000
+    asked = request(unknown(root), root)
+    assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [64000, 64000]
+    assert [asked(rule)["on_gpu"] for rule in ("train_crosscoder", "tokenise")] == [1, 0]
 
 
 def test_requests_grow_with_the_attempt_and_the_config() -> None:

@@ -4,6 +4,7 @@ Torch-free: the Snakefile imports it.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -140,6 +141,21 @@ class Config(Settings):
         if kind != "chats":
             chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]
             raise ValueError(f"{key}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+
+    def missing(self) -> list[str]:
+        """A line for every local file or folder that the configuration names and that is not there, but for models: ``Run.model_files``."""
+        named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
+        for model in ("base", "chat"):
+            source = self.pair.source(model)
+            made = {"random": source.random, "finetune": source.finetune}
+            named |= {f"pair.{model}.{kind}.chat_template": [part.chat_template] for kind, part in made.items() if part}
+        if self.behaviour:
+            named["behaviour.requests"] = [self.behaviour.requests]
+        if self.explanations and self.explanations.model.folder:
+            named["explanations.model.folder"] = [self.explanations.model.folder]
+        return [
+            f"config: {key}: found {path}, which is not there" for key, paths in named.items() for path in paths if not Path(path).exists()
+        ]
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""

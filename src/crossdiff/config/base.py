@@ -5,8 +5,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower case, digits, '-' and '_'; part of file names")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# What texts have to look like, and how an error says it.
+NAME, SHA256, WORD, VERSION = r"^[a-z0-9][a-z0-9_-]*$", r"^[0-9a-f]{64}$", r"^[A-Za-z0-9._-]+$", r"^[A-Za-z0-9._+!-]+$"
+PATTERNS = {
+    NAME: "lower-case letters, digits, '-' and '_', a letter or digit first",
+    SHA256: "64 digits from 0 to 9 and a to f",
+    WORD: "letters, digits, '.', '_' and '-'",
+    VERSION: "a version, of letters, digits and '.'",
+}
+Name = Annotated[str, Field(pattern=NAME, description="part of file names")]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -37,4 +45,7 @@ def with_ranges(values: Any, *names: str) -> Any:
     """YAML has lists where these fields are pairs."""
     if not isinstance(values, Mapping):
         return values
+    for name in names:
+        if name in values and not (isinstance(values[name], (list, tuple)) and len(values[name]) == 2):
+            raise ValueError(f"{name}: found {values[name]!r}, allowed: two numbers in brackets")
     return {key: tuple(value) if key in names and isinstance(value, list) else value for key, value in values.items()}

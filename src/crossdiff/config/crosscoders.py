@@ -10,7 +10,9 @@ from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Se
 class Activations(Settings):
     """How activations are harvested and which tokens count."""
 
-    batch_tokens: Annotated[int, Field(gt=0, description="tokens per forward pass, padding included")] = 8192
+    batch_tokens: Annotated[
+        int, Field(gt=0, description="tokens per forward pass, padding included; another number keeps what is there")
+    ] = 8192
     skip_first: Annotated[int, Field(ge=0, description="first positions of each sequence to leave out")] = 0
     max_norm_ratio: Annotated[
         float | None,

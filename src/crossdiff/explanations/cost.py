@@ -10,11 +10,9 @@ EXAMPLE = 16  # tokens of a context of the example; there are as many as are jud
 EXPLANATION, VERDICT = 40, 3  # tokens of an answer
 
 
-def forecast_lines(config: Config) -> Iterator[str]:
-    """Requests and tokens, at most, and what they cost at the config's prices; nothing where no language model is named."""
+def asked(config: Config) -> tuple[int, int, float, float]:
+    """Latents, requests, tokens read and tokens written, at most, of a config that names a language model."""
     settings = config.explanations
-    if settings is None:
-        return
     kinds = settings.latents
     latents = kinds.chat_leaning + kinds.shared + kinds.low_nu + kinds.high_nu
     latents *= len(config.crosscoders) * len(config.seeds)
@@ -23,11 +21,19 @@ def forecast_lines(config: Config) -> Iterator[str]:
     judged = 3 * positives  # with and without the latent, and marked
     scoring = -(-2 * positives // settings.per_request) + -(-positives // settings.per_request)
     read = latents * ((1 + scoring) * INSTRUCTIONS + (3 + judged) * EXAMPLE + (settings.shown + judged) * context)
-    written = latents * (EXPLANATION + VERDICT * judged)
+    return latents, latents * (1 + scoring), read, latents * (EXPLANATION + VERDICT * judged)
+
+
+def forecast_lines(config: Config) -> Iterator[str]:
+    """Requests and tokens, at most, and what they cost at the config's prices; nothing where no language model is named."""
+    settings = config.explanations
+    if settings is None:
+        return
+    latents, requests, read, written = asked(config)
     price = settings.prices
     cost = f", {(price.read * read + price.written * written) / 1e6:,.2f} at the prices given" if price else ""
     model = settings.model.endpoint.model if settings.model.endpoint else settings.model.folder
     yield (
-        f"Explanations by {model}: at most {latents:,} latents, {latents * (1 + scoring):,} requests, "
+        f"Explanations by {model}: at most {latents:,} latents, {requests:,} requests, "
         f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written{cost}; what was asked before costs nothing."
     )
