@@ -2,7 +2,7 @@
 
 .venv/bin/python benchmarks/latent_scaling.py [--json]
 
-Shape: 576 x 2, 16,384 latents, 50 active. The method of one pass per target (paper.md c.2) is written here with dense matrices;
+Shape: 576 x 2, 16,384 latents, 50 active. The method of one pass per target (docs/method.md 9) is written here with dense matrices;
 its leave-one-out error of a latent needs a (tokens, d_model) target of its own, so it is timed on fewer latents and
 tokens and compared per latent and token.
 """

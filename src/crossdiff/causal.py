@@ -1,4 +1,4 @@
-"""Causal effect (paper.md d): which sets of latents carry what fine-tuning changed in the chat model's answers?
+"""Causal effect (docs/method.md 12): which sets of latents carry what fine-tuning changed in the chat model's answers?
 
 The effective chat-only set is ranked twice, by decoder norm difference and by latent scaling; each half of each ranking is patched from the
 chat into the base model's activations. If a ranking finds what matters, its best half lowers the KL to the chat model more than its worst.

@@ -8,12 +8,12 @@ import pandas as pd
 from crossdiff.config import Classes, LatentScaling
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
-NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and rankings, and counted (paper.md c.3)
-SAMPLE_SEED = 42  # of the random sample of shared latents (paper.md c.3)
+NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and rankings, and counted (docs/method.md 10)
+SAMPLE_SEED = 42  # of the random sample of shared latents (docs/method.md 10)
 
 
 def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.ndarray:
-    """The class of each latent from its relative decoder norm difference; "dead" if it did not fire on held-out text (paper.md b, g.7)."""
+    """The class of each latent from its relative decoder norm difference; "dead" if it did not fire on held-out text (docs/method.md 8)."""
     low, high = classes.shared_between
     names = np.select(
         [
@@ -29,7 +29,7 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
 
 
 def beta_table(scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thresholds: LatentScaling) -> pd.DataFrame:
-    """The scaling table with validation_active_tokens, class and what latent scaling says of a claim to be model-specific (paper.md c.1).
+    """The scaling table with validation_active_tokens, class and what latent scaling says of model-specific claims (docs/method.md 9).
 
     confirmed: ``confirms`` both ratios (of base-only latents the mirrored ones); confirmed_95: and both ends of their intervals (nu only).
     complete_shrinkage: nu_error is not below its threshold; latent_decoupling: nu_reconstruction is not below. Undefined ratios confirm
@@ -58,7 +58,7 @@ def confirms(nu_error: pd.Series, nu_reconstruction: pd.Series, error_below: flo
 
 
 def plausible(table: pd.DataFrame) -> pd.DataFrame:
-    """Latents whose two ratios are defined and within NU_RANGE: what plots and rankings use (paper.md c.3)."""
+    """Latents whose two ratios are defined and within NU_RANGE: what plots and rankings use (docs/method.md 10)."""
     return table[table.nu_error.between(*NU_RANGE) & table.nu_reconstruction.between(*NU_RANGE)]
 
 
@@ -124,7 +124,7 @@ def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:
-    """Latents by rank(nu_reconstruction) + rank(nu_error), the most chat-specific first (paper.md c.3).
+    """Latents by rank(nu_reconstruction) + rank(nu_error), the most chat-specific first (docs/method.md 10).
 
     Latents with a ratio that is undefined or outside of ``NU_RANGE`` have no rank and are left out.
     """

@@ -1,5 +1,5 @@
-"""Patching (paper.md d): a hybrid of both models' activations at the layer goes through the rest of the chat model, and its predictions
-are compared with the chat model's own.
+"""Patching (docs/method.md 12): a hybrid of both models' activations at the layer goes through the rest of the chat model, and its
+predictions are compared with the chat model's own.
 
 Scale. The crosscoder sees (x_m - mean_m) scale_m, so on the scale of the raw activation x_m its reconstruction is
 xhat_m = sum_j f_j d_j^m + b^m with d_j^m = decoder_j^m / scale_m and b^m = decoder_bias_m / scale_m + mean_m. All hybrids are raw:

@@ -1,4 +1,4 @@
-"""Latent scaling (paper.md c): how much of latent j does each model need?
+"""Latent scaling (docs/method.md 9): how much of latent j does each model need?
 
 beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2 sum_i f_ij^2).
 The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat. Targets y^m, on the crosscoder's scale:
@@ -191,6 +191,6 @@ def _ratio(over: Tensor, under: Tensor) -> Tensor:
 
 
 def relative_norm_difference(norms: Tensor) -> Tensor:
-    """(latents,) in [0, 1] from decoder norms (latents, model): 0 base-only, 1/2 equal, 1 chat-only (paper.md b)."""
+    """(latents,) in [0, 1] from decoder norms (latents, model): 0 base-only, 1/2 equal, 1 chat-only (docs/method.md 8)."""
     base, chat = norms.unbind(dim=1)
     return 0.5 * (1 + (chat - base) / torch.maximum(chat, base).clamp_min(torch.finfo(norms.dtype).tiny))

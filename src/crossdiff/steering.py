@@ -1,4 +1,4 @@
-"""Steering (paper.md e): what a latent does to the chat model's answers when it is turned up, turned down or taken out.
+"""Steering (docs/method.md 13): what a latent does to the chat model's answers when it is turned up, turned down or taken out.
 
 Scale. The crosscoder sees (x_chat - mean_chat) scale_chat, so on the scale of the raw residual stream an activation f of latent j adds
 f d_j with d_j = decoder_j^chat / scale_chat. Strength s adds s f_max d_j, f_max being the latent's largest activation in the training

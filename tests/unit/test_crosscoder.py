@@ -20,7 +20,7 @@ def initialised(settings: Settings, seed: int = 0) -> Crosscoder:
     return crosscoder
 
 
-# The start (paper.md a.2)
+# The start (docs/method.md 2)
 
 
 def test_both_models_start_from_the_same_weights() -> None:
@@ -106,7 +106,7 @@ def test_normalise_subtracts_the_mean_and_multiplies_with_the_scale_of_each_mode
 
 @pytest.mark.parametrize(
     ("kind", "weight"),
-    [("crosscoder", 3.0 + 4.0), ("sae", 5.0), ("mixed", 5.0 + 0.1 * 7.0), ("none", 1.0)],  # paper.md a.4
+    [("crosscoder", 3.0 + 4.0), ("sae", 5.0), ("mixed", 5.0 + 0.1 * 7.0), ("none", 1.0)],  # docs/method.md 4
 )
 def test_code_weight_of_decoder_norms_three_and_four(kind: str, weight: float) -> None:
     crosscoder = Crosscoder(WIDTH, LATENTS, LAYER, kind)

@@ -1,4 +1,4 @@
-"""The losses against plain dense autograd, written from paper.md a.5 and a.6."""
+"""The losses against plain dense autograd, written from docs/method.md 5 and 6."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -125,7 +125,7 @@ def either_selection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sparse, "waits_are_free", lambda _device: request.param)
 
 
-# Decoupled code normalisation (paper.md a.4): each model has its own scaled values, selection and threshold
+# Decoupled code normalisation (docs/method.md 4): each model has its own scaled values, selection and threshold
 
 
 def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
@@ -171,7 +171,7 @@ def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(
     torch.testing.assert_close(crosscoder.threshold.reshape(-1), expected.detach())
 
 
-# L1 (paper.md a.5)
+# L1 (docs/method.md 5)
 
 
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
@@ -206,7 +206,7 @@ def test_l1_of_a_perfect_reconstruction_has_finite_gradients() -> None:
     assert all(torch.isfinite(parameter.grad).all() for parameter in crosscoder.parameters())
 
 
-# BatchTopK (paper.md a.6)
+# BatchTopK (docs/method.md 6)
 
 
 @pytest.mark.usefixtures("either_selection")

@@ -1,4 +1,4 @@
-"""Latent scaling against brute force in float64 (paper.md c)."""
+"""Latent scaling against brute force in float64 (docs/method.md 9)."""
 
 import itertools
 from collections.abc import Iterable

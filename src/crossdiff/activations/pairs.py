@@ -67,7 +67,7 @@ class Summary(NamedTuple):
         return late & (norms <= limit[:, None]).all(axis=0)
 
     def scaling(self, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-        """Mean (model, d_model) to subtract and factor (model,) to multiply with (paper.md a.3)."""
+        """Mean (model, d_model) to subtract and factor (model,) to multiply with (docs/method.md 3)."""
         mean, rms = torch.tensor(self.mean), torch.tensor(self.rms)
         match normalisation.kind:
             case "none":

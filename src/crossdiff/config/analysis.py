@@ -21,7 +21,7 @@ class Bootstrap(Settings):
 
 
 class LatentScaling(Settings):
-    """Betas and nu ratios (paper.md c)."""
+    """Betas and nu ratios (docs/method.md 9)."""
 
     nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
     nu_reconstruction_below: Annotated[float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")] = 0.5
@@ -29,7 +29,7 @@ class LatentScaling(Settings):
 
 
 class Classes(Settings):
-    """Classes by relative decoder norm difference (paper.md b)."""
+    """Classes by relative decoder norm difference (docs/method.md 8)."""
 
     base_only_below: Fraction = 0.1
     shared_between: tuple[Fraction, Fraction] = (0.4, 0.6)
@@ -51,7 +51,7 @@ class Classes(Settings):
 
 
 class Examples(Settings):
-    """Activating contexts, and the tokens on which the activations of latents are counted (paper.md e)."""
+    """Activating contexts, and the tokens on which the activations of latents are counted (docs/method.md 13)."""
 
     per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
     quantiles: Annotated[
@@ -78,7 +78,7 @@ class Examples(Settings):
 
 
 class Twins(Settings):
-    """Chat-only and base-only latents of one direction (paper.md c.5)."""
+    """Chat-only and base-only latents of one direction (docs/method.md 11)."""
 
     cosine_above: Annotated[
         float, Field(gt=-1, lt=1, description="of the chat-only latent's chat and the base-only latent's base direction")
@@ -100,7 +100,7 @@ class Behaviour(Settings):
 
 
 class Patching(Settings):
-    """What is measured of conversations with answers: activations patched between the models (paper.md d)."""
+    """What is measured of conversations with answers: activations patched between the models (docs/method.md 12)."""
 
     conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
     first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9

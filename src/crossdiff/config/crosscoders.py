@@ -22,7 +22,7 @@ class Activations(Settings):
 
 
 class Normalisation(Settings):
-    """Scaling of activations before the crosscoder (paper.md a.3)."""
+    """Scaling of activations before the crosscoder (docs/method.md 3)."""
 
     kind: Annotated[
         Literal["none", "per_model", "shared"],
@@ -46,7 +46,7 @@ class Crosscoder(Settings):
     gradient_clip: Annotated[float | None, Field(gt=0)] = None
     squared_error: Annotated[bool, Field(description="squared instead of un-squared L2 reconstruction loss")] = False
     code_normalisation: Annotated[
-        Literal["crosscoder", "sae", "mixed", "none", "decoupled"], Field(description="weight of a latent's activation (paper.md a.4)")
+        Literal["crosscoder", "sae", "mixed", "none", "decoupled"], Field(description="weight of a latent's activation (docs/method.md 4)")
     ] = "crosscoder"
     init_norm: Annotated[float, Field(gt=0, description="decoder norm at the start")]
     same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
@@ -84,7 +84,7 @@ class Crosscoder(Settings):
 
 
 class L1(Crosscoder):
-    """The sparsity penalty of the first crosscoders (paper.md a.5)."""
+    """The sparsity penalty of the first crosscoders (docs/method.md 5)."""
 
     objective = "crossdiff.crosscoders.losses.l1:L1Loss"
 
@@ -95,7 +95,7 @@ class L1(Crosscoder):
 
 
 class BatchTopK(Crosscoder):
-    """Keep the k x batch largest scaled activations of a batch (paper.md a.6)."""
+    """Keep the k x batch largest scaled activations of a batch (docs/method.md 6)."""
 
     objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
 

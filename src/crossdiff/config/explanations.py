@@ -65,7 +65,7 @@ class Prices(Settings):
 
 
 class Explanations(Settings):
-    """Explanations by a language model, and how they are scored (paper.md e)."""
+    """Explanations by a language model, and how they are scored (docs/method.md 13)."""
 
     model: Explainer
     latents: ExplainedLatents = ExplainedLatents()

@@ -1,4 +1,4 @@
-"""The crosscoder: one dictionary of latents for both models, with a decoder direction per model (paper.md a.1-a.4).
+"""The crosscoder: one dictionary of latents for both models, with a decoder direction per model (docs/method.md 1 to 4).
 
 Shapes: an activation x is (batch, model, d_model) with model 0 = base and 1 = chat; a code f is (batch, latents).
 """
@@ -17,7 +17,7 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.storage import atomic_path, read_json, record_mark
 
 N_MODELS = 2
-MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # paper.md a.4, defaults of the mixed code normalisation
+MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # docs/method.md 4, defaults of the mixed code normalisation
 
 
 class Crosscoder(nn.Module):
@@ -53,7 +53,7 @@ class Crosscoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, settings: Settings, generator: torch.Generator) -> None:
-        """Random directions of norm ``init_norm``: the same for both models, and for encoder and decoder, as set (paper.md a.2)."""
+        """Random directions of norm ``init_norm``: the same for both models, and for encoder and decoder, as set (docs/method.md 2)."""
         self.encoder.copy_(_directions(self.encoder.shape, settings, generator))
         self.decoder.copy_(self.encoder if settings.transpose_init else _directions(self.encoder.shape, settings, generator))
 
@@ -66,7 +66,7 @@ class Crosscoder(nn.Module):
         return self.decoder.norm(dim=2)
 
     def code_weights(self) -> Tensor:
-        """The weight that turns an activation f into a scaled activation v (paper.md a.4): (latents,), or (latents, model) if decoupled."""
+        """The weight that makes a scaled activation v of an activation f (docs/method.md 4): (latents,), or (latents, model) if decoupled."""
         norms = self.decoder_norms()
         match self.code_normalisation:
             case "crosscoder":

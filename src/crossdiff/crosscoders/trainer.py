@@ -44,7 +44,7 @@ def new_crosscoder(activations: PairedActivations, settings: Settings, seed: int
 
 
 def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """(model,): 1 - sum_d Var(x - xhat) / sum_d Var(x), variances over the batch (paper.md a.10)."""
+    """(model,): 1 - sum_d Var(x - xhat) / sum_d Var(x), variances over the batch (docs/method.md 7)."""
     return 1 - (x - reconstruction).var(dim=0).sum(dim=1) / x.var(dim=0).sum(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Are chat-specific latents easier to explain than shared ones, and those that latent scaling confirms than the others (paper.md e)?"""
+"""Are chat-specific latents easier to explain than shared ones, and those that latent scaling confirms than others (docs/method.md 13)?"""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Latents explained by a language model, and its explanations scored by detection and fuzzing (paper.md e)."""
+"""Latents explained by a language model, and its explanations scored by detection and fuzzing (docs/method.md 13)."""
 
 import logging
 from collections.abc import Mapping, Sequence

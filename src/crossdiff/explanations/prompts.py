@@ -1,4 +1,4 @@
-"""What a language model is asked, and what counts as an answer (paper.md e)."""
+"""What a language model is asked, and what counts as an answer (docs/method.md 13)."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Detection scores: balanced accuracy with an interval (paper.md e)."""
+"""Detection scores: balanced accuracy with an interval (docs/method.md 13)."""
 
 import numpy as np
 

@@ -125,7 +125,7 @@ def latent_scaling(
 
 
 def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
-    """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (paper.md c.3)."""
+    """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (docs/method.md 10)."""
     figure, (ax,) = panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
     for (name, table), colour, style in zip(betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True):

@@ -1,4 +1,4 @@
-"""Contexts in which each latent fires: its strongest ones, and a random sample from every quantile of its activation (paper.md e)."""
+"""Contexts in which each latent fires: its strongest ones, and a random sample of every quantile of its activation (docs/method.md 13)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How much of each latent's activity falls on chat-template tokens, and how far after them the rest lies (paper.md e).
+"""How much of each latent's activity falls on chat-template tokens, and how far after them the rest lies (docs/method.md 13).
 
 Shares are taken over chats alone, as in the paper: documents have no template. The first token of a sequence (BOS where there is one) is
 counted by itself, for its activations are unlike all others.
@@ -24,7 +24,7 @@ OUTSIDE = ("document", "first")
 TEMPLATE = ("header", "turn_end")
 # Every token is in exactly one group; after_3 is the third content token after a template token.
 GROUPS = (*OUTSIDE, *TEMPLATE, *(f"after_{distance}" for distance in range(1, NEAR + 1)), "later")
-ABOVE = (0.1, 0.4, 0.7)  # shares of the latent's largest activation (paper.md e)
+ABOVE = (0.1, 0.4, 0.7)  # shares of the latent's largest activation (docs/method.md 13)
 
 MOSTLY, A_THIRD = 1 / 2, 1 / 3
 

@@ -1,4 +1,4 @@
-"""Twins: a chat-only and a base-only latent of nearly the same direction, and whether they fire in the same places (paper.md c.5)."""
+"""Twins: a chat-only and a base-only latent of nearly the same direction, and whether they fire in the same places (docs/method.md 11)."""
 
 from typing import NamedTuple
 

@@ -45,6 +45,6 @@ def products_of(crosscoder: Crosscoder, x: Tensor) -> torch.autocast:
 
 
 def reconstruction_error(x: Tensor, reconstruction: Tensor, squared: bool) -> Tensor:
-    """Mean over batch and models of ||x_m - xhat_m||_2, or of its square (paper.md a.5)."""
+    """Mean over batch and models of ||x_m - xhat_m||_2, or of its square (docs/method.md 5)."""
     error = (x - reconstruction).square().sum(dim=2)
     return error.mean() if squared else (error + torch.finfo(error.dtype).tiny).sqrt().mean()

@@ -1,4 +1,4 @@
-"""BatchTopK: keep the k x batch largest scaled activations of the whole batch (paper.md a.6)."""
+"""BatchTopK: keep the k x batch largest scaled activations of the whole batch (docs/method.md 6)."""
 
 import logging
 from collections.abc import Iterable

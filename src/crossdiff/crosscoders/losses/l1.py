@@ -1,4 +1,4 @@
-"""L1: reconstruction plus the sum of scaled activations (paper.md a.5)."""
+"""L1: reconstruction plus the sum of scaled activations (docs/method.md 5)."""
 
 import torch
 from torch import Tensor
