@@ -66,7 +66,7 @@ class Crosscoder(nn.Module):
         return self.decoder.norm(dim=2)
 
     def code_weights(self) -> Tensor:
-        """The weight that makes a scaled activation v of an activation f (docs/method.md 4): (latents,), or (latents, model) if decoupled."""
+        """The weight that makes of an activation f a scaled one, v (docs/method.md 4): (latents,), or (latents, model) if decoupled."""
         norms = self.decoder_norms()
         match self.code_normalisation:
             case "crosscoder":
