@@ -6,10 +6,12 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 
 FINETUNE = CONFIG.pair.chat.finetune
 OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
-try:
-    LOCAL_FILES = {model: RUN.model_files(model) for model in OWN_MODELS}  # here, not in the rule: an error is one line
-except UserError as error:
-    raise WorkflowError(str(error))
+if workflow.is_main_process:  # on a cluster's nodes a model's folder need not be there
+    try:
+        for model in OWN_MODELS:
+            RUN.model_files(model)  # an error here is one line, in the rule it would not be
+    except UserError as error:
+        raise WorkflowError(str(error))
 # All but the template, which comes with the tokenizer.
 FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
@@ -39,7 +41,7 @@ rule prepare_model:
     """A model from the hub, a local folder or a package, as a plain Hugging Face folder."""
     input:
         archive=lambda w: archive(CONFIG.pair.source(w.model).package),
-        files=lambda w: LOCAL_FILES[w.model],
+        files=lambda w: RUN.model_files(w.model),
     output:
         directory("results/{pair}/models/{model}"),
     log:

@@ -32,6 +32,7 @@ PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
 UNKNOWN_MB, UNKNOWN_MINUTES = 64_000, 480  # asked where nobody knows the model yet: enough for one of some billion parameters
 SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
+LOGIT_BYTES = 64 * 16  # of fine-tuning, for each entry of the vocabulary: 64 tokens, with their gradients and probabilities
 ON_GPU = "on_gpu"  # resource of jobs that use the GPU, if there is one
 LEAST_MB, LEAST_MINUTES = 2000, 30
 
@@ -47,11 +48,13 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Shape | None":
-        """From the values of a model's config.json; a vision model's text part. None where the usual keys are missing.
+        """From the values of a model's config.json; a vision model's text part. None where the usual keys are missing, or differ by layer.
 
         Raises UserError for one that is no size.
         """
-        config = config.get("text_config", config)
+        config = config.get("text_config") or config
+        if any(isinstance(config.get(name), list) for name in ("intermediate_size", "num_key_value_heads")):
+            return None
 
         def size(*names: str) -> int | None:
             for name in names:
@@ -139,9 +142,9 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
     needs = {"prepare_model": Need(prepared, 0, models * 2 * model.parameters(), PROCESS + 4 * model.parameters(), 0, 0)}
     if finetune := config.pair.chat.finetune:
         seen = finetune.epochs * sum(finetune.data.values())
-        kept = 2 * (model.layers * (14 * width + 5 * model.d_mlp) + 3 * model.vocabulary)  # of a token, for the backward pass
-        # Weights, gradients and two moments in float32; weights and what is kept of a batch in bfloat16.
-        memory = 18 * model.parameters() + finetune.batch_tokens * kept
+        kept = 2 * model.layers * (14 * width + 5 * model.d_mlp)  # of a token, for the backward pass
+        # Weights, gradients and two moments in float32; weights and what is kept of a batch in bfloat16; logits of few tokens at a time.
+        memory = 18 * model.parameters() + finetune.batch_tokens * kept + LOGIT_BYTES * model.vocabulary
         needs["finetune_model"] = Need(1, seen, 0, PROCESS + _text(config), memory, 6 * seen * model.parameters())
     needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS + _text(config), 0, 0)
     cache = tokens * (2 * width * COMPRESSED + 4)  # of one model
