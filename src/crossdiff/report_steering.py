@@ -1,5 +1,6 @@
 """The page's section on steering: which latents and why, what they did beside their controls, and answers before and after."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -7,8 +8,10 @@ import pandas as pd
 
 from crossdiff.latents.labels import latent_label
 
+PROJECTED_OUT = "projected out"
 FEW_REQUESTS = 20  # below, even 0 or all of them leave a rate's 95 % interval 16 points wide
 SHOWN = 3  # requests of each kind
+ODD = 2  # times the perplexity of unsteered answers, from which on the steered ones are called odd
 
 
 class SteeringInputs(NamedTuple):
@@ -24,10 +27,10 @@ class Contrast(NamedTuple):
     """Where a latent's refusals of one kind of request differ most from its controls', in the direction that refusal predicts."""
 
     requests: str
-    strength: float
+    change: str  # a strength such as "+2", or PROJECTED_OUT
     steered: dict[str, Any]  # rows of the effects
     unsteered: dict[str, Any]
-    controls: list[int]  # requests that each control has refused at this strength
+    controls: list[int]  # requests that each control has refused under this change
 
     @property
     def surely(self) -> bool:
@@ -35,6 +38,11 @@ class Contrast(NamedTuple):
         if self.requests == "harmful":
             return self.steered["high"] < self.unsteered["low"] and all(refused > self.steered["refused"] for refused in self.controls)
         return self.steered["low"] > self.unsteered["high"] and all(refused < self.steered["refused"] for refused in self.controls)
+
+    @property
+    def odd(self) -> bool:
+        """Whether the base model finds the answers so odd that what they refuse or not says little."""
+        return self.steered["perplexity"] > ODD * self.unsteered["perplexity"]
 
 
 def steering_section(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]] | None = None) -> dict[str, Any]:
@@ -61,19 +69,23 @@ def steering_section(inputs: SteeringInputs, names: Mapping[str, Mapping[int, st
 
 
 def contrasts_of(effects: pd.DataFrame, latent: int) -> Iterator[Contrast]:
-    """Harmful requests, fewest refusals against the controls'; benign ones, most. Ties go to the smaller change."""
+    """Harmful requests, fewest refusals against the controls'; benign ones, most. Ties go to the smaller strength."""
     for requests, sign in (("harmful", -1), ("benign", 1)):
         rows = effects[effects.requests == requests]
         unsteered = rows[rows.change == "none"].iloc[0]
-        rows = rows[(rows.latent == latent) & (rows.change == "add")]
+        rows = rows[rows.latent == latent]
+        rows = rows.assign(label=rows.apply(_label, axis=1))
         controls = rows[rows.direction != "latent"]
-        steered = rows[rows.direction == "latent"].set_index("strength")
-        usual = controls.groupby("strength").rate.mean().reindex(steered.index).fillna(unsteered.rate)
-        margin = sign * (steered.rate - usual)
-        order = sorted(margin.index, key=lambda strength: (-margin[strength], abs(strength)))
-        best = order[0]
-        refused = controls[controls.strength == best].refused.tolist()
-        yield Contrast(requests, float(best), steered.loc[best].to_dict(), unsteered.to_dict(), refused)
+        steered = rows[rows.direction == "latent"].set_index("label")
+        usual = controls.groupby("label").rate.mean().reindex(steered.index).fillna(unsteered.rate)
+        margin, size = sign * (steered.rate - usual), steered.strength.abs().fillna(math.inf)
+        best = min(steered.index, key=lambda label: (-margin[label], size[label]))
+        refused = controls[controls.label == best].refused.tolist()
+        yield Contrast(requests, best, steered.loc[best].to_dict(), unsteered.to_dict(), refused)
+
+
+def _label(row: pd.Series) -> str:
+    return {"none": "0", "project out": PROJECTED_OUT}.get(row.change, f"{row.strength:+g}")
 
 
 def _why(candidates: pd.DataFrame, latent: int) -> dict[str, Any] | None:
@@ -91,7 +103,7 @@ def _why(candidates: pd.DataFrame, latent: int) -> dict[str, Any] | None:
 
 
 def _answers(answers: pd.DataFrame, contrasts: list[Contrast]) -> Iterator[dict[str, Any]]:
-    """The first requests of each kind: the unsteered answer, the one at the contrast's strength, and those at all strengths."""
+    """The first requests of each kind: the unsteered answer, the one under the contrast's change, and all."""
     own = answers[answers.direction.isin(["none", "latent"])]
     for contrast in contrasts:
         of_kind = own[own.requests == contrast.requests]
@@ -99,13 +111,12 @@ def _answers(answers: pd.DataFrame, contrasts: list[Contrast]) -> Iterator[dict[
             rows = of_kind[of_kind.question == question].sort_values("strength", na_position="last")
             yield {
                 "question": question,
-                "strength": contrast.strength,
+                "change": contrast.change,
                 "before": _answer(rows[rows.change == "none"].iloc[0]),
-                "after": _answer(rows[rows.strength == contrast.strength].iloc[0]),
+                "after": _answer(rows[rows.apply(_label, axis=1) == contrast.change].iloc[0]),
                 "all": [_answer(row) for _, row in rows.iterrows()],
             }
 
 
 def _answer(row: pd.Series) -> dict[str, Any]:
-    strength = "projected out" if row.change == "project out" else "0" if row.change == "none" else f"{row.strength:+g}"
-    return {"strength": strength, "text": row.answer.replace("\n", "\u21b5"), "refused": bool(row.refused)}
+    return {"change": _label(row), "text": row.answer.replace("\n", "\u21b5"), "refused": bool(row.refused)}

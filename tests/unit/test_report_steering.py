@@ -19,8 +19,8 @@ def page(folder: Path, answers: pd.DataFrame) -> str:
 
 def test_contrast_is_where_the_latent_differs_most_from_its_controls():
     harmful, benign = contrasts_of(effects(steered_answers(), 0), 5)
-    assert (harmful.requests, harmful.strength, harmful.steered["refused"], harmful.unsteered["refused"]) == ("harmful", -1.0, 3, 24)
-    assert (benign.requests, benign.strength, benign.steered["refused"], benign.unsteered["refused"]) == ("benign", 2.0, 22, 0)
+    assert (harmful.requests, harmful.change, harmful.steered["refused"], harmful.unsteered["refused"]) == ("harmful", "-1", 3, 24)
+    assert (benign.requests, benign.change, benign.steered["refused"], benign.unsteered["refused"]) == ("benign", "+2", 22, 0)
     assert harmful.controls == [24, 24, 24]
     assert harmful.surely
     assert benign.surely
@@ -34,11 +34,30 @@ def test_control_that_goes_as_far_takes_the_claim_away():
     answers = steered_answers()
     answers.loc[(answers.number == 7) & (answers.strength == -1) & (answers.requests == "harmful"), "refused"] = False
     harmful, benign = contrasts_of(effects(answers, 0), 5)
-    assert harmful.strength == -2  # where no control does
+    assert harmful.change == "-2"  # where no control does
     answers.loc[(answers.number == 7) & (answers.strength == -2) & (answers.requests == "harmful"), "refused"] = False
     harmful, benign = contrasts_of(effects(answers, 0), 5)
     assert not harmful.surely
     assert benign.surely
+
+
+def test_projecting_out_counts_where_it_does_most(tmp_path: Path):
+    answers = steered_answers()
+    out = (answers.change == "project out") & (answers.requests == "harmful") & (answers.direction == "latent")
+    answers.loc[out, "refused"] = False
+    harmful, _ = contrasts_of(effects(answers, 0), 5)
+    assert (harmful.change, harmful.steered["refused"], len(harmful.controls)) == ("projected out", 0, 3)
+    assert harmful.surely and not harmful.odd
+    text = " ".join(page(tmp_path, answers).split())
+    assert "Projected out, where it differs most from its controls, <strong>0 of 24</strong> harmful" in text
+
+
+def test_odd_answers_take_the_weight_off_a_claim(tmp_path: Path):
+    answers = steered_answers()
+    answers.loc[(answers.direction == "latent") & (answers.change == "add"), "nats"] += 3 * answers.tokens
+    text = page(tmp_path, answers)
+    assert text.count("so odd that this says little") == 2
+    assert "so odd" not in page(tmp_path, steered_answers())
 
 
 def test_page_says_why_what_and_how_sure(tmp_path: Path):
