@@ -230,7 +230,7 @@ def test_latent_scaling(recorded: Recorded, dtype: torch.dtype, case: str) -> No
     if case == "batchtopk":
         crosscoder.threshold.copy_(recorded["crosscoder.threshold"])
     blocks = [Block(batch, np.arange(len(batch))) for batch in recorded["batches"]]
-    table = latent_scaling(crosscoder, blocks, sum(map(len, recorded["batches"])), Bootstrap(blocks=2, samples=2))
+    table = latent_scaling(crosscoder, blocks, sum(map(len, recorded["batches"])), Bootstrap(blocks=10, samples=2))
     active = recorded[f"scaling.{case}.active_tokens"]
     assert table["active_tokens"].tolist() == active.tolist()
     assert active[0] == 0
