@@ -115,13 +115,17 @@ def test_training_that_fails_in_its_processes_fails(inputs: dict[str, Any], tmp_
 
 
 @pytest.mark.slow
-def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(inputs: dict[str, Any], tmp_path: Path) -> None:
+def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
+    inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As at the end of a time limit; what comes out is as if nothing had happened."""
     settings = SETTINGS["batchtopk"].model_copy(update={"tokens": 64 * 2000, "log_every": 100})
     arguments = (2, inputs, settings.model_dump(mode="json"), 0)
 
     def terminate() -> None:
-        while not (tmp_path / "state.lock").exists():
+        said, last = "", time.monotonic() + 300
+        while "step 100 of 2000" not in said and time.monotonic() < last:  # before the first step there is nothing to go on from
+            said += capfd.readouterr().err
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
