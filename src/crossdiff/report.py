@@ -11,7 +11,8 @@ import pandas as pd
 from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import read_summary
 from crossdiff.catalogue import current, read_names
-from crossdiff.evaluation import most_chat_leaning
+from crossdiff.config import FEWEST_ACTIVE_BLOCKS
+from crossdiff.evaluation import NU_RANGE, most_chat_leaning
 from crossdiff.explanations import comparison
 from crossdiff.models.load import load_tokenizer
 from crossdiff.report_steering import SteeringInputs, steering_section
@@ -56,6 +57,8 @@ def render(inputs: Inputs, template: str | Path) -> str:
         datasets=section(inputs.settings, "datasets"),
         classes=classes,
         thresholds=section(inputs.settings, "latent_scaling"),
+        lowest_nu=NU_RANGE[0],
+        fewest_blocks=FEWEST_ACTIVE_BLOCKS,
         facts=read_json(inputs.facts),
         summary=read_summary(inputs.summary),
         models=MODELS,

@@ -44,9 +44,7 @@ def firings(crosscoder: Crosscoder, activations: PairedActivations, tokens: int 
     device = crosscoder.decoder.device
     for number, shard in enumerate(activations.shards):
         starts = shard.tokens.sequence_starts()
-        sequence = np.searchsorted(starts, np.flatnonzero(activations.summary.kept(shard)), side="right")  # of every kept row
-        cut = share is not None and share < len(sequence)
-        limit = int(np.searchsorted(sequence, sequence[share - 1], side="right")) if cut else None
+        limit = None if share is None else _whole(np.flatnonzero(activations.summary.kept(shard)), starts, share)
         rows, waiting, size = [], [], 0
         for block_rows, block in kept_blocks(shard, activations.summary, limit):
             active = crosscoder.active(crosscoder.normalise(block.to(device)))
@@ -64,6 +62,14 @@ def firings(crosscoder: Crosscoder, activations: PairedActivations, tokens: int 
                 size -= n_entries
         if rows:
             yield _by_latent(number, np.concatenate(rows), _Entries.join(waiting))
+
+
+def _whole(rows: np.ndarray, starts: np.ndarray, share: int) -> int:
+    """How many of the kept ``rows`` are ``share`` and what is left of the sequence that it ends in."""
+    if share >= len(rows):
+        return len(rows)
+    sequence = np.searchsorted(starts, rows, side="right")
+    return int(np.searchsorted(sequence, sequence[share - 1], side="right"))
 
 
 def _by_latent(shard: int, rows: np.ndarray, entries: _Entries) -> Firings:

@@ -104,8 +104,8 @@ def before_learned(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> tupl
 
 
 def backward(model: PreTrainedModel, ids: Tensor, learned: Tensor, tokens: Tensor) -> Tensor:
-    """Add the gradients of a batch's loss to those of the weights; the loss. Logits are gone before the next ones are made: those of a
-    whole batch would be many times what the rest of the step holds."""
+    """Add the gradients of a batch's loss to those of the weights; the loss. Logits are gone before the next ones are made: few
+    at a time stay in the cache."""
     hidden, targets = before_learned(model, ids, learned)
     leaf, loss = hidden.detach().requires_grad_(), 0.0
     for term in assistant_losses(model, leaf, targets, tokens):

@@ -87,7 +87,7 @@ class BatchTopKLoss(Loss):
         crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
     def _dead(self, tokens: int) -> Tensor:
-        """The latents (dead,) that are dead after ``tokens`` more.
+        """The latents (dead,) that are dead now, ``tokens`` after the last call.
 
         The device is asked only when one may have died: not until the longest silent latent could have become dead. While some are dead,
         it is asked at every step.
