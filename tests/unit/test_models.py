@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, LlamaConfig
 
@@ -22,7 +22,7 @@ from crossdiff.errors import UserError
 from crossdiff.intervals import wilson
 from crossdiff.models.finetune import backward, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
 from crossdiff.models.gguf import convert_gguf
-from crossdiff.models.load import load_model, load_tokenizer, text_config
+from crossdiff.models.load import check_weights, load_model, load_tokenizer, text_config
 from crossdiff.models.prepare import check_pair, make_random, prepare, write_chat_tokenizer
 from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.texts.chats import HEADER, chat_sequence
@@ -115,6 +115,54 @@ def test_pickled_weights_are_not_loaded(folder, tmp_path):
     (copy / "model.safetensors").unlink()
     torch.save(load_model(folder, torch.float32).state_dict(), copy / "pytorch_model.bin")
     assert one_line(load_model, copy, torch.float32).startswith(f"{copy}: not a usable model folder (")
+
+
+def changed_weights(folder: Path, copy: Path, change) -> Path:
+    """A copy of a model's folder whose tensors went through ``change`` (a dictionary to another)."""
+    shutil.copytree(folder, copy)
+    save_file(change(load_file(folder / "model.safetensors")), copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+Q, K = (f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda tensors: {f"_orig_mod.{name}": value for name, value in tensors.items()},
+            "21 missing (lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight, ...); 21 that the model does not "
+            "know (_orig_mod.lm_head.weight, _orig_mod.model.embed_tokens.weight, _orig_mod.model.layers.0.input_layernorm.weight, ...)",
+        ),
+        (lambda tensors: {name: value for name, value in tensors.items() if name != Q}, f"1 missing ({Q})"),
+        (
+            lambda tensors: {name: value for name, value in tensors.items() if name != Q} | {K: tensors[K][:16].contiguous()},
+            f"1 missing ({Q}) and 1 of another shape ({K} [16, 32] instead of [32, 32])",
+        ),
+    ],
+    ids=["prefix", "missing", "mismatched"],
+)
+@pytest.mark.parametrize("read", [lambda path: load_model(path, torch.float32), check_weights], ids=["load", "check"])
+def test_weights_that_are_not_those_of_the_model_are_refused(folder, tmp_path, read, change, said):
+    copy = changed_weights(folder, tmp_path / "copy", change)
+    assert one_line(read, copy) == f"{copy}: its tensors are not those of LlamaForCausalLM as config.json describes it: {said}"
+
+
+def test_tied_weights_may_be_missing(tmp_path):
+    config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config.tie_word_embeddings = True
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    check_weights(tmp_path)
+    model = load_model(tmp_path, torch.float32)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_pair_with_missing_weights_is_refused(folder, tmp_path):
+    copy = changed_weights(folder, tmp_path / "copy", lambda tensors: {name: value for name, value in tensors.items() if name != Q})
+    for pair in ((copy, folder), (folder, copy)):
+        assert f"1 missing ({Q})" in one_line(check_pair, *pair, folder, 1)
 
 
 # From a source of the config to a folder.

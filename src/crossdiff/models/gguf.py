@@ -5,9 +5,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.load import read_weights
 from crossdiff.texts.archives import members
 
 
@@ -24,7 +25,7 @@ def convert_gguf(archive: str | Path, member: str, folder: Path) -> None:
         Path(scratch, file).write_bytes(found[0][1])
         try:
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file, local_files_only=True)
-            quantised = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file, dtype=torch.float32, local_files_only=True)
+            quantised = read_weights(scratch, f"{archive}, {member}", gguf_file=file, dtype=torch.float32)
         except (OSError, ValueError, struct.error) as error:
             raise UserError(f"{archive}, {member}: not a usable GGUF file ({first_line(error)})") from error
     config = quantised.config

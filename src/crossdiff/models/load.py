@@ -1,7 +1,7 @@
 """Loading a model or tokenizer from a plain Hugging Face folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,14 +13,57 @@ from crossdiff.errors import UserError, first_line
 if TYPE_CHECKING:  # costs two seconds that loading a tokenizer need not wait
     from transformers import PreTrainedConfig, PreTrainedModel
 
+NAMED = 3  # tensors that an error names
+
 
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
-    """A causal language model in evaluation mode on the best device. No code from the folder is run."""
+    """A causal language model in evaluation mode on the best device. No code from the folder is run.
+
+    Raises UserError where the folder holds no such model, or not all of its weights (``read_weights``).
+    """
+    return _from_folder(folder, dtype=dtype).to(device()).eval()
+
+
+def check_weights(folder: str | Path) -> None:
+    """Compare the names and shapes of a folder's tensors with those of its model. Reads headers only, so that it costs no memory.
+
+    Raises UserError as ``load_model`` does.
+    """
+    _from_folder(folder, dtype=torch.bfloat16, device_map="meta")
+
+
+def _from_folder(folder: str | Path, **options: Any) -> "PreTrainedModel":
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        return read_weights(folder, str(folder), use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: not a usable model folder ({first_line(error)})") from error
-    return model.to(device()).eval()
+
+
+def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrainedModel":
+    """The causal language model of a folder; ``options`` as ``from_pretrained`` takes them, ``origin`` is its name in errors.
+
+    Raises UserError for a tensor that the files lack (tied ones excepted) or hold in another shape: transformers would fill it with
+    random numbers and go on.
+    """
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    problems = []
+    if missing := sorted(found["missing_keys"]):
+        problems.append(f"{len(missing)} missing ({_first(missing)})")
+    if mismatched := sorted(found["mismatched_keys"], key=lambda entry: entry[0]):
+        shapes = [f"{name} {list(there)} instead of {list(wanted)}" for name, there, wanted in mismatched]
+        problems.append(f"{len(mismatched)} of another shape ({_first(shapes)})")
+    if problems:
+        unknown = sorted(found["unexpected_keys"])
+        rest = f"; {len(unknown)} that the model does not know ({_first(unknown)})" if unknown else ""
+        wanted = f"its tensors are not those of {type(model).__name__} as config.json describes it"
+        raise UserError(f"{origin}: {wanted}: {' and '.join(problems)}{rest}")
+    return model
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def load_tokenizer(folder: str | Path):

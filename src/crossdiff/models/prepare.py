@@ -9,7 +9,7 @@ import torch
 from crossdiff.config import HubModel, ModelSource, RandomModel
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.gguf import convert_gguf
-from crossdiff.models.load import load_tokenizer, text_config
+from crossdiff.models.load import check_weights, load_tokenizer, text_config
 from crossdiff.workflow import MODEL_FILES, model_files
 
 
@@ -80,7 +80,10 @@ def write_chat_tokenizer(origin: str | Path, template: str | Path | None, folder
 
 
 def check_pair(base: str | Path, chat: str | Path, tokenizer: str | Path, layer: int) -> dict[str, Any]:
-    """Facts of the pair. Raises UserError when widths, depths or token ids differ or the layer does not exist."""
+    """Facts of the pair.
+
+    Raises UserError when widths, depths or token ids differ, the layer does not exist, or a folder lacks weights of its model.
+    """
     facts = {}
     for name, folder in (("base", base), ("chat", chat)):
         config = text_config(folder)
@@ -92,6 +95,8 @@ def check_pair(base: str | Path, chat: str | Path, tokenizer: str | Path, layer:
             raise UserError(
                 f"pair: {key} is {facts['base'][key]} in the base and {facts['chat'][key]} in the chat model; they must be equal"
             )
+    for folder in dict.fromkeys((base, chat)):  # the same one where the chat model is made from the base
+        check_weights(folder)
     vocabulary, known = load_tokenizer(tokenizer).get_vocab(), load_tokenizer(base).get_vocab()
     different = [token for token, number in vocabulary.items() if known.get(token) != number]
     if different:
