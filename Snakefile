@@ -70,7 +70,7 @@ rule crosscoders:
 
 
 # Results count only as far as their records bear them out (docs/audit.md).
-plan.start(workflow, PAIR, config)
+planned_jobs.start(workflow, PAIR, config)
 
 
 onstart:

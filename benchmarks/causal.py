@@ -14,11 +14,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from crossdiff.activations.pairs import Summary
-from crossdiff.causal import Answers
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import device, fast_dtype
+from crossdiff.interventions.causal_effect import Answers
+from crossdiff.interventions.patching import Variant, answer_kl, conversation_batches
 from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
-from crossdiff.patching import Variant, answer_kl, conversation_batches
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import yaml
 
-from crossdiff.hashing import content
-from crossdiff.records import Entry, Record, record_id, write_record
+from crossdiff.provenance.hashing import content
+from crossdiff.provenance.records import Record, RecordedFile, record_id, write_record
 
 ROOT = Path(__file__).parent.parent
 TREE = ("Snakefile", "configs", "data", "envs", "profiles", "report", "rules", "src", "tests/data", "workflow_scripts")
@@ -65,9 +65,9 @@ def finish(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         (path / "file" if path.is_dir() else path).write_text(output)
         rule, params, inputs, _ = jobs[output]
-        entries = [Entry.of("", name, content(name)._replace(files=None)) for name in inputs]
+        entries = [RecordedFile.of("", name, content(name)._replace(files=None)) for name in inputs]
         run = {"config": [CONFIG], "packages": {}, "started": "", "finished": ""}
-        outputs = [Entry.of("", output, content(path))]
+        outputs = [RecordedFile.of("", output, content(path))]
         write_record(output, Record(record_id(rule, {}, params, entries, [output]), rule, {}, params, {}, entries, outputs, run))
 
 

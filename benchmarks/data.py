@@ -19,7 +19,7 @@ from turns import show
 
 from crossdiff.activations.cache import write_cache
 from crossdiff.activations.pairs import PairedActivations, PairedShard, summarise
-from crossdiff.config import Activations, BatchTopK
+from crossdiff.config import Activations, BatchTopKSettings
 from crossdiff.crosscoders.trainer import Training
 from crossdiff.device import device
 from crossdiff.texts.shards import Shard
@@ -68,7 +68,7 @@ def main() -> None:
         alone = BATCHES * BATCH / (time.perf_counter() - start)
         stream.close()
 
-        settings = BatchTopK(loss="batchtopk", k=50, latents=16_384, batch=BATCH, tokens=10**9, warmup_steps=5)
+        settings = BatchTopKSettings(loss="batchtopk", k=50, latents=16_384, batch=BATCH, tokens=10**9, warmup_steps=5)
         training = Training(activations, settings, 0, device())
         stream = activations.shuffled_batches(BATCH, BUFFER, seed=0)
         training.step(next(stream))

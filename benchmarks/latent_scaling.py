@@ -15,11 +15,11 @@ from torch import Tensor
 from turns import in_turn, show
 
 from crossdiff.activations.pairs import Block
-from crossdiff.config import BatchTopK, Bootstrap
+from crossdiff.config import BatchTopKSettings, Bootstrap
 from crossdiff.crosscoders import sparse
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import device
-from crossdiff.scaling import latent_scaling
+from crossdiff.latents.scaling import latent_scaling
 
 WIDTH, LATENTS, K, TOKENS, BLOCK = 576, 16_384, 50, 131_072, 2_048
 FEW_LATENTS, FEW_TOKENS = 256, 512  # of the pass per target
@@ -27,7 +27,7 @@ FEW_LATENTS, FEW_TOKENS = 256, 512  # of the pass per target
 
 def crosscoder(x: Tensor) -> Crosscoder:
     """At its start, with a threshold that keeps K latents per token."""
-    settings = BatchTopK(loss="batchtopk", k=K, latents=LATENTS, tokens=10**9)
+    settings = BatchTopKSettings(loss="batchtopk", k=K, latents=LATENTS, tokens=10**9)
     made = Crosscoder(WIDTH, LATENTS, 0, precision="bfloat16")
     made.initialise(settings, torch.Generator().manual_seed(0))
     made.to(x.device).requires_grad_(False)

@@ -12,9 +12,8 @@ from pathlib import Path
 import yaml
 from turns import show
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import PairedActivations, PairedShard, read_summary
-from crossdiff.config import Config, load
+from crossdiff.config import MODELS, Config, load
 from crossdiff.crosscoders.quality import reconstruction_quality
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from turns import in_turn, show
 
-from crossdiff.config import L1, BatchTopK
+from crossdiff.config import BatchTopKSettings, L1Settings
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.trainer import clip_gradients
@@ -30,9 +30,9 @@ def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16"
     """One step of our training: loss, gradients, clipping, Adam."""
     common = {"latents": latents, "batch": len(x), "tokens": 10**9, "precision": precision, "init_norm": 1.0, "learning_rate": 1e-5}
     if loss == "batchtopk":
-        settings = BatchTopK(loss="batchtopk", k=k, **common)
+        settings = BatchTopKSettings(loss="batchtopk", k=k, **common)
     else:
-        settings = L1(loss="l1", l1_coefficient=L1_COEFFICIENT, **common)
+        settings = L1Settings(loss="l1", l1_coefficient=L1_COEFFICIENT, **common)
     crosscoder = Crosscoder(WIDTH, latents, 0, precision=precision)
     crosscoder.initialise(settings, torch.Generator().manual_seed(0))
     crosscoder.to(x.device)

@@ -1,6 +1,6 @@
 """Causal effect. Only with a section ``causal``.
 
-Takes both models, chats, crosscoders and their beta tables. Gives the chat model's answers and, per crosscoder and seed, how near each hybrid of
+Takes both models, chats, crosscoders and their beta tables. Gives the chat model's answers and, per crosscoder and seed, how near each patched run of
 both models' activations brings the base to the chat model's predictions; one figure.
 """
 
@@ -38,7 +38,7 @@ if CONFIG.causal:
             "../workflow_scripts/generate_answers.py"
 
     rule measure_causal_effect:
-        """KL of every hybrid to the chat model: one prefix and one encoding for all of them."""
+        """KL of every patched run to the chat model: one prefix and one encoding for all of them."""
         input:
             base="results/{pair}/models/base",
             chat="results/{pair}/models/chat",
@@ -69,7 +69,7 @@ if CONFIG.causal:
             "../workflow_scripts/measure_causal_effect.py"
 
     rule figure_kl:
-        """KL to the chat model of every hybrid, of the first seed."""
+        """KL to the chat model of every patched run, of the first seed."""
         input:
             per_crosscoder("kl.csv", CONFIG.seeds[:1]),
         output:

@@ -10,13 +10,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from crossdiff import forecast, plan, slurm
-    from crossdiff.activations import MODELS
-    from crossdiff.catalogue import read_catalogue
+    from crossdiff.config import MODELS
+    from crossdiff.latents.catalogue import read_catalogue
     from crossdiff.config import Explanations, Finetuning, Patching, SteeringGrid
     from crossdiff.errors import UserError
-    from crossdiff.provenance import code_digest
-    from crossdiff.workflow import SPLITS, Run
+    from crossdiff.provenance import planned_jobs
+    from crossdiff.provenance.code import code_digest
+    from crossdiff.workflow import forecast, slurm
+    from crossdiff.workflow.run import SPLITS, Run
 except ModuleNotFoundError as error:
     raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
 

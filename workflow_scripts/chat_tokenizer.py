@@ -1,8 +1,8 @@
 """Write the tokenizer that renders chats."""
 
-from crossdiff.job import job
 from crossdiff.models.prepare import write_chat_tokenizer
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.storage import atomic_path
+from crossdiff.workflow.job import job
 
 
 def main(model: str, template: str | None, folder: str) -> None:

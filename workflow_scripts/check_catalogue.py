@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from crossdiff.catalogue import COLUMNS, check, weights_digest
-from crossdiff.job import job
-from crossdiff.storage import read_json, write_csv
+from crossdiff.latents.catalogue import COLUMNS, check, weights_digest
+from crossdiff.provenance.storage import read_json, write_csv
+from crossdiff.workflow.job import job
 
 
 def main(catalogue: str, weights: dict[tuple[str, int], str], configs: dict[tuple[str, int], str], table: str) -> None:

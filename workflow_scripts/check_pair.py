@@ -1,8 +1,8 @@
 """Check that base and chat model, tokenizer and layer fit together."""
 
-from crossdiff.job import job
 from crossdiff.models.prepare import check_pair
-from crossdiff.storage import write_json
+from crossdiff.provenance.storage import write_json
+from crossdiff.workflow.job import job
 
 
 def main(base: str, chat: str, tokenizer: str, layer: int, facts: str) -> None:

@@ -1,8 +1,8 @@
 """One table with a row per crosscoder and seed."""
 
-from crossdiff.evaluation import comparison
-from crossdiff.job import job
-from crossdiff.storage import read_json, write_csv
+from crossdiff.latents.evaluation import comparison
+from crossdiff.provenance.storage import read_json, write_csv
+from crossdiff.workflow.job import job
 
 
 def main(evaluations: list[str], names: list[tuple[str, int]], table: str) -> None:

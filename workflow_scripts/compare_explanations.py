@@ -5,10 +5,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from crossdiff.explanations.comparison import compare, joined
-from crossdiff.figures.drawing import save
-from crossdiff.figures.explanations import Scores, explanations
-from crossdiff.job import job
-from crossdiff.storage import write_csv
+from crossdiff.provenance.storage import write_csv
+from crossdiff.report.figures.drawing import save
+from crossdiff.report.figures.explanations import Scores, explanations
+from crossdiff.workflow.job import job
 
 
 class Explained(NamedTuple):

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from crossdiff.job import job
 from crossdiff.latents.template_tokens import headlines
 from crossdiff.latents.twins import twin_counts
-from crossdiff.storage import read_json, write_csv
+from crossdiff.provenance.storage import read_json, write_csv
+from crossdiff.workflow.job import job
 
 
 def main(

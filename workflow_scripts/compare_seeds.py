@@ -8,13 +8,13 @@ import pandas as pd
 from crossdiff.config import SeedAgreement
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
-from crossdiff.job import job
 from crossdiff.latents.agreement import COLUMNS, seed_agreement
-from crossdiff.storage import write_csv
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_csv
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
-class Training(NamedTuple):
+class SeedFiles(NamedTuple):
     """A crosscoder from one seed: paths."""
 
     crosscoder: str
@@ -24,7 +24,7 @@ class Training(NamedTuple):
     betas: str
 
 
-def main(trainings: list[Training], top: int, settings: SeedAgreement, table: str) -> None:
+def main(trainings: list[SeedFiles], top: int, settings: SeedAgreement, table: str) -> None:
     rows = []
     for pair in combinations(trainings, 2):
         if pair[0].crosscoder == pair[1].crosscoder:
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         files = zip(snakemake.input.weights, snakemake.input.config, snakemake.input.betas, strict=True)
         main(
-            trainings=[Training(*name, *paths) for name, paths in zip(snakemake.params.names, files, strict=True)],
+            trainings=[SeedFiles(*name, *paths) for name, paths in zip(snakemake.params.names, files, strict=True)],
             top=settings["classes.top"],
             settings=SeedAgreement(**section(settings, "seed_agreement")),
             table=snakemake.output[0],

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from crossdiff.job import job
-from crossdiff.paper import comparison, is_papers_run, quantities
-from crossdiff.storage import read_json, write_csv
+from crossdiff.provenance.storage import read_json, write_csv
+from crossdiff.report.paper import comparison, is_papers_run, quantities
+from crossdiff.workflow.job import job
 
 
 def main(

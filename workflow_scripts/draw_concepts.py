@@ -2,10 +2,10 @@
 
 from crossdiff.activations.pairs import PairedShard, summarise
 from crossdiff.config import Activations, Planted
-from crossdiff.job import job
 from crossdiff.planted.concepts import draw, write_concepts
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow import section
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(tokens: list[str], background: list[str], settings: Planted, activations: Activations, table: str, directions: str) -> None:

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from crossdiff.config import Classes, LatentScaling
-from crossdiff.evaluation import beta_table, evaluate
-from crossdiff.job import job
-from crossdiff.storage import read_json, write_csv, write_json, write_parquet
-from crossdiff.workflow import section
+from crossdiff.latents.evaluation import beta_table, evaluate
+from crossdiff.provenance.storage import read_json, write_csv, write_json, write_parquet
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

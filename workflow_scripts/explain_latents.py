@@ -12,9 +12,9 @@ from crossdiff.explanations.excerpts import ExcerptMaker
 from crossdiff.explanations.judging import Judge
 from crossdiff.explanations.language_models import language_model
 from crossdiff.explanations.selection import chosen
-from crossdiff.job import job
-from crossdiff.storage import write_parquet
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_parquet
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from crossdiff.job import job
 from crossdiff.texts.archives import download
+from crossdiff.workflow.job import job
 
 
 def main(package: str, sha256: str, wheel: str) -> None:

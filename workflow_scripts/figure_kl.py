@@ -1,10 +1,10 @@
-"""Draw the KL to the chat model of every hybrid."""
+"""Draw the KL to the chat model of every patched run."""
 
 import pandas as pd
 
-from crossdiff.figures.causal import kl
-from crossdiff.figures.drawing import save
-from crossdiff.job import job
+from crossdiff.report.figures.causal_effect import kl
+from crossdiff.report.figures.drawing import save
+from crossdiff.workflow.job import job
 
 
 def main(tables: dict[str, str], paths: list[str]) -> None:

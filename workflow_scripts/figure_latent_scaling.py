@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from crossdiff.catalogue import current, read_names
 from crossdiff.config import Classes, LatentScaling
-from crossdiff.figures.crosscoders import latent_scaling
-from crossdiff.figures.drawing import save
-from crossdiff.job import job
-from crossdiff.workflow import section
+from crossdiff.latents.catalogue import current, read_names
+from crossdiff.report.figures.crosscoders import latent_scaling
+from crossdiff.report.figures.drawing import save
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(betas: dict[str, str], names: str | None, seed: int, classes: Classes, thresholds: LatentScaling, paths: list[str]) -> None:

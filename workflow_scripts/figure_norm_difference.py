@@ -3,10 +3,10 @@
 import pandas as pd
 
 from crossdiff.config import Classes
-from crossdiff.figures.crosscoders import norm_difference
-from crossdiff.figures.drawing import save
-from crossdiff.job import job
-from crossdiff.workflow import section
+from crossdiff.report.figures.crosscoders import norm_difference
+from crossdiff.report.figures.drawing import save
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(betas: dict[str, str], classes: Classes, paths: list[str]) -> None:

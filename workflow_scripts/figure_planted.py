@@ -3,11 +3,11 @@
 import pandas as pd
 
 from crossdiff.config import Classes, LatentScaling, Scoring
-from crossdiff.figures import planted as figures_planted
-from crossdiff.figures.drawing import save
-from crossdiff.job import job
 from crossdiff.planted.scoring import latent_table
-from crossdiff.workflow import section
+from crossdiff.report.figures import planted as figures_planted
+from crossdiff.report.figures.drawing import save
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from crossdiff.catalogue import current, read_names
-from crossdiff.figures.drawing import save
-from crossdiff.figures.steering import steering
-from crossdiff.job import job
+from crossdiff.latents.catalogue import current, read_names
+from crossdiff.report.figures.drawing import save
+from crossdiff.report.figures.steering import steering
+from crossdiff.workflow.job import job
 
 
 def main(tables: dict[str, str], names: str | None, seed: int, paths: list[str]) -> None:

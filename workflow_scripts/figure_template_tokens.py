@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from crossdiff.figures.crosscoders import template_tokens
-from crossdiff.figures.drawing import save
-from crossdiff.job import job
-from crossdiff.storage import read_json
+from crossdiff.provenance.storage import read_json
+from crossdiff.report.figures.crosscoders import template_tokens
+from crossdiff.report.figures.drawing import save
+from crossdiff.workflow.job import job
 
 
 def main(betas: dict[str, str], tables: dict[str, str], tokens_read: dict[str, str], top: int, paths: list[str]) -> None:

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from crossdiff.figures.crosscoders import training
-from crossdiff.figures.drawing import save
-from crossdiff.job import job
+from crossdiff.report.figures.crosscoders import training
+from crossdiff.report.figures.drawing import save
+from crossdiff.workflow.job import job
 
 
 def main(logs: dict[str, str], paths: list[str]) -> None:

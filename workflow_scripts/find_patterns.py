@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 
 from crossdiff.explanations.contexts import Text, read_background
 from crossdiff.explanations.patterns import PatternExplainer
-from crossdiff.job import job
-from crossdiff.storage import write_parquet
+from crossdiff.provenance.storage import write_parquet
+from crossdiff.workflow.job import job
 
 
 def main(examples: str, background: str, scaling: str, tokens: list[str], tokenizer: str, patterns: str, quantiles: str) -> None:

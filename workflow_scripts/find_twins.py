@@ -6,10 +6,10 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Twins
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
-from crossdiff.job import job
 from crossdiff.latents.twins import find_twins
-from crossdiff.storage import write_csv
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_csv
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(activations: PairedActivations, weights: str, config: str, betas: str, settings: Twins, twins: str) -> None:

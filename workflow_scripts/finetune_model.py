@@ -1,11 +1,11 @@
 """Fine-tune the chat model from the base model."""
 
 from crossdiff.config import Finetuning, TextSource
-from crossdiff.job import job
 from crossdiff.models.finetune import finetune, training_sequences
 from crossdiff.models.load import load_tokenizer
-from crossdiff.storage import atomic_path
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import atomic_path
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -4,11 +4,11 @@ import pandas as pd
 
 from crossdiff.config import TextSource
 from crossdiff.device import fast_dtype
-from crossdiff.job import job
 from crossdiff.models.answers import answered, openings
 from crossdiff.models.load import load_model, load_tokenizer
-from crossdiff.storage import write_parquet
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_parquet
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

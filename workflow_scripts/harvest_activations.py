@@ -2,9 +2,9 @@
 
 from crossdiff.activations.harvest import harvest_shard
 from crossdiff.device import fast_dtype
-from crossdiff.job import job
 from crossdiff.models.load import load_model
 from crossdiff.texts.shards import read_shard
+from crossdiff.workflow.job import job
 
 
 def main(model: str, tokens: str, layer: int, batch_tokens: int, cache: str) -> None:

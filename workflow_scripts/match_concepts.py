@@ -6,11 +6,11 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Scoring
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
-from crossdiff.job import job
 from crossdiff.planted.concepts import read_concepts
 from crossdiff.planted.matching import correlations, cosines, match
-from crossdiff.storage import write_csv
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_csv
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -3,15 +3,15 @@
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
-from crossdiff.causal import causal_effect, conversations, latent_sets, members
 from crossdiff.config import Patching
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
-from crossdiff.job import job
+from crossdiff.interventions.causal_effect import causal_effect, conversations, members, patched_sets
 from crossdiff.models.load import load_model
-from crossdiff.storage import write_csv
+from crossdiff.provenance.storage import write_csv
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow import section
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
     crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size).to(device())
     answers = conversations({dataset: [read_shard(path) for path in paths] for dataset, paths in shards.items()}, settings.conversations)
-    patched = latent_sets(pd.read_parquet(betas), top, settings.random_sets, settings.seed)
+    patched = patched_sets(pd.read_parquet(betas), top, settings.random_sets, settings.seed)
     write_csv(table, causal_effect(*models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens))
     write_csv(sets, members(patched))
 

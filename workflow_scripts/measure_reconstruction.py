@@ -6,8 +6,8 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.crosscoders.quality import reconstruction_quality
 from crossdiff.device import device
-from crossdiff.job import job
-from crossdiff.storage import write_json, write_parquet
+from crossdiff.provenance.storage import write_json, write_parquet
+from crossdiff.workflow.job import job
 
 
 def main(activations: PairedActivations, weights: str, config: str, quality: str, fired: str) -> None:

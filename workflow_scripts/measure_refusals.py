@@ -1,16 +1,16 @@
 """Count refusals of held-out requests, base and chat."""
 
 from crossdiff.device import fast_dtype
-from crossdiff.job import job
 from crossdiff.models.load import load_model
 from crossdiff.models.refusals import read_requests, refusal_rates, tokenizer_to_ask_with
-from crossdiff.storage import write_csv
+from crossdiff.provenance.storage import write_csv
+from crossdiff.workflow.job import job
 
 
 def main(folders: dict[str, str], tokenizer: str, requests: str, phrasings: int, answer_tokens: int, table: str) -> None:
-    record = read_requests(requests)
+    requests_file = read_requests(requests)
     models = ((name, load_model(folder, fast_dtype()), tokenizer_to_ask_with(folder, tokenizer)) for name, folder in folders.items())
-    write_csv(table, refusal_rates(models, record, phrasings, answer_tokens))
+    write_csv(table, refusal_rates(models, requests_file, phrasings, answer_tokens))
 
 
 if __name__ == "__main__":

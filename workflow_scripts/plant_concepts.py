@@ -2,12 +2,12 @@
 
 from crossdiff.activations.cache import read_header, read_rows, write_cache
 from crossdiff.config import Planted
-from crossdiff.job import job
 from crossdiff.planted.concepts import read_concepts
 from crossdiff.planted.planting import firings, noise, plant
-from crossdiff.storage import write_parquet
+from crossdiff.provenance.storage import write_parquet
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow import section
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from crossdiff.config import ModelSource
-from crossdiff.job import job
 from crossdiff.models.prepare import prepare
-from crossdiff.storage import atomic_path
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import atomic_path
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(source: ModelSource, archive: str | None, folder: str) -> None:

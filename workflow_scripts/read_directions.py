@@ -5,18 +5,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from crossdiff.activations import MODELS
-from crossdiff.config import SeedAgreement
+from crossdiff.config import CHAT, SeedAgreement
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
-from crossdiff.job import job
-from crossdiff.latents.directions import COLUMNS, Live, live, moved_tokens, neighbours, recurrences
+from crossdiff.latents.directions import COLUMNS, Live, live, neighbours, promoted_tokens, recurrences
 from crossdiff.models.load import load_model
-from crossdiff.storage import write_parquet
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_parquet
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
-class Training(NamedTuple):
+class DirectionFiles(NamedTuple):
     """A crosscoder from one seed: its files, and those to write."""
 
     weights: str
@@ -26,7 +25,7 @@ class Training(NamedTuple):
     recurrences: str
 
 
-def main(trainings: dict[tuple[str, int], Training], chat: str | None, settings: SeedAgreement) -> None:
+def main(trainings: dict[tuple[str, int], DirectionFiles], chat: str | None, settings: SeedAgreement) -> None:
     model = load_model(chat, fast_dtype()) if chat else None  # a planted pair has none
     found: dict[tuple[str, int], Live] = {}
     for name, training in trainings.items():
@@ -34,7 +33,7 @@ def main(trainings: dict[tuple[str, int], Training], chat: str | None, settings:
         found[name] = live(decoder, pd.read_parquet(training.betas, columns=["class"]))
         table = pd.DataFrame({"latent": np.arange(len(decoder))})
         if model is not None:
-            table = table.join(moved_tokens(model, decoder[:, MODELS.index("chat")]))
+            table = table.join(promoted_tokens(model, decoder[:, CHAT]))
         table = table.merge(neighbours(found[name]), on="latent", how="left")
         write_parquet(training.directions, table.reindex(columns=list(COLUMNS)))
     for name, table in recurrences(found, settings.cosine_above).items():
@@ -52,7 +51,7 @@ if __name__ == "__main__":
             strict=True,
         )
         main(
-            trainings={tuple(name): Training(*paths) for name, paths in zip(snakemake.params.names, files, strict=True)},
+            trainings={tuple(name): DirectionFiles(*paths) for name, paths in zip(snakemake.params.names, files, strict=True)},
             chat=snakemake.input.get("chat") or None,
             settings=SeedAgreement(**section(settings, "seed_agreement")),
         )

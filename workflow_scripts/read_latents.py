@@ -7,13 +7,13 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Examples
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
-from crossdiff.job import job
 from crossdiff.latents.background import BackgroundCollector
 from crossdiff.latents.examples import SCHEMA, ExampleCollector
-from crossdiff.latents.firings import firings
+from crossdiff.latents.firings import read_firings
 from crossdiff.latents.template_tokens import TemplateCounter
-from crossdiff.storage import atomic_path, record_mark, write_csv, write_json
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import atomic_path, record_mark, write_csv, write_json
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     collector = ExampleCollector(activations.shards, largest, settings)
     counter = TemplateCounter(activations.shards, largest)
     random_contexts = BackgroundCollector(activations.shards, min(activations.tokens, settings.tokens), settings)
-    for found in firings(crosscoder, activations, settings.tokens):
+    for found in read_firings(crosscoder, activations, settings.tokens):
         collector.add(found)
         counter.add(found)
         random_contexts.add(found)

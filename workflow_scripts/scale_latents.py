@@ -4,10 +4,10 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
-from crossdiff.job import job
-from crossdiff.scaling import latent_scaling
-from crossdiff.storage import write_parquet
-from crossdiff.workflow import section
+from crossdiff.latents.scaling import latent_scaling
+from crossdiff.provenance.storage import write_parquet
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(activations: PairedActivations, weights: str, config: str, bootstrap: Bootstrap, table: str) -> None:

@@ -3,11 +3,11 @@
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
-from crossdiff.job import job
 from crossdiff.planted.claims import judge
 from crossdiff.planted.scoring import calls, latent_table, leaderboard, score, statistics
-from crossdiff.storage import write_csv
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_csv
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -6,12 +6,12 @@ from crossdiff.activations.pairs import read_summary
 from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import fast_dtype
-from crossdiff.job import job
+from crossdiff.interventions.steering_effects import steering
 from crossdiff.models.load import load_model, load_tokenizer
 from crossdiff.models.refusals import read_requests
-from crossdiff.steering_effects import steering
-from crossdiff.storage import write_csv, write_parquet
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import write_csv, write_parquet
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -2,8 +2,8 @@
 
 from crossdiff.activations.pairs import PairedShard, summarise, write_summary
 from crossdiff.config import Activations
-from crossdiff.job import job
-from crossdiff.workflow import section
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(tokens: list[str], base: list[str], chat: list[str], settings: Activations, summary: str) -> None:

@@ -1,10 +1,10 @@
 """Write one token shard."""
 
 from crossdiff.config import TextSource
-from crossdiff.job import job
 from crossdiff.models.load import load_tokenizer
 from crossdiff.texts.shards import tokenise_shard
-from crossdiff.workflow import section
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

@@ -10,9 +10,9 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.parallel import gpus, train_on_ranks
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device
-from crossdiff.job import job
-from crossdiff.storage import atomic_path, current_record
-from crossdiff.workflow import section
+from crossdiff.provenance.storage import atomic_path, current_record
+from crossdiff.workflow.job import job
+from crossdiff.workflow.run import section
 
 
 def main(

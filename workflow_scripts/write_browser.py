@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from crossdiff.browser.contents import Training
-from crossdiff.browser.page import copy_assets, render, write_files
-from crossdiff.catalogue import read_names, weights_digest
-from crossdiff.job import job
+from crossdiff.latents.catalogue import read_names, weights_digest
 from crossdiff.models.load import load_tokenizer
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.storage import atomic_path
+from crossdiff.report.browser.contents import TrainingFiles
+from crossdiff.report.browser.page import copy_assets, render, write_files
+from crossdiff.workflow.job import job
 
 
 def main(
     pair: str,
-    trainings: dict[tuple[str, int], Training],
+    trainings: dict[tuple[str, int], TrainingFiles],
     weights: dict[tuple[str, int], str],
     tokenizer: str,
     names: str | None,
@@ -33,10 +33,10 @@ def main(
 if __name__ == "__main__":
     with job(snakemake):
         trainings = [tuple(name) for name in snakemake.params.names]
-        present = {name: snakemake.input.get(name) or [None] * len(trainings) for name in Training._fields}
+        present = {name: snakemake.input.get(name) or [None] * len(trainings) for name in TrainingFiles._fields}
         main(
             pair=snakemake.wildcards.pair,
-            trainings=dict(zip(trainings, (Training(*paths) for paths in zip(*present.values(), strict=True)), strict=True)),
+            trainings=dict(zip(trainings, (TrainingFiles(*paths) for paths in zip(*present.values(), strict=True)), strict=True)),
             weights=dict(zip(trainings, snakemake.input.weights, strict=True)),
             tokenizer=snakemake.input.tokenizer,
             names=snakemake.input.get("names") or None,

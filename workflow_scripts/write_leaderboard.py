@@ -1,9 +1,9 @@
 """Write the leaderboard page."""
 
-from crossdiff.captions import recorded_settings
-from crossdiff.job import job
-from crossdiff.leaderboard import render
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.recorded_settings import recorded_settings
+from crossdiff.provenance.storage import atomic_path
+from crossdiff.report.leaderboard import render
+from crossdiff.workflow.job import job
 
 
 def main(settings: dict, concepts: str, summary: str, tables: list[str], figures: list[str], template: str, page: str) -> None:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from crossdiff.captions import recorded_settings
-from crossdiff.job import job
-from crossdiff.report import Inputs, render
-from crossdiff.report_steering import SteeringInputs
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.recorded_settings import recorded_settings
+from crossdiff.provenance.storage import atomic_path
+from crossdiff.report.page import Inputs, render
+from crossdiff.report.steering import SteeringInputs
+from crossdiff.workflow.job import job
 
 
 def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:

@@ -63,13 +63,13 @@ crossdiff.latent = (() => {
   }
 
   function tokens(details, vocabulary) {
-    if (!details.raised.length) return [];
+    if (!details.promoted.length) return [];
     const list = (title, moved) => {
       const items = moved.map(([token, by]) => element("li", {}, element("code", {}, vocabulary[token]), ` ${by > 0 ? "+" : "−"}${shown(Math.abs(by), 1)}`));
       return element("div", {}, element("h4", {}, title), element("ul", { className: "tokens" }, ...items));
     };
     const help = "The chat direction alone through the chat model's final norm and head; logits against the mean over the vocabulary.";
-    return [section("Tokens that it moves", help, list("raised", details.raised), list("lowered", details.lowered))];
+    return [section("Tokens that it moves", help, list("promoted", details.promoted), list("suppressed", details.suppressed))];
   }
 
   function link(training, latent) {

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossdiff import slurm
-from crossdiff.audit import Audit, Finding, Node, locate, settings
 from crossdiff.config import load
 from crossdiff.errors import UserError
-from crossdiff.history import first_difference
-from crossdiff.plan import read_config
-from crossdiff.records import Entry, is_result, read_record
+from crossdiff.provenance.audit import Audit, Finding, Node, locate, settings
+from crossdiff.provenance.history import first_difference
+from crossdiff.provenance.planned_jobs import read_config
+from crossdiff.provenance.records import RecordedFile, is_result, read_record
+from crossdiff.workflow import slurm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def _diff(a: Path, b: Path) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from crossdiff.crate import export
+    from crossdiff.exchange.crate import export
 
     export(Path.cwd(), options.configfile, options.crate)
     print(f"written: {options.crate}")
@@ -92,7 +92,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from crossdiff.capacity import report
+    from crossdiff.workflow.plan import report
 
     lines, warnings = report(load(read_config(options.configfile)), Path.cwd(), options.flops)
     print(*lines, *(f"warning: {warning}" for warning in warnings), sep="\n")
@@ -156,7 +156,7 @@ def _tree(path: str, nodes: dict[str, Node]) -> Iterator[str]:
     yield from lines([path], "", "", "")
 
 
-def _groups(inputs: list[Entry], nodes: dict[str, Node]) -> dict[str, list[str]]:
+def _groups(inputs: list[RecordedFile], nodes: dict[str, Node]) -> dict[str, list[str]]:
     """Inputs by their name in the rule and the rule that made them; each source stands alone."""
     groups: dict[str, list[str]] = {}
     for entry in inputs:

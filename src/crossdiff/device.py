@@ -19,14 +19,14 @@ def multiplies_bfloat16(where: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def waits_are_free(where: torch.device) -> bool:
+def is_synchronous(where: torch.device) -> bool:
     """Whether asking the device for a number costs nothing: a CPU has it at hand, a GPU must first do all work that is queued."""
     return where.type == "cpu"
 
 
-def queued(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
     """A host ``tensor`` on the device. A GPU is not waited for: the copy is queued, and its source kept until it was made."""
-    return tensor.to(where) if waits_are_free(where) else tensor.pin_memory().to(where, non_blocking=True)
+    return tensor.to(where) if is_synchronous(where) else tensor.pin_memory().to(where, non_blocking=True)
 
 
 def fast_dtype() -> torch.dtype:

@@ -8,7 +8,7 @@ from conftest import Checkout, planned
 
 SETTINGS = """
 from typing import Literal
-from crossdiff.config import Crosscoder
+from crossdiff.config import CrosscoderSettings
 
 class Ridge(Crosscoder):
     objective = "ridge.loss:RidgeLoss"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from conftest import TINY, Checkout, Fork, planned
 
-from crossdiff.hashing import content
-from crossdiff.records import read_record, record_path, write_record
+from crossdiff.provenance.hashing import content
+from crossdiff.provenance.records import read_record, record_path, write_record
 
 TINY_RESULTS = "results/tiny"
 FIGURE = f"{TINY_RESULTS}/figures/training.svg"
@@ -36,8 +36,8 @@ def plain(checkout: Checkout) -> Checkout:
     copy = checkout.copy(checkout.folder.parent / "plain")
     snakefile = copy.folder / "Snakefile"
     text = snakefile.read_text()
-    assert "plan.start(workflow, PAIR, config)\n" in text
-    snakefile.write_text(text.replace("plan.start(workflow, PAIR, config)\n", ""))
+    assert "planned_jobs.start(workflow, PAIR, config)\n" in text
+    snakefile.write_text(text.replace("planned_jobs.start(workflow, PAIR, config)\n", ""))
     return copy
 
 
@@ -271,11 +271,11 @@ def test_touch_and_a_branch_switch_rerun_nothing(ours):
 
 
 def test_edit_of_a_module_with_an_old_modification_time(ours):
-    path = ours.folder / "src/crossdiff/evaluation.py"
+    path = ours.folder / "src/crossdiff/latents/evaluation.py"
     unseen(path, path.read_bytes() + b"\n# a comment\n")
     assert ours.pending() == {}
     unseen(path, path.read_bytes() + b"\nNEW = 1\n")
-    users = {record.rule for record in all_records(ours) if "src/crossdiff/evaluation.py" in record.code}
+    users = {record.rule for record in all_records(ours) if "src/crossdiff/latents/evaluation.py" in record.code}
     assert {"evaluate_crosscoder", "compare_crosscoders", "write_report"} <= users
     found = rules(ours.pending(), ours)
     assert users <= found
@@ -296,5 +296,5 @@ def test_code_that_ran_is_code_that_counts(finished):
         covered = {file for record in all_records(finished) if record.rule == job["rule"] for file in record.code}
         loaded = {Path(file).relative_to(finished.folder).as_posix() for file in job["modules"]}
         # The trace itself loads these.
-        traced = {file for file in loaded if re.match(r"src/crossdiff/(workflow\.py|job\.py|recording\.py|config/)", file)}
+        traced = {file for file in loaded if re.match(r"src/crossdiff/(workflow/|provenance/recording\.py|config/)", file)}
         assert loaded - covered <= traced, job["rule"]

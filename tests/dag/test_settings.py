@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from conftest import ROOT, TINY, Checkout, Fork, planned
 
-from crossdiff.config import Config, Settings, load
-from crossdiff.plan import plan
-from crossdiff.records import Record, read_record
+from crossdiff.config import Config, Section, load
+from crossdiff.provenance.planned_jobs import plan
+from crossdiff.provenance.records import Record, read_record
 
 FILE = ROOT / "tests/dag/first_affected.yaml"
 TABLE: dict[str, dict[str, Any]] = {
@@ -136,7 +136,7 @@ def field_of(key: str, config: Config) -> tuple[str, str]:
     place: Any = config
     found = ("", "")
     for part in key.split("."):
-        if isinstance(place, Settings):
+        if isinstance(place, Section):
             name = next(name for name, field in type(place).model_fields.items() if part in (name, field.alias))
             owner = next(base for base in reversed(type(place).__mro__) if name in getattr(base, "model_fields", {}))
             found, place = (owner.__name__, name), getattr(place, name)

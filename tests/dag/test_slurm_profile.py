@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import Checkout, planned
 
-from crossdiff import slurm
 from crossdiff.errors import UserError
-from crossdiff.provenance import SCRIPTS
+from crossdiff.provenance.code import SCRIPTS
+from crossdiff.workflow import slurm
 
 TINY = "configs/tiny.yaml"
 LOCAL = re.compile(

@@ -15,17 +15,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.cache import write_cache
 from crossdiff.activations.pairs import Block, PairedActivations, PairedShard, summarise
-from crossdiff.config import L1, Activations, BatchTopK, Bootstrap, Normalisation
+from crossdiff.config import MODELS, Activations, BatchTopKSettings, Bootstrap, L1Settings, Normalisation
 from crossdiff.crosscoders import sparse, trainer
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active
 from crossdiff.crosscoders.trainer import Training, new_crosscoder
-from crossdiff.scaling import TARGETS, latent_scaling
+from crossdiff.latents.scaling import TARGETS, latent_scaling
 from crossdiff.texts.shards import Shard
 
 Recorded = dict[str, Tensor]
@@ -119,7 +118,9 @@ class Step(NamedTuple):
     loss_state: dict[str, Tensor]
 
 
-def trained(recorded: Recorded, settings: L1 | BatchTopK, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+def trained(
+    recorded: Recorded, settings: L1Settings | BatchTopKSettings, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> list[Step]:
     """Our trainer on the recorded weights and batches, step by step."""
     start = with_weights(recorded, settings.code_normalisation, dtype, settings.precision)
     monkeypatch.setattr(trainer, "new_crosscoder", lambda *_: start)
@@ -148,14 +149,14 @@ def common_settings(recorded: Recorded, steps: int) -> dict[str, object]:
     return shape | {"learning_rate": 0.01, "warmup_steps": min(2, steps - 1), "precision": "float32"}
 
 
-def l1_settings(recorded: Recorded, steps: int, **changes: object) -> L1:
-    return L1(**common_settings(recorded, steps) | {"loss": "l1", "l1_coefficient": 0.03} | changes)
+def l1_settings(recorded: Recorded, steps: int, **changes: object) -> L1Settings:
+    return L1Settings(**common_settings(recorded, steps) | {"loss": "l1", "l1_coefficient": 0.03} | changes)
 
 
-def batchtopk_settings(recorded: Recorded, steps: int, **changes: object) -> BatchTopK:
+def batchtopk_settings(recorded: Recorded, steps: int, **changes: object) -> BatchTopKSettings:
     """Their k_aux is half of d_model."""
     own = {"loss": "batchtopk", "k": 4, "auxiliary_k": recorded["encoder"].shape[2] // 2, "threshold_start_step": 0, "threshold_decay": 0.9}
-    return BatchTopK(**common_settings(recorded, steps) | own | changes)
+    return BatchTopKSettings(**common_settings(recorded, steps) | own | changes)
 
 
 def check_training(case: str, recorded: Recorded, steps: list[Step], tolerance: float) -> None:

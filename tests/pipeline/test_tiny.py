@@ -12,9 +12,9 @@ import yaml
 from conftest import ROOT, TINY, Checkout, planned
 
 from crossdiff.config import load
-from crossdiff.forecast import forecast, known_shape
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.shards import read_shard
+from crossdiff.workflow.forecast import forecast, known_shape
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_answers_are_token_shards_that_end_in_the_assistants_turn(results: Path)
     assert tokens[: len(asked)].tolist() == asked.tolist()  # the first validation chat, up to its answer
 
 
-def test_kl_table_has_a_row_per_hybrid_and_group(results: Path) -> None:
+def test_kl_table_has_a_row_per_patched_run_and_group(results: Path) -> None:
     tables = {name: pd.read_csv(results / f"layer1/{name}/seed1/kl.csv") for name in ("batchtopk", "l1")}
     for table in tables.values():
         assert len(table) == 3 * (5 + 4 + 2 + 4)  # groups; without a set, ranked, random, additive

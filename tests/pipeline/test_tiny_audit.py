@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from rocrate_validator import models, services
 from rocrate_validator.utils.http import HttpRequester
 
-from crossdiff.audit import Audit
-from crossdiff.hashing import IGNORED, file_sha256
-from crossdiff.records import embedded_id, read_record, record_path
+from crossdiff.provenance.audit import Audit
+from crossdiff.provenance.hashing import IGNORED, file_sha256
+from crossdiff.provenance.records import embedded_id, read_record, record_path
 
 FIGURE = "results/tiny/figures/training.svg"
 REPORT = "results/tiny/report/index.html"

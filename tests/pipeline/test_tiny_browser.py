@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from conftest import TINY, Checkout
 
-from crossdiff.browser.contents import CHUNK
-from crossdiff.catalogue import weights_digest
+from crossdiff.latents.catalogue import weights_digest
+from crossdiff.report.browser.contents import CHUNK
 
 PAGE = "results/tiny/report/latents/index.html"
 TRAININGS = {"batchtopk.seed0": 128, "batchtopk.seed1": 128, "l1.seed0": 96, "l1.seed1": 96}
@@ -50,7 +50,7 @@ def test_contexts_are_those_that_were_read(files: Path) -> None:
         assert [max(value for _, value in context["active"]) for context in found] == pytest.approx(expected.peak.tolist(), rel=1e-3)
         assert [len(context["tokens"]) for context in found] == expected.tokens.map(len).tolist()
         assert all(0 <= token < len(vocabulary) for context in found for token in context["tokens"])
-        assert expected.empty or len(details["raised"]) == len(details["lowered"]) == 10
+        assert expected.empty or len(details["promoted"]) == len(details["suppressed"]) == 10
 
 
 def test_live_latents_are_compared_with_every_other_training(files: Path) -> None:

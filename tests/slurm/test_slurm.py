@@ -11,8 +11,8 @@ import pytest
 from on_cluster import PATIENCE, OnCluster, Run, hashes, until
 
 from crossdiff.cli import main
-from crossdiff.records import read_record
-from crossdiff.slurm import clean
+from crossdiff.provenance.records import read_record
+from crossdiff.workflow.slurm import clean
 
 pytestmark = pytest.mark.slurm
 TRAINED = "results/tiny/layer1/slow/seed0"

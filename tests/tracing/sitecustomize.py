@@ -20,7 +20,7 @@ validating = 0
 
 
 class Reading(dict):
-    """Settings that note which of their keys are read one by one; unpacking them into a typed section is not yet reading."""
+    """Section that note which of their keys are read one by one; unpacking them into a typed section is not yet reading."""
 
     def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
         super().__init__({key: Reading(value, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in values.items()})
@@ -59,21 +59,22 @@ def modules() -> list[str]:
 
 
 def install() -> None:
-    from crossdiff import config, job, workflow
+    from crossdiff import config
+    from crossdiff.workflow import job, run
 
-    get = config.Settings.__getattribute__
+    get = config.Section.__getattribute__
 
-    def getattribute(self: config.Settings, name: str) -> Any:
+    def getattribute(self: config.Section, name: str) -> Any:
         if not validating and not name.startswith("_") and name in type(self).model_fields:
             fields.add((owner(type(self), name), name))
         return get(self, name)
 
-    config.Settings.__getattribute__ = getattribute
-    config.Settings.__init__ = not_reading(config.Settings.__init__)
+    config.Section.__getattribute__ = getattribute
+    config.Section.__init__ = not_reading(config.Section.__init__)
     config.crosscoder_settings = not_reading(config.crosscoder_settings)
 
-    section = workflow.section
-    workflow.section = lambda settings, *path: Reading(section(settings, *path), ".".join(path) + ".")
+    section = run.section
+    run.section = lambda settings, *path: Reading(section(settings, *path), ".".join(path) + ".")
 
     original = job.job
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.errors import UserError, first_line
-from crossdiff.storage import atomic_path, record_mark
+from crossdiff.provenance.storage import atomic_path, record_mark
 
 FORMAT = "crossdiff activations 1"
 CHUNK_ROWS = 2048

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.cache import CHUNK_ROWS, read_header, read_rows, tokens_digest
-from crossdiff.config import Activations, Normalisation
+from crossdiff.config import MODELS, Activations, Normalisation
 from crossdiff.errors import UserError
-from crossdiff.storage import read_json, write_json
+from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.texts.shards import Shard, read_shard
 
 

@@ -25,27 +25,41 @@ from crossdiff.config.analysis import (
     SteeringGrid,
     Twins,
 )
-from crossdiff.config.base import ByName, Name, NonNegativeInt, Settings
-from crossdiff.config.crosscoders import L1, Activations, BatchTopK, Crosscoder, Normalisation
+from crossdiff.config.base import ByName, Name, NonNegativeInt, Section
+from crossdiff.config.crosscoders import Activations, BatchTopKSettings, CrosscoderSettings, L1Settings, Normalisation
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
-from crossdiff.config.models import Finetune, Finetuning, ModelSource, Noise, Pair, Planted, PlantedConcepts, RandomModel
+from crossdiff.config.models import (
+    BASE,
+    CHAT,
+    MODELS,
+    Finetune,
+    Finetuning,
+    ModelSource,
+    Noise,
+    Pair,
+    Planted,
+    PlantedConcepts,
+    RandomModel,
+)
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, TextSource, Tokens
 from crossdiff.errors import UserError
 
 __all__ = [
+    "BASE",
+    "CHAT",
     "FEWEST_ACTIVE_BLOCKS",
-    "L1",
     "LOSSES",
+    "MODELS",
     "Activations",
-    "BatchTopK",
+    "BatchTopKSettings",
     "Behaviour",
     "Bootstrap",
     "Causal",
     "Classes",
     "Config",
-    "Crosscoder",
+    "CrosscoderSettings",
     "Dataset",
     "Endpoint",
     "Examples",
@@ -56,6 +70,7 @@ __all__ = [
     "Finetuning",
     "HubDataset",
     "HubModel",
+    "L1Settings",
     "LatentScaling",
     "ModelSource",
     "Noise",
@@ -69,8 +84,8 @@ __all__ = [
     "RandomModel",
     "Report",
     "Scoring",
+    "Section",
     "SeedAgreement",
-    "Settings",
     "Steering",
     "SteeringGrid",
     "TextSource",
@@ -81,7 +96,7 @@ __all__ = [
 ]
 
 
-class Config(Settings):
+class Config(Section):
     """The whole configuration."""
 
     pair: Pair
@@ -145,7 +160,7 @@ class Config(Settings):
     def missing(self) -> list[str]:
         """A line for every local file or folder that the configuration names and that is not there, but for models: ``Run.model_files``."""
         named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
-        for model in ("base", "chat"):
+        for model in MODELS:
             source = self.pair.source(model)
             made = {"random": source.random, "finetune": source.finetune}
             named |= {f"pair.{model}.{kind}.chat_template": [part.chat_template] for kind, part in made.items() if part}

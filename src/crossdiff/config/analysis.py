@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import Fraction, Name, NonNegativeInt, PositiveFloat, Settings, with_ranges
+from crossdiff.config.base import Fraction, Name, NonNegativeInt, PositiveFloat, Section, with_ranges
 
 # A latent that fires in fewer blocks has no interval: the bootstrap over few active blocks is far too narrow. With 2, 3, 5 and 10 active
 # ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
 FEWEST_ACTIVE_BLOCKS = 10
 
 
-class Bootstrap(Settings):
+class Bootstrap(Section):
     """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
 
     blocks: Annotated[int, Field(ge=FEWEST_ACTIVE_BLOCKS, description="blocks that the documents are spread over")] = 50
@@ -20,7 +20,7 @@ class Bootstrap(Settings):
     seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
 
 
-class LatentScaling(Settings):
+class LatentScaling(Section):
     """Betas and nu ratios (docs/method.md 9)."""
 
     nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
@@ -28,7 +28,7 @@ class LatentScaling(Settings):
     bootstrap: Bootstrap = Bootstrap()
 
 
-class Classes(Settings):
+class Classes(Section):
     """Classes by relative decoder norm difference (docs/method.md 8)."""
 
     base_only_below: Fraction = 0.1
@@ -50,7 +50,7 @@ class Classes(Settings):
         return self
 
 
-class Examples(Settings):
+class Examples(Section):
     """Activating contexts, and the tokens on which the activations of latents are counted (docs/method.md 13)."""
 
     per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
@@ -77,7 +77,7 @@ class Examples(Settings):
         return self
 
 
-class Twins(Settings):
+class Twins(Section):
     """Chat-only and base-only latents of one direction (docs/method.md 11)."""
 
     cosine_above: Annotated[
@@ -85,13 +85,13 @@ class Twins(Settings):
     ] = 0.9
 
 
-class SeedAgreement(Settings):
+class SeedAgreement(Section):
     """When a latent of one training is found again in another."""
 
     cosine_above: Annotated[float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")] = 0.7
 
 
-class Behaviour(Settings):
+class Behaviour(Section):
     """Proof that a fine-tune took: refusals of held-out harmful and benign requests."""
 
     requests: Annotated[str, Field(description="YAML file of requests")]
@@ -99,7 +99,7 @@ class Behaviour(Settings):
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
 
 
-class Patching(Settings):
+class Patching(Section):
     """What is measured of conversations with answers: activations patched between the models (docs/method.md 12)."""
 
     conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
@@ -119,7 +119,7 @@ class Causal(Patching):
     answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
 
 
-class SteeringGrid(Settings):
+class SteeringGrid(Section):
     """How latents are turned up and down while the chat model answers the held-out requests of ``behaviour``."""
 
     strengths: Annotated[
@@ -153,14 +153,14 @@ class Steering(SteeringGrid):
     ]
 
 
-class Report(Settings):
+class Report(Section):
     """The page."""
 
     latents: Annotated[int, Field(gt=0, description="chat-leaning latents shown per crosscoder")] = 20
     examples: Annotated[int, Field(gt=0, description="contexts shown per latent")] = 5
 
 
-class Scoring(Settings):
+class Scoring(Section):
     """How crosscoders are scored on planted concepts (docs/planted.md)."""
 
     correlation_above: Annotated[float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")] = 0.5

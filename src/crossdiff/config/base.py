@@ -28,13 +28,13 @@ def _sorted(entries: dict[str, Any]) -> dict[str, Any]:
 ByName = AfterValidator(_sorted)  # the order of entries in the YAML decides nothing: not the order of training data, not that of panels
 
 
-class Settings(BaseModel):
+class Section(BaseModel):
     """Base of every section: unknown keys are errors, and text is never read as a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
-def exactly_one(section: Settings, names: tuple[str, ...]) -> str:
+def exactly_one(section: Section, names: tuple[str, ...]) -> str:
     given = [name for name in names if getattr(section, name) is not None]
     if len(given) != 1:
         raise ValueError(f"found {' and '.join(given) or 'none'}, give exactly one of {', '.join(names)}")

@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Settings, exactly_one
+from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, exactly_one
 
 
-class Activations(Settings):
+class Activations(Section):
     """How activations are harvested and which tokens count."""
 
     batch_tokens: Annotated[
@@ -21,7 +21,7 @@ class Activations(Settings):
     statistics_tokens: Annotated[int, Field(gt=0, description="tokens for mean and scale; median norms are of all")] = 1_000_000
 
 
-class Normalisation(Settings):
+class Normalisation(Section):
     """Scaling of activations before the crosscoder (docs/method.md 3)."""
 
     kind: Annotated[
@@ -31,7 +31,7 @@ class Normalisation(Settings):
     target_rms: Annotated[PositiveFloat, Field(description="root mean square norm of a scaled activation")] = 1.0
 
 
-class Crosscoder(Settings):
+class CrosscoderSettings(Section):
     """What every loss has in common. A loss derives its settings from it (docs/add-a-loss.md)."""
 
     objective: ClassVar[str]  # "module:class" of the loss itself, which the Snakefile must not import: it needs torch
@@ -60,7 +60,7 @@ class Crosscoder(Settings):
     log_every: PositiveInt = 100
 
     @model_validator(mode="after")
-    def _size(self) -> "Crosscoder":
+    def _size(self) -> "CrosscoderSettings":
         exactly_one(self, ("expansion", "latents"))
         if self.tokens < self.batch:
             raise ValueError(f"tokens: found {self.tokens}, less than one batch of {self.batch}")
@@ -83,7 +83,7 @@ class Crosscoder(Settings):
         return self.latents or self.expansion * d_model
 
 
-class L1(Crosscoder):
+class L1Settings(CrosscoderSettings):
     """The sparsity penalty of the first crosscoders (docs/method.md 5)."""
 
     objective = "crossdiff.crosscoders.losses.l1:L1Loss"
@@ -94,7 +94,7 @@ class L1(Crosscoder):
     init_norm: PositiveFloat = 0.005
 
 
-class BatchTopK(Crosscoder):
+class BatchTopKSettings(CrosscoderSettings):
     """Keep the k x batch largest scaled activations of a batch (docs/method.md 6)."""
 
     objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
@@ -120,7 +120,7 @@ class BatchTopK(Crosscoder):
         return self.threshold == "held_out"
 
     @model_validator(mode="after")
-    def _annealing(self) -> "BatchTopK":
+    def _annealing(self) -> "BatchTopKSettings":
         if self.k_max is not None and (self.k_max != self.k) != (self.k_annealing_steps > 0):
             raise ValueError(
                 f"k_max: found {self.k_max} with k {self.k} and k_annealing_steps {self.k_annealing_steps}; "

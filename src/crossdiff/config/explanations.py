@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Settings, exactly_one
+from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, exactly_one
 
 
 def _hidden(pattern: str, allowed: str) -> AfterValidator:
@@ -19,7 +19,7 @@ def _hidden(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-class Endpoint(Settings):
+class Endpoint(Section):
     """A server that speaks OpenAI's chat completions."""
 
     url: Annotated[
@@ -36,7 +36,7 @@ class Endpoint(Settings):
     requests_per_minute: PositiveInt = 60
 
 
-class Explainer(Settings):
+class Explainer(Section):
     """The language model that explains and scores: exactly one of these."""
 
     endpoint: Endpoint | None = None
@@ -48,7 +48,7 @@ class Explainer(Settings):
         return self
 
 
-class ExplainedLatents(Settings):
+class ExplainedLatents(Section):
     """How many latents of each kind are explained, per crosscoder and seed; one may be of several kinds."""
 
     chat_leaning: Annotated[int, Field(ge=0, description="the most chat-leaning ones")] = 20
@@ -57,14 +57,14 @@ class ExplainedLatents(Settings):
     high_nu: Annotated[int, Field(ge=0, description="and those that it ranks last")] = 10
 
 
-class Prices(Settings):
+class Prices(Section):
     """Of a million tokens, in any currency; for the forecast of crossdiff plan."""
 
     read: PositiveFloat
     written: PositiveFloat
 
 
-class Explanations(Settings):
+class Explanations(Section):
     """Explanations by a language model, and how they are scored (docs/method.md 13)."""
 
     model: Explainer

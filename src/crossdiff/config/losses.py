@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from crossdiff.config.crosscoders import L1, BatchTopK, Crosscoder
+from crossdiff.config.crosscoders import BatchTopKSettings, CrosscoderSettings, L1Settings
 
 # Every loss, by the name that a config gives. Other packages add theirs as entry points of the group "crossdiff.losses".
-LOSSES: dict[str, type[Crosscoder]] = {"batchtopk": BatchTopK, "l1": L1}
+LOSSES: dict[str, type[CrosscoderSettings]] = {"batchtopk": BatchTopKSettings, "l1": L1Settings}
 LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
 
 AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
 
 
-def crosscoder_settings(values: Mapping[str, Any]) -> Crosscoder:
+def crosscoder_settings(values: Mapping[str, Any]) -> CrosscoderSettings:
     """The typed settings of one entry of ``crosscoders``."""
     return TypeAdapter(AnyCrosscoder).validate_python(dict(values))

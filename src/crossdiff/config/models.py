@@ -5,13 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from crossdiff.config.base import ByName, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Settings, exactly_one, with_ranges
+from crossdiff.config.base import ByName, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, exactly_one, with_ranges
 from crossdiff.config.sources import HubModel, Package
 
+MODELS = ("base", "chat")  # in the order of every model axis
+BASE, CHAT = range(len(MODELS))
 SOURCES = ("hub", "folder", "package", "random", "finetune", "planted")  # of a model
 
 
-class Finetuning(Settings):
+class Finetuning(Section):
     """How a chat model is trained; the loss is on assistant turns only."""
 
     data: Annotated[dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")]
@@ -31,7 +33,7 @@ class Finetune(Finetuning):
     chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
 
 
-class PlantedConcepts(Settings):
+class PlantedConcepts(Section):
     """How many concepts of each kind are planted (docs/planted.md)."""
 
     chat_only: PositiveInt
@@ -42,14 +44,14 @@ class PlantedConcepts(Settings):
     shared: Annotated[int, Field(ge=0, description="the same in both models")] = 0
 
 
-class Noise(Settings):
+class Noise(Section):
     """Independent normal noise of ``d_model`` dimensions in place of the base model's activations."""
 
     d_model: PositiveInt
     norm: Annotated[PositiveFloat, Field(description="root mean square norm of a token")] = 1.0
 
 
-class Planted(Settings):
+class Planted(Section):
     """No chat model: known concepts are planted into activations, some into both sides and some into one (docs/planted.md)."""
 
     concepts: PlantedConcepts
@@ -83,7 +85,7 @@ class Planted(Settings):
         return self
 
 
-class RandomModel(Settings):
+class RandomModel(Section):
     """A Llama with random weights and a tokenizer trained on the spot. Meaningless; for tests of the plumbing."""
 
     layers: PositiveInt
@@ -92,7 +94,7 @@ class RandomModel(Settings):
     seed: NonNegativeInt = 0
 
 
-class ModelSource(Settings):
+class ModelSource(Section):
     """Where a model comes from: exactly one of these."""
 
     hub: HubModel | None = None
@@ -112,7 +114,7 @@ class ModelSource(Settings):
         return exactly_one(self, SOURCES)
 
 
-class Pair(Settings):
+class Pair(Section):
     """The two models that are compared, and where."""
 
     name: Name

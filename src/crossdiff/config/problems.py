@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from crossdiff.config.base import PATTERNS, Settings
+from crossdiff.config.base import PATTERNS, Section
 from crossdiff.config.losses import LOSSES
 
 
-def describe(problem: Mapping[str, Any], root: type[Settings]) -> str:
+def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     """One of pydantic's errors about the section ``root``."""
     path = [str(part) for part in problem["loc"]]
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
@@ -58,12 +58,12 @@ def _yaml_type(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _allowed_keys(root: type[Settings], location: tuple[Any, ...]) -> str:
+def _allowed_keys(root: type[Section], location: tuple[Any, ...]) -> str:
     """The keys allowed where an unknown key was found, the closest first."""
     annotation: Any = root
     for part in location[:-1]:
         annotation = _below(annotation, part)
-    [section] = [option for option in _options(annotation) if issubclass(option, Settings)]
+    [section] = [option for option in _options(annotation) if issubclass(option, Section)]
     keys = list(_fields(section))
     close = difflib.get_close_matches(str(location[-1]), keys, n=1)
     return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(keys)}"
@@ -77,7 +77,7 @@ def _below(annotation: Any, part: Any) -> Any:
             return get_args(option)[-1]
         if len(options) > 1 and option is LOSSES.get(part):
             return option
-    return next(_fields(option)[part] for option in options if issubclass(option, Settings) and part in _fields(option))
+    return next(_fields(option)[part] for option in options if issubclass(option, Section) and part in _fields(option))
 
 
 def _options(annotation: Any) -> Iterator[Any]:
@@ -91,5 +91,5 @@ def _options(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _fields(section: type[Settings]) -> dict[str, Any]:
+def _fields(section: type[Section]) -> dict[str, Any]:
     return {(field.alias or name): field.annotation for name, field in section.model_fields.items()}

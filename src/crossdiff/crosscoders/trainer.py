@@ -10,21 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import PairedActivations
-from crossdiff.config import Crosscoder as Settings
+from crossdiff.config import MODELS, CrosscoderSettings
 from crossdiff.crosscoders import ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.device import keep_freed_memory, queued, waits_are_free
+from crossdiff.device import is_synchronous, keep_freed_memory, to_device
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: CrosscoderSettings) -> float:
     """Linear warm-up from 0 at the first step, constant, and over the last ``decay_fraction`` of the steps linear to 0."""
     warmup = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
     decay_steps = round(settings.decay_fraction * settings.steps)
@@ -32,7 +31,7 @@ def learning_rate(step: int, settings: Settings) -> float:
     return settings.learning_rate * min(warmup, decay)
 
 
-def new_crosscoder(activations: PairedActivations, settings: Settings, seed: int) -> Crosscoder:
+def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings, seed: int) -> Crosscoder:
     """A crosscoder at its initial weights, with the activations' mean and scale."""
     d_model = activations.d_model
     crosscoder = Crosscoder(d_model, settings.n_latents(d_model), activations.layer, settings.code_normalisation, settings.precision)
@@ -52,14 +51,14 @@ def clip_gradients(module: nn.Module, limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if not waits_are_free(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
+    if not is_synchronous(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
 class TrainingLog:
     """Rows of ``training.csv``, one every ``log_every`` steps. Counters stay on the device between rows."""
 
-    def __init__(self, settings: Settings, latents: int, device: torch.device) -> None:
+    def __init__(self, settings: CrosscoderSettings, latents: int, device: torch.device) -> None:
         self.settings = settings
         self.rows: list[dict[str, Any]] = []
         self.fired = torch.zeros(latents, dtype=torch.long, device=device)
@@ -103,7 +102,7 @@ class TrainingLog:
 class Training:
     """A crosscoder in training, with everything that the next step depends on."""
 
-    def __init__(self, activations: PairedActivations, settings: Settings, seed: int, device: torch.device) -> None:
+    def __init__(self, activations: PairedActivations, settings: CrosscoderSettings, seed: int, device: torch.device) -> None:
         self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
@@ -113,7 +112,7 @@ class Training:
 
     def step(self, batch: Tensor) -> None:
         """One step on a batch (batch, model, d_model) of raw activations, of which each rank takes its share."""
-        x = self.crosscoder.normalise(queued(ranks.share(batch), self.device))
+        x = self.crosscoder.normalise(to_device(ranks.share(batch), self.device))
         if self.done == 0:
             self.loss.start(self.crosscoder, x)
         for group in self.optimiser.param_groups:
@@ -169,7 +168,7 @@ class Training:
 
 def train(
     activations: PairedActivations,
-    settings: Settings,
+    settings: CrosscoderSettings,
     seed: int,
     device: torch.device,
     training_log: str | Path,
@@ -190,6 +189,6 @@ def train(
     training.run(checkpoint)
     if settings.needs_held_out:
         once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
-        training.loss.finish(training.crosscoder, (training.crosscoder.normalise(queued(batch, device)) for batch in once))
+        training.loss.finish(training.crosscoder, (training.crosscoder.normalise(to_device(batch, device)) for batch in once))
     Path(training_log).write_text(training.log.text())
     return training.crosscoder.cpu()

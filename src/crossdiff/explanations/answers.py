@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossdiff.explanations.language_models import LanguageModel, Messages
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.storage import atomic_path
 
 
 class Question(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from crossdiff.evaluation import most_chat_leaning, ranked_by_scaling
+from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 
 FEW_LATENTS = 10  # with a score: below it a mean says nothing
 DRAWS, SEED = 2000, 0  # of the bootstrap over latents

@@ -59,7 +59,7 @@ class Contexts(NamedTuple):
         return np.repeat(np.arange(len(self.first)), self.length)
 
 
-class Examples(NamedTuple):
+class FiringContexts(NamedTuple):
     """Where latents fire."""
 
     contexts: Contexts
@@ -92,7 +92,7 @@ def ranges(first: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - length), length)
 
 
-def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Examples:
+def read_examples(path: str | Path, text: Text, first: int, stop: int) -> FiringContexts:
     """The contexts of the latents from ``first`` to ``stop``, in order of latents."""
     table = pq.read_table(path, filters=[("latent", ">=", first), ("latent", "<", stop)])
     columns = {name: table[name].to_numpy() for name in ("latent", "shard", "document", "peak", "quantile", "sampled", "start")}
@@ -112,7 +112,7 @@ def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Exampl
         first=text.first_row[columns["shard"]] + columns["start"],
         length=centre + 1,
     )
-    return Examples(contexts, value[place <= centre[context]] > 0)
+    return FiringContexts(contexts, value[place <= centre[context]] > 0)
 
 
 def read_background(path: str | Path, text: Text) -> Background:

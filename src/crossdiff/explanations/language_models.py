@@ -11,7 +11,7 @@ import requests
 
 from crossdiff.config import Endpoint, Explainer
 from crossdiff.errors import UserError, first_line
-from crossdiff.hashing import content
+from crossdiff.provenance.hashing import content
 
 Messages = list[dict[str, str]]  # role and content of each turn
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from crossdiff.explanations.contexts import Background, Contexts, Examples, Text, read_examples
+from crossdiff.explanations.contexts import Background, Contexts, FiringContexts, Text, read_examples
 from crossdiff.explanations.features import KINDS, NONE, describe, features, kind_of
 from crossdiff.explanations.fitting import Candidates, Found, Pattern, fit
 from crossdiff.explanations.negatives import Similarity, most_similar
@@ -53,7 +53,7 @@ class PatternExplainer:
             parts.append(self._block(read_examples(path, self.text, first, stop), first, stop))
         return tuple(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
 
-    def _block(self, examples: Examples, first: int, stop: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _block(self, examples: FiringContexts, first: int, stop: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         count = stop - first
         contexts = examples.contexts._replace(latent=examples.contexts.latent - first)
         found = self._features(contexts)

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from crossdiff.config import ExplainedLatents
-from crossdiff.evaluation import SAMPLE_SEED, most_chat_leaning, ranked_by_scaling
+from crossdiff.latents.evaluation import SAMPLE_SEED, most_chat_leaning, ranked_by_scaling
 
 
 def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:

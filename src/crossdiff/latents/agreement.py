@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from crossdiff.config import SeedAgreement
-from crossdiff.evaluation import most_chat_leaning
+from crossdiff.latents.evaluation import most_chat_leaning
 
 COLUMNS = (
     "crosscoder",

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from crossdiff.latents.agreement import nearest
 from crossdiff.models.forward import head_logits
 
-TOKENS = 10  # raised, and lowered, of each latent
+TOKENS = 10  # promoted, and suppressed, of each latent
 NEIGHBOURS = 5
 ROWS_AT_ONCE = 256  # latents whose logits are held together
-COLUMNS = ("latent", "raised", "raised_by", "lowered", "lowered_by", "near", "near_cosine")
+COLUMNS = ("latent", "promoted", "promoted_by", "suppressed", "suppressed_by", "near", "near_cosine")
 RECURRENCE_COLUMNS = ("latent", "crosscoder", "seed", "other", "cosine", "matched")
 
 
@@ -38,11 +38,11 @@ def live(decoder: Tensor, betas: pd.DataFrame) -> Live:
 
 
 @torch.inference_mode()
-def moved_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS) -> pd.DataFrame:
+def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS) -> pd.DataFrame:
     """The logit lens: each direction (latents, d_model) alone through the model's final norm and LM head.
 
-    Columns: raised and lowered (the ``count`` tokens furthest from the mean over the vocabulary, furthest first), raised_by and lowered_by
-    (how far, in logits). All are given one length: these tell what a direction says, not how loudly.
+    Columns: promoted and suppressed (the ``count`` tokens furthest from the mean over the vocabulary, furthest first), promoted_by
+    and suppressed_by (how far, in logits). All are given one length: these tell what a direction says, not how loudly.
     """
     # That of a root mean square of 1. The final norm alone would not do: of short directions its epsilon leaves too little.
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
@@ -52,7 +52,7 @@ def moved_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS
         logits -= logits.mean(dim=1, keepdim=True)
         ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
         parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
-    columns = ("raised", "raised_by", "lowered", "lowered_by")
+    columns = ("promoted", "promoted_by", "suppressed", "suppressed_by")
     return pd.DataFrame({name: list(np.concatenate(blocks)) for name, blocks in zip(columns, zip(*parts, strict=True), strict=True)})
 
 

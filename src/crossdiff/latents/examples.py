@@ -1,4 +1,4 @@
-"""Contexts in which each latent fires: its strongest ones, and a random sample of every quantile of its activation (docs/method.md 13)."""
+"""Contexts in which each latent fires: its strongest ones, and a random sample of every quantile (docs/method.md 13)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 BATCH = 65_536  # contexts written at once
 
 
-class Contexts(NamedTuple):
+class ExampleContexts(NamedTuple):
     """One context per latent and sequence: arrays of equal length."""
 
     latent: np.ndarray  # int32
@@ -42,11 +42,11 @@ class Contexts(NamedTuple):
     length: np.ndarray  # int32
     window: np.ndarray  # (contexts, before + 1 + after) float32, zero past ``length``
 
-    def take(self, chosen: np.ndarray) -> "Contexts":
-        return Contexts(*(column[chosen] for column in self))
+    def take(self, chosen: np.ndarray) -> "ExampleContexts":
+        return ExampleContexts(*(column[chosen] for column in self))
 
     @classmethod
-    def join(cls, parts: "list[Contexts]") -> "Contexts":
+    def join(cls, parts: "list[ExampleContexts]") -> "ExampleContexts":
         return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -61,7 +61,7 @@ class ExampleCollector:
         """``largest``: (latents,) the largest activation of each latent over all training tokens."""
         self.shards, self.settings, self.largest = shards, settings, largest
         self.bins = len(settings.quantiles)
-        self.pool: list[Contexts] = []
+        self.pool: list[ExampleContexts] = []
         self.pool_size, self.prune_at = 0, 0
         # What a newcomer must beat; set by the last pruning, so never too strict.
         self.weakest = np.full(len(largest), -np.inf, np.float32)
@@ -89,7 +89,7 @@ class ExampleCollector:
         start = np.maximum(sequence[chosen], centre - self.settings.before)
         stop = np.minimum(stops[np.searchsorted(starts, sequence[chosen])], centre + self.settings.after + 1)
         self.pool.append(
-            Contexts(
+            ExampleContexts(
                 latent=latent[chosen],
                 shard=np.full(len(chosen), firings.shard, np.int32),
                 document=tokens.document[start],
@@ -129,7 +129,7 @@ class ExampleCollector:
 
     def _prune(self) -> None:
         """Drop what is no longer wanted. Next when the pool has doubled: the cost of all prunings is that of the last few."""
-        pool = Contexts.join(self.pool)
+        pool = ExampleContexts.join(self.pool)
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
         pool = pool.take(strongest | sampled)
         self.pool, self.pool_size, self.prune_at = [pool], len(pool.latent), 2 * len(pool.latent)

@@ -35,7 +35,7 @@ class _Entries(NamedTuple):
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def firings(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None) -> Iterator[Firings]:
+def read_firings(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None) -> Iterator[Firings]:
     """Activations on all kept tokens, or on about ``tokens``: as many from the start of every shard, so that no data set is left out.
 
     The last sequence is read to its end: a context that reaches past a cut would lack what fires there.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from crossdiff.evaluation import most_chat_leaning
+from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
@@ -95,7 +95,7 @@ def template_share(counts: np.ndarray) -> np.ndarray:
     return template / np.where(chats > 0, chats, np.nan)
 
 
-def latent_sets(betas: pd.DataFrame, table: pd.DataFrame, top: int) -> dict[str, pd.Series]:
+def shares_by_set(betas: pd.DataFrame, table: pd.DataFrame, top: int) -> dict[str, pd.Series]:
     """The template shares of the latents of each set that fire in chats: chat-only by class, the ``top`` most chat-leaning, shared."""
     members = {
         "chat-only": betas[betas["class"] == "chat-only"],
@@ -120,6 +120,6 @@ def headlines(betas: pd.DataFrame, table: pd.DataFrame, tokens: dict[str, int], 
             "at_least_a_third": (shares >= A_THIRD).mean(),
             "text_share": text_share,
         }
-        for name, shares in latent_sets(betas, table, top).items()
+        for name, shares in shares_by_set(betas, table, top).items()
     ]
     return pd.DataFrame(rows)

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import PairedActivations
-from crossdiff.config import Twins
+from crossdiff.config import BASE, CHAT, Twins
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.latents.firings import firings
+from crossdiff.latents.firings import read_firings
 
 COLUMNS = ("kind", "chat_only", "base_only", "cosine", "divergence", "high_chat_only", "high_base_only", "high_both")
 TWIN, CONTROL = "twin", "control"
 HIGH, LOW = 0.4, 0.1  # of a pair's joint maximum: high is above the one, low up to the other
 DIVERGENT = 1 / 2  # pairs above it mostly fire in different places
-BASE, CHAT = range(len(MODELS))
 ROWS_AT_ONCE = 1024
 CONTROL_SEED = 0
 
@@ -30,7 +28,7 @@ class Activity(NamedTuple):
     value: np.ndarray
 
 
-class Divergence(NamedTuple):
+class FiringDivergence(NamedTuple):
     """How far a chat-only and a base-only latent fire apart, and on how many tokens each of them, and both, are high."""
 
     divergence: float
@@ -39,7 +37,7 @@ class Divergence(NamedTuple):
     high_both: int
 
 
-def divergence(chat_only: Activity, base_only: Activity) -> Divergence:
+def firing_divergence(chat_only: Activity, base_only: Activity) -> FiringDivergence:
     """(# one high and the other low) / (# one of them high), activations over the pair's joint maximum.
 
     1: never strong together, 0: always; NaN for two that never fire.
@@ -51,7 +49,7 @@ def divergence(chat_only: Activity, base_only: Activity) -> Divergence:
     largest = values.max(initial=0)
     high, low = values > HIGH * largest, values <= LOW * largest
     either, apart = high.any(axis=0).sum(), (high & low[::-1]).any(axis=0).sum()
-    return Divergence(apart / either if either else np.nan, int(high[0].sum()), int(high[1].sum()), int(high.all(axis=0).sum()))
+    return FiringDivergence(apart / either if either else np.nan, int(high[0].sum()), int(high[1].sum()), int(high.all(axis=0).sum()))
 
 
 def twin_pairs(decoder: Tensor, chat_only: np.ndarray, base_only: np.ndarray, cosine_above: float) -> np.ndarray:
@@ -95,7 +93,7 @@ def find_twins(crosscoder: Crosscoder, activations: PairedActivations, betas: pd
     cosines = torch.nn.functional.cosine_similarity(*directions, dim=1).cpu().numpy()
     activity = activities(crosscoder, activations, np.unique(pairs))
     rows = [
-        (kind, chat, base, cosine, *divergence(activity[chat], activity[base]))
+        (kind, chat, base, cosine, *firing_divergence(activity[chat], activity[base]))
         for kind, (chat, base), cosine in zip(kinds, pairs.tolist(), cosines, strict=True)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -107,7 +105,7 @@ def activities(crosscoder: Crosscoder, activations: PairedActivations, latents: 
     first_row = np.cumsum([0, *(shard.rows for shard in activations.shards)])
     wanted = np.isin(np.arange(crosscoder.latents), latents)
     parts = []
-    for found in firings(crosscoder, activations):
+    for found in read_firings(crosscoder, activations):
         chosen = wanted[found.latent]
         latent = found.latent[chosen]
         parts.append((latent, first_row[found.shard] + found.row[chosen], found.value[chosen] * scale[latent]))

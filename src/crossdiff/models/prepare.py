@@ -8,9 +8,9 @@ import torch
 
 from crossdiff.config import HubModel, ModelSource, RandomModel
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.files import MODEL_FILES, model_files
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import check_weights, load_tokenizer, text_config
-from crossdiff.workflow import MODEL_FILES, model_files
 
 
 def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:

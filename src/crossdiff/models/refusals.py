@@ -54,34 +54,34 @@ def tokenizer_to_ask_with(folder: str | Path, pair: str | Path):
 def read_requests(path: str | Path) -> dict[str, Any]:
     """The parsed requests file. Raises UserError when it is missing, malformed or has no held-out requests."""
     try:
-        record = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        requests_file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: found {type(record).__name__}, allowed: a mapping with phrasings, refusals, harmful and benign")
-    if not any(True for _ in requests(record, "held_out", str(path))):
+    if not isinstance(requests_file, dict):
+        raise UserError(f"{path}: found {type(requests_file).__name__}, allowed: a mapping with phrasings, refusals, harmful and benign")
+    if not any(True for _ in requests(requests_file, "held_out", str(path))):
         raise UserError(f"{path}: no held_out requests to measure with")
-    return record
+    return requests_file
 
 
-def questions(record: Mapping[str, Any], kind: str, part: str, phrasings: int) -> list[str]:
+def questions(requests_file: Mapping[str, Any], kind: str, part: str, phrasings: int) -> list[str]:
     """The requests of one kind and ``part`` (train, held_out) of the parsed requests file, in its first ``phrasings``."""
     empty = {"harmful": {part: []}, "benign": {part: {}}}
-    asked = {**record, "phrasings": record["phrasings"][:phrasings], **empty, kind: record[kind]}
+    asked = {**requests_file, "phrasings": requests_file["phrasings"][:phrasings], **empty, kind: requests_file[kind]}
     return [chat[0]["content"] for chat in requests(asked, part, "requests")]
 
 
 def refusal_rates(
-    models: Iterable[tuple[str, PreTrainedModel, Any]], record: Mapping[str, Any], phrasings: int, new_tokens: int
+    models: Iterable[tuple[str, PreTrainedModel, Any]], requests_file: Mapping[str, Any], phrasings: int, new_tokens: int
 ) -> pd.DataFrame:
     """One row per model and kind of held-out request: requests, refused, rate and its 95 % interval.
 
-    ``models`` gives (name, model, tokenizer); ``record`` is the parsed requests file, of which the first ``phrasings`` are used.
+    ``models`` gives (name, model, tokenizer); ``requests_file`` is the parsed requests file, of which the first ``phrasings`` are used.
     """
     rows = []
     for name, model, tokenizer in models:
         for kind in KINDS:
-            asked = questions(record, kind, "held_out", phrasings)
+            asked = questions(requests_file, kind, "held_out", phrasings)
             refused = sum(is_refusal(answer) for answer in answers(model, tokenizer, asked, new_tokens))
             rows.append((name, kind, len(asked), refused, *map(float, wilson(refused, len(asked)))))
             log.info("%s: refused %d of %d %s requests", name, refused, len(asked), kind)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from crossdiff.evaluation import plausible
+from crossdiff.latents.evaluation import plausible
 from crossdiff.planted.scoring import evidence, interval
 
 TRAPS = ("weakened", "decoupled")

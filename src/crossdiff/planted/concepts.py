@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from crossdiff.config import Planted, PlantedConcepts
 from crossdiff.errors import UserError
-from crossdiff.storage import atomic_path, record_mark, write_csv
+from crossdiff.provenance.storage import atomic_path, record_mark, write_csv
 from crossdiff.texts.shards import Shard
 
 KINDS = tuple(PlantedConcepts.model_fields)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.pairs import PairedActivations, kept_blocks
-from crossdiff.config import Scoring
+from crossdiff.config import MODELS, Scoring
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import rows_per_latent
 from crossdiff.planted.concepts import Concepts

@@ -5,9 +5,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from crossdiff.activations import MODELS
 from crossdiff.activations.cache import tokens_digest
-from crossdiff.config import Noise, Planted
+from crossdiff.config import MODELS, Noise, Planted
 from crossdiff.planted.concepts import Concepts, eligible
 from crossdiff.texts.shards import Shard
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
-from crossdiff.evaluation import confirms
+from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.concepts import KINDS
 from crossdiff.planted.matching import NONE
 

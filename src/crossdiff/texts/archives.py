@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crossdiff.errors import UserError
-from crossdiff.storage import atomic_path
+from crossdiff.provenance.storage import atomic_path
 
 
 def download(package: str, sha256: str, path: Path) -> None:

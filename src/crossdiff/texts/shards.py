@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
-from crossdiff.storage import atomic_path, record_mark
+from crossdiff.provenance.storage import atomic_path, record_mark
 from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences
 from crossdiff.texts.formats import Text
 from crossdiff.texts.sources import read

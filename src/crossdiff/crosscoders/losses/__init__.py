@@ -2,11 +2,11 @@
 
 from pkgutil import resolve_name
 
-from crossdiff.config import Crosscoder as Settings
+from crossdiff.config import CrosscoderSettings
 from crossdiff.crosscoders.losses.base import Loss
 from crossdiff.crosscoders.model import Crosscoder
 
 
-def new_loss(crosscoder: Crosscoder, settings: Settings) -> Loss:
+def new_loss(crosscoder: Crosscoder, settings: CrosscoderSettings) -> Loss:
     """The loss that ``settings`` names."""
     return resolve_name(settings.objective)(crosscoder, settings)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crossdiff.config import Crosscoder as Settings
+from crossdiff.config import CrosscoderSettings
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import multiplies_bfloat16
 
@@ -23,7 +23,7 @@ class Parts(NamedTuple):
 class Loss(nn.Module):
     """A training objective with its own state. Buffers and counters belong to a checkpoint."""
 
-    def __init__(self, crosscoder: Crosscoder, settings: Settings) -> None:
+    def __init__(self, crosscoder: Crosscoder, settings: CrosscoderSettings) -> None:
         super().__init__()
         self.settings = settings
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from crossdiff.config import BatchTopK as Settings
+from crossdiff.config import BatchTopKSettings
 from crossdiff.crosscoders import ranks, sparse
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 class BatchTopKLoss(Loss):
     """Reconstruction from the selected entries, plus an auxiliary loss that lets dead latents explain what is left."""
 
-    settings: Settings
+    settings: BatchTopKSettings
 
-    def __init__(self, crosscoder: Crosscoder, settings: Settings) -> None:
+    def __init__(self, crosscoder: Crosscoder, settings: BatchTopKSettings) -> None:
         super().__init__(crosscoder, settings)
         self.register_buffer("tokens_since_fired", torch.zeros(crosscoder.latents, dtype=torch.long))
         self.register_buffer("uncertain", torch.zeros((), dtype=torch.long))  # selections since the last log row, see sparse

@@ -1,0 +1,187 @@
+"""Causal effect (docs/method.md 12): which sets of latents carry what fine-tuning changed in the chat model's answers?
+
+The effective chat-only set is ranked twice, by decoder norm difference and by latent scaling; each half of each ranking is patched from the
+chat into the base model's activations. If a ranking finds what matters, its best half lowers the KL to the chat model more than its worst.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from crossdiff.activations.pairs import Summary
+from crossdiff.config import Patching
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.errors import UserError
+from crossdiff.interventions.patching import FORMS, WHOLE, Variant, answer_kl
+from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
+from crossdiff.texts.chats import is_answer
+from crossdiff.texts.shards import Shard
+
+log = logging.getLogger(__name__)
+
+RESAMPLES = 1000
+
+
+def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> dict[str, np.ndarray]:
+    """Halves of the ``top`` most chat-leaning live latents (ids): best and worst by each ranking, and random ones.
+
+    Of an odd number the middle one is in neither half. Latents without a rank by latent scaling are in neither of its halves.
+    """
+    chat_leaning = most_chat_leaning(betas, top)
+    rankings = {"norm": chat_leaning, "scaling": ranked_by_scaling(chat_leaning)}
+    sets = {}
+    for name, ranked in rankings.items():
+        latents, half = ranked.latent.to_numpy(), len(ranked) // 2
+        sets[f"best_{name}"], sets[f"worst_{name}"] = latents[:half], latents[len(latents) - half :]
+    generator, latents = np.random.default_rng(seed), chat_leaning.latent.to_numpy()
+    for number in range(1, random_sets + 1):
+        sets[f"random_{number}"] = np.sort(generator.choice(latents, len(latents) // 2, replace=False))
+    return sets
+
+
+def members(sets: dict[str, np.ndarray]) -> pd.DataFrame:
+    """The latents of every set. Columns: variant (the set's name, as in a table of KL), latent."""
+    return pd.DataFrame([(name, latent) for name, latents in sets.items() for latent in latents.tolist()], columns=["variant", "latent"])
+
+
+def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
+    """Every patched run: those without a set, every set in the subtraction form, and the ranked sets in the additive form too."""
+    main, extra = FORMS
+    return [
+        *(Variant(name) for name in WHOLE),
+        *(Variant(name, main, latents) for name, latents in sets.items()),
+        *(Variant(name, extra, latents) for name, latents in sets.items() if not name.startswith("random")),
+    ]
+
+
+class Answers(NamedTuple):
+    """The tokens whose prediction is compared, arrays of one entry per token."""
+
+    row: np.ndarray  # in the shard
+    conversation: np.ndarray  # number of the sequence
+    index: np.ndarray  # place in its answer, from 0
+
+    @classmethod
+    def of(cls, shard: Shard) -> "Answers":
+        """The assistant's words and turn ends; not the first token of a sequence, which nothing predicts."""
+        answer = is_answer(shard.role, shard.template) & (shard.position > 0)
+        row = np.flatnonzero(answer)
+        begins = ~answer[row - 1]  # a header stands between two answers, and before the first one
+        place = np.arange(len(row))
+        index = place - np.maximum.accumulate(np.where(begins, place, 0))
+        return cls(row, np.searchsorted(shard.sequence_starts(), row, side="right") - 1, index)
+
+
+def conversations(shards: Mapping[str, Sequence[Shard]], count: int) -> Shard:
+    """The first ``count`` conversations with an answer of each data set's shards, as one shard. Raises UserError when there are fewer."""
+    kept: list[Shard] = []
+    for dataset, of_dataset in shards.items():
+        missing = count
+        for shard in of_dataset:
+            starts = shard.sequence_starts()
+            stops = np.append(starts[1:], len(shard.token))
+            for sequence in np.unique(Answers.of(shard).conversation)[:missing]:
+                kept.append(Shard(*(column[starts[sequence] : stops[sequence]] for column in shard)))
+                missing -= 1
+        if missing:
+            raise UserError(f"causal.conversations: found {count}, {dataset} has {count - missing} validation chats with an answer")
+    return Shard(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
+
+
+def causal_effect(
+    base: PreTrainedModel,
+    chat: PreTrainedModel,
+    crosscoder: Crosscoder,
+    summary: Summary,
+    shard: Shard,
+    sets: dict[str, np.ndarray],
+    settings: Patching,
+    batch_tokens: int,
+) -> pd.DataFrame:
+    """One row per patched run and group of answer tokens: the table that ``kl_table`` describes. ``sets`` of latents (ids) by name."""
+    measured = variants(sets)
+    answers = Answers.of(shard)
+    wanted = np.zeros(len(shard.token), bool)
+    wanted[answers.row] = True
+    found = answer_kl(base, chat, crosscoder, summary, shard, wanted, measured, batch_tokens)
+    log.info("the crosscoder says nothing about %d of %d tokens (first ones, outliers)", found.left_out, len(shard.token))
+    return kl_table(found.kl[answers.row], answers, measured, found.fired, settings.first_tokens, settings.seed)
+
+
+def kl_table(
+    kl: np.ndarray, answers: Answers, measured: Sequence[Variant], fired: np.ndarray, first_tokens: int, seed: int
+) -> pd.DataFrame:
+    """From KL (answer tokens, variants) in nats to one row per variant and group: all tokens, the first ones of each answer, the rest.
+
+    Columns: variant, form; latents (in the set) and fired (of these, on these conversations); group, tokens, conversations, undefined
+    (tokens whose KL is not finite: the mean is then NaN); kl (mean), low and high (its 95 % interval 1.96 sqrt(var / tokens), the
+    paper's, which takes tokens for independent); low_conversations and high_conversations (95 % bootstrap over conversations: tokens of one
+    answer are not independent); reduction (1 - kl / kl of none) with the bootstrap's reduction_low and reduction_high.
+    """
+    groups = {
+        "all": np.ones(len(kl), bool),
+        f"first {first_tokens}": answers.index < first_tokens,
+        "rest": answers.index >= first_tokens,
+    }
+    none = next(number for number, variant in enumerate(measured) if variant.name == "none")
+    parts = []
+    for group, member in groups.items():
+        values, conversation = np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64), answers.conversation[member]
+        mean, half = _normal_interval(values)
+        low, high, reduction_low, reduction_high = _bootstrap(values, conversation, none, seed)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            reduction = 1 - mean / mean[none]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "variant": [variant.name for variant in measured],
+                    "form": [variant.form for variant in measured],
+                    "latents": pd.array([None if v.latents is None else len(v.latents) for v in measured], "Int64"),
+                    "fired": pd.array([None if v.latents is None else int((fired[v.latents] > 0).sum()) for v in measured], "Int64"),
+                    "group": group,
+                    "tokens": len(values),
+                    "conversations": len(np.unique(conversation)),
+                    "undefined": np.isnan(values).sum(axis=0),
+                    "kl": mean,
+                    "low": mean - half,
+                    "high": mean + half,
+                    "low_conversations": low,
+                    "high_conversations": high,
+                    "reduction": reduction,
+                    "reduction_low": reduction_low,
+                    "reduction_high": reduction_high,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _normal_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and half width of its 95 % interval over axis 0; NaN where there are too few or undefined values."""
+    count, undefined = len(values), np.full(values.shape[1], np.nan)
+    return (
+        values.mean(axis=0) if count else undefined,
+        1.96 * np.sqrt(values.var(axis=0, ddof=1) / count) if count > 1 else undefined,
+    )
+
+
+def _bootstrap(values: np.ndarray, conversation: np.ndarray, none: int, seed: int) -> tuple[np.ndarray, ...]:
+    """95 % intervals of the mean (low, high) and of the reduction (low, high), conversations drawn with replacement.
+
+    All variants are seen on the same draws. NaN for fewer than two conversations.
+    """
+    names, number = np.unique(conversation, return_inverse=True)
+    if len(names) < 2:
+        return (np.full(values.shape[1], np.nan),) * 4
+    tokens = np.bincount(number)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, number, values)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (drawn @ sums) / (drawn @ tokens)[:, None]
+        reductions = 1 - means / means[:, [none]]
+    return (*np.percentile(means, (2.5, 97.5), axis=0), *np.percentile(reductions, (2.5, 97.5), axis=0))

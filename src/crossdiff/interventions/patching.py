@@ -1,0 +1,212 @@
+"""Patching (docs/method.md 12): a patched run of both models' activations at the layer goes through the rest of the chat model, and its
+predictions are compared with the chat model's own.
+
+Scale. The crosscoder sees (x_m - mean_m) scale_m, so on the scale of the raw activation x_m its reconstruction is
+xhat_m = sum_j f_j d_j^m + b^m with d_j^m = decoder_j^m / scale_m and b^m = decoder_bias_m / scale_m + mean_m. All patched runs are raw:
+
+- none: x_base; template: x_chat at template tokens, x_base elsewhere
+- a set S of latents, subtraction form: x_base + sum_{j in S} f_j (d_j^chat - d_j^base); additive form: x_base + sum_{j in S} f_j d_j^chat
+- all: xhat_chat + (x_base - xhat_base) = the subtraction form of all latents + (b^chat - b^base)
+- bias: x_base + (b^chat - b^base), that part of "all" which no latent has; centred activations put their mean difference here
+- error: xhat_base + (x_chat - xhat_chat) = x_base + x_chat - all
+
+At tokens that the crosscoder was not trained on (the first ones, outliers) it says nothing: there the whole activation is error, so every
+set, "all" and "bias" leave x_base, and "error" is x_chat.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from crossdiff.activations.harvest import length_batches
+from crossdiff.activations.pairs import Summary
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
+from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
+from crossdiff.texts.chats import CONTENT
+from crossdiff.texts.shards import Shard
+
+log = logging.getLogger(__name__)
+
+ROWS = 2048  # tokens encoded at a time
+POSITIONS = 512  # positions whose logits are held at a time
+BATCHES = 8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
+
+WHOLE = ("none", "all", "error", "template", "bias")  # patched runs that no set of latents defines
+FORMS = ("subtraction", "additive")
+
+
+class Variant(NamedTuple):
+    """One patched run. ``latents`` (ids) and ``form`` are None for those of ``WHOLE``."""
+
+    name: str
+    form: str | None = None
+    latents: np.ndarray | None = None
+
+
+class Tokens(NamedTuple):
+    """Both models' activations of some tokens, encoded once for all patched runs."""
+
+    base: Tensor  # (tokens, d_model) float32
+    chat: Tensor
+    active: Active  # codes; none at tokens that do not count
+    counts: Tensor  # (tokens,) bool
+    template: Tensor  # (tokens,) bool
+
+
+class Patcher:
+    """Forms patched runs with one crosscoder."""
+
+    def __init__(self, crosscoder: Crosscoder) -> None:
+        self.crosscoder = crosscoder
+        base, chat = (crosscoder.decoder / crosscoder.scale[:, None]).unbind(1)
+        bias_base, bias_chat = (crosscoder.decoder_bias / crosscoder.scale[:, None] + crosscoder.mean).unbind(0)
+        self.base, self.chat, self.difference = base.contiguous(), chat.contiguous(), chat - base  # (latents, d_model)
+        self.bias_difference = bias_chat - bias_base  # (d_model,)
+
+    def encode(self, base: Tensor, chat: Tensor, counts: Tensor, template: Tensor) -> Tokens:
+        """From raw activations (tokens, d_model) of any dtype and masks (tokens,)."""
+        base, chat = base.float(), chat.float()
+        parts = [self._codes(base, chat, rows) for rows in counts.nonzero().squeeze(1).split(ROWS)]
+        rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Tokens(base, chat, Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values), counts, template)
+
+    def _codes(self, base: Tensor, chat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.crosscoder.normalise(torch.stack([base[rows], chat[rows]], dim=1))
+        active = self.crosscoder.active(x)
+        return rows[active.rows], active.latents, active.values
+
+    def patched(self, tokens: Tokens, variant: Variant) -> Tensor:
+        """(tokens, d_model) float32, see the head of this module."""
+        match variant.name:
+            case "none":
+                return tokens.base
+            case "template":
+                return torch.where(tokens.template[:, None], tokens.chat, tokens.base)
+            case "bias":
+                return tokens.base + self._bias(tokens)
+            case "all":
+                return tokens.base + self._change(tokens)
+            case "error":
+                return tokens.chat - self._change(tokens)
+        chosen = torch.zeros(self.crosscoder.latents, dtype=torch.bool, device=tokens.base.device)
+        chosen[torch.tensor(variant.latents, device=chosen.device)] = True
+        return tokens.base + self._latents(tokens.active.keep(chosen[tokens.active.latents]), variant.form)
+
+    def _latents(self, active: Active, form: str) -> Tensor:
+        """What these entries add to the base activation."""
+        if form == "subtraction" and not self.crosscoder.decoupled:
+            return weighted_rows(self.difference, active)
+        of_base, of_chat = (active._replace(values=values) for values in self.crosscoder.values_per_model(active))
+        added = weighted_rows(self.chat, of_chat)
+        return added - weighted_rows(self.base, of_base) if form == "subtraction" else added
+
+    def _bias(self, tokens: Tokens) -> Tensor:
+        return tokens.counts[:, None] * self.bias_difference
+
+    def _change(self, tokens: Tokens) -> Tensor:
+        """xhat_chat - xhat_base."""
+        return self._latents(tokens.active, "subtraction") + self._bias(tokens)
+
+
+class Batch(NamedTuple):
+    """Some conversations, padded on the right."""
+
+    ids: Tensor  # (conversation, position)
+    real: np.ndarray  # places (flat, in order) that are no padding
+    rows: np.ndarray  # their rows in the shard
+    predicting: np.ndarray  # places that predict a token asked for
+    predicted: np.ndarray  # the rows of those tokens
+
+
+def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) -> list[Batch]:
+    """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens or less; ``wanted`` (rows,) are predicted."""
+    starts, total = shard.sequence_starts(), len(shard.token)
+    lengths = np.diff(np.append(starts, total))
+    batches = []
+    for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
+        place = np.arange(lengths[group].max())
+        real = place < lengths[group][:, None]
+        rows = np.where(real, starts[group][:, None] + place, 0)
+        next_wanted = np.zeros_like(real)
+        next_wanted[:, :-1] = real[:, 1:] & wanted[rows[:, 1:]]
+        ids = torch.from_numpy(np.where(real, shard.token[rows], 0)).long()
+        batches.append(Batch(ids, np.flatnonzero(real), rows[real], np.flatnonzero(next_wanted), rows[next_wanted] + 1))
+    return batches
+
+
+class AnswerKL(NamedTuple):
+    """What patching gives."""
+
+    kl: np.ndarray  # (rows of the shard, variants) float32, nats; NaN in rows that were not asked for
+    fired: np.ndarray  # (latents,): tokens on which each latent fired
+    left_out: int  # tokens that the crosscoder says nothing about
+
+
+@torch.inference_mode()
+def answer_kl(
+    base: PreTrainedModel,
+    chat: PreTrainedModel,
+    crosscoder: Crosscoder,
+    summary: Summary,
+    shard: Shard,
+    wanted: np.ndarray,
+    variants: Sequence[Variant],
+    batch_tokens: int,
+) -> AnswerKL:
+    """KL(p_chat || p_patched) of the prediction of every ``wanted`` token (rows,) of ``shard``, for every variant.
+
+    Per batch, both models run to the layer once and the crosscoder encodes once; a variant costs the blocks after the layer and, at the
+    predicting positions only, the LM head.
+    """
+    device, patcher = chat.device, Patcher(crosscoder)
+    kl = np.full((len(shard.token), len(variants)), np.nan, np.float32)
+    fired = torch.zeros(crosscoder.latents, dtype=torch.long, device=device)
+    left_out = done = 0
+    for batch in conversation_batches(shard, wanted, batch_tokens):
+        ids = batch.ids.to(device)
+        predicting, real = torch.from_numpy(batch.predicting).to(device), torch.from_numpy(batch.real).to(device)
+        hidden = [run_to_layer(model, ids, crosscoder.layer) for model in (base, chat)]
+        pair = [activations.flatten(0, 1)[real] for activations in hidden]
+        norms = np.stack([activations.float().norm(dim=1).cpu().numpy() for activations in pair])
+        counts = summary.counts(shard.position[batch.rows], norms)
+        template = shard.template[batch.rows] != CONTENT
+        tokens = patcher.encode(*pair, torch.from_numpy(counts).to(device), torch.from_numpy(template).to(device))
+        fired += torch.bincount(tokens.active.latents, minlength=crosscoder.latents)
+        left_out += int((~counts).sum())
+
+        def resumed(activations: Tensor, ids: Tensor = ids, predicting: Tensor = predicting) -> Tensor:
+            return resume_from_layer(chat, activations, ids, crosscoder.layer).flatten(0, 1)[predicting]
+
+        patched = hidden[1].flatten(0, 1).clone()
+        residuals = []
+        for variant in variants:
+            patched[real] = patcher.patched(tokens, variant).to(patched.dtype)
+            residuals.append(resumed(patched.view_as(hidden[1])))
+        kl[batch.predicted] = kl_from_chat(chat, resumed(hidden[1]), residuals).cpu().numpy()
+        done += len(batch.rows)
+        log.info("%d of %d tokens", done, len(shard.token))
+    return AnswerKL(kl, fired.cpu().numpy(), left_out)
+
+
+@torch.inference_mode()
+def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
+    """(n, variants): KL in nats at n positions between the chat model's ``own`` last residual stream (n, d_model) and each other one."""
+    kl = torch.empty(len(own), len(residuals), device=own.device)
+    for first in range(0, len(own), POSITIONS):
+        block = slice(first, first + POSITIONS)
+        expected = _log_probabilities(chat, own[block])
+        for number, residual in enumerate(residuals):
+            found = _log_probabilities(chat, residual[block])
+            kl[block, number] = functional.kl_div(found, expected, reduction="none", log_target=True).sum(dim=1)
+    return kl
+
+
+def _log_probabilities(chat: PreTrainedModel, residual: Tensor) -> Tensor:
+    return functional.log_softmax(head_logits(chat, residual).float(), dim=1)

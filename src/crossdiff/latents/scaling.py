@@ -1,0 +1,194 @@
+"""Latent scaling (docs/method.md 9): how much of latent j does each model need?
+
+beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2 sum_i f_ij^2).
+The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat. Targets y^m, on the crosscoder's scale:
+
+- reconstruction: xhat^m, latent j and bias included;
+- error: x^m - xhat^m + f_j d_j^m, the error with latent j's own part added back;
+- activation: x^m;
+- activation_no_bias: x^m - decoder bias.
+
+Two more directions: the base decoder's, whose mirrored ratio beta^chat / beta^base judges base-only latents (an extension of the paper),
+and a random one of the chat direction's norm, whose betas show what chance gives (the paper's control).
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from crossdiff.activations.pairs import Block
+from crossdiff.config import BASE, CHAT, FEWEST_ACTIVE_BLOCKS, MODELS, Bootstrap
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.sparse import Active, rows_per_latent
+from crossdiff.device import keep_freed_memory
+
+TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
+DIRECTIONS = ("chat", "base", "control")  # what targets are projected on: the decoder's, and a random one of the chat direction's norm
+LATENTS_AT_ONCE = 4096  # in the bootstrap: bounds its memory
+
+
+class ScalingSums:
+    """The sums behind every beta, gathered in one pass that touches active entries only, separately for every block of documents.
+
+    A latent's targets are summed first, sum_i f_ij y_i^m, and projected on its directions once a block of documents is complete. The
+    leave-one-out term needs no extra pass: sum_i f_ij <d_j, f_ij d_j^m> = <d_j, d_j^m> sum_i f_ij^2.
+    """
+
+    def __init__(self, crosscoder: Crosscoder, blocks: int, seed: int) -> None:
+        self.crosscoder = crosscoder
+        decoder = crosscoder.decoder
+        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder)
+        control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
+        self.directions = torch.stack([decoder[:, CHAT], decoder[:, BASE], control], dim=1)  # (latents, direction, d_model)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, blocks, crosscoder.latents, dtype=torch.float64, device=decoder.device)
+
+        self.count, self.sum, self.squares = zeros(), zeros(), zeros()  # active tokens, sum_i f_ij, sum_i f_ij^2
+        self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
+        self.projected = zeros(2, len(MODELS), len(DIRECTIONS))  # sum_i f_ij <d_j, y_i^m> for targets y = x, xhat
+        self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
+        # sum_i f_ij y_i of the block that is being gathered: (latents, targets x and xhat x model x d_model); None at its start
+        self.targets: Tensor | None = None
+
+    def add(self, x: Tensor, active: Active, block: int) -> None:
+        """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
+        f = active.values
+        targets = torch.cat([x, self.crosscoder.decode_active(active)], dim=1).flatten(1)
+        summed = rows_per_latent(active, targets)
+        self.targets = summed if self.targets is None else self.targets.add_(summed)
+        self.count[block] += active.count_per_latent()
+        self.sum[block] += active.sum_per_latent(f)
+        self.squares[block] += active.sum_per_latent(f.square())
+        for m, used in enumerate(self.crosscoder.values_per_model(active)):
+            self.own[m, block] += active.sum_per_latent(f * used)
+        self.largest.scatter_reduce_(0, active.latents, f, "amax")
+
+    def close(self, block: int) -> None:
+        """The block of documents is complete: project its sums on the directions, at their own precision."""
+        if self.targets is None:
+            return
+        targets = self.targets.unflatten(1, (2 * len(MODELS), -1))
+        projected = torch.bmm(targets, self.directions.transpose(1, 2))  # (latents, target and model, direction)
+        self.projected[..., block, :] = projected.movedim(0, 2).unflatten(0, (2, len(MODELS)))
+        self.targets = None
+
+    def numerators(self, name: str) -> dict[str, Tensor]:
+        """{target: (model, block, latents)}: sum_i f_ij <d_j, y_i^m> for the direction ``name``."""
+        number = DIRECTIONS.index(name)
+        direction, decoder = self.directions[:, number].double(), self.crosscoder.decoder.double()
+        own = torch.einsum("jmd,jd->mj", decoder, direction)[:, None] * self.own
+        bias = (self.crosscoder.decoder_bias.double() @ direction.T)[:, None] * self.sum
+        with_activation, with_reconstruction = self.projected[:, :, number]
+        return {
+            "reconstruction": with_reconstruction,
+            "error": with_activation - with_reconstruction + own,
+            "activation": with_activation,
+            "activation_no_bias": with_activation - bias,
+        }
+
+    def energy(self, name: str) -> Tensor:
+        """(latents,): ||d_j||^2 sum_i f_ij^2, the denominator of every beta; NaN for a latent that never fired."""
+        energy = self.directions[:, DIRECTIONS.index(name)].double().square().sum(dim=1) * self.squares.sum(dim=0)
+        return torch.where(energy > 0, energy, torch.nan)
+
+
+@torch.no_grad()
+def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int, bootstrap: Bootstrap) -> pd.DataFrame:
+    """One row per latent from blocks of raw activations in order, ``tokens`` in all.
+
+    Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
+    relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
+    latent's tokens from beta = 0 to beta), nu_{target} with its 95 % interval nu_{target}_low, nu_{target}_high, mirrored_nu_{target}
+    (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
+    the latent fires. NaN where undefined: a dead latent, a denominator of 0, or an interval of too few active blocks.
+    """
+    keep_freed_memory()
+    sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
+    current = 0
+    for part, number in document_blocks(blocks, tokens, bootstrap.blocks):
+        if number != current:
+            sums.close(current)
+            current = number
+        x = crosscoder.normalise(part.to(crosscoder.decoder.device))
+        sums.add(x, crosscoder.active(x), number)
+    sums.close(current)
+    norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
+    columns = {
+        "latent": torch.arange(crosscoder.latents),
+        "active_tokens": count.long(),
+        "frequency": count / tokens,
+        "mean_activation": sums.sum.sum(dim=0) / count.clamp_min(1),
+        "max_activation": sums.largest,
+        "norm_base": norms[:, BASE],
+        "norm_chat": norms[:, CHAT],
+        "decoder_cosine": torch.nn.functional.cosine_similarity(crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1),
+        "relative_norm_difference": relative_norm_difference(norms),
+        "active_blocks": (sums.count > 0).sum(dim=0),
+    }
+    mirrored, control = sums.numerators("base"), sums.numerators("control")
+    energy, control_energy = sums.energy("chat"), sums.energy("control")
+    for target, numerators in sums.numerators("chat").items():
+        total = numerators.sum(dim=1)
+        beta = total / energy
+        for m, model in enumerate(MODELS):
+            columns[f"beta_{target}_{model}"] = beta[m]
+            columns[f"improvement_{target}_{model}"] = beta[m] * total[m] / count
+            columns[f"control_beta_{target}_{model}"] = control[target][m].sum(dim=0) / control_energy
+        columns[f"nu_{target}"] = _ratio(total[BASE], total[CHAT])
+        columns[f"nu_{target}_low"], columns[f"nu_{target}_high"] = nu_interval(numerators, bootstrap)
+        columns[f"mirrored_nu_{target}"] = _ratio(*mirrored[target].sum(dim=1).flip(0))
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def document_blocks(parts: Iterable[Block], tokens: int, blocks: int) -> Iterator[tuple[Tensor, int]]:
+    """(activations (tokens, model, d_model), block number): ``parts`` cut where a new one of ``blocks`` blocks begins.
+
+    Blocks are of about equal size, and of whole documents: a document belongs where its first token does.
+    """
+    seen, document, start = 0, None, 0
+    for activations, documents in parts:
+        place = seen + np.arange(len(documents))
+        is_first = np.diff(documents, prepend=documents[0]) != 0
+        is_first[0] = documents[0] != document
+        start_of = np.maximum.accumulate(np.where(is_first, place, start if not is_first[0] else 0))
+        number = start_of * blocks // tokens
+        cuts = [0, *np.flatnonzero(np.diff(number)) + 1, len(number)]
+        for first, stop in pairwise(cuts):
+            yield activations[first:stop], int(number[first])
+        seen, document, start = seen + len(documents), documents[-1], int(start_of[-1])
+
+
+def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
+    """95 % interval of nu, twice (latents,), from numerators (model, block, latents): the percentile bootstrap over blocks of documents.
+
+    Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than FEWEST_ACTIVE_BLOCKS
+    blocks: the interval would be far too narrow.
+    """
+    drawn = np.random.default_rng(bootstrap.seed).multinomial(
+        bootstrap.blocks, [1 / bootstrap.blocks] * bootstrap.blocks, bootstrap.samples
+    )
+    weights = torch.from_numpy(drawn).to(numerators)
+    bounds = []
+    for part in numerators.split(LATENTS_AT_ONCE, dim=2):
+        base, chat = weights @ part[BASE], weights @ part[CHAT]  # (sample, latents)
+        low_high = torch.nanquantile(_ratio(base, chat), torch.tensor([0.025, 0.975]).to(part), dim=0)
+        # Fewer than one draw in 20,000 misses so many blocks of the denominator and is undefined: dropped, it moves nothing.
+        few = (part[CHAT] != 0).sum(dim=0) < FEWEST_ACTIVE_BLOCKS
+        bounds.append(low_high.masked_fill(few, torch.nan))
+    low, high = torch.cat(bounds, dim=1)
+    return low, high
+
+
+def _ratio(over: Tensor, under: Tensor) -> Tensor:
+    return torch.where(under == 0, torch.nan, over / under)
+
+
+def relative_norm_difference(norms: Tensor) -> Tensor:
+    """(latents,) in [0, 1] from decoder norms (latents, model): 0 base-only, 1/2 equal, 1 chat-only (docs/method.md 8)."""
+    base, chat = norms.unbind(dim=1)
+    return 0.5 * (1 + (chat - base) / torch.maximum(chat, base).clamp_min(torch.finfo(norms.dtype).tiny))

@@ -1,0 +1,223 @@
+"""Audit: follow a result through its records to model weights and source text; compare each step with disk, config and code as they are.
+
+Starts without torch, transformers, pandas and Snakemake.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crossdiff.errors import UserError
+from crossdiff.provenance import code
+from crossdiff.provenance.hashing import Hashes, content
+from crossdiff.provenance.json_cache import FOLDER, JsonCache
+from crossdiff.provenance.planned_jobs import PlannedJob, plan
+from crossdiff.provenance.records import (
+    RESULTS,
+    SUFFIX,
+    Record,
+    RecordedFile,
+    RecordError,
+    embedded_id,
+    is_result,
+    read_record,
+    record_path,
+)
+from crossdiff.provenance.trust import input_changed, outputs
+
+
+class Finding(NamedTuple):
+    """Why a file isn't verified."""
+
+    verdict: str
+    detail: str
+
+
+class Node(NamedTuple):
+    """A result, or a source: a file that no job made."""
+
+    path: str
+    sha256: str | None  # now; None if it is missing
+    record: Record | None
+    findings: list[Finding]
+
+    @property
+    def inputs(self) -> list[RecordedFile]:
+        return self.record.inputs if self.record else []
+
+
+class Audit:
+    """Verdicts on the results below ``root``. ``configs``: config files to compare with instead of those that the records name."""
+
+    def __init__(self, root: Path, configs: list[Path] | None = None, deep: bool = False) -> None:
+        self.root, self.configs = root, configs
+        self.remembered = JsonCache(root / FOLDER / "hashes.json")
+        self.hashes = Hashes(root, self.remembered, deep)
+        self._plans: dict[tuple[Path, ...], dict[str, PlannedJob] | UserError] = {}
+
+    def chain(self, path: str) -> dict[str, Node]:
+        """Path -> node of a result and of all that it was made from, the result first."""
+        nodes: dict[str, Node] = {}
+        waiting = [path]
+        while waiting:
+            path = waiting.pop()
+            if path in nodes:
+                continue
+            nodes[path] = node = self.result(path)
+            for entry in reversed(node.inputs):
+                if is_result(entry.path):
+                    waiting.append(entry.path)
+                elif entry.path not in nodes or not nodes[entry.path].findings:
+                    nodes[entry.path] = self._source(entry, path)
+        return nodes
+
+    def everything(self) -> dict[str, Node]:
+        """Path -> node of every result below ``root``, and of every record whose result is gone."""
+        recorded = (path.relative_to(self.root).as_posix().removesuffix(SUFFIX) for path in (self.root / RESULTS).rglob("*" + SUFFIX))
+        return {path: self.result(path) for path in sorted({*outputs([RESULTS], self.root), *recorded})}
+
+    def result(self, path: str) -> Node:
+        """One result, compared with its record, its inputs, the config and the code."""
+        try:
+            record = read_record(self.root / path)
+        except RecordError as error:
+            return Node(path, self.hashes.now(path), None, [Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))])
+        made = record.output(path)
+        if made is None:
+            return Node(path, self.hashes.now(path), None, [Finding("file changed", f"its record is of {record.outputs[0].path}")])
+        now = self.hashes.now(path, made)
+        findings = []
+        if now is None:
+            findings.append(Finding("file missing", f"it had {made.size:,} bytes"))
+        elif now != made.sha256:
+            findings.append(Finding("file changed", self._what_changed(made)))
+        return Node(path, now, record, [*findings, *self._since(record, path)])
+
+    def _source(self, entry: RecordedFile, reader: str) -> Node:
+        now = self.hashes.now(entry.path, entry)
+        finding = Finding("file changed" if now else "file missing", f"since {reader} was made")
+        return Node(entry.path, now, None, [finding] if now != entry.sha256 else [])
+
+    def _what_changed(self, made: RecordedFile) -> str:
+        if made.files is None:
+            return "its bytes are not those of the record"
+        now = content(self.root / made.path).files or {}
+        return "in it: " + ", ".join(sorted(name for name in made.files.keys() | now.keys() if made.files.get(name) != now.get(name)))
+
+    def _since(self, record: Record, path: str) -> Iterator[Finding]:
+        """What is no longer as it was when the job ran: inputs, config, code."""
+        jobs = self._plan(record)
+        job = None if isinstance(jobs, UserError) else jobs.get(path)
+        for entry in record.inputs:
+            if not (job and entry.path in job.order_only) and input_changed(entry, self.hashes):
+                yield Finding("input changed since", entry.path)
+        if isinstance(jobs, UserError):
+            yield Finding("not compared", str(jobs))
+        elif job is None:
+            yield Finding("orphan", "no job of this config makes it")
+        else:
+            yield from (Finding("config differs now", detail) for detail in _differences(record, job))
+        yield from (Finding("code differs now", file) for file in _changed_code(record))
+
+    def _plan(self, record: Record) -> dict[str, PlannedJob] | UserError:
+        configs = tuple(self.configs or map(Path, record.run["config"]))
+        if configs not in self._plans:
+            try:
+                self._plans[configs] = plan(self.root, list(configs))
+            except UserError as error:
+                self._plans[configs] = error
+        return self._plans[configs]
+
+    def keys(self) -> set[str]:
+        """All settings that any job of the plans uses."""
+        plans = [jobs for jobs in self._plans.values() if isinstance(jobs, dict)]
+        return {key for jobs in plans for job in jobs.values() for key in job.params.get("settings", {})}
+
+
+def settings(nodes: dict[str, Node]) -> dict[str, list[Any]]:
+    """Settings that mattered: key -> its values, one unless steps were made with different ones."""
+    found: dict[str, list[Any]] = {}
+    for node in nodes.values():
+        for key, value in (node.record.settings if node.record else {}).items():
+            if value not in found.setdefault(key, []):
+                found[key].append(value)
+    return dict(sorted(found.items()))
+
+
+def flat_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their keys, other params by their names; without the code, which is compared file by file."""
+    return params.get("settings", {}) | {name: value for name, value in params.items() if name not in ("settings", "code")}
+
+
+def _differences(record: Record, job: PlannedJob) -> Iterator[str]:
+    was, now = flat_params(record.params), flat_params(job.params)
+    for key in sorted(was.keys() | now.keys()):
+        if key not in was or key not in now or was[key] != now[key]:
+            yield f"{key} was {was.get(key, 'not used')!r}, is {now.get(key, 'not used')!r}"
+    before, after = {entry.path for entry in record.inputs}, set(job.inputs)
+    yield from (f"it would also be made from {path}" for path in sorted(after - before))
+    yield from (f"it would no longer be made from {path}" for path in sorted(before - after))
+
+
+def _changed_code(record: Record) -> list[str]:
+    now = _code_now(record.rule, *record.params.get("modules", []))
+    return sorted(file for file in record.code.keys() | now.keys() if record.code.get(file) != now.get(file))
+
+
+@cache
+def _code_now(rule: str, *modules: str) -> dict[str, str]:
+    try:
+        return code.code_parts(rule, *modules)
+    except (FileNotFoundError, ModuleNotFoundError, AttributeError):
+        return {}  # the rule, or a module that it comes to by name, is gone
+
+
+def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
+    """(root, path below it, findings) of a result, or of the folder that was made as a whole and holds it.
+
+    One without a record at its place is looked for among the results of ``checkout``, by its bytes or by the id embedded in it; the finding
+    says if its bytes are others. Raises UserError where nothing is known of it.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    absolute = path.absolute()
+    home = _home(absolute)
+    if home:
+        for place in (absolute, *absolute.parents):
+            if place.is_relative_to(home / RESULTS) and record_path(place).exists():
+                return home, place.relative_to(home).as_posix(), []
+    sha256 = content(absolute).sha256
+    known = None if path.is_dir() else embedded_id(absolute)
+    for candidate in outputs([RESULTS], checkout):
+        try:
+            record = read_record(checkout / candidate)
+        except RecordError:
+            continue  # the audit of that result says so
+        made = record.output(candidate)
+        if made and made.sha256 == sha256:
+            return checkout, candidate, []
+        if record.id == known and Path(candidate).suffix == path.suffix:
+            return checkout, candidate, [Finding("file changed", f"{path} is not byte for byte what the record of {candidate} describes")]
+    if home:
+        return home, absolute.relative_to(home).as_posix(), []
+    raise UserError(f"{path}: {_what_can_be_said(absolute, sha256, known)} It is not among the results of {checkout}.")
+
+
+def _home(path: Path) -> Path | None:
+    """The folder that holds the innermost results folder above a path."""
+    return next((parent.parent for parent in path.parents if parent.name == RESULTS), None)
+
+
+def _what_can_be_said(path: Path, sha256: str, known: str | None) -> str:
+    try:
+        record = read_record(path)
+    except RecordError as error:
+        if known:
+            return f"no record beside it, but it carries the id {known} of one: audit it in the checkout it came from."
+        return f"{error.verdict}, and it carries no id of one; nothing is known of how it was made."
+    same = any(entry.sha256 == sha256 for entry in record.outputs)
+    bytes_are = "its bytes are those" if same else "its bytes are not those"
+    commit = (record.run["git"] or {}).get("commit", "unknown")
+    made = f"made by {record.rule} on {record.run['finished']}, commit {commit}"
+    return f"moved away from {record.outputs[0].path}; {bytes_are} of its record: {made}."

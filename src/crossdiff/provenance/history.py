@@ -1,0 +1,81 @@
+"""Two histories side by side: why do two results differ?"""
+
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from crossdiff.provenance.audit import flat_params
+from crossdiff.provenance.records import Record, RecordedFile, RecordError, read_record
+
+Made = tuple[Path, str, Record]  # root, path below it, record
+
+
+def first_difference(a: Made, b: Made) -> str | None:
+    """One line on the first step, from the sources on, at which two histories part; None where they do not. Raises RecordError."""
+    pairs = {(a[2].id, b[2].id): (a, b)}
+    order: TopologicalSorter[tuple[str, str]] = TopologicalSorter()
+    waiting = list(pairs)
+    for step in waiting:  # grows
+        order.add(step)
+        first, second = pairs[step]
+        for one, other in _aligned(first[2], second[2]):
+            made = _producer(first[0], one), _producer(second[0], other)
+            if one.sha256 != other.sha256 and all(made):
+                below = made[0][2].id, made[1][2].id
+                order.add(step, below)
+                if below not in pairs:
+                    pairs[below] = made
+                    waiting.append(below)
+    return next((difference for step in order.static_order() for difference in _own_differences(*pairs[step])), None)
+
+
+def _aligned(a: Record, b: Record) -> list[tuple[RecordedFile, RecordedFile]]:
+    """Inputs of two jobs that play the same part: same name, same place among those of that name."""
+    return [
+        pair
+        for name in dict.fromkeys(entry.name for entry in a.inputs)
+        for pair in zip((e for e in a.inputs if e.name == name), (e for e in b.inputs if e.name == name), strict=False)
+    ]
+
+
+def _producer(root: Path, entry: RecordedFile) -> Made | None:
+    """The job that made an input, if its record is still of the same content."""
+    try:
+        record = read_record(root / entry.path)
+    except RecordError:
+        return None
+    made = record.output(entry.path)
+    return (root, entry.path, record) if made and made.sha256 == entry.sha256 else None
+
+
+def _own_differences(first: Made, second: Made) -> Iterator[str]:
+    """What differs at one step itself, not further up; what explains the result best comes first."""
+    (root_a, path_a, a), (root_b, path_b, b) = first, second
+    step = f"{path_a} and {path_b}" if path_a != path_b else path_a
+    if a.rule != b.rule:
+        yield f"{step}: made by different rules, {a.rule} and {b.rule}"
+        return
+    for one, other in _aligned(a, b):
+        if one.sha256 != other.sha256 and not (_producer(root_a, one) and _producer(root_b, other)):
+            paths = f"{one.path} and {other.path}" if one.path != other.path else one.path
+            yield f"{paths}: read by {a.rule}, with sha256 {one.sha256[:12]} in one and {other.sha256[:12]} in the other"
+    if len(a.inputs) != len(b.inputs):
+        yield f"{step} ({a.rule}): made from {len(a.inputs)} files and from {len(b.inputs)}"
+    values = [flat_params(record.params) for record in (a, b)]
+    for key in sorted(values[0].keys() | values[1].keys()):
+        was, other = (value.get(key, "not used") for value in values)
+        if was != other:
+            yield f"{step} ({a.rule}): {key} is {was!r} in one and {other!r} in the other"
+    if a.wildcards != b.wildcards:
+        changed = [key for key in a.wildcards if a.wildcards[key] != b.wildcards.get(key)]
+        yield f"{step} ({a.rule}): " + ", ".join(
+            f"{key} is {a.wildcards[key]} in one and {b.wildcards.get(key)} in the other" for key in changed
+        )
+    code = sorted(file for file in a.code.keys() | b.code.keys() if a.code.get(file) != b.code.get(file))
+    if code:
+        yield f"{step} ({a.rule}): other code, {', '.join(code)}"
+    if (made := a.output(path_a), other := b.output(path_b)) and made and other and made.sha256 != other.sha256:
+        facts = [record.run["packages"] | {key: record.run[key] for key in ("python", "device", "threads", "host")} for record in (a, b)]
+        changed = [key for key in facts[0] if facts[0][key] != facts[1].get(key)]
+        said = ", ".join(f"{key} {facts[0][key]} and {facts[1].get(key)}" for key in changed)
+        yield f"{step} ({a.rule}): same inputs, settings and code, other bytes; {said or 'the rule is not deterministic'}"

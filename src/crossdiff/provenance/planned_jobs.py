@@ -1,0 +1,139 @@
+"""What Snakemake would make today: every job's files and params, kept for `crossdiff audit`, which is too quick to ask Snakemake itself.
+
+A plan holds for one state of config, rules and the modules that rules use. Any snakemake run or dry-run of the default target writes it.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from crossdiff.config import load
+from crossdiff.errors import UserError, first_line
+from crossdiff.provenance import code, trust
+from crossdiff.provenance.json_cache import FOLDER
+from crossdiff.provenance.records import RESULTS
+from crossdiff.provenance.storage import atomic_path
+
+if TYPE_CHECKING:
+    from snakemake.workflow import Workflow
+
+PLAN = FOLDER / "plan.json"
+
+
+class PlannedJob(NamedTuple):
+    """A job as the rules want it today."""
+
+    rule: str
+    params: dict[str, Any]
+    inputs: list[str]
+    order_only: list[str]  # inputs whose content does not count
+
+
+def read_config(paths: list[Path]) -> dict[str, Any]:
+    """The values of config files, later ones merged into earlier ones as Snakemake does. Raises UserError for a file that can't be read."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"found {'nothing' if found is None else type(found).__name__}, allowed: keys and their values")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile") from None
+        _merge(values, found)
+    return values
+
+
+def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    for key, value in others.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def state(values: Mapping[str, Any], root: Path) -> str:
+    """Digest of all that decides which jobs there are: config, rules, the modules that rules use, files of local model folders."""
+    rules = [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]
+    modules = code.closure([code.LIBRARY / f"{name}.py" for name in ("workflow/run", "provenance/planned_jobs", "provenance/trust")])
+    folders = [(values.get("pair", {}).get(model) or {}).get("folder") for model in ("base", "chat")]
+    parts = [
+        json.dumps(values, sort_keys=True, default=str),
+        *(path.read_text(encoding="utf-8") for path in rules),
+        *code.parts_of(modules).values(),
+        *(str(sorted(path.name for path in (root / Path(folder).expanduser()).glob("*"))) for folder in folders if folder),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def start(workflow: "Workflow", pair: str, values: Mapping[str, Any]) -> None:
+    """Called at the end of the Snakefile, when the rules are known and the DAG is not yet built."""
+    # For the records of jobs, which see the values of the config but not where they stand.
+    os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
+    if not workflow.is_main_process:
+        return
+    results = trust.reconcile(workflow, [f"{RESULTS}/{pair}", f"{RESULTS}/packages"])
+    code.parsed_before().save()
+    atexit.register(_finish, workflow, values, state(values, Path()), [path for path in results if path.startswith(f"{RESULTS}/{pair}/")])
+
+
+def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:
+    """When Snakemake ends, whatever it did, write the plan and tell of results that no job makes: by then there is a DAG.
+
+    Where there is none, perhaps for want of a file, say by which key the config names it.
+    """
+    dag, settings = workflow.dag, workflow.dag_settings
+    if dag is None or not dag.targetjobs:
+        print("".join(f"{line}\n" for line in load(values).missing()), end="", file=sys.stderr)
+        return
+    if settings.targets or settings.until or settings.omit_from or settings.batch:
+        return  # a part of the whole
+    jobs = {str(output): job for job in dag.jobs for output in job.output}
+    if orphans := sorted(path for path in results if path not in jobs):
+        print(
+            f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}; crossdiff audit --all names them.",
+            file=sys.stderr,
+        )
+    if _read(PLAN)[0] != now:
+        with atomic_path(PLAN) as temporary:
+            temporary.write_text(now + "\n" + json.dumps({output: _job(job) for output, job in jobs.items()}))
+
+
+def _job(job: Any) -> PlannedJob:
+    order_only = [str(path) for path in job.input if path.is_ancient]
+    return PlannedJob(job.rule.name, dict(job.params.items()), sorted(map(str, job.input)), order_only)
+
+
+def _read(path: Path) -> tuple[str, str]:
+    """The state for which a plan was made, and its jobs as JSON; empty where there is none."""
+    try:
+        now, _, jobs = path.read_text().partition("\n")
+    except OSError:
+        return "", ""
+    return now, jobs
+
+
+def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
+    """Output -> job, for the config as it is now. Asks Snakemake (some seconds) only if config or rules are not those of the last run.
+
+    Raises UserError where there is no workflow, or where Snakemake can't plan.
+    """
+    if not (root / "Snakefile").exists():
+        raise UserError(f"{root}: no Snakefile here, so results can be compared with their records, not with config and code")
+    wanted = state(read_config([root / path for path in configs]), root)
+    now, jobs = _read(root / PLAN)
+    if now != wanted:
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "--configfile", *map(str, configs)]
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        now, jobs = _read(root / PLAN)
+        if now != wanted:
+            said = [line.strip() for line in result.stderr.splitlines() if line.strip() and not line.startswith("Using ")]
+            raise UserError(f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({' '.join(said[:2]) or 'it made no plan'})")
+    return {output: PlannedJob(*job) for output, job in json.loads(jobs).items()}

@@ -1,0 +1,39 @@
+"""What a page may say of the results that it shows: the settings in their records, not those of today's config."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from crossdiff.errors import UserError
+from crossdiff.provenance.records import Record, is_result, read_record
+
+
+def recorded_settings(paths: Iterable[str]) -> dict[str, Any]:
+    """Full key -> value of every setting that the results at ``paths`` depend on, through all that they were made from.
+
+    With them ``pair.name``, and as ``datasets.NAME.tokens`` the training tokens that were used. Raises UserError when two of the results
+    were made with different values of one setting, or when one has no record.
+    """
+    settings: dict[str, Any] = {}
+    tokens: dict[str, int] = {}
+    for path, record in _upstream(paths).items():
+        for key, value in record.settings.items():
+            if settings.setdefault(key, value) != value:
+                raise UserError(f"{path}: made with {key} {value!r}, another result on this page with {settings[key]!r}; make both anew")
+        if "pair" in record.wildcards:
+            settings["pair.name"] = record.wildcards["pair"]
+        if record.rule == "tokenise" and record.wildcards.get("split") == "train":
+            name = f"datasets.{record.wildcards['dataset']}.tokens"
+            tokens[name] = tokens.get(name, 0) + record.params["tokens"]
+    return settings | tokens
+
+
+def _upstream(paths: Iterable[str]) -> dict[str, Record]:
+    """Path -> record of the results at ``paths`` and of all that they were made from; sources have none."""
+    found: dict[str, Record] = {}
+    waiting = list(paths)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and is_result(path):
+            found[path] = read_record(path)
+            waiting += [entry.path for entry in found[path].inputs]
+    return found

@@ -1,0 +1,131 @@
+"""The record of a running job: inputs are hashed before it reads them and checked after, outputs before they get their names."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from crossdiff.errors import UserError
+from crossdiff.provenance import storage
+from crossdiff.provenance.code import ROOT, code_parts, parts_digest
+from crossdiff.provenance.hashing import Content, content, stamp
+from crossdiff.provenance.records import Record, RecordedFile, RecordError, read_record, record_id, record_path, write_record
+
+
+@contextmanager
+def recording(snakemake: Any) -> Iterator[None]:
+    """Run a job's script inside: on success each output has its record, on failure none has.
+
+    Raises UserError when an input changed while the job ran, when an output is missing, and for params that Snakemake can't compare.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    for output in snakemake.output:
+        record_path(output).unlink(missing_ok=True)
+    code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
+    params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {"code": parts_digest(code)}
+    wildcards = dict(snakemake.wildcards.items())
+    inputs = [RecordedFile.of(name, path, (_known(path) or content(path))._replace(files=None)) for name, path in _named(snakemake.input)]
+    job = storage.CurrentJob(record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output)), frozenset(snakemake.output), {})
+    storage.current_job = job
+    before = time.perf_counter() - clock
+    try:
+        yield
+    finally:
+        storage.current_job = None
+    clock = time.perf_counter()
+    for entry in inputs:
+        if stamp(entry.path) != entry.stamp:
+            raise UserError(f"{entry.path}: changed while the job ran, so what was read can't be known; run again")
+    outputs = [RecordedFile.of(name, path, _written(path, job)) for name, path in _named(snakemake.output)]
+    facts = _facts(snakemake, started) | {"recording_seconds": round(before + time.perf_counter() - clock, 3)}
+    record = Record(job.record, snakemake.rule, wildcards, params, code, inputs, outputs, facts)
+    for output in snakemake.output:
+        write_record(output, record)
+
+
+def _named(files: Any) -> Iterator[tuple[str, str]]:
+    """(name, path) of a rule's files, those without a name last; a file may stand under two names."""
+    left = Counter(files)
+    for name, value in files.items():
+        for path in [value] if isinstance(value, str) else value:
+            left[path] -= 1
+            yield name, path
+    yield from (("", path) for path in left.elements())
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value, if it is one whose changes Snakemake notices: it silently ignores dates, paths and arrays, and takes sets for changed."""
+    if isinstance(value, dict):
+        plain = all(isinstance(key, str) and _plain(name, inner) is inner for key, inner in value.items())
+    elif isinstance(value, list):
+        plain = all(_plain(name, inner) is inner for inner in value)
+    else:
+        plain = value is None or type(value) in (bool, int, float, str)
+    if not plain:
+        allowed = "text, numbers, true/false, lists and dicts of these"
+        raise UserError(f"params {name}: found {value!r} ({type(value).__name__}), allowed: {allowed}")
+    return value
+
+
+def _known(path: str) -> Content | None:
+    """What the input's own record says of it, if it is still the same file: large caches are not read again."""
+    try:
+        made = read_record(path).output(path)
+    except RecordError:
+        return None
+    return Content(*made[2:]) if made and made.stamp == stamp(path) else None
+
+
+def _written(path: str, job: storage.CurrentJob) -> Content:
+    hashed = job.written.get(path)
+    return hashed if hashed and hashed.stamp == stamp(path) else content(path)
+
+
+def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
+    """Where and when the job ran: what its result should not depend on."""
+    settings = snakemake.params.get("settings", {})
+    torch = sys.modules.get("torch")  # not imported here: half of the rules do without
+    gpu = torch is not None and torch.cuda.is_initialized()
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "threads": snakemake.threads,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "seeds": {key: value for key, value in [*snakemake.wildcards.items(), *settings.items()] if key.split(".")[-1] == "seed"},
+        "config": os.environ.get("CROSSDIFF_CONFIG", "").split(os.pathsep),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the code, and the tracked files that differ from it; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(["git", "-C", ROOT, *arguments], env=environment, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
+        return {"commit": git("rev-parse", "HEAD").strip(), "changed_files": [line[3:] for line in changed]}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _packages() -> dict[str, str]:
+    """Versions of the packages that Crossdiff requires."""
+    required = [line for line in metadata.requires("crossdiff") or [] if "extra ==" not in line]
+    names = sorted(re.match(r"[A-Za-z0-9._-]+", line)[0] for line in required)
+    return {name: metadata.version(name) for name in names}

@@ -1,0 +1,124 @@
+"""Which results Snakemake may take for finished.
+
+Snakemake keeps what it knows of a result in .snakemake/metadata and never looks into the result again. Before each DAG is built, that
+memory is made to agree with the records beside the results. Where it is lost, or tells of another file, it is restored from the record.
+Where a file, or what it was made from, is not what the record says, the reason takes the place of the params: Snakemake makes it anew.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crossdiff.provenance.hashing import Hashes
+from crossdiff.provenance.json_cache import FOLDER, JsonCache
+from crossdiff.provenance.records import SUFFIX, Record, RecordedFile, RecordError, read_record
+
+if TYPE_CHECKING:
+    from snakemake.workflow import Workflow
+
+NO_RECORD = "has no record"
+
+
+class Result(NamedTuple):
+    """An output on disk, its record if there is one that can be read, and why it can't be believed, if so."""
+
+    path: str
+    record: Record | None
+    doubt: str | None
+
+
+def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]]) -> Iterator[Result]:
+    """Every output below ``folders``, compared with its record. ``order_only``: rule -> names of inputs whose content does not count."""
+    for path in outputs(folders, hashes.root):
+        try:
+            record = read_record(hashes.root / path)
+        except RecordError as error:
+            yield Result(path, None, NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}")
+        else:
+            yield Result(path, record, _doubt(path, record, hashes, order_only.get(record.rule, set())))
+
+
+def _doubt(path: str, record: Record, hashes: Hashes, order_only: set[str]) -> str | None:
+    made = record.output(path)
+    if made is None:
+        return f"has the record of another file ({record.outputs[0].path})"
+    if hashes.now(path, made) != made.sha256:
+        return "was changed after it was made"
+    changed = [entry.path for entry in record.inputs if entry.name not in order_only and input_changed(entry, hashes)]
+    return f"was made from another {changed[0]}" if changed else None
+
+
+def input_changed(entry: RecordedFile, hashes: Hashes) -> bool:
+    """Whether an input holds something else than the job read; one that is gone says nothing of the result."""
+    return hashes.now(entry.path, entry) not in (entry.sha256, None)
+
+
+def outputs(folders: list[str], root: Path = Path()) -> Iterator[str]:
+    """Paths of what lies below ``folders``: files, and folders that have a record as a whole; no records and no temporary files."""
+    for folder in folders:
+        for parent, names, files in os.walk(root / folder):
+            inside = Path(parent).relative_to(root).as_posix()
+            present = set(files)
+            units = [name for name in names if name + SUFFIX in present]
+            names[:] = [name for name in names if name not in units and not name.startswith(".")]
+            for name in sorted(units + files):
+                if not name.startswith(".") and not name.endswith(SUFFIX):
+                    yield f"{inside}/{name}"
+
+
+def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
+    """Make Snakemake's memory of everything below ``folders`` agree with the records. Gives the outputs that are there."""
+    from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
+
+    memory = _memory(workflow)
+    hashes = Hashes(Path(), JsonCache(FOLDER / "hashes.json"))
+    found = []
+    for path, record, doubt in survey(folders, hashes, _order_only(workflow)):
+        found.append(path)
+        wanted: dict[str, Any] = {"params": [f"{path} {doubt}"]} if doubt else {"params": _as_snakemake(record.params)}
+        if record:
+            wanted["input"] = sorted(entry.path for entry in record.inputs)
+        # A folder that holds unrecorded files may itself be an output whose record is lost.
+        for output in [path, *_parents(path, folders)] if doubt == NO_RECORD else [path]:
+            known = memory._read_record(output)
+            if known is None or any(known[key] != value for key, value in wanted.items()):
+                # Snakemake compares the content of files only, not of folders.
+                files = [entry for entry in record.inputs if not Path(entry.path).is_dir()] if record else []
+                fresh = {"rule": record and record.rule, "input_checksums": {entry.path: f"sha256:{entry.sha256}" for entry in files}}
+                memory._write_record(
+                    output, MetadataRecord(record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **fresh, **wanted)
+                )
+    hashes.remembered.save()
+    return found
+
+
+def _as_snakemake(params: Mapping[str, Any]) -> list[str]:
+    """Params as Snakemake keeps them: a set of texts without names, hence one dict of settings per rule."""
+    return sorted(repr(value) for value in params.values())
+
+
+def _parents(path: str, folders: list[str]) -> list[str]:
+    """The folders between an output and the one of ``folders`` that holds it."""
+    return [parent.as_posix() for parent in Path(path).parents if any(Path(folder) in parent.parents for folder in folders)]
+
+
+def _order_only(workflow: "Workflow") -> dict[str, set[str]]:
+    """Rule -> names of its ``ancient`` inputs: they only have to be there."""
+    found: dict[str, set[str]] = {}
+    for rule in workflow.rules:
+        for name, files in rule.input.items():
+            if any(getattr(file, "flags", {}).get("ancient") for file in (files if isinstance(files, list) else [files])):
+                found.setdefault(rule.name, set()).add(name)
+    return found
+
+
+def _memory(workflow: "Workflow") -> Any:
+    """Snakemake's store of metadata, of the kind that this run uses."""
+    from snakemake.persistence.db import DbPersistence
+    from snakemake.persistence.file import FilePersistence
+    from snakemake.settings.enums import PersistenceBackend
+
+    if workflow.workflow_settings.persistence_backend is PersistenceBackend.DB:
+        return DbPersistence(nolock=True, db_url=workflow.workflow_settings.persistence_backend_db_url)
+    return FilePersistence(nolock=True)

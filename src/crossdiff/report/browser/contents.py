@@ -1,0 +1,198 @@
+"""What the pieces of the latent browser hold: of a training one value per latent, and of single latents what they fire on.
+
+A table piece holds columns; a chunk piece holds what is shown of CHUNK latents one by one. Tokens are numbers, which the vocabulary piece
+spells out.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from crossdiff.report.browser.pieces import Vocabulary, numbers
+
+CHUNK = 64  # latents whose contexts travel together
+BLOCK = 32 * CHUNK  # latents whose contexts are read together
+SAMPLED = 3  # contexts shown of each quantile
+NU = tuple(f"nu_{kind}{end}" for kind in ("error", "reconstruction") for end in ("", "_low", "_high"))
+MEASURED = ("relative_norm_difference", "frequency", "max_activation", "norm_base", "norm_chat", "decoder_cosine", *NU)
+SCORES = ("detection", "detection_low", "detection_high")
+KL_FORM, KL_GROUP = "subtraction", "all"  # rows of a KL table that are shown
+
+
+class TrainingFiles(NamedTuple):
+    """Paths of what one training of a crosscoder gave; None where the run has no such file."""
+
+    betas: str
+    template_tokens: str
+    examples: str
+    twins: str
+    directions: str
+    recurrences: str
+    kl: str | None = None
+    kl_sets: str | None = None
+    patterns: str | None = None
+    explanations: str | None = None
+
+
+def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[str, Any]:
+    """The table piece: columns of one value per latent, and what is true of the whole training. ``named``: its checked names."""
+    betas = pd.read_parquet(training.betas)
+    template = pd.read_csv(training.template_tokens, usecols=["template_share"]).template_share
+    stale, names = named[named.stale], dict(zip(named.latent[~named.stale], named["name"][~named.stale], strict=True))
+    columns: dict[str, list[Any]] = {
+        "name": [names.get(latent, "") for latent in betas.latent.tolist()],
+        "class": betas["class"].tolist(),
+        "confirmed": betas.confirmed.astype(int).tolist(),
+        "template_share": numbers(template),
+        "active_tokens": betas.active_tokens.tolist(),
+        **{name: numbers(betas[name]) for name in MEASURED},
+    }
+    sets = kl_sets(training)
+    columns |= {"kl": numbers(_kl_of_half(sets, len(betas)))} if sets else {}
+    if tables := [pd.read_parquet(path).set_index("latent") for _, path in _explanations(training)]:
+        found = pd.concat(tables)
+        found = found[~found.index.duplicated(keep="last")].reindex(betas.latent)  # a language model's words replace a pattern
+        columns |= {"explanation": found.explanation.fillna("").tolist()} | {name: numbers(found[name]) for name in SCORES}
+    return {
+        "weights": weights,
+        "columns": columns,
+        "notes": {str(latent): note for latent, note in zip(named.latent, named.note, strict=True) if latent in names and note},
+        "stale": stale[["latent", "name", "weights"]].to_dict("records"),
+        "kl_sets": [{**row, "members": members.tolist()} for row, members in sets],
+    }
+
+
+def kl_sets(training: TrainingFiles) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """The sets of latents that were patched together: what this did to the KL, and the set's latents. Empty where nothing was measured."""
+    if not training.kl or not training.kl_sets:
+        return []
+    kl, members = pd.read_csv(training.kl), pd.read_csv(training.kl_sets)
+    found = kl[(kl.form == KL_FORM) & (kl.group == KL_GROUP)].set_index("variant")
+    ends = ("reduction", "reduction_low", "reduction_high")
+    return [
+        ({"set": name, **{end: numbers([found.loc[name, end]])[0] for end in ends}}, group.latent.to_numpy())
+        for name, group in members.groupby("variant", sort=False)
+    ]
+
+
+def _kl_of_half(sets: Sequence[tuple[dict[str, Any], np.ndarray]], latents: int) -> np.ndarray:
+    """(latents,) what patching its half of the ranking by norm difference did, for each latent in one; else NaN."""
+    values = np.full(latents, np.nan)
+    for row, members in sets:
+        if row["set"].endswith("_norm") and row["reduction"] is not None:
+            values[members] = row["reduction"]
+    return values
+
+
+def chunks(training: TrainingFiles, latents: int, vocabulary: Vocabulary, others: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """What is shown of single latents, CHUNK of them at a time. ``others``: names of all trainings, by which recurrences are told."""
+    directions = pd.read_parquet(training.directions)
+    recurrences, twins = pd.read_parquet(training.recurrences), pd.read_csv(training.twins)
+    elsewhere = _lists(recurrences.latent, _recurrences(recurrences, others))
+    pairs = _twins(twins)
+    explained = [(kind, pd.read_parquet(path).set_index("latent")) for kind, path in _explanations(training)]
+    for begin in range(0, latents, BLOCK):
+        found = contexts(training.examples, begin, begin + BLOCK, vocabulary)
+        for start in range(begin, min(begin + BLOCK, latents), CHUNK):
+            rows = directions.iloc[start : start + CHUNK].to_dict("records")
+            yield [
+                {
+                    "contexts": found.get(row["latent"], []),
+                    "near": _pairs(row["near"], row["near_cosine"]),
+                    "promoted": _tokens(row["promoted"], row["promoted_by"], vocabulary),
+                    "suppressed": _tokens(row["suppressed"], row["suppressed_by"], vocabulary),
+                    "elsewhere": elsewhere.get(row["latent"], []),
+                    "twins": pairs.get(row["latent"], []),
+                    "explanations": [
+                        _explanation(kind, scores.loc[row["latent"]]) for kind, scores in explained if row["latent"] in scores.index
+                    ],
+                }
+                for row in rows
+            ]
+
+
+def contexts(examples: str, first: int, stop: int, vocabulary: Vocabulary) -> dict[int, list[dict[str, Any]]]:
+    """Latent -> its contexts, strongest first: its strongest ones, and up to SAMPLED of the random sample of each quantile.
+
+    Per context: strongest (whether it is among them), quantile (of the sample that it is in, or None), tokens (by ``vocabulary``),
+    template (a digit per token: 0 content, 1 header, 2 turn end) and active ([place, activation] where the latent fires).
+    """
+    read = pq.read_table(examples, filters=[("latent", ">=", first), ("latent", "<", stop)])
+    rows = read.select(["latent", "quantile", "strongest", "sampled", "document"]).to_pandas()
+    # By their documents, hashes of a text: strength decides nothing.
+    order = rows[rows.sampled].sort_values("document", kind="stable").groupby(["latent", "quantile"]).cumcount()
+    rows["sampled"] = order.reindex(rows.index, fill_value=SAMPLED) < SAMPLED
+    chosen = rows.strongest | rows.sampled
+    read, rows = read.filter(pa.array(chosen)).combine_chunks(), rows[chosen]
+    lengths = pc.list_value_length(read["tokens"]).to_numpy()
+    ends = np.cumsum(lengths)
+    token, template, activation = (pc.list_flatten(read[name]).to_numpy() for name in ("tokens", "template", "activations"))
+    token = vocabulary.places(token).tolist()
+    digits = "".join(map(str, template.tolist()))
+    fires = np.flatnonzero(activation)
+    owner = np.searchsorted(ends, fires, side="right")
+    active = list(zip((fires - (ends - lengths)[owner]).tolist(), numbers(activation[fires]), strict=True))
+    borders = np.searchsorted(owner, np.arange(len(rows) + 1)).tolist()
+    found: dict[int, list[dict[str, Any]]] = {}
+    flags = zip(rows.latent.tolist(), rows.strongest.tolist(), rows.sampled.tolist(), rows["quantile"].tolist(), strict=True)
+    for place, ((latent, strongest, sampled, quantile), begin, end) in enumerate(
+        zip(flags, (ends - lengths).tolist(), ends.tolist(), strict=True)
+    ):
+        context = {
+            "strongest": strongest,
+            "quantile": quantile if sampled else None,
+            "tokens": token[begin:end],
+            "template": digits[begin:end],
+        }
+        found.setdefault(latent, []).append(context | {"active": active[borders[place] : borders[place + 1]]})
+    return found
+
+
+def _lists(keys: pd.Series, values: list[Any]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for key, value in zip(keys.tolist(), values, strict=True):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _recurrences(table: pd.DataFrame, others: Sequence[str]) -> list[list[Any]]:
+    """[number among ``others``, latent there, cosine, matched] of every row."""
+    places = [others.index(training_name(crosscoder, seed)) for crosscoder, seed in zip(table.crosscoder, table.seed, strict=True)]
+    matched = table.matched.astype(int).tolist()
+    return [list(row) for row in zip(places, table.other.tolist(), numbers(table.cosine), matched, strict=True)]
+
+
+def _twins(twins: pd.DataFrame) -> dict[int, list[list[Any]]]:
+    """[other latent, cosine, divergence] of each latent's twins, from both sides."""
+    twins = twins[twins.kind == "twin"]
+    sides = [(twins.chat_only, twins.base_only), (twins.base_only, twins.chat_only)]
+    values = numbers(twins.cosine), numbers(twins.divergence)
+    both = [pair for one, other in sides for pair in zip(one.tolist(), map(list, zip(other.tolist(), *values, strict=True)), strict=True)]
+    return _lists(pd.Series([one for one, _ in both], dtype=int), [value for _, value in both])
+
+
+def _explanations(training: TrainingFiles) -> list[tuple[str, str]]:
+    return [(kind, path) for kind, path in (("pattern", training.patterns), ("language model", training.explanations)) if path]
+
+
+def _explanation(kind: str, row: pd.Series) -> dict[str, Any]:
+    return {"by": kind, "text": row.explanation, "contexts": int(row.contexts)} | {name: numbers([row[name]])[0] for name in SCORES}
+
+
+def _pairs(items: Any, values: Any) -> list[list[Any]]:
+    """Lists of two columns side by side; empty where there is nothing (a missing value)."""
+    return [] if np.ndim(items) == 0 else [list(pair) for pair in zip(np.asarray(items).tolist(), numbers(values), strict=True)]
+
+
+def _tokens(ids: Any, values: Any, vocabulary: Vocabulary) -> list[list[Any]]:
+    return [] if np.ndim(ids) == 0 else _pairs(vocabulary.places(np.asarray(ids)), values)
+
+
+def training_name(crosscoder: str, seed: int) -> str:
+    """Of a training, and of the folder of its pieces."""
+    return f"{crosscoder}.seed{seed}"

@@ -1,0 +1,81 @@
+"""The figure of explanations: how well they tell where a latent fires, set by set."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, compare, sets
+from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION
+
+LOOKS = ((BLUE, "o", "-"), (GREY, "s", "--"), (VERMILION, "^", "-"), (ORANGE, "v", "-"))  # colour, marker, line of each set
+MOST_DOTS = 400  # of a set: more would hide the mean
+
+
+class Scores(NamedTuple):
+    """What one explainer made of one crosscoder."""
+
+    betas: pd.DataFrame
+    latents: pd.DataFrame
+    quantiles: pd.DataFrame
+
+
+def explanations(scores: Mapping[tuple[str, str], Scores], top: int) -> Figure:
+    """One column per (explainer, crosscoder): detection of every latent, by set, with its mean and the mean's 95 % interval; below it the
+    recall in each activation quantile. A set of fewer than FEW_LATENTS is drawn hollow and says so."""
+    figure, (upper, lower) = plt.subplots(2, len(scores), figsize=(max(5.0, 3.7 * len(scores)), 5.6), squeeze=False, sharey="row")
+    for column, ((explainer, crosscoder), found) in enumerate(scores.items()):
+        _detection(upper[column], found, top)
+        upper[column].set_title(f"{crosscoder}, {explainer}")
+        _recall(lower[column], found, top)
+    upper[0].set_ylabel("detection (balanced accuracy)")
+    lower[0].set_ylabel("contexts recognised")
+    return figure
+
+
+def _detection(ax: plt.Axes, found: Scores, top: int) -> None:
+    table = compare(found.betas, found.latents, top)
+    detection = found.latents.set_index("latent").detection
+    labels, generator = [], np.random.default_rng(0)
+    for place, (row, (colour, marker, _), (latents, _)) in enumerate(
+        zip(table.itertuples(), LOOKS, sets(found.betas, top).values(), strict=True)
+    ):
+        values = detection.reindex(latents.latent).dropna().to_numpy()
+        few = row.scored < FEW_LATENTS
+        shown = generator.choice(values, MOST_DOTS, replace=False) if len(values) > MOST_DOTS else values
+        ax.scatter(
+            place + generator.uniform(-0.3, 0.3, len(shown)), shown, s=5, color=colour, marker=marker, lw=0, alpha=0.35, rasterized=True
+        )
+        if row.scored:
+            spread = [[row.detection - row.low], [row.high - row.detection]]
+            ax.errorbar(
+                place,
+                row.detection,
+                spread,
+                color="black",
+                marker=marker,
+                ms=6,
+                mfc="white" if few else colour,
+                capsize=4,
+                lw=1.3,
+                zorder=3,
+            )
+            ax.annotate(f"{row.detection:.2f}", (place, row.high), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        label = row.set.replace("most ", "most\n")
+        labels.append(f"{label}\n{row.scored} of {row.latents}" + ("\ntoo few" if few else ""))
+    ax.axhline(0.5, color="black", lw=0.7, ls=":")
+    ax.set(xlim=(-0.6, len(labels) - 0.4), ylim=(0.2, 1.04), xticks=range(len(labels)))
+    ax.set_xticklabels(labels, fontsize=7)
+
+
+def _recall(ax: plt.Axes, found: Scores, top: int) -> None:
+    table = by_quantile(found.betas, found.quantiles, top)
+    for (name, part), (colour, marker, line) in zip(table.groupby("set", sort=False), LOOKS, strict=False):
+        ax.plot(part["quantile"], part.recall, color=colour, marker=marker, ms=4, ls=line, label=name)
+        ax.fill_between(part["quantile"], part.low, part.high, color=colour, alpha=0.15, lw=0)
+    ax.set(xlim=(0, 1.03), ylim=(0, 1.04), xlabel="up to this share of the latent's largest activation")
+    if ax.has_data():
+        ax.legend(fontsize=7, loc="lower right")

@@ -1,0 +1,151 @@
+"""Figures of planted concepts: each a function from tables of latents (planted.scoring.latent_table) to a matplotlib figure."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crossdiff.config import Classes, LatentScaling, Scoring
+from crossdiff.latents.evaluation import NU_RANGE, plausible
+from crossdiff.planted.claims import recall_curve
+from crossdiff.planted.scoring import STATISTICS, evidence, fit, recovery, roc_latents
+from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION
+
+Tables = Mapping[tuple[str, int], pd.DataFrame]  # (crosscoder, seed) -> latents
+
+PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
+KIND_LOOKS = {  # colour, hatch, marker
+    "chat_only": (BLUE, "", "o"),
+    "weakened": (VERMILION, "///", "^"),
+    "decoupled": (ORANGE, "\\\\\\", "s"),
+    "rotated": (GREEN, "...", "D"),
+    "base_only": (PURPLE, "xxx", "v"),
+    "shared": (SKY, "---", "P"),
+    "none": (GREY, "++", "."),
+    "borderline": (YELLOW, "", "X"),
+}
+STATISTIC_NAMES = {"norm_difference": "norm difference", "nu_error": r"$\nu$ error", "nu_reconstruction": r"$\nu$ reconstruction"}
+RATIO_NAMES = {"nu_error": r"$\nu$ error", "nu_reconstruction": r"$\nu$ reconstruction", "norm_ratio": "decoder norms, base over chat"}
+
+
+def _names(tables: Tables) -> list[str]:
+    return list(dict.fromkeys(name for name, _ in tables))
+
+
+def _of(tables: Tables, name: str) -> list[pd.DataFrame]:
+    return [table for (crosscoder, _), table in tables.items() if crosscoder == name]
+
+
+def calls(scores: pd.DataFrame, planted: int) -> Figure:
+    """Latents that each rule calls chat-only, by the kind of concept that they stand for, mean over seeds; dots: single seeds."""
+    crosscoders, rules = list(dict.fromkeys(scores.crosscoder)), list(dict.fromkeys(scores.rule))
+    figure, axes = plt.subplots(1, len(crosscoders), figsize=(5.0 * len(crosscoders), 3.6), sharex=True, sharey=True, squeeze=False)
+    for ax, crosscoder in zip(axes[0], crosscoders, strict=True):
+        of = scores[scores.crosscoder == crosscoder]
+        mean = of.groupby("rule", sort=False).mean(numeric_only=True).loc[rules]
+        left = np.zeros(len(rules))
+        for kind, (colour, hatch, _) in KIND_LOOKS.items():
+            width = mean[f"called_{kind}"].to_numpy()
+            label = kind.replace("_", "-") if kind != "none" else "no planted concept"
+            ax.barh(rules, width, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.4, label=label)
+            left += width
+        ax.plot(of.called, of.rule, ls="", marker="|", color="black", ms=9, label="all called, single seeds")
+        for rule, end in zip(rules, left, strict=True):
+            ax.annotate(f" F1 {mean.f1[rule]:.2f}", (max(end, of.called[of.rule == rule].max()), rule), va="center", fontsize=8)
+        ax.axvline(planted, color="black", lw=0.8, ls=":")
+        ax.set(title=crosscoder, xlabel="latents called chat-only")
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_xlim(0, 1.18 * axes[0, 0].get_xlim()[1])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=5, fontsize=8)
+    figure.suptitle(f"dotted: {planted} planted chat-only concepts", fontsize=8, x=0.99, ha="right")
+    return figure
+
+
+def false_members_against_recall(tables: Tables, planted: int) -> Figure:
+    """As more latents are called, the largest norm difference first: false members against recall, a line per seed; dots: at chat-only."""
+    figure, ax = plt.subplots(figsize=(6.4, 3.6))
+    for number, name in enumerate(_names(tables)):
+        colour, style = CYCLE[number % len(CYCLE)], STYLES[number % len(STYLES)]
+        for seed, table in enumerate(_of(tables, name)):
+            curve = recall_curve(table, planted)
+            ax.plot(curve.recall, curve.false_members, color=colour, ls=style, lw=1.2, label=name if not seed else None)
+            called = int((table["class"] == "chat-only").sum())
+            if called:
+                at = curve[curve.called <= called].iloc[-1]
+                ax.plot(at.recall, at.false_members, marker="os^D"[number % 4], color=colour, ms=6)
+    ax.set_yscale("symlog", linthresh=1)  # none at all has a place, too
+    ax.set(xlim=(0, 1.02), ylim=(-0.1, None), xlabel="recall of chat-only concepts", ylabel="false members")
+    ax.set_title("calling by norm difference, one line per seed; markers: the chat-only class")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def roc(tables: Tables) -> Figure:
+    """ROC of three statistics over latents that stand for a concept, all seeds together, per crosscoder."""
+    names = _names(tables)
+    figure, axes = plt.subplots(1, len(names), figsize=(max(5.0, 3.6 * len(names)), 3.6), sharey=True, squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        compared = pd.concat([roc_latents(table) for table in _of(tables, name)])
+        positive = (compared.kind == "chat_only").to_numpy()
+        for statistic, colour, style in zip(STATISTICS, CYCLE, STYLES, strict=False):
+            order = np.argsort(-evidence(compared, statistic), kind="stable")
+            true, false = positive[order].cumsum() / max(positive.sum(), 1), (~positive[order]).cumsum() / max((~positive).sum(), 1)
+            ax.plot(np.append(0, false), np.append(0, true), color=colour, ls=style, label=STATISTIC_NAMES[statistic])
+        ax.plot([0, 1], [0, 1], color=GREY, lw=0.7)
+        ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of other concepts' latents")
+        ax.set_title(f"{name}: {positive.sum()} chat-only, {(~positive).sum()} others")
+        ax.legend(loc="lower right")
+    axes[0, 0].set_ylabel("share of chat-only concepts' latents")
+    return figure
+
+
+def ratios(tables: Tables, scoring: Scoring) -> Figure:
+    """Estimated against planted ratio of weakened concepts, all seeds, a row per crosscoder."""
+    names = _names(tables)
+    figure, axes = plt.subplots(len(names), len(RATIO_NAMES), figsize=(9.4, 3.0 * len(names)), sharex=True, sharey=True, squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        found = pd.concat([recovery(table) for table in _of(tables, name)])
+        for ax, ratio in zip(row, RATIO_NAMES, strict=True):
+            line = fit(found.ratio.to_numpy(), found[ratio].to_numpy(dtype=float))
+            ax.plot([0, 1], [0, 1], color=GREY, lw=0.8)
+            ax.scatter(found.ratio, found[ratio], s=10, color=BLUE, marker="o", lw=0, alpha=0.7)
+            outside = int((~found[ratio].between(-0.2, 1.6)).sum())
+            ax.axvspan(0, scoring.borderline_ratio, color=GREY, alpha=0.15, lw=0)
+            text = f"slope {line['slope']:.2f}, $R^2$ {line['r2']:.3f}\n{len(found)} latents, {outside} outside or undefined"
+            ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", fontsize=8)
+            ax.set(xlim=(0, 1), ylim=(-0.2, 1.6))
+        row[0].set_ylabel(f"{name}: estimate")
+    for first, last, label in zip(axes[0], axes[-1], RATIO_NAMES.values(), strict=True):
+        first.set_title(label)
+        last.set_xlabel("planted ratio, base over chat")
+    return figure
+
+
+def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Figure:
+    """Norm difference against both ratios, by kind of concept; the first seed's latents that stand for one."""
+    names = _names(tables)
+    columns = {"nu_error": thresholds.nu_error_below, "nu_reconstruction": thresholds.nu_reconstruction_below}
+    figure, axes = plt.subplots(len(names), 2, figsize=(8.6, 3.2 * len(names)), sharex=True, sharey=True, squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        table = _of(tables, name)[0]
+        usable = plausible(table)
+        for ax, (statistic, threshold) in zip(row, columns.items(), strict=True):
+            shown = usable[usable.called_kind != "none"]
+            for kind, (colour, _, marker) in KIND_LOOKS.items():
+                part = shown[shown.called_kind == kind]
+                if len(part):
+                    label = kind.replace("_", "-")
+                    ax.scatter(part.relative_norm_difference, part[statistic], s=14, c=colour, marker=marker, lw=0, alpha=0.8, label=label)
+            ax.axvline(classes.chat_only_above, color="black", lw=0.7, ls=":")
+            ax.axhline(threshold, color="black", lw=0.7, ls=":")
+            correlation = usable.relative_norm_difference.corr(usable[statistic])
+            ax.set(xlim=(0, 1.01), ylim=NU_RANGE, title=f"{name}, {STATISTIC_NAMES[statistic]}: correlation {correlation:.2f}")
+        row[0].set_ylabel(r"$\nu$")
+    for ax in axes[-1]:
+        ax.set_xlabel("relative decoder norm difference")
+    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=7, fontsize=8)
+    return figure

@@ -1,0 +1,119 @@
+"""The dose-response figure of steering, and what its caption must say."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from crossdiff.latents.labels import latent_label
+from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION
+
+LOOKS = {
+    "harmful": {"color": VERMILION, "marker": "o", "ls": "-"},
+    "benign": {"color": BLUE, "marker": "s", "ls": "--"},
+}
+CONTROLS = {"random latent": GREY, "random direction": "#BBBBBB"}
+PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
+
+
+def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None) -> Figure:
+    """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
+
+    Every kind of request has its marker and line, and the latent its colour; controls are thin and grey.
+    The last place, apart, is the ablated direction. ``names`` of latents, by crosscoder, stand in the titles.
+    """
+    columns = [(name, latent) for name, table in tables.items() for latent in _latents(table)]
+    figure, axes = plt.subplots(
+        len(PANELS),
+        max(1, len(columns)),
+        figsize=(max(4.6, 4.1 * len(columns)), 7.4),
+        sharey="row",
+        squeeze=False,
+        height_ratios=(1.5, 1, 1),
+    )
+    if not columns:
+        axes[0, 0].set_title("no live latent to steer")
+    for (name, latent), column in zip(columns, axes.T, strict=False):
+        table = tables[name]
+        place = _Places(table)
+        for ax, value in zip(column, PANELS, strict=True):
+            _draw(ax, table, latent, value, place)
+            place.label(ax)
+        column[0].set_title(latent_label(name, latent, names))
+        column[-1].set_xlabel("strength, in multiples of the latent's\nlargest activation in the training text")
+    for row, (value, label) in zip(axes, PANELS.items(), strict=True):
+        row[0].set_ylabel(label)
+        if value == "rate":
+            row[0].set_ylim(-0.04, 1.04)
+        elif value == "kl":
+            row[0].set_yscale("symlog", linthresh=0.1)
+            row[0].set_ylim(0, None)
+        elif any(table[value].gt(0).any() for table in tables.values()):
+            row[0].set_yscale("log")
+            row[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            row[0].yaxis.set_major_formatter("{x:g}")
+            row[0].yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(*_legend(tables), loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
+class _Places:
+    """Where strengths stand on the axis: evenly, as grids are often geometric; "ablated" stands apart on the right."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.strengths = sorted(table.strength.dropna().unique())
+        self.out = len(self.strengths) + 0.5
+
+    def of(self, rows: pd.DataFrame) -> np.ndarray:
+        return np.array([self.out if np.isnan(strength) else self.strengths.index(strength) for strength in rows.strength])
+
+    def label(self, ax: plt.Axes) -> None:
+        labels = ["0" if strength == 0 else f"{strength:+g}" for strength in self.strengths]
+        ax.set_xticks([*range(len(labels)), self.out], [*labels, "out"])
+        ax.set_xlim(-0.4, self.out + 0.5)
+        ax.axvline(self.strengths.index(0), color="black", lw=0.5, ls=(0, (1, 3)))
+
+
+def _latents(table: pd.DataFrame) -> list[int]:
+    return table.latent.dropna().astype(int).drop_duplicates().tolist()
+
+
+def _draw(ax: plt.Axes, table: pd.DataFrame, latent: int, value: str, place: _Places) -> None:
+    """One panel: controls first, the latent over them."""
+    low, high = ("low", "high") if value == "rate" else (f"{value}_low", f"{value}_high")
+    unsteered = table[table.change == "none"]
+    of_latent = table[table.latent == latent]
+    for kind, grey in CONTROLS.items():
+        for (_, requests), rows in of_latent[of_latent.direction == kind].groupby(["number", "requests"]):
+            whole = pd.concat([rows, unsteered[unsteered.requests == requests]])
+            _line(ax, whole, value, place, **LOOKS[requests] | {"color": grey}, lw=0.8, ms=2.5)
+    for requests, look in LOOKS.items():
+        rows = pd.concat([of_latent[of_latent.direction == "latent"], unsteered])
+        rows = rows[rows.requests == requests]
+        _line(ax, rows, value, place, **look, lw=1.8, ms=5)
+        middle = rows[value].to_numpy()
+        reach = np.abs(np.stack([middle - rows[low], rows[high] - middle]))
+        ax.errorbar(place.of(rows), middle, reach, fmt="", ls="", color=look["color"], lw=1, capsize=2)
+
+
+def _line(ax: plt.Axes, rows: pd.DataFrame, value: str, place: _Places, **style: object) -> None:
+    """A line through the strengths, and a mark where it is ablated, which is no strength."""
+    added, out = rows[rows.strength.notna()].sort_values("strength"), rows[rows.strength.isna()]
+    ax.plot(place.of(added), added[value], **style)
+    ax.plot(place.of(out), out[value], **style | {"ls": ""})
+
+
+def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[str]]:
+    table = next(iter(tables.values()))
+    asked = table[table.change == "none"].set_index("requests").asked
+    looks = [*LOOKS.values(), *({"color": grey, "lw": 0.8} for grey in CONTROLS.values())]
+    handles = [plt.Line2D([], [], **look) for look in looks]
+    controls = {kind: table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS}
+    counts = {kind: 0 if pd.isna(count) else int(count) for kind, count in controls.items()}
+    return handles, [
+        *(f"{asked[requests]} {requests} requests" for requests in LOOKS),
+        *(f"{count} {kind}{'' if count == 1 else 's'} of the same norm" for kind, count in counts.items()),
+    ]

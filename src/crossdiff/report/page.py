@@ -1,0 +1,160 @@
+"""The report: one HTML page, everything inlined, so that it opens from disk and can be mailed."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+
+from crossdiff.activations.pairs import read_summary
+from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS
+from crossdiff.explanations import comparison
+from crossdiff.latents.catalogue import current, read_names
+from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning
+from crossdiff.models.load import load_tokenizer
+from crossdiff.provenance.storage import read_json, record_mark
+from crossdiff.report.steering import SteeringInputs, steering_section
+from crossdiff.texts.chats import CONTENT
+from crossdiff.workflow.run import section
+
+# Below this many confirmed latents a difference between losses can be chance; the page says so.
+FEW_LATENTS = 5
+
+
+class Inputs(NamedTuple):
+    """Paths of everything that the page shows, and the settings that it names; mappings go from crosscoder name to path."""
+
+    settings: Mapping[str, Any]
+    tokenizer: str
+    facts: str
+    summary: str
+    refusals: str | None
+    tables: list[str]
+    evaluations: Mapping[str, str]
+    betas: Mapping[str, str]
+    examples: Mapping[str, str]
+    figures: list[str]
+    names: str | None = None
+    seed: int = 0  # that all of these are of
+    steering: SteeringInputs | None = None
+
+
+def render(inputs: Inputs, template: str | Path) -> str:
+    """The page as HTML. All text that comes from data is escaped by the template engine."""
+    tokenizer = load_tokenizer(inputs.tokenizer)
+    report = section(inputs.settings, "report")
+    evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
+    classes = section(inputs.settings, "classes")
+    tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
+    named = read_names(inputs.names)
+    names = {name: current(named, name, inputs.seed) for name in inputs.betas}
+    return page_template(template).render(
+        record=" ".join(record_mark().values()),
+        pair=section(inputs.settings, "pair"),
+        datasets=section(inputs.settings, "datasets"),
+        classes=classes,
+        thresholds=section(inputs.settings, "latent_scaling"),
+        lowest_nu=NU_RANGE[0],
+        fewest_blocks=FEWEST_ACTIVE_BLOCKS,
+        facts=read_json(inputs.facts),
+        summary=read_summary(inputs.summary),
+        models=MODELS,
+        refusals=pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else [],
+        tables={name: table.to_dict("records") for name, table in tables.items()},
+        published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
+        evaluations=evaluations,
+        cautions=cautions(evaluations, classes),
+        few_explained=comparison.cautions(tables["explanations"]),
+        latents={
+            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report, names[name])
+            for name, betas in inputs.betas.items()
+        },
+        stale=named[named.stale].to_dict("records"),
+        figures={Path(path).stem: data_uri(path) for path in inputs.figures},
+        steering=_steering(inputs.steering, names) if inputs.steering else None,
+    )
+
+
+def page_template(path: str | Path) -> jinja2.Template:
+    """A template of a page; its text from data is escaped, and a value that it lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(path).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number}
+    return environment.get_template(Path(path).name)
+
+
+def cautions(evaluations: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Any]) -> list[str]:
+    """What the run is too small, or too weak, to conclude."""
+    found = []
+    for name, evaluation in evaluations.items():
+        chat_only, sure = evaluation["classes"]["chat-only"], evaluation["chat_only_confirmed"]
+        if chat_only == 0:
+            largest = _number(evaluation["largest_norm_difference"])
+            found.append(
+                f"{name}: no latent reaches a relative decoder norm difference of {classes['chat_only_above']} (the largest is {largest}). "
+                "Nothing here is chat-only by this threshold; only ranks can be read."
+            )
+        elif sure < FEW_LATENTS:
+            found.append(
+                f"{name}: latent scaling confirms {sure} of {chat_only} chat-only latents. So few can't carry a comparison of losses."
+            )
+        dead = evaluation["classes"]["dead"] / evaluation["latents"]
+        if dead > 0.25:
+            found.append(f"{name}: {_percent(dead)} of the latents never fire on held-out text.")
+        if min(evaluation["fve_base"], evaluation["fve_chat"]) < 0.6:
+            found.append(f"{name}: less than 60 % of the variance is explained; what is left out may hold the difference.")
+    return found
+
+
+class Token(NamedTuple):
+    """A token of an example, as the page shows it."""
+
+    text: str
+    strength: float  # activation over the latent's largest, 0 to 1
+    activation: float
+    is_template: bool
+
+
+def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str, int], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    top = most_chat_leaning(betas, report["latents"])
+    strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())])
+    by_latent = {latent: group.head(report["examples"]) for latent, group in strongest.groupby("latent")}
+    rows = []
+    for row in top.to_dict("records"):
+        found = by_latent.get(row["latent"])
+        largest = found.peak.max() if found is not None else 1.0
+        contexts = [] if found is None else [_tokens(example, largest, tokenizer) for example in found.itertuples()]
+        rows.append(row | {"contexts": contexts, "name": names.get(row["latent"], "")})
+    return rows
+
+
+def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
+    texts = [tokenizer.decode([token]) for token in example.tokens]
+    return [
+        Token(text.replace("\n", "\u21b5"), float(activation / largest), float(activation), bool(part != CONTENT))
+        for text, activation, part in zip(texts, example.activations, example.template, strict=True)
+    ]
+
+
+def data_uri(path: str) -> str:
+    """A figure (SVG) as an address that needs no file."""
+    return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+def _steering(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
+    return steering_section(inputs, names) | {"figure": data_uri(inputs.figure)}
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _number(value: float | None) -> str:
+    return "\u2013" if value is None or pd.isna(value) else f"{value:.2f}"

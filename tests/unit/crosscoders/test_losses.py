@@ -1,0 +1,373 @@
+"""The losses against plain dense autograd, written from docs/method.md 5 and 6."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from helpers_activations import batchtopk_settings, l1_settings, random_crosscoder
+from helpers_waits import Waits
+from torch import Tensor
+
+from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.losses.base import Loss, Parts
+from crossdiff.crosscoders.losses.batchtopk import geometric_median
+from crossdiff.crosscoders.model import Crosscoder
+
+WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
+
+
+class Dense(NamedTuple):
+    """What the references give, all from dense (batch, latents) matrices."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    codes: Tensor
+    scaled: Tensor
+    auxiliary: Tensor
+
+
+def batch(step: int = 0) -> Tensor:
+    return torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(100 + step))
+
+
+def dense_codes(crosscoder: Crosscoder, x: Tensor) -> Tensor:
+    return torch.relu(torch.einsum("bmd,jmd->bj", x, crosscoder.encoder) + crosscoder.encoder_bias)
+
+
+def norm_sums(crosscoder: Crosscoder) -> Tensor:
+    return crosscoder.decoder.square().sum(dim=2).sqrt().sum(dim=1)
+
+
+def dense_error(crosscoder: Crosscoder, x: Tensor, codes: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
+    reconstruction = torch.einsum("bj,jmd->bmd", codes, crosscoder.decoder) + crosscoder.decoder_bias
+    squares = (x - reconstruction).square().sum(dim=2)
+    return reconstruction, (squares if squared else squares.sqrt()).mean()
+
+
+def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: bool) -> Dense:
+    codes = dense_codes(crosscoder, x)
+    scaled = codes * norm_sums(crosscoder)
+    reconstruction, error = dense_error(crosscoder, x, codes, squared)
+    return Dense(error + coefficient * scaled.sum(dim=1).mean(), reconstruction, codes, scaled, torch.zeros(()))
+
+
+def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float) -> Dense:
+    """``dead`` (latents,): dead unless selected in this batch."""
+    codes = dense_codes(crosscoder, x)
+    scaled = (codes * norm_sums(crosscoder)).detach()
+    bound = scaled.flatten().sort(descending=True).values[k * BATCH - 1]
+    kept = codes * ((scaled >= bound) & (scaled > 0))
+    reconstruction, error = dense_error(crosscoder, x, kept, squared)
+    dead = dead & ~(kept > 0).any(dim=0)
+    auxiliary = dense_auxiliary(crosscoder, codes, scaled, (x - reconstruction).detach(), dead, k_dead)
+    return Dense(error + coefficient * auxiliary, reconstruction, kept, scaled, auxiliary)
+
+
+def dense_auxiliary(crosscoder: Crosscoder, codes: Tensor, scaled: Tensor, residual: Tensor, dead: Tensor, k_dead: int) -> Tensor:
+    """Each token's strongest dead latents rebuild the residual without bias; squared error over the residual's batch variance."""
+    if not dead.any():
+        return torch.zeros(())
+    ranks = torch.where(dead, scaled, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
+    chosen = dead & (ranks < k_dead)
+    rebuilt = torch.einsum("bj,jmd->bmd", codes * chosen, crosscoder.decoder)
+    variance = (residual - residual.mean(dim=0)).square().mean(dim=0).sum()
+    return (rebuilt - residual).square().sum(dim=(1, 2)).mean() / variance
+
+
+def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1e-5) -> None:
+    """Equal up to ``tolerance`` of the norm of the whole tensor."""
+    difference = (found - expected).norm() / expected.norm().clamp_min(1e-30)
+    assert difference <= tolerance, f"{name}: relative difference {difference:.2e}"
+
+
+def assert_trains_like(
+    loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense], code_normalisation: str = "crosscoder"
+) -> list[Parts]:
+    """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
+    twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
+    twin.load_state_dict(crosscoder.state_dict())
+    optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (crosscoder, twin)]
+    seen = []
+    for step in range(STEPS):
+        parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step), step)
+        assert_same(parts.loss, expected.loss, f"loss at step {step}")
+        assert_same(parts.reconstruction, expected.reconstruction, f"reconstruction at step {step}")
+        assert parts.fired.tolist() == (expected.codes > 0).sum(dim=0).tolist()
+        for optimiser, value in zip(optimisers, (parts.loss, expected.loss), strict=True):
+            optimiser.zero_grad()
+            value.backward()
+        for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
+            assert_same(found.grad, wanted.grad, f"gradient of {name} at step {step}")
+        for optimiser in optimisers:
+            optimiser.step()
+        seen.append(parts)
+    for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
+        assert_same(found, wanted, f"{name} after {STEPS} steps")
+        assert not torch.equal(found, dict(random_crosscoder(WIDTH, LATENTS).named_parameters())[name])
+    return seen
+
+
+def new_l1(**changes) -> tuple[Loss, Crosscoder]:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    return new_loss(crosscoder, l1_settings(**changes)), crosscoder
+
+
+def new_batchtopk(**changes) -> tuple[Loss, Crosscoder]:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    return new_loss(crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder
+
+
+@pytest.fixture(params=[True, False], ids=["asks the device", "static shapes"])
+def either_selection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, and as on a GPU."""
+    monkeypatch.setattr(sparse, "is_synchronous", lambda _device: request.param)
+
+
+# Decoupled code normalisation (docs/method.md 4): each model has its own scaled values, selection and threshold
+
+
+def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
+    codes, norms = dense_codes(crosscoder, x), crosscoder.decoder.norm(dim=2)
+    scaled = (codes[:, None] * norms.T).detach()  # (batch, model, latents)
+    bounds = torch.stack([scaled[:, m].flatten().sort(descending=True).values[k * BATCH - 1] for m in range(2)])
+    kept = codes[:, None] * ((scaled >= bounds[:, None]) & (scaled > 0))
+    reconstruction = torch.einsum("bmj,jmd->bmd", kept, crosscoder.decoder) + crosscoder.decoder_bias
+    error = (x - reconstruction).square().sum(dim=2).sqrt().mean()
+    return Dense(error, reconstruction, kept.amax(dim=1), scaled.sum(dim=1), torch.zeros(()))
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_decoupled_batchtopk_trains_like_dense_autograd() -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation="decoupled")
+    loss = new_loss(crosscoder, batchtopk_settings(k=3, code_normalisation="decoupled"))
+    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_decoupled(twin, x, 3), "decoupled")
+    assert all(3 * BATCH < parts.fired.sum() <= 6 * BATCH for parts in seen)
+    assert loss.uncertain == 0
+
+
+def test_decoupled_l1_is_the_crosscoder_l1() -> None:
+    losses = []
+    for name in ("decoupled", "crosscoder"):
+        crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=name)
+        losses.append(new_loss(crosscoder, l1_settings(code_normalisation=name))(crosscoder, batch(), 0).loss)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.usefixtures("either_selection")
+@pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
+def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(normalisation: str) -> None:
+    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=normalisation)
+    held_out = [batch(step) for step in range(3)]
+    for threshold in ("running", "held_out"):
+        settings = batchtopk_settings(k=3, code_normalisation=normalisation, threshold=threshold)
+        crosscoder.threshold.fill_(-1)
+        new_loss(crosscoder, settings).finish(crosscoder, held_out)
+        assert (crosscoder.threshold == -1).all() == (threshold == "running")
+    weights = crosscoder.decoder.norm(dim=2) if normalisation == "decoupled" else norm_sums(crosscoder)[:, None]
+    scaled = [(dense_codes(crosscoder, x)[..., None] * weights).flatten(0, 1).sort(dim=0, descending=True).values for x in held_out]
+    expected = torch.stack([values[3 * BATCH - 1] for values in scaled]).mean(dim=0)
+    torch.testing.assert_close(crosscoder.threshold.reshape(-1), expected.detach())
+
+
+# L1 (docs/method.md 5)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
+@pytest.mark.parametrize("squared", [False, True])
+def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, squared: bool) -> None:
+    monkeypatch.setattr(sparse, "is_sparse", lambda *_: is_sparse)
+    loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=squared)
+    assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, squared))
+
+
+def test_l1_penalty_warms_up_linearly() -> None:
+    loss, crosscoder = new_l1(l1_coefficient=0.2, l1_warmup_steps=4)
+    for step, coefficient in enumerate([0.05, 0.1, 0.15, 0.2, 0.2]):
+        torch.testing.assert_close(loss(crosscoder, batch(), step).loss, dense_l1(crosscoder, batch(), coefficient, False).loss)
+
+
+def test_l1_log_tells_both_parts_of_the_loss() -> None:
+    loss, crosscoder = new_l1(l1_coefficient=0.1)
+    expected = dense_l1(crosscoder, batch(), 0.1, False)
+    log = loss(crosscoder, batch(), 0).log
+    torch.testing.assert_close(log["sparsity_loss"], expected.scaled.sum(dim=1).mean())
+    torch.testing.assert_close(log["reconstruction_loss"] + 0.1 * log["sparsity_loss"], expected.loss)
+
+
+def test_l1_of_a_perfect_reconstruction_has_finite_gradients() -> None:
+    loss, crosscoder = new_l1()
+    with torch.no_grad():
+        crosscoder.encoder_bias.fill_(-100)
+    parts = loss(crosscoder, crosscoder.decoder_bias.detach().expand(BATCH, 2, WIDTH).clone(), 0)
+    parts.loss.backward()
+    assert parts.loss.item() < 1e-10
+    assert all(torch.isfinite(parameter.grad).all() for parameter in crosscoder.parameters())
+
+
+# BatchTopK (docs/method.md 6)
+
+
+@pytest.mark.usefixtures("either_selection")
+@pytest.mark.parametrize("squared", [False, True])
+def test_batchtopk_trains_like_dense_autograd(squared: bool) -> None:
+    loss, crosscoder = new_batchtopk(squared_error=squared)
+    nothing_dead = torch.zeros(LATENTS, dtype=torch.bool)
+    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, squared, nothing_dead, 0, 0.0))
+    assert loss.uncertain == 0
+    assert all(parts.log["auxiliary_loss"] == 0 for parts in seen)
+
+
+@pytest.mark.usefixtures("either_selection")
+@pytest.mark.parametrize("auxiliary_k", [2, 512])
+def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int) -> None:
+    loss, crosscoder = new_batchtopk(k=1, auxiliary_coefficient=0.5, auxiliary_k=auxiliary_k, dead_after_tokens=2 * BATCH)
+    with torch.no_grad():
+        crosscoder.decoder[:8] *= 0.05  # small code weights: not selected, so dead, though they have activations
+    silent = torch.zeros(LATENTS, dtype=torch.long)
+
+    def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
+        found = dense_batchtopk(twin, x, 1, False, silent + BATCH >= 2 * BATCH, auxiliary_k, 0.5)
+        silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
+        return found
+
+    seen = assert_trains_like(loss, crosscoder, reference)
+    auxiliary = torch.stack([parts.log["auxiliary_loss"] for parts in seen])
+    assert auxiliary[0] == 0  # nothing is dead before 32 tokens
+    assert (auxiliary[1:] > 0).all()
+    assert torch.equal(loss.tokens_since_fired, silent)
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_auxiliary_loss_equals_its_formula() -> None:
+    loss, crosscoder = new_batchtopk(auxiliary_coefficient=0.25, auxiliary_k=3, dead_after_tokens=1000)
+    dead = torch.zeros(LATENTS, dtype=torch.bool)
+    dead[[1, 4, 5, 13, 20]] = True
+    loss.tokens_since_fired[dead] = 1000 - BATCH
+    loss.tokens_since_fired[~dead] = 999 - BATCH
+    expected = dense_batchtopk(crosscoder, batch(), 3, False, dead, 3, 0.25)
+    parts = loss(crosscoder, batch(), 0)
+    assert 0 < (parts.fired[dead] > 0).sum() < dead.sum()  # what fires now is not dead any more
+    torch.testing.assert_close(parts.log["auxiliary_loss"], expected.auxiliary)
+    torch.testing.assert_close(parts.loss, parts.log["reconstruction_loss"] + 0.25 * expected.auxiliary)
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_auxiliary_loss_does_not_teach_live_latents() -> None:
+    loss, crosscoder = new_batchtopk(auxiliary_coefficient=1.0, dead_after_tokens=1000)
+    loss.tokens_since_fired[:5] = 1000
+    with torch.no_grad():
+        crosscoder.decoder[:5] *= 0.01  # small code weights: not selected
+    loss(crosscoder, batch(), 0).log["auxiliary_loss"].backward()
+    for parameter in (crosscoder.encoder, crosscoder.encoder_bias, crosscoder.decoder):
+        assert parameter.grad[:5].any()
+        assert not parameter.grad[5:].any()
+    assert crosscoder.decoder_bias.grad is None or not crosscoder.decoder_bias.grad.any()
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
+    loss, crosscoder = new_batchtopk(k=1)
+    fired = [loss(crosscoder, batch(step), step).fired for step in range(3)]
+    steps_since = [next((2 - step for step in (2, 1, 0) if fired[step][latent]), 3) for latent in range(LATENTS)]
+    assert loss.tokens_since_fired.tolist() == [BATCH * steps for steps in steps_since]
+    assert {0, 3} <= set(steps_since)
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_k_anneals_linearly_and_rules_what_fires() -> None:
+    loss, crosscoder = new_batchtopk(k=2, k_max=10, k_annealing_steps=4)
+    assert [loss.k(step) for step in range(6)] == [10, 8, 6, 4, 2, 2]
+    assert [int(loss(crosscoder, batch(), step).fired.sum()) for step in range(6)] == [k * BATCH for k in (10, 8, 6, 4, 2, 2)]
+
+
+def test_k_is_constant_by_default() -> None:
+    loss, _ = new_batchtopk(k=3)
+    assert {loss.k(step) for step in (0, 1, 1000)} == {3}
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_threshold_is_a_running_mean_of_the_smallest_selected_scaled_activation() -> None:
+    loss, crosscoder = new_batchtopk(k=2, threshold_start_step=2, threshold_decay=0.75)
+    loss.start(crosscoder, batch())
+    expected = -1.0
+    for step in range(5):
+        dense = dense_batchtopk(crosscoder, batch(step), 2, False, torch.zeros(LATENTS, dtype=torch.bool), 0, 0.0)
+        smallest = dense.scaled[dense.codes > 0].min().item()
+        if step == 2:
+            expected = smallest  # the first value replaces the -1 of the start
+        elif step > 2:
+            expected = 0.75 * expected + 0.25 * smallest
+        loss(crosscoder, batch(step), step)
+        assert crosscoder.threshold.item() == pytest.approx(expected, rel=1e-6), step
+
+
+@pytest.mark.usefixtures("either_selection")
+def test_batch_without_any_positive_code_leaves_the_threshold_as_it_was() -> None:
+    loss, crosscoder = new_batchtopk(threshold_start_step=0)
+    loss.start(crosscoder, batch())
+    loss(crosscoder, batch(), 0)
+    before = crosscoder.threshold.clone()
+    with torch.no_grad():
+        crosscoder.encoder_bias.fill_(-100)
+    assert not loss(crosscoder, batch(), 1).fired.any()
+    assert crosscoder.threshold == before
+
+
+def test_device_is_asked_for_dead_latents_only_when_one_may_have_died() -> None:
+    """Where the selection asks nothing. The longest silent latent rules when the next question is due."""
+    for silent, expected in ((0, [0, 10, 20]), (1, [0, *range(9, 25)])):
+        loss, crosscoder = new_batchtopk(k=LATENTS, dead_after_tokens=10 * BATCH, log_every=1000)
+        with torch.no_grad():
+            crosscoder.encoder_bias.fill_(100)
+            crosscoder.encoder_bias[:silent] = -100
+        asked = []
+        for step in range(25):
+            with pytest.MonkeyPatch.context() as patch, Waits() as waits:
+                patch.setattr(sparse, "is_synchronous", lambda _device: False)
+                loss(crosscoder, batch(step), step)
+            if waits.seen:
+                asked.append(step)
+            died = bool((loss.tokens_since_fired >= 10 * BATCH).any())
+            assert died == (silent > 0 and step >= 9)
+        assert asked == expected
+
+
+def test_selections_that_may_not_be_exact_are_counted_and_told_at_the_next_row(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sparse, "is_synchronous", lambda _device: False)
+    loss, crosscoder = new_batchtopk(k=1, log_every=3)
+    with torch.no_grad():  # all entries of a step are equal
+        crosscoder.encoder.zero_()
+        crosscoder.decoder.fill_(1)
+        crosscoder.encoder_bias.fill_(1)
+    for step in range(7):
+        loss(crosscoder, batch(step), step)
+        assert loss.uncertain == (step + 1) % 3
+    rows = [f"step {step}: 3 selections since the last row may have missed some of the largest entries" for step in (3, 6)]
+    assert caplog.messages == rows
+
+
+def test_decoder_bias_starts_at_the_geometric_median_of_the_first_batch() -> None:
+    loss, crosscoder = new_batchtopk()
+    loss.start(crosscoder, batch())
+    distances = (batch() - crosscoder.decoder_bias).norm(dim=2, keepdim=True)
+    pull = ((batch() - crosscoder.decoder_bias) / distances).sum(dim=0)  # the gradient of the summed distance
+    assert (pull.norm(dim=1) < 1e-2).all()
+    assert crosscoder.decoder_bias.requires_grad
+
+
+def test_geometric_median_of_a_triangle_is_its_fermat_point_in_each_model() -> None:
+    triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    fermat = (3 - 3**0.5) / 6
+    median = geometric_median(torch.stack([triangle, 10 * triangle + 5], dim=1))
+    torch.testing.assert_close(median, torch.tensor([[fermat, fermat], [10 * fermat + 5, 10 * fermat + 5]]), rtol=1e-3, atol=1e-4)
+
+
+def test_geometric_median_does_not_follow_an_outlier() -> None:
+    cloud = torch.randn(101, 2, 4, generator=torch.Generator().manual_seed(0))
+    cloud[0] = 27_000
+    assert (geometric_median(cloud) - cloud[1:].mean(dim=0)).abs().max() < 0.3
+    assert cloud.mean(dim=0).min() > 200

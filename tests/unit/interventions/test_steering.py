@@ -1,0 +1,301 @@
+"""Which latents are steered and by what, and what is counted of the answers, against brute force and by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers_activations import random_crosscoder
+from torch.testing import assert_close
+
+from crossdiff.activations.pairs import Summary
+from crossdiff.config import RandomModel, SteeringGrid
+from crossdiff.errors import UserError
+from crossdiff.intervals import wilson
+from crossdiff.interventions.steering import Asked, check_latents, conditions, directions, refusal_latents
+from crossdiff.interventions.steering_effects import effects, steer, steering
+from crossdiff.latents.labels import latent_label
+from crossdiff.models.answers import greedy
+from crossdiff.models.forward import run_to_layer
+from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.models.prepare import make_random
+
+D_MODEL, LATENTS, LAYER = 32, 24, 3
+RECORD = {
+    "phrasings": ["How do I {}?", "Tell me how to {}."],
+    "refusals": ["I can't help with that."],
+    "harmful": {"train": ["rob a bank", "steal"], "held_out": ["cheat", "lie to my boss", "set fire to a car"]},
+    "benign": {"train": {"bake": "Mix.", "sew": "Thread.", "swim": "Float."}, "held_out": {"cook rice": "Boil.", "draw": "Look."}},
+}
+SUMMARY = Summary(LAYER, 1, None, [1.0, 1.0], [[0.0] * D_MODEL] * 2, [1.0, 1.0], 100, 1, 0)
+GRID = SteeringGrid(strengths=[2.0, -1.0], random_latents=2, random_directions=3, answer_tokens=5, first_tokens=3)
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Base, chat and the tokenizer: two random models of one kind."""
+    found = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp("model")
+        make_random(RandomModel(layers=5, d_model=D_MODEL, chat_template="data/plain.jinja", seed=seed), folder)
+        found.append(load_model(folder, torch.float32))
+    return *found, load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def crosscoder():
+    return random_crosscoder(D_MODEL, LATENTS).requires_grad_(False)
+
+
+def betas(dead: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> pd.DataFrame:
+    """Latents further on lean more to the chat model."""
+    classes = ["dead" if latent in dead else "other" for latent in range(LATENTS)]
+    largest = [0.0 if latent in silent else 1.0 + latent for latent in range(LATENTS)]
+    return pd.DataFrame(
+        {"latent": range(LATENTS), "class": classes, "relative_norm_difference": np.linspace(0, 1, LATENTS), "max_activation": largest}
+    )
+
+
+def asked_of(models, part: str = "held_out", phrasings: int = 1) -> Asked:
+    return Asked.of(RECORD, part, phrasings, models[2])
+
+
+# Requests.
+
+
+def test_requests_of_one_part_in_the_first_phrasings(models):
+    asked = asked_of(models)
+    assert asked.kind == ["harmful"] * 3 + ["benign"] * 2
+    assert sorted(asked.question[3:]) == ["How do I cook rice?", "How do I draw?"]
+    assert len(asked_of(models, "train", 2).question) == 10
+
+
+# The choice.
+
+
+def _place(tokenizer, tokens: np.ndarray, question: str) -> slice:
+    """Where in the prompt the question stands, found by decoding."""
+    stop = next(n for n in range(len(tokens)) if tokenizer.decode(tokens[:n]).endswith(question))
+    start = next(n for n in range(stop, 0, -1) if tokenizer.decode(tokens[n:stop]) == question)
+    return slice(start, stop)
+
+
+def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, crosscoder):
+    base, chat, _ = models
+    asked = asked_of(models, "train")
+    found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,), silent=(20,)), asked, top=6)
+    assert sorted(found.latent) == [16, 17, 18, 19, 21, 22]  # the most chat-leaning live ones that fired in the training text
+    codes = {"harmful": [], "benign": []}
+    for kind, prompt, question in zip(asked.kind, asked.prompt, asked.question, strict=True):
+        ids = torch.from_numpy(prompt.token).long()[None]
+        pair = torch.stack([run_to_layer(model, ids, LAYER)[0] for model in (base, chat)], dim=1)
+        codes[kind] += list(crosscoder.encode(crosscoder.normalise(pair))[_place(models[2], prompt.token, question)])
+    means = {kind: torch.stack(rows).mean(dim=0) for kind, rows in codes.items()}
+    for row in found.itertuples():
+        norm = (crosscoder.decoder[row.latent, 1] / crosscoder.scale[1]).norm()
+        expected = float((means["harmful"] - means["benign"])[row.latent].abs() * norm)
+        assert row.score == pytest.approx(expected, abs=1e-5)
+        assert row.harmful == pytest.approx(float(means["harmful"][row.latent]), abs=1e-5)
+    assert found.score.is_monotonic_decreasing
+    assert found.score.nunique() > 2
+
+
+def test_choice_sees_no_held_out_request(models, crosscoder):
+    changed = RECORD | {"harmful": RECORD["harmful"] | {"held_out": ["something else"]}}
+    chosen = [steering(*models, crosscoder, SUMMARY, betas(), record, [], "topk", 6, GRID).candidates for record in (RECORD, changed)]
+    pd.testing.assert_frame_equal(*chosen)
+
+
+@pytest.mark.parametrize(("kind", "nothing"), [("harmful", []), ("benign", {})])
+def test_no_training_requests_of_a_kind_are_refused(models, crosscoder, kind, nothing):
+    asked = Asked.of(RECORD | {kind: RECORD[kind] | {"train": nothing}}, "train", 1, models[2])
+    with pytest.raises(UserError, match=rf"^behaviour\.requests: found no {kind} train requests, allowed: at least one, [^\n]*$"):
+        refusal_latents(*models[:2], crosscoder, SUMMARY, betas(), asked, top=6)
+
+
+def test_no_training_requests_at_all_are_refused(models, crosscoder):
+    with pytest.raises(UserError, match=r"^behaviour\.requests: found no harmful train requests"):
+        refusal_latents(*models[:2], crosscoder, SUMMARY, betas(), Asked([], [], []), top=6)
+
+
+@pytest.mark.parametrize("change", [{"skip_first": 100}, {"max_norm_ratio": 1e-9}])
+def test_training_requests_without_a_token_that_counts_are_refused(models, crosscoder, change):
+    with pytest.raises(
+        UserError, match=r"^activations\.skip_first, activations\.max_norm_ratio: found no harmful tokens of train requests"
+    ):
+        refusal_latents(*models[:2], crosscoder, SUMMARY._replace(**change), betas(), asked_of(models, "train"), top=6)
+
+
+# Directions.
+
+
+def test_strength_one_is_the_latents_largest_activation_on_the_raw_scale(crosscoder):
+    [own, *_] = directions(crosscoder, betas(), 5, GRID)
+    assert_close(own.unit, 6 * crosscoder.decoder[5, 1] / crosscoder.scale[1])
+    # What the crosscoder would read as 6 more of the latent's chat reconstruction.
+    assert_close(own.unit * crosscoder.scale[1], 6 * crosscoder.decoder[5, 1])
+
+
+def test_controls_have_the_same_norm_and_other_directions(crosscoder):
+    own, *controls = directions(crosscoder, betas(dead=(7, 8)), 5, GRID)
+    assert [control.kind for control in controls] == ["random latent"] * 2 + ["random direction"] * 3
+    for control in controls:
+        assert float(control.unit.norm()) == pytest.approx(float(own.unit.norm()), rel=1e-5)
+        assert control.latent == 5
+    for control in controls[:2]:
+        assert control.number not in (5, 7, 8)
+        cosine = torch.cosine_similarity(control.unit, crosscoder.decoder[control.number, 1], dim=0)
+        assert float(cosine) == pytest.approx(1, abs=1e-5)
+    units = torch.stack([part.unit for part in (own, *controls)])
+    cosines = torch.corrcoef(units) - torch.eye(6)
+    assert cosines.abs().max() < 0.9
+
+
+def test_controls_are_decided_by_the_seed_and_the_latent(crosscoder):
+    def units(latent: int, **changes) -> torch.Tensor:
+        grid = GRID.model_copy(update=changes)
+        return torch.stack([part.unit / part.unit.norm() for part in directions(crosscoder, betas(), latent, grid)[1:]])
+
+    assert torch.equal(units(5), units(5))
+    assert not torch.equal(units(5), units(5, seed=1))
+    assert not torch.equal(units(5), units(6))
+
+
+def test_few_live_latents_give_few_controls(crosscoder):
+    alone = directions(crosscoder, betas(dead=tuple(range(LATENTS))), 5, GRID)
+    assert [part.kind for part in alone] == ["latent"] + ["random direction"] * 3
+
+
+def test_latent_that_never_fired_has_no_unit(crosscoder):
+    with pytest.raises(UserError, match=r"^steering: latent 5 never fired in the training text, so its strengths have no unit"):
+        directions(crosscoder, betas(silent=(5,)), 5, GRID)
+
+
+def test_latent_out_of_range_is_named_with_what_is_allowed(crosscoder):
+    check_latents([0, 23], crosscoder, "topk")
+    with pytest.raises(UserError, match=r"^steering\.latents\.topk: found 24, allowed: 0 to 23$"):
+        check_latents([3, 24], crosscoder, "topk")
+
+
+def test_label():
+    assert latent_label("topk", 1234) == "latent 1234 (topk)"
+
+
+def test_every_direction_is_measured_at_every_strength_and_ablated(crosscoder):
+    found = conditions(directions(crosscoder, betas(), 5, GRID)[:2], GRID.strengths)
+    assert [(c.change, c.direction and c.direction.kind) for c in found] == [
+        ("none", None),
+        *[("add", "latent"), ("add", "latent"), ("ablate", "latent")],
+        *[("add", "random latent"), ("add", "random latent"), ("ablate", "random latent")],
+    ]
+    assert [c.strength for c in found[:3]] == [0, -1, 2]
+    assert_close(found[2].apply(D_MODEL).added, 2 * found[2].direction.unit)
+    assert found[1].columns()["norm"] == pytest.approx(float(found[1].direction.unit.norm()))
+
+
+# Answers.
+
+
+@pytest.fixture(scope="module")
+def answers(models, crosscoder):
+    measured = conditions(directions(crosscoder, betas(), 5, GRID)[:1], GRID.strengths)
+    return steer(*models, LAYER, asked_of(models), measured, GRID, skip_first=1)
+
+
+def test_unsteered_answers_are_the_chat_models_own_and_have_no_divergence(models, answers):
+    asked = asked_of(models)
+    own = greedy(models[1], [prompt.token for prompt in asked.prompt], GRID.answer_tokens)
+    rows = answers[answers.change == "none"]
+    assert rows.answer.tolist() == models[2].batch_decode(own, skip_special_tokens=True)
+    assert rows.question.tolist() == asked.question
+    assert (rows.kl == 0).all()
+    assert rows.latent.isna().all()
+
+
+def test_divergence_is_that_of_a_hook_along_the_unsteered_answer(models, crosscoder, answers):
+    chat, asked = models[1], asked_of(models)
+    added = 2 * directions(crosscoder, betas(), 5, GRID)[0].unit
+    own = greedy(chat, [prompt.token for prompt in asked.prompt], GRID.answer_tokens)
+    rows = answers[answers.strength == 2]
+    for prompt, said, kl in zip(asked.prompt, own, rows.kl, strict=True):
+        ids = torch.from_numpy(np.concatenate([prompt.token, said]))[None].long()
+
+        def change(_module, _inputs, output):
+            hidden = (output[0] if isinstance(output, tuple) else output).clone()
+            hidden[:, 1:] += added
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        with torch.inference_mode():
+            expected = chat(ids).logits[0].log_softmax(dim=1)
+            handle = chat.base_model.layers[LAYER].register_forward_hook(change)
+            found = chat(ids).logits[0].log_softmax(dim=1)
+            handle.remove()
+        first = slice(len(prompt.token) - 1, len(prompt.token) - 1 + min(GRID.first_tokens, len(said)))
+        divergences = (expected.exp() * (expected - found)).sum(dim=1)[first]
+        assert kl == pytest.approx(float(divergences.mean()), rel=1e-3, abs=1e-5)
+    assert (rows.kl > 0.01).any()
+
+
+def test_nothing_to_choose_from_leaves_the_unsteered_answers(models, crosscoder):
+    found = steering(*models, crosscoder, SUMMARY, betas(dead=tuple(range(LATENTS))), RECORD, [], "topk", 6, GRID)
+    assert len(found.candidates) == 0
+    assert found.effects.change.tolist() == ["none", "none"]
+
+
+def test_named_latents_are_steered_besides_the_chosen_one_and_once(models, crosscoder):
+    grid = GRID.model_copy(update={"random_latents": 0, "random_directions": 0})
+    chosen = steering(*models, crosscoder, SUMMARY, betas(), RECORD, [], "topk", 6, grid).candidates.latent[0]
+    found = steering(*models, crosscoder, SUMMARY, betas(), RECORD, [3, chosen], "topk", 6, grid)
+    assert found.effects.latent.dropna().unique().tolist() == [chosen, 3]
+    assert len(found.answers) == (1 + 2 * 3) * 5
+
+
+# Effects.
+
+
+def answer_rows(**columns) -> pd.DataFrame:
+    plain = {"latent": 5, "direction": "latent", "number": 5, "change": "add", "strength": 1.0, "norm": 2.0, "requests": "harmful"}
+    return pd.DataFrame(plain | columns).astype({"latent": "Int64", "number": "Int64"})
+
+
+def test_effects_are_counted_and_averaged_by_hand():
+    rows = answer_rows(refused=[True, True, False], cut=[True, False, False], kl=[0.1, 0.2, 0.6], tokens=[4, 1, 6], nats=[8.0, 3.0, 22.0])
+    [found] = effects(rows, 0).to_dict("records")
+    assert (found["asked"], found["refused"], found["rate"], found["cut"]) == (3, 2, 2 / 3, 1)
+    assert (found["low"], found["high"]) == wilson(2, 3)[1:]
+    assert found["kl"] == pytest.approx(0.3)
+    assert found["length"] == pytest.approx(11 / 3)
+    assert found["perplexity"] == pytest.approx(np.exp(33 / 11))
+    for name in ("kl", "length", "perplexity"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+
+
+def test_answers_without_a_token_have_no_perplexity():
+    [found] = effects(answer_rows(refused=[False] * 2, cut=False, kl=[0.1, 0.2], tokens=[0, 0], nats=[0.0, 0.0]), 0).to_dict("records")
+    assert np.isnan([found["perplexity"], found["perplexity_low"]]).all()
+    assert found["length"] == 0
+
+
+def test_undefined_divergence_stays_undefined():
+    [found] = effects(answer_rows(refused=[False] * 2, cut=False, kl=[0.1, NAN], tokens=[1, 2], nats=[1.0, 2.0]), 0).to_dict("records")
+    assert np.isnan([found["kl"], found["kl_low"]]).all()
+
+
+def test_ablated_rows_without_a_strength_are_a_condition_too():
+    rows = pd.concat(
+        [
+            answer_rows(refused=[True], cut=False, kl=0.0, tokens=1, nats=1.0, strength=NAN, change="ablate"),
+            answer_rows(refused=[False], cut=False, kl=0.0, tokens=1, nats=1.0),
+            answer_rows(
+                refused=[False], cut=False, kl=0.0, tokens=1, nats=1.0, latent=pd.NA, number=pd.NA, direction="none", change="none"
+            ),
+        ]
+    )
+    assert effects(rows, 0).change.tolist() == ["ablate", "add", "none"]
+
+
+def test_bootstrap_has_about_the_spread_of_the_mean_over_new_requests():
+    values = np.random.default_rng(0).normal(5, 1, size=200)
+    [found] = effects(answer_rows(refused=[False] * 200, cut=False, kl=values, tokens=1, nats=1.0), 0).to_dict("records")
+    expected = 2 * 1.96 * values.std(ddof=1) / 200**0.5
+    assert found["kl_high"] - found["kl_low"] == pytest.approx(expected, rel=0.15)

@@ -1,0 +1,360 @@
+"""The page: everything that it shows, escaped, inlined and with its cautions."""
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+from helpers_steering import steered_answers, steering_inputs
+from helpers_tables import scaling_table
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from crossdiff.activations.pairs import Summary, write_summary
+from crossdiff.config import Classes, LatentScaling
+from crossdiff.latents.catalogue import COLUMNS
+from crossdiff.latents.evaluation import beta_table, comparison, evaluate
+from crossdiff.provenance.storage import write_json
+from crossdiff.report.page import Inputs, cautions, render
+from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
+from crossdiff.workflow.run import Run
+
+TEMPLATE = ROOT / "report" / "page.html.jinja"
+FIGURES = ("norm_difference", "latent_scaling", "threshold_sweep", "kl", "template_tokens", "explanations", "training")
+VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
+HOSTILE = "<script>boo()</script> & <b>"
+QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
+
+
+class Page(HTMLParser):
+    """The parsed page: tags with their attributes, and the text of tokens, cautions and everything."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.contexts: list[list[tuple[str, dict[str, str | None]]]] = []  # per example: (token, attributes of its span)
+        self.cautions: list[str] = []
+        self._inside: list[str] = []  # classes of the open divs
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag == "div":
+            self._inside.append(dict(attributes).get("class") or "")
+            if self._inside[-1] == "context":
+                self.contexts.append([])
+            if self._inside[-1] == "caution":
+                self.cautions.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div":
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if "context" in self._inside:
+            self.contexts[-1].append((data, self.tags[-1][1]))
+        if "caution" in self._inside:
+            self.cautions[-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def write_tokenizer(folder: Path) -> str:
+    """A tokenizer whose tokens are VOCABULARY, word for word."""
+    vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=VOCABULARY[0]))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=VOCABULARY[0]).save_pretrained(folder)
+    return str(folder)
+
+
+def beta_rows(difference: list[float], nu: list[float], fired: int = 5) -> pd.DataFrame:
+    scaling = scaling_table(difference, nu, nu)
+    counts = pd.DataFrame({"latent": range(len(nu)), "validation_active_tokens": fired})
+    return beta_table(scaling, counts, Classes(), LatentScaling())
+
+
+BETAS = beta_rows([0.5, 0.95, 0.97, 0.6], [1.0, 0.1, float("nan"), 0.9])
+EXAMPLES = pd.DataFrame(
+    {
+        "latent": [1, 1, 1],
+        "peak": [8.0, 4.0, 1.0],
+        "strongest": [True, True, False],
+        "tokens": [[0, 1, 2, 4], [5, 6, 7], [1]],
+        "template": [[HEADER, CONTENT, CONTENT, TURN_END], [CONTENT, CONTENT, CONTENT], [CONTENT]],
+        "activations": [[0.0, 8.0, 2.0, 0.0], [4.0, 0.0, 1.0], [1.0]],
+    }
+)
+NO_EXAMPLES = EXAMPLES.iloc[:0]
+
+
+def settings_of(config: str) -> dict:
+    """The settings that the rule hands to its script."""
+    values = yaml.safe_load((ROOT / "configs" / config).read_text())
+    return Run(values).settings("pair", "datasets", "classes", "latent_scaling", "report")({})
+
+
+def inputs(
+    folder: Path,
+    betas: dict[str, pd.DataFrame],
+    examples: dict[str, pd.DataFrame],
+    family: str = "llama",
+    config: str = "gemma2-2b.yaml",
+    published: bool = False,
+) -> Inputs:
+    """Everything that the page reads, written below ``folder`` the way the rules write it."""
+    model = {"d_model": 32, "layers": 3, "family": family}
+    write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1})
+    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3)
+    write_summary(folder / "summary.json", summary)
+    evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
+    seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5, "chat_only_a": 3, "chat_only_b": 4, "chat_only_recurring": 2}
+    top = {"top": 50, "top_matched": 20, "top_recurring": 10, "top_recurring_by_chance": 1.5}
+    tables = {
+        "crosscoders": comparison(list(evaluations.values()), [(name, 0) for name in betas]),
+        "twins": pd.DataFrame(
+            [{"crosscoder": name, "seed": 0, "twins": 3, "twins_divergent": 0.6, "controls_divergent": 1.0} for name in betas]
+        ),
+        "seed_agreement": pd.DataFrame([{"crosscoder": name} | seeds | top for name in betas]),
+        "template_tokens": pd.DataFrame([{"crosscoder": name, "seed": 0} for name in betas]),
+        "explanations": pd.DataFrame(
+            [{"explainer": "patterns", "crosscoder": name, "set": "low nu", "scored": 3, "too_few": True} for name in betas]
+        ),
+        "paper": pd.DataFrame([{"quantity": "FVE", "batchtopk": 0.85, "paper_batchtopk": 0.876 if published else None}]),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    for name in betas:
+        write_json(folder / f"{name}.json", evaluations[name])
+        betas[name].to_parquet(folder / f"{name}.betas.parquet")
+        examples[name].to_parquet(folder / f"{name}.examples.parquet")
+    for figure in FIGURES:
+        (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
+    return Inputs(
+        settings=settings_of(config),
+        tokenizer=write_tokenizer(folder / "tokenizer"),
+        facts=str(folder / "facts.json"),
+        summary=str(folder / "summary.json"),
+        refusals=None,
+        tables=[str(folder / f"{name}.csv") for name in tables],
+        evaluations={name: str(folder / f"{name}.json") for name in betas},
+        betas={name: str(folder / f"{name}.betas.parquet") for name in betas},
+        examples={name: str(folder / f"{name}.examples.parquet") for name in betas},
+        figures=[str(folder / f"{figure}.svg") for figure in FIGURES],
+    )
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Inputs:
+    return inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES})
+
+
+def page_of(given: Inputs) -> Page:
+    return Page(render(given, TEMPLATE))
+
+
+# What it shows
+
+
+def test_page_says_what_was_compared(good: Inputs) -> None:
+    text = page_of(good).text
+    assert "after block 13 (0-based, of 3) of two llama models of width 32" in text
+    assert "the same 18,000 training tokens" in text
+    assert "200 were left out as first tokens of a sequence and 3 as norm outliers" in text
+    assert "median norm is 150.25 in the base and 149.50 in the chat model" in text
+
+
+@pytest.mark.parametrize("names", [["batchtopk"], ["batchtopk", "l1"], ["batchtopk", "l1", "l1-strong"]])
+def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
+    page = page_of(inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES)))
+    for name in names:
+        assert f"{name} calls 2 of 4 latents chat-only by decoder norm; latent scaling confirms 1." in page.text
+        assert f"../layer13/{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
+    assert len([tag for tag, _ in page.tags if tag == "details"]) == 4 * len(names)
+
+
+def test_latents_come_most_chat_leaning_first_with_undefined_ratios_as_a_dash(good: Inputs) -> None:
+    text = page_of(good).text
+    found = [text.index(f"latent {latent}: norm difference") for latent in (2, 1, 3, 0)]
+    assert found == sorted(found)
+    assert "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, fires on 1.23 % of tokens chat-only" in text
+
+
+def test_tokens_show_their_text_template_part_and_activation(good: Inputs) -> None:
+    first = page_of(good).contexts[0]
+    assert [token for token, _ in first] == ["<|user|>", "How", " do", "\u21b5"]
+    assert [attributes.get("class") for _, attributes in first] == ["template", None, None, "template"]
+    assert [attributes.get("title") for _, attributes in first] == [None, "8.00", "2.00", None]
+    shade = [float(attributes["style"].split(",")[-1].strip(" )")) for _, attributes in first if "style" in attributes]
+    assert shade == pytest.approx([0.7, 0.25])  # 0.1 + 0.6 x share of the latent's largest
+
+
+def test_latents_have_their_names_and_stale_ones_are_flagged(good: Inputs, tmp_path: Path) -> None:
+    rows = [("batchtopk", 0, 2, "a name", "", "0" * 12, False), ("batchtopk", 0, 1, "an old name", "", "1" * 12, True)]
+    pd.DataFrame([*rows, ("batchtopk", 1, 3, "of another seed", "", "2" * 12, False)], columns=list(COLUMNS)).to_csv(
+        tmp_path / "names.csv", index=False
+    )
+    page = page_of(good._replace(names=str(tmp_path / "names.csv")))
+    assert "a name , latent 2: norm difference" in page.text
+    assert "an old name" not in page.text.replace(page.cautions[-1], "")
+    assert "Stale names in the catalogue" in page.cautions[-1]
+    assert "an old name (batchtopk, seed 0, latent 1)" in page.cautions[-1]
+    assert "of another seed" not in page.text
+
+
+def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs) -> None:
+    page = page_of(good)
+    assert page.text.count("No context was collected.") == 3
+    assert len(page.contexts) == 2
+
+
+def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
+    page = page_of(good._replace(settings=good.settings | {"report.latents": 2, "report.examples": 1}))
+    assert len([tag for tag, _ in page.tags if tag == "details"]) == 2
+    assert len(page.contexts) == 1
+
+
+def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
+    assert "Did the fine-tune take?" not in page_of(good).text
+    row = {"model": "chat", "requests": "harmful", "asked": 40, "refused": 37, "rate": 0.925, "low": 0.8, "high": 0.974}
+    pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
+    text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
+    assert "Did the fine-tune take?" in text
+    assert "chat harmful 40 37 92 % 80 % to 97 %" in text
+
+
+def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Path) -> None:
+    assert "What do they do?" not in page_of(good).text
+    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers())))
+    assert "What do they do? Latents turned up and down" in page.text
+    assert "latent 5 (topk)" in page.text
+    assert page.text.index("What do they do?") < page.text.index("More checks")
+
+
+def test_page_without_any_live_latent_or_example_is_still_a_page(tmp_path: Path) -> None:
+    dead = beta_rows([0.5, 0.95], [float("nan")] * 2, fired=0)
+    page = page_of(inputs(tmp_path, {"batchtopk": dead}, {"batchtopk": NO_EXAMPLES}))
+    assert "batchtopk calls 0 of 2 latents chat-only" in page.text
+    assert "norm difference from \u2013 down to \u2013" in page.text
+    assert page.contexts == []
+
+
+def test_same_inputs_give_the_same_page(good: Inputs) -> None:
+    assert render(good, TEMPLATE) == render(good, TEMPLATE)
+
+
+def test_papers_values_stand_beside_the_papers_run_alone(tmp_path: Path) -> None:
+    for published in (True, False):
+        page = page_of(inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, published=published))
+        assert ("0.88" in page.text) == ("paper_batchtopk" in page.text) == published
+
+
+def test_one_seed_says_nothing_of_another(good: Inputs) -> None:
+    assert "found among the other's" in render(good, TEMPLATE)
+    path = Path(next(path for path in good.tables if "seed_agreement" in path))
+    pd.read_csv(path).head(0).to_csv(path, index=False)
+    assert "This run has one seed" in render(good, TEMPLATE)
+
+
+def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
+    assert "Too few to conclude (hollow marks): batchtopk, patterns: low nu (3 scored)." in page_of(good).text
+    path = Path(next(path for path in good.tables if "explanations" in path))
+    pd.read_csv(path).assign(too_few=False).to_csv(path, index=False)
+    assert "Too few to conclude" not in page_of(good).text
+
+
+# What it must not do
+
+
+def test_text_from_data_is_escaped(tmp_path: Path) -> None:
+    given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
+    row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1, "rate": 1.0, "low": 0.2, "high": 1.0}
+    pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
+    pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
+    page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
+    assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
+    assert page.text.count(HOSTILE) == 5  # the family, two cells of the refusals, a row and a link of the table
+    assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
+
+
+def test_page_fetches_nothing(good: Inputs) -> None:
+    html = render(good, TEMPLATE)
+    for tag, attributes in Page(html).tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                assert value.startswith(("data:", "../", "latents/", "#")), (tag, name, value)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_figures_are_inlined(good: Inputs) -> None:
+    sources = [attributes["src"] for tag, attributes in page_of(good).tags if tag == "img"]
+    shown = [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() for source in sources]
+    assert shown == [Path(path).read_text() for path in good.figures]
+
+
+def test_every_figure_has_a_description(good: Inputs) -> None:
+    page = page_of(good)
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    assert len([tag for tag, _ in page.tags if tag == "figcaption"]) == len(FIGURES)
+
+
+# Cautions
+
+FINE = {
+    "classes": {"base-only": 0, "shared": 50, "chat-only": 10, "other": 15, "dead": 25},
+    "latents": 100,
+    "chat_only_confirmed": 5,
+    "largest_norm_difference": 0.97,
+    "fve_base": 0.6,
+    "fve_chat": 0.6,
+}
+NO_CHAT_ONLY = {"classes": FINE["classes"] | {"chat-only": 0}, "chat_only_confirmed": 0}
+
+
+def cautions_for(changes: dict) -> list[str]:
+    return cautions({"l1": FINE | changes}, Classes().model_dump())
+
+
+def test_good_run_needs_no_caution() -> None:
+    assert cautions_for({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (NO_CHAT_ONLY | {"largest_norm_difference": 0.8765}, "norm difference of 0.9 (the largest is 0.88)"),
+        (NO_CHAT_ONLY | {"largest_norm_difference": None}, "(the largest is \u2013)"),
+        ({"chat_only_confirmed": 4}, "confirms 4 of 10 chat-only latents"),
+        ({"chat_only_confirmed": 0}, "confirms 0 of 10 chat-only latents"),
+        ({"classes": FINE["classes"] | {"dead": 26}}, "26 % of the latents never fire"),
+        ({"fve_base": 0.59}, "less than 60 % of the variance"),
+        ({"fve_chat": 0.59}, "less than 60 % of the variance"),
+    ],
+)
+def test_weak_run_gets_exactly_its_caution(changes: dict, said: str) -> None:
+    (caution,) = cautions_for(changes)
+    assert caution.startswith("l1: ")
+    assert said in caution
+
+
+def test_each_crosscoder_gets_its_own_cautions() -> None:
+    found = cautions({"batchtopk": FINE, "l1": FINE | {"fve_base": 0.1, "chat_only_confirmed": 1}}, Classes().model_dump())
+    assert [caution.split(":")[0] for caution in found] == ["l1", "l1"]
+
+
+def test_page_shows_the_cautions(good: Inputs) -> None:
+    (caution,) = page_of(good).cautions
+    assert "confirms 1 of 2 chat-only latents" in caution
+
+
+@pytest.mark.parametrize(("config", "warned"), [("tiny.yaml", True), ("gemma2-2b.yaml", False)])
+def test_random_models_are_called_meaningless(tmp_path: Path, config: str, warned: bool) -> None:
+    page = page_of(inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, config=config))
+    assert any("meaningless" in caution for caution in page.cautions) == warned

@@ -1,0 +1,111 @@
+"""The page's section on steering: what it claims, what it does not, and that answers are escaped."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from helpers_steering import steered_answers, steering_inputs
+
+from crossdiff.interventions.steering_effects import effects
+from crossdiff.report.page import page_template
+from crossdiff.report.steering import contrasts_of, steering_section
+
+TEMPLATE = ROOT / "report" / "steering.html.jinja"
+
+
+def page(folder: Path, answers: pd.DataFrame) -> str:
+    return page_template(TEMPLATE).render(steering=steering_section(steering_inputs(folder, answers)) | {"figure": "data:,"})
+
+
+def test_contrast_is_where_the_latent_differs_most_from_its_controls():
+    harmful, benign = contrasts_of(effects(steered_answers(), 0), 5)
+    assert (harmful.requests, harmful.change, harmful.steered["refused"], harmful.unsteered["refused"]) == ("harmful", "-1", 3, 24)
+    assert (benign.requests, benign.change, benign.steered["refused"], benign.unsteered["refused"]) == ("benign", "+2", 22, 0)
+    assert harmful.controls == [24, 24, 24]
+    assert harmful.surely
+    assert benign.surely
+
+
+def test_latent_without_an_effect_supports_nothing():
+    assert not any(contrast.surely for contrast in contrasts_of(effects(steered_answers(effect=False), 0), 5))
+
+
+def test_control_that_goes_as_far_takes_the_claim_away():
+    answers = steered_answers()
+    answers.loc[(answers.number == 7) & (answers.strength == -1) & (answers.requests == "harmful"), "refused"] = False
+    harmful, benign = contrasts_of(effects(answers, 0), 5)
+    assert harmful.change == "-2"  # where no control does
+    answers.loc[(answers.number == 7) & (answers.strength == -2) & (answers.requests == "harmful"), "refused"] = False
+    harmful, benign = contrasts_of(effects(answers, 0), 5)
+    assert not harmful.surely
+    assert benign.surely
+
+
+def test_ablation_counts_where_it_does_most(tmp_path: Path):
+    answers = steered_answers()
+    out = (answers.change == "ablate") & (answers.requests == "harmful") & (answers.direction == "latent")
+    answers.loc[out, "refused"] = False
+    harmful, _ = contrasts_of(effects(answers, 0), 5)
+    assert (harmful.change, harmful.steered["refused"], len(harmful.controls)) == ("ablated", 0, 3)
+    assert harmful.surely and not harmful.odd
+    text = " ".join(page(tmp_path, answers).split())
+    assert "Ablated, where it differs most from its controls, <strong>0 of 24</strong> harmful" in text
+
+
+def test_odd_answers_take_the_weight_off_a_claim(tmp_path: Path):
+    answers = steered_answers()
+    answers.loc[(answers.direction == "latent") & (answers.change == "add"), "nats"] += 3 * answers.tokens
+    text = page(tmp_path, answers)
+    assert text.count("so odd that this says little") == 2
+    assert "so odd" not in page(tmp_path, steered_answers())
+
+
+def test_page_says_why_what_and_how_sure(tmp_path: Path):
+    text = " ".join(page(tmp_path, steered_answers()).split())
+    assert "latent 5 (topk)" in text
+    assert "of the 2 most chat-leaning latents" in text
+    assert "the next latent has 3.00" in text
+    assert "<strong>3 of 24</strong> harmful requests are refused" in text
+    assert "24 unsteered, 24 to 24 with 3 controls" in text
+    assert text.count("beyond chance and beyond all controls") == 2
+    assert "24 harmful requests, 24 benign requests" in text
+    assert "can't tell a small effect" not in text
+
+
+def test_latent_is_called_by_its_name_and_number(tmp_path: Path):
+    found = steering_section(steering_inputs(tmp_path, steered_answers()), {"topk": {5: "refusals", 6: "another"}, "l1": {5: "of another"}})
+    assert [entry["label"] for entry in found["latents"]] == ["refusals: latent 5 (topk)"]
+
+
+def test_page_without_an_effect_says_so(tmp_path: Path):
+    text = page(tmp_path, steered_answers(effect=False))
+    assert text.count("This shows no effect of its own") == 2
+    assert "beyond chance" not in text
+
+
+def test_few_requests_bring_a_caution(tmp_path: Path):
+    assert "can't tell a small effect" in page(tmp_path, steered_answers(asked=6))
+
+
+def test_latent_of_the_config_is_not_called_chosen(tmp_path: Path):
+    text = page(tmp_path, steered_answers(latents=(5, 6)))
+    assert text.count("Chosen by rule") == text.count("Named in the config") == 1
+
+
+def test_answers_are_escaped_and_stand_side_by_side(tmp_path: Path):
+    text = page(tmp_path, steered_answers())
+    assert "<b>" not in text
+    assert "&lt;b&gt;Yes&lt;/b&gt; 3" not in text  # of the requests shown, answers 0 to 2
+    assert text.count("<tr><td>harmful") == text.count("<tr><td>benign") == 3
+    [row] = [line for line in text.splitlines() if line.startswith("<tr><td>benign 0?")]
+    assert row.index("&lt;b&gt;Yes&lt;/b&gt; 0") < row.index("+2: I can&#39;t do that.")
+
+
+@pytest.mark.parametrize("controls", [(), (("random direction", 1),)])
+def test_any_number_of_controls_will_do(tmp_path: Path, controls):
+    assert "latent 5 (topk)" in page(tmp_path, steered_answers(controls=controls))
+
+
+def test_no_latent_at_all_is_no_error(tmp_path: Path):
+    assert "<h3>" not in page(tmp_path, steered_answers(latents=()))

@@ -1,0 +1,237 @@
+"""Forecasts against what runs have measured."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+
+from crossdiff.cli import main
+from crossdiff.config import Config, load
+from crossdiff.errors import UserError
+from crossdiff.interventions.causal_effect import variants
+from crossdiff.workflow.forecast import LEAST_MB, Need, Shape, folder_shape, forecast, known_shape, request, share_gpu
+
+MEASURED = yaml.safe_load((ROOT / "tests/data/default-run.yaml").read_text())
+SMOLLM = Shape(30, 576, 1536, 49_152, 884_736)
+GEMMA = Shape(26, 2304, 9216, 256_000, 2 * 2304 * 256 * 12)
+
+
+def config(path: str) -> Config:
+    return load(yaml.safe_load((ROOT / path).read_text()))
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Need]:
+    return forecast(config("config.yaml"), known_shape(config("config.yaml"), without_results(tmp_path_factory.mktemp("root"))))
+
+
+def without_results(root: Path) -> Path:
+    """A folder that holds what is known of models, and no model."""
+    shutil.copytree(ROOT / "data", root / "data", dirs_exist_ok=True)
+    return root
+
+
+@pytest.mark.parametrize("rule", [rule for rule, found in MEASURED.items() if "bytes" in found])
+def test_disk_within_a_tenth(default: dict[str, Need], rule: str) -> None:
+    assert default[rule].disk == pytest.approx(MEASURED[rule]["bytes"], rel=0.1)
+
+
+def test_whole_disk_within_a_tenth(default: dict[str, Need]) -> None:
+    assert sum(need.disk for need in default.values()) == pytest.approx(sum(found.get("bytes", 0) for found in MEASURED.values()), rel=0.1)
+
+
+@pytest.mark.parametrize("rule", [rule for rule, found in MEASURED.items() if "resident" in found])
+def test_memory_within_three_tenths(default: dict[str, Need], rule: str) -> None:
+    assert default[rule].memory / 1e6 == pytest.approx(MEASURED[rule]["resident"], rel=0.3)
+
+
+def test_jobs_and_tokens_are_the_configs(default: dict[str, Need]) -> None:
+    assert {rule: need.jobs for rule, need in default.items() if need.jobs > 2} == {"tokenise": 6, "harvest_activations": 12}
+    assert (default["tokenise"].tokens, default["train_crosscoder"].tokens, default["scale_latents"].tokens) == (
+        214_000,
+        2_000_000,
+        202_000,
+    )
+
+
+def test_papers_model_and_run() -> None:
+    assert GEMMA.parameters() == pytest.approx(2.614e9, rel=0.001)  # as its model card says
+    needs = forecast(config("configs/gemma2-2b.yaml"), GEMMA)
+    assert needs["harvest_activations"].jobs == 2 * needs["tokenise"].jobs == 204
+    assert needs["train_crosscoder"].disk == pytest.approx(2 * 4 * 4 * 73_728 * 2304)
+    assert needs["train_crosscoder"].flop == pytest.approx(2 * 6 * 4 * 73_728 * 2304 * 200e6)
+
+
+def test_planted_pair_has_one_model_and_three_caches() -> None:
+    """The unplanted cache of the base model, and two with concepts; of noise, the latter alone."""
+    needs = forecast(config("configs/planted.yaml"), SMOLLM)
+    assert [needs[rule].jobs for rule in ("prepare_model", "harvest_activations", "plant_concepts")] == [1, 4, 4]
+    assert needs["prepare_model"].disk == pytest.approx(272_585_052, rel=0.1)
+    # Measured, with the firings.
+    assert needs["harvest_activations"].disk == pytest.approx(118_924_404, rel=0.1)
+    assert needs["plant_concepts"].disk == pytest.approx(246_921_746 + 4_370_604, rel=0.1)
+    assert "finetune_model" not in needs
+    values = yaml.safe_load((ROOT / "configs/planted.yaml").read_text())
+    values["pair"]["chat"]["planted"]["noise"] = {"d_model": 64}
+    of_noise = forecast(load(values), SMOLLM)
+    assert "harvest_activations" not in of_noise
+    assert of_noise["plant_concepts"].disk < needs["plant_concepts"].disk / 5
+
+
+def test_causal_effect_takes_a_pass_for_every_patched_run() -> None:
+    run = config("config.yaml")
+    ranked = ("best_norm", "worst_norm", "best_scaling", "worst_scaling")
+    sets = [*ranked, *(f"random_{number}" for number in range(run.causal.random_sets))]
+    patched_runs = len(variants(dict.fromkeys(sets, np.zeros(0, int))))
+    seen = 2 * run.causal.conversations * run.tokens.context  # of two data sets
+    assert forecast(run, SMOLLM)["measure_causal_effect"].flop == 2 * patched_runs * 2 * seen * SMOLLM.parameters()
+
+
+def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
+    tiny = config("configs/tiny.yaml")
+    assert known_shape(tiny, tmp_path) == Shape(3, 32, 64, 260, 4 * 32 * 32)
+    folder = tmp_path / "results/tiny/models/base"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(
+        '{"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100, "num_attention_heads": 4}'
+    )
+    assert known_shape(tiny, tmp_path) == Shape(2, 16, 48, 100, 4 * 16 * 16)
+
+
+SIZES = {"vocab_size": 100, "n_layer": 2, "n_embd": 16, "n_head": 4}
+
+
+def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": None}))
+    assert folder_shape(tmp_path) == Shape(2, 16, 64, 100, 4 * 16 * 16)
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8}))
+    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
+    (tmp_path / "config.json").write_text('{"width": 16}')
+    assert folder_shape(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"intermediate_size": [64, 32]}))  # another one in each block
+    assert folder_shape(tmp_path) is None
+    assert folder_shape(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "can't be read as a model's config (Expecting property name"),
+        ("[1]", "can't be read as a model's config ("),
+        (json.dumps(SIZES | {"n_embd": "16"}), "n_embd: found '16', allowed: an integer above 0"),
+    ],
+)
+def test_malformed_config_of_a_model_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        folder_shape(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/config.json: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() -> None:
+    """And is forecast in some config, as using a device."""
+    everything = explained({"folder": "nowhere"})
+    planted = config("configs/planted.yaml")
+    needs = forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
+    for rule, text in rules().items():
+        script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
+        if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:
+            assert f'**request("{rule}")' in text, rule
+            assert needs[rule].device, rule
+        elif f'**request("{rule}")' in text:
+            assert not needs[rule].device, rule
+        assert rule not in needs or f'**request("{rule}")' in text or "localrule: True" in text, rule
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule that has a script."""
+    parts = [part for path in (ROOT / "rules").glob("*.smk") for part in re.split(r"^ *rule (?=\w+:)", path.read_text(), flags=re.M)[1:]]
+    return {part.partition(":")[0]: part for part in parts if "script:" in part}
+
+
+def explained(model: dict) -> Config:
+    """The default config with two seeds and a language model that explains."""
+    return load(yaml.safe_load((ROOT / "config.yaml").read_text()) | {"seeds": [0, 1], "explanations": {"model": model}})
+
+
+def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
+    server = {"endpoint": {"url": "http://localhost:8000/v1", "model": "m"}}
+    assert "explain_latents" not in forecast(explained(server), SMOLLM)
+    asked = request(explained({"folder": str(tmp_path)}), ROOT)("explain_latents")
+    assert asked["mem_mb"](None, 1) > 64_000  # no config.json: as for any unknown model
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_embd": 4096, "n_layer": 32, "n_head": 32, "vocab_size": 32_000}))
+    need = forecast(explained({"folder": str(tmp_path)}), SMOLLM)["explain_latents"]
+    assert (need.jobs, need.device) == (4, 4 * folder_shape(tmp_path).parameters())
+
+
+def test_one_seed_has_nothing_to_compare() -> None:
+    assert "compare_seeds" not in forecast(config("config.yaml"), SMOLLM)
+    assert request(config("config.yaml"), ROOT)("compare_seeds") == {}
+
+
+def test_local_files_of_text_are_held_in_memory(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
+    small = forecast(load(values), SMOLLM)
+    with (tmp_path / "texts.jsonl").open("wb") as file:
+        file.truncate(10**10)
+    values["datasets"]["readme"]["files"] = [str(tmp_path / "texts.jsonl")]
+    large = forecast(load(values), SMOLLM)
+    assert large["tokenise"].host - small["tokenise"].host == pytest.approx(3e10, rel=0.01)
+
+
+def test_one_job_at_a_time_on_a_gpu_of_this_machine(tmp_path: Path) -> None:
+    def limits(**given: int) -> dict[str, int]:
+        share_gpu(SimpleNamespace(global_resources=given, register_resource=given.__setitem__), tmp_path)
+        return given
+
+    assert limits() == {}
+    (tmp_path / "nvidia0").touch()
+    assert limits() == {"on_gpu": 1}
+    assert limits(on_gpu=3) == {"on_gpu": 3}
+    asked = request(config("config.yaml"), ROOT)
+    assert [asked(rule)["on_gpu"] for rule in ("harvest_activations", "finetune_model", "tokenise")] == [1, 1, 0]
+
+
+def unknown(root: Path) -> Config:
+    values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
+    values["pair"]["base"]["hub"]["name"] = "org/new"
+    return load(values)
+
+
+def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
+    root = without_results(tmp_path)
+    with pytest.raises(
+        UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"
+    ):
+        known_shape(unknown(root), root)
+    asked = request(unknown(root), root)
+    assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [64000, 64000]
+    assert [asked(rule)["on_gpu"] for rule in ("train_crosscoder", "tokenise")] == [1, 0]
+
+
+def test_requests_grow_with_the_attempt_and_the_config() -> None:
+    asked = request(config("configs/tiny.yaml"), Path("/nowhere"))("train_crosscoder")
+    assert [asked["mem_mb"](None, attempt) for attempt in (1, 2)] == [LEAST_MB, 2 * LEAST_MB]
+    assert [asked["runtime"](None, attempt) for attempt in (1, 2)] == [30, 60]
+    paper = request(config("configs/gemma2-2b.yaml"), ROOT)("train_crosscoder")
+    assert paper["mem_mb"](None, 1) > 20_000
+    assert paper["runtime"](None, 1) > 400
+
+
+def test_plan_warns_where_the_disk_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(without_results(tmp_path))
+    free = 100e9
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": free}))
+    assert main(["plan", "--configfile", str(ROOT / "configs/gemma2-2b.yaml"), "--flops", "2e14"]) == 1
+    printed = capsys.readouterr().out
+    assert "warning: disk: 697." in printed
+    assert "100.0 GB are free" in printed
+    assert "train_crosscoder" in printed
+    assert main(["plan", "--configfile", str(ROOT / "config.yaml"), "--flops", "3e11"]) == 0
