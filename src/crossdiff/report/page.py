@@ -23,6 +23,23 @@ from crossdiff.texts.chats import CONTENT
 FEW_LATENTS = 5
 
 
+class ShownFigure(NamedTuple):
+    """A figure as a page shows it."""
+
+    name: str
+    image: str  # an address that needs no file
+    alt: str
+    text: str
+    section: str = "figures"  # of the page
+    table: str = ""  # name of the table that stands below it
+
+    @classmethod
+    def of(cls, drawing: str, caption: str, section: str = "figures", table: str = "") -> "ShownFigure":
+        """From the paths of a figure (SVG) and its caption (JSON)."""
+        image = "data:image/svg+xml;base64," + base64.b64encode(Path(drawing).read_bytes()).decode()
+        return cls(Path(drawing).stem, image, **read_json(caption), section=section, table=table)
+
+
 class Inputs(NamedTuple):
     """Paths of everything that the page shows, what their records say, and how much is shown; mappings go from crosscoder name to path."""
 
@@ -36,7 +53,8 @@ class Inputs(NamedTuple):
     evaluations: Mapping[str, str]
     betas: Mapping[str, str]
     examples: Mapping[str, str]
-    figures: list[str]
+    figures: list[ShownFigure]
+    sections: list[str]  # of the page, in order
     names: str | None = None
     seed: int = 0  # that all of these are of
     steering: SteeringInputs | None = None
@@ -68,8 +86,9 @@ def render(inputs: Inputs, template: str | Path) -> str:
             for name, betas in inputs.betas.items()
         },
         stale=named[named.stale].to_dict("records"),
-        figures={Path(path).stem: data_uri(path) for path in inputs.figures},
-        steering=_steering(inputs.steering, names) if inputs.steering else None,
+        sections=inputs.sections,
+        figures=inputs.figures,
+        steering=steering_section(inputs.steering, names) if inputs.steering else None,
     )
 
 
@@ -82,7 +101,7 @@ def page_template(path: str | Path) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number}
+    environment.filters |= {"percent": _percent, "number": _number, "cell": _cell}
     return environment.get_template(Path(path).name)
 
 
@@ -139,17 +158,15 @@ def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
     ]
 
 
-def data_uri(path: str) -> str:
-    """A figure (SVG) as an address that needs no file."""
-    return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
-
-
-def _steering(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
-    return steering_section(inputs, names) | {"figure": data_uri(inputs.figure)}
-
-
 def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
+
+
+def _cell(value: Any) -> str:
+    """A value of any table: numbers with three significant digits, a dash for one that is undefined."""
+    if isinstance(value, float):
+        return "\u2013" if pd.isna(value) else f"{value:.3g}"
+    return str(value)
 
 
 def _number(value: float | None) -> str:
