@@ -17,12 +17,13 @@ try:
     from crossdiff.provenance.code import code_digest
     from crossdiff.workflow import forecast, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
-    from crossdiff.workflow.run import SPLITS, Run, result_folders
+    from crossdiff.workflow.run import SPLITS, Run, check_layout, result_folders
 except ModuleNotFoundError as error:
     raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
 
 try:
     RUN = Run(config)
+    check_layout(RUN.config)
     request = forecast.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))

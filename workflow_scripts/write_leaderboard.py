@@ -3,7 +3,7 @@
 from crossdiff.provenance.recorded_settings import RecordedSettings, recorded_settings
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.report.leaderboard import render
-from crossdiff.report.page import ShownFigure
+from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
 
 

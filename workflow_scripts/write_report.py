@@ -4,8 +4,9 @@ from typing import Any
 
 from crossdiff.provenance.recorded_settings import recorded_settings
 from crossdiff.provenance.storage import atomic_path
-from crossdiff.report.page import Inputs, ShownFigure, render
+from crossdiff.report.page import Inputs, render
 from crossdiff.report.steering import SteeringInputs
+from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
 
 

@@ -9,7 +9,7 @@ from crossdiff.activations.pairs import read_summary
 from crossdiff.planted.scoring import CALLED, RATIOS, STATISTICS
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import record_mark
-from crossdiff.report.page import ShownFigure, page_template
+from crossdiff.report.template import ShownFigure, page_template
 
 
 def render(

@@ -1,11 +1,9 @@
 """The report: one HTML page, everything inlined, so that it opens from disk and can be mailed."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
@@ -17,27 +15,11 @@ from crossdiff.models.load import load_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.steering import SteeringInputs, steering_section
+from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.texts.chats import CONTENT
 
 # Below this many confirmed latents a difference between losses can be chance; the page says so.
 FEW_LATENTS = 5
-
-
-class ShownFigure(NamedTuple):
-    """A figure as a page shows it."""
-
-    name: str
-    image: str  # an address that needs no file
-    alt: str
-    text: str
-    section: str = "figures"  # of the page
-    table: str = ""  # name of the table that stands below it
-
-    @classmethod
-    def of(cls, drawing: str, caption: str, section: str = "figures", table: str = "") -> "ShownFigure":
-        """From the paths of a figure (SVG) and its caption (JSON)."""
-        image = "data:image/svg+xml;base64," + base64.b64encode(Path(drawing).read_bytes()).decode()
-        return cls(Path(drawing).stem, image, **read_json(caption), section=section, table=table)
 
 
 class Inputs(NamedTuple):
@@ -92,26 +74,13 @@ def render(inputs: Inputs, template: str | Path) -> str:
     )
 
 
-def page_template(path: str | Path) -> jinja2.Template:
-    """A template of a page; its text from data is escaped, and a value that it lacks is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(path).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "number": _number, "cell": _cell}
-    return environment.get_template(Path(path).name)
-
-
 def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: float) -> list[str]:
     """What the run is too small, or too weak, to conclude."""
     found = []
     for name, evaluation in evaluations.items():
         chat_only, sure = evaluation["classes"]["chat-only"], evaluation["chat_only_confirmed"]
         if chat_only == 0:
-            largest = _number(evaluation["largest_norm_difference"])
+            largest = number(evaluation["largest_norm_difference"])
             found.append(
                 f"{name}: no latent reaches a relative decoder norm difference of {chat_only_above} (the largest is {largest}). "
                 "Nothing here is chat-only by this threshold; only ranks can be read."
@@ -122,7 +91,7 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
             )
         dead = evaluation["classes"]["dead"] / evaluation["latents"]
         if dead > 0.25:
-            found.append(f"{name}: {_percent(dead)} of the latents never fire on held-out text.")
+            found.append(f"{name}: {percent(dead)} of the latents never fire on held-out text.")
         if min(evaluation["fve_base"], evaluation["fve_chat"]) < 0.6:
             found.append(f"{name}: less than 60 % of the variance is explained; what is left out may hold the difference.")
     return found
@@ -156,18 +125,3 @@ def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
         Token(text.replace("\n", "\u21b5"), float(activation / largest), float(activation), bool(part != CONTENT))
         for text, activation, part in zip(texts, example.activations, example.template, strict=True)
     ]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def _cell(value: Any) -> str:
-    """A value of any table: numbers with three significant digits, a dash for one that is undefined."""
-    if isinstance(value, float):
-        return "\u2013" if pd.isna(value) else f"{value:.3g}"
-    return str(value)
-
-
-def _number(value: float | None) -> str:
-    return "\u2013" if value is None or pd.isna(value) else f"{value:.2f}"
