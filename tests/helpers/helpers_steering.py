@@ -46,6 +46,5 @@ def steering_inputs(folder: Path, answers: pd.DataFrame) -> SteeringInputs:
     effects(answers, 0).to_csv(folder / "steering.csv", index=False)
     CANDIDATES.to_csv(folder / "candidates.csv", index=False)
     answers.to_parquet(folder / "answers.parquet")
-    (folder / "steering.svg").write_text("<svg/>")
     paths = ({"topk": str(folder / name)} for name in ("steering.csv", "candidates.csv", "answers.parquet"))
-    return SteeringInputs(str(folder / "steering.svg"), *paths)
+    return SteeringInputs(*paths)

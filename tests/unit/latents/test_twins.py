@@ -16,7 +16,8 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Twins
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents import twins as module
-from crossdiff.latents.twins import COLUMNS, Activity, activities, control_pairs, find_twins, firing_divergence, twin_counts, twin_pairs
+from crossdiff.latents.twin_counts import twin_counts
+from crossdiff.latents.twins import COLUMNS, Activity, activities, control_pairs, find_twins, firing_divergence, twin_pairs
 
 WIDTH = 8
 

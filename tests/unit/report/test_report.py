@@ -1,6 +1,7 @@
 """The page: everything that it shows, escaped, inlined and with its cautions."""
 
 import base64
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from crossdiff.activations.pairs import Summary, write_summary
-from crossdiff.config import Classes, LatentScaling
+from crossdiff.config import Classes, LatentScaling, Report
 from crossdiff.latents.catalogue import COLUMNS
 from crossdiff.latents.evaluation import beta_table, comparison, evaluate
+from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import write_json
 from crossdiff.report.page import Inputs, cautions, render
+from crossdiff.report.template import ShownFigure
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.workflow.run import Run
 
@@ -94,10 +97,10 @@ EXAMPLES = pd.DataFrame(
 NO_EXAMPLES = EXAMPLES.iloc[:0]
 
 
-def settings_of(config: str) -> dict:
-    """The settings that the rule hands to its script."""
+def settings_of(config: str) -> RecordedSettings:
+    """The settings in the records of what the page shows."""
     values = yaml.safe_load((ROOT / "configs" / config).read_text())
-    return Run(values).settings("pair", "datasets", "classes", "latent_scaling", "report")({})
+    return RecordedSettings(Run(values).settings("pair", "datasets", "classes", "latent_scaling")({}))
 
 
 def inputs(
@@ -136,8 +139,10 @@ def inputs(
         examples[name].to_parquet(folder / f"{name}.examples.parquet")
     for figure in FIGURES:
         (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
+        write_json(folder / f"{figure}.caption.json", {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."})
     return Inputs(
-        settings=settings_of(config),
+        recorded=settings_of(config),
+        shown=Report(),
         tokenizer=write_tokenizer(folder / "tokenizer"),
         facts=str(folder / "facts.json"),
         summary=str(folder / "summary.json"),
@@ -146,7 +151,8 @@ def inputs(
         evaluations={name: str(folder / f"{name}.json") for name in betas},
         betas={name: str(folder / f"{name}.betas.parquet") for name in betas},
         examples={name: str(folder / f"{name}.examples.parquet") for name in betas},
-        figures=[str(folder / f"{figure}.svg") for figure in FIGURES],
+        figures=[ShownFigure.of(str(folder / f"{figure}.svg"), str(folder / f"{figure}.caption.json")) for figure in FIGURES],
+        sections=["compared", "found", "figures", "checks", "latents", "files"],
     )
 
 
@@ -215,7 +221,7 @@ def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs)
 
 
 def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
-    page = page_of(good._replace(settings=good.settings | {"report.latents": 2, "report.examples": 1}))
+    page = page_of(good._replace(shown=Report(latents=2, examples=1)))
     assert len([tag for tag, _ in page.tags if tag == "details"]) == 2
     assert len(page.contexts) == 1
 
@@ -231,7 +237,7 @@ def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path
 
 def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Path) -> None:
     assert "What do they do?" not in page_of(good).text
-    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers())))
+    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers()), sections=[*good.sections, "steering"]))
     assert "What do they do? Latents turned up and down" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
@@ -296,7 +302,26 @@ def test_page_fetches_nothing(good: Inputs) -> None:
 def test_figures_are_inlined(good: Inputs) -> None:
     sources = [attributes["src"] for tag, attributes in page_of(good).tags if tag == "img"]
     shown = [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() for source in sources]
-    assert shown == [Path(path).read_text() for path in good.figures]
+    assert shown == [f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>" for figure in FIGURES]
+
+
+def test_figures_stand_in_the_order_given_with_their_captions_escaped(good: Inputs) -> None:
+    text = page_of(good._replace(figures=good.figures[::-1])).text
+    places = [text.index(f"{figure} & <b>more</b>.") for figure in FIGURES]
+    assert places == sorted(places, reverse=True)
+
+
+def test_sections_stand_in_the_order_given(good: Inputs) -> None:
+    text = page_of(good._replace(sections=["files", "found"])).text
+    assert text.index("Where anything here comes from") < text.index("What was found")
+    assert "What was compared" not in text
+
+
+def test_table_of_a_figure_stands_below_it(good: Inputs, tmp_path: Path) -> None:
+    pd.DataFrame({"set": ["all & live"], "median": [0.123456], "rare": [float("nan")]}).to_csv(tmp_path / "density.csv", index=False)
+    shown = [good.figures[0]._replace(table="density")]
+    page = page_of(good._replace(figures=shown, tables=[*good.tables, str(tmp_path / "density.csv")], sections=["figures"]))
+    assert re.search(r"set\s+median\s+rare\s+all & live\s+0.123\s+\u2013", page.text)
 
 
 def test_every_figure_has_a_description(good: Inputs) -> None:
@@ -319,7 +344,7 @@ NO_CHAT_ONLY = {"classes": FINE["classes"] | {"chat-only": 0}, "chat_only_confir
 
 
 def cautions_for(changes: dict) -> list[str]:
-    return cautions({"l1": FINE | changes}, Classes().model_dump())
+    return cautions({"l1": FINE | changes}, Classes().chat_only_above)
 
 
 def test_good_run_needs_no_caution() -> None:
@@ -345,7 +370,7 @@ def test_weak_run_gets_exactly_its_caution(changes: dict, said: str) -> None:
 
 
 def test_each_crosscoder_gets_its_own_cautions() -> None:
-    found = cautions({"batchtopk": FINE, "l1": FINE | {"fve_base": 0.1, "chat_only_confirmed": 1}}, Classes().model_dump())
+    found = cautions({"batchtopk": FINE, "l1": FINE | {"fve_base": 0.1, "chat_only_confirmed": 1}}, Classes().chat_only_above)
     assert [caution.split(":")[0] for caution in found] == ["l1", "l1"]
 
 

@@ -8,14 +8,17 @@ from conftest import ROOT
 from helpers_steering import steered_answers, steering_inputs
 
 from crossdiff.interventions.steering_effects import effects
-from crossdiff.report.page import page_template
 from crossdiff.report.steering import contrasts_of, steering_section
+from crossdiff.report.template import ShownFigure, page_template
 
-TEMPLATE = ROOT / "report" / "steering.html.jinja"
+FRAME = page_template(ROOT / "report/page.html.jinja").environment
 
 
 def page(folder: Path, answers: pd.DataFrame) -> str:
-    return page_template(TEMPLATE).render(steering=steering_section(steering_inputs(folder, answers)) | {"figure": "data:,"})
+    figure = ShownFigure("steering", "data:,", "Refusals", "What steering does.", section="steering")
+    return FRAME.get_template("sections/steering.html.jinja").render(
+        steering=steering_section(steering_inputs(folder, answers)), figures=[figure]
+    )
 
 
 def test_contrast_is_where_the_latent_differs_most_from_its_controls():
