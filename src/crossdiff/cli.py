@@ -115,14 +115,14 @@ def _accept(options: argparse.Namespace) -> int:
 
 
 def _outcome(found: Outcome) -> Iterator[str]:
-    yield f"accepted: {_by_rule(found.accepted)}" if found.accepted else "nothing to accept: older code made none of these results"
+    yield f"accepted: {_by_rule(found.accepted)}" if found.accepted else "nothing to accept: the records name the code of today"
     if found.older:
         why = "their code differs now, too: snakemake makes them anew, and what is made from them, unless they are accepted as well"
         yield f"not accepted: {_by_rule(found.older)}; {why}"
     if found.orphans:
-        yield f"left as they are: {found.orphans} orphans, results that no job of their config makes"
+        yield f"left as they are: orphans, which no job of their config makes ({found.orphans})"
     if found.unrecorded:
-        yield f"left as they are: {found.unrecorded} results without a record that can be read"
+        yield f"left as they are: results without a record that can be read ({found.unrecorded})"
 
 
 def _by_rule(results: Counter[str]) -> str:

@@ -96,6 +96,6 @@ def _refuse_other_differences(nodes: list[Node]) -> None:
         node, finding = min(others, key=lambda other: other[1].verdict == "input changed since")
         number = len({other.path for other, _ in others})
         raise UserError(
-            f"{node.path}: {finding.verdict} ({finding.detail}){f', and {number - 1} more results differ' if number > 1 else ''}; "
+            f"{node.path}: {finding.verdict} ({finding.detail}){f', the first of {number} results that differ' if number > 1 else ''}; "
             "only code may differ, so nothing was accepted: undo the change, make it anew with snakemake, or name the rules to accept"
         )
