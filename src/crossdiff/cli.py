@@ -115,10 +115,13 @@ def _accept(options: argparse.Namespace) -> int:
 
 
 def _outcome(found: Outcome) -> Iterator[str]:
-    yield f"accepted: {_by_rule(found.accepted)}" if found.accepted else "nothing to accept: the records name the code of today"
+    if found.accepted:
+        yield f"accepted: {_by_rule(found.accepted)}"
+    else:
+        yield "nothing to accept: the records name the code of today"
     if found.older:
-        why = "their code differs now, too: snakemake makes them anew, and what is made from them, unless they are accepted as well"
-        yield f"not accepted: {_by_rule(found.older)}; {why}"
+        yield "not accepted, though code differs now, so snakemake makes them and all that is made from them anew:"
+        yield f"  {_by_rule(found.older)}"
     if found.orphans:
         yield f"left as they are: orphans, which no job of their config makes ({found.orphans})"
     if found.unrecorded:
@@ -126,7 +129,7 @@ def _outcome(found: Outcome) -> Iterator[str]:
 
 
 def _by_rule(results: Counter[str]) -> str:
-    return ", ".join(f"{number} of {rule}" for rule, number in sorted(results.items()))
+    return f"{results.total()} results ({', '.join(f'{number} of {rule}' for rule, number in sorted(results.items()))})"
 
 
 def _export(options: argparse.Namespace) -> int:

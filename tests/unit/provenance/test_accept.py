@@ -79,7 +79,7 @@ def test_results_of_todays_code_keep_their_records(root):
 
 
 def test_accepted_is_not_verified(root, capsys):
-    assert command(capsys, "accept")[:2] == (0, "accepted: 1 of evaluate_crosscoder, 1 of figure_training\n")
+    assert command(capsys, "accept")[:2] == (0, "accepted: 2 results (1 of evaluate_crosscoder, 1 of figure_training)\n")
     code, out, _ = command(capsys, "audit", FIGURE)
     assert code == 0
     assert f"{FIGURE}  by figure_training  [accepted]\n  ~ {FIGURE}: accepted (on 20" in out
@@ -127,8 +127,11 @@ def test_accepted_twice_keeps_both(root):
 def test_named_rules_only_and_the_others_are_said(root, capsys):
     code, out, _ = command(capsys, "accept", "figure_training")
     assert code == 0
-    assert out.splitlines()[0] == "accepted: 1 of figure_training"
-    assert "not accepted: 1 of evaluate_crosscoder; their code differs now, too: snakemake makes them anew" in out
+    assert out.splitlines() == [
+        "accepted: 1 results (1 of figure_training)",
+        "not accepted, though code differs now, so snakemake makes them and all that is made from them anew:",
+        "  1 results (1 of evaluate_crosscoder)",
+    ]
     assert read_record(root / FIGURE).accepted and not read_record(root / TABLE).accepted
 
 
@@ -219,7 +222,7 @@ def test_orphans_and_results_without_a_record_are_left_and_counted(root, capsys,
     code, out, _ = command(capsys, "accept")
     assert code == 0
     assert out.splitlines() == [
-        "accepted: 1 of figure_training",
+        "accepted: 1 results (1 of figure_training)",
         "left as they are: orphans, which no job of their config makes (1)",
         "left as they are: results without a record that can be read (1)",
     ]
@@ -272,7 +275,7 @@ def test_folder_without_results(tmp_path, capsys, monkeypatch, arguments):
     assert err == f"error: {tmp_path}/results: no results here; run this in the checkout that holds them\n"
 
 
-@pytest.mark.parametrize("arguments", [("audit", "results/p/figure.svg"), ("audit", "--all", "--json"), ("accept",)])
+@pytest.mark.parametrize("arguments", [("audit", "results/p/figure.svg"), ("audit", "--all", "--json")])
 def test_closed_pipe_ends_quietly(root, arguments):
     program = "import sys; from crossdiff.cli import main; sys.exit(main())"
     with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
