@@ -1,6 +1,6 @@
 """The ``crossdiff`` command: audit, accept, export, forecast, clean up.
 
-Exit code 0: all is well; 1: something is not; 2: it can't be said, or done.
+Exit code 0: all is well; 1: something is not; 2: it can't be said, or done; 141: nobody reads on.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _parser().parse_args(arguments)
             return options.run(options)
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)  # here, not when Python ends, when nobody could answer the error
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,7 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     that is gone can't be compared either; it does not stop the acceptance, as it does not make Snakemake run anything.
 
     Raises UserError, and writes nothing, where another difference is found in any of the results, for a rule that made none of them, where
-    there are no results, and while Snakemake runs.
+    there are no results, where the code of today is gone, and while Snakemake runs.
     """
     _refuse_while_snakemake_runs(root)
     audit = Audit(root, configs, deep)
@@ -46,8 +46,9 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     _refuse_other_differences(chosen)
     _refuse_while_snakemake_runs(root)  # again: with many results, or deep, some time has passed
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    for node in chosen:
-        _write(root / node.path, _taken_over(node.record, when))
+    records = {node.path: _taken_over(node, when) for node in chosen}  # all of them before the first is written
+    for path, record in records.items():
+        _write(root / path, record)
     return Outcome(
         accepted=Counter(node.record.rule for node in chosen),
         older=Counter(n.record.rule for n in differing if rules and n.record.rule not in rules and CODE_DIFFERS in _verdicts(n)),
@@ -56,9 +57,13 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     )
 
 
-def _taken_over(record: Record, when: str) -> Record:
-    """The record with the code of today in the place of the older code, which it keeps aside."""
-    code = code_now(record)
+def _taken_over(node: Node, when: str) -> Record:
+    """Its record, now of the code of today; it keeps the older code aside. Raises UserError where there is no code of today."""
+    record, code = node.record, code_now(node.record)
+    if not code:
+        raise UserError(
+            f"{node.path}: the script of {record.rule}, or a module that its config names, is gone; put it back, then accept again"
+        )
     older = Acceptance(when, record.code, record.params["code"])
     return record._replace(code=code, params=record.params | {"code": parts_digest(code)}, accepted=(*record.accepted, older))
 

@@ -193,6 +193,13 @@ def test_config_that_cannot_be_planned(root, capsys, monkeypatch):
     assert "not compared (mine.yaml: can't be read)" in refused(root, capsys, "--configfile", "mine.yaml", "tokenise")
 
 
+def test_code_that_is_gone(root, capsys, jobs):
+    record = read_record(root / FIGURE)
+    write_record(root / FIGURE, record._replace(params=record.params | {"modules": ["uninstalled"]}))
+    jobs[FIGURE] = job_of(root, FIGURE)
+    assert f"{FIGURE}: the script of figure_training, or a module that its config names, is gone" in refused(root, capsys)
+
+
 def test_unknown_rule(root, capsys):
     allowed = "evaluate_crosscoder, figure_training, prepare_model, tokenise"
     assert f"error: figures: no rule of this name made any of the results here, allowed: {allowed}" in refused(root, capsys, "figures")
