@@ -119,9 +119,11 @@ def _outcome(found: Outcome) -> Iterator[str]:
         yield f"accepted: {_by_rule(found.accepted)}"
     else:
         yield "nothing to accept: the records name the code of today"
+    if found.upstream:
+        yield f"older code also made what they were made from: {_by_rule(found.upstream)}"
+        yield "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well"
     if found.older:
-        yield "not accepted, though code differs now, so snakemake makes them and all that is made from them anew:"
-        yield f"  {_by_rule(found.older)}"
+        yield f"not accepted, and snakemake makes them anew, as their code differs now: {_by_rule(found.older)}"
     if found.orphans:
         yield f"left as they are: orphans, which no job of their config makes ({found.orphans})"
     if found.unrecorded:

@@ -77,7 +77,8 @@ def test_one_rule_is_taken_over_and_the_others_are_said(ours):
     edit(ours, EVALUATION)
     said = accepted(ours, "evaluate_crosscoder")
     assert said.startswith("accepted: ") and said.splitlines()[0].endswith(" of evaluate_crosscoder)")
-    assert "not accepted, though code differs now" in said and " of compare_crosscoders" in said and " of write_report" in said
+    assert "not accepted, and snakemake makes them anew" in said and " of compare_crosscoders" in said and " of write_report" in said
+    assert "older code also made" not in said
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
     assert "compare_crosscoders" in jobs and "write_report" in jobs
     assert "evaluate_crosscoder" not in jobs
@@ -107,7 +108,11 @@ def test_other_settings_are_refused_and_nothing_is_written(ours):
     assert result.returncode == 2
     assert "config differs now (crosscoders.batchtopk.k was 8, is 9), the first of " in result.stdout and result.stdout.count("\n") == 1
     assert state(ours) == before
-    assert accepted(ours, "harvest_activations", "tokenise").startswith("accepted: ")  # the costly ones
+    said = accepted(ours, "harvest_activations", "tokenise")  # the costly ones
+    assert said.startswith("accepted: ") and "older code also made what they were made from: " in said and " of prepare_model" in said
+    assert "older code also made" not in accepted(ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_pair")
+    jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
+    assert "train_crosscoder" in jobs and not {"harvest_activations", "tokenise", "prepare_model", "finetune_model"} & jobs.keys()
 
 
 def test_other_sources_are_refused_and_nothing_is_written(ours):

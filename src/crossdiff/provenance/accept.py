@@ -20,7 +20,8 @@ class Outcome(NamedTuple):
     """What was taken over, and what was not. Numbers of results."""
 
     accepted: Counter[str]  # by rule
-    older: Counter[str]  # by rule: made by older code, too, but their rules were not named
+    upstream: Counter[str]  # by rule: made by older code, too, and accepted ones were made from them, but their rules were not named
+    older: Counter[str]  # by rule: made by older code, too, and nothing accepted was made from them
     orphans: int
     unrecorded: int  # without a record that can be read
 
@@ -37,9 +38,9 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     """
     _refuse_while_snakemake_runs(root)
     audit = Audit(root, configs, deep)
-    nodes = audit.everything().values()
+    nodes = audit.everything()
     audit.remembered.save()
-    recorded = [node for node in nodes if node.record]
+    recorded = [node for node in nodes.values() if node.record]
     _refuse_unknown(rules, {node.record.rule for node in recorded})
     differing = [node for node in recorded if node.findings and not _is_orphan(node)]
     chosen = [node for node in differing if not rules or node.record.rule in rules]
@@ -49,9 +50,12 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     records = {node.path: _taken_over(node, when) for node in chosen}  # all of them before the first is written
     for path, record in records.items():
         _write(root / path, record)
+    older = [node for node in differing if node.path not in records and CODE_DIFFERS in _verdicts(node)]
+    upstream = _made_from(chosen, nodes)
     return Outcome(
         accepted=Counter(node.record.rule for node in chosen),
-        older=Counter(n.record.rule for n in differing if rules and n.record.rule not in rules and CODE_DIFFERS in _verdicts(n)),
+        upstream=Counter(node.record.rule for node in older if node.path in upstream),
+        older=Counter(node.record.rule for node in older if node.path not in upstream),
         orphans=sum(_is_orphan(node) for node in recorded),
         unrecorded=len(nodes) - len(recorded),
     )
@@ -77,6 +81,17 @@ def _write(output: Path, record: Record) -> None:
 
 def _verdicts(node: Node) -> set[str]:
     return {finding.verdict for finding in node.findings}
+
+
+def _made_from(chosen: list[Node], nodes: dict[str, Node]) -> set[str]:
+    """Paths of all that the chosen results were made from, directly or not."""
+    found: set[str] = set()
+    waiting = list(chosen)
+    while waiting:
+        new = {entry.path for entry in waiting.pop().inputs} - found
+        found |= new
+        waiting += [nodes[path] for path in new if path in nodes]
+    return found
 
 
 def _is_orphan(node: Node) -> bool:

@@ -129,10 +129,24 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
     assert code == 0
     assert out.splitlines() == [
         "accepted: 1 results (1 of figure_training)",
-        "not accepted, though code differs now, so snakemake makes them and all that is made from them anew:",
-        "  1 results (1 of evaluate_crosscoder)",
+        "older code also made what they were made from: 1 results (1 of evaluate_crosscoder)",
+        "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well",
     ]
     assert read_record(root / FIGURE).accepted and not read_record(root / TABLE).accepted
+
+
+def test_named_rule_from_which_others_were_made(root, capsys):
+    assert command(capsys, "accept", "evaluate_crosscoder")[1].splitlines() == [
+        "accepted: 1 results (1 of evaluate_crosscoder)",
+        "not accepted, and snakemake makes them anew, as their code differs now: 1 results (1 of figure_training)",
+    ]
+
+
+def test_what_accepted_results_were_made_from_is_followed_to_the_start(root, capsys):
+    age(root, TOKENS)
+    accept.accept(root, ["evaluate_crosscoder"])
+    out = command(capsys, "accept", "figure_training")[1]
+    assert "older code also made what they were made from: 1 results (1 of tokenise)" in out
 
 
 def test_nothing_to_accept(root, capsys):
