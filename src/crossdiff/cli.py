@@ -1,29 +1,44 @@
-"""The ``crossdiff`` command: audit, export, forecast, clean up. Exit code 0: all is well; 1: something is not; 2: it can't be said."""
+"""The ``crossdiff`` command: audit, accept, export, forecast, clean up.
+
+Exit code 0: all is well; 1: something is not; 2: it can't be said, or done; 141: nobody reads on.
+"""
 
 import argparse
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
-from crossdiff.provenance.audit import Audit, Finding, Node, locate, settings
+from crossdiff.provenance import audit_text
+from crossdiff.provenance.accept import Outcome, accept
+from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.planned_jobs import read_config
-from crossdiff.provenance.records import RecordedFile, is_result, read_record
+from crossdiff.provenance.records import read_record
 from crossdiff.workflow import slurm
+
+DEFAULT_CONFIG = Path("config.yaml")
+READER_GONE = 141  # the exit code of other programs that print into a closed pipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
-    options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        try:
+            options = _parser().parse_args(arguments)
+            return options.run(options)
+        finally:
+            print(end="", flush=True)  # here, not when Python ends, when nobody could answer the error
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere, without a complaint
+        return READER_GONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,19 +53,29 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="the first difference between two results' histories")
     audit.add_argument("--deep", action="store_true", help="read and hash every file again, whatever its modification time")
     audit.add_argument("--json", action="store_true", help="for machines")
-    audit.add_argument("--configfile", type=Path, nargs="+", help="compare with this config instead of the one that the records name")
+    _add_configfile(audit, "compare with this config instead of the one that the records name")
     audit.set_defaults(run=_audit)
+    take = commands.add_parser("accept", help="take over results of older code without a rerun, if only their code differs now")
+    take.add_argument("rules", nargs="*", metavar="RULE", help="take over the results of these rules; of all if left out")
+    take.add_argument("--deep", action="store_true", help="read and hash every file again before, whatever its modification time")
+    _add_configfile(take, "compare with this config instead of the one that the records name")
+    take.set_defaults(run=_accept)
     export = commands.add_parser("export-crate", help="a run as a Workflow Run RO-Crate")
     export.add_argument("crate", type=Path, help="folder to write")
-    export.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")], help="the run's config")
+    _add_configfile(export, f"the run's config; {DEFAULT_CONFIG} if left out")
     export.set_defaults(run=_export)
     plan = commands.add_parser("plan", help="what a run will take: jobs, tokens, disk, memory, hours")
-    plan.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")], help="the run's config")
+    _add_configfile(plan, f"the run's config; {DEFAULT_CONFIG} if left out")
     plan.add_argument("--flops", type=float, help="operations per second of the device; measured here if left out")
     plan.set_defaults(run=_plan)
     clean = commands.add_parser("slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind")
     clean.set_defaults(run=_clean)
     return parser
+
+
+def _add_configfile(command: argparse.ArgumentParser, help: str) -> None:
+    """One path per option, so that a file or rule that follows is not taken for a config."""
+    command.add_argument("--configfile", type=Path, action="append", metavar="CONFIG", help=f"{help}; repeat it to merge several")
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -67,13 +92,13 @@ def _audit(options: argparse.Namespace) -> int:
         nodes = audit.chain(path)
         nodes[path] = nodes[path]._replace(findings=found + nodes[path].findings)
     audit.remembered.save()
-    verified = not any(node.findings for node in nodes.values())
     if options.json:
-        print(json.dumps(_as_json(nodes, audit, verified), indent=1))
+        print(json.dumps(audit_text.as_json(nodes, audit), indent=1))
     else:
-        lines = _list(nodes) if options.all else _tree(path, nodes)
-        print(*lines, "", *([] if options.all else _settings(nodes, audit)), _summary(nodes, audit), sep="\n")
-    return 0 if verified else 1
+        lines = audit_text.listing(nodes) if options.all else audit_text.tree(path, nodes)
+        used = [] if options.all else audit_text.used_settings(nodes, audit)
+        print(*lines, "", *used, audit_text.summary(nodes, audit), sep="\n")
+    return 1 if any(node.findings for node in nodes.values()) else 0
 
 
 def _diff(a: Path, b: Path) -> int:
@@ -83,10 +108,36 @@ def _diff(a: Path, b: Path) -> int:
     return 1 if difference else 0
 
 
+def _accept(options: argparse.Namespace) -> int:
+    found = accept(Path.cwd(), options.rules, options.configfile, options.deep)
+    print(*_outcome(found), sep="\n")
+    return 0
+
+
+def _outcome(found: Outcome) -> Iterator[str]:
+    if found.accepted:
+        yield f"accepted: {_by_rule(found.accepted)}"
+    else:
+        yield "nothing to accept: the records name the code of today"
+    if found.upstream:
+        yield f"older code also made what they were made from: {_by_rule(found.upstream)}"
+        yield "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well"
+    if found.older:
+        yield f"not accepted, and snakemake makes them anew, as their code differs now: {_by_rule(found.older)}"
+    if found.orphans:
+        yield f"left as they are: orphans, which no job of their config makes ({found.orphans})"
+    if found.unrecorded:
+        yield f"left as they are: results without a record that can be read ({found.unrecorded})"
+
+
+def _by_rule(results: Counter[str]) -> str:
+    return f"{results.total()} results ({', '.join(f'{number} of {rule}' for rule, number in sorted(results.items()))})"
+
+
 def _export(options: argparse.Namespace) -> int:
     from crossdiff.exchange.crate import export
 
-    export(Path.cwd(), options.configfile, options.crate)
+    export(Path.cwd(), options.configfile or [DEFAULT_CONFIG], options.crate)
     print(f"written: {options.crate}")
     return 0
 
@@ -94,7 +145,7 @@ def _export(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from crossdiff.workflow.plan import report
 
-    lines, warnings = report(load(read_config(options.configfile)), Path.cwd(), options.flops)
+    lines, warnings = report(load(read_config(options.configfile or [DEFAULT_CONFIG])), Path.cwd(), options.flops)
     print(*lines, *(f"warning: {warning}" for warning in warnings), sep="\n")
     return 1 if warnings else 0
 
@@ -105,101 +156,3 @@ def _clean(_options: argparse.Namespace) -> int:
         print(f"cancelled: SLURM job {job.id} ({job.comment}, {job.state})")
     print(f"{len(cancelled)} jobs cancelled; snakemake --unlock, then go on")
     return 0
-
-
-def _as_json(nodes: dict[str, Node], audit: Audit, verified: bool) -> dict[str, Any]:
-    return {
-        "root": str(audit.root),
-        "verified": verified,
-        "settings": settings(nodes),
-        "nodes": [
-            {
-                "path": node.path,
-                "kind": "result" if is_result(node.path) else "source",
-                "verdicts": [finding._asdict() for finding in node.findings] or [{"verdict": "verified", "detail": ""}],
-                "sha256": node.sha256,
-                "record": node.record
-                and {
-                    **node.record._asdict(),
-                    "inputs": [e._asdict() for e in node.record.inputs],
-                    "outputs": [e._asdict() for e in node.record.outputs],
-                },
-            }
-            for node in nodes.values()
-        ],
-    }
-
-
-def _list(nodes: dict[str, Node]) -> Iterator[str]:
-    """The results that aren't verified."""
-    for path, node in nodes.items():
-        yield from _findings([path], {path: node}, "")
-
-
-def _tree(path: str, nodes: dict[str, Node]) -> Iterator[str]:
-    """The chain from a result to its sources. Inputs of one name share a line; what a job was made from is shown once."""
-    shown: set[str] = set()
-
-    def lines(group: list[str], name: str, first: str, rest: str) -> Iterator[str]:
-        jobs = {node.record.id for node in map(nodes.get, group) if node.record}
-        seen = bool(jobs) and jobs <= shown
-        yield f"{first}{_label(group, name, nodes)}{'  (see above)' if seen else ''}"
-        if seen:
-            return
-        yield from _findings(group, nodes, rest + "  ")
-        shown.update(jobs)
-        below = list(_groups([entry for member in group for entry in nodes[member].inputs], nodes).items())
-        for number, (part, members) in enumerate(below, 1):
-            branch, trunk = ("└─ ", "   ") if number == len(below) else ("├─ ", "│  ")
-            yield from lines(members, part.partition("\0")[0], rest + branch, rest + trunk)
-
-    yield from lines([path], "", "", "")
-
-
-def _groups(inputs: list[RecordedFile], nodes: dict[str, Node]) -> dict[str, list[str]]:
-    """Inputs by their name in the rule and the rule that made them; each source stands alone."""
-    groups: dict[str, list[str]] = {}
-    for entry in inputs:
-        record = nodes[entry.path].record
-        members = groups.setdefault(f"{entry.name}\0{record.rule if record else entry.path}", [])
-        if entry.path not in members:
-            members.append(entry.path)
-    return groups
-
-
-def _label(group: list[str], name: str, nodes: dict[str, Node]) -> str:
-    record = nodes[group[0]].record
-    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    bad = sum(bool(nodes[path].findings) for path in group)
-    verdict = "verified" if not bad else "NOT VERIFIED" if len(group) == 1 else f"{bad} of {len(group)} NOT VERIFIED"
-    return f"{name + ': ' if name else ''}{group[0]}{more}{f'  by {record.rule}' if record else ''}  [{verdict}]"
-
-
-def _findings(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[str]:
-    """One line per file and verdict; one for all files where they have it in common."""
-    lines: dict[str, list[str]] = {}
-    for path in group:
-        verdicts: dict[str, list[str]] = {}
-        for finding in nodes[path].findings:
-            verdicts.setdefault(finding.verdict, []).append(finding.detail)
-        for verdict, details in verdicts.items():
-            lines.setdefault(f"{verdict} ({'; '.join(details)})", []).append(path)
-    for line, paths in lines.items():
-        yield f"{indent}! {paths[0] if len(paths) == 1 else f'{len(paths)} files, {paths[0]} first'}: {line}"
-
-
-def _settings(nodes: dict[str, Node], audit: Audit) -> Iterator[str]:
-    used = settings(nodes)
-    known = audit.keys() | used.keys()
-    yield f"Settings that mattered, {len(used)} of {len(known)}:"
-    for key, values in used.items():
-        yield f"  {key}: {', '.join(json.dumps(value) for value in values)}"
-    yield ""
-
-
-def _summary(nodes: dict[str, Node], audit: Audit) -> str:
-    bad = sum(bool(node.findings) for node in nodes.values())
-    how = "read and hashed again" if audit.hashes.deep else "checked by size, times and inode (--deep reads them again)"
-    if bad:
-        return f"{bad} of {len(nodes)} files not verified; {how}."
-    return f"All {len(nodes)} files verified; {how}."

@@ -23,7 +23,8 @@ LICENCE = (
 def export(root: Path, configs: list[Path], target: Path) -> None:
     """Write the run of a config to the folder ``target``: metadata and copies of all files; only metadata if that is the checkout itself.
 
-    Raises UserError when a file is not verified: a crate vouches for what it holds.
+    Accepted results go with it: their records and the descriptions of their jobs say that older code made them. Raises UserError when
+    any other file is not verified: a crate vouches for what it holds.
     """
     audit = Audit(root, configs)
     nodes: dict[str, Node] = {}
@@ -152,6 +153,7 @@ class _Crate:
 
     def _job(self, record: Record) -> ContextEntity:
         where = ", ".join(f"{key} {record.run[key]}" for key in ("host", "device", "slurm_job") if record.run[key])
+        accepted = [f"older code {entry.digest} was accepted on {entry.when}" for entry in record.accepted]
         return self.crate.add_action(
             self.tools[record.rule],
             identifier=f"#job/{record.id}",
@@ -161,6 +163,6 @@ class _Crate:
                 "name": " ".join([record.rule, *record.wildcards.values()]),
                 "startTime": record.run["started"],
                 "endTime": record.run["finished"],
-                "description": f"{where}; everything else is in the record beside the result",
+                "description": "; ".join([where, *accepted, "everything else is in the record beside the result"]),
             },
         )

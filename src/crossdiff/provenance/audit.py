@@ -26,6 +26,11 @@ from crossdiff.provenance.records import (
 )
 from crossdiff.provenance.trust import input_changed, outputs
 
+VERIFIED = "verified"
+ACCEPTED = "accepted"
+CODE_DIFFERS = "code differs now"
+ORPHAN = "orphan"
+
 
 class Finding(NamedTuple):
     """Why a file isn't verified."""
@@ -45,6 +50,19 @@ class Node(NamedTuple):
     @property
     def inputs(self) -> list[RecordedFile]:
         return self.record.inputs if self.record else []
+
+    @property
+    def accepted(self) -> bool:
+        """Whether older code made it, ``crossdiff accept`` took it over, and nothing speaks against it."""
+        return not self.findings and self.record is not None and bool(self.record.accepted)
+
+    @property
+    def verdicts(self) -> list[Finding]:
+        """Its findings; where there are none, that it is accepted or verified."""
+        if not self.accepted:
+            return self.findings or [Finding(VERIFIED, "")]
+        made, commit = self.record.accepted[0], (self.record.run["git"] or {}).get("commit", "unknown")
+        return [Finding(ACCEPTED, f"on {self.record.accepted[-1].when}; made by older code {made.digest}, commit {commit}")]
 
 
 class Audit:
@@ -73,9 +91,12 @@ class Audit:
         return nodes
 
     def everything(self) -> dict[str, Node]:
-        """Path -> node of every result below ``root``, and of every record whose result is gone."""
+        """Path -> node of every result below ``root``, and of every record whose result is gone. Raises UserError when there is none."""
         recorded = (path.relative_to(self.root).as_posix().removesuffix(SUFFIX) for path in (self.root / RESULTS).rglob("*" + SUFFIX))
-        return {path: self.result(path) for path in sorted({*outputs([RESULTS], self.root), *recorded})}
+        paths = sorted({*outputs([RESULTS], self.root), *recorded})
+        if not paths:
+            raise UserError(f"{self.root / RESULTS}: no results here; run this in the checkout that holds them")
+        return {path: self.result(path) for path in paths}
 
     def result(self, path: str) -> Node:
         """One result, compared with its record, its inputs, the config and the code."""
@@ -115,10 +136,10 @@ class Audit:
         if isinstance(jobs, UserError):
             yield Finding("not compared", str(jobs))
         elif job is None:
-            yield Finding("orphan", "no job of this config makes it")
+            yield Finding(ORPHAN, "no job of this config makes it")
         else:
             yield from (Finding("config differs now", detail) for detail in _differences(record, job))
-        yield from (Finding("code differs now", file) for file in _changed_code(record))
+        yield from (Finding(CODE_DIFFERS, file) for file in _changed_code(record))
 
     def _plan(self, record: Record) -> dict[str, PlannedJob] | UserError:
         configs = tuple(self.configs or map(Path, record.run["config"]))
@@ -161,16 +182,21 @@ def _differences(record: Record, job: PlannedJob) -> Iterator[str]:
 
 
 def _changed_code(record: Record) -> list[str]:
-    now = _code_now(record.rule, *record.params.get("modules", []))
+    now = code_now(record)
     return sorted(file for file in record.code.keys() | now.keys() if record.code.get(file) != now.get(file))
 
 
+def code_now(record: Record) -> dict[str, str]:
+    """File -> digest of what the record's rule would run today; empty if the rule, or a module that it comes to by name, is gone."""
+    return _code_of(record.rule, *record.params.get("modules", []))
+
+
 @cache
-def _code_now(rule: str, *modules: str) -> dict[str, str]:
+def _code_of(rule: str, *modules: str) -> dict[str, str]:
     try:
         return code.code_parts(rule, *modules)
     except (FileNotFoundError, ModuleNotFoundError, AttributeError):
-        return {}  # the rule, or a module that it comes to by name, is gone
+        return {}
 
 
 def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:

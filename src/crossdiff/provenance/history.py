@@ -71,7 +71,7 @@ def _own_differences(first: Made, second: Made) -> Iterator[str]:
         yield f"{step} ({a.rule}): " + ", ".join(
             f"{key} is {a.wildcards[key]} in one and {b.wildcards.get(key)} in the other" for key in changed
         )
-    code = sorted(file for file in a.code.keys() | b.code.keys() if a.code.get(file) != b.code.get(file))
+    code = sorted(file for file in a.made_by.keys() | b.made_by.keys() if a.made_by.get(file) != b.made_by.get(file))
     if code:
         yield f"{step} ({a.rule}): other code, {', '.join(code)}"
     if (made := a.output(path_a), other := b.output(path_b)) and made and other and made.sha256 != other.sha256:

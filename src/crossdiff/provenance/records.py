@@ -14,7 +14,7 @@ from crossdiff.errors import UserError
 from crossdiff.provenance.hashing import Content
 from crossdiff.provenance.storage import atomic_path
 
-FORMAT = 1
+FORMAT = 2  # 1 had no "accepted"
 RESULTS = "results"  # the folder of all that jobs make
 SUFFIX = ".record.json"
 MARK = re.compile(rb"crossdiff-record:([0-9a-f]{32})")
@@ -45,21 +45,35 @@ class RecordedFile(NamedTuple):
         return cls(name, path, *content)
 
 
+class Acceptance(NamedTuple):
+    """Says that ``crossdiff accept`` took over a result of older code."""
+
+    when: str  # ISO 8601, UTC
+    code: dict[str, str]  # the record's code until then: file -> digest of its syntax tree
+    digest: str  # the params' "code" until then
+
+
 class Record(NamedTuple):
     """What is known of the job that made a result."""
 
-    id: str
+    id: str  # stays when the result is accepted: the result itself carries it
     rule: str
     wildcards: dict[str, str]
     params: dict[str, Any]  # "settings": full key -> value; "code": digest of the code
-    code: dict[str, str]  # file -> digest of its syntax tree
+    code: dict[str, str]  # file -> digest of its syntax tree; of the code that made the result, or for which it was accepted
     inputs: list[RecordedFile]
     outputs: list[RecordedFile]
     run: dict[str, Any]  # times, host, device, SLURM job, git commit, versions: what the id does not depend on
+    accepted: tuple[Acceptance, ...] = ()  # oldest first
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.params.get("settings", {})
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """The code that made the result, whatever code it was accepted for since."""
+        return self.accepted[0].code if self.accepted else self.code
 
     def output(self, path: str) -> RecordedFile | None:
         return next((entry for entry in self.outputs if entry.path == path), None)
@@ -87,6 +101,7 @@ def write_record(output: str | Path, record: Record) -> None:
     values = record._asdict()
     for key in ("inputs", "outputs"):
         values[key] = [{name: value for name, value in entry._asdict().items() if value is not None} for entry in values[key]]
+    values["accepted"] = [entry._asdict() for entry in record.accepted]
     body = json.dumps({"format": FORMAT} | values, indent=1, allow_nan=False).encode().removesuffix(b"\n}")
     with atomic_path(record_path(output)) as temporary:
         temporary.write_bytes(body + _checksum_line(body))
@@ -115,6 +130,7 @@ def read_record(output: str | Path) -> Record:
         del values["checksum"]
         for key in ("inputs", "outputs"):
             values[key] = [RecordedFile(**entry) for entry in values[key]]
+        values["accepted"] = tuple(Acceptance(**entry) for entry in values.get("accepted", []))
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError("record damaged", f"{path}: damaged ({error}); only the id in the result itself tells of it") from None

@@ -1,5 +1,6 @@
 """Records: read back as written, refused when damaged, found again from what is embedded in a result."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,7 +18,17 @@ from safetensors import safe_open
 from crossdiff.activations.cache import write_cache
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.provenance import storage
-from crossdiff.provenance.records import Record, RecordedFile, RecordError, embedded_id, read_record, record_id, record_path, write_record
+from crossdiff.provenance.records import (
+    Acceptance,
+    Record,
+    RecordedFile,
+    RecordError,
+    embedded_id,
+    read_record,
+    record_id,
+    record_path,
+    write_record,
+)
 from crossdiff.report.figures.drawing import save
 
 ID = "0123456789abcdef" * 2
@@ -56,8 +67,26 @@ def test_record_is_read_as_written(figure):
 
 def test_record_is_readable_json_for_others(figure):
     values = json.loads(record_path(figure).read_text())
-    assert values["format"] == 1
+    assert values["format"] == 2
     assert values["params"]["settings"]["classes.top"] == 50
+
+
+def test_accepted_record_is_read_as_written_and_still_knows_the_code_that_made_the_result(figure):
+    older = Acceptance("2026-02-01T00:00:00+00:00", RECORD.code, "abc")
+    newest = Acceptance("2026-03-01T00:00:00+00:00", {"workflow_scripts/figure_training.py": "ghi"}, "jkl")
+    accepted = RECORD._replace(code={"workflow_scripts/figure_training.py": "mno"}, accepted=(older, newest))
+    write_record(figure, accepted)
+    assert read_record(figure) == accepted
+    assert accepted.made_by == RECORD.code == RECORD.made_by
+
+
+def test_record_of_format_1_is_read(figure):
+    values = json.loads(record_path(figure).read_text())
+    del values["accepted"], values["checksum"]
+    body = json.dumps(values | {"format": 1}, indent=1).encode().removesuffix(b"\n}")
+    checksum = hashlib.sha256(body).hexdigest()
+    record_path(figure).write_bytes(body + f',\n"checksum": "{checksum}"\n}}\n'.encode())
+    assert read_record(figure) == RECORD
 
 
 def test_missing_record_is_one_clear_line(tmp_path):
@@ -68,8 +97,8 @@ def test_missing_record_is_one_clear_line(tmp_path):
 
 def test_record_of_a_newer_format_says_what_it_can(figure):
     path = record_path(figure)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 7'))
-    with pytest.raises(RecordError, match="format 7, this version reads up to 1; made by figure_training; update Crossdiff") as caught:
+    path.write_text(path.read_text().replace('"format": 2', '"format": 7'))
+    with pytest.raises(RecordError, match="format 7, this version reads up to 2; made by figure_training; update Crossdiff") as caught:
         read_record(figure)
     assert caught.value.verdict == "record newer"
 
