@@ -29,6 +29,7 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
 from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
 
@@ -128,12 +129,10 @@ class Batch(NamedTuple):
 def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) -> list[Batch]:
     """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens or less; ``wanted`` (rows,) are predicted."""
     starts, total = shard.sequence_starts(), len(shard.token)
-    lengths = np.diff(np.append(starts, total))
+    sequences = np.split(np.arange(total), starts[1:])
     batches = []
     for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
-        place = np.arange(lengths[group].max())
-        real = place < lengths[group][:, None]
-        rows = np.where(real, starts[group][:, None] + place, 0)
+        rows, real = (part.numpy() for part in padded([sequences[number] for number in group]))
         next_wanted = np.zeros_like(real)
         next_wanted[:, :-1] = real[:, 1:] & wanted[rows[:, 1:]]
         ids = torch.from_numpy(np.where(real, shard.token[rows], 0)).long()

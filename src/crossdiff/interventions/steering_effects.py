@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,6 +17,7 @@ from crossdiff.interventions.patching import kl_from_chat
 from crossdiff.interventions.steered_answers import Change, answer, read
 from crossdiff.interventions.steering import Asked, Condition, check_latents, conditions, directions, refusal_latents
 from crossdiff.models.answers import answer_nats, turn_ends
+from crossdiff.models.padding import padded
 from crossdiff.models.refusals import is_refusal
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,8 @@ def steer(
 
 def _first_tokens(answers: Sequence[np.ndarray], count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` - 1 tokens of each answer, and which of its first ``count`` it has: (answers, count) bool."""
-    tokens = torch.zeros(len(answers), count - 1, dtype=torch.long)
-    for row, ids in enumerate(answers):
-        first = torch.from_numpy(ids[: count - 1])
-        tokens[row, : len(first)] = first
-    return tokens, torch.tensor([[place < len(ids) for place in range(count)] for ids in answers])
+    tokens, real = padded([ids[:count] for ids in answers], width=count)
+    return tokens[:, :-1], real
 
 
 def _mean_per_row(values: Tensor, counts: Tensor) -> np.ndarray:
