@@ -34,8 +34,7 @@ def harvest(model: PreTrainedModel, shard: Shard, layer: int, batch_tokens: int)
 
     Raises UserError for NaN or infinite activations.
     """
-    starts, rows = shard.sequence_starts(), len(shard.token)
-    stops = np.append(starts[1:], rows)
+    (starts, stops), rows = shard.sequence_bounds(), len(shard.token)
     activations: Tensor | None = None
     done = 0
     for group in length_batches(starts, rows, batch_tokens):

@@ -20,6 +20,7 @@ from crossdiff.intervals import RESAMPLES, central_95, draw_counts, normal_mean
 from crossdiff.interventions.patching import FORMS, WHOLE, Variant, answer_kl
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 from crossdiff.texts.chats import is_answer
+from crossdiff.texts.columns import joined, taken
 from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -81,14 +82,13 @@ def conversations(shards: Mapping[str, Sequence[Shard]], count: int) -> Shard:
     for dataset, of_dataset in shards.items():
         missing = count
         for shard in of_dataset:
-            starts = shard.sequence_starts()
-            stops = np.append(starts[1:], len(shard.token))
+            starts, stops = shard.sequence_bounds()
             for sequence in np.unique(Answers.of(shard).conversation)[:missing]:
-                kept.append(Shard(*(column[starts[sequence] : stops[sequence]] for column in shard)))
+                kept.append(taken(shard, slice(starts[sequence], stops[sequence])))
                 missing -= 1
         if missing:
             raise UserError(f"causal.conversations: found {count}, {dataset} has {count - missing} validation chats with an answer")
-    return Shard(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
+    return joined(kept)
 
 
 def causal_effect(

@@ -128,11 +128,10 @@ class Batch(NamedTuple):
 
 def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) -> list[Batch]:
     """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens or less; ``wanted`` (rows,) are predicted."""
-    starts, total = shard.sequence_starts(), len(shard.token)
-    sequences = np.split(np.arange(total), starts[1:])
+    (starts, stops), total = shard.sequence_bounds(), len(shard.token)
     batches = []
     for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
-        rows, real = (part.numpy() for part in padded([sequences[number] for number in group]))
+        rows, real = (part.numpy() for part in padded([np.arange(starts[sequence], stops[sequence]) for sequence in group]))
         next_wanted = np.zeros_like(real)
         next_wanted[:, :-1] = real[:, 1:] & wanted[rows[:, 1:]]
         ids = torch.from_numpy(np.where(real, shard.token[rows], 0)).long()

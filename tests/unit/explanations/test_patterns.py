@@ -15,6 +15,7 @@ from crossdiff.explanations.fitting import Found
 from crossdiff.explanations.negatives import Similarity, most_similar
 from crossdiff.explanations.patterns import PatternExplainer
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE, TURN_END
+from crossdiff.texts.columns import taken
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
@@ -185,7 +186,7 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     token = np.array([1, 2, 3, 1, 2, 4, 1, 5, 6, 1, 7, 8, 1, 3, 9], np.int32)
     text = Text(token, np.tile(np.arange(3, dtype=np.int32), 5), np.zeros(15, np.int8), np.zeros(15, np.int8), np.array([0]))
     five = Contexts(*(np.zeros(5, np.int64) for _ in range(4)), first=np.arange(0, 15, 3), length=np.full(5, 3))
-    similarity = Similarity(text, five).of(five.take(np.array([0])), 1)
+    similarity = Similarity(text, five).of(taken(five, np.array([0])), 1)
     weights = {word: np.log(5 / count) for word, count in zip(*np.unique(token, return_counts=True), strict=True)}
 
     def vector(place: int) -> np.ndarray:
@@ -209,7 +210,7 @@ def test_similarity_is_that_of_dense_tables() -> None:
     text = Text(token, np.arange(3000, dtype=np.int32), nothing, nothing, np.array([0]))
     first, latent = generator.integers(0, 2900, 60), np.repeat([0, 1, 3], 20)
     contexts = Contexts(latent, *(np.zeros(60, np.int64) for _ in range(3)), first=first, length=generator.integers(5, 30, 60))
-    background = contexts.take(np.arange(0, 60, 4))
+    background = taken(contexts, np.arange(0, 60, 4))
     found = Similarity(text, background).of(contexts, 4)
     names = np.unique(token[background.rows()])
 
@@ -230,7 +231,7 @@ def test_similarity_is_that_of_dense_tables() -> None:
 def test_without_a_background_nothing_is_similar() -> None:
     text = Text(np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), np.zeros(3, np.int8), np.zeros(3, np.int8), np.array([0]))
     one = Contexts(*(np.zeros(1, np.int64) for _ in range(4)), first=np.zeros(1, np.int64), length=np.full(1, 3))
-    assert Similarity(text, one.take(np.array([], int))).of(one, 2).shape == (2, 0)
+    assert Similarity(text, taken(one, np.array([], int))).of(one, 2).shape == (2, 0)
 
 
 def test_features_against_a_walk() -> None:
