@@ -28,7 +28,7 @@ from crossdiff.activations.harvest import length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
-from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import HEAD_POSITIONS, head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
@@ -36,7 +36,6 @@ from crossdiff.texts.shards import Shard
 log = logging.getLogger(__name__)
 
 ROWS = 2048  # tokens encoded at a time
-POSITIONS = 512  # positions whose logits are held at a time
 BATCHES = 8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
 
 WHOLE = ("none", "all", "error", "template", "bias")  # patched runs that no set of latents defines
@@ -197,8 +196,8 @@ def answer_kl(
 def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
     """(n, variants): KL in nats at n positions between the chat model's ``own`` last residual stream (n, d_model) and each other one."""
     kl = torch.empty(len(own), len(residuals), device=own.device)
-    for first in range(0, len(own), POSITIONS):
-        block = slice(first, first + POSITIONS)
+    for first in range(0, len(own), HEAD_POSITIONS):
+        block = slice(first, first + HEAD_POSITIONS)
         expected = _log_probabilities(chat, own[block])
         for number, residual in enumerate(residuals):
             found = _log_probabilities(chat, residual[block])

@@ -12,7 +12,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.models.forward import decoder_layers, head_logits, run_to_layer
+from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, run_to_layer
 from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
@@ -20,8 +20,6 @@ from crossdiff.texts.formats import ROLES, Turn
 from crossdiff.texts.shards import Shard, document_id, split_texts
 
 log = logging.getLogger(__name__)
-
-POSITIONS = 512  # whose logits are held at a time
 
 
 @torch.inference_mode()
@@ -98,7 +96,7 @@ def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]
     residual, targets = residual[real.to(model.device)], ids[real].to(model.device)
     nats = [
         functional.cross_entropy(head_logits(model, part).float(), wanted, reduction="none")
-        for part, wanted in zip(residual.split(POSITIONS), targets.split(POSITIONS), strict=True)
+        for part, wanted in zip(residual.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
     ]
     return np.bincount(real.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(answers))
 
