@@ -80,7 +80,7 @@ def evidence(table: pd.DataFrame, statistic: str) -> np.ndarray:
 
 def area_under_roc(evidence: np.ndarray, positive: np.ndarray) -> float:
     """Probability that a positive has more evidence than a negative, ties counted half; NaN without either."""
-    from sklearn.metrics import roc_auc_score  # 1.3 s, which the figures that import this module do not pay
+    from sklearn.metrics import roc_auc_score  # 0.8 s, which the figures that import this module do not pay
 
     if positive.all() or not positive.any():
         return math.nan
