@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from crossdiff.activations.cache import write_cache
 from crossdiff.errors import UserError
 from crossdiff.models.forward import run_to_layer
+from crossdiff.models.padding import padded
 from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -33,17 +34,12 @@ def harvest(model: PreTrainedModel, shard: Shard, layer: int, batch_tokens: int)
 
     Raises UserError for NaN or infinite activations.
     """
-    starts, rows = shard.sequence_starts(), len(shard.token)
-    stops = np.append(starts[1:], rows)
-    ids = torch.from_numpy(shard.token).long()
+    (starts, stops), rows = shard.sequence_bounds(), len(shard.token)
     activations: Tensor | None = None
     done = 0
     for group in length_batches(starts, rows, batch_tokens):
-        width = int((stops[group] - starts[group]).max())
-        batch = torch.zeros(len(group), width, dtype=torch.long)
-        for row, sequence in enumerate(group):
-            batch[row, : stops[sequence] - starts[sequence]] = ids[starts[sequence] : stops[sequence]]
-        hidden = run_to_layer(model, batch.to(model.device), layer).to("cpu", torch.bfloat16)
+        ids, _ = padded([shard.token[starts[sequence] : stops[sequence]] for sequence in group])
+        hidden = run_to_layer(model, ids.to(model.device), layer).to("cpu", torch.bfloat16)
         if activations is None:
             activations = torch.empty(rows, hidden.shape[-1], dtype=torch.bfloat16)
         for row, sequence in enumerate(group):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from crossdiff.intervals import central_95, draw_means
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 
 FEW_LATENTS = 10  # with a score: below it a mean says nothing
@@ -39,13 +40,13 @@ def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame
     groups = sets(betas, top)
     values = {name: detection.reindex(latents.latent).dropna().to_numpy() for name, (latents, _) in groups.items()}
     generator = np.random.default_rng(SEED)
-    means = {name: _bootstrap(found, generator) for name, found in values.items()}
+    means = {name: draw_means(found, DRAWS, generator) for name, found in values.items()}
     rows = []
     for name, (latents, against) in groups.items():
         mine, other = values[name], values[against]
-        difference = _mean(mine) - _mean(other), *_middle(means[name] - means[against])
+        difference = _mean(mine) - _mean(other), *central_95(means[name] - means[against])
         too_few = min(len(mine), len(other)) < FEW_LATENTS
-        rows.append((name, len(latents), len(mine), _mean(mine), *_middle(means[name]), against, *difference, too_few))
+        rows.append((name, len(latents), len(mine), _mean(mine), *central_95(means[name]), against, *difference, too_few))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -55,23 +56,12 @@ def by_quantile(betas: pd.DataFrame, quantiles: pd.DataFrame, top: int) -> pd.Da
     for name, (latents, _) in list(sets(betas, top).items())[:2]:
         for quantile, part in quantiles[quantiles.latent.isin(latents.latent)].groupby("quantile"):
             recall = part.recall.to_numpy()
-            rows.append((name, quantile, _mean(recall), *_middle(_bootstrap(recall, generator))))
+            rows.append((name, quantile, _mean(recall), *central_95(draw_means(recall, DRAWS, generator))))
     return pd.DataFrame(rows, columns=["set", "quantile", "recall", "low", "high"])
-
-
-def _bootstrap(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Means of DRAWS random draws of as many latents; NaN where there are none."""
-    return np.array([_mean(values[generator.integers(0, max(len(values), 1), len(values))]) for _ in range(DRAWS)])
 
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
-
-
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    """The interval that holds the central 95 %."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def cautions(table: pd.DataFrame) -> list[str]:

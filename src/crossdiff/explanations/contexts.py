@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossdiff.texts.chats import CONTENT
+from crossdiff.texts.columns import places, ranges
 from crossdiff.texts.shards import read_shard
 
 
@@ -47,9 +48,6 @@ class Contexts(NamedTuple):
     first: np.ndarray  # int64, row of the first token
     length: np.ndarray  # int64
 
-    def take(self, chosen: np.ndarray) -> "Contexts":
-        return Contexts(*(column[chosen] for column in self))
-
     def rows(self) -> np.ndarray:
         """The rows of all tokens, context after context."""
         return ranges(self.first, self.length)
@@ -86,12 +84,6 @@ def is_scored(document: np.ndarray) -> np.ndarray:
     return pd.util.hash_array(np.asarray(document, np.int64)) % np.uint64(2) == 1
 
 
-def ranges(first: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """first[0], ..., first[0] + length[0] - 1, first[1], ..."""
-    ends = np.cumsum(length)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - length), length)
-
-
 def read_examples(path: str | Path, text: Text, first: int, stop: int) -> FiringContexts:
     """The contexts of the latents from ``first`` to ``stop``, in order of latents."""
     table = pq.read_table(path, filters=[("latent", ">=", first), ("latent", "<", stop)])
@@ -101,7 +93,7 @@ def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Firing
         activations = pa.array([], activations.type)
     value, width = activations.flatten().to_numpy(), np.diff(activations.offsets.to_numpy())
     context = np.repeat(np.arange(len(width)), width)
-    place = np.arange(len(value)) - np.repeat(np.cumsum(width) - width, width)
+    place = places(width)
     at_peak = np.flatnonzero(value == columns["peak"][context])
     centre = place[at_peak[np.searchsorted(context[at_peak], np.arange(len(width)))]]  # the first, if several are equal
     contexts = Contexts(

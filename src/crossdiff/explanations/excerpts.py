@@ -10,6 +10,7 @@ from crossdiff.config import Explanations
 from crossdiff.explanations.contexts import Background, Text, is_scored, read_examples
 from crossdiff.explanations.negatives import SIMILAR, Similarity, most_similar
 from crossdiff.explanations.prompts import CLOSE, OPEN
+from crossdiff.texts.columns import taken
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -37,7 +38,7 @@ class ExcerptMaker:
         """``tokens``: the ids of each background context."""
         self.text, self.background, self.tokens, self.decode, self.settings = text, background, tokens, decode, settings
         self.chosen = np.flatnonzero(background.contexts.scored)
-        self.similarity = Similarity(text, background.contexts.take(self.chosen))
+        self.similarity = Similarity(text, taken(background.contexts, self.chosen))
 
     def of(self, latent: int, examples: str) -> Excerpts:
         """Excerpts of a latent, from its contexts in the file ``examples``."""
@@ -66,7 +67,7 @@ class ExcerptMaker:
     def _negatives(self, latent: int, examples: str, count: int, generator: np.random.Generator) -> np.ndarray:
         """Contexts of the background in which the latent does not fire: half of them random, half similar to those in which it does."""
         contexts = read_examples(examples, self.text, latent, latent + 1).contexts
-        mine = contexts.take(contexts.scored & contexts.sampled)
+        mine = taken(contexts, contexts.scored & contexts.sampled)
         mine = mine._replace(latent=np.zeros_like(mine.latent))
         _, silent = self.background.silent(latent, latent + 1, True)
         similar = np.flatnonzero(most_similar(self.similarity.of(mine, 1), silent, max(SIMILAR, count))[0])

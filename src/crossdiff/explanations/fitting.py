@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossdiff.explanations.contexts import Contexts, ranges
+from crossdiff.explanations.contexts import Contexts
 from crossdiff.explanations.features import NONE, WORDS, kind_of
+from crossdiff.texts.columns import ranges
 
 MOST_FEATURES = 5  # side by side in one pattern
 LEAST_CONTEXTS = 2  # that a feature has to be found in: one may be chance

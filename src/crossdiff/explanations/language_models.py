@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import requests
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from crossdiff.config import Endpoint, Explainer
 from crossdiff.errors import UserError, first_line
@@ -17,6 +18,7 @@ Messages = list[dict[str, str]]  # role and content of each turn
 
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds before a request is tried again
+BACKOFF = wait_exponential()  # 1, 2, 4, ... seconds
 TIMEOUT = 300  # seconds
 HIDDEN = "[key]"
 
@@ -79,19 +81,16 @@ class Server:
         self._session = requests.Session()
 
     def answer(self, messages: Messages, longest: int) -> str:
-        wait = 1.0
-        for attempt in range(1, ATTEMPTS + 1):
-            self.limit.wait()
-            try:
-                return self._ask(messages, longest)
-            except _TryAgain as error:
-                if attempt == ATTEMPTS:
-                    raise self._error(f"{error}, {ATTEMPTS} times; what was answered is kept, run again to go on") from None
-                self.sleep(min(LONGEST_WAIT, error.after or wait))
-                wait *= 2
-        raise AssertionError("the last attempt returns or raises")
+        ask = Retrying(
+            sleep=self.sleep, stop=stop_after_attempt(ATTEMPTS), wait=_wait, retry=retry_if_exception_type(_TryAgain), reraise=True
+        )
+        try:
+            return ask(self._ask, messages, longest)
+        except _TryAgain as error:
+            raise self._error(f"{error}, {ATTEMPTS} times; what was answered is kept, run again to go on") from None
 
     def _ask(self, messages: Messages, longest: int) -> str:
+        self.limit.wait()
         body = {"model": self.settings.model, "messages": messages, "max_tokens": longest, "temperature": 0}
         try:
             response = self._session.post(
@@ -134,6 +133,11 @@ def _seconds(header: str | None) -> float | None:
         return max(0.0, float(header))
     except (TypeError, ValueError):
         return None
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds until the next attempt: those that the server names, else 1, 2, 4, ...; LONGEST_WAIT at most."""
+    return min(LONGEST_WAIT, state.outcome.exception().after or BACKOFF(state))
 
 
 class LocalModel:

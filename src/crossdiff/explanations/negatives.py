@@ -1,6 +1,10 @@
 """Contexts in which a latent does not fire: random ones, and those most similar to contexts in which it does."""
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.preprocessing import normalize
 
 from crossdiff.explanations.contexts import Contexts, Text
 
@@ -8,36 +12,40 @@ SIMILAR = 25  # of each latent, in each half
 
 
 class Similarity:
-    """How alike contexts of a background and of latents are: the cosine of one's tf-idf and of what the others have more of than usual.
+    """How alike contexts of a background and of latents are: the cosine of their tf-idf vectors.
 
-    Usual is the background. Without that difference, long contexts would be like everything.
+    Similarity is measured after subtracting the average context; otherwise long contexts resemble everything. Tokens that the background
+    lacks do not count.
     """
 
     def __init__(self, text: Text, background: Contexts) -> None:
-        self.text, self.tokens = text, np.unique(text.token[background.rows()])
-        size = len(background.first)
-        (token, context), counts = self._counts(background.rows(), background.each_token(), size)
-        self.rarity = np.log(size / np.maximum(np.bincount(token, minlength=len(self.tokens)), 1)).astype(np.float32)
-        self.vectors = np.zeros((size, len(self.tokens)), np.float32)
-        self.vectors[context, token] = counts * self.rarity[token]
-        self.usual = self.vectors.sum(axis=0) / max(counts.sum(), 1)
-        self.vectors /= np.maximum(np.linalg.norm(self.vectors, axis=1, keepdims=True), 1e-9)
+        self.text, self.size = text, len(background.first)
+        if not self.size:
+            return  # scikit-learn takes no empty table, and there is nothing to compare with
+        self.vocabulary = pd.Index(np.unique(text.token[background.rows()]))
+        counts = self._counts(background, background.each_token(), self.size)
+        self.weights = TfidfTransformer(norm=None, smooth_idf=False).fit(counts)
+        self.weights.idf_ -= 1  # to log(contexts / contexts with the token): a token that is everywhere says nothing
+        weighted = self._weighted(counts)
+        self.vectors, self.average = normalize(weighted), weighted.sum(axis=0) / counts.sum()
 
-    def _counts(self, rows: np.ndarray, group: np.ndarray, groups: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """((token, group), count) of the tokens that the background has, too."""
-        token = self.text.token[rows]
-        place = np.minimum(np.searchsorted(self.tokens, token), max(len(self.tokens) - 1, 0))
-        known = self.tokens[place] == token if len(self.tokens) else np.zeros(len(token), bool)
-        keys, counts = np.unique(place[known].astype(np.int64) * groups + group[known], return_counts=True)
-        return (keys // groups, keys % groups), counts
+    def _counts(self, contexts: Contexts, group: np.ndarray, groups: int) -> csr_array:
+        """(groups, vocabulary): how often each token is in each group of ``contexts``; ``group`` (tokens,) of each of their rows."""
+        place = self.vocabulary.get_indexer(self.text.token[contexts.rows()])
+        known = place >= 0
+        return csr_array((np.ones(known.sum()), (group[known], place[known])), shape=(groups, len(self.vocabulary)))
+
+    def _weighted(self, counts: csr_array) -> csr_array:
+        """Each count times the weight of its token. As an array again: scikit-learn gives a matrix, which computes by other rules."""
+        return csr_array(self.weights.transform(counts))
 
     def of(self, contexts: Contexts, latents: int) -> np.ndarray:
         """(latents, background contexts): of all contexts of each latent together; rows do not compare with one another."""
-        (token, latent), counts = self._counts(contexts.rows(), contexts.latent[contexts.each_token()].astype(np.int64), latents)
-        total = np.maximum(np.bincount(latent, counts, minlength=latents), 1)
-        queries = np.zeros((latents, len(self.tokens)), np.float32)
-        queries[latent, token] = counts / total[latent] * self.rarity[token]
-        return (queries - self.usual) @ self.vectors.T
+        if not self.size:
+            return np.zeros((latents, 0))
+        counts = self._counts(contexts, contexts.latent[contexts.each_token()], latents)
+        queries = self._weighted(normalize(counts, norm="l1"))
+        return (queries @ self.vectors.T).toarray() - self.average @ self.vectors.T
 
 
 def most_similar(similarity: np.ndarray, silent: np.ndarray, count: int = SIMILAR) -> np.ndarray:

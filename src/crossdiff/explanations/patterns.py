@@ -12,6 +12,7 @@ from crossdiff.explanations.fitting import Candidates, Found, Pattern, fit
 from crossdiff.explanations.negatives import Similarity, most_similar
 from crossdiff.explanations.scores import FEWEST, balanced_accuracy
 from crossdiff.intervals import wilson
+from crossdiff.texts.columns import places, taken
 
 AT_ONCE = 256  # latents: bounds memory
 
@@ -34,7 +35,7 @@ class PatternExplainer:
 
     def _half(self, scored: bool) -> _Half:
         chosen = np.flatnonzero(self.background.contexts.scored == scored)
-        contexts = self.background.contexts.take(chosen)
+        contexts = taken(self.background.contexts, chosen)
         return _Half(chosen, Found.of(contexts.each_token(), self._features(contexts)), Similarity(self.text, contexts))
 
     def _features(self, contexts: Contexts) -> np.ndarray:
@@ -77,13 +78,13 @@ class PatternExplainer:
         table.insert(1, "explanation", [text for text, _ in words])
         table.insert(2, "kind", [kind for _, kind in words])
         own &= table.detection.notna().to_numpy()[contexts.latent]
-        return table, _quantiles(contexts.take(own), named[own], first)
+        return table, _quantiles(taken(contexts, own), named[own], first)
 
     def _fit(
         self, contexts: Contexts, found: np.ndarray, fires: np.ndarray, for_fit: np.ndarray, first: int, stop: int
     ) -> dict[int, Pattern]:
         half, tokens = self.halves[False], np.repeat(for_fit, contexts.length)
-        fitted = contexts.take(for_fit)
+        fitted = taken(contexts, for_fit)
         _, silent = self.background.silent(first, stop, False)
         weights = np.zeros(silent.shape, np.float32)
         for chosen in (silent, most_similar(half.similarity.of(fitted, stop - first), silent)):
@@ -95,7 +96,7 @@ class PatternExplainer:
     ) -> dict:
         count, half = stop - first, self.halves[True]
         _, silent = self.background.silent(first, stop, True)
-        similar = most_similar(half.similarity.of(contexts.take(own), count), silent)
+        similar = most_similar(half.similarity.of(taken(contexts, own), count), silent)
         flat = [(latent, feature) for latent, pattern in patterns.items() for feature in pattern.features]
         latent, feature = np.array(flat, np.int64).reshape(-1, 2).T
         index, place = half.found.of_features(feature)
@@ -154,7 +155,7 @@ def _fuzzing(contexts: Contexts, own: np.ndarray, matches: np.ndarray, fires: np
     order = np.lexsort((keys, fires, each))  # in each context first the silent tokens, in random order
     firing = np.bincount(each, fires, minlength=len(own)).astype(np.int64)
     place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order)) - np.repeat(np.cumsum(contexts.length) - contexts.length, contexts.length)
+    place[order] = places(contexts.length)
     wrong = ~fires & (place < firing[each])
     usable = own & (contexts.length >= 2 * firing)
     right, mistaken = (np.bincount(each, matches & marked, minlength=len(own)) > 0 for marked in (fires, wrong))

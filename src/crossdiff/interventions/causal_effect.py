@@ -16,14 +16,14 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.config import Patching
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
+from crossdiff.intervals import RESAMPLES, central_95, draw_counts, normal_mean
 from crossdiff.interventions.patching import FORMS, WHOLE, Variant, answer_kl
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 from crossdiff.texts.chats import is_answer
+from crossdiff.texts.columns import joined, taken
 from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
-
-RESAMPLES = 1000
 
 
 def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> dict[str, np.ndarray]:
@@ -82,14 +82,13 @@ def conversations(shards: Mapping[str, Sequence[Shard]], count: int) -> Shard:
     for dataset, of_dataset in shards.items():
         missing = count
         for shard in of_dataset:
-            starts = shard.sequence_starts()
-            stops = np.append(starts[1:], len(shard.token))
+            starts, stops = shard.sequence_bounds()
             for sequence in np.unique(Answers.of(shard).conversation)[:missing]:
-                kept.append(Shard(*(column[starts[sequence] : stops[sequence]] for column in shard)))
+                kept.append(taken(shard, slice(starts[sequence], stops[sequence])))
                 missing -= 1
         if missing:
             raise UserError(f"causal.conversations: found {count}, {dataset} has {count - missing} validation chats with an answer")
-    return Shard(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
+    return joined(kept)
 
 
 def causal_effect(
@@ -131,8 +130,8 @@ def kl_table(
     parts = []
     for group, member in groups.items():
         values, conversation = np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64), answers.conversation[member]
-        mean, half = _normal_interval(values)
-        low, high, reduction_low, reduction_high = _bootstrap(values, conversation, none, seed)
+        mean, low, high = normal_mean(values)
+        low_conversations, high_conversations, reduction_low, reduction_high = _bootstrap(values, conversation, none, seed)
         with np.errstate(invalid="ignore", divide="ignore"):
             reduction = 1 - mean / mean[none]
         parts.append(
@@ -147,10 +146,10 @@ def kl_table(
                     "conversations": len(np.unique(conversation)),
                     "undefined": np.isnan(values).sum(axis=0),
                     "kl": mean,
-                    "low": mean - half,
-                    "high": mean + half,
-                    "low_conversations": low,
-                    "high_conversations": high,
+                    "low": low,
+                    "high": high,
+                    "low_conversations": low_conversations,
+                    "high_conversations": high_conversations,
                     "reduction": reduction,
                     "reduction_low": reduction_low,
                     "reduction_high": reduction_high,
@@ -158,15 +157,6 @@ def kl_table(
             )
         )
     return pd.concat(parts, ignore_index=True)
-
-
-def _normal_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half width of its 95 % interval over axis 0; NaN where there are too few or undefined values."""
-    count, undefined = len(values), np.full(values.shape[1], np.nan)
-    return (
-        values.mean(axis=0) if count else undefined,
-        1.96 * np.sqrt(values.var(axis=0, ddof=1) / count) if count > 1 else undefined,
-    )
 
 
 def _bootstrap(values: np.ndarray, conversation: np.ndarray, none: int, seed: int) -> tuple[np.ndarray, ...]:
@@ -180,8 +170,8 @@ def _bootstrap(values: np.ndarray, conversation: np.ndarray, none: int, seed: in
     tokens = np.bincount(number)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, number, values)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+    drawn = draw_counts(len(names), RESAMPLES, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (drawn @ sums) / (drawn @ tokens)[:, None]
         reductions = 1 - means / means[:, [none]]
-    return (*np.percentile(means, (2.5, 97.5), axis=0), *np.percentile(reductions, (2.5, 97.5), axis=0))
+    return *central_95(means), *central_95(reductions)

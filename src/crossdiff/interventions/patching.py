@@ -28,14 +28,14 @@ from crossdiff.activations.harvest import length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
-from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import HEAD_POSITIONS, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
 
 ROWS = 2048  # tokens encoded at a time
-POSITIONS = 512  # positions whose logits are held at a time
 BATCHES = 8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
 
 WHOLE = ("none", "all", "error", "template", "bias")  # patched runs that no set of latents defines
@@ -127,13 +127,10 @@ class Batch(NamedTuple):
 
 def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) -> list[Batch]:
     """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens or less; ``wanted`` (rows,) are predicted."""
-    starts, total = shard.sequence_starts(), len(shard.token)
-    lengths = np.diff(np.append(starts, total))
+    (starts, stops), total = shard.sequence_bounds(), len(shard.token)
     batches = []
     for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
-        place = np.arange(lengths[group].max())
-        real = place < lengths[group][:, None]
-        rows = np.where(real, starts[group][:, None] + place, 0)
+        rows, real = (part.numpy() for part in padded([np.arange(starts[sequence], stops[sequence]) for sequence in group]))
         next_wanted = np.zeros_like(real)
         next_wanted[:, :-1] = real[:, 1:] & wanted[rows[:, 1:]]
         ids = torch.from_numpy(np.where(real, shard.token[rows], 0)).long()
@@ -199,8 +196,8 @@ def answer_kl(
 def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
     """(n, variants): KL in nats at n positions between the chat model's ``own`` last residual stream (n, d_model) and each other one."""
     kl = torch.empty(len(own), len(residuals), device=own.device)
-    for first in range(0, len(own), POSITIONS):
-        block = slice(first, first + POSITIONS)
+    for first in range(0, len(own), HEAD_POSITIONS):
+        block = slice(first, first + HEAD_POSITIONS)
         expected = _log_probabilities(chat, own[block])
         for number, residual in enumerate(residuals):
             found = _log_probabilities(chat, residual[block])

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from crossdiff.models.answers import padded_left, to_turn_end, turn_ends
+from crossdiff.models.answers import to_turn_end, turn_ends
 from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.padding import padded
 
 
 class Change(NamedTuple):
@@ -71,7 +72,7 @@ def read(model: PreTrainedModel, prompts: Sequence[np.ndarray], layer: int, star
 
     Changes of the output of block ``layer`` will hold from position ``start`` of each prompt on, in prompt, follow-up and answer.
     """
-    ids, mask = padded_left(prompts)
+    ids, mask = (part.long() for part in padded(prompts, "left"))
     width = ids.shape[1]
     follow_up = ids[:, :0] if follow_up is None else follow_up
     ids = torch.cat([ids, follow_up], dim=1).to(model.device)

@@ -24,6 +24,7 @@ from crossdiff.errors import UserError
 from crossdiff.interventions.steered_answers import Change
 from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.models.forward import run_to_layer
+from crossdiff.models.padding import padded
 from crossdiff.models.refusals import KINDS, questions
 from crossdiff.texts.chats import CONTENT, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
@@ -86,12 +87,9 @@ def _check_both_kinds(kinds: Sequence[str] | np.ndarray, key: str, what: str) ->
 
 def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
     """Prompts padded on the right, and where the request's own tokens are, both (prompts, positions)."""
-    longest = max(len(prompt.token) for prompt in asked.prompt)
-    ids, content = torch.zeros(len(asked.prompt), longest, dtype=torch.long), torch.zeros(len(asked.prompt), longest, dtype=torch.bool)
-    for row, prompt in enumerate(asked.prompt):
-        ids[row, : len(prompt.token)] = torch.from_numpy(prompt.token)
-        content[row, : len(prompt.token)] = torch.from_numpy(prompt.template == CONTENT)
-    return ids, content
+    ids, real = padded([prompt.token for prompt in asked.prompt])
+    content = np.concatenate([prompt.template == CONTENT for prompt in asked.prompt])
+    return ids, real.masked_scatter(real, torch.from_numpy(content))
 
 
 def _activations(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:

@@ -6,23 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from crossdiff.activations.pairs import Summary
 from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.intervals import wilson
+from crossdiff.intervals import RESAMPLES, central_95, draw_counts, wilson
 from crossdiff.interventions.patching import kl_from_chat
 from crossdiff.interventions.steered_answers import Change, answer, read
 from crossdiff.interventions.steering import Asked, Condition, check_latents, conditions, directions, refusal_latents
 from crossdiff.models.answers import answer_nats, turn_ends
+from crossdiff.models.padding import padded
 from crossdiff.models.refusals import is_refusal
 
 log = logging.getLogger(__name__)
 
-RESAMPLES = 1000
 CONDITION = ["latent", "direction", "number", "change", "strength", "norm"]
 
 
@@ -115,11 +114,8 @@ def steer(
 
 def _first_tokens(answers: Sequence[np.ndarray], count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` - 1 tokens of each answer, and which of its first ``count`` it has: (answers, count) bool."""
-    tokens = torch.zeros(len(answers), count - 1, dtype=torch.long)
-    for row, ids in enumerate(answers):
-        first = torch.from_numpy(ids[: count - 1])
-        tokens[row, : len(first)] = first
-    return tokens, torch.tensor([[place < len(ids) for place in range(count)] for ids in answers])
+    tokens, real = padded([ids[:count] for ids in answers], width=count)
+    return tokens[:, :-1], real
 
 
 def _mean_per_row(values: Tensor, counts: Tensor) -> np.ndarray:
@@ -148,13 +144,12 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _bootstrapped(group: pd.DataFrame, seed: int) -> dict[str, float]:
     """Means over requests, and their 95 % intervals: requests drawn with replacement, the same draws for every condition."""
     count = len(group)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    weights = np.vstack([np.ones(count), draws])  # the first row is the estimate itself
+    weights = np.vstack([np.ones(count), draw_counts(count, RESAMPLES, seed)])  # the first row is the estimate itself
     kl, tokens, nats = (weights @ group[name].to_numpy(float) for name in ("kl", "tokens", "nats"))
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {"kl": kl / count, "length": tokens / count, "perplexity": np.exp(nats / np.where(tokens > 0, tokens, np.nan))}
     row = {}
     for name, values in found.items():
-        low, high = np.percentile(values[1:], (2.5, 97.5))  # NaN if a draw holds no token
+        low, high = central_95(values[1:])  # NaN if a draw holds no token
         row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return row

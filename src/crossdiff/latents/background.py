@@ -9,6 +9,7 @@ import pyarrow as pa
 from crossdiff.activations.pairs import PairedShard
 from crossdiff.config import Examples
 from crossdiff.latents.firings import Firings
+from crossdiff.texts.columns import ranges
 
 SCHEMA = pa.schema(
     [
@@ -41,12 +42,11 @@ class BackgroundCollector:
         centre = firings.rows[keys <= self.highest_key]
         if not len(centre):
             return
-        starts = tokens.sequence_starts()
+        starts, stops = tokens.sequence_bounds()
         sequence = np.searchsorted(starts, centre, side="right") - 1
         start = np.maximum(starts[sequence], centre - self.settings.before)
-        stop = np.minimum(np.append(starts[1:], len(tokens.token))[sequence], centre + self.settings.after + 1)
-        inside = np.arange(self.settings.before + 1 + self.settings.after) < (stop - start)[:, None]
-        rows = (start[:, None] + np.arange(inside.shape[1]))[inside]
+        stop = np.minimum(stops[sequence], centre + self.settings.after + 1)
+        rows = ranges(start, stop - start)
         columns = {
             "shard": np.full(len(centre), firings.shard, np.int32),
             "document": tokens.document[centre],
@@ -63,7 +63,7 @@ class BackgroundCollector:
         low, high = (np.searchsorted(firings.row[order], rows) for rows in (start, stop))
         count = high - low
         context = np.repeat(np.arange(len(start), dtype=np.int64), count)
-        entry = order[np.arange(len(context)) + np.repeat(low - (np.cumsum(count) - count), count)]
+        entry = order[ranges(low, count)]
         pairs = np.unique(context << 32 | firings.latent[entry])
         per_context = np.bincount(pairs >> 32, minlength=len(start))
         return pa.ListArray.from_arrays(_offsets(per_context), (pairs & 0xFFFFFFFF).astype(np.int32))

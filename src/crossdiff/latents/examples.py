@@ -10,6 +10,7 @@ import pyarrow as pa
 from crossdiff.activations.pairs import PairedShard
 from crossdiff.config import Examples
 from crossdiff.latents.firings import Firings
+from crossdiff.texts.columns import joined, places, ranges, taken
 
 SCHEMA = pa.schema(
     [
@@ -41,13 +42,6 @@ class ExampleContexts(NamedTuple):
     start: np.ndarray  # int64, row of the first token
     length: np.ndarray  # int32
     window: np.ndarray  # (contexts, before + 1 + after) float32, zero past ``length``
-
-    def take(self, chosen: np.ndarray) -> "ExampleContexts":
-        return ExampleContexts(*(column[chosen] for column in self))
-
-    @classmethod
-    def join(cls, parts: "list[ExampleContexts]") -> "ExampleContexts":
-        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 class ExampleCollector:
@@ -84,8 +78,7 @@ class ExampleCollector:
         chosen = hopeful[strongest | sampled]
         at_peak = np.flatnonzero(firings.value == np.repeat(peak, np.diff(first, append=len(firings.row))))
         centre = firings.row[at_peak[np.searchsorted(at_peak, first[chosen])]]
-        starts = tokens.sequence_starts()
-        stops = np.append(starts[1:], len(tokens.token))
+        starts, stops = tokens.sequence_bounds()
         start = np.maximum(sequence[chosen], centre - self.settings.before)
         stop = np.minimum(stops[np.searchsorted(starts, sequence[chosen])], centre + self.settings.after + 1)
         self.pool.append(
@@ -122,16 +115,16 @@ class ExampleCollector:
         low, high = (np.searchsorted(place, latent * np.int64(span) + row) for row in (start, stop))
         count = high - low
         context = np.repeat(np.arange(len(latent)), count)
-        entry = np.arange(len(context)) + np.repeat(low - (np.cumsum(count) - count), count)
+        entry = ranges(low, count)
         window = np.zeros((len(latent), self.settings.before + 1 + self.settings.after), np.float32)
         window[context, firings.row[entry] - start[context]] = firings.value[entry]
         return window
 
     def _prune(self) -> None:
         """Drop what is no longer wanted. Next when the pool has doubled: the cost of all prunings is that of the last few."""
-        pool = ExampleContexts.join(self.pool)
+        pool = joined(self.pool)
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
-        pool = pool.take(strongest | sampled)
+        pool = taken(pool, strongest | sampled)
         self.pool, self.pool_size, self.prune_at = [pool], len(pool.latent), 2 * len(pool.latent)
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
         _bound(self.weakest, pool.latent[strongest], pool.peak[strongest], self.settings.per_latent, np.minimum)
@@ -151,9 +144,9 @@ class ExampleCollector:
         quantiles = np.asarray(self.settings.quantiles)
         for begin in range(0, len(order), BATCH):
             chosen = order[begin : begin + BATCH]
-            part = pool.take(chosen)
+            part = taken(pool, chosen)
             inside = np.arange(part.window.shape[1]) < part.length[:, None]
-            rows = ((first_row[part.shard] + part.start)[:, None] + np.arange(inside.shape[1]))[inside]
+            rows = ranges(first_row[part.shard] + part.start, part.length)
             offsets = np.append(0, np.cumsum(part.length, dtype=np.int32))
             columns = {
                 "latent": part.latent,
@@ -178,9 +171,9 @@ def _random_keys(latent: np.ndarray, shard: int, sequence: np.ndarray) -> np.nda
 def _places(group: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Each element's place within its group, 0 first; ``order`` sorts by group, then by what decides the place."""
     first = np.flatnonzero(np.diff(group[order], prepend=-1))
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
-    return places
+    place = np.empty(len(order), np.int64)
+    place[order] = places(np.diff(first, append=len(order)))
+    return place
 
 
 def _bound(bounds: np.ndarray, group: np.ndarray, values: np.ndarray, full: int, worst: np.ufunc) -> None:

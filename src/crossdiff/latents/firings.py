@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crossdiff.activations.pairs import PairedActivations, kept_blocks
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.texts.columns import taken
 
 AT_ONCE = 4_000_000  # entries held before they are handed on: bounds memory, whatever the size of a shard
 
@@ -57,8 +58,8 @@ def read_firings(crosscoder: Crosscoder, activations: PairedActivations, tokens:
                 border = int(starts[np.searchsorted(starts, read[-1], side="right") - 1])
                 n_rows, n_entries = int(np.searchsorted(read, border)), int((entries.row < border).sum())
                 if n_rows:
-                    yield _by_latent(number, read[:n_rows], _Entries(*(column[:n_entries] for column in entries)))
-                rows, waiting = [read[n_rows:]], [_Entries(*(column[n_entries:] for column in entries))]
+                    yield _by_latent(number, read[:n_rows], taken(entries, slice(n_entries)))
+                rows, waiting = [read[n_rows:]], [taken(entries, slice(n_entries, None))]
                 size -= n_entries
         if rows:
             yield _by_latent(number, np.concatenate(rows), _Entries.join(waiting))

@@ -25,6 +25,7 @@ from crossdiff.config import BASE, CHAT, FEWEST_ACTIVE_BLOCKS, MODELS, Bootstrap
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, rows_per_latent
 from crossdiff.device import keep_freed_memory
+from crossdiff.intervals import ENDS, draw_counts
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
 DIRECTIONS = ("chat", "base", "control")  # what targets are projected on: the decoder's, and a random one of the chat direction's norm
@@ -169,14 +170,11 @@ def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tenso
     Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than FEWEST_ACTIVE_BLOCKS
     blocks: the interval would be far too narrow.
     """
-    drawn = np.random.default_rng(bootstrap.seed).multinomial(
-        bootstrap.blocks, [1 / bootstrap.blocks] * bootstrap.blocks, bootstrap.samples
-    )
-    weights = torch.from_numpy(drawn).to(numerators)
+    weights = torch.from_numpy(draw_counts(bootstrap.blocks, bootstrap.samples, bootstrap.seed)).to(numerators)
     bounds = []
     for part in numerators.split(LATENTS_AT_ONCE, dim=2):
         base, chat = weights @ part[BASE], weights @ part[CHAT]  # (sample, latents)
-        low_high = torch.nanquantile(_ratio(base, chat), torch.tensor([0.025, 0.975]).to(part), dim=0)
+        low_high = torch.nanquantile(_ratio(base, chat), torch.tensor(ENDS).to(part), dim=0)
         # Fewer than one draw in 20,000 misses so many blocks of the denominator and is undefined: dropped, it moves nothing.
         few = (part[CHAT] != 0).sum(dim=0) < FEWEST_ACTIVE_BLOCKS
         bounds.append(low_high.masked_fill(few, torch.nan))

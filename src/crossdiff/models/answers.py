@@ -12,15 +12,14 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.models.forward import decoder_layers, head_logits, run_to_layer
+from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, run_to_layer
+from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES, Turn
 from crossdiff.texts.shards import Shard, document_id, split_texts
 
 log = logging.getLogger(__name__)
-
-POSITIONS = 512  # whose logits are held at a time
 
 
 @torch.inference_mode()
@@ -39,8 +38,8 @@ def greedy(model: PreTrainedModel, prompts: Sequence[np.ndarray], new_tokens: in
     found: dict[int, np.ndarray] = {}
     for first in range(0, len(order), batch):
         group = order[first : first + batch]
-        ids, mask = padded_left([prompts[i] for i in group])
-        output = plain.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))[:, ids.shape[1] :].cpu()
+        ids, real = padded([prompts[i] for i in group], "left")
+        output = plain.generate(input_ids=ids.to(model.device), attention_mask=real.long().to(model.device))[:, ids.shape[1] :].cpu()
         for i, row in zip(group, output, strict=True):
             found[i] = to_turn_end(row, ends)
         log.info("%d of %d answers", len(found), len(prompts))
@@ -59,16 +58,6 @@ def to_turn_end(answer: Tensor, ends: Tensor) -> np.ndarray:
     return answer[: int(end[0]) + 1 if len(end) else None].numpy()
 
 
-def padded_left(prompts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Ids and mask (1 where no padding), (prompts, positions)."""
-    width = max(map(len, prompts))
-    ids, mask = torch.zeros(2, len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.from_numpy(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids, mask
-
-
 @torch.inference_mode()
 def answer_nats(model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], batch: int = 128) -> np.ndarray:
     """(answers,) float64: -log p of all tokens of each answer after its prompt, in nats. Equal prompts, and equal pairs, are read once."""
@@ -79,7 +68,7 @@ def answer_nats(model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: 
     order = sorted((row for row in pairs.values() if len(answers[row])), key=lambda row: (len(answers[row]), row))
     found = np.zeros(len(answers))
     if order:
-        ids, mask = (part.to(model.device) for part in padded_left([distinct[prompt] for prompt in range(len(distinct))]))
+        ids, mask = (part.long().to(model.device) for part in padded([distinct[prompt] for prompt in range(len(distinct))], "left"))
         cache = DynamicCache()
         position = (mask.cumsum(dim=1) - 1).clamp_min(0)
         layer = len(decoder_layers(model)) - 1
@@ -94,11 +83,8 @@ def answer_nats(model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: 
 
 def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]], last: Tensor, answers: list[np.ndarray]) -> np.ndarray:
     """(answers,): nats of each after its prompt, of which mask, keys and values of every block and last residual stream are known."""
-    longest = max(map(len, answers))
-    ids, real = torch.zeros(len(answers), longest, dtype=torch.long), torch.zeros(len(answers), longest, dtype=torch.bool)
-    for row, said in enumerate(answers):
-        ids[row, : len(said)], real[row, : len(said)] = torch.from_numpy(said), True
-    residual = last
+    ids, real = padded(answers)
+    residual, longest = last, ids.shape[1]
     if longest > 1:
         cache, asked = DynamicCache(), ids[:, :-1].to(model.device)
         for block, (keys, values) in enumerate(read):
@@ -110,7 +96,7 @@ def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]
     residual, targets = residual[real.to(model.device)], ids[real].to(model.device)
     nats = [
         functional.cross_entropy(head_logits(model, part).float(), wanted, reduction="none")
-        for part, wanted in zip(residual.split(POSITIONS), targets.split(POSITIONS), strict=True)
+        for part, wanted in zip(residual.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
     ]
     return np.bincount(real.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(answers))
 

@@ -21,6 +21,7 @@ from crossdiff.config import Finetuning, TextSource
 from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
+from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES
@@ -61,8 +62,8 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
             groups.append([])
         groups[-1].append(i)
     random.Random(seed).shuffle(groups)
-    padded = [_pad([examples[i] for i in group]) for group in groups]
-    return [(ids, learned) for ids, learned in padded if learned[:, 1:].any()]
+    found = [_batch([examples[i] for i in group]) for group in groups]
+    return [(ids, learned) for ids, learned in found if learned[:, 1:].any()]
 
 
 def _width(length: int) -> int:
@@ -70,15 +71,10 @@ def _width(length: int) -> int:
     return -(-length // WIDTH_STEP) * WIDTH_STEP
 
 
-def _pad(group: list[TokenSequence]) -> Batch:
-    width = _width(max(len(sequence.token) for sequence in group))
-    ids = torch.zeros(len(group), width, dtype=torch.long)
-    learned = torch.zeros(len(group), width, dtype=torch.bool)
-    for row, sequence in enumerate(group):
-        length = len(sequence.token)
-        ids[row, :length] = torch.from_numpy(sequence.token)
-        learned[row, :length] = torch.from_numpy(is_answer(sequence.role, sequence.template))
-    return ids, learned
+def _batch(group: list[TokenSequence]) -> Batch:
+    ids, real = padded([sequence.token for sequence in group], width=_width(max(len(sequence.token) for sequence in group)))
+    answer = np.concatenate([is_answer(sequence.role, sequence.template) for sequence in group])
+    return ids, real.masked_scatter(real, torch.from_numpy(answer))
 
 
 def assistant_losses(model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor) -> Iterator[Tensor]:

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from crossdiff.errors import UserError
 
+HEAD_POSITIONS = 512  # positions whose logits callers of ``head_logits`` hold at a time
+
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The transformer blocks, whatever the family calls them."""

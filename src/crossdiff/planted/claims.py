@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from crossdiff.intervals import student_mean
 from crossdiff.latents.evaluation import plausible
-from crossdiff.planted.scoring import evidence, interval
+from crossdiff.planted.scoring import evidence
 
 TRAPS = ("weakened", "decoupled")
 
@@ -119,7 +120,7 @@ CLAIMS = (
 
 def verdict(values: list[float], bound: float) -> str:
     """holds, does not hold, or undecided, of a claim that the mean of ``values`` (one per seed) exceeds ``bound``."""
-    _, low, high = interval(values)
+    _, low, high = student_mean(values)
     if low > bound:
         return "holds"
     return "does not hold" if high < bound else "undecided"
@@ -131,7 +132,7 @@ def judge(l1: Mapping[int, pd.DataFrame], batchtopk: Mapping[int, pd.DataFrame],
     rows = []
     for claim in CLAIMS:
         values = [claim.value(l1[seed], batchtopk[seed], planted) for seed in sorted(l1.keys() & batchtopk.keys())]
-        mean, low, high = interval(values) if values else (math.nan,) * 3
+        mean, low, high = student_mean(values) if values else (math.nan,) * 3
         rows.append(
             {
                 "claim": claim.claim,

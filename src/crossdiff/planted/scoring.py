@@ -1,12 +1,12 @@
 """Scores on planted concepts: who calls which latents chat-only, and how well nu recovers the planted ratios (docs/planted.md)."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
+from crossdiff.intervals import student_mean
 from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.kinds import KINDS, NONE
 
@@ -14,7 +14,6 @@ CALLED = (*KINDS, "borderline", "none")  # kinds of called latents; borderline: 
 # What ranks latents from chat-only to shared: larger is more chat-only.
 STATISTICS = ("norm_difference", "nu_error", "nu_reconstruction")
 RATIOS = ("nu_error", "nu_reconstruction", "norm_ratio")  # what estimates the planted ratio
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 1, 2, ... degrees of freedom
 
 
 def latent_table(betas: pd.DataFrame, matches: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
@@ -80,11 +79,12 @@ def evidence(table: pd.DataFrame, statistic: str) -> np.ndarray:
 
 def area_under_roc(evidence: np.ndarray, positive: np.ndarray) -> float:
     """Probability that a positive has more evidence than a negative, ties counted half; NaN without either."""
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if not n_positive or not n_negative:
+    from sklearn.metrics import roc_auc_score  # 0.8 s, which the figures that import this module do not pay
+
+    if positive.all() or not positive.any():
         return math.nan
-    ranks = pd.Series(evidence).rank().to_numpy()
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+    ranks = pd.Series(evidence).rank()  # scikit-learn refuses the -inf of undefined ratios; ranks tell the same
+    return float(roc_auc_score(positive, ranks))
 
 
 def roc_latents(table: pd.DataFrame) -> pd.DataFrame:
@@ -133,15 +133,6 @@ def statistics(table: pd.DataFrame) -> dict[str, float]:
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval (Student's t) over seeds; the interval is NaN for one seed or where a value is undefined."""
-    mean = float(np.mean(values))
-    if len(values) < 2 or not math.isfinite(mean):
-        return mean, math.nan, math.nan
-    half = T_975[min(len(values) - 1, len(T_975)) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
 def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     """Over seeds: a row per crosscoder and rule, the best F1 first: mean and interval of precision, recall and F1, mean counts by kind.
 
@@ -151,6 +142,6 @@ def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
         row = {"crosscoder": crosscoder, "rule": rule, "seeds": len(group)}
         for name in ("f1", "precision", "recall", "strict_f1"):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), interval(group[name].tolist()), strict=True))
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), student_mean(group[name].tolist()), strict=True))
         rows.append(row | {f"called_{kind}": group[f"called_{kind}"].mean() for kind in CALLED})
     return pd.DataFrame(rows).sort_values("f1", ascending=False, kind="stable").reset_index(drop=True)

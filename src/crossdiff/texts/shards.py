@@ -17,6 +17,7 @@ from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, record_mark
 from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences
+from crossdiff.texts.columns import taken
 from crossdiff.texts.formats import Text
 from crossdiff.texts.sources import read
 
@@ -46,6 +47,11 @@ class Shard(NamedTuple):
     def sequence_starts(self) -> np.ndarray:
         """Row of the first token of every sequence."""
         return np.flatnonzero(self.position == 0)
+
+    def sequence_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row of the first token of every sequence, and the row after its last."""
+        starts = self.sequence_starts()
+        return starts, np.append(starts[1:], len(self.token))
 
 
 def document_id(text: Text) -> int:
@@ -77,14 +83,10 @@ def sequences(
         if source.kind == "documents":
             parts = document_sequences(text, tokenizer, context)
         else:
-            parts = [_first(chat_sequence(text, tokenizer, f"dataset {name}, chat {number}"), context)]
+            parts = [taken(chat_sequence(text, tokenizer, f"dataset {name}, chat {number}"), slice(context))]
         for part in parts:
             if len(part.token) > 1:
                 yield number, document, part
-
-
-def _first(sequence: Sequence, length: int) -> Sequence:
-    return Sequence(*(column[:length] for column in sequence))
 
 
 def tokenise_shard(
@@ -104,20 +106,20 @@ def tokenise_shard(
     Raises UserError when the data set has fewer tokens.
     """
     start = _next_text(previous) if previous else 0
-    taken: list[tuple[int, Sequence]] = []
+    found: list[tuple[int, Sequence]] = []
     missing, next_text = tokens, start
     for number, document, sequence in sequences(source, name, split, tokenizer, context, archive, start):
-        taken.append((document, _first(sequence, missing)))
-        missing -= len(taken[-1][1].token)
+        found.append((document, taken(sequence, slice(missing))))
+        missing -= len(found[-1][1].token)
         next_text = number + 1
         if missing == 0:
             break
     if missing:
         raise UserError(
             f"datasets.{name}: its {split} texts end {missing:,} tokens short of this shard's {tokens:,}"
-            f"{' (no text found)' if not taken else ''}; lower {'tokens' if split == 'train' else 'validation_tokens'} or add text"
+            f"{' (no text found)' if not found else ''}; lower {'tokens' if split == 'train' else 'validation_tokens'} or add text"
         )
-    table = pa.table(Shard.of(taken)._asdict()).replace_schema_metadata({"next_text": str(next_text)} | record_mark())
+    table = pa.table(Shard.of(found)._asdict()).replace_schema_metadata({"next_text": str(next_text)} | record_mark())
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 

@@ -81,6 +81,19 @@ def test_a_difference_is_found_and_noise_is_not() -> None:
     assert not table.too_few.any()
 
 
+def test_sets_are_drawn_one_after_the_other_from_one_generator() -> None:
+    detection = np.random.default_rng(1).random(90)
+    table = compare(BETAS, scores_of(detection), 10).set_index("set")
+    generator, means = np.random.default_rng(0), {}
+    for name, (latents, _) in sets(BETAS, 10).items():
+        values = detection[latents.latent]
+        means[name] = np.array([values[generator.integers(0, len(values), len(values))].mean() for _ in range(2000)])
+    for name, against in table.against.items():
+        assert tuple(table.loc[name, ["low", "high"]]) == tuple(np.quantile(means[name], [0.025, 0.975]))
+        difference = np.quantile(means[name] - means[against], [0.025, 0.975])
+        assert tuple(table.loc[name, ["difference_low", "difference_high"]]) == tuple(difference)
+
+
 def test_small_and_empty_sets_say_so() -> None:
     betas = table_of(["shared"] * 3 + ["chat-only"] * 30, np.full(33, 99.0))  # implausible ratios: no halves
     table = joined({("patterns", "l1", 0): compare(betas, scores_of(np.full(33, 0.7)), 10)})

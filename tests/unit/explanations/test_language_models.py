@@ -100,6 +100,23 @@ def test_busy_server_is_waited_for() -> None:
     assert clock.slept == [7, 2]
 
 
+def test_no_wait_is_longer_than_a_minute_and_none_is_skipped() -> None:
+    replies: list[Reply | str] = [(429, "", {"Retry-After": after}) for after in ("3600", "0", "Wed, 21 Oct 2026 07:28:00 GMT")]
+    clock = Clock()
+    with serving(lambda messages: (replies or ["yes"]).pop(0)) as asked:
+        assert server(asked.url, clock).answer(*QUESTION) == "yes"
+    assert clock.slept == [60, 2, 4]
+
+
+def test_the_rate_limit_holds_for_further_attempts_too() -> None:
+    replies: list[Reply | str] = [(503, "", {}), (503, "", {}), "yes"]
+    clock = Clock()
+    with serving(lambda messages: replies.pop(0)) as asked:
+        client = Server(Endpoint(url=asked.url, model="m"), RateLimit(20, clock, clock.sleep), clock.sleep)
+        assert client.answer(*QUESTION) == "yes"
+    assert clock.slept == [1, 2, 2, 1]  # a request every three seconds: what is left of them after each wait
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [((401, f"Incorrect API key: {KEY}", {}), rf"refused with status 401 \(Incorrect API key: {re_key}\)") for re_key in [r"\[key\]"]]

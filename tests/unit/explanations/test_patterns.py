@@ -15,6 +15,7 @@ from crossdiff.explanations.fitting import Found
 from crossdiff.explanations.negatives import Similarity, most_similar
 from crossdiff.explanations.patterns import PatternExplainer
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE, TURN_END
+from crossdiff.texts.columns import taken
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
@@ -185,7 +186,7 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     token = np.array([1, 2, 3, 1, 2, 4, 1, 5, 6, 1, 7, 8, 1, 3, 9], np.int32)
     text = Text(token, np.tile(np.arange(3, dtype=np.int32), 5), np.zeros(15, np.int8), np.zeros(15, np.int8), np.array([0]))
     five = Contexts(*(np.zeros(5, np.int64) for _ in range(4)), first=np.arange(0, 15, 3), length=np.full(5, 3))
-    similarity = Similarity(text, five).of(five.take(np.array([0])), 1)
+    similarity = Similarity(text, five).of(taken(five, np.array([0])), 1)
     weights = {word: np.log(5 / count) for word, count in zip(*np.unique(token, return_counts=True), strict=True)}
 
     def vector(place: int) -> np.ndarray:
@@ -193,11 +194,44 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
 
     query = vector(0) / 3 - sum(vector(place) for place in range(5)) / 15
     expected = [query @ vector(place) / np.linalg.norm(vector(place)) for place in range(5)]
-    np.testing.assert_allclose(similarity[0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(similarity[0], expected, rtol=1e-12, atol=1e-12)
     silent = np.array([[False, True, True, True, True]])
     assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [1, 4]  # not itself, though it is the most similar
     assert (most_similar(similarity, silent, 9) == silent).all()
     assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [False, True, True, False, False]  # ties: the earlier ones
+
+
+def test_similarity_is_that_of_dense_tables() -> None:
+    """Tokens that the background lacks, a token that is in all of its contexts, a latent without a context."""
+    generator = np.random.default_rng(0)
+    token = generator.geometric(0.1, 3000).astype(np.int32)
+    token[::5] = 7
+    nothing = np.zeros(3000, np.int8)
+    text = Text(token, np.arange(3000, dtype=np.int32), nothing, nothing, np.array([0]))
+    first, latent = generator.integers(0, 2900, 60), np.repeat([0, 1, 3], 20)
+    contexts = Contexts(latent, *(np.zeros(60, np.int64) for _ in range(3)), first=first, length=generator.integers(5, 30, 60))
+    background = taken(contexts, np.arange(0, 60, 4))
+    found = Similarity(text, background).of(contexts, 4)
+    names = np.unique(token[background.rows()])
+
+    def counts(some: Contexts, group: np.ndarray, groups: int) -> np.ndarray:
+        return np.array([(token[some.rows()][group == number][:, None] == names).sum(axis=0) for number in range(groups)])
+
+    of_background = counts(background, background.each_token(), 15)
+    rarity = np.log(15 / (of_background > 0).sum(axis=0))
+    assert (rarity == 0).any() and not np.isin(token[contexts.rows()], names).all()
+    of_latents = counts(contexts, latent[contexts.each_token()], 4)
+    query = of_latents / np.maximum(of_latents.sum(axis=1, keepdims=True), 1) * rarity
+    vectors = of_background * rarity
+    usual = vectors.sum(axis=0) / of_background.sum()
+    expected = (query - usual) @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_background_nothing_is_similar() -> None:
+    text = Text(np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), np.zeros(3, np.int8), np.zeros(3, np.int8), np.array([0]))
+    one = Contexts(*(np.zeros(1, np.int64) for _ in range(4)), first=np.zeros(1, np.int64), length=np.full(1, 3))
+    assert Similarity(text, taken(one, np.array([], int))).of(one, 2).shape == (2, 0)
 
 
 def test_features_against_a_walk() -> None:

@@ -228,6 +228,19 @@ def test_bootstrap_over_conversations_is_wider_where_conversations_differ():
     assert found.low_conversations < found.kl < found.high_conversations
 
 
+def test_bootstrap_is_that_of_multinomial_draws_of_conversations():
+    kl, answers = example()
+    table = table_of(kl, answers, seed=5)
+    names = np.unique(answers.conversation)
+    drawn = np.random.default_rng(5).multinomial(len(names), [1 / len(names)] * len(names), size=1000)
+    weights = drawn[:, np.searchsorted(names, answers.conversation)]  # (draw, token)
+    means = weights @ kl.astype(float) / weights.sum(axis=1)[:, None]
+    columns = ["low_conversations", "high_conversations", "reduction_low", "reduction_high"]
+    found = np.array([row(table, variant.name, "all")[columns] for variant in SETS], float)
+    expected = [np.percentile(values, (2.5, 97.5), axis=0) for values in (means, 1 - means / means[:, [0]])]
+    np.testing.assert_allclose(found, np.concatenate(expected).T, rtol=1e-10)
+
+
 def test_bootstrap_has_about_the_spread_of_the_mean_over_new_conversations():
     tokens = np.repeat(np.arange(60), 5)
     values = np.random.default_rng(1).normal(size=60)[tokens]

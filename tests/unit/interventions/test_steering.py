@@ -294,6 +294,16 @@ def test_ablated_rows_without_a_strength_are_a_condition_too():
     assert effects(rows, 0).change.tolist() == ["ablate", "add", "none"]
 
 
+def test_bootstrap_is_that_of_multinomial_draws_of_requests():
+    generator = np.random.default_rng(3)
+    kl, tokens, nats = generator.exponential(size=9), generator.integers(1, 20, 9), generator.exponential(30, size=9)
+    [found] = effects(answer_rows(refused=[False] * 9, cut=False, kl=kl, tokens=tokens, nats=nats), 4).to_dict("records")
+    drawn = np.random.default_rng(4).multinomial(9, [1 / 9] * 9, size=1000)
+    expected = {"kl": drawn @ kl / 9, "length": drawn @ tokens / 9, "perplexity": np.exp(drawn @ nats / (drawn @ tokens))}
+    for name, values in expected.items():
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(np.percentile(values, (2.5, 97.5)), rel=1e-12)
+
+
 def test_bootstrap_has_about_the_spread_of_the_mean_over_new_requests():
     values = np.random.default_rng(0).normal(5, 1, size=200)
     [found] = effects(answer_rows(refused=[False] * 200, cut=False, kl=values, tokens=1, nats=1.0), 0).to_dict("records")

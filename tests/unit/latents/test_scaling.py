@@ -187,6 +187,13 @@ def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
     np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)
 
 
+def test_interval_is_that_of_multinomial_draws_of_blocks() -> None:
+    numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = nu_interval(numerators, Bootstrap(blocks=12, samples=300, seed=1))
+    drawn = np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()  # (model, draw, latent)
+    np.testing.assert_allclose(found, np.quantile(drawn[0] / drawn[1], [0.025, 0.975], axis=0), rtol=1e-6)
+
+
 def test_interval_holds_the_estimate_and_narrows_with_more_text(crosscoder: Crosscoder) -> None:
     widths = []
     for tokens in (600, 60_000):

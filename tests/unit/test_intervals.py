@@ -1,0 +1,71 @@
+"""Intervals: against tables and formulas, and the bootstrap against draws one by one."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # printed in textbooks: 1, 2, ... degrees of freedom
+
+
+@pytest.mark.parametrize(("freedom", "t"), enumerate(T_975, 1))
+def test_students_interval_is_that_of_the_printed_table(freedom: int, t: float) -> None:
+    values = np.random.default_rng(freedom).normal(size=freedom + 1)
+    mean, low, high = student_mean(values.tolist())
+    half = t * values.std(ddof=1) / math.sqrt(freedom + 1)
+    assert mean == values.mean()
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=3e-4)  # the table has three decimals
+
+
+def test_students_interval_of_one_or_undefined_values_is_undefined() -> None:
+    assert [math.isnan(value) for value in student_mean([1.0])] == [False, True, True]
+    assert all(math.isnan(value) for value in student_mean([1.0, math.nan]))
+
+
+def test_normal_interval_is_of_each_column() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    half = 1.96 * np.sqrt(values.var(axis=0, ddof=1) / 50)
+    np.testing.assert_allclose(normal_mean(values), [values.mean(axis=0), values.mean(axis=0) - half, values.mean(axis=0) + half])
+    assert np.isnan(normal_mean(values[:0])).all()
+    assert np.isnan(normal_mean(values[:1])).tolist() == [[False] * 3, [True] * 3, [True] * 3]
+
+
+def test_draws_hold_as_many_units_as_there_are() -> None:
+    counts = draw_counts(7, 500, seed=3)
+    assert counts.shape == (500, 7) and (counts.sum(axis=1) == 7).all()
+    assert np.array_equal(counts, draw_counts(7, 500, seed=3)) and not np.array_equal(counts, draw_counts(7, 500, seed=4))
+    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.2)
+
+
+@given(st.lists(st.floats(-10, 10), max_size=9), st.integers(0, 3))
+def test_means_of_draws_are_means_of_what_is_drawn(values: list[float], seed: int) -> None:
+    values, generator = np.array(values), np.random.default_rng(seed)
+    found = draw_means(values, 20, np.random.default_rng(seed))
+    expected = [values[generator.integers(0, len(values), len(values))].mean() if len(values) else np.nan for _ in range(20)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_both_ways_of_drawing_have_the_same_spread() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    by_counts = draw_counts(40, 4000, seed=1) @ values / 40
+    by_values = draw_means(values, 4000, np.random.default_rng(2))
+    np.testing.assert_allclose(central_95(by_counts), central_95(by_values), atol=0.02)
+
+
+def test_central_95_leaves_out_a_fortieth_on_either_side() -> None:
+    samples = np.random.default_rng(0).permuted(np.tile(np.arange(1001.0)[:, None], 2), axis=0)
+    np.testing.assert_allclose(central_95(samples), [[25, 25], [975, 975]])
+    samples[3, 1] = np.nan
+    assert np.isnan(central_95(samples)).tolist() == [[False, True]] * 2
+
+
+@pytest.mark.parametrize(("module", "unwanted"), [("intervals", "scipy sklearn torch pandas"), ("planted.scoring", "scipy sklearn")])
+def test_what_takes_a_second_to_import_waits_until_it_is_used(module: str, unwanted: str) -> None:
+    code = f"import sys, crossdiff.{module}; print([name for name in {unwanted.split()} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
