@@ -8,8 +8,8 @@ from conftest import TINY, Checkout, planned
 
 from crossdiff.provenance.records import embedded_id, read_record, record_path
 
-FIGURE = "results/tiny/figures/training.svg"
-REPORT = "results/tiny/report/index.html"
+FIGURE = "results/tiny/layer1/figures/training.svg"
+REPORT = "results/tiny/layer1/report/index.html"
 ALL = "src/crossdiff/errors.py"  # every rule uses it
 EVALUATION = "src/crossdiff/latents/evaluation.py"
 

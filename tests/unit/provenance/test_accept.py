@@ -62,7 +62,7 @@ def test_record_names_the_code_of_today_and_keeps_the_older_one(root):
     before = read_record(root / FIGURE)
     accept.accept(root, [])
     after = read_record(root / FIGURE)
-    assert after.code == code_parts("figure_training")
+    assert after.code == code_parts("figure_planted")
     assert after.params == before.params | {"code": parts_digest(after.code)}
     [entry] = after.accepted
     assert (entry.code, entry.digest) == (before.code, "older")
@@ -79,10 +79,10 @@ def test_results_of_todays_code_keep_their_records(root):
 
 
 def test_accepted_is_not_verified(root, capsys):
-    assert command(capsys, "accept")[:2] == (0, "accepted: 2 results (1 of evaluate_crosscoder, 1 of figure_training)\n")
+    assert command(capsys, "accept")[:2] == (0, "accepted: 2 results (1 of evaluate_crosscoder, 1 of figure_planted)\n")
     code, out, _ = command(capsys, "audit", FIGURE)
     assert code == 0
-    assert f"{FIGURE}  by figure_training  [accepted]\n  ~ {FIGURE}: accepted (on 20" in out
+    assert f"{FIGURE}  by figure_planted  [accepted]\n  ~ {FIGURE}: accepted (on 20" in out
     assert "made by older code older, commit c0ffee)" in out
     assert f"└─ {TABLE}  by evaluate_crosscoder  [accepted]" in out
     assert f"tokens: {TOKENS}  by tokenise  [verified]" in out
@@ -108,7 +108,7 @@ def test_what_is_worse_than_accepted_still_shows(root, capsys):
     (root / FIGURE).write_text("tampered")
     code, out, _ = command(capsys, "audit", FIGURE)
     assert code == 1
-    assert f"{FIGURE}  by figure_training  [NOT VERIFIED]" in out
+    assert f"{FIGURE}  by figure_planted  [NOT VERIFIED]" in out
     assert "1 of 5 files not verified, 1 accepted" in out
     assert not json.loads(command(capsys, "audit", FIGURE, "--json")[1])["accepted"]
 
@@ -125,10 +125,10 @@ def test_accepted_twice_keeps_both(root):
 
 
 def test_named_rules_only_and_the_others_are_said(root, capsys):
-    code, out, _ = command(capsys, "accept", "figure_training")
+    code, out, _ = command(capsys, "accept", "figure_planted")
     assert code == 0
     assert out.splitlines() == [
-        "accepted: 1 results (1 of figure_training)",
+        "accepted: 1 results (1 of figure_planted)",
         "older code also made what they were made from: 1 results (1 of evaluate_crosscoder)",
         "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well",
     ]
@@ -138,14 +138,14 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
 def test_named_rule_from_which_others_were_made(root, capsys):
     assert command(capsys, "accept", "evaluate_crosscoder")[1].splitlines() == [
         "accepted: 1 results (1 of evaluate_crosscoder)",
-        "not accepted, and snakemake makes them anew, as their code differs now: 1 results (1 of figure_training)",
+        "not accepted, and snakemake makes them anew, as their code differs now: 1 results (1 of figure_planted)",
     ]
 
 
 def test_what_accepted_results_were_made_from_is_followed_to_the_start(root, capsys):
     age(root, TOKENS)
     accept.accept(root, ["evaluate_crosscoder"])
-    out = command(capsys, "accept", "figure_training")[1]
+    out = command(capsys, "accept", "figure_planted")[1]
     assert "older code also made what they were made from: 1 results (1 of tokenise)" in out
 
 
@@ -169,7 +169,7 @@ def refused(root: Path, capsys, *arguments: str) -> str:
 def test_other_settings(root, capsys, jobs):
     jobs[TABLE] = jobs[TABLE]._replace(params={"settings": {"classes.top": 60}})
     assert f"error: {TABLE}: config differs now (classes.top was 50, is 60); only code may differ" in refused(root, capsys)
-    assert command(capsys, "accept", "figure_training")[0] == 0
+    assert command(capsys, "accept", "figure_planted")[0] == 0
 
 
 def test_other_settings_of_a_result_of_todays_code(root, capsys, jobs):
@@ -187,7 +187,7 @@ def test_changed_result_is_named_before_what_was_made_from_it(root, capsys):
     assert f"error: {TABLE}: file changed (its bytes are not those of the record), the first of 2 results that differ" in refused(
         root, capsys
     )
-    assert f"error: {FIGURE}: input changed since ({TABLE})" in refused(root, capsys, "figure_training")
+    assert f"error: {FIGURE}: input changed since ({TABLE})" in refused(root, capsys, "figure_planted")
 
 
 def test_change_in_place_is_seen_by_reading_deeply(root, capsys):
@@ -211,11 +211,11 @@ def test_code_that_is_gone(root, capsys, jobs):
     record = read_record(root / FIGURE)
     write_record(root / FIGURE, record._replace(params=record.params | {"modules": ["uninstalled"]}))
     jobs[FIGURE] = job_of(root, FIGURE)
-    assert f"{FIGURE}: the script of figure_training, or a module that its config names, is gone" in refused(root, capsys)
+    assert f"{FIGURE}: the script of figure_planted, or a module that its config names, is gone" in refused(root, capsys)
 
 
 def test_unknown_rule(root, capsys):
-    allowed = "evaluate_crosscoder, figure_training, prepare_model, tokenise"
+    allowed = "evaluate_crosscoder, figure_planted, prepare_model, tokenise"
     assert f"error: figures: no rule of this name made any of the results here, allowed: {allowed}" in refused(root, capsys, "figures")
 
 
@@ -243,7 +243,7 @@ def test_orphans_and_results_without_a_record_are_left_and_counted(root, capsys,
     code, out, _ = command(capsys, "accept")
     assert code == 0
     assert out.splitlines() == [
-        "accepted: 1 results (1 of figure_training)",
+        "accepted: 1 results (1 of figure_planted)",
         "left as they are: orphans, which no job of their config makes (1)",
         "left as they are: results without a record that can be read (1)",
     ]
@@ -267,7 +267,7 @@ def test_history_goes_by_the_code_that_made_a_result(root, tmp_path):
         record = read_record(other / output)
         write_record(other / output, record._replace(outputs=[record.outputs[0]._replace(sha256="0" * 64)]))
     found = first_difference(*((place, FIGURE, read_record(place / FIGURE)) for place in (root, other)))
-    assert found == f"{FIGURE} (figure_training): other code, src/crossdiff/gone.py"
+    assert found == f"{FIGURE} (figure_planted): other code, src/crossdiff/gone.py"
 
 
 # The command line.

@@ -60,7 +60,7 @@ def results(root: Path, **changes) -> Path:
     make(root, "prepare_model", {}, MODEL, {"pair.base.random.seed": changes.get("seed", 0)}, text=f"weights {changes.get('seed', 0)}")
     top = changes.get("top", 50)
     make(root, "evaluate_crosscoder", {"tokens": [TOKENS], "model": [MODEL]}, TABLE, {"classes.top": top}, f"table {top}")
-    make(root, "figure_training", {"": [TABLE]}, FIGURE, {"classes.top": top}, f"figure {top}", **changes.get("run", {}))
+    make(root, "figure_planted", {"": [TABLE]}, FIGURE, {"classes.top": top}, f"figure {top}", **changes.get("run", {}))
     return root
 
 
@@ -195,7 +195,7 @@ def test_tree_and_exit_code(root, capsys):
     code, out, _ = command(capsys, FIGURE)
     assert code == 0
     assert out.splitlines()[:5] == [
-        f"{FIGURE}  by figure_training  [verified]",
+        f"{FIGURE}  by figure_planted  [verified]",
         f"└─ {TABLE}  by evaluate_crosscoder  [verified]",
         f"   ├─ tokens: {TOKENS}  by tokenise  [verified]",
         "   │  └─ files: text.txt  [verified]",
@@ -220,7 +220,7 @@ def test_inputs_of_one_name_share_a_line_and_their_findings(root, capsys, jobs):
     for shard in shards:
         make(root, "tokenise", {"files": ["text.txt"]}, shard, {})
         jobs[shard] = PlannedJob("tokenise", {"settings": {"tokens.context": 9}}, ["text.txt"], [])
-    make(root, "figure_training", {"tokens": shards}, FIGURE, {})
+    make(root, "figure_planted", {"tokens": shards}, FIGURE, {})
     jobs[FIGURE] = job_of(root, FIGURE)
     code, out, _ = command(capsys, FIGURE)
     assert code == 1
@@ -298,7 +298,7 @@ def test_renamed_results_folder_says_what_it_can(root, tmp_path, capsys):
     figure = tmp_path / "old/p/figure.svg"
     code, _, err = command(capsys, str(figure))
     assert code == 2
-    assert f"moved away from {FIGURE}; its bytes are those of its record: made by figure_training on 2026-01-01" in err
+    assert f"moved away from {FIGURE}; its bytes are those of its record: made by figure_planted on 2026-01-01" in err
     assert "commit c0ffee" in err and err.count("\n") == 1
     figure.write_text("x")
     assert "its bytes are not those of its record" in command(capsys, str(figure))[2]
@@ -328,7 +328,7 @@ def test_same_history_but_other_bytes_names_versions(tmp_path):
     record = read_record(roots[1] / FIGURE)
     write_record(roots[1] / FIGURE, record._replace(outputs=[record.outputs[0]._replace(sha256="0" * 64)]))
     found = first_difference(*((root, FIGURE, read_record(root / FIGURE)) for root in roots))
-    assert found == f"{FIGURE} (figure_training): same inputs, settings and code, other bytes; torch 2.13.0 and 2.12.0"
+    assert found == f"{FIGURE} (figure_planted): same inputs, settings and code, other bytes; torch 2.13.0 and 2.12.0"
 
 
 def test_diff_command(root, tmp_path, capsys):
@@ -351,6 +351,6 @@ def test_captions_are_those_of_the_records(root):
 
 
 def test_results_of_different_settings_do_not_share_a_page(root):
-    make(root, "figure_training", {}, "results/p/other.svg", {"classes.top": 60})
+    make(root, "figure_planted", {}, "results/p/other.svg", {"classes.top": 60})
     with pytest.raises(UserError, match=r"made with classes\.top .0, another result on this page with .0; make both anew"):
         recorded_settings([FIGURE, "results/p/other.svg"])

@@ -34,10 +34,10 @@ from crossdiff.report.figures.drawing import save
 ID = "0123456789abcdef" * 2
 RECORD = Record(
     id=ID,
-    rule="figure_training",
+    rule="figure_planted",
     wildcards={"pair": "tiny"},
     params={"settings": {"classes.top": 50, "classes.shared_between": [0.4, 0.6], "activations.max_norm_ratio": None}, "code": "abc"},
-    code={"workflow_scripts/figure_training.py": "def"},
+    code={"workflow_scripts/figure_planted.py": "def"},
     inputs=[RecordedFile("", "results/tiny/training.csv", "1" * 64, 10, "10.1.2.3")],
     outputs=[
         RecordedFile("", "results/tiny/figures/a.svg", "2" * 64, 20, "20.1.2.3"),
@@ -73,8 +73,8 @@ def test_record_is_readable_json_for_others(figure):
 
 def test_accepted_record_is_read_as_written_and_still_knows_the_code_that_made_the_result(figure):
     older = Acceptance("2026-02-01T00:00:00+00:00", RECORD.code, "abc")
-    newest = Acceptance("2026-03-01T00:00:00+00:00", {"workflow_scripts/figure_training.py": "ghi"}, "jkl")
-    accepted = RECORD._replace(code={"workflow_scripts/figure_training.py": "mno"}, accepted=(older, newest))
+    newest = Acceptance("2026-03-01T00:00:00+00:00", {"workflow_scripts/figure_planted.py": "ghi"}, "jkl")
+    accepted = RECORD._replace(code={"workflow_scripts/figure_planted.py": "mno"}, accepted=(older, newest))
     write_record(figure, accepted)
     assert read_record(figure) == accepted
     assert accepted.made_by == RECORD.code == RECORD.made_by
@@ -98,7 +98,7 @@ def test_missing_record_is_one_clear_line(tmp_path):
 def test_record_of_a_newer_format_says_what_it_can(figure):
     path = record_path(figure)
     path.write_text(path.read_text().replace('"format": 2', '"format": 7'))
-    with pytest.raises(RecordError, match="format 7, this version reads up to 2; made by figure_training; update Crossdiff") as caught:
+    with pytest.raises(RecordError, match="format 7, this version reads up to 2; made by figure_planted; update Crossdiff") as caught:
         read_record(figure)
     assert caught.value.verdict == "record newer"
 
