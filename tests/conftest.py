@@ -1,11 +1,13 @@
 """Shared by all tests: the repository, and Snakemake as a user runs it."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +117,30 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A finished run of the tiny config. Tests leave it as it is: they plan in it, and change copies of it."""
-    checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
+    return once(tmp_path_factory, "tiny", run_tiny)
+
+
+def run_tiny(checkout: Checkout) -> None:
     (checkout.folder / "trace").mkdir()
     arguments = ("-m", "snakemake", "--configfile", TINY)
     result = checkout.run(*arguments, PYTHONPATH=str(TRACING), CROSSDIFF_TRACE=str(checkout.folder / "trace"))
     assert result.returncode == 0, result.stdout
     assert "The report is at" in result.stdout
-    return checkout
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Checkout], None]) -> Checkout:
+    """A checkout in which something was run: once for all workers of pytest-xdist, each of which gets a copy to plan in."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        checkout = Checkout(factory.mktemp(name) / "checkout")
+        make(checkout)
+        return checkout
+    shared = factory.getbasetemp().parent / name
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        whole = shared / "checkout"
+        if not whole.exists():
+            checkout = Checkout(shared / "begun")
+            make(checkout)
+            checkout.folder.rename(whole)
+    return Checkout(whole).copy(factory.mktemp(name) / "checkout")

@@ -3,7 +3,6 @@
 What all of them share is done once, then a fork makes each plan: Snakemake's command line, from its first argument to its last line.
 """
 
-import importlib
 import json
 import os
 import sys
@@ -54,8 +53,6 @@ def plans(configs: list[str]) -> dict[str, tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    for module in ("sqlalchemy", "smart_open"):  # Snakemake imports these late
-        importlib.import_module(module)
     for script in code.SCRIPTS.glob("*.py"):
         code.code_files(script.stem)  # read and parsed once
     print(json.dumps(plans(sys.argv[1:])))

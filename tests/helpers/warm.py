@@ -17,7 +17,7 @@ import sys
 
 # What each kind of server imports. "snakemake" is for commands that plan and audit, "torch" for the scripts of jobs.
 PACKAGES = {
-    "snakemake": "snakemake.cli snakemake.api snakemake.script yaml pydantic requests",
+    "snakemake": "snakemake.cli snakemake.api snakemake.script nbformat smart_open sqlalchemy yaml pydantic requests",
     "torch": """
         snakemake.script yaml pydantic requests pandas pyarrow.parquet h5py hdf5plugin matplotlib.pyplot jinja2 tokenizers safetensors.torch
         torch transformers transformers.models.auto.modeling_auto transformers.models.llama.modeling_llama
@@ -157,6 +157,8 @@ class Server:
                 importlib.import_module(name)
             loaded = [name for name in sys.modules if name.split(".")[0] == "crossdiff"]
             assert not loaded, loaded
+            if self.kind == "snakemake":
+                sys.modules["snakemake.cli"].get_argument_parser()  # finds its plugins
             gc.collect()
             gc.freeze()  # so that commands do not copy what they only read
             self.loaded = True
@@ -220,6 +222,7 @@ def start(folder: str) -> list:
         file.write(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{os.path.abspath(__file__)}" run "{folder}" "$@"\n')
     os.chmod(python, 0o755)
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # as the rules set it for jobs
     command = [sys.executable, os.path.abspath(__file__), "serve", folder]
     servers = [subprocess.Popen([*command, kind], env=variables, stdin=subprocess.PIPE) for kind in PACKAGES]
     while len(os.listdir(folder)) < 1 + len(servers):
