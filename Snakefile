@@ -52,25 +52,24 @@ rule all:
 rule models:
     """Both models and, where the config names requests, the table of refusals."""
     input:
-        expand("results/{pair}/models/{model}", pair=PAIR, model=["base"] if CONFIG.pair.chat.planted else MODELS),
+        MODEL.values(),
         REFUSALS,
 
 
 rule activations:
     """Token shards and both models' activation caches."""
     input:
-        caches("train"),
-        caches("validation"),
+        [caches(split, role) for split in SPLITS for role in MODELS],
 
 
 rule crosscoders:
     """Every crosscoder of the config, for every seed."""
     input:
-        per_crosscoder("weights.safetensors"),
+        every_training("weights.safetensors"),
 
 
 # Results count only as far as their records bear them out (docs/audit.md).
-planned_jobs.start(workflow, PAIR, config)
+planned_jobs.start(workflow, result_folders(CONFIG), config)
 
 
 onstart:

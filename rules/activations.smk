@@ -7,17 +7,15 @@ Takes both models and the token shards. Gives one HDF5 cache per shard and model
 rule harvest_activations:
     """One pass of one model over one shard, stopped at the layer."""
     input:
-        model=lambda w: f"results/{w.pair}/models/{HARVESTED[w.model]}",
-        tokens="results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
-        checked=ancient("results/{pair}/pair.json"),
+        model="results/models/{model}",
+        tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
+        checked=ancient(f"results/{PAIR}/layer{{layer}}/pair.json"),
     output:
-        "results/{pair}/activations/layer{layer}/{dataset}.{split}/{shard}.{model}.h5",
+        "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5",
     log:
-        "logs/{pair}/harvest_activations/layer{layer}.{dataset}.{split}.{shard}.{model}.log",
+        "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log",
     benchmark:
-        "logs/{pair}/harvest_activations/layer{layer}.{dataset}.{split}.{shard}.{model}.benchmark.tsv"
-    wildcard_constraints:
-        model=one_of(HARVESTED),
+        "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.benchmark.tsv"
     conda:
         "../envs/environment.yaml"
     resources:
@@ -36,12 +34,12 @@ rule summarise_activations:
     """Median norms, the tokens that count, means and scales."""
     input:
         tokens=token_shards("train"),
-        base=caches("train", ["base"]),
-        chat=caches("train", ["chat"]),
+        base=caches("train", "base"),
+        chat=caches("train", "chat"),
     output:
-        "results/{pair}/activations/layer{layer}/summary.json",
+        of_layer("summary.json"),
     log:
-        "logs/{pair}/summarise_activations/layer{layer}.log",
+        of_layer("summarise_activations.log", "logs"),
     conda:
         "../envs/environment.yaml"
     params:

@@ -6,10 +6,10 @@ folder beside it.
 """
 
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
-BROWSER = f"results/{PAIR}/report/latents/index.html"
+BROWSER = here("report/latents/index.html")
 # The page's own files and the libraries that come with it, which it loads from there.
 ASSETS = [str(path) for folder in ("browser", "vendor") for path in sorted(Path("report", folder).rglob("*")) if path.is_file()]
-NAMES = f"results/{PAIR}/tables/names.csv" if CONFIG.catalogue else []
+NAMES = here("tables/names.csv") if CONFIG.catalogue else []
 
 if CONFIG.catalogue:
     try:
@@ -21,17 +21,17 @@ if CONFIG.catalogue:
         """Names of latents, and which are stale: given to other weights."""
         input:
             catalogue=CONFIG.catalogue,
-            weights=per_crosscoder("weights.safetensors"),
-            config=per_crosscoder("config.json"),
+            weights=every_training("weights.safetensors"),
+            config=every_training("config.json"),
         output:
-            "results/{pair}/tables/names.csv",
+            of_layer("tables/names.csv"),
         log:
-            "logs/{pair}/check_catalogue.log",
+            of_layer("check_catalogue.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
         params:
-            names=TRAININGS,
+            trainings=TRAININGS,
             code=code_digest("check_catalogue"),
         message:
             "Checking the catalogue"
@@ -42,23 +42,23 @@ if CONFIG.catalogue:
 rule read_directions:
     """Tokens that each latent's direction raises and lowers in the chat model, its neighbours, and its likes in other trainings."""
     input:
-        weights=per_crosscoder("weights.safetensors"),
-        config=per_crosscoder("config.json"),
-        betas=per_crosscoder("betas.parquet"),
-        chat=[] if CONFIG.pair.chat.planted else f"results/{PAIR}/models/chat",
+        weights=every_training("weights.safetensors"),
+        config=every_training("config.json"),
+        betas=every_training("betas.parquet"),
+        chat=[] if CONFIG.pair.chat.planted else MODEL["chat"],
     output:
-        directions=per_crosscoder("directions.parquet"),
-        recurrences=per_crosscoder("recurrences.parquet"),
+        directions=every_training("directions.parquet"),
+        recurrences=every_training("recurrences.parquet"),
     log:
-        f"logs/{PAIR}/read_directions.log",
+        here("read_directions.log", "logs"),
     benchmark:
-        f"logs/{PAIR}/read_directions.benchmark.tsv"
+        here("read_directions.benchmark.tsv", "logs")
     conda:
         "../envs/environment.yaml"
     resources:
         **request("read_directions"),
     params:
-        names=TRAININGS,
+        trainings=TRAININGS,
         settings=settings("seed_agreement"),
         code=code_digest("read_directions"),
     message:
@@ -70,30 +70,30 @@ rule read_directions:
 rule write_browser:
     """The page, and the folder of its data and scripts."""
     input:
-        **{file: per_crosscoder(f"{file}.parquet") for file in EXPLAINERS.values()},
+        **{file: every_training(f"{file}.parquet") for file in EXPLAINERS.values()},
         template="report/browser.html.jinja",
         assets=ASSETS,
         names=NAMES,
-        tokenizer="results/{pair}/tokenizer",
-        weights=per_crosscoder("weights.safetensors"),
-        betas=per_crosscoder("betas.parquet"),
-        template_tokens=per_crosscoder("template_tokens.csv"),
-        examples=per_crosscoder("examples.parquet"),
-        twins=per_crosscoder("twins.csv"),
-        directions=per_crosscoder("directions.parquet"),
-        recurrences=per_crosscoder("recurrences.parquet"),
-        kl=per_crosscoder("kl.csv") if CONFIG.causal else [],
-        kl_sets=per_crosscoder("kl_sets.csv") if CONFIG.causal else [],
+        tokenizer=TOKENIZER,
+        weights=every_training("weights.safetensors"),
+        betas=every_training("betas.parquet"),
+        template_tokens=every_training("template_tokens.csv"),
+        examples=every_training("examples.parquet"),
+        twins=every_training("twins.csv"),
+        directions=every_training("directions.parquet"),
+        recurrences=every_training("recurrences.parquet"),
+        kl=every_training("kl.csv") if CONFIG.causal else [],
+        kl_sets=every_training("kl_sets.csv") if CONFIG.causal else [],
     output:
-        page="results/{pair}/report/latents/index.html",
-        files=directory("results/{pair}/report/latents/files"),
+        page=of_layer("report/latents/index.html"),
+        files=directory(of_layer("report/latents/files")),
     log:
-        "logs/{pair}/write_browser.log",
+        of_layer("write_browser.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=TRAININGS,
+        trainings=TRAININGS,
         code=code_digest("write_browser"),
     message:
         "Writing the latent browser"

@@ -4,7 +4,7 @@ Takes both models, chats, crosscoders and their beta tables. Gives the chat mode
 both models' activations brings the base to the chat model's predictions; one figure.
 """
 
-CAUSAL = [f"results/{PAIR}/figures/kl.svg", *per_crosscoder("kl.csv")] if CONFIG.causal else []
+CAUSAL = [here("figures/kl.svg"), *every_training("kl.csv")] if CONFIG.causal else []
 
 PATCHING_KEYS = [f"causal.{key}" for key in Patching.model_fields]
 
@@ -13,16 +13,16 @@ if CONFIG.causal:
     rule generate_answers:
         """The chat model's greedy answers to the first user turns of a data set's validation chats."""
         input:
-            model="results/{pair}/models/chat",
-            tokenizer="results/{pair}/tokenizer",
+            model=MODEL["chat"],
+            tokenizer=TOKENIZER,
             archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
             files=lambda w: CONFIG.datasets[w.dataset].files or [],
         output:
             "results/{pair}/answers/{dataset}.parquet",
         log:
-            "logs/{pair}/generate_answers/{dataset}.log",
+            "logs/{pair}/answers/{dataset}.log",
         benchmark:
-            "logs/{pair}/generate_answers/{dataset}.benchmark.tsv"
+            "logs/{pair}/answers/{dataset}.benchmark.tsv"
         wildcard_constraints:
             dataset=one_of(CONFIG.causal.datasets),
         conda:
@@ -40,20 +40,20 @@ if CONFIG.causal:
     rule measure_causal_effect:
         """KL of every patched run to the chat model: one prefix and one encoding for all of them."""
         input:
-            base="results/{pair}/models/base",
-            chat="results/{pair}/models/chat",
+            base=MODEL["base"],
+            chat=MODEL["chat"],
             conversations=[path for dataset in CONFIG.causal.datasets for path in answers(dataset)],
-            weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-            config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
-            betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
-            summary="results/{pair}/activations/layer{layer}/summary.json",
+            weights=trained("weights.safetensors"),
+            config=trained("config.json"),
+            betas=trained("betas.parquet"),
+            summary=of_layer("summary.json"),
         output:
-            kl="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/kl.csv",
-            sets="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/kl_sets.csv",
+            kl=trained("kl.csv"),
+            sets=trained("kl_sets.csv"),
         log:
-            "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.log",
+            trained("measure_causal_effect.log", "logs"),
         benchmark:
-            "logs/{pair}/measure_causal_effect/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+            trained("measure_causal_effect.benchmark.tsv", "logs")
         conda:
             "../envs/environment.yaml"
         resources:
@@ -71,16 +71,16 @@ if CONFIG.causal:
     rule figure_kl:
         """KL to the chat model of every patched run, of the first seed."""
         input:
-            per_crosscoder("kl.csv", CONFIG.seeds[:1]),
+            every_training("kl.csv", CONFIG.seeds[:1]),
         output:
-            multiext("results/{pair}/figures/kl", ".svg", ".png"),
+            multiext(of_layer("figures/kl"), ".svg", ".png"),
         log:
-            "logs/{pair}/figure_kl.log",
+            of_layer("figure_kl.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
         params:
-            names=list(CONFIG.crosscoders),
+            crosscoders=list(CONFIG.crosscoders),
             code=code_digest("figure_kl"),
         message:
             "Drawing kl"

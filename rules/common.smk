@@ -10,14 +10,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from crossdiff.config import MODELS
     from crossdiff.latents.catalogue import read_catalogue
-    from crossdiff.config import Explanations, Finetuning, Patching, SteeringGrid
+    from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.workflow import forecast, slurm
-    from crossdiff.workflow.run import SPLITS, Run
+    from crossdiff.workflow.run import SPLITS, Run, result_folders
 except ModuleNotFoundError as error:
     raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
 
@@ -34,19 +33,17 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # huge pages:
 CONFIG = RUN.config
 PAIR = CONFIG.pair.name
 LAYER = CONFIG.pair.layer
-REPORT = f"results/{PAIR}/report/index.html"
-REFUSALS = f"results/{PAIR}/models/refusals.csv" if CONFIG.behaviour else []
-
-# Cache -> model that it is harvested from. Of a planted pair it is the background, unless that is noise.
-HARVESTED = {model: model for model in MODELS}
-if CONFIG.pair.chat.planted:
-    HARVESTED = {} if CONFIG.pair.chat.planted.noise else {"unplanted": "base"}
-
+ROLES = ["base"] if CONFIG.pair.chat.planted else list(MODELS)  # of the pair's models; a planted chat model is none
+MODEL = {role: f"results/models/{RUN.model_name(role)}" for role in ROLES}  # role -> folder
+TOKENIZER = f"results/tokenizers/{RUN.tokenizer_name}"
+TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
 # Of a forward pass. A resource, no setting: it changes results by rounding only, so with less of it, for want of memory, all that is there stays.
 BATCH_TOKENS = CONFIG.activations.batch_tokens
+
+REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 
 settings = RUN.settings
 
@@ -66,7 +63,8 @@ def one_of(names):
 wildcard_constraints:
     pair=one_of([PAIR]),
     layer=str(LAYER),
-    model=one_of(MODELS),
+    model=one_of(map(RUN.model_name, ROLES)),
+    tokenizer=one_of([RUN.tokenizer_name]),
     dataset=one_of(CONFIG.datasets),
     split=one_of(SPLITS),
     shard=r"\d{4}",
@@ -74,50 +72,67 @@ wildcard_constraints:
     seed=one_of(map(str, CONFIG.seeds)),
 
 
+# Where files lie. A path names exactly what a file depends on (docs/files.md).
+
+
+def of_layer(file, root="results"):
+    """The pattern of a file of a pair at a layer."""
+    return f"{root}/{{pair}}/layer{{layer}}/{file}"
+
+
+def trained(file, root="results"):
+    """The pattern of a file of one training: a crosscoder from one seed."""
+    return of_layer(f"{{crosscoder}}/seed{{seed}}/{file}", root)
+
+
+def here(file, root="results"):
+    """A file of this run's pair and layer."""
+    return f"{root}/{PAIR}/layer{LAYER}/{file}"
+
+
+def every_training(file, seeds=CONFIG.seeds):
+    """A file of every crosscoder and seed of this run."""
+    return expand(trained(file), pair=PAIR, layer=LAYER, crosscoder=CONFIG.crosscoders, seed=seeds)
+
+
+def shards_of(split):
+    """(data set, number) of every shard of a split, data set by data set."""
+    return [(dataset, shard) for dataset in CONFIG.datasets for shard in RUN.shards(dataset, split)]
+
+
 def token_shards(split):
-    """Every token shard of a split, data set by data set."""
-    return [
-        f"results/{PAIR}/tokens/{dataset}.{split}/{shard}.parquet" for dataset in CONFIG.datasets for shard in RUN.shards(dataset, split)
-    ]
+    """Every token shard of a split."""
+    return [f"results/tokens/{RUN.tokenizer_name}/{dataset}.{split}/{shard}.parquet" for dataset, shard in shards_of(split)]
 
 
-def caches(split, models=MODELS):
-    """The activation caches of ``models`` for these shards, in the same order."""
-    return [
-        f"results/{PAIR}/activations/layer{LAYER}/{dataset}.{split}/{shard}.{model}.h5"
-        for model in models
-        for dataset in CONFIG.datasets
-        for shard in RUN.shards(dataset, split)
-    ]
+def harvested(split, role):
+    """One model's harvested activations of these shards, in the same order."""
+    folder = f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}"
+    return [f"{folder}/{dataset}.{split}/{shard}.h5" for dataset, shard in shards_of(split)]
+
+
+def caches(split, role):
+    """What the crosscoders read of one model: harvested activations, or those of a planted pair."""
+    if not CONFIG.pair.chat.planted:
+        return harvested(split, role)
+    return [here(f"planted/{dataset}.{split}/{shard}.{role}.h5") for dataset, shard in shards_of(split)]
 
 
 def pairs(split, prefix=""):
     """Named inputs of a rule that reads both models' activations in step."""
     return {
         f"{prefix}tokens": token_shards(split),
-        f"{prefix}base": caches(split, ["base"]),
-        f"{prefix}chat": caches(split, ["chat"]),
-        "summary": f"results/{PAIR}/activations/layer{LAYER}/summary.json",
+        f"{prefix}base": caches(split, "base"),
+        f"{prefix}chat": caches(split, "chat"),
+        "summary": here("summary.json"),
     }
-
-
-def per_crosscoder(file, seeds=CONFIG.seeds):
-    """A file of every crosscoder and seed."""
-    return expand(
-        "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/{file}",
-        pair=PAIR,
-        layer=LAYER,
-        crosscoder=CONFIG.crosscoders,
-        seed=seeds,
-        file=file,
-    )
 
 
 def answers(dataset):
     """Token shards that hold a data set's chats with answers: generated ones, or the data set's own."""
     if CONFIG.causal.answers == "generated":
         return [f"results/{PAIR}/answers/{dataset}.parquet"]
-    return [f"results/{PAIR}/tokens/{dataset}.validation/{shard}.parquet" for shard in RUN.shards(dataset, "validation")]
+    return [shard for shard, (name, _) in zip(token_shards("validation"), shards_of("validation")) if name == dataset]
 
 
 def loss_module(crosscoder):
@@ -130,17 +145,6 @@ def archive(package):
     return f"results/packages/{package.key}.whl" if package else []
 
 
-def unplanted(split, dataset="{dataset}", shard="{shard}"):
-    """Activations before planting; none where the background is noise."""
-    if CONFIG.pair.chat.planted.noise:
-        return []
-    return f"results/{{pair}}/activations/layer{{layer}}/{dataset}.{split}/{shard}.unplanted.h5"
-
-
 def planted_firings(split):
     """The firings of planted concepts in every shard of a split."""
-    return [
-        f"results/{PAIR}/planted/layer{LAYER}/{dataset}.{split}/{shard}.parquet"
-        for dataset in CONFIG.datasets
-        for shard in RUN.shards(dataset, split)
-    ]
+    return [here(f"planted/{dataset}.{split}/{shard}.parquet") for dataset, shard in shards_of(split)]

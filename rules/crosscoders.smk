@@ -10,13 +10,13 @@ rule train_crosscoder:
         unpack(lambda w: pairs("validation", "held_out_") if CONFIG.crosscoders[w.crosscoder].needs_held_out else {}),
         **pairs("train"),
     output:
-        weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-        config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
-        log="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/training.csv",
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
+        log=trained("training.csv"),
     log:
-        "logs/{pair}/train_crosscoder/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("train_crosscoder.log", "logs"),
     benchmark:
-        "logs/{pair}/train_crosscoder/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+        trained("train_crosscoder.benchmark.tsv", "logs")
     conda:
         "../envs/environment.yaml"
     resources:

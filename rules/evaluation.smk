@@ -9,13 +9,13 @@ rule measure_reconstruction:
     """FVE, L0 and how often each latent fires, on validation tokens."""
     input:
         **pairs("validation"),
-        weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-        config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
     output:
-        quality="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/reconstruction.json",
-        fired="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/fired.parquet",
+        quality=trained("reconstruction.json"),
+        fired=trained("fired.parquet"),
     log:
-        "logs/{pair}/measure_reconstruction/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("measure_reconstruction.log", "logs"),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -31,15 +31,15 @@ rule measure_reconstruction:
 rule evaluate_crosscoder:
     """Classes of all latents and the headline numbers."""
     input:
-        scaling="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/scaling.parquet",
-        quality="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/reconstruction.json",
-        fired="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/fired.parquet",
+        scaling=trained("scaling.parquet"),
+        quality=trained("reconstruction.json"),
+        fired=trained("fired.parquet"),
     output:
-        betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
-        csv="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.csv",
-        evaluation="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/evaluation.json",
+        betas=trained("betas.parquet"),
+        csv=trained("betas.csv"),
+        evaluation=trained("evaluation.json"),
     log:
-        "logs/{pair}/evaluate_crosscoder/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("evaluate_crosscoder.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
@@ -55,16 +55,16 @@ rule evaluate_crosscoder:
 rule compare_crosscoders:
     """One row per crosscoder and seed."""
     input:
-        per_crosscoder("evaluation.json"),
+        every_training("evaluation.json"),
     output:
-        "results/{pair}/tables/crosscoders.csv",
+        of_layer("tables/crosscoders.csv"),
     log:
-        "logs/{pair}/compare_crosscoders.log",
+        of_layer("compare_crosscoders.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+        trainings=TRAININGS,
         code=code_digest("compare_crosscoders"),
     message:
         "Putting the crosscoders side by side"

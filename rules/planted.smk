@@ -6,8 +6,8 @@ ones, and scores of every crosscoder: `snakemake planted` builds the leaderboard
 
 PLANTED = (
     [
-        f"results/{PAIR}/report/leaderboard.html",
-        *expand("results/{pair}/tables/{table}.csv", pair=PAIR, table=["leaderboard", "planted_statistics", "claims"]),
+        here("report/leaderboard.html"),
+        *(here(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "claims")),
     ]
     if CONFIG.pair.chat.planted
     else []
@@ -28,12 +28,12 @@ if CONFIG.pair.chat.planted:
         """Kinds, directions, strengths and contexts of all concepts: refused here where they do not fit."""
         input:
             tokens=token_shards("train"),
-            background=[unplanted("train", dataset, shard) for dataset in CONFIG.datasets for shard in RUN.shards(dataset, "train")],
+            background=[] if CONFIG.pair.chat.planted.noise else harvested("train", "base"),
         output:
-            table="results/{pair}/planted/layer{layer}/concepts.csv",
-            directions="results/{pair}/planted/layer{layer}/directions.safetensors",
+            table=of_layer("planted/concepts.csv"),
+            directions=of_layer("planted/directions.safetensors"),
         log:
-            "logs/{pair}/draw_concepts/layer{layer}.log",
+            of_layer("draw_concepts.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
@@ -48,16 +48,20 @@ if CONFIG.pair.chat.planted:
     rule plant_concepts:
         """Both models' caches of one shard, and every firing in it."""
         input:
-            tokens="results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
-            background=unplanted("{split}"),
-            table="results/{pair}/planted/layer{layer}/concepts.csv",
-            directions="results/{pair}/planted/layer{layer}/directions.safetensors",
+            tokens=f"results/tokens/{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.parquet",
+            background=(
+                []
+                if CONFIG.pair.chat.planted.noise
+                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.h5"
+            ),
+            table=of_layer("planted/concepts.csv"),
+            directions=of_layer("planted/directions.safetensors"),
         output:
-            base="results/{pair}/activations/layer{layer}/{dataset}.{split}/{shard}.base.h5",
-            chat="results/{pair}/activations/layer{layer}/{dataset}.{split}/{shard}.chat.h5",
-            firings="results/{pair}/planted/layer{layer}/{dataset}.{split}/{shard}.parquet",
+            base=of_layer("planted/{dataset}.{split}/{shard}.base.h5"),
+            chat=of_layer("planted/{dataset}.{split}/{shard}.chat.h5"),
+            firings=of_layer("planted/{dataset}.{split}/{shard}.parquet"),
         log:
-            "logs/{pair}/plant_concepts/layer{layer}.{dataset}.{split}.{shard}.log",
+            of_layer("planted/{dataset}.{split}/{shard}.log", "logs"),
         conda:
             "../envs/environment.yaml"
         resources:
@@ -75,16 +79,16 @@ if CONFIG.pair.chat.planted:
         input:
             **pairs("train"),
             firings=planted_firings("train"),
-            table="results/{pair}/planted/layer{layer}/concepts.csv",
-            directions="results/{pair}/planted/layer{layer}/directions.safetensors",
-            weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-            config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
+            table=of_layer("planted/concepts.csv"),
+            directions=of_layer("planted/directions.safetensors"),
+            weights=trained("weights.safetensors"),
+            config=trained("config.json"),
         output:
-            "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/concepts.csv",
+            trained("concepts.csv"),
         log:
-            "logs/{pair}/match_concepts/layer{layer}.{crosscoder}.seed{seed}.log",
+            trained("match_concepts.log", "logs"),
         benchmark:
-            "logs/{pair}/match_concepts/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+            trained("match_concepts.benchmark.tsv", "logs")
         conda:
             "../envs/environment.yaml"
         resources:
@@ -100,21 +104,21 @@ if CONFIG.pair.chat.planted:
     rule score_crosscoders:
         """Precision, recall and F1 of every crosscoder, seed and calling rule; the leaderboard; verdicts on the paper's claims."""
         input:
-            concepts=f"results/{PAIR}/planted/layer{LAYER}/concepts.csv",
-            betas=per_crosscoder("betas.parquet"),
-            matches=per_crosscoder("concepts.csv"),
+            concepts=here("planted/concepts.csv"),
+            betas=every_training("betas.parquet"),
+            matches=every_training("concepts.csv"),
         output:
-            scores="results/{pair}/tables/planted_scores.csv",
-            statistics="results/{pair}/tables/planted_statistics.csv",
-            leaderboard="results/{pair}/tables/leaderboard.csv",
-            claims="results/{pair}/tables/claims.csv",
+            scores=of_layer("tables/planted_scores.csv"),
+            statistics=of_layer("tables/planted_statistics.csv"),
+            leaderboard=of_layer("tables/leaderboard.csv"),
+            claims=of_layer("tables/claims.csv"),
         log:
-            "logs/{pair}/score_crosscoders.log",
+            of_layer("score_crosscoders.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
         params:
-            names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+            trainings=TRAININGS,
             losses={name: crosscoder.loss for name, crosscoder in CONFIG.crosscoders.items()},
             settings=settings("scoring", *NU_THRESHOLDS),
             code=code_digest("score_crosscoders"),
@@ -126,23 +130,23 @@ if CONFIG.pair.chat.planted:
     rule figure_planted:
         """What each rule calls, false members against recall, ROC, and recovered ratios."""
         input:
-            concepts=f"results/{PAIR}/planted/layer{LAYER}/concepts.csv",
-            scores="results/{pair}/tables/planted_scores.csv",
-            betas=per_crosscoder("betas.parquet"),
-            matches=per_crosscoder("concepts.csv"),
+            concepts=here("planted/concepts.csv"),
+            scores=of_layer("tables/planted_scores.csv"),
+            betas=every_training("betas.parquet"),
+            matches=every_training("concepts.csv"),
         output:
-            calls=multiext("results/{pair}/figures/planted_calls", ".svg", ".png"),
-            recall=multiext("results/{pair}/figures/planted_recall", ".svg", ".png"),
-            roc=multiext("results/{pair}/figures/planted_roc", ".svg", ".png"),
-            ratios=multiext("results/{pair}/figures/planted_ratios", ".svg", ".png"),
-            agreement=multiext("results/{pair}/figures/planted_agreement", ".svg", ".png"),
+            calls=multiext(of_layer("figures/planted_calls"), ".svg", ".png"),
+            recall=multiext(of_layer("figures/planted_recall"), ".svg", ".png"),
+            roc=multiext(of_layer("figures/planted_roc"), ".svg", ".png"),
+            ratios=multiext(of_layer("figures/planted_ratios"), ".svg", ".png"),
+            agreement=multiext(of_layer("figures/planted_agreement"), ".svg", ".png"),
         log:
-            "logs/{pair}/figure_planted.log",
+            of_layer("figure_planted.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
         params:
-            names=[[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+            trainings=TRAININGS,
             settings=settings("scoring", "classes", *NU_THRESHOLDS),
             code=code_digest("figure_planted"),
         message:
@@ -154,20 +158,16 @@ if CONFIG.pair.chat.planted:
         """One page: the leaderboard, the claims and their figures."""
         input:
             template="report/leaderboard.html.jinja",
-            concepts=f"results/{PAIR}/planted/layer{LAYER}/concepts.csv",
-            summary=f"results/{PAIR}/activations/layer{LAYER}/summary.json",
-            tables=expand(
-                "results/{pair}/tables/{table}.csv",
-                pair=PAIR,
-                table=["leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders"],
-            ),
-            figures=expand(
-                "results/{pair}/figures/planted_{figure}.svg", pair=PAIR, figure=["calls", "recall", "roc", "ratios", "agreement"]
-            ),
+            concepts=here("planted/concepts.csv"),
+            summary=here("summary.json"),
+            tables=[
+                here(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
+            ],
+            figures=[here(f"figures/planted_{figure}.svg") for figure in ("calls", "recall", "roc", "ratios", "agreement")],
         output:
-            f"results/{PAIR}/report/leaderboard.html",
+            here("report/leaderboard.html"),
         log:
-            f"logs/{PAIR}/write_leaderboard.log",
+            here("write_leaderboard.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"

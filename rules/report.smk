@@ -3,19 +3,21 @@
 Takes tables, figures and examples. Gives one page that opens from disk. What it says of settings stands in the records of these.
 """
 
+REPORT = here("report/index.html")
+
 
 rule write_report:
     """What was compared, what was found, what is too small to conclude."""
     input:
         template="report/page.html.jinja",
-        tokenizer=f"results/{PAIR}/tokenizer",
-        checked=f"results/{PAIR}/pair.json",
-        summary=f"results/{PAIR}/activations/layer{LAYER}/summary.json",
+        tokenizer=TOKENIZER,
+        checked=here("pair.json"),
+        summary=here("summary.json"),
         refusals=REFUSALS,
         tables=TABLES,
-        evaluations=per_crosscoder("evaluation.json", FIRST_SEED),
-        betas=per_crosscoder("betas.parquet", FIRST_SEED),
-        examples=per_crosscoder("examples.parquet", FIRST_SEED),
+        evaluations=every_training("evaluation.json", FIRST_SEED),
+        betas=every_training("betas.parquet", FIRST_SEED),
+        examples=every_training("examples.parquet", FIRST_SEED),
         figures=FIGURES,
         names=NAMES,
         steering_page="report/steering.html.jinja" if CONFIG.steering else [],
@@ -26,12 +28,12 @@ rule write_report:
     output:
         REPORT,
     log:
-        f"logs/{PAIR}/write_report.log",
+        here("write_report.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
-        names=list(CONFIG.crosscoders),
+        crosscoders=list(CONFIG.crosscoders),
         seed=CONFIG.seeds[0],
         settings=settings("report"),
         code=code_digest("write_report"),

@@ -8,14 +8,14 @@ rule scale_latents:
     """All latents, both models, all four targets, in one pass over the tokens."""
     input:
         **pairs("train"),
-        weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-        config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
     output:
-        "results/{pair}/layer{layer}/{crosscoder}/seed{seed}/scaling.parquet",
+        trained("scaling.parquet"),
     log:
-        "logs/{pair}/scale_latents/layer{layer}.{crosscoder}.seed{seed}.log",
+        trained("scale_latents.log", "logs"),
     benchmark:
-        "logs/{pair}/scale_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+        trained("scale_latents.benchmark.tsv", "logs")
     conda:
         "../envs/environment.yaml"
     resources:

@@ -4,9 +4,9 @@ Takes both models, requests, crosscoders of the first seed and their beta tables
 when latents are turned up, turned down or projected out; one figure.
 """
 
-STEERING_FIGURE = f"results/{PAIR}/figures/steering.svg" if CONFIG.steering else []
+STEERING_FIGURE = here("figures/steering.svg") if CONFIG.steering else []
 STEERING_TABLES = {
-    table: per_crosscoder(table, FIRST_SEED) if CONFIG.steering else []
+    table: every_training(table, FIRST_SEED) if CONFIG.steering else []
     for table in ("steering.csv", "steering_candidates.csv", "steering_answers.parquet")
 }
 
@@ -26,22 +26,22 @@ if CONFIG.steering:
     rule steer_latents:
         """The chat model's answers to held-out requests under every direction and strength."""
         input:
-            base="results/{pair}/models/base",
-            chat="results/{pair}/models/chat",
-            tokenizer="results/{pair}/tokenizer",
+            base=MODEL["base"],
+            chat=MODEL["chat"],
+            tokenizer=TOKENIZER,
             requests=CONFIG.behaviour.requests,
-            weights="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/weights.safetensors",
-            config="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/config.json",
-            betas="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/betas.parquet",
-            summary="results/{pair}/activations/layer{layer}/summary.json",
+            weights=trained("weights.safetensors"),
+            config=trained("config.json"),
+            betas=trained("betas.parquet"),
+            summary=of_layer("summary.json"),
         output:
-            candidates="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/steering_candidates.csv",
-            effects="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/steering.csv",
-            answers="results/{pair}/layer{layer}/{crosscoder}/seed{seed}/steering_answers.parquet",
+            candidates=trained("steering_candidates.csv"),
+            effects=trained("steering.csv"),
+            answers=trained("steering_answers.parquet"),
         log:
-            "logs/{pair}/steer_latents/layer{layer}.{crosscoder}.seed{seed}.log",
+            trained("steer_latents.log", "logs"),
         benchmark:
-            "logs/{pair}/steer_latents/layer{layer}.{crosscoder}.seed{seed}.benchmark.tsv"
+            trained("steer_latents.benchmark.tsv", "logs")
         conda:
             "../envs/environment.yaml"
         resources:
@@ -61,14 +61,14 @@ if CONFIG.steering:
             effects=STEERING_TABLES["steering.csv"],
             names=NAMES,
         output:
-            multiext("results/{pair}/figures/steering", ".svg", ".png"),
+            multiext(of_layer("figures/steering"), ".svg", ".png"),
         log:
-            "logs/{pair}/figure_steering.log",
+            of_layer("figure_steering.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
         params:
-            names=list(CONFIG.crosscoders),
+            crosscoders=list(CONFIG.crosscoders),
             seed=CONFIG.seeds[0],
             code=code_digest("figure_steering"),
         message:

@@ -7,14 +7,14 @@ Takes the texts of the data sets and the chat tokenizer. Gives token shards: ids
 rule tokenise:
     """One shard. It goes on where the one before it ended, so growing a data set keeps the old shards."""
     input:
-        tokenizer="results/{pair}/tokenizer",
+        tokenizer=TOKENIZER,
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
         files=lambda w: CONFIG.datasets[w.dataset].files or [],
-        previous=lambda w: (f"results/{w.pair}/tokens/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.parquet" if int(w.shard) else []),
+        previous=lambda w: f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.parquet" if int(w.shard) else [],
     output:
-        "results/{pair}/tokens/{dataset}.{split}/{shard}.parquet",
+        "results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
     log:
-        "logs/{pair}/tokenise/{dataset}.{split}.{shard}.log",
+        "logs/tokens/{tokenizer}/{dataset}.{split}/{shard}.log",
     priority: 50
     conda:
         "../envs/environment.yaml"

@@ -15,7 +15,7 @@ def main(catalogue: str, weights: dict[tuple[str, int], str], configs: dict[tupl
 
 if __name__ == "__main__":
     with job(snakemake):
-        trainings = [tuple(name) for name in snakemake.params.names]
+        trainings = [tuple(name) for name in snakemake.params.trainings]
         main(
             catalogue=snakemake.input.catalogue,
             weights=dict(zip(trainings, snakemake.input.weights, strict=True)),

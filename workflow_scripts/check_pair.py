@@ -15,6 +15,6 @@ if __name__ == "__main__":
             base=snakemake.input.base,
             chat=snakemake.input.chat,
             tokenizer=snakemake.input.tokenizer,
-            layer=settings["pair.layer"],
+            layer=settings.pair.layer,
             facts=snakemake.output[0],
         )

@@ -36,8 +36,8 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         files = zip(snakemake.input.betas, snakemake.input.latents, snakemake.input.quantiles, strict=True)
         main(
-            explained=[Explained(*name, *paths) for name, paths in zip(snakemake.params.names, files, strict=True)],
-            top=settings["classes.top"],
+            explained=[Explained(*name, *paths) for name, paths in zip(snakemake.params.explained, files, strict=True)],
+            top=settings.classes.top,
             table=snakemake.output.table,
             figures=list(snakemake.output.figures),
         )

@@ -9,7 +9,7 @@ from crossdiff.workflow.job import job
 
 
 def main(
-    names: list[tuple[str, int]],
+    trainings: list[tuple[str, int]],
     betas: list[str],
     twins: list[str],
     template_tokens: list[str],
@@ -20,7 +20,7 @@ def main(
 ) -> None:
     twin_rows, template_rows = [], []
     files = zip(betas, twins, template_tokens, tokens_read, strict=True)
-    for (crosscoder, seed), (beta_path, twin_path, template_path, tokens_path) in zip(names, files, strict=True):
+    for (crosscoder, seed), (beta_path, twin_path, template_path, tokens_path) in zip(trainings, files, strict=True):
         name = {"crosscoder": crosscoder, "seed": seed}
         twin_rows.append(name | twin_counts(pd.read_csv(twin_path)))
         shares = headlines(pd.read_parquet(beta_path), pd.read_csv(template_path), read_json(tokens_path), top)
@@ -32,12 +32,12 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            names=snakemake.params.names,
+            trainings=snakemake.params.trainings,
             betas=list(snakemake.input.betas),
             twins=list(snakemake.input.twins),
             template_tokens=list(snakemake.input.template_tokens),
             tokens_read=list(snakemake.input.tokens_read),
-            top=settings["classes.top"],
+            top=settings.classes.top,
             twins_table=snakemake.output.twins,
             template_table=snakemake.output.template_tokens,
         )

@@ -11,7 +11,6 @@ from crossdiff.device import device
 from crossdiff.latents.agreement import COLUMNS, seed_agreement
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 class SeedFiles(NamedTuple):
@@ -39,8 +38,8 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         files = zip(snakemake.input.weights, snakemake.input.config, snakemake.input.betas, strict=True)
         main(
-            trainings=[SeedFiles(*name, *paths) for name, paths in zip(snakemake.params.names, files, strict=True)],
-            top=settings["classes.top"],
-            settings=SeedAgreement(**section(settings, "seed_agreement")),
+            trainings=[SeedFiles(*name, *paths) for name, paths in zip(snakemake.params.trainings, files, strict=True)],
+            top=settings.classes.top,
+            settings=settings.seed_agreement,
             table=snakemake.output[0],
         )

@@ -38,7 +38,7 @@ if __name__ == "__main__":
         main(
             published=snakemake.input.published,
             pair=snakemake.params.pair,
-            layer=settings["pair.layer"],
+            layer=settings.pair.layer,
             losses=snakemake.params.losses,
             evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),
             twins=snakemake.input.twins,

@@ -5,7 +5,6 @@ from crossdiff.config import Activations, Planted
 from crossdiff.planted.concepts import draw, write_concepts
 from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(tokens: list[str], background: list[str], settings: Planted, activations: Activations, table: str, directions: str) -> None:
@@ -22,8 +21,8 @@ if __name__ == "__main__":
         main(
             tokens=list(snakemake.input.tokens),
             background=list(snakemake.input.background),
-            settings=Planted(**section(settings, "pair", "chat", "planted")),
-            activations=Activations(**section(settings, "activations")),
+            settings=settings.pair.chat.planted,
+            activations=settings.activations,
             table=snakemake.output.table,
             directions=snakemake.output.directions,
         )

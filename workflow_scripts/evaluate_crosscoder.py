@@ -6,7 +6,6 @@ from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.evaluation import beta_table, evaluate
 from crossdiff.provenance.storage import read_json, write_csv, write_json, write_parquet
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -24,8 +23,8 @@ if __name__ == "__main__":
             scaling=snakemake.input.scaling,
             quality=snakemake.input.quality,
             fired=snakemake.input.fired,
-            classes=Classes(**section(settings, "classes")),
-            thresholds=LatentScaling(**section(settings, "latent_scaling")),
+            classes=settings.classes,
+            thresholds=settings.latent_scaling,
             betas=snakemake.output.betas,
             csv=snakemake.output.csv,
             evaluation=snakemake.output.evaluation,

@@ -14,7 +14,6 @@ from crossdiff.explanations.language_models import language_model
 from crossdiff.explanations.selection import chosen
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -49,8 +48,8 @@ if __name__ == "__main__":
             betas=snakemake.input.betas,
             tokens=list(snakemake.input.tokens),
             tokenizer=snakemake.input.tokenizer,
-            settings=Explanations(**section(settings, "explanations")),
-            top=settings["classes.top"],
+            settings=settings.explanations,
+            top=settings.classes.top,
             answers=snakemake.params.answers,
             explanations=snakemake.output.explanations,
             quantiles=snakemake.output.quantiles,

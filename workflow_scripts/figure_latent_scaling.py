@@ -7,7 +7,6 @@ from crossdiff.latents.catalogue import current, read_names
 from crossdiff.report.figures.crosscoders import latent_scaling
 from crossdiff.report.figures.drawing import save
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(betas: dict[str, str], names: str | None, seed: int, classes: Classes, thresholds: LatentScaling, paths: list[str]) -> None:
@@ -19,10 +18,10 @@ def main(betas: dict[str, str], names: str | None, seed: int, classes: Classes, 
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            betas=dict(zip(snakemake.params.names, snakemake.input.betas, strict=True)),
+            betas=dict(zip(snakemake.params.crosscoders, snakemake.input.betas, strict=True)),
             names=snakemake.input.get("names") or None,
             seed=snakemake.params.seed,
-            classes=Classes(**section(settings, "classes")),
-            thresholds=LatentScaling(**section(settings, "latent_scaling")),
+            classes=settings.classes,
+            thresholds=settings.latent_scaling,
             paths=list(snakemake.output),
         )

@@ -6,7 +6,6 @@ from crossdiff.config import Classes
 from crossdiff.report.figures.crosscoders import norm_difference
 from crossdiff.report.figures.drawing import save
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(betas: dict[str, str], classes: Classes, paths: list[str]) -> None:
@@ -16,7 +15,7 @@ def main(betas: dict[str, str], classes: Classes, paths: list[str]) -> None:
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            betas=dict(zip(snakemake.params.names, snakemake.input, strict=True)),
-            classes=Classes(**section(settings, "classes")),
+            betas=dict(zip(snakemake.params.crosscoders, snakemake.input, strict=True)),
+            classes=settings.classes,
             paths=list(snakemake.output),
         )

@@ -7,11 +7,10 @@ from crossdiff.planted.scoring import latent_table
 from crossdiff.report.figures import planted as figures_planted
 from crossdiff.report.figures.drawing import save
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
-    names: list[tuple[str, int]],
+    trainings: list[tuple[str, int]],
     concepts: str,
     scores: str,
     betas: list[str],
@@ -23,8 +22,8 @@ def main(
 ) -> None:
     planted = int((pd.read_csv(concepts).kind == "chat_only").sum())
     tables = {
-        tuple(name): latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
-        for name, beta_path, match_path in zip(names, betas, matches, strict=True)
+        tuple(training): latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
+        for training, beta_path, match_path in zip(trainings, betas, matches, strict=True)
     }
     save(figures_planted.calls(pd.read_csv(scores), planted), paths["calls"])
     save(figures_planted.false_members_against_recall(tables, planted), paths["recall"])
@@ -36,13 +35,13 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            names=snakemake.params.names,
+            trainings=snakemake.params.trainings,
             concepts=snakemake.input.concepts,
             scores=snakemake.input.scores,
             betas=list(snakemake.input.betas),
             matches=list(snakemake.input.matches),
-            classes=Classes(**section(settings, "classes")),
-            thresholds=LatentScaling(**section(settings, "latent_scaling")),
-            scoring=Scoring(**section(settings, "scoring")),
+            classes=settings.classes,
+            thresholds=settings.latent_scaling,
+            scoring=settings.scoring,
             paths={name: list(snakemake.output[name]) for name in ("calls", "recall", "roc", "ratios", "agreement")},
         )

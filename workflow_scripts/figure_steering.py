@@ -17,7 +17,7 @@ def main(tables: dict[str, str], names: str | None, seed: int, paths: list[str])
 if __name__ == "__main__":
     with job(snakemake):
         main(
-            tables=dict(zip(snakemake.params.names, snakemake.input.effects, strict=True)),
+            tables=dict(zip(snakemake.params.crosscoders, snakemake.input.effects, strict=True)),
             names=snakemake.input.get("names") or None,
             seed=snakemake.params.seed,
             paths=list(snakemake.output),

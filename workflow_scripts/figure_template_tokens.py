@@ -20,11 +20,11 @@ def main(betas: dict[str, str], tables: dict[str, str], tokens_read: dict[str, s
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        names = snakemake.params.names
+        names = snakemake.params.crosscoders
         main(
             betas=dict(zip(names, snakemake.input.betas, strict=True)),
             tables=dict(zip(names, snakemake.input.template_tokens, strict=True)),
             tokens_read=dict(zip(names, snakemake.input.tokens_read, strict=True)),
-            top=settings["classes.top"],
+            top=settings.classes.top,
             paths=list(snakemake.output),
         )

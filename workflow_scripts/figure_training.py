@@ -13,4 +13,4 @@ def main(logs: dict[str, str], paths: list[str]) -> None:
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(logs=dict(zip(snakemake.params.names, snakemake.input, strict=True)), paths=list(snakemake.output))
+        main(logs=dict(zip(snakemake.params.crosscoders, snakemake.input, strict=True)), paths=list(snakemake.output))

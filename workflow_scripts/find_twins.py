@@ -9,7 +9,6 @@ from crossdiff.device import device
 from crossdiff.latents.twins import find_twins
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(activations: PairedActivations, weights: str, config: str, betas: str, settings: Twins, twins: str) -> None:
@@ -24,6 +23,6 @@ if __name__ == "__main__":
             weights=snakemake.input.weights,
             config=snakemake.input.config,
             betas=snakemake.input.betas,
-            settings=Twins(**section(settings, "twins")),
+            settings=settings.twins,
             twins=snakemake.output[0],
         )

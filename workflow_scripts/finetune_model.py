@@ -5,7 +5,6 @@ from crossdiff.models.finetune import finetune, training_sequences
 from crossdiff.models.load import load_tokenizer
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -25,12 +24,12 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        finetuning = Finetuning(**section(settings, "pair", "chat", "finetune"))
+        finetuning = settings.pair.chat.finetune
         main(
             base=snakemake.input.base,
             tokenizer=snakemake.input.tokenizer,
             settings=finetuning,
-            sources={name: TextSource(**section(settings, "datasets", name)) for name in finetuning.data},
+            sources={name: settings.datasets[name] for name in finetuning.data},
             archives={name: path or None for name, path in snakemake.params.archives.items()},
             model=snakemake.output.model,
             training_log=snakemake.output.log,

@@ -8,7 +8,6 @@ from crossdiff.models.answers import answered, openings
 from crossdiff.models.load import load_model, load_tokenizer
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -32,11 +31,11 @@ if __name__ == "__main__":
         main(
             model=snakemake.input.model,
             tokenizer=snakemake.input.tokenizer,
-            source=TextSource(**section(settings, "datasets", snakemake.wildcards.dataset)),
+            source=settings.datasets[snakemake.wildcards.dataset],
             name=snakemake.wildcards.dataset,
             archive=snakemake.input.get("archive") or None,
-            context=settings["tokens.context"],
-            conversations=settings["causal.conversations"],
-            answer_tokens=settings["causal.answer_tokens"],
+            context=settings.tokens.context,
+            conversations=settings.causal.conversations,
+            answer_tokens=settings.causal.answer_tokens,
             answers=snakemake.output[0],
         )

@@ -16,7 +16,7 @@ if __name__ == "__main__":
         main(
             model=snakemake.input.model,
             tokens=snakemake.input.tokens,
-            layer=settings["pair.layer"],
+            layer=settings.pair.layer,
             batch_tokens=snakemake.resources.batch_tokens,
             cache=snakemake.output[0],
         )

@@ -10,7 +10,6 @@ from crossdiff.planted.concepts import read_concepts
 from crossdiff.planted.matching import correlations, cosines, match
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -38,6 +37,6 @@ if __name__ == "__main__":
             directions=snakemake.input.directions,
             weights=snakemake.input.weights,
             config=snakemake.input.config,
-            scoring=Scoring(**section(settings, "scoring")),
+            scoring=settings.scoring,
             matches=snakemake.output[0],
         )

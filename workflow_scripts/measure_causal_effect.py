@@ -11,7 +11,6 @@ from crossdiff.models.load import load_model
 from crossdiff.provenance.storage import write_csv
 from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -50,9 +49,9 @@ if __name__ == "__main__":
             config=snakemake.input.config,
             betas=snakemake.input.betas,
             summary=snakemake.input.summary,
-            layer=settings["pair.layer"],
-            top=settings["classes.top"],
-            settings=Patching(**section(settings, "causal")),
+            layer=settings.pair.layer,
+            top=settings.classes.top,
+            settings=settings.causal,
             batch_tokens=snakemake.resources.batch_tokens,
             table=snakemake.output.kl,
             sets=snakemake.output.sets,

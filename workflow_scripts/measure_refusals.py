@@ -19,7 +19,7 @@ if __name__ == "__main__":
             folders={"base": snakemake.input.base, "chat": snakemake.input.chat},
             tokenizer=snakemake.input.tokenizer,
             requests=snakemake.input.requests,
-            phrasings=settings["behaviour.phrasings"],
-            answer_tokens=settings["behaviour.answer_tokens"],
+            phrasings=settings.behaviour.phrasings,
+            answer_tokens=settings.behaviour.answer_tokens,
             table=snakemake.output[0],
         )

@@ -7,7 +7,6 @@ from crossdiff.planted.planting import firings, noise, plant
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -28,8 +27,8 @@ if __name__ == "__main__":
             background=snakemake.input.get("background") or None,
             table=snakemake.input.table,
             directions=snakemake.input.directions,
-            settings=Planted(**section(settings, "pair", "chat", "planted")),
-            layer=settings["pair.layer"],
+            settings=settings.pair.chat.planted,
+            layer=settings.pair.layer,
             caches=[snakemake.output.base, snakemake.output.chat],
             fired=snakemake.output.firings,
         )

@@ -6,7 +6,6 @@ from crossdiff.config import ModelSource
 from crossdiff.models.prepare import prepare
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(source: ModelSource, archive: str | None, folder: str) -> None:
@@ -17,7 +16,7 @@ def main(source: ModelSource, archive: str | None, folder: str) -> None:
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            source=ModelSource(**section(settings, "pair", snakemake.wildcards.model)),
+            source=settings.pair.source(snakemake.params.role),
             archive=snakemake.input.get("archive") or None,
             folder=snakemake.output[0],
         )

@@ -12,7 +12,6 @@ from crossdiff.latents.directions import COLUMNS, Live, live, neighbours, promot
 from crossdiff.models.load import load_model
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 class DirectionFiles(NamedTuple):
@@ -51,7 +50,7 @@ if __name__ == "__main__":
             strict=True,
         )
         main(
-            trainings={tuple(name): DirectionFiles(*paths) for name, paths in zip(snakemake.params.names, files, strict=True)},
+            trainings={tuple(name): DirectionFiles(*paths) for name, paths in zip(snakemake.params.trainings, files, strict=True)},
             chat=snakemake.input.get("chat") or None,
-            settings=SeedAgreement(**section(settings, "seed_agreement")),
+            settings=settings.seed_agreement,
         )

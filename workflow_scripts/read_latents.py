@@ -13,7 +13,6 @@ from crossdiff.latents.firings import read_firings
 from crossdiff.latents.template_tokens import TemplateCounter
 from crossdiff.provenance.storage import atomic_path, record_mark, write_csv, write_json
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -54,7 +53,7 @@ if __name__ == "__main__":
             weights=snakemake.input.weights,
             config=snakemake.input.config,
             scaling=snakemake.input.scaling,
-            settings=Examples(**section(settings, "examples")),
+            settings=settings.examples,
             examples=snakemake.output.examples,
             background=snakemake.output.background,
             template_tokens=snakemake.output.template_tokens,

@@ -7,7 +7,6 @@ from crossdiff.device import device
 from crossdiff.latents.scaling import latent_scaling
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(activations: PairedActivations, weights: str, config: str, bootstrap: Bootstrap, table: str) -> None:
@@ -21,6 +20,6 @@ if __name__ == "__main__":
             activations=PairedActivations.of(snakemake.input),
             weights=snakemake.input.weights,
             config=snakemake.input.config,
-            bootstrap=Bootstrap(**section(settings, "latent_scaling", "bootstrap")),
+            bootstrap=settings.latent_scaling.bootstrap,
             table=snakemake.output[0],
         )

@@ -7,11 +7,10 @@ from crossdiff.planted.claims import judge
 from crossdiff.planted.scoring import calls, latent_table, leaderboard, score, statistics
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
-    names: list[tuple[str, int]],
+    trainings: list[tuple[str, int]],
     losses: dict[str, str],
     concepts: str,
     betas: list[str],
@@ -22,7 +21,7 @@ def main(
 ) -> None:
     planted = int((pd.read_csv(concepts).kind == "chat_only").sum())
     scores, found, tables = [], [], {}
-    for (crosscoder, seed), beta_path, match_path in zip(names, betas, matches, strict=True):
+    for (crosscoder, seed), beta_path, match_path in zip(trainings, betas, matches, strict=True):
         name = {"crosscoder": crosscoder, "seed": seed}
         table = latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
         for rule, called in calls(table, thresholds, scoring).items():
@@ -38,12 +37,12 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            names=snakemake.params.names,
+            trainings=snakemake.params.trainings,
             losses=snakemake.params.losses,
             concepts=snakemake.input.concepts,
             betas=list(snakemake.input.betas),
             matches=list(snakemake.input.matches),
-            thresholds=LatentScaling(**section(settings, "latent_scaling")),
-            scoring=Scoring(**section(settings, "scoring")),
+            thresholds=settings.latent_scaling,
+            scoring=settings.scoring,
             paths={name: snakemake.output[name] for name in ("scores", "statistics", "leaderboard", "claims")},
         )

@@ -11,7 +11,6 @@ from crossdiff.models.load import load_model, load_tokenizer
 from crossdiff.models.refusals import read_requests
 from crossdiff.provenance.storage import write_csv, write_parquet
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -56,9 +55,9 @@ if __name__ == "__main__":
         main(
             crosscoder_name=snakemake.wildcards.crosscoder,
             **{name: snakemake.input[name] for name in ("base", "chat", "tokenizer", "requests", "weights", "config", "betas", "summary")},
-            layer=settings["pair.layer"],
-            top=settings["classes.top"],
+            layer=settings.pair.layer,
+            top=settings.classes.top,
             named=snakemake.params.latents,
-            settings=SteeringGrid(**section(settings, "steering")),
+            settings=settings.steering,
             **{name: snakemake.output[name] for name in ("candidates", "effects", "answers")},
         )

@@ -3,7 +3,6 @@
 from crossdiff.activations.pairs import PairedShard, summarise, write_summary
 from crossdiff.config import Activations
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(tokens: list[str], base: list[str], chat: list[str], settings: Activations, summary: str) -> None:
@@ -16,6 +15,6 @@ if __name__ == "__main__":
             tokens=snakemake.input.tokens,
             base=snakemake.input.base,
             chat=snakemake.input.chat,
-            settings=Activations(**section(settings, "activations")),
+            settings=settings.activations,
             summary=snakemake.output[0],
         )

@@ -4,7 +4,6 @@ from crossdiff.config import TextSource
 from crossdiff.models.load import load_tokenizer
 from crossdiff.texts.shards import tokenise_shard
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
@@ -24,11 +23,11 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            source=TextSource(**section(settings, "datasets", snakemake.wildcards.dataset)),
+            source=settings.datasets[snakemake.wildcards.dataset],
             name=snakemake.wildcards.dataset,
             split=snakemake.wildcards.split,
             tokenizer=snakemake.input.tokenizer,
-            context=settings["tokens.context"],
+            context=settings.tokens.context,
             tokens=snakemake.params.tokens,
             archive=snakemake.input.get("archive") or None,
             previous=snakemake.input.get("previous") or None,

@@ -5,19 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from crossdiff.activations.pairs import PairedActivations
-from crossdiff.config import crosscoder_settings
+from crossdiff.config import CrosscoderSettings
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.parallel import gpus, train_on_ranks
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device
 from crossdiff.provenance.storage import atomic_path, current_record
 from crossdiff.workflow.job import job
-from crossdiff.workflow.run import section
 
 
 def main(
     inputs: Mapping[str, Any],
-    settings: dict,
+    settings: CrosscoderSettings,
     seed: int,
     identity: str,
     processes: int,
@@ -28,12 +27,11 @@ def main(
     state = Path(weights).with_name(".checkpoint.safetensors")
     if processes > 1:
         train_on_ranks(processes, inputs, settings, seed, state, identity)
-    typed = crosscoder_settings(settings)
-    held_out = PairedActivations.of(inputs, "held_out_") if typed.needs_held_out else None
+    held_out = PairedActivations.of(inputs, "held_out_") if settings.needs_held_out else None
     with Checkpoint(state, identity) as checkpoint:
         with atomic_path(training_log) as log:
-            crosscoder = train(PairedActivations.of(inputs), typed, seed, device(), log, held_out, checkpoint)
-        crosscoder.save(weights, config, training=settings | {"seed": seed})
+            crosscoder = train(PairedActivations.of(inputs), settings, seed, device(), log, held_out, checkpoint)
+        crosscoder.save(weights, config, training=settings.model_dump(mode="json") | {"seed": seed})
         checkpoint.remove()
 
 
@@ -41,7 +39,7 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
             inputs=snakemake.input,
-            settings=section(settings, "crosscoders", snakemake.wildcards.crosscoder),
+            settings=settings.crosscoders[snakemake.wildcards.crosscoder],
             seed=int(snakemake.wildcards.seed),
             identity=current_record(),
             processes=gpus(snakemake.resources),

@@ -32,7 +32,7 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake):
-        trainings = [tuple(name) for name in snakemake.params.names]
+        trainings = [tuple(name) for name in snakemake.params.trainings]
         present = {name: snakemake.input.get(name) or [None] * len(trainings) for name in TrainingFiles._fields}
         main(
             pair=snakemake.wildcards.pair,

@@ -1,20 +1,20 @@
 """Write the leaderboard page."""
 
-from crossdiff.provenance.recorded_settings import recorded_settings
+from crossdiff.provenance.recorded_settings import RecordedSettings, recorded_settings
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.report.leaderboard import render
 from crossdiff.workflow.job import job
 
 
-def main(settings: dict, concepts: str, summary: str, tables: list[str], figures: list[str], template: str, page: str) -> None:
+def main(recorded: RecordedSettings, concepts: str, summary: str, tables: list[str], figures: list[str], template: str, page: str) -> None:
     with atomic_path(page) as temporary:
-        temporary.write_text(render(settings, concepts, summary, tables, figures, template), encoding="utf-8")
+        temporary.write_text(render(recorded, concepts, summary, tables, figures, template), encoding="utf-8")
 
 
 if __name__ == "__main__":
     with job(snakemake):
         main(
-            settings=recorded_settings(snakemake.input),
+            recorded=recorded_settings(snakemake.input),
             concepts=snakemake.input.concepts,
             summary=snakemake.input.summary,
             tables=list(snakemake.input.tables),

@@ -23,10 +23,11 @@ def main(inputs: Inputs, template: str, page: str) -> None:
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        names = snakemake.params.names
+        names = snakemake.params.crosscoders
         main(
             inputs=Inputs(
-                settings=settings | recorded_settings(snakemake.input),
+                recorded=recorded_settings(snakemake.input),
+                shown=settings.report,
                 tokenizer=snakemake.input.tokenizer,
                 facts=snakemake.input.checked,
                 summary=snakemake.input.summary,

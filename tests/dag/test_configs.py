@@ -118,7 +118,7 @@ def test_papers_data_columns_are_read(dataset: str, record: dict, text: object) 
 
 
 def test_hub_model_without_network_is_one_clear_line(checkout: Checkout) -> None:
-    folder = "results/gemma2-2b/models/base"
+    folder = "results/models/gemma-2-2b"
     result = checkout.snakemake(folder, "--configfile", "configs/gemma2-2b.yaml")
     assert result.returncode == 1
     assert "error: hub model google/gemma-2-2b@" in result.stdout

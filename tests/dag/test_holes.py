@@ -15,8 +15,8 @@ from crossdiff.provenance.hashing import content
 from crossdiff.provenance.records import read_record, record_path, write_record
 
 TINY_RESULTS = "results/tiny"
-FIGURE = f"{TINY_RESULTS}/figures/training.svg"
-CACHE = f"{TINY_RESULTS}/activations/layer1/requests.train/0000.base.h5"
+FIGURE = f"{TINY_RESULTS}/layer1/figures/training.svg"
+CACHE = "results/activations/tiny-base/layer1/tiny-chat/requests.train/0000.h5"
 WEIGHTS = f"{TINY_RESULTS}/layer1/l1/seed0/weights.safetensors"
 
 
@@ -36,8 +36,8 @@ def plain(checkout: Checkout) -> Checkout:
     copy = checkout.copy(checkout.folder.parent / "plain")
     snakefile = copy.folder / "Snakefile"
     text = snakefile.read_text()
-    assert "planned_jobs.start(workflow, PAIR, config)\n" in text
-    snakefile.write_text(text.replace("planned_jobs.start(workflow, PAIR, config)\n", ""))
+    assert "planned_jobs.start(workflow, result_folders(CONFIG), config)\n" in text
+    snakefile.write_text(text.replace("planned_jobs.start(workflow, result_folders(CONFIG), config)\n", ""))
     return copy
 
 
@@ -172,14 +172,14 @@ def test_results_replaced_by_those_of_other_settings(ours):
 # Files that are not what they were.
 
 
-@pytest.mark.parametrize("path", [FIGURE, CACHE, f"{TINY_RESULTS}/models/base/model.safetensors"], ids=["figure", "cache", "model"])
+@pytest.mark.parametrize("path", [FIGURE, CACHE, "results/models/tiny-base/model.safetensors"], ids=["figure", "cache", "model"])
 def test_tampered_output(ours, path):
     flip(ours.folder / path)
     assert plain(ours).pending() == {}
     output = path.removesuffix("/model.safetensors")
     found = ours.pending()
     assert found[output] == "params changed"
-    assert f"{TINY_RESULTS}/tokens/readme.train/0000.parquet" not in found or "models" in path
+    assert "results/tokens/tiny-chat/readme.train/0000.parquet" not in found or "models" in path
 
 
 def test_replaced_output(ours):
@@ -203,7 +203,7 @@ def test_restored_file_is_believed_again(ours):
 
 
 @pytest.mark.parametrize("text", [None, "damaged"], ids=["missing", "damaged"])
-@pytest.mark.parametrize("output", [FIGURE, f"{TINY_RESULTS}/models/chat"], ids=["file", "folder"])
+@pytest.mark.parametrize("output", [FIGURE, "results/models/tiny-chat"], ids=["file", "folder"])
 def test_result_without_a_record_is_made_anew(ours, output, text):
     path = record_path(ours.folder / output)
     path.unlink() if text is None else path.write_text(text)
@@ -237,7 +237,7 @@ def test_input_changed_during_a_job(finished, tmp_path):
     script = ours.folder / "workflow_scripts/chat_tokenizer.py"
     change = "    from pathlib import Path\n    Path(template).write_text(Path(template).read_text() + ' ')\n"
     script.write_text(script.read_text().replace("\n\nif __name__", f"{change}\n\nif __name__"))
-    tokenizer = f"{TINY_RESULTS}/tokenizer"
+    tokenizer = "results/tokenizers/tiny-chat"
     result = ours.snakemake(tokenizer, "--configfile", TINY)
     assert result.returncode == 1
     assert "error: data/plain.jinja: changed while the job ran, so what was read can't be known; run again" in result.stdout

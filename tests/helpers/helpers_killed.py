@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from crossdiff.config import crosscoder_settings
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.trainer import Training
 
@@ -29,4 +30,4 @@ def train_counting(inputs: dict[str, Any], settings: dict[str, Any], folder: Pat
     spec.loader.exec_module(script)
     script.Checkpoint = partial(Checkpoint, every_seconds=0.01)
     paths = dict(zip(("weights", "config", "training_log"), (str(folder / name) for name in OUTPUTS), strict=True))
-    script.main(inputs, settings, seed=0, identity="same", processes=1, **paths)
+    script.main(inputs, crosscoder_settings(settings), seed=0, identity="same", processes=1, **paths)

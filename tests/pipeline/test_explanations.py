@@ -54,7 +54,7 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
     asked = table[table.kind == "explained"]
     assert len(asked) >= 3 and (asked.explanation == "long text").all()
     assert 0.3 < asked.detection.mean() < 0.7
-    assert table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/tiny/.answers/*/*.json")])
+    assert table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/.answers/*/*.json")])
     assert not [path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
     # Made anew from what is known, without a question.
@@ -66,7 +66,7 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
 
 
 def test_what_is_wrong_is_one_clear_line_and_nothing_is_lost(ours: Checkout) -> None:
-    kept = {path.name for path in ours.folder.glob("results/tiny/.answers/*/*.json")}
+    kept = {path.name for path in ours.folder.glob("results/.answers/*/*.json")}
     with serving(lambda messages: (401, f"bad key {KEY}", {})) as refusing:
         for key, said in (
             (None, "error: explanations.model.endpoint.key: the environment variable EXPLAINER_KEY is not set"),
@@ -74,12 +74,12 @@ def test_what_is_wrong_is_one_clear_line_and_nothing_is_lost(ours: Checkout) -> 
         ):
             _, code, printed = explained(ours, refusing.url, "wrong", key)
             assert code == 1 and said in printed and "Traceback" not in printed and KEY not in printed
-    assert {path.name for path in ours.folder.glob("results/tiny/.answers/*/*.json")} == kept
+    assert {path.name for path in ours.folder.glob("results/.answers/*/*.json")} == kept
 
 
 def test_a_local_folder_answers(finished: Checkout) -> None:
     """A random model: whatever it says, it is the same every time, and no verdict."""
-    model = LocalModel(str(finished.folder / "results/tiny/models/chat"))
+    model = LocalModel(str(finished.folder / "results/models/tiny-chat"))
     question = prompts.judge(prompts.DETECT, "cats", ["a cat", "a dog"])
     answer = model.answer(*question)
     assert isinstance(answer, str) and answer == model.answer(*question)
@@ -101,8 +101,8 @@ def test_every_latent_has_a_pattern_or_a_reason(finished: Checkout, crosscoder: 
 
 
 def test_comparison_has_a_row_per_set_and_training(finished: Checkout) -> None:
-    table = pd.read_csv(finished.folder / "results/tiny/tables/explanations.csv")
+    table = pd.read_csv(finished.folder / "results/tiny/layer1/tables/explanations.csv")
     assert len(table) == 2 * 2 * 4 and set(table.explainer) == {"patterns"}
-    page = (finished.folder / "results/tiny/report/index.html").read_text()
+    page = (finished.folder / "results/tiny/layer1/report/index.html").read_text()
     assert "How well an explanation tells contexts" in page
     assert ("Too few to conclude" in page) == bool(table.too_few.any())

@@ -11,13 +11,13 @@ import pytest
 from conftest import TINY, Checkout
 
 pytestmark = pytest.mark.slow
-CACHES = "results/tiny/activations/layer1"
+CACHES = "results/activations"
 
 
 def found(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Cache -> modification time and content, of those that are there."""
-    paths = sorted((folder / CACHES).glob("*/*.h5"))
-    return {f"{path.parent.name}/{path.name}": (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+    paths = sorted((folder / CACHES).rglob("*.h5"))
+    return {path.relative_to(folder / CACHES).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
 def test_harvest_goes_on_with_the_missing_shards(checkout: Checkout, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_harvest_goes_on_with_the_missing_shards(checkout: Checkout, tmp_path: P
     assert result.returncode == 0, result.stdout
     whole = found(checkout.folder)
     ours = checkout.copy(tmp_path / "ours")
-    for path in (ours.folder / CACHES).glob("*/*.h5"):
+    for path in (ours.folder / CACHES).rglob("*.h5"):
         path.unlink()
     command = [sys.executable, "-m", "snakemake", "activations", "--cores", "1", "--configfile", TINY]
     environment = os.environ | {"PYTHONPATH": str(ours.folder / "src"), "HF_HUB_OFFLINE": "1"}

@@ -28,19 +28,19 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
 
 
 def test_truth_is_found(results: Path) -> None:
-    board = pd.read_csv(results / "tables/leaderboard.csv")
+    board = pd.read_csv(results / "layer0/tables/leaderboard.csv")
     assert len(board) == 2 * 5  # crosscoders, rules
     assert board.f1.is_monotonic_decreasing
     assert board.f1[0] >= 0.9
     by_rule = board.set_index(["crosscoder", "rule"])
     assert by_rule.precision["l1", "norm + strict scaling"] > by_rule.precision["l1", "norm"]
-    found = pd.read_csv(results / "tables/planted_statistics.csv")
+    found = pd.read_csv(results / "layer0/tables/planted_statistics.csv")
     assert len(found) == 2 * 2  # crosscoders, seeds
     assert (found.nu_error_r2 > 0.9).all()
 
 
 def test_ground_truth_is_complete(results: Path) -> None:
-    concepts = pd.read_csv(results / "planted/layer0/concepts.csv")
+    concepts = pd.read_csv(results / "layer0/planted/concepts.csv")
     fired = pd.concat([pd.read_parquet(path) for path in results.glob("planted/layer0/*.train/*.parquet")])
     assert set(fired.concept) == set(concepts.concept)
     of_base_only = fired[fired.concept.isin(concepts.concept[concepts.kind == "base_only"])]
@@ -48,12 +48,12 @@ def test_ground_truth_is_complete(results: Path) -> None:
 
 
 def test_page_has_every_verdict_and_its_links_lead_somewhere(results: Path) -> None:
-    page = (results / "report/leaderboard.html").read_text()
-    claims = pd.read_csv(results / "tables/claims.csv")
+    page = (results / "layer0/report/leaderboard.html").read_text()
+    claims = pd.read_csv(results / "layer0/tables/claims.csv")
     assert set(claims.verdict) <= {"holds", "does not hold", "undecided"}
     assert len(re.findall(r"<strong>(?:holds|does not hold|undecided)</strong>", page)) == len(claims) == 5
     for link in re.findall(r'href="(\.\./[^"]+)"', page):
-        assert (results / "report" / link).exists(), link
+        assert (results / "layer0/report" / link).exists(), link
     for anchor in re.findall(r'href="#([^"]+)"', page):
         assert f'id="{anchor}"' in page
 
@@ -68,7 +68,7 @@ def test_new_threshold_trains_nothing(finished: Checkout) -> None:
 def test_concepts_without_room_are_refused_before_anything_is_planted(finished: Checkout) -> None:
     changes = {"concepts.shared": 400, "largest_cosine": 0.2, "largest_norm_change": 100.0}
     config = finished.changed(TINY, {f"pair.chat.planted.{key}": value for key, value in changes.items()})
-    result = finished.snakemake("results/planted-tiny/planted/layer0/concepts.csv", "--configfile", config)
+    result = finished.snakemake("results/planted-tiny/layer0/planted/concepts.csv", "--configfile", config)
     assert result.returncode == 1
     assert re.search(
         r"error: pair\.chat\.planted\.concepts: found 450, but 64 dimensions hold only (\d+) directions apart .*; \1 would work",

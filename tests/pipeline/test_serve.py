@@ -17,7 +17,7 @@ from helpers_server import excerpts_of
 from crossdiff.explanations import prompts
 from crossdiff.explanations.language_models import Messages
 
-MODEL = "results/smollm2-135m-refusals/models/base"
+MODEL = "results/models/smollm2-135m-instruct"
 FOLDER = "results/tiny/layer1/batchtopk/seed0"
 LATENTS = {"chat_leaning": 6, "shared": 6, "low_nu": 0, "high_nu": 0}
 
@@ -66,7 +66,7 @@ def test_a_small_model_explains_badly_and_the_score_says_so(finished: Checkout, 
     table = pd.read_parquet(ours.folder / FOLDER / "explanations.parquet")
     asked = table[table.kind != "not chosen"]
     assert len(asked) >= sum(LATENTS.values()) // 2 and set(asked.kind) <= {"explained", "malformed"}
-    kept = [json.loads(path.read_text()) for path in ours.folder.glob("results/tiny/.answers/*/*.json")]
+    kept = [json.loads(path.read_text()) for path in ours.folder.glob("results/.answers/*/*.json")]
     assert asked.requests.sum() == len(kept) and asked.malformed.sum() == sum(not _is_read(**one) for one in kept)
     # It repeats the example that it was given, so what it says is not told from chance; where too little can be read, there is no score.
     scored = asked.detection.notna()

@@ -22,6 +22,11 @@ def results(finished: Checkout) -> Path:
     return finished.folder / "results/tiny"
 
 
+def activations(results: Path, role: str) -> Path:
+    """The folder of one model's caches."""
+    return results.parent / f"activations/tiny-{role}/layer1/tiny-chat"
+
+
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     result = finished.snakemake("--configfile", TINY)
     assert result.returncode == 0
@@ -29,13 +34,17 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
 
 
 def test_no_temporary_files_stay(results: Path) -> None:
-    assert not [path for path in results.rglob(".*") if path.name != ".snakemake_timestamp"]
+    assert not [path for path in results.parent.rglob(".*") if path.name != ".snakemake_timestamp"]
 
 
 def test_splits_share_no_document(results: Path) -> None:
     for dataset in ("readme", "requests"):
         documents = [
-            {d for path in sorted(results.glob(f"tokens/{dataset}.{split}/*.parquet")) for d in pd.read_parquet(path).document}
+            {
+                d
+                for path in sorted(results.parent.glob(f"tokens/tiny-chat/{dataset}.{split}/*.parquet"))
+                for d in pd.read_parquet(path).document
+            }
             for split in ("train", "validation")
         ]
         assert all(documents)
@@ -43,17 +52,17 @@ def test_splits_share_no_document(results: Path) -> None:
 
 
 def test_caches_pair_up_with_their_tokens(results: Path) -> None:
-    for tokens in results.glob("tokens/*/*.parquet"):
+    for tokens in results.parent.glob("tokens/tiny-chat/*/*.parquet"):
         rows = len(pd.read_parquet(tokens))
         for model in ("base", "chat"):
-            with h5py.File(results / "activations/layer1" / tokens.parent.name / f"{tokens.stem}.{model}.h5") as file:
+            with h5py.File(activations(results, model) / tokens.parent.name / f"{tokens.stem}.h5") as file:
                 assert file["activations"].shape == (rows, 32)
 
 
 def test_fine_tune_changes_the_activations(results: Path) -> None:
     norms = []
     for model in ("base", "chat"):
-        with h5py.File(results / f"activations/layer1/requests.train/0000.{model}.h5") as file:
+        with h5py.File(activations(results, model) / "requests.train/0000.h5") as file:
             norms.append(file["norm"][:])
     assert np.abs(norms[0] - norms[1]).max() > 0
 
@@ -61,8 +70,8 @@ def test_fine_tune_changes_the_activations(results: Path) -> None:
 def test_forecast_of_disk_is_right_within_a_tenth(results: Path) -> None:
     config = load(yaml.safe_load((ROOT / TINY).read_text()))
     needs = forecast(config, known_shape(config, results.parent.parent))
-    for rule, pattern in (("harvest_activations", "activations/layer1/*/*.h5"), ("train_crosscoder", "layer1/*/*/weights.safetensors")):
-        assert needs[rule].disk == pytest.approx(sum(path.stat().st_size for path in results.glob(pattern)), rel=0.1)
+    for rule, pattern in (("harvest_activations", "activations/*/*/*/*/*.h5"), ("train_crosscoder", "tiny/layer1/*/*/weights.safetensors")):
+        assert needs[rule].disk == pytest.approx(sum(path.stat().st_size for path in results.parent.glob(pattern)), rel=0.1)
 
 
 def test_beta_table_has_one_row_per_latent(results: Path) -> None:
@@ -75,7 +84,7 @@ def test_beta_table_has_one_row_per_latent(results: Path) -> None:
 
 
 def test_every_crosscoder_and_seed_is_in_the_table(results: Path) -> None:
-    table = pd.read_csv(results / "tables/crosscoders.csv")
+    table = pd.read_csv(results / "layer1/tables/crosscoders.csv")
     assert sorted(zip(table.crosscoder, table.seed, strict=True)) == [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
 
 
@@ -86,7 +95,7 @@ def test_every_latent_is_read(results: Path, crosscoder: str, latents: int) -> N
     assert list(counts.latent) == list(range(latents))
     assert list(counts.activations) == list(scaling.active_tokens)  # the same tokens in both passes
     read = json.loads((folder / "tokens_read.json").read_text())
-    kept = json.loads((results / "activations/layer1/summary.json").read_text())
+    kept = json.loads((results / "layer1/summary.json").read_text())
     assert sum(read.values()) == kept["tokens"] - kept["skipped_as_first"] - kept["skipped_by_norm"]
     examples = pd.read_parquet(folder / "examples.parquet")
     assert set(examples.latent) == set(scaling.latent[scaling.active_tokens > 0])
@@ -100,7 +109,9 @@ def test_every_latent_is_read(results: Path, crosscoder: str, latents: int) -> N
 
 def test_latents_are_compared_across_crosscoders_and_seeds(results: Path) -> None:
     names = [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
-    twins, template, agreement = (pd.read_csv(results / f"tables/{name}.csv") for name in ("twins", "template_tokens", "seed_agreement"))
+    twins, template, agreement = (
+        pd.read_csv(results / f"layer1/tables/{name}.csv") for name in ("twins", "template_tokens", "seed_agreement")
+    )
     assert list(zip(twins.crosscoder, twins.seed, strict=True)) == names
     for (crosscoder, seed), found in zip(names, twins.twins, strict=True):
         assert (pd.read_csv(results / f"layer1/{crosscoder}/seed{seed}/twins.csv").kind == "twin").sum() == found
@@ -113,7 +124,7 @@ def test_latents_are_compared_across_crosscoders_and_seeds(results: Path) -> Non
 def test_one_seed_gives_an_empty_table_of_agreement(finished: Checkout, tmp_path: Path) -> None:
     ours = finished.copy(tmp_path / "ours")
     config = ours.changed(TINY, {"seeds": [0]})
-    table = "results/tiny/tables/seed_agreement.csv"
+    table = "results/tiny/layer1/tables/seed_agreement.csv"
     result = ours.snakemake(table, "--configfile", config)
     assert result.returncode == 0, result.stdout
     assert planned(result.stdout)["compare_seeds"] == 1
@@ -127,7 +138,7 @@ def test_answers_are_token_shards_that_end_in_the_assistants_turn(results: Path)
     assert len(last) == 6
     assert is_answer(shard.role, shard.template)[last].all()
     asked = shard.token[: shard.sequence_starts()[1]][~is_answer(shard.role, shard.template)[: shard.sequence_starts()[1]]]
-    tokens = pd.read_parquet(results / "tokens/requests.validation/0000.parquet").token.to_numpy()
+    tokens = pd.read_parquet(results.parent / "tokens/tiny-chat/requests.validation/0000.parquet").token.to_numpy()
     assert tokens[: len(asked)].tolist() == asked.tolist()  # the first validation chat, up to its answer
 
 
@@ -144,15 +155,15 @@ def test_kl_table_has_a_row_per_patched_run_and_group(results: Path) -> None:
     for shared in ("none", "template"):  # no crosscoder takes part in these
         np.testing.assert_allclose(*(table.kl[table.variant == shared] for table in tables.values()), rtol=1e-4)
     assert not np.allclose(*(table.kl[table.variant == "all"] for table in tables.values()), rtol=1e-2)
-    assert (results / "figures/kl.png").exists()
+    assert (results / "layer1/figures/kl.png").exists()
 
 
 def test_report_is_one_page_that_says_it_is_meaningless(results: Path) -> None:
-    page = (results / "report/index.html").read_text()
+    page = (results / "layer1/report/index.html").read_text()
     assert "every number on this page is meaningless" in page
     assert not re.findall(r'(?:src|href)="https?:', page)
     for link in re.findall(r'href="(\.\./[^"]+)"', page):
-        assert (results / "report" / link).exists(), link
+        assert (results / "layer1/report" / link).exists(), link
 
 
 def test_new_seed_runs_only_its_own_branch(finished: Checkout) -> None:
@@ -174,7 +185,7 @@ def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: C
     result = checkout.snakemake("--configfile", checkout.changed(TINY, {"pair.layer": 3}))
     assert result.returncode == 1
     assert "error: pair.layer: found 3, the base model has layers 0 to 2" in result.stdout
-    assert not (checkout.folder / "results/tiny/models/chat").exists()
+    assert not (checkout.folder / "results/models/tiny-chat").exists()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +198,7 @@ def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: C
 def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message: str) -> None:
     (checkout.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     config = checkout.changed(TINY, {"datasets.requests.files": ["chats.jsonl"], "datasets.requests.format": "messages"})
-    shard = "results/tiny/tokens/requests.train/0000.parquet"
+    shard = "results/tokens/tiny-chat/requests.train/0000.parquet"
     result = checkout.snakemake(shard, "--configfile", config)
     assert result.returncode == 1
     assert f"error: {message}" in result.stdout
@@ -195,7 +206,7 @@ def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message:
 
 
 def test_text_shorter_than_the_budget_is_refused_with_what_is_missing(checkout: Checkout) -> None:
-    shard = "results/tiny/tokens/readme.validation/0000.parquet"
+    shard = "results/tokens/tiny-chat/readme.validation/0000.parquet"
     result = checkout.snakemake(shard, "--configfile", checkout.changed(TINY, {"datasets.readme.validation_tokens": 6000}))
     assert result.returncode == 1
     assert re.search(r"error: datasets\.readme: its validation texts end [\d,]+ tokens short of this shard's 6,000", result.stdout)

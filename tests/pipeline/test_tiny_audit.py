@@ -19,8 +19,8 @@ from crossdiff.provenance.audit import Audit
 from crossdiff.provenance.hashing import IGNORED, file_sha256
 from crossdiff.provenance.records import embedded_id, read_record, record_path
 
-FIGURE = "results/tiny/figures/training.svg"
-REPORT = "results/tiny/report/index.html"
+FIGURE = "results/tiny/layer1/figures/training.svg"
+REPORT = "results/tiny/layer1/report/index.html"
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_whole_run_is_verified(finished):
 def test_chain_of_a_figure_ends_at_weights_and_source_text(finished):
     found = json.loads(finished.crossdiff("audit", FIGURE, "--json").stdout)
     paths = {node["path"] for node in found["nodes"]}
-    assert {FIGURE, "results/tiny/models/base", "results/tiny/models/chat", "data/requests.yaml", "tests/data/documents.txt"} <= paths
+    assert {FIGURE, "results/models/tiny-base", "results/models/tiny-chat", "data/requests.yaml", "tests/data/documents.txt"} <= paths
     assert found["settings"]["crosscoders.batchtopk.k"] == [8]
     assert "classes.top" not in found["settings"]  # it does not matter to this figure
 
@@ -59,7 +59,7 @@ def test_every_result_has_a_record_and_those_that_can_carry_its_id(finished):
 
 
 def test_records_say_where_and_with_what(finished):
-    run = read_record(finished.folder / "results/tiny/models/chat").run
+    run = read_record(finished.folder / "results/models/tiny-chat").run
     assert run["host"] and run["packages"]["torch"] and run["config"] == [TINY]
     assert run["seeds"] == {"pair.chat.finetune.seed": 0}
     assert run["started"] <= run["finished"]

@@ -13,7 +13,7 @@ from conftest import TINY, Checkout
 from crossdiff.latents.catalogue import weights_digest
 from crossdiff.report.browser.contents import CHUNK
 
-PAGE = "results/tiny/report/latents/index.html"
+PAGE = "results/tiny/layer1/report/latents/index.html"
 TRAININGS = {"batchtopk.seed0": 128, "batchtopk.seed1": 128, "l1.seed0": 96, "l1.seed1": 96}
 
 
@@ -61,7 +61,7 @@ def test_live_latents_are_compared_with_every_other_training(files: Path) -> Non
 
 
 def test_report_leads_to_the_browser_and_flags_the_stale_name(finished: Checkout, files: Path) -> None:
-    report = (finished.folder / "results/tiny/report/index.html").read_text()
+    report = (finished.folder / "results/tiny/layer1/report/index.html").read_text()
     assert 'href="latents/index.html#batchtopk/' in report
     assert "a stale name (batchtopk, seed 0, latent 3)" in report
     assert piece(files, "batchtopk.seed0/table")["stale"] == [{"latent": 3, "name": "a stale name", "weights": "0" * 12}]
@@ -80,12 +80,12 @@ def test_name_given_to_these_weights_is_carried_everywhere(finished: Checkout, t
     assert result.returncode == 0, result.stdout
     names = piece(ours.folder / Path(PAGE).parent / "files", "l1.seed0/table")["columns"]["name"]
     assert {number: name for number, name in enumerate(names) if name} == {latent: "the <b> one"}
-    for page in (PAGE, "results/tiny/report/index.html"):
+    for page in (PAGE, "results/tiny/layer1/report/index.html"):
         assert "the &lt;b&gt; one" in (ours.folder / page).read_text()
         assert "the <b> one" not in (ours.folder / page).read_text()
     # A latent that the weights do not have: the one line, and what was there stays.
     catalogue.write_text(f"latents:\n  - {entry % 96}\n")
-    result = ours.snakemake("results/tiny/tables/names.csv", "--configfile", TINY)
+    result = ours.snakemake("results/tiny/layer1/tables/names.csv", "--configfile", TINY)
     assert result.returncode == 1
     assert "error: tests/data/catalogue.yaml: latents.0.latent: found 96, allowed in l1: 0 to 95" in result.stdout
 

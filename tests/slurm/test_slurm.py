@@ -171,11 +171,11 @@ def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
     result = without_cluster.snakemake("--configfile", without_cluster.config, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout
     assert hashes(fresh.folder) == hashes(without_cluster.folder)
-    run = read_record(fresh.folder / "results/tiny/activations/layer1/requests.train/0000.base.h5").run
+    run = read_record(fresh.folder / "results/activations/tiny-base/layer1/tiny-chat/requests.train/0000.h5").run
     assert run["slurm_job"]
     assert run["cuda_visible_devices"] in ("0", "1")
-    assert read_record(fresh.folder / "results/tiny/tokens/requests.train/0000.parquet").run["cuda_visible_devices"] is None
-    assert read_record(fresh.folder / "results/tiny/tables/crosscoders.csv").run["slurm_job"] is None
+    assert read_record(fresh.folder / "results/tokens/tiny-chat/requests.train/0000.parquet").run["cuda_visible_devices"] is None
+    assert read_record(fresh.folder / "results/tiny/layer1/tables/crosscoders.csv").run["slurm_job"] is None
 
 
 @pytest.mark.parametrize(

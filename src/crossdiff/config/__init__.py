@@ -96,6 +96,9 @@ __all__ = [
 ]
 
 
+KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # beside those of crosscoders
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -122,6 +125,8 @@ class Config(Section):
     def _references(self) -> "Config":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
+        if kept := sorted(set(self.crosscoders) & set(KEPT_FOLDERS)):
+            raise ValueError(f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, which are folders of results")
         if self.pair.chat.planted is not None and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
             raise ValueError("pair.chat: found planted, which is no model; leave out causal, behaviour and steering")
         if (self.scoring is None) != (self.pair.chat.planted is None):

@@ -1,9 +1,11 @@
 """What every section is built from."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+
+from crossdiff.errors import UserError
 
 # What texts have to look like, and how an error says it.
 NAME, SHA256, WORD, VERSION = r"^[a-z0-9][a-z0-9_-]*$", r"^[0-9a-f]{64}$", r"^[A-Za-z0-9._-]+$", r"^[A-Za-z0-9._+!-]+$"
@@ -32,6 +34,28 @@ class Section(BaseModel):
     """Base of every section: unknown keys are errors, and text is never read as a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    _declared_by: tuple[str, str] | None = PrivateAttr(None)  # of a section with some of its fields: the rule, and the section's key
+
+    def with_only(self, fields: dict[str, Any], rule: str, key: str) -> Self:
+        """A section of this kind with these fields and no others, as ``rule`` declares them below ``key`` (config/declared.py)."""
+        part = self.model_copy()
+        part.__dict__.clear()
+        part.__dict__.update(fields)
+        part._declared_by = (rule, key)
+        return part
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what a section does not have. Raises UserError for a field that the rule did not declare."""
+        field = type(self).model_fields.get(name)
+        if field is None or self._declared_by is None:
+            return super().__getattr__(name)
+        rule, key = self._declared_by
+        raise undeclared(rule, f"{key}.{field.alias or name}".lstrip("."))
+
+
+def undeclared(rule: str, key: str) -> UserError:
+    """The error for a script that asks for what its rule does not declare."""
+    return UserError(f'rule {rule}: its script asks for {key}, which the rule does not declare; add settings("{key}") to its params')
 
 
 def exactly_one(section: Section, names: tuple[str, ...]) -> str:

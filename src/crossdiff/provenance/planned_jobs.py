@@ -19,7 +19,6 @@ from crossdiff.config import load
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance import code, trust
 from crossdiff.provenance.json_cache import FOLDER
-from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -73,15 +72,18 @@ def state(values: Mapping[str, Any], root: Path) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def start(workflow: "Workflow", pair: str, values: Mapping[str, Any]) -> None:
-    """Called at the end of the Snakefile, when the rules are known and the DAG is not yet built."""
+def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -> None:
+    """Called at the end of the Snakefile, when the rules are known and the DAG is not yet built.
+
+    ``folders`` hold the results that jobs of this run may read or make, the first one those of this run alone.
+    """
     # For the records of jobs, which see the values of the config but not where they stand.
     os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
     if not workflow.is_main_process:
         return
-    results = trust.reconcile(workflow, [f"{RESULTS}/{pair}", f"{RESULTS}/packages"])
+    results = trust.reconcile(workflow, folders)
     code.parsed_before().save()
-    atexit.register(_finish, workflow, values, state(values, Path()), [path for path in results if path.startswith(f"{RESULTS}/{pair}/")])
+    atexit.register(_finish, workflow, values, state(values, Path()), [path for path in results if path.startswith(f"{folders[0]}/")])
 
 
 def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:

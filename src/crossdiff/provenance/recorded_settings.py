@@ -7,7 +7,19 @@ from crossdiff.errors import UserError
 from crossdiff.provenance.records import Record, is_result, read_record
 
 
-def recorded_settings(paths: Iterable[str]) -> dict[str, Any]:
+class RecordedSettings(dict[str, Any]):
+    """Full key -> value."""
+
+    def names(self, section: str) -> list[str]:
+        """The entries of a section of named ones, such as ``datasets``, in order."""
+        return sorted({key.split(".")[1] for key in self if key.startswith(f"{section}.")})
+
+    def given(self, key: str) -> bool:
+        """Whether a key, or any below it, has a value."""
+        return any(value is not None for name, value in self.items() if name == key or name.startswith(f"{key}."))
+
+
+def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     """Full key -> value of every setting that the results at ``paths`` depend on, through all that they were made from.
 
     With them ``pair.name``, and as ``datasets.NAME.tokens`` the training tokens that were used. Raises UserError when two of the results
@@ -24,7 +36,7 @@ def recorded_settings(paths: Iterable[str]) -> dict[str, Any]:
         if record.rule == "tokenise" and record.wildcards.get("split") == "train":
             name = f"datasets.{record.wildcards['dataset']}.tokens"
             tokens[name] = tokens.get(name, 0) + record.params["tokens"]
-    return settings | tokens
+    return RecordedSettings(settings | tokens)
 
 
 def _upstream(paths: Iterable[str]) -> dict[str, Record]:

@@ -1,26 +1,23 @@
 """The leaderboard page: scores on planted concepts, and what the paper's claims come to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
 from crossdiff.planted.scoring import CALLED, RATIOS, STATISTICS
+from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import record_mark
 from crossdiff.report.page import data_uri, page_template
-from crossdiff.workflow.run import section
 
 
-def render(settings: Mapping[str, Any], concepts: str, summary: str, tables: Sequence[str], figures: Sequence[str], template: str) -> str:
-    """The page as HTML. ``settings`` are those in the records of the files shown."""
+def render(recorded: RecordedSettings, concepts: str, summary: str, tables: Sequence[str], figures: Sequence[str], template: str) -> str:
+    """The page as HTML. ``recorded``: settings from the records of the files shown."""
     read = {Path(path).stem: pd.read_csv(path) for path in tables}
     return page_template(template).render(
         record=" ".join(record_mark().values()),
-        pair=section(settings, "pair"),
-        scoring=section(settings, "scoring"),
-        thresholds=section(settings, "latent_scaling"),
+        recorded=recorded,
         planted=pd.read_csv(concepts).kind.value_counts().to_dict(),
         summary=read_summary(summary),
         tables={name: table.to_dict("records") for name, table in read.items()},

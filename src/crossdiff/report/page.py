@@ -9,24 +9,25 @@ import jinja2
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
-from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS
+from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
 from crossdiff.latents.catalogue import current, read_names
 from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning
 from crossdiff.models.load import load_tokenizer
+from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.texts.chats import CONTENT
-from crossdiff.workflow.run import section
 
 # Below this many confirmed latents a difference between losses can be chance; the page says so.
 FEW_LATENTS = 5
 
 
 class Inputs(NamedTuple):
-    """Paths of everything that the page shows, and the settings that it names; mappings go from crosscoder name to path."""
+    """Paths of everything that the page shows, what their records say, and how much is shown; mappings go from crosscoder name to path."""
 
-    settings: Mapping[str, Any]
+    recorded: RecordedSettings
+    shown: Report
     tokenizer: str
     facts: str
     summary: str
@@ -44,18 +45,13 @@ class Inputs(NamedTuple):
 def render(inputs: Inputs, template: str | Path) -> str:
     """The page as HTML. All text that comes from data is escaped by the template engine."""
     tokenizer = load_tokenizer(inputs.tokenizer)
-    report = section(inputs.settings, "report")
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
-    classes = section(inputs.settings, "classes")
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     named = read_names(inputs.names)
     names = {name: current(named, name, inputs.seed) for name in inputs.betas}
     return page_template(template).render(
         record=" ".join(record_mark().values()),
-        pair=section(inputs.settings, "pair"),
-        datasets=section(inputs.settings, "datasets"),
-        classes=classes,
-        thresholds=section(inputs.settings, "latent_scaling"),
+        recorded=inputs.recorded,
         lowest_nu=NU_RANGE[0],
         fewest_blocks=FEWEST_ACTIVE_BLOCKS,
         facts=read_json(inputs.facts),
@@ -65,10 +61,10 @@ def render(inputs: Inputs, template: str | Path) -> str:
         tables={name: table.to_dict("records") for name, table in tables.items()},
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
-        cautions=cautions(evaluations, classes),
+        cautions=cautions(evaluations, inputs.recorded["classes.chat_only_above"]),
         few_explained=comparison.cautions(tables["explanations"]),
         latents={
-            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, report, names[name])
+            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, inputs.shown, names[name])
             for name, betas in inputs.betas.items()
         },
         stale=named[named.stale].to_dict("records"),
@@ -90,7 +86,7 @@ def page_template(path: str | Path) -> jinja2.Template:
     return environment.get_template(Path(path).name)
 
 
-def cautions(evaluations: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Any]) -> list[str]:
+def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: float) -> list[str]:
     """What the run is too small, or too weak, to conclude."""
     found = []
     for name, evaluation in evaluations.items():
@@ -98,7 +94,7 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], classes: Mapping[str,
         if chat_only == 0:
             largest = _number(evaluation["largest_norm_difference"])
             found.append(
-                f"{name}: no latent reaches a relative decoder norm difference of {classes['chat_only_above']} (the largest is {largest}). "
+                f"{name}: no latent reaches a relative decoder norm difference of {chat_only_above} (the largest is {largest}). "
                 "Nothing here is chat-only by this threshold; only ranks can be read."
             )
         elif sure < FEW_LATENTS:
@@ -122,10 +118,10 @@ class Token(NamedTuple):
     is_template: bool
 
 
-def _latents(betas: pd.DataFrame, examples: str, tokenizer, report: Mapping[str, int], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    top = most_chat_leaning(betas, report["latents"])
+def _latents(betas: pd.DataFrame, examples: str, tokenizer, shown: Report, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    top = most_chat_leaning(betas, shown.latents)
     strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())])
-    by_latent = {latent: group.head(report["examples"]) for latent, group in strongest.groupby("latent")}
+    by_latent = {latent: group.head(shown.examples) for latent, group in strongest.groupby("latent")}
     rows = []
     for row in top.to_dict("records"):
         found = by_latent.get(row["latent"])

@@ -103,7 +103,7 @@ def shape(config: Config, root: Path) -> Shape | None:
     Raises UserError for a malformed config.json.
     """
     source = config.pair.base
-    for folder in (root / f"results/{config.pair.name}/models/base", *([Path(source.folder)] if source.folder else [])):
+    for folder in (root / f"results/models/{config.pair.model_name('base')}", *([Path(source.folder)] if source.folder else [])):
         if found := folder_shape(folder):
             return found
     if source.random:
@@ -322,6 +322,6 @@ def known_shape(config: Config, root: Path) -> Shape:
     """As ``shape``. Raises UserError where nobody knows it."""
     found = shape(config, root)
     if found is None:
-        folder = f"results/{config.pair.name}/models/base"
+        folder = f"results/models/{config.pair.model_name('base')}"
         raise UserError(f"pair.base: the model's size is not known yet; run snakemake {folder} first, or add it to {SHAPES}")
     return found

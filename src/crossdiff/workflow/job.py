@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crossdiff.config import Config, load
+from crossdiff.config.declared import only
 from crossdiff.errors import UserError
 from crossdiff.provenance.recording import recording
 
@@ -15,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[Mapping[str, Any]]:
-    """Give the rule's settings; everything that is printed goes to the rule's log, and a record is written beside every output.
+def job(snakemake: Any) -> Iterator[Config]:
+    """Give the settings that the rule declares, typed; to ask for another is an error. A record is written next to every output.
 
-    A UserError ends the job with its one line.
+    Everything that is printed goes to the rule's log. A UserError ends the job with its one line.
     """
     with Path(snakemake.log[0]).open("w", buffering=1) as file:
         # The descriptors, not only sys.stderr: native libraries print too.
@@ -27,7 +29,7 @@ def job(snakemake: Any) -> Iterator[Mapping[str, Any]]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
         try:
             with recording(snakemake):
-                yield snakemake.params.get("settings", {})
+                yield only(load(snakemake.config), snakemake.params.get("settings", {}).keys(), snakemake.rule)
         except UserError as error:
             log.error("error: %s", error)
             raise SystemExit(1) from None

@@ -11,6 +11,7 @@ from crossdiff.config import Config
 from crossdiff.device import device, fast_dtype
 from crossdiff.explanations.cost import forecast_lines
 from crossdiff.workflow.forecast import Need, forecast, known_shape
+from crossdiff.workflow.run import result_folders
 
 CALIBRATION_SECONDS = 1.0
 COLUMNS = "{:<24}{:>7}{:>10}{:>11}{:>13}{:>12}{:>9}"
@@ -53,8 +54,7 @@ def _hours(needs: dict[str, Need], rate: float) -> float:
 
 
 def _warnings(needs: dict[str, Need], config: Config, root: Path) -> list[str]:
-    results = root / "results" / config.pair.name
-    there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    there = sum(path.stat().st_size for folder in result_folders(config) for path in (root / folder).rglob("*") if path.is_file())
     free, wanted = shutil.disk_usage(root).free, _disk(needs) - there
     warnings = [f"disk: {wanted / 1e9:,.1f} GB more are needed, {free / 1e9:,.1f} GB are free"] if wanted > free else []
     main = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

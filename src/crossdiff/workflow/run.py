@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crossdiff.config import Config, TextSource, load
+from crossdiff.config import MODELS, Config, TextSource, load
+from crossdiff.config.declared import flatten
+from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
 from crossdiff.models.files import model_files
 
 SPLITS = ("train", "validation")
+SHARED = ("results/packages", "results/models", "results/tokenizers")  # of all runs
 
 
 class Run:
@@ -26,25 +29,46 @@ class Run:
         """
 
         def of(wildcards: Any) -> dict[str, Any]:
-            flat: dict[str, Any] = {}
-            for key in keys:
-                name = key.format(**dict(wildcards.items()))
-                flat |= _flatten(name, _lookup(self._values, name))
-            return dict(sorted(flat.items()))
+            named = [key.format(**dict(wildcards.items())) for key in keys]
+            return dict(sorted((full, value) for key in named for full, value in flatten(key, self._value(key)).items()))
 
         return of
+
+    def _value(self, key: str) -> Any:
+        value = self._values
+        for part in key.split("."):
+            value = value[part]
+        return value
 
     @staticmethod
     def text_keys(dataset: str) -> list[str]:
         """The keys that decide a data set's texts: all but its token budgets, so that a larger budget keeps the old shards."""
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields]
 
-    def model_files(self, model: str) -> list[str]:
+    @staticmethod
+    def source_keys(role: str) -> list[str]:
+        """The keys that decide what a model is: where it comes from, not its name."""
+        return [f"pair.{role}.{kind}" for kind in SOURCES]
+
+    def model_name(self, role: str) -> str:
+        """The name of the pair's base or chat model, which its folder and its activations bear."""
+        return self.config.pair.model_name(role)
+
+    def role(self, model: str) -> str:
+        """The part that a model plays in the pair: base or chat."""
+        return next(role for role in MODELS if self.model_name(role) == model)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The name of the tokenizer that renders chats: that of the chat model, or of the base model where the chat model is planted."""
+        return self.model_name("base" if self.config.pair.chat.planted else "chat")
+
+    def model_files(self, role: str) -> list[str]:
         """Local files that a model's source reads. Raises UserError when its folder holds no model."""
-        source = self.config.pair.source(model)
+        source = self.config.pair.source(role)
         if source.folder is not None:
             if not Path(source.folder, "config.json").is_file():
-                raise UserError(f"pair.{model}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json")
+                raise UserError(f"pair.{role}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json")
             return [str(path) for path in model_files(Path(source.folder))]
         return [source.random.chat_template] if source.random is not None else []
 
@@ -60,27 +84,8 @@ class Run:
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
 
 
-def section(settings: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """The settings below ``path`` as a nested dict: the inverse of the flat form that a rule hands to its script."""
-    prefix = ".".join(path) + "."
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key.startswith(prefix):
-            *parents, leaf = key.removeprefix(prefix).split(".")
-            place = nested
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[leaf] = value
-    return nested
-
-
-def _lookup(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values[part]
-    return values
-
-
-def _flatten(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {key: leaf for part, inner in value.items() for key, leaf in _flatten(f"{name}.{part}", inner).items()}
-    return {name: value}
+def result_folders(config: Config) -> list[str]:
+    """Where the results of a run lie: first those of its pair, then those that it may share with other runs."""
+    names = {role: config.pair.model_name(role) for role in MODELS}
+    tokens = [f"results/tokens/{names['base' if config.pair.chat.planted else 'chat']}"]
+    return [f"results/{config.pair.name}", *SHARED, *tokens, *(f"results/activations/{name}" for name in names.values())]

@@ -96,7 +96,7 @@ def test_causal_effect_takes_a_pass_for_every_patched_run() -> None:
 def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
     tiny = config("configs/tiny.yaml")
     assert known_shape(tiny, tmp_path) == Shape(3, 32, 64, 260, 4 * 32 * 32)
-    folder = tmp_path / "results/tiny/models/base"
+    folder = tmp_path / "results/models/tiny-base"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(
         '{"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100, "num_attention_heads": 4}'
@@ -208,7 +208,7 @@ def unknown(root: Path) -> Config:
 def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
     root = without_results(tmp_path)
     with pytest.raises(
-        UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/gemma2-2b/models/base first"
+        UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/models/gemma-2-2b first"
     ):
         known_shape(unknown(root), root)
     asked = request(unknown(root), root)

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.iocontainers import Wildcards
 
-from crossdiff.config import BatchTopKSettings, Finetune, TextSource
 from crossdiff.errors import UserError
 from crossdiff.provenance import code
-from crossdiff.workflow.run import Run, section
+from crossdiff.workflow.run import Run, result_folders
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "workflow_scripts").glob("*.py"))
 
@@ -109,32 +108,6 @@ def test_text_keys_are_all_but_the_budgets():
     assert not any(key.endswith("tokens") for key in keys)
 
 
-@pytest.mark.parametrize(
-    ("cls", "path"),
-    [(BatchTopKSettings, ("crosscoders", "topk")), (Finetune, ("pair", "chat", "finetune")), (TextSource, ("datasets", "talk"))],
-    ids=lambda value: getattr(value, "__name__", ".".join(value)) if isinstance(value, tuple) else value.__name__,
-)
-def test_section_gives_back_what_settings_flattened(cls, path):
-    one = run()
-    keys = one.text_keys(path[1]) if cls is TextSource else [".".join(path)]
-    given = one.config
-    for part in path:
-        given = given[part] if isinstance(given, dict) else getattr(given, part)
-    rebuilt = cls(**section(one.settings(*keys, "seeds")(NOTHING), *path))
-    assert rebuilt.model_dump() == {key: value for key, value in given.model_dump().items() if key in cls.model_fields}
-
-
-def test_section_takes_whole_names_only():
-    assert section({"a.b.c": 1, "a.bc": 2, "a.b": 3, "ab.b": 4}, "a", "b") == {"c": 1}
-
-
-@pytest.mark.parametrize("key", ["pair", "datasets", "tokens", "activations", "crosscoders", "classes", "report"])
-def test_section_is_the_inverse_of_settings(key):
-    one = run()
-    given = one.config.model_dump(mode="json", by_alias=True)[key]
-    assert section(one.settings("seeds", key)(NOTHING), key) == given
-
-
 # Shards.
 
 
@@ -200,6 +173,31 @@ def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
     values["pair"]["base"] = {"folder": "~"}
     assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
     assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(tmp_path)  # as prepare_model gets it
+
+
+# Names, which paths are made of.
+
+
+def test_models_bear_the_pairs_name_unless_they_have_their_own():
+    assert [run().model_name(role) for role in ("base", "chat")] == ["small-base", "small-chat"]
+    values = yaml.safe_load(SMALL)
+    values["pair"]["base"]["name"] = "llama"
+    one = Run(values)
+    assert [one.model_name(role) for role in ("base", "chat")] == ["llama", "small-chat"]
+    assert [one.role(name) for name in ("llama", "small-chat")] == ["base", "chat"]
+    assert one.tokenizer_name == "small-chat"
+
+
+def test_name_of_a_model_is_no_setting_of_its_rule():
+    """A model that gets another name gets another folder; what is in it stays the same."""
+    assert "pair.base.name" not in run().settings(*run().source_keys("base"))(NOTHING)
+    assert "pair.base.random.seed" in run().settings(*run().source_keys("base"))(NOTHING)
+
+
+def test_folders_of_a_run_begin_with_its_own():
+    folders = result_folders(run().config)
+    assert folders[0] == "results/small"
+    assert {"results/models", "results/tokens/small-chat", "results/activations/small-base"} <= set(folders)
 
 
 # Digests of code.

@@ -124,16 +124,16 @@ def latent_scaling(
     return figure
 
 
-def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
+def threshold_sweep(betas: Mapping[str, pd.DataFrame], top: int) -> Figure:
     """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (docs/method.md 10)."""
     figure, (ax,) = panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
     for (name, table), colour, style in zip(betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True):
-        top = most_chat_leaning(table, classes.top)
-        worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
-        ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(top)})")
+        leaning = most_chat_leaning(table, top)
+        worst = leaning[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
+        ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(leaning)})")
     ax.set(xlim=(0, 1.2), ylim=(0, None), xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
-    ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
+    ax.set_title(f"the {top} most chat-leaning latents of each crosscoder")
     ax.legend(loc="upper left")
     return figure
 
