@@ -25,7 +25,7 @@ PACKAGES = {
     """,
 }
 # Packages read these when they are imported: a command that wants other values can't start warm.
-READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "CUDA_", "MPL", "ARROW_", "LD_")
+READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "CUDA_", "MPL", "ARROW_", "LD_")
 
 
 def read_at_import(variables: dict[str, str]) -> dict[str, str]:
