@@ -44,7 +44,6 @@ rule all:
         BROWSER,
         LATENTS,
         CAUSAL,
-        STEERING_FIGURE,
         EXPLANATIONS,
         PLANTED,
 

@@ -1,10 +1,10 @@
 """Causal effect. Only with a section ``causal``.
 
 Takes both models, chats, crosscoders and their beta tables. Gives the chat model's answers and, per crosscoder and seed, how near each patched run of
-both models' activations brings the base to the chat model's predictions; one figure.
+both models' activations brings the base to the chat model's predictions;
 """
 
-CAUSAL = [here("figures/kl.svg"), *every_training("kl.csv")] if CONFIG.causal else []
+CAUSAL = every_training("kl.csv") if CONFIG.causal else []
 
 PATCHING_KEYS = [f"causal.{key}" for key in Patching.model_fields]
 
@@ -67,22 +67,3 @@ if CONFIG.causal:
             "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"
         script:
             "../workflow_scripts/measure_causal_effect.py"
-
-    rule figure_kl:
-        """KL to the chat model of every patched run, of the first seed."""
-        input:
-            every_training("kl.csv", CONFIG.seeds[:1]),
-        output:
-            multiext(of_layer("figures/kl"), ".svg", ".png"),
-        log:
-            of_layer("figure_kl.log", "logs"),
-        localrule: True
-        conda:
-            "../envs/environment.yaml"
-        params:
-            crosscoders=list(CONFIG.crosscoders),
-            code=code_digest("figure_kl"),
-        message:
-            "Drawing kl"
-        script:
-            "../workflow_scripts/figure_kl.py"

@@ -16,12 +16,14 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.workflow import forecast, slurm
-    from crossdiff.workflow.run import SPLITS, Run, result_folders
+    from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
+    from crossdiff.workflow.run import SPLITS, Run, check_layout, result_folders
 except ModuleNotFoundError as error:
     raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
 
 try:
     RUN = Run(config)
+    check_layout(RUN.config)
     request = forecast.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -38,7 +40,7 @@ MODEL = {role: f"results/models/{RUN.model_name(role)}" for role in ROLES}  # ro
 TOKENIZER = f"results/tokenizers/{RUN.tokenizer_name}"
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
-NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
+EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 
 # Of a forward pass. A resource, no setting: it changes results by rounding only, so with less of it, for want of memory, all that is there stays.
 BATCH_TOKENS = CONFIG.activations.batch_tokens

@@ -9,7 +9,6 @@ EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields i
 EXPLANATIONS = [
     *(path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")),
     here("tables/explanations.csv"),
-    here("figures/explanations.svg"),
 ]
 
 
@@ -78,10 +77,8 @@ rule compare_explanations:
     input:
         betas=[path for _ in EXPLAINERS for path in every_training("betas.parquet")],
         latents=[path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")],
-        quantiles=[path for file in EXPLAINERS.values() for path in every_training(f"{file}_quantiles.parquet")],
     output:
-        table=of_layer("tables/explanations.csv"),
-        figures=multiext(of_layer("figures/explanations"), ".svg", ".png"),
+        of_layer("tables/explanations.csv"),
     log:
         of_layer("compare_explanations.log", "logs"),
     localrule: True

@@ -1,112 +1,33 @@
 """Figures.
 
-Takes tables of latents and training logs, of the first seed. Gives one SVG and one PNG per figure.
+Takes tables of latents and training logs, of the first seed. Gives one SVG, one PNG and one caption per figure. Which there are, and in which
+order the page shows them, stands in src/crossdiff/workflow/evaluations.py.
 """
 
 
-rule figure_norm_difference:
-    """Histograms of the relative decoder norm difference, and the cosine of both decoders."""
+rule draw_figure:
+    """One figure and its caption."""
     input:
-        every_training("betas.parquet", FIRST_SEED),
+        unpack(lambda w: {name: every_training(file, FIRST_SEED) for name, file in EVALUATIONS[w.figure].files.items()}),
+        names=lambda w: NAMES if EVALUATIONS[w.figure].named else [],
     output:
-        multiext(of_layer("figures/norm_difference"), ".svg", ".png"),
+        drawing=multiext(of_layer("figures/{figure}"), ".svg", ".png"),
+        caption=of_layer("figures/{figure}.json"),
     log:
-        of_layer("figure_norm_difference.log", "logs"),
-    localrule: True
-    conda:
-        "../envs/environment.yaml"
-    params:
-        crosscoders=list(CONFIG.crosscoders),
-        settings=settings("classes.base_only_below", "classes.shared_between", "classes.chat_only_above"),
-        code=code_digest("figure_norm_difference"),
-    message:
-        "Drawing norm_difference"
-    script:
-        "../workflow_scripts/figure_norm_difference.py"
-
-
-rule figure_latent_scaling:
-    """nu_error against nu_reconstruction, chat-leaning and shared latents."""
-    input:
-        betas=every_training("betas.parquet", FIRST_SEED),
-        names=NAMES,
-    output:
-        multiext(of_layer("figures/latent_scaling"), ".svg", ".png"),
-    log:
-        of_layer("figure_latent_scaling.log", "logs"),
+        of_layer("figures/{figure}.log", "logs"),
+    wildcard_constraints:
+        figure=one_of(EVALUATIONS),
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
         crosscoders=list(CONFIG.crosscoders),
         seed=CONFIG.seeds[0],
-        settings=settings("classes.top", *NU_THRESHOLDS),
-        code=code_digest("figure_latent_scaling"),
+        evaluation=lambda w: EVALUATIONS[w.figure].params(),
+        modules=lambda w: [EVALUATIONS[w.figure].module],
+        settings=lambda w: settings(*EVALUATIONS[w.figure].settings)(w),
+        code=lambda w: code_digest("draw_figure", EVALUATIONS[w.figure].module),
     message:
-        "Drawing latent_scaling"
+        "Drawing {wildcards.figure}"
     script:
-        "../workflow_scripts/figure_latent_scaling.py"
-
-
-rule figure_threshold_sweep:
-    """Latents confirmed as chat-specific as the threshold grows."""
-    input:
-        every_training("betas.parquet", FIRST_SEED),
-    output:
-        multiext(of_layer("figures/threshold_sweep"), ".svg", ".png"),
-    log:
-        of_layer("figure_threshold_sweep.log", "logs"),
-    localrule: True
-    conda:
-        "../envs/environment.yaml"
-    params:
-        crosscoders=list(CONFIG.crosscoders),
-        settings=settings("classes.top"),
-        code=code_digest("figure_threshold_sweep"),
-    message:
-        "Drawing threshold_sweep"
-    script:
-        "../workflow_scripts/figure_threshold_sweep.py"
-
-
-rule figure_template_tokens:
-    """Shares of activations on template tokens, chat-leaning and shared latents."""
-    input:
-        betas=every_training("betas.parquet", FIRST_SEED),
-        template_tokens=every_training("template_tokens.csv", FIRST_SEED),
-        tokens_read=every_training("tokens_read.json", FIRST_SEED),
-    output:
-        multiext(of_layer("figures/template_tokens"), ".svg", ".png"),
-    log:
-        of_layer("figure_template_tokens.log", "logs"),
-    localrule: True
-    conda:
-        "../envs/environment.yaml"
-    params:
-        crosscoders=list(CONFIG.crosscoders),
-        settings=settings("classes.top"),
-        code=code_digest("figure_template_tokens"),
-    message:
-        "Drawing template_tokens"
-    script:
-        "../workflow_scripts/figure_template_tokens.py"
-
-
-rule figure_training:
-    """FVE, L0 and dead latents over training."""
-    input:
-        every_training("training.csv", FIRST_SEED),
-    output:
-        multiext(of_layer("figures/training"), ".svg", ".png"),
-    log:
-        of_layer("figure_training.log", "logs"),
-    localrule: True
-    conda:
-        "../envs/environment.yaml"
-    params:
-        crosscoders=list(CONFIG.crosscoders),
-        code=code_digest("figure_training"),
-    message:
-        "Drawing training"
-    script:
-        "../workflow_scripts/figure_training.py"
+        "../workflow_scripts/draw_figure.py"

@@ -7,7 +7,6 @@ template shares, twins and agreement across seeds over all crosscoders.
 LATENTS = [
     *every_training("examples.parquet"),
     *(here(f"tables/{table}.csv") for table in ("template_tokens", "twins", "seed_agreement")),
-    here("figures/template_tokens.svg"),
 ]
 
 
@@ -112,3 +111,24 @@ rule compare_seeds:
         "Comparing the seeds"
     script:
         "../workflow_scripts/compare_seeds.py"
+
+
+rule measure_density:
+    """How many latents of each crosscoder and seed fire on many tokens, and how many on few."""
+    input:
+        every_training("betas.parquet"),
+    output:
+        of_layer("tables/density.csv"),
+    log:
+        of_layer("measure_density.log", "logs"),
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        trainings=TRAININGS,
+        settings=settings("density", "classes.top"),
+        code=code_digest("measure_density"),
+    message:
+        "Measuring how often latents fire"
+    script:
+        "../workflow_scripts/measure_density.py"

@@ -3,11 +3,14 @@
 Takes tables of all crosscoders. Gives the paper's headline values beside the run's own; `snakemake paper` builds every table and figure of the paper.
 """
 
-TABLES = [here(f"tables/{table}.csv") for table in ("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper")]
-FIGURE_NAMES = ["norm_difference", "latent_scaling", "threshold_sweep", "template_tokens", "explanations", "training"] + (
-    ["kl"] if CONFIG.causal else []
-)
-FIGURES = [here(f"figures/{figure}.svg") for figure in FIGURE_NAMES]
+TABLES = [
+    here(f"tables/{table}.csv")
+    for table in (
+        *("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper"),
+        *(evaluation.table for evaluation in EVALUATIONS.values() if evaluation.table),
+    )
+]
+PAPER_FIGURES = [here(f"figures/{figure}.svg") for figure in EVALUATIONS if figure != "steering"]
 
 
 rule compare_with_paper:
@@ -44,4 +47,4 @@ rule paper:
     """Every table and figure of the paper."""
     input:
         TABLES,
-        FIGURES,
+        PAPER_FIGURES,

@@ -12,6 +12,7 @@ PLANTED = (
     if CONFIG.pair.chat.planted
     else []
 )
+PLANTED_FIGURES = ("calls", "recall", "roc", "ratios", "agreement")
 
 
 if CONFIG.pair.chat.planted:
@@ -135,11 +136,11 @@ if CONFIG.pair.chat.planted:
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
         output:
-            calls=multiext(of_layer("figures/planted_calls"), ".svg", ".png"),
-            recall=multiext(of_layer("figures/planted_recall"), ".svg", ".png"),
-            roc=multiext(of_layer("figures/planted_roc"), ".svg", ".png"),
-            ratios=multiext(of_layer("figures/planted_ratios"), ".svg", ".png"),
-            agreement=multiext(of_layer("figures/planted_agreement"), ".svg", ".png"),
+            calls=multiext(of_layer("figures/planted_calls"), ".svg", ".png", ".json"),
+            recall=multiext(of_layer("figures/planted_recall"), ".svg", ".png", ".json"),
+            roc=multiext(of_layer("figures/planted_roc"), ".svg", ".png", ".json"),
+            ratios=multiext(of_layer("figures/planted_ratios"), ".svg", ".png", ".json"),
+            agreement=multiext(of_layer("figures/planted_agreement"), ".svg", ".png", ".json"),
         log:
             of_layer("figure_planted.log", "logs"),
         localrule: True
@@ -158,12 +159,14 @@ if CONFIG.pair.chat.planted:
         """One page: the leaderboard, the claims and their figures."""
         input:
             template="report/leaderboard.html.jinja",
+            parts="report/figure.html.jinja",
             concepts=here("planted/concepts.csv"),
             summary=here("summary.json"),
             tables=[
                 here(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
             ],
-            figures=[here(f"figures/planted_{figure}.svg") for figure in ("calls", "recall", "roc", "ratios", "agreement")],
+            figures=[here(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
+            captions=[here(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
         output:
             here("report/leaderboard.html"),
         log:

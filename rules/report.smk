@@ -4,12 +4,14 @@ Takes tables, figures and examples. Gives one page that opens from disk. What it
 """
 
 REPORT = here("report/index.html")
+SECTIONS = [section for section in PAGE if CONFIG.steering or section != "steering"]
 
 
 rule write_report:
     """What was compared, what was found, what is too small to conclude."""
     input:
         template="report/page.html.jinja",
+        parts=["report/figure.html.jinja", *(f"report/sections/{section}.html.jinja" for section in SECTIONS)],
         tokenizer=TOKENIZER,
         checked=here("pair.json"),
         summary=here("summary.json"),
@@ -18,10 +20,9 @@ rule write_report:
         evaluations=every_training("evaluation.json", FIRST_SEED),
         betas=every_training("betas.parquet", FIRST_SEED),
         examples=every_training("examples.parquet", FIRST_SEED),
-        figures=FIGURES,
+        figures=[here(f"figures/{figure}.svg") for figure in EVALUATIONS],
+        captions=[here(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,
-        steering_page="report/steering.html.jinja" if CONFIG.steering else [],
-        steering=STEERING_FIGURE,
         steering_effects=STEERING_TABLES["steering.csv"],
         steering_candidates=STEERING_TABLES["steering_candidates.csv"],
         steering_answers=STEERING_TABLES["steering_answers.parquet"],
@@ -34,6 +35,8 @@ rule write_report:
         "../envs/environment.yaml"
     params:
         crosscoders=list(CONFIG.crosscoders),
+        sections=SECTIONS,
+        figures=[[evaluation.name, evaluation.section, evaluation.table] for evaluation in EVALUATIONS.values()],
         seed=CONFIG.seeds[0],
         settings=settings("report"),
         code=code_digest("write_report"),

@@ -1,10 +1,9 @@
 """Steering. Only with a section ``steering``.
 
 Takes both models, requests, crosscoders of the first seed and their beta tables. Gives, per crosscoder, what happens to the chat model's answers
-when latents are turned up, turned down or projected out; one figure.
+when latents are turned up, turned down or ablated.
 """
 
-STEERING_FIGURE = here("figures/steering.svg") if CONFIG.steering else []
 STEERING_TABLES = {
     table: every_training(table, FIRST_SEED) if CONFIG.steering else []
     for table in ("steering.csv", "steering_candidates.csv", "steering_answers.parquet")
@@ -20,7 +19,7 @@ if CONFIG.steering:
     rule steering:
         """What turning latents up and down does to the chat model's answers."""
         input:
-            STEERING_FIGURE,
+            here("figures/steering.svg"),
             STEERING_TABLES.values(),
 
     rule steer_latents:
@@ -54,24 +53,3 @@ if CONFIG.steering:
             "Steering latents of {wildcards.crosscoder}, seed {wildcards.seed}"
         script:
             "../workflow_scripts/steer_latents.py"
-
-    rule figure_steering:
-        """Refusals, KL and perplexity against the strength, of the first seed."""
-        input:
-            effects=STEERING_TABLES["steering.csv"],
-            names=NAMES,
-        output:
-            multiext(of_layer("figures/steering"), ".svg", ".png"),
-        log:
-            of_layer("figure_steering.log", "logs"),
-        localrule: True
-        conda:
-            "../envs/environment.yaml"
-        params:
-            crosscoders=list(CONFIG.crosscoders),
-            seed=CONFIG.seeds[0],
-            code=code_digest("figure_steering"),
-        message:
-            "Drawing steering"
-        script:
-            "../workflow_scripts/figure_steering.py"

@@ -1,6 +1,6 @@
 """Check that base and chat model, tokenizer and layer fit together."""
 
-from crossdiff.models.prepare import check_pair
+from crossdiff.models.pair import check_pair
 from crossdiff.provenance.storage import write_json
 from crossdiff.workflow.job import job
 

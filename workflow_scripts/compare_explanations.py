@@ -1,43 +1,24 @@
-"""Compare how well sets of latents can be explained: a table over all crosscoders and seeds, and a figure of the first seed."""
-
-from typing import NamedTuple
+"""Compare how well sets of latents can be explained: a table over all explainers, crosscoders and seeds."""
 
 import pandas as pd
 
 from crossdiff.explanations.comparison import compare, joined
 from crossdiff.provenance.storage import write_csv
-from crossdiff.report.figures.drawing import save
-from crossdiff.report.figures.explanations import Scores, explanations
 from crossdiff.workflow.job import job
 
-
-class Explained(NamedTuple):
-    """What one explainer made of one training: paths."""
-
-    explainer: str
-    crosscoder: str
-    seed: int
-    betas: str
-    latents: str
-    quantiles: str
+Name = tuple[str, str, int]  # explainer, crosscoder, seed
 
 
-def main(explained: list[Explained], top: int, table: str, figures: list[str]) -> None:
-    scores = {
-        (one.explainer, one.crosscoder, one.seed): Scores(*(pd.read_parquet(path) for path in (one.betas, one.latents, one.quantiles)))
-        for one in explained
-    }
-    write_csv(table, joined({name: compare(found.betas, found.latents, top) for name, found in scores.items()}))
-    first = {name[:2]: found for name, found in scores.items() if name[2] == explained[0].seed}
-    save(explanations(first, top), figures)
+def main(betas: dict[Name, str], latents: dict[Name, str], top: int, table: str) -> None:
+    write_csv(table, joined({name: compare(pd.read_parquet(betas[name]), pd.read_parquet(path), top) for name, path in latents.items()}))
 
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        files = zip(snakemake.input.betas, snakemake.input.latents, snakemake.input.quantiles, strict=True)
+        names = [tuple(name) for name in snakemake.params.explained]
         main(
-            explained=[Explained(*name, *paths) for name, paths in zip(snakemake.params.explained, files, strict=True)],
+            betas=dict(zip(names, snakemake.input.betas, strict=True)),
+            latents=dict(zip(names, snakemake.input.latents, strict=True)),
             top=settings.classes.top,
-            table=snakemake.output.table,
-            figures=list(snakemake.output.figures),
+            table=snakemake.output[0],
         )

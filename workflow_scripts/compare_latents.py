@@ -3,7 +3,7 @@
 import pandas as pd
 
 from crossdiff.latents.template_tokens import headlines
-from crossdiff.latents.twins import twin_counts
+from crossdiff.latents.twin_counts import twin_counts
 from crossdiff.provenance.storage import read_json, write_csv
 from crossdiff.workflow.job import job
 

@@ -1,11 +1,13 @@
 """Draw the figures of planted concepts."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from crossdiff.config import Classes, LatentScaling, Scoring
 from crossdiff.planted.scoring import latent_table
 from crossdiff.report.figures import planted as figures_planted
-from crossdiff.report.figures.drawing import save
+from crossdiff.report.figures.drawing import write
 from crossdiff.workflow.job import job
 
 
@@ -18,18 +20,23 @@ def main(
     classes: Classes,
     thresholds: LatentScaling,
     scoring: Scoring,
-    paths: dict[str, list[str]],
+    paths: dict[str, tuple[list[str], str]],
 ) -> None:
     planted = int((pd.read_csv(concepts).kind == "chat_only").sum())
     tables = {
         tuple(training): latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
         for training, beta_path, match_path in zip(trainings, betas, matches, strict=True)
     }
-    save(figures_planted.calls(pd.read_csv(scores), planted), paths["calls"])
-    save(figures_planted.false_members_against_recall(tables, planted), paths["recall"])
-    save(figures_planted.roc(tables), paths["roc"])
-    save(figures_planted.ratios(tables, scoring), paths["ratios"])
-    save(figures_planted.agreement(tables, classes, thresholds), paths["agreement"])
+    write(figures_planted.calls, *paths["calls"], pd.read_csv(scores), planted)
+    write(figures_planted.false_members_against_recall, *paths["recall"], tables, planted)
+    write(figures_planted.roc, *paths["roc"], tables)
+    write(figures_planted.ratios, *paths["ratios"], tables, scoring)
+    write(figures_planted.agreement, *paths["agreement"], tables, classes, thresholds)
+
+
+def drawing_and_caption(paths: Sequence[str]) -> tuple[list[str], str]:
+    *drawing, caption = paths
+    return drawing, caption
 
 
 if __name__ == "__main__":
@@ -43,5 +50,5 @@ if __name__ == "__main__":
             classes=settings.classes,
             thresholds=settings.latent_scaling,
             scoring=settings.scoring,
-            paths={name: list(snakemake.output[name]) for name in ("calls", "recall", "roc", "ratios", "agreement")},
+            paths={name: drawing_and_caption(snakemake.output[name]) for name in ("calls", "recall", "roc", "ratios", "agreement")},
         )

@@ -6,14 +6,20 @@ from crossdiff.provenance.recorded_settings import recorded_settings
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.report.page import Inputs, render
 from crossdiff.report.steering import SteeringInputs
+from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
 
 
 def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
-    if not given.get("steering"):
+    if not given.steering_effects:
         return None
-    tables = (dict(zip(names, given[f"steering_{table}"], strict=True)) for table in ("effects", "candidates", "answers"))
-    return SteeringInputs(given.steering, *tables)
+    return SteeringInputs(*(dict(zip(names, given[f"steering_{table}"], strict=True)) for table in SteeringInputs._fields))
+
+
+def shown_figures(drawings: list[str], captions: list[str], figures: list[tuple[str, str, str]]) -> list[ShownFigure]:
+    """``figures``: name, section and table of each, in the same order."""
+    files = zip(drawings, captions, figures, strict=True)
+    return [ShownFigure.of(drawing, caption, section, table) for drawing, caption, (_, section, table) in files]
 
 
 def main(inputs: Inputs, template: str, page: str) -> None:
@@ -36,7 +42,8 @@ if __name__ == "__main__":
                 evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),
                 betas=dict(zip(names, snakemake.input.betas, strict=True)),
                 examples=dict(zip(names, snakemake.input.examples, strict=True)),
-                figures=list(snakemake.input.figures),
+                figures=shown_figures(snakemake.input.figures, snakemake.input.captions, snakemake.params.figures),
+                sections=snakemake.params.sections,
                 names=snakemake.input.get("names") or None,
                 seed=snakemake.params.seed,
                 steering=of_steering(snakemake.input, names),

@@ -156,7 +156,8 @@ def test_scripts_read_what_their_rules_declare_and_only_that(finished: Checkout)
     wrong = []
     for rule, found in sorted(trace(finished).items()):
         fields = {key: field_of(key, config) for key in found["declared"]}
-        sections = {field_of(key.rpartition(".")[0], config) for key in found["declared"]}
+        parents = {key.rsplit(".", depth)[0] for key in found["declared"] for depth in range(1, key.count(".") + 1)}
+        sections = {field_of(key, config) for key in parents}
         unread = [key for key in sorted(found["declared"]) if fields[key] not in found["fields"]]
         undeclared = sorted(found["fields"] - set(fields.values()) - sections)
         wrong += [f"{rule} declares {key} and does not read it" for key in unread]

@@ -170,7 +170,7 @@ def test_new_seed_runs_only_its_own_branch(finished: Checkout) -> None:
     result = finished.snakemake("--dry-run", "--configfile", finished.changed(TINY, {"seeds": [0, 1, 2]}))
     jobs = planned(result.stdout)
     assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
-    assert not {"finetune_model", "tokenise", "harvest_activations", "figure_training"} & set(jobs)
+    assert not {"finetune_model", "tokenise", "harvest_activations"} & set(jobs)
 
 
 def test_more_tokens_keep_the_old_shards(finished: Checkout) -> None:

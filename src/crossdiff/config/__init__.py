@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from crossdiff.config.analysis import (
     FEWEST_ACTIVE_BLOCKS,
+    Analysis,
     Behaviour,
     Bootstrap,
     Causal,
@@ -99,8 +100,8 @@ __all__ = [
 KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # beside those of crosscoders
 
 
-class Config(Section):
-    """The whole configuration."""
+class Config(Analysis):
+    """The whole configuration: what is compared and trained, and the Analysis of it."""
 
     pair: Pair
     datasets: Annotated[dict[Name, Dataset], ByName, Field(min_length=1)]
@@ -108,18 +109,6 @@ class Config(Section):
     activations: Activations = Activations()
     crosscoders: Annotated[dict[Name, AnyCrosscoder], ByName, Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1, default_factory=lambda: [0])]
-    latent_scaling: LatentScaling = LatentScaling()
-    classes: Classes = Classes()
-    examples: Examples = Examples()
-    twins: Twins = Twins()
-    seed_agreement: SeedAgreement = SeedAgreement()
-    behaviour: Behaviour | None = None
-    causal: Causal | None = None
-    steering: Steering | None = None
-    explanations: Explanations | None = None
-    report: Report = Report()
-    catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
-    scoring: Scoring | None = None
 
     @model_validator(mode="after")
     def _references(self) -> "Config":

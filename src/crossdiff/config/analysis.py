@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from crossdiff.config.base import Fraction, Name, NonNegativeInt, PositiveFloat, Section, with_ranges
+from crossdiff.config.explanations import Explanations
 
 # A latent that fires in fewer blocks has no interval: the bootstrap over few active blocks is far too narrow. With 2, 3, 5 and 10 active
 # ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
@@ -170,3 +171,28 @@ class Scoring(Section):
     ] = 0.15
     strict_nu_error_below: PositiveFloat = 0.1
     strict_nu_reconstruction_below: PositiveFloat = 0.3
+
+
+class Density(Section):
+    """How often latents fire (docs/method.md 14)."""
+
+    dense_above: Annotated[Fraction, Field(description="a latent that fires on a larger share of the tokens is dense")] = 0.1
+    rare_below: Annotated[Fraction, Field(description="a latent that fires on a smaller share of the tokens, but fires, is rare")] = 1e-4
+
+
+class Analysis(Section):
+    """What is measured of the crosscoders. A new evaluation adds its section here (docs/add-an-evaluation.md)."""
+
+    latent_scaling: LatentScaling = LatentScaling()
+    classes: Classes = Classes()
+    density: Density = Density()
+    examples: Examples = Examples()
+    twins: Twins = Twins()
+    seed_agreement: SeedAgreement = SeedAgreement()
+    behaviour: Behaviour | None = None
+    causal: Causal | None = None
+    steering: Steering | None = None
+    explanations: Explanations | None = None
+    report: Report = Report()
+    catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
+    scoring: Scoring | None = None

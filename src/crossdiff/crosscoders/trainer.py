@@ -124,6 +124,8 @@ class Training:
             clip_gradients(self.crosscoder, self.settings.gradient_clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        with torch.no_grad():
+            self.loss.after_step(self.crosscoder, self.done)
         self.log.add(self.done, x, parts)
         self.done += 1
 

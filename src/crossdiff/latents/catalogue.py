@@ -103,6 +103,12 @@ def read_names(path: str | Path | None) -> "pd.DataFrame":
     return pd.read_csv(path, dtype={"crosscoder": str, "name": str, "note": str, "weights": str}, keep_default_na=False)
 
 
+def names_of(path: str | Path | None, crosscoders: Iterable[str], seed: int) -> dict[str, dict[int, str]]:
+    """Crosscoder -> latent -> name, of one seed, from the table of checked names; empty where there is no catalogue."""
+    rows = read_names(path)
+    return {crosscoder: current(rows, crosscoder, seed) for crosscoder in crosscoders}
+
+
 def current(rows: "pd.DataFrame", crosscoder: str, seed: int) -> dict[int, str]:
     """Latent -> name, of one training, from the table of checked names; stale ones are left out."""
     found = rows[(rows.crosscoder == crosscoder) & (rows.seed == seed) & ~rows.stale]

@@ -12,11 +12,10 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import BASE, CHAT, Twins
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents.firings import read_firings
+from crossdiff.latents.twin_counts import CONTROL, TWIN
 
 COLUMNS = ("kind", "chat_only", "base_only", "cosine", "divergence", "high_chat_only", "high_base_only", "high_both")
-TWIN, CONTROL = "twin", "control"
 HIGH, LOW = 0.4, 0.1  # of a pair's joint maximum: high is above the one, low up to the other
-DIVERGENT = 1 / 2  # pairs above it mostly fire in different places
 ROWS_AT_ONCE = 1024
 CONTROL_SEED = 0
 
@@ -113,11 +112,3 @@ def activities(crosscoder: Crosscoder, activations: PairedActivations, latents: 
     order = np.argsort(latent, kind="stable")  # tokens stay in order
     borders = np.searchsorted(latent[order], latents, side="right")
     return {int(number): Activity(token[part], value[part]) for number, part in zip(latents, np.split(order, borders[:-1]), strict=True)}
-
-
-def twin_counts(twins: pd.DataFrame) -> dict[str, float]:
-    """Headline numbers of a table of twins: how many, and which shares of them and of controls mostly fire in different places (or NaN)."""
-    by_kind = {kind: twins.divergence[twins.kind == kind].dropna() for kind in (TWIN, CONTROL)}
-    return {"twins": int((twins.kind == TWIN).sum())} | {
-        f"{kind}s_divergent": float((values > DIVERGENT).mean()) for kind, values in by_kind.items()
-    }

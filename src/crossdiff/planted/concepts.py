@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.config import Planted, PlantedConcepts
+from crossdiff.config import Planted
 from crossdiff.errors import UserError
+from crossdiff.planted.kinds import KINDS
 from crossdiff.provenance.storage import atomic_path, record_mark, write_csv
 from crossdiff.texts.shards import Shard
 
-KINDS = tuple(PlantedConcepts.model_fields)
 CONTEXTS = ("random", "token", "position", "topic")  # in turn, kind by kind
 KEY = "pair.chat.planted"
 LARGEST_RATE = 0.5  # a concept fires on at most this share of the tokens of its context: it is not the context itself

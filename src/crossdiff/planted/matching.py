@@ -12,9 +12,8 @@ from crossdiff.config import MODELS, Scoring
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import rows_per_latent
 from crossdiff.planted.concepts import Concepts
+from crossdiff.planted.kinds import NONE
 from crossdiff.planted.planting import strengths
-
-NONE = -1  # a latent that stands for no planted concept
 
 
 @torch.no_grad()

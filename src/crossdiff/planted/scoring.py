@@ -8,8 +8,7 @@ import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
 from crossdiff.latents.evaluation import confirms
-from crossdiff.planted.concepts import KINDS
-from crossdiff.planted.matching import NONE
+from crossdiff.planted.kinds import KINDS, NONE
 
 CALLED = (*KINDS, "borderline", "none")  # kinds of called latents; borderline: weakened below the borderline ratio
 # What ranks latents from chat-only to shared: larger is more chat-only.

@@ -64,9 +64,9 @@ def closure(files: list[Path]) -> list[Path]:
 
 @cache
 def _parsed(path: Path) -> tuple[str, list[str]]:
-    """Digest of a file's syntax tree without docstrings, and the names that it imports, at any depth."""
+    """Digest of a file's syntax tree without docstrings, and the names that it imports: at any depth, in a package's own file at the top."""
     source = path.read_bytes()
-    key = f"{sys.version_info[:2]} {hashlib.sha256(source).hexdigest()}"  # other Pythons have other syntax trees
+    key = f"2 {path.name == '__init__.py'} {sys.version_info[:2]} {hashlib.sha256(source).hexdigest()}"  # other Pythons have other syntax trees
     if key not in parsed_before():
         parsed_before()[key] = _parse(source, path)
     digest, names = parsed_before()[key]
@@ -82,14 +82,24 @@ def parsed_before() -> json_cache.JsonCache:
 def _parse(source: bytes, path: Path) -> tuple[str, list[str]]:
     tree = ast.parse(source, str(path))
     names: list[str] = []
-    for node in ast.walk(tree):
+    # What a package offers lazily is not run by who imports a module of it.
+    for node in tree.body if path.name == "__init__.py" else _run(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # may be a submodule
-        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
             del node.body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], names
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all below it, but for what only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from _run(child)
 
 
 @cache

@@ -112,6 +112,19 @@ def write_parquet(path: str | Path, table: "pd.DataFrame") -> None:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 
+def read_table(path: str | Path) -> Any:
+    """A table (CSV or Parquet) as a data frame; the values of a JSON file."""
+    import pandas as pd  # the Snakefile imports this module
+
+    match Path(path).suffix:
+        case ".csv":
+            return pd.read_csv(path)
+        case ".parquet":
+            return pd.read_parquet(path)
+        case _:
+            return read_json(path)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises UserError when it is missing or malformed."""
     try:

@@ -9,10 +9,12 @@ from crossdiff.activations.pairs import read_summary
 from crossdiff.planted.scoring import CALLED, RATIOS, STATISTICS
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import record_mark
-from crossdiff.report.page import data_uri, page_template
+from crossdiff.report.template import ShownFigure, page_template
 
 
-def render(recorded: RecordedSettings, concepts: str, summary: str, tables: Sequence[str], figures: Sequence[str], template: str) -> str:
+def render(
+    recorded: RecordedSettings, concepts: str, summary: str, tables: Sequence[str], figures: Sequence[ShownFigure], template: str
+) -> str:
     """The page as HTML. ``recorded``: settings from the records of the files shown."""
     read = {Path(path).stem: pd.read_csv(path) for path in tables}
     return page_template(template).render(
@@ -24,5 +26,5 @@ def render(recorded: RecordedSettings, concepts: str, summary: str, tables: Sequ
         called=CALLED,
         statistics=STATISTICS,
         ratios=RATIOS,
-        figures={Path(path).stem.removeprefix("planted_"): data_uri(path) for path in figures},
+        figures=figures,
     )

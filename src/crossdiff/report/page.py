@@ -1,11 +1,9 @@
 """The report: one HTML page, everything inlined, so that it opens from disk and can be mailed."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
@@ -17,6 +15,7 @@ from crossdiff.models.load import load_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.steering import SteeringInputs, steering_section
+from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.texts.chats import CONTENT
 
 # Below this many confirmed latents a difference between losses can be chance; the page says so.
@@ -36,7 +35,8 @@ class Inputs(NamedTuple):
     evaluations: Mapping[str, str]
     betas: Mapping[str, str]
     examples: Mapping[str, str]
-    figures: list[str]
+    figures: list[ShownFigure]
+    sections: list[str]  # of the page, in order
     names: str | None = None
     seed: int = 0  # that all of these are of
     steering: SteeringInputs | None = None
@@ -68,22 +68,10 @@ def render(inputs: Inputs, template: str | Path) -> str:
             for name, betas in inputs.betas.items()
         },
         stale=named[named.stale].to_dict("records"),
-        figures={Path(path).stem: data_uri(path) for path in inputs.figures},
-        steering=_steering(inputs.steering, names) if inputs.steering else None,
+        sections=inputs.sections,
+        figures=inputs.figures,
+        steering=steering_section(inputs.steering, names) if inputs.steering else None,
     )
-
-
-def page_template(path: str | Path) -> jinja2.Template:
-    """A template of a page; its text from data is escaped, and a value that it lacks is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(path).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "number": _number}
-    return environment.get_template(Path(path).name)
 
 
 def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: float) -> list[str]:
@@ -92,7 +80,7 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
     for name, evaluation in evaluations.items():
         chat_only, sure = evaluation["classes"]["chat-only"], evaluation["chat_only_confirmed"]
         if chat_only == 0:
-            largest = _number(evaluation["largest_norm_difference"])
+            largest = number(evaluation["largest_norm_difference"])
             found.append(
                 f"{name}: no latent reaches a relative decoder norm difference of {chat_only_above} (the largest is {largest}). "
                 "Nothing here is chat-only by this threshold; only ranks can be read."
@@ -103,7 +91,7 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
             )
         dead = evaluation["classes"]["dead"] / evaluation["latents"]
         if dead > 0.25:
-            found.append(f"{name}: {_percent(dead)} of the latents never fire on held-out text.")
+            found.append(f"{name}: {percent(dead)} of the latents never fire on held-out text.")
         if min(evaluation["fve_base"], evaluation["fve_chat"]) < 0.6:
             found.append(f"{name}: less than 60 % of the variance is explained; what is left out may hold the difference.")
     return found
@@ -137,20 +125,3 @@ def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
         Token(text.replace("\n", "\u21b5"), float(activation / largest), float(activation), bool(part != CONTENT))
         for text, activation, part in zip(texts, example.activations, example.template, strict=True)
     ]
-
-
-def data_uri(path: str) -> str:
-    """A figure (SVG) as an address that needs no file."""
-    return "data:image/svg+xml;base64," + base64.b64encode(Path(path).read_bytes()).decode()
-
-
-def _steering(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
-    return steering_section(inputs, names) | {"figure": data_uri(inputs.figure)}
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def _number(value: float | None) -> str:
-    return "\u2013" if value is None or pd.isna(value) else f"{value:.2f}"

@@ -17,7 +17,6 @@ ODD = 2  # times the perplexity of unsteered answers, from which on the steered 
 class SteeringInputs(NamedTuple):
     """Paths; mappings go from crosscoder name to path."""
 
-    figure: str
     effects: Mapping[str, str]
     candidates: Mapping[str, str]
     answers: Mapping[str, str]

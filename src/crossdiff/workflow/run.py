@@ -84,6 +84,15 @@ class Run:
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
 
 
+def check_layout(config: Config, root: Path = Path()) -> None:
+    """Raises UserError for results of version 0.1, whose paths are not those of today (CHANGELOG.md)."""
+    folder = root / "results" / config.pair.name
+    old = [name for name in ("models", "tokenizer", "tokens", "activations", "tables", "figures") if (folder / name).exists()]
+    if old:
+        found = f"found {old[0]}/, which is of the path layout before 0.2 (CHANGELOG.md)"
+        raise UserError(f"{folder.relative_to(root)}: {found}; nothing reads it any more: delete the folder, or give the pair another name")
+
+
 def result_folders(config: Config) -> list[str]:
     """Where the results of a run lie: first those of its pair, then those that it may share with other runs."""
     names = {role: config.pair.model_name(role) for role in MODELS}

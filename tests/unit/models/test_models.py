@@ -24,7 +24,8 @@ from crossdiff.intervals import wilson
 from crossdiff.models.finetune import backward, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import check_weights, load_model, load_tokenizer, text_config
-from crossdiff.models.prepare import check_pair, make_random, prepare, write_chat_tokenizer
+from crossdiff.models.pair import check_pair, write_chat_tokenizer
+from crossdiff.models.prepare import make_random, prepare
 from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.texts.chats import HEADER, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence

@@ -11,7 +11,8 @@ from helpers_planted import SCORING, THRESHOLDS, brute_force_correlation, handma
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossdiff.planted.matching import NONE, correlations
+from crossdiff.planted.kinds import NONE
+from crossdiff.planted.matching import correlations
 from crossdiff.planted.planting import strengths
 from crossdiff.planted.scoring import area_under_roc, calls, fit, interval, leaderboard, recovery, score, statistics
 

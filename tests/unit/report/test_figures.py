@@ -79,7 +79,7 @@ TOKENS_READ = dict.fromkeys(GROUPS, 0) | {"header": 10, "turn_end": 10, "later":
 
 def template_tokens(betas: Mapping[str, pd.DataFrame]) -> Figure:
     tables = {name: template_shares(table) for name, table in betas.items()}
-    return figures.template_tokens(betas, tables, dict.fromkeys(betas, TOKENS_READ), CLASSES.top)
+    return figures.template_tokens(betas, tables, dict.fromkeys(betas, TOKENS_READ), CLASSES)
 
 
 BETA_FIGURES: dict[str, Callable[[Mapping[str, pd.DataFrame]], Figure]] = {
@@ -165,7 +165,7 @@ def test_decoder_cosines_are_drawn_per_class_of_live_latents() -> None:
 def test_template_tokens_shows_the_share_of_latents_at_or_above_every_share() -> None:
     betas = table([0.45, 0.5, 0.55, 0.95, 0.95], [0.5] * 5)
     shares = pd.DataFrame({"latent": range(5), "template_share": [NAN, 0.2, 0.4, 0.6, 1.0]})
-    (ax,) = figures.template_tokens({"batchtopk": betas}, {"batchtopk": shares}, {"batchtopk": TOKENS_READ}, top=3).axes
+    (ax,) = figures.template_tokens({"batchtopk": betas}, {"batchtopk": shares}, {"batchtopk": TOKENS_READ}, Classes(top=3)).axes
     lines = {line.get_label(): line for line in ax.lines}
     assert legend(ax) == [
         "shared (2): 0 % mostly, 50 % at least a third",

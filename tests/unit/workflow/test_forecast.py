@@ -207,9 +207,7 @@ def unknown(root: Path) -> Config:
 
 def test_unknown_model_is_named_and_asks_for_much(tmp_path: Path) -> None:
     root = without_results(tmp_path)
-    with pytest.raises(
-        UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/models/gemma-2-2b first"
-    ):
+    with pytest.raises(UserError, match=r"pair\.base: the model's size is not known yet; run snakemake results/models/gemma-2-2b first"):
         known_shape(unknown(root), root)
     asked = request(unknown(root), root)
     assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [64000, 64000]

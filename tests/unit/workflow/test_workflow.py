@@ -291,6 +291,42 @@ def test_every_script_has_a_digest_over_itself_and_the_library(script):
     assert len(code.code_digest(script)) == 16
 
 
+ROOMS = yaml.safe_load((ROOT / "tests/unit/provenance/script_rooms.yaml").read_text())
+
+
+def test_every_script_has_its_rooms_listed():
+    assert sorted(ROOMS) == SCRIPTS
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_digest_covers_no_room_that_the_script_does_not_run(script):
+    inside = [path.relative_to(code.LIBRARY) for path in code.code_files(script) if path.is_relative_to(code.LIBRARY)]
+    rooms = {path.parts[0] for path in inside if len(path.parts) > 1}
+    assert sorted(rooms - {"config", "provenance", "workflow"}) == ROOMS[script]
+
+
+def test_what_a_package_offers_lazily_does_not_count(tree):
+    before = code.code_files("tokenise")
+    path = tree / "src/crossdiff/__init__.py"
+    path.write_text(path.read_text() + "\ndef __getattr__(name):\n    from crossdiff.crosscoders import trainer\n    return trainer\n")
+    forget()
+    files = {file.name for file in code.code_files("tokenise")}
+    assert "trainer.py" not in files
+    assert files == {file.name for file in before}
+
+
+def test_what_only_a_type_checker_reads_does_not_count(tree):
+    path = tree / "src/crossdiff/texts/shards.py"
+    edit(path, "import hashlib\n", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import trainer\n")
+    forget()
+    assert "trainer.py" not in {file.name for file in code.code_files("tokenise")}
+
+
+def test_the_front_of_the_library_imports_nothing():
+    loaded = in_fresh_python("import crossdiff", "print(*sys.modules)")
+    assert [name for name in loaded if name.split(".")[0] == "crossdiff"] == ["crossdiff"]
+
+
 def test_scripts_have_different_digests():
     assert len({code.code_digest(script) for script in SCRIPTS}) == len(SCRIPTS)
 

@@ -30,6 +30,9 @@ class Loss(nn.Module):
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """Called once, before the first step, with the first batch (batch, model, d_model)."""
 
+    def after_step(self, crosscoder: Crosscoder, step: int) -> None:
+        """Called after the optimiser has moved the weights at training step ``step`` (0-based), without gradients: to mask or project them."""
+
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
         """Called once, after the last step, with batches (batch, model, d_model) of held-out activations on the crosscoder's scale."""
 

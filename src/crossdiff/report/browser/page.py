@@ -12,7 +12,7 @@ from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.provenance.storage import record_mark
 from crossdiff.report.browser.contents import CHUNK, TrainingFiles, chunks, table, training_name
 from crossdiff.report.browser.pieces import Vocabulary, write_piece
-from crossdiff.report.page import page_template
+from crossdiff.report.template import page_template
 
 STATIC = 20  # latents of each crosscoder that the page shows where scripts are off
 Trainings = Mapping[tuple[str, int], TrainingFiles]  # by crosscoder and seed; the first of a crosscoder needs no seed in links

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from crossdiff.report.figures.drawing import BLUE, ORANGE
+from crossdiff.report.figures.drawing import BLUE, ORANGE, captioned
 
 LABELS = {
     "none": "none",
@@ -25,6 +25,12 @@ STYLES = ({"color": BLUE}, {"color": ORANGE, "hatch": "////"})  # all answer tok
 HEIGHT = 0.38  # of a bar; two share a row
 
 
+@captioned(
+    "KL to the chat model for every patched run, per crosscoder",
+    """Causal effect. The base model's activations, changed as each row says, go through the rest of the chat model: how far
+    are its predictions from the chat model's own, per answer token? Shorter is nearer. If a ranking finds what matters,
+    its best half lowers the KL more than its worst.""",
+)
 def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """KL to the chat model of every patched run, all answer tokens and the first ones, one panel per crosscoder.
 

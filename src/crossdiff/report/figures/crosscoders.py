@@ -10,13 +10,18 @@ from matplotlib.figure import Figure
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning, plausible
 from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, shares_by_set
-from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION, cycle, panels
+from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION, captioned, cycle, panels
 
 
 def _live(betas: pd.DataFrame) -> pd.DataFrame:
     return betas[betas["class"] != "dead"]
 
 
+@captioned(
+    "Histograms of the relative decoder norm difference per crosscoder",
+    """How much of each latent's decoder belongs to the chat model (count on a log axis). A healthy run has most latents near
+    ½. What lies far right claims to exist in the chat model only; the next figure tests that claim.""",
+)
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """Live latents, one column per crosscoder: histogram of the relative decoder norm difference with the class borders, and below it the
     cosine of each latent's base and chat directions, class by class."""
@@ -66,8 +71,17 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
         ax.legend(loc="upper left", fontsize=7)
 
 
+@captioned(
+    "ν error against ν reconstruction, chat-leaning and shared latents, per crosscoder",
+    """Latent scaling. Both ratios are near 0 for a latent that only the chat model needs and near 1 for a shared one. Top of
+    the plot: the base decoder shrank although the base model uses the latent (complete shrinkage). Right: other latents
+    do its work in the base model (latent decoupling). Dotted: the thresholds of a confirmed latent, at the lower left.""",
+)
 def latent_scaling(
-    betas: Mapping[str, pd.DataFrame], classes: Classes, thresholds: LatentScaling, names: Mapping[str, Mapping[int, str]] | None = None
+    betas: Mapping[str, pd.DataFrame],
+    classes: Classes,
+    latent_scaling: LatentScaling,
+    names: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Figure:
     """nu_error against nu_reconstruction with marginal histograms: the most chat-leaning latents, chat-only ones and shared ones.
 
@@ -112,8 +126,8 @@ def latent_scaling(
                 fontsize=7,
                 arrowprops={"arrowstyle": "-"},
             )
-        main.axvline(thresholds.nu_reconstruction_below, color="black", lw=0.7, ls=":")
-        main.axhline(thresholds.nu_error_below, color="black", lw=0.7, ls=":")
+        main.axvline(latent_scaling.nu_reconstruction_below, color="black", lw=0.7, ls=":")
+        main.axhline(latent_scaling.nu_error_below, color="black", lw=0.7, ls=":")
         main.set(xlim=NU_RANGE, ylim=NU_RANGE, xlabel=r"$\nu$ reconstruction (high: decoupled)", ylabel=r"$\nu$ error (high: shrunk)")
         main.legend(loc="upper left", fontsize=7)
         axes["x"].set(xlim=NU_RANGE, xticks=[], yticks=[])
@@ -124,22 +138,32 @@ def latent_scaling(
     return figure
 
 
-def threshold_sweep(betas: Mapping[str, pd.DataFrame], top: int) -> Figure:
+@captioned(
+    "Number of confirmed latents against the threshold",
+    """How many of the most chat-leaning latents survive a threshold on both ratios. The curve that rises first holds the
+    more truly chat-specific latents.""",
+)
+def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (docs/method.md 10)."""
     figure, (ax,) = panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
     for (name, table), colour, style in zip(betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True):
-        leaning = most_chat_leaning(table, top)
-        worst = leaning[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
-        ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(leaning)})")
+        top = most_chat_leaning(table, classes.top)
+        worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
+        ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(top)})")
     ax.set(xlim=(0, 1.2), ylim=(0, None), xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
-    ax.set_title(f"the {top} most chat-leaning latents of each crosscoder")
+    ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
     ax.legend(loc="upper left")
     return figure
 
 
+@captioned(
+    "Share of each latent's activations on template tokens, per crosscoder",
+    """How much of each latent's activity falls on tokens of the chat template, compared with the share of such tokens in the
+    text.""",
+)
 def template_tokens(
-    betas: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], tokens_read: Mapping[str, Mapping[str, int]], top: int
+    betas: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], tokens_read: Mapping[str, Mapping[str, int]], classes: Classes
 ) -> Figure:
     """Per crosscoder and set of latents: the share of latents with at least so much of their activity in chats on template tokens.
 
@@ -148,8 +172,8 @@ def template_tokens(
     figure, axes = panels(list(betas), width=4.2, height=3.9, sharey=True)
     looks = {"shared": (GREY, "-", 1.2), "most chat-leaning": (BLUE, "--", 1.6), "chat-only": (VERMILION, ":", 2.2)}
     for ax, (name, table) in zip(axes, betas.items(), strict=True):
-        sets = shares_by_set(table, tables[name], top)
-        shown = headlines(table, tables[name], tokens_read[name], top).set_index("set")
+        sets = shares_by_set(table, tables[name], classes.top)
+        shown = headlines(table, tables[name], tokens_read[name], classes.top).set_index("set")
         for label, (colour, style, width) in looks.items():
             row, shares = shown.loc[label], np.sort(sets[label])
             text = f"{label} ({row.latents:.0f})"
@@ -169,6 +193,10 @@ def template_tokens(
     return figure
 
 
+@captioned(
+    "FVE, L0 and silent latents over training",
+    """Training. FVE and L0 should have levelled off; if not, the run was too short.""",
+)
 def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """FVE of both models, L0 and silent latents over training tokens, all crosscoders in one plot each."""
     figure, (fve, l0, dead) = panels(["fve", "l0", "dead"], width=3.1)

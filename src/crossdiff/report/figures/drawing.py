@@ -1,13 +1,13 @@
 """What all figures share. Colours are of the Okabe-Ito palette, and what colour tells is also told by marker or line style."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from crossdiff.provenance.storage import atomic_path, record_mark
+from crossdiff.provenance.storage import atomic_path, record_mark, write_json
 
 matplotlib.use("Agg")
 plt.rcParams.update(
@@ -25,6 +25,30 @@ plt.rcParams.update(
 )
 
 T = TypeVar("T")
+Draw = TypeVar("Draw", bound=Callable[..., Figure])
+
+
+class Caption(NamedTuple):
+    """What stands with a figure, as plain text."""
+
+    alt: str  # for who can't see it
+    text: str
+
+
+def captioned(alt: str, text: str) -> Callable[[Draw], Draw]:
+    """Put a caption next to the function that draws its figure; ``caption_of`` finds it."""
+
+    def on(draw: Draw) -> Draw:
+        draw.caption = Caption(alt, " ".join(text.split()))
+        return draw
+
+    return on
+
+
+def caption_of(draw: Callable[..., Figure]) -> Caption:
+    """The caption of a figure. Raises AttributeError for a function that has none."""
+    return draw.caption
+
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
@@ -40,6 +64,12 @@ def save(figure: Figure, paths: Sequence[str]) -> None:
             metadata = svg if path.endswith(".svg") else record_mark()
             figure.savefig(temporary, dpi=150, metadata=metadata)
     plt.close(figure)
+
+
+def write(draw: Callable[..., Figure], drawing: Sequence[str], caption: str, *args: object, **kwargs: object) -> None:
+    """Draw a figure with these arguments; write it to the paths ``drawing`` and its caption, as JSON, to ``caption``."""
+    save(draw(*args, **kwargs), drawing)
+    write_json(caption, caption_of(draw)._asdict())
 
 
 def panels(names: Sequence[str], width: float = 3.6, height: float = 2.9, **kwargs: object) -> tuple[Figure, Sequence[plt.Axes]]:

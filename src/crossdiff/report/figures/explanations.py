@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from crossdiff.config import Classes
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, compare, sets
-from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION
+from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned
 
 LOOKS = ((BLUE, "o", "-"), (GREY, "s", "--"), (VERMILION, "^", "-"), (ORANGE, "v", "-"))  # colour, marker, line of each set
 MOST_DOTS = 400  # of a set: more would hide the mean
@@ -23,7 +24,26 @@ class Scores(NamedTuple):
     quantiles: pd.DataFrame
 
 
-def explanations(scores: Mapping[tuple[str, str], Scores], top: int) -> Figure:
+@captioned(
+    "Detection score of each latent's explanation, by set of latents, and recall in each activation quantile",
+    """How well an explanation tells contexts in which a latent fires from others, on documents that it was not made from: 1
+    is always, ½ is chance. Patterns are tokens, word sequences and places in a chat, found without a language model.
+    Large marks: means with 95 % intervals (bootstrap over latents); hollow ones have too few latents to conclude. Low and
+    high ν: the halves of the set on the left by latent scaling. Below: the share of contexts that is recognised, by
+    strength of activation.""",
+)
+def explanations(betas: Mapping[str, pd.DataFrame], classes: Classes, **scores: Mapping[str, pd.DataFrame]) -> Figure:
+    """``by_scores`` of every explainer: ``scores`` holds its table of latents under its name, and under NAME_quantiles that of quantiles."""
+    explainers = [name for name in scores if not name.endswith("_quantiles")]
+    found = {
+        (name, crosscoder): Scores(table, scores[name][crosscoder], scores[f"{name}_quantiles"][crosscoder])
+        for name in explainers
+        for crosscoder, table in betas.items()
+    }
+    return by_scores(found, classes.top)
+
+
+def by_scores(scores: Mapping[tuple[str, str], Scores], top: int) -> Figure:
     """One column per (explainer, crosscoder): detection of every latent, by set, with its mean and the mean's 95 % interval; below it the
     recall in each activation quantile. A set of fewer than FEW_LATENTS is drawn hollow and says so."""
     figure, (upper, lower) = plt.subplots(2, len(scores), figsize=(max(5.0, 3.7 * len(scores)), 5.6), squeeze=False, sharey="row")

@@ -11,7 +11,7 @@ from crossdiff.config import Classes, LatentScaling, Scoring
 from crossdiff.latents.evaluation import NU_RANGE, plausible
 from crossdiff.planted.claims import recall_curve
 from crossdiff.planted.scoring import STATISTICS, evidence, fit, recovery, roc_latents
-from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION
+from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION, captioned
 
 Tables = Mapping[tuple[str, int], pd.DataFrame]  # (crosscoder, seed) -> latents
 
@@ -38,6 +38,11 @@ def _of(tables: Tables, name: str) -> list[pd.DataFrame]:
     return [table for (crosscoder, _), table in tables.items() if crosscoder == name]
 
 
+@captioned(
+    "Latents called chat-only by each rule, by kind of planted concept",
+    """What each rule calls chat-only. A good rule has a bar of one colour that ends at the dotted line; latents beyond one
+    per concept are splits.""",
+)
 def calls(scores: pd.DataFrame, planted: int) -> Figure:
     """Latents that each rule calls chat-only, by the kind of concept that they stand for, mean over seeds; dots: single seeds."""
     crosscoders, rules = list(dict.fromkeys(scores.crosscoder)), list(dict.fromkeys(scores.rule))
@@ -64,6 +69,11 @@ def calls(scores: pd.DataFrame, planted: int) -> Figure:
     return figure
 
 
+@captioned(
+    "False members against recall of chat-only concepts, per crosscoder and seed",
+    """Latents are called from the largest norm difference down. Lower is better; where a line ends, no more chat-only
+    concepts were found.""",
+)
 def false_members_against_recall(tables: Tables, planted: int) -> Figure:
     """As more latents are called, the largest norm difference first: false members against recall, a line per seed; dots: at chat-only."""
     figure, ax = plt.subplots(figsize=(6.4, 3.6))
@@ -83,6 +93,11 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
     return figure
 
 
+@captioned(
+    "ROC of norm difference, ν error and ν reconstruction, per crosscoder",
+    """How well each statistic by itself tells latents of chat-only concepts from those of other concepts, all seeds
+    together.""",
+)
 def roc(tables: Tables) -> Figure:
     """ROC of three statistics over latents that stand for a concept, all seeds together, per crosscoder."""
     names = _names(tables)
@@ -102,6 +117,11 @@ def roc(tables: Tables) -> Figure:
     return figure
 
 
+@captioned(
+    "Recovered against planted ratio of weakened concepts",
+    """Weakened concepts that were found: does a ratio recover how much weaker the concept is in the base? Grey: the
+    borderline ones.""",
+)
 def ratios(tables: Tables, scoring: Scoring) -> Figure:
     """Estimated against planted ratio of weakened concepts, all seeds, a row per crosscoder."""
     names = _names(tables)
@@ -124,6 +144,11 @@ def ratios(tables: Tables, scoring: Scoring) -> Figure:
     return figure
 
 
+@captioned(
+    "Norm difference against ν, by kind of planted concept",
+    """First seed. Where norm difference and ν agree, points fall on a line from the upper middle to the lower right; high ν
+    at a high norm difference is a trap.""",
+)
 def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Figure:
     """Norm difference against both ratios, by kind of concept; the first seed's latents that stand for one."""
     names = _names(tables)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from crossdiff.latents.labels import latent_label
-from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION
+from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, captioned
 
 LOOKS = {
     "harmful": {"color": VERMILION, "marker": "o", "ls": "-"},
@@ -19,6 +19,13 @@ CONTROLS = {"random latent": GREY, "random direction": "#BBBBBB"}
 PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
 
 
+@captioned(
+    "Refusal rate, KL and perplexity against the strength of steering, per latent, with random controls",
+    """Top: share of requests refused, with 95 % intervals (Wilson). Middle: how far steering moves the predictions along the
+    unsteered answers. Bottom: how odd the base model finds the answers; where this soars, the model talks nonsense, and
+    that it does not refuse says little. A refusal is told by how an answer opens; one that comes later in the answer is
+    not counted. Whiskers there: 95 % bootstrap over requests. Grey: other latents and random directions of the same norm.""",
+)
 def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None) -> Figure:
     """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
 

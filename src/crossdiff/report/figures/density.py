@@ -1,0 +1,42 @@
+"""The figure of how often latents fire."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crossdiff.config.analysis import Density
+from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, captioned, panels
+
+LOOKS = {"shared": (GREY, "-"), "other": (BLUE, "--"), "chat-only": (VERMILION, ":")}  # class -> colour, line
+
+
+@captioned(
+    "Histogram of the share of tokens on which latents fire, by class, per crosscoder",
+    """How often latents fire. Left of the first dotted line they are rare: few contexts tell what they are about. Right of
+    the second they are dense: latents that fire on so many tokens are seldom concepts. Chat-only latents that are mostly
+    dense or rare deserve doubt.""",
+)
+def density(betas: Mapping[str, pd.DataFrame], density: Density) -> Figure:
+    """Live latents, one panel per crosscoder: the share of each class in every bin of density, on a log axis."""
+    figure, axes = panels(list(betas), height=3.1, sharey=True)
+    for ax, (name, table) in zip(axes, betas.items(), strict=True):
+        live = table[(table["class"] != "dead") & (table.frequency > 0)]
+        lowest = min(1e-5, live.frequency.min()) if len(live) else 1e-5
+        bins = np.geomspace(lowest, 1, 41)
+        for label, (colour, line) in LOOKS.items():
+            frequencies = live.frequency[live["class"] == label]
+            if len(frequencies):
+                weights = np.full(len(frequencies), 1 / len(frequencies))
+                text = f"{label} ({len(frequencies)})"
+                ax.hist(frequencies, bins=bins, weights=weights, histtype="step", color=colour, ls=line, lw=1.5, label=text)
+        for border in (density.rare_below, density.dense_above):
+            ax.axvline(border, color="black", lw=0.7, ls=":")
+        dense = int((live.frequency > density.dense_above).sum())
+        ax.set(xscale="log", xlim=(lowest, 1), xlabel="share of tokens on which a latent fires")
+        ax.set_title(f"{name}: {dense} of {len(live):,} dense")
+        if ax.has_data():
+            ax.legend(loc="upper right", fontsize=7)
+    axes[0].set_ylabel("share of the class")
+    return figure

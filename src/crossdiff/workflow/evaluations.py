@@ -1,0 +1,90 @@
+"""The evaluations of trained crosscoders that end in a figure, in the order of the page (docs/add-an-evaluation.md).
+
+Rules, forecast and report take from here what there is: a figure's function and inputs, the settings that it reads, the table that the page
+shows below it, and what computing that table costs. Torch-free: the Snakefile imports it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from crossdiff.config import Config
+from crossdiff.workflow.sizes import PROCESS, Need
+
+# The sections of the page, in order: templates in report/sections.
+PAGE = ("compared", "found", "figures", "steering", "checks", "latents", "files")
+FIGURES = "crossdiff.report.figures"
+NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
+
+
+class Evaluation(NamedTuple):
+    """One figure, and what belongs to it."""
+
+    name: str  # of the figure's files, and of its place on the page
+    draw: str  # "module:function"; the caption stands next to the function
+    files: Mapping[str, str]  # argument of the function -> file of each training, given as crosscoder -> table
+    settings: tuple[str, ...] = ()  # keys that the function reads; each section is an argument
+    named: bool = False  # whether the function takes names of latents, from the catalogue
+    table: str = ""  # table of this name, which the page shows below the figure
+    need: Mapping[str, Callable[[Config], Need]] = {}  # rule -> what it takes, where it is more than reading a table
+    section: str = "figures"  # of the page, in which the figure stands
+
+    @property
+    def module(self) -> str:
+        """The module of the function, to which the script comes by name."""
+        return self.draw.split(":")[0]
+
+    def params(self) -> dict[str, Any]:
+        """What the script needs to know, as Snakemake keeps it."""
+        sections = sorted({key.split(".")[0] for key in self.settings})
+        return {"draw": self.draw, "files": sorted(self.files), "sections": sections, "named": self.named}
+
+
+def evaluations(config: Config) -> list[Evaluation]:
+    """Those of a run, in the order of the page."""
+    explained = {"patterns": "patterns.parquet", "patterns_quantiles": "patterns_quantiles.parquet"}
+    if config.explanations:
+        explained |= {"language_model": "explanations.parquet", "language_model_quantiles": "explanations_quantiles.parquet"}
+    betas = {"betas": "betas.parquet"}
+    return [
+        Evaluation(
+            name="norm_difference",
+            draw=f"{FIGURES}.crosscoders:norm_difference",
+            files=betas,
+            settings=("classes.base_only_below", "classes.shared_between", "classes.chat_only_above"),
+        ),
+        Evaluation(
+            name="latent_scaling",
+            draw=f"{FIGURES}.crosscoders:latent_scaling",
+            files=betas,
+            settings=("classes.top", *NU_THRESHOLDS),
+            named=True,
+        ),
+        Evaluation(name="threshold_sweep", draw=f"{FIGURES}.crosscoders:threshold_sweep", files=betas, settings=("classes.top",)),
+        *([Evaluation(name="kl", draw=f"{FIGURES}.causal_effect:kl", files={"tables": "kl.csv"})] if config.causal else []),
+        Evaluation(
+            name="density",
+            draw=f"{FIGURES}.density:density",
+            files=betas,
+            settings=("density.dense_above", "density.rare_below"),
+            table="density",
+            need={"measure_density": lambda config: Need(jobs=1, tokens=0, disk=0, host=PROCESS, device=0, flop=0)},
+        ),
+        Evaluation(
+            name="template_tokens",
+            draw=f"{FIGURES}.crosscoders:template_tokens",
+            files=betas | {"tables": "template_tokens.csv", "tokens_read": "tokens_read.json"},
+            settings=("classes.top",),
+        ),
+        Evaluation(
+            name="explanations",
+            draw=f"{FIGURES}.explanations:explanations",
+            files=betas | explained,
+            settings=("classes.top",),
+        ),
+        Evaluation(name="training", draw=f"{FIGURES}.crosscoders:training", files={"logs": "training.csv"}),
+        *(
+            [Evaluation("steering", f"{FIGURES}.steering:steering", {"tables": "steering.csv"}, named=True, section="steering")]
+            if config.steering
+            else []
+        ),
+    ]
