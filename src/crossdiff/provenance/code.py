@@ -6,6 +6,7 @@ Torch-free: the Snakefile imports this module.
 import ast
 import hashlib
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
