@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/snakemake --lint
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 
 # On Debian as root: the latent browser in Chromium.
 test-browser: install

@@ -1,20 +1,38 @@
 """Shared by all tests: the repository, and Snakemake as a user runs it."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import warm
 import yaml
+
+# Tests run side by side, and what they compute is small: more threads would only wait for each other, and burn time on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+READ_AT_IMPORT = warm.read_at_import(dict(os.environ))  # as the warm Pythons have it
 
 ROOT = Path(__file__).parent.parent
 # What a run reads: enough to copy a checkout without its results.
 TREE = "Snakefile config.yaml configs data envs profiles report rules slurm src tests/data workflow_scripts".split()
 TINY = "configs/tiny.yaml"
 TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings each script reads
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the warm Pythons, one set for all workers of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        folder = os.environ["CROSSDIFF_WARM"] = tempfile.mkdtemp(prefix="warm-")
+        servers = warm.start(folder)
+        config.add_cleanup(lambda: (warm.stop(servers), shutil.rmtree(folder)))
 
 
 class Checkout:
@@ -59,58 +77,36 @@ class Checkout:
         rows = [line.split("\t") for line in result.stdout.splitlines() if line.count("\t") == 7]
         return {row[0]: row[6] for row in rows[1:] if row[7] == "update pending"}
 
-    def crossdiff(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def crossdiff(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the crossdiff command."""
-        return self.run("-c", "import sys; from crossdiff.cli import main; sys.exit(main())", *arguments)
+        return self.run("-c", "import sys; from crossdiff.cli import main; sys.exit(main())", *arguments, **options)
 
-    def run(self, *arguments: str, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run Python with the library of this copy."""
+    def run(self, *arguments: str, timeout: int = 600, fresh: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with the library of this copy; ``fresh`` starts a new one, which imports every package anew as a user's does."""
         paths = [str(self.folder / "src"), *filter(None, [environment.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")])]
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"} | environment
+        if not fresh and warm.read_at_import(variables) == READ_AT_IMPORT:
+            return self._run_warm(list(arguments), timeout, variables)
         command = [sys.executable, *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=variables, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+
+    def _run_warm(self, arguments: list[str], timeout: int, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryFile("w+") as output, Path(os.devnull).open() as nothing:
+            descriptors = (nothing.fileno(), output.fileno(), output.fileno())
+            try:
+                code = warm.Command(os.environ["CROSSDIFF_WARM"], arguments, str(self.folder), variables, descriptors, timeout).wait()
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(arguments, timeout) from None
+            output.seek(0)
+            return subprocess.CompletedProcess(arguments, code, output.read())
 
 
 def planned(output: str) -> dict[str, int]:
     """Rule -> number of jobs, from the table of a dry-run; empty when nothing is to be done."""
     table = re.search(r"^job\s+count\n-.*?\n(.*?)^total", output, re.DOTALL | re.MULTILINE)
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table[1], re.MULTILINE)} if table else {}
-
-
-class Fork:
-    """Snakemake's command line in a copy of this process, which has imported it already: a second less than a new process."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        import snakemake.cli
-
-        reader, writer = os.pipe()
-        self.process = os.fork()
-        if not self.process:
-            code = 1
-            try:
-                os.dup2(writer, 1)
-                os.dup2(writer, 2)
-                os.chdir(folder)
-                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                snakemake.cli.main(list(arguments))
-            except SystemExit as done:
-                code = done.code or 0
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        os.close(writer)
-        self.reader = os.fdopen(reader)
-
-    def output(self, allowed_to_fail: bool = False) -> str:
-        """Wait for its end; what it printed. Fails the test if it failed."""
-        with self.reader:
-            printed = self.reader.read()
-        _, status = os.waitpid(self.process, 0)
-        assert allowed_to_fail or os.waitstatus_to_exitcode(status) == 0, printed
-        return printed
 
 
 @pytest.fixture
@@ -121,10 +117,30 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A finished run of the tiny config. Tests leave it as it is: they plan in it, and change copies of it."""
-    checkout = Checkout(tmp_path_factory.mktemp("tiny") / "checkout")
+    return once(tmp_path_factory, "tiny", run_tiny)
+
+
+def run_tiny(checkout: Checkout) -> None:
     (checkout.folder / "trace").mkdir()
     arguments = ("-m", "snakemake", "--configfile", TINY)
     result = checkout.run(*arguments, PYTHONPATH=str(TRACING), CROSSDIFF_TRACE=str(checkout.folder / "trace"))
     assert result.returncode == 0, result.stdout
     assert "The report is at" in result.stdout
-    return checkout
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Checkout], None]) -> Checkout:
+    """A checkout in which something was run: once for all workers of pytest-xdist, each of which gets a copy to plan in."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        checkout = Checkout(factory.mktemp(name) / "checkout")
+        make(checkout)
+        return checkout
+    shared = factory.getbasetemp().parent / name
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        whole = shared / "checkout"
+        if not whole.exists():
+            checkout = Checkout(shared / "begun")
+            make(checkout)
+            checkout.folder.rename(whole)
+    return Checkout(whole).copy(factory.mktemp(name) / "checkout")

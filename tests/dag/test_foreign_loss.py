@@ -10,7 +10,7 @@ SETTINGS = """
 from typing import Literal
 from crossdiff.config import CrosscoderSettings
 
-class Ridge(Crosscoder):
+class Ridge(CrosscoderSettings):
     objective = "ridge.loss:RidgeLoss"
     loss: Literal["ridge"]
     ridge: float

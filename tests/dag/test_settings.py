@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import ROOT, TINY, Checkout, Fork, planned
+from conftest import ROOT, TINY, Checkout, planned
 
 from crossdiff.config import Config, Section, load
 from crossdiff.provenance.planned_jobs import plan
@@ -91,28 +91,30 @@ def test_table_has_a_row_for_every_key_and_no_other() -> None:
 
 
 def test_every_key_runs_what_depends_on_it_and_nothing_else(finished: Checkout) -> None:
-    """A real dry-run per key, two at a time."""
+    """A real dry-run per key."""
     wrong = []
     keys = sorted(KEYS.keys() & TABLE.keys())
-    for pair in (keys[start : start + 2] for start in range(0, len(keys), 2)):
-        configs = {key: changed_config(finished, key, f"changed.{number}") for number, key in enumerate(pair)}
-        forks = {key: Fork(finished.folder, "--dry-run", "--configfile", config) for key, config in configs.items()}
-        for key, fork in forks.items():
-            printed = fork.output(allowed_to_fail="refused" in TABLE[key])
-            if "refused" in TABLE[key]:
-                if TABLE[key]["refused"] not in printed:
-                    wrong.append(f"{key}: should be refused with {TABLE[key]['refused']!r}")
-                continue
-            runs, wanted = Counter(planned(printed)) - Counter(["all"]), expected(finished, TABLE[key])
-            if runs != wanted:
-                wrong.append(f"{key}: would run {dict(runs) or 'nothing'}; by the table it should run {dict(wanted)}")
+    configs = {key: changed_config(finished, key, f"changed.{key}") for key in keys}
+    result = finished.run("-m", "planner", *configs.values(), PYTHONPATH=str(ROOT / "tests/helpers"))
+    assert result.returncode == 0, result.stdout
+    plans = json.loads(result.stdout.splitlines()[-1])
+    for key in keys:
+        code, printed = plans[configs[key]]
+        if "refused" in TABLE[key]:
+            if TABLE[key]["refused"] not in printed:
+                wrong.append(f"{key}: should be refused with {TABLE[key]['refused']!r}")
+            continue
+        assert code == 0, printed
+        runs, wanted = Counter(planned(printed)) - Counter(["all"]), expected(finished, TABLE[key])
+        if runs != wanted:
+            wrong.append(f"{key}: would run {dict(runs) or 'nothing'}; by the table it should run {dict(wanted)}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_new_crosscoder_runs_only_its_own_branch(finished: Checkout) -> None:
     values = yaml.safe_load((ROOT / TINY).read_text())["crosscoders"]
     config = finished.changed(TINY, {"crosscoders": values | {"another": values["l1"] | {"l1_coefficient": 0.1}}})
-    jobs = planned(Fork(finished.folder, "--dry-run", "--configfile", config).output())
+    jobs = planned(finished.snakemake("--dry-run", "--configfile", config).stdout)
     assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
     assert not {"finetune_model", "tokenise", "harvest_activations", "summarise_activations", "measure_refusals"} & set(jobs)
 

@@ -108,14 +108,16 @@ def _imported(path: Path) -> tuple[Path, ...]:
     return tuple(file for name in _parsed(path)[1] for file in _module_files(name))
 
 
-def _module_files(name: str) -> Iterator[Path]:
+@cache
+def _module_files(name: str) -> tuple[Path, ...]:
     """The module's file and the packages above it; nothing for names outside crossdiff or inside a module."""
     parts = name.split(".")
-    if parts[0] != LIBRARY.name:
-        return
-    for depth in range(1, len(parts) + 1):
-        path = LIBRARY.joinpath(*parts[1:depth])
-        if (path / "__init__.py").exists():
-            yield path / "__init__.py"
-        elif path.with_suffix(".py").exists():
-            yield path.with_suffix(".py")
+    found: list[Path] = []
+    if parts[0] == LIBRARY.name:
+        for depth in range(1, len(parts) + 1):
+            path = LIBRARY.joinpath(*parts[1:depth])
+            if (path / "__init__.py").exists():
+                found.append(path / "__init__.py")
+            elif path.with_suffix(".py").exists():
+                found.append(path.with_suffix(".py"))
+    return tuple(found)
