@@ -12,7 +12,6 @@ from typing import IO
 import snakemake.cli
 
 from crossdiff.provenance import code
-from crossdiff.workflow import forecast, run, slurm  # noqa: F401: for the Snakefile
 
 PROCESSES = os.cpu_count() or 1
 

@@ -39,7 +39,13 @@ class Command:
     """A command that runs in a fork of a server, with these files as its input, output and error output."""
 
     def __init__(
-        self, folder: str, arguments: list[str], cwd: str, variables: dict[str, str], descriptors: tuple[int, int, int], timeout: float | None
+        self,
+        folder: str,
+        arguments: list[str],
+        cwd: str,
+        variables: dict[str, str],
+        descriptors: tuple[int, int, int],
+        timeout: float | None,
     ) -> None:
         kind = "snakemake" if arguments[0] in ("-m", "-c") else "torch"
         body = json.dumps([arguments, cwd, variables]).encode()

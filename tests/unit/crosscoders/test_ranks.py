@@ -59,7 +59,7 @@ def test_two_processes_train_as_one(
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/helpers"), prepend=os.pathsep)
     settings, activations, state = SETTINGS[name], PairedActivations.of(inputs), tmp_path / "state.safetensors"
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
-    train_on_ranks(2, inputs, settings.model_dump(mode="json"), 0, state, "same")
+    train_on_ranks(2, inputs, settings, 0, state, "same")
     assert "may have missed" not in capfd.readouterr().err
     with Checkpoint(state, "same") as checkpoint:
         assert checkpoint.read()[1]["done"] == STEPS
@@ -103,12 +103,12 @@ def test_processes_are_as_many_as_gpus_asked_for(resources: dict[str, Any], coun
 
 def test_batch_that_can_not_be_divided(inputs: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="crosscoders: batch: found 64, allowed on 3 GPUs: multiples of 3"):
-        train_on_ranks(3, inputs, SETTINGS["l1"].model_dump(mode="json"), 0, tmp_path / "state", "same")
+        train_on_ranks(3, inputs, SETTINGS["l1"], 0, tmp_path / "state", "same")
 
 
 @pytest.mark.slow
 def test_training_that_fails_in_its_processes_fails(inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    settings = SETTINGS["l1"].model_dump(mode="json") | {"learning_rate": 1e30}
+    settings = SETTINGS["l1"].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(UserError, match="one of 2 processes ended early"):
         train_on_ranks(2, inputs, settings, 0, tmp_path / "state.safetensors", "same")
     assert "lower learning_rate" in capfd.readouterr().err
@@ -121,7 +121,7 @@ def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
 ) -> None:
     """As at the end of a time limit; what comes out is as if nothing had happened."""
     settings = SETTINGS["batchtopk"].model_copy(update={"tokens": 64 * 2000, "log_every": 100})
-    arguments = (2, inputs, settings.model_dump(mode="json"), 0)
+    arguments = (2, inputs, settings, 0)
 
     def terminate() -> None:
         said, last = "", time.monotonic() + 300

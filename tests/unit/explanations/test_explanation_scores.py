@@ -11,7 +11,7 @@ from helpers_tables import scaling_table
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, cautions, compare, joined, sets
 from crossdiff.explanations.scores import FEWEST, balanced_accuracy
 from crossdiff.report.figures.drawing import save
-from crossdiff.report.figures.explanations import Scores, explanations
+from crossdiff.report.figures.explanations import Scores, by_scores
 
 
 def test_balanced_accuracy_is_half_of_both_rates() -> None:
@@ -114,7 +114,7 @@ def test_figure_shows_every_set_and_which_are_too_small(tmp_path: Path) -> None:
     quantiles = pd.DataFrame({"latent": range(90), "quantile": 0.5, "recall": 0.5})
     scores = scores_of(np.r_[np.full(60, 0.5), np.full(FEW_LATENTS - 1, 0.9), np.full(31 - FEW_LATENTS, np.nan)])
     empty = Scores(BETAS, scores_of(np.full(90, np.nan)), quantiles.head(0))
-    figure = explanations({("patterns", "l1"): Scores(BETAS, scores, quantiles), ("language model", "l1"): empty}, 10)
+    figure = by_scores({("patterns", "l1"): Scores(BETAS, scores, quantiles), ("language model", "l1"): empty}, 10)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels[0] == f"chat-only\n{FEW_LATENTS - 1} of 30\ntoo few" and labels[1] == "shared\n60 of 60"
     assert [ax.get_title(loc="left") for ax in figure.axes[:2]] == ["l1, patterns", "l1, language model"]

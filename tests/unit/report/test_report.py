@@ -181,7 +181,7 @@ def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
     page = page_of(inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES)))
     for name in names:
         assert f"{name} calls 2 of 4 latents chat-only by decoder norm; latent scaling confirms 1." in page.text
-        assert f"../layer13/{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
+        assert f"../{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
     assert len([tag for tag, _ in page.tags if tag == "details"]) == 4 * len(names)
 
 
@@ -237,7 +237,7 @@ def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path
 
 def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Path) -> None:
     assert "What do they do?" not in page_of(good).text
-    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers()), sections=[*good.sections, "steering"]))
+    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]))
     assert "What do they do? Latents turned up and down" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
