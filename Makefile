@@ -16,7 +16,7 @@ $(VENV)/installed: envs/lock.txt pyproject.toml
 
 quickstart: install
 	$(BIN)/snakemake
-	@echo "Reports:" && ls -1 "$(CURDIR)"/results/*/report/index.html
+	@echo "Reports:" && ls -1 "$(CURDIR)"/results/*/layer*/report/index.html
 
 lint: install
 	$(BIN)/ruff check .

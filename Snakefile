@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.19")
 
 
 # A config is complete in itself: one given with --configfile replaces the default instead of being merged into it.

@@ -1,4 +1,4 @@
-"""Whether two results folders hold the same: weights, activations, tables, figures' drawings. Across versions, by the tables of the CHANGELOG.
+"""Whether two results folders hold the same weights, activations, tables and drawings; across versions by the tables of the CHANGELOG.
 
     python benchmarks/same_results.py OLD/results NEW/results
 

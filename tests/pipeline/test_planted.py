@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Checkout, planned
+from files_table import untold
 
 TINY = "configs/planted-tiny.yaml"
 
@@ -27,6 +28,10 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.snakemake("planted", "--configfile", TINY).stdout
 
 
+def test_every_file_is_told(finished: Checkout) -> None:
+    assert not untold(finished.folder)
+
+
 def test_truth_is_found(results: Path) -> None:
     board = pd.read_csv(results / "layer0/tables/leaderboard.csv")
     assert len(board) == 2 * 5  # crosscoders, rules
@@ -41,7 +46,7 @@ def test_truth_is_found(results: Path) -> None:
 
 def test_ground_truth_is_complete(results: Path) -> None:
     concepts = pd.read_csv(results / "layer0/planted/concepts.csv")
-    fired = pd.concat([pd.read_parquet(path) for path in results.glob("planted/layer0/*.train/*.parquet")])
+    fired = pd.concat([pd.read_parquet(path) for path in results.glob("layer0/planted/*.train/*.parquet")])
     assert set(fired.concept) == set(concepts.concept)
     of_base_only = fired[fired.concept.isin(concepts.concept[concepts.kind == "base_only"])]
     assert (of_base_only.chat == 0).all() and (of_base_only.base > 0).all()

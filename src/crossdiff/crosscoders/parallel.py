@@ -46,7 +46,7 @@ def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: Crosscod
     the training failed.
     """
     if settings.batch % processes:
-        raise UserError(f"crosscoders: batch: found {settings['batch']}, allowed on {processes} GPUs: multiples of {processes}")
+        raise UserError(f"crosscoders: batch: found {settings.batch}, allowed on {processes} GPUs: multiples of {processes}")
     if 0 < torch.cuda.device_count() < processes:
         raise UserError(f"train_crosscoder: found {processes} GPUs among its resources, there are {torch.cuda.device_count()}")
     paths = {name: inputs[name] if name == "summary" else list(inputs[name]) for name in ("tokens", "base", "chat", "summary")}

@@ -16,6 +16,7 @@ from crossdiff.provenance import json_cache
 LIBRARY = Path(__file__).parent.parent
 ROOT = LIBRARY.parent.parent
 SCRIPTS = ROOT / "workflow_scripts"
+PARSER = 2  # version of what ``_parse`` finds, which is remembered
 
 
 @cache
@@ -65,9 +66,10 @@ def closure(files: list[Path]) -> list[Path]:
 
 @cache
 def _parsed(path: Path) -> tuple[str, list[str]]:
-    """Digest of a file's syntax tree without docstrings, and the names that it imports: at any depth, in a package's own file at the top."""
+    """Digest of a file's syntax tree without docstrings, and the names that it imports (``_parse``)."""
     source = path.read_bytes()
-    key = f"2 {path.name == '__init__.py'} {sys.version_info[:2]} {hashlib.sha256(source).hexdigest()}"  # other Pythons have other syntax trees
+    # Other Pythons have other syntax trees, and a package's own file is read in another way.
+    key = f"{PARSER} {sys.version_info[:2]} {path.name == '__init__.py'} {hashlib.sha256(source).hexdigest()}"
     if key not in parsed_before():
         parsed_before()[key] = _parse(source, path)
     digest, names = parsed_before()[key]

@@ -10,8 +10,9 @@ from helpers_activations import LAYER, batchtopk_settings, l1_settings, paired, 
 from helpers_waits import Waits
 
 from crossdiff.activations.pairs import PairedActivations
-from crossdiff.config import CrosscoderSettings, Normalisation
+from crossdiff.config import BASE, CHAT, CrosscoderSettings, Normalisation
 from crossdiff.crosscoders import sparse, trainer
+from crossdiff.crosscoders.losses.l1 import L1Loss
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.trainer import Training, fraction_of_variance_explained, learning_rate, new_crosscoder, train
 from crossdiff.errors import UserError
@@ -207,3 +208,22 @@ def test_gradient_clip_bounds_the_step_of_batchtopk(activations: PairedActivatio
     free, _ = trained(activations, settings, tmp_path / "free.csv")
     clipped, _ = trained(activations, settings.model_copy(update={"gradient_clip": 1e-12}), tmp_path / "clipped.csv")
     assert (clipped.decoder - start).abs().max() < 1e-3 < (free.decoder - start).abs().max()
+
+
+class _Masking(L1Loss):
+    """Holds the base decoder of the first latents at zero."""
+
+    def after_step(self, crosscoder: Crosscoder, step: int) -> None:
+        crosscoder.decoder[:4, BASE] = 0
+        self.steps = [*getattr(self, "steps", []), step]
+
+
+def test_loss_may_project_the_weights_after_each_step(activations: PairedActivations, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "new_loss", _Masking)
+    training = Training(activations, SETTINGS["l1"], 0, torch.device("cpu"))
+    for batch in itertools.islice(activations.shuffled_batches(SETTINGS["l1"].batch, 500, 0), 3):
+        training.step(batch)
+    assert training.loss.steps == [0, 1, 2]
+    assert (training.crosscoder.decoder[:4, BASE] == 0).all()
+    assert (training.crosscoder.decoder[4:, BASE] != 0).any(dim=1).all()
+    assert (training.crosscoder.decoder[:4, CHAT] != 0).any(dim=1).all()

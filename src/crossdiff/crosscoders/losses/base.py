@@ -31,7 +31,7 @@ class Loss(nn.Module):
         """Called once, before the first step, with the first batch (batch, model, d_model)."""
 
     def after_step(self, crosscoder: Crosscoder, step: int) -> None:
-        """Called after the optimiser has moved the weights at training step ``step`` (0-based), without gradients: to mask or project them."""
+        """Called when the optimiser has moved the weights at training step ``step`` (0-based): here a loss masks or projects them."""
 
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
         """Called once, after the last step, with batches (batch, model, d_model) of held-out activations on the crosscoder's scale."""

@@ -33,10 +33,10 @@ class Scores(NamedTuple):
     strength of activation.""",
 )
 def explanations(betas: Mapping[str, pd.DataFrame], classes: Classes, **scores: Mapping[str, pd.DataFrame]) -> Figure:
-    """``by_scores`` of every explainer: ``scores`` holds its table of latents under its name, and under NAME_quantiles that of quantiles."""
+    """``by_scores`` of every explainer. ``scores`` holds its table of latents under its name, that of quantiles under NAME_quantiles."""
     explainers = [name for name in scores if not name.endswith("_quantiles")]
     found = {
-        (name, crosscoder): Scores(table, scores[name][crosscoder], scores[f"{name}_quantiles"][crosscoder])
+        (name.replace("_", " "), crosscoder): Scores(table, scores[name][crosscoder], scores[f"{name}_quantiles"][crosscoder])
         for name in explainers
         for crosscoder, table in betas.items()
     }
