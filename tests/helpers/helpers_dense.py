@@ -1,0 +1,115 @@
+"""The losses written out with dense matrices and autograd, and the comparison of a training step with them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from helpers_activations import batchtopk_settings, l1_settings, random_crosscoder
+from torch import Tensor
+
+from crossdiff.crosscoders.losses import new_loss
+from crossdiff.crosscoders.losses.base import Loss, Parts
+from crossdiff.crosscoders.model import Crosscoder
+
+WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
+
+
+class Dense(NamedTuple):
+    """What the references give, all from dense (batch, latents) matrices."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    codes: Tensor
+    scaled: Tensor
+    auxiliary: Tensor
+
+
+def batch(step: int = 0) -> Tensor:
+    return torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(100 + step))
+
+
+def dense_codes(crosscoder: Crosscoder, x: Tensor) -> Tensor:
+    return torch.relu(torch.einsum("bmd,jmd->bj", x, crosscoder.encoder) + crosscoder.encoder_bias)
+
+
+def norm_sums(crosscoder: Crosscoder) -> Tensor:
+    return crosscoder.decoder.square().sum(dim=2).sqrt().sum(dim=1)
+
+
+def dense_error(crosscoder: Crosscoder, x: Tensor, codes: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
+    reconstruction = torch.einsum("bj,jmd->bmd", codes, crosscoder.decoder) + crosscoder.decoder_bias
+    squares = (x - reconstruction).square().sum(dim=2)
+    return reconstruction, (squares if squared else squares.sqrt()).mean()
+
+
+def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: bool) -> Dense:
+    codes = dense_codes(crosscoder, x)
+    scaled = codes * norm_sums(crosscoder)
+    reconstruction, error = dense_error(crosscoder, x, codes, squared)
+    return Dense(error + coefficient * scaled.sum(dim=1).mean(), reconstruction, codes, scaled, torch.zeros(()))
+
+
+def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float) -> Dense:
+    """``dead`` (latents,): dead unless selected in this batch."""
+    codes = dense_codes(crosscoder, x)
+    scaled = (codes * norm_sums(crosscoder)).detach()
+    bound = scaled.flatten().sort(descending=True).values[k * BATCH - 1]
+    kept = codes * ((scaled >= bound) & (scaled > 0))
+    reconstruction, error = dense_error(crosscoder, x, kept, squared)
+    dead = dead & ~(kept > 0).any(dim=0)
+    auxiliary = dense_auxiliary(crosscoder, codes, scaled, (x - reconstruction).detach(), dead, k_dead)
+    return Dense(error + coefficient * auxiliary, reconstruction, kept, scaled, auxiliary)
+
+
+def dense_auxiliary(crosscoder: Crosscoder, codes: Tensor, scaled: Tensor, residual: Tensor, dead: Tensor, k_dead: int) -> Tensor:
+    """Each token's strongest dead latents rebuild the residual without bias; squared error over the residual's batch variance."""
+    if not dead.any():
+        return torch.zeros(())
+    ranks = torch.where(dead, scaled, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
+    chosen = dead & (ranks < k_dead)
+    rebuilt = torch.einsum("bj,jmd->bmd", codes * chosen, crosscoder.decoder)
+    variance = (residual - residual.mean(dim=0)).square().mean(dim=0).sum()
+    return (rebuilt - residual).square().sum(dim=(1, 2)).mean() / variance
+
+
+def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1e-5) -> None:
+    """Equal up to ``tolerance`` of the norm of the whole tensor."""
+    difference = (found - expected).norm() / expected.norm().clamp_min(1e-30)
+    assert difference <= tolerance, f"{name}: relative difference {difference:.2e}"
+
+
+def assert_trains_like(
+    loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense], code_normalisation: str = "crosscoder"
+) -> list[Parts]:
+    """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
+    twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
+    twin.load_state_dict(crosscoder.state_dict())
+    optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (crosscoder, twin)]
+    seen = []
+    for step in range(STEPS):
+        parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step), step)
+        assert_same(parts.loss, expected.loss, f"loss at step {step}")
+        assert_same(parts.reconstruction, expected.reconstruction, f"reconstruction at step {step}")
+        assert parts.fired.tolist() == (expected.codes > 0).sum(dim=0).tolist()
+        for optimiser, value in zip(optimisers, (parts.loss, expected.loss), strict=True):
+            optimiser.zero_grad()
+            value.backward()
+        for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
+            assert_same(found.grad, wanted.grad, f"gradient of {name} at step {step}")
+        for optimiser in optimisers:
+            optimiser.step()
+        seen.append(parts)
+    for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
+        assert_same(found, wanted, f"{name} after {STEPS} steps")
+        assert not torch.equal(found, dict(random_crosscoder(WIDTH, LATENTS).named_parameters())[name])
+    return seen
+
+
+def new_l1(**changes) -> tuple[Loss, Crosscoder]:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    return new_loss(crosscoder, l1_settings(**changes)), crosscoder
+
+
+def new_batchtopk(**changes) -> tuple[Loss, Crosscoder]:
+    crosscoder = random_crosscoder(WIDTH, LATENTS)
+    return new_loss(crosscoder, batchtopk_settings(**{"k": 3} | changes)), crosscoder

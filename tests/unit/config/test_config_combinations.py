@@ -1,0 +1,183 @@
+"""Values of a config that are right one by one and wrong together."""
+
+import pytest
+from helpers_config import DELETE, SMALL, changed, refusal, refusal_of
+
+from crossdiff.config import load
+
+
+def test_model_with_two_sources_is_refused():
+    line = refusal_of("pair.base.folder", "models/base")
+    assert line == "pair.base: found folder and package, give exactly one of hub, folder, package, random, finetune, planted"
+
+
+def test_model_without_a_source_is_refused():
+    assert refusal_of("pair.base", {}) == "pair.base: found none, give exactly one of hub, folder, package, random, finetune, planted"
+
+
+def test_data_set_with_two_sources_is_refused():
+    line = refusal_of("datasets.talk.files", ["talk.jsonl"])
+    assert line == "datasets.talk: found hub and files, give exactly one of hub, files, package"
+
+
+def test_data_set_without_a_source_is_refused():
+    assert refusal_of("datasets.talk.hub", DELETE) == "datasets.talk: found none, give exactly one of hub, files, package"
+
+
+def test_base_as_finetune_is_refused():
+    line = refusal_of("pair.base", SMALL["pair"]["chat"])
+    assert line.startswith("pair") and "found finetune, only the chat model can be made from the base" in line
+
+
+def test_planted_pair_has_no_chat_model_to_ask():
+    planted = {"planted": {"seed": 0, "concepts": {"chat_only": 3}}}
+    values = changed("scoring", {}, changed("pair.chat", planted))
+    [line] = refusal(values)
+    assert line == "pair.chat: found planted, which is no model; leave out causal, behaviour and steering"
+    alone = changed("causal", DELETE, changed("behaviour", DELETE, values))
+    assert load(alone).pair.chat.kind == "planted"
+    assert refusal_of("scoring", DELETE, alone) == "scoring: found nothing; it goes with pair.chat.planted"
+    assert refusal_of("scoring", {}) == "scoring: found a section; it goes with pair.chat.planted"
+
+
+@pytest.mark.parametrize(("path", "format"), [("datasets.pages", "messages"), ("datasets.talk", "text")])
+def test_format_of_another_kind_is_refused(path, format):
+    line = refusal_of(f"{path}.format", format)
+    assert line.startswith(f"{path}: format: found '{format}' with kind ") and "allowed: " in line
+
+
+@pytest.mark.parametrize(("name", "found"), [("pages", "documents"), ("nowhere", "no data set")])
+def test_finetune_on_anything_but_chats_is_refused(name, found):
+    line = refusal_of("pair.chat.finetune.data", {name: 100})
+    assert line == f"pair.chat.finetune.data.{name}: found {found}, allowed: talk"
+
+
+@pytest.mark.parametrize(("name", "found"), [("pages", "documents"), ("nowhere", "no data set")])
+def test_causal_effect_on_anything_but_chats_is_refused(name, found):
+    assert refusal_of("causal.datasets", ["talk", name]) == f"causal.datasets.{name}: found {found}, allowed: talk"
+
+
+def test_data_set_that_stands_twice_in_causal_is_refused():
+    assert refusal_of("causal.datasets", ["talk", "talk"]).startswith(
+        "causal.datasets: found ['talk', 'talk'], each data set may stand once"
+    )
+
+
+def test_answers_without_room_for_a_prompt_are_refused():
+    assert refusal_of("causal.answer_tokens", 128) == "causal.answer_tokens: found 128, must be below tokens.context 128"
+    load(changed("causal", {"datasets": ["talk"], "answer_tokens": 128, "answers": "dataset"}))
+
+
+@pytest.mark.parametrize(
+    ("steering", "said"),
+    [
+        ({"strengths": []}, "steering.strengths: found [] (list), allowed: "),
+        ({"strengths": [1.0, 0.0]}, "steering: strengths: found [1.0, 0.0], allowed: different ones, without 0"),
+        ({"strengths": [1.0, 1.0]}, "steering: strengths: found [1.0, 1.0], allowed: different ones, without 0"),
+        ({"strengths": [float("inf")]}, "steering.strengths.0: found inf"),
+        ({"latents": {"nowhere": [3]}}, "steering.latents: found nowhere, allowed: l1, topk"),
+        ({"latents": {"topk": [3, 3]}}, "steering.latents.topk: found [3, 3], each latent may stand once"),
+        ({"latents": {"topk": [-1]}}, "steering.latents.topk.0: found -1"),
+    ],
+)
+def test_steering_that_can_not_be_is_refused(steering, said):
+    assert refusal_of("steering", steering).startswith(said)
+
+
+def test_steering_needs_requests():
+    line = refusal_of("steering", {}, changed("behaviour", DELETE))
+    assert line == "steering: found without behaviour, which names the requests; give behaviour.requests, too"
+    assert load(changed("steering", {})).steering.latents == {}
+
+
+def test_causal_section_may_be_left_out():
+    assert load(changed("causal", DELETE)).causal is None
+
+
+def test_expansion_together_with_latents_is_refused():
+    line = refusal_of("crosscoders.topk.latents", 64)
+    assert line == "crosscoders.topk: found expansion and latents, give exactly one of expansion, latents"
+
+
+def test_crosscoder_without_a_size_is_refused():
+    assert refusal_of("crosscoders.l1.latents", DELETE) == "crosscoders.l1: found none, give exactly one of expansion, latents"
+
+
+def test_fewer_tokens_than_one_batch_are_refused():
+    assert refusal_of("crosscoders.l1.tokens", 255) == "crosscoders.l1: tokens: found 255, less than one batch of 256"
+
+
+@pytest.mark.parametrize(
+    ("k_max", "steps", "key"),
+    [(16, 0, "k_max"), (8, 10, "k_max"), (None, 10, "k_annealing_steps"), (16, 101, "k_annealing_steps")],
+    ids=["no steps to anneal in", "nothing to anneal", "no start", "longer than the training"],
+)
+def test_impossible_annealing_of_k_is_refused(k_max, steps, key):
+    topk = {**SMALL["crosscoders"]["topk"], "k_max": k_max, "k_annealing_steps": steps}
+    assert refusal_of("crosscoders.topk", topk).startswith(f"crosscoders.topk: {key}: found {k_max if key == 'k_max' else steps}")
+
+
+def test_annealing_of_k_within_the_training_is_accepted():
+    topk = {**SMALL["crosscoders"]["topk"], "k_max": 16, "k_annealing_steps": 100}
+    assert load(changed("crosscoders.topk", topk)).crosscoders["topk"].k_max == 16
+
+
+def test_k_above_the_number_of_latents_is_refused():
+    topk = {**SMALL["crosscoders"]["topk"], "latents": 7}
+    del topk["expansion"]
+    line = refusal_of("crosscoders.topk", topk)
+    assert line.startswith("crosscoders.topk: k: found 8") and "7" in line
+
+
+@pytest.mark.parametrize("start", [100, 1000])
+def test_threshold_that_starts_after_the_training_is_refused(start):
+    line = refusal_of("crosscoders.topk.threshold_start_step", start)
+    assert line.startswith(f"crosscoders.topk: threshold_start_step: found {start}, must be below the 100 training steps")
+
+
+def test_threshold_that_starts_at_the_last_step_is_accepted():
+    assert load(changed("crosscoders.topk.threshold_start_step", 99)).crosscoders["topk"].steps == 100
+
+
+def test_range_is_two_numbers():
+    for value in ([0.1, 0.2, 0.3], [0.1], 0.3):
+        assert refusal_of("classes.shared_between", value) == f"classes: shared_between: found {value}, allowed: two numbers in brackets"
+
+
+def test_name_that_is_none_is_named():
+    values = changed("crosscoders.L 1", SMALL["crosscoders"]["l1"])
+    assert refusal(values)[0].startswith("crosscoders.L 1: found 'L 1' (text), allowed: lower-case letters")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {"base_only_below": 0.4},
+        {"base_only_below": 0.5},
+        {"shared_between": [0.6, 0.4]},
+        {"shared_between": [0.5, 0.5]},
+        {"shared_between": [0.4, 0.95]},
+        {"chat_only_above": 0.6},
+    ],
+    ids=str,
+)
+def test_overlapping_classes_are_refused_and_shown(classes):
+    line = refusal_of("classes", classes)
+    [found] = classes.values()
+    assert line.startswith("classes: ") and "base_only_below < shared_between < chat_only_above" in line
+    assert all(str(value) in line for value in (found if isinstance(found, list) else [found]))
+
+
+def test_classes_in_order_are_accepted():
+    classes = load(changed("classes", {"base_only_below": 0.2, "shared_between": [0.3, 0.7], "chat_only_above": 0.8})).classes
+    assert classes.shared_between == (0.3, 0.7)
+
+
+@pytest.mark.parametrize("quantiles", [[0.5, 0.25, 1.0], [0.5, 0.5, 1.0], [0.25, 0.5], [0.0, 1.0]], ids=str)
+def test_quantiles_that_leave_gaps_or_overlap_are_refused(quantiles):
+    line = refusal_of("examples.quantiles", quantiles)
+    assert line == f"examples: quantiles: found {quantiles}, allowed: increasing, above 0, the last one 1"
+
+
+def test_repeated_seed_is_refused():
+    assert refusal_of("seeds", [0, 1, 0]) == "seeds: found [0, 1, 0], each seed may stand once"
