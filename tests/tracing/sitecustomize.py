@@ -23,8 +23,8 @@ def owner(section: type, field: str) -> str:
 
 
 def modules() -> list[str]:
-    """The files of the library that are loaded."""
-    return sorted(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "crossdiff")
+    """The files of the library that are loaded, seen from the checkout."""
+    return sorted(os.path.relpath(module.__file__) for name, module in sys.modules.items() if name.split(".")[0] == "crossdiff")
 
 
 def install() -> None:
