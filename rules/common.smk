@@ -17,7 +17,7 @@ try:
     from crossdiff.provenance.code import code_digest
     from crossdiff.workflow import forecast, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
-    from crossdiff.workflow.run import SPLITS, Run, check_layout, result_folders
+    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
 except ModuleNotFoundError as error:
     raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from crossdiff.config import Config
+from crossdiff.config import MODELS, Config
 from crossdiff.device import device, fast_dtype
 from crossdiff.explanations.cost import forecast_lines
 from crossdiff.workflow.forecast import Need, forecast, known_shape
@@ -54,7 +54,8 @@ def _hours(needs: dict[str, Need], rate: float) -> float:
 
 
 def _warnings(needs: dict[str, Need], config: Config, root: Path) -> list[str]:
-    there = sum(path.stat().st_size for folder in result_folders(config) for path in (root / folder).rglob("*") if path.is_file())
+    folders = [*result_folders(config), *(f"results/models/{config.pair.model_name(role)}" for role in MODELS)]
+    there = sum(path.stat().st_size for folder in folders for path in (root / folder).rglob("*") if path.is_file())
     free, wanted = shutil.disk_usage(root).free, _disk(needs) - there
     warnings = [f"disk: {wanted / 1e9:,.1f} GB more are needed, {free / 1e9:,.1f} GB are free"] if wanted > free else []
     main = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -11,7 +11,7 @@ from crossdiff.errors import UserError
 from crossdiff.models.files import model_files
 
 SPLITS = ("train", "validation")
-SHARED = ("results/packages", "results/models", "results/tokenizers")  # of all runs
+SHARED = ("results/packages", "results/models", "results/tokenizers")  # folders that hold results of all runs
 
 
 class Run:
@@ -94,7 +94,7 @@ def check_layout(config: Config, root: Path = Path()) -> None:
 
 
 def result_folders(config: Config) -> list[str]:
-    """Where the results of a run lie: first those of its pair, then those that it may share with other runs."""
+    """Where the results of a run lie: first those of its pair, then what bears the names of its models. For the rest see SHARED."""
     names = {role: config.pair.model_name(role) for role in MODELS}
-    tokens = [f"results/tokens/{names['base' if config.pair.chat.planted else 'chat']}"]
-    return [f"results/{config.pair.name}", *SHARED, *tokens, *(f"results/activations/{name}" for name in names.values())]
+    tokens = f"results/tokens/{names['base' if config.pair.chat.planted else 'chat']}"
+    return [f"results/{config.pair.name}", tokens, *(f"results/activations/{name}" for name in names.values())]

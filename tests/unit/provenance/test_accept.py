@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_audit import FIGURE, MODEL, TABLE, TOKENS, job_of, results
+from helpers_chain import FIGURE, MODEL, TABLE, TOKENS, job_of, results
 
 from crossdiff import cli
 from crossdiff.errors import UserError

@@ -1,94 +1,15 @@
-"""Verdicts, tree, histories and captions on a small chain of results that is written here, without Snakemake."""
+"""Verdicts and the tree of an audit, on a small chain of results without Snakemake."""
 
 import json
 import shutil
-from pathlib import Path
 
-import pytest
+from helpers_chain import FIGURE, MODEL, RUN, TABLE, TOKENS, command, job_of, jobs, make, results, root, verdicts  # noqa: F401
 
-from crossdiff import cli
 from crossdiff.errors import UserError
 from crossdiff.provenance import audit
 from crossdiff.provenance.audit import Audit
-from crossdiff.provenance.code import code_parts
-from crossdiff.provenance.hashing import content
-from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.planned_jobs import PlannedJob
-from crossdiff.provenance.recorded_settings import recorded_settings
-from crossdiff.provenance.records import Record, RecordedFile, read_record, record_id, record_path, write_record
-
-TOKENS, TABLE, FIGURE, MODEL = (f"results/p/{name}" for name in ("tokens/0000.parquet", "table.csv", "figure.svg", "models/base"))
-RUN = {
-    "started": "2026-01-01T00:00:00+00:00",
-    "finished": "2026-01-01T00:01:00+00:00",
-    "host": "here",
-    "device": "cpu",
-    "threads": 1,
-    "slurm_job": None,
-    "git": {"commit": "c0ffee", "changed_files": []},
-    "python": "3.11.7",
-    "packages": {"torch": "2.13.0"},
-    "seeds": {},
-    "config": ["config.yaml"],
-    "recording_seconds": 0.1,
-}
-
-
-def make(root: Path, rule: str, inputs: dict[str, list[str]], output: str, settings: dict, text: str = "", **run) -> None:
-    """Write an output, a folder if it is a model, and its record."""
-    path = root / output
-    if "models" in output:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "weights").write_text(text or output)
-        (path / "config.json").write_text("{}")
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    entries = [RecordedFile.of(name, file, content(root / file)._replace(files=None)) for name, files in inputs.items() for file in files]
-    params = {"settings": settings, "code": "x"}
-    identity = record_id(rule, {"pair": "p"}, params, entries, [output])
-    if not path.is_dir():
-        path.write_text(f"{text or output} crossdiff-record:{identity}")
-    outputs = [RecordedFile.of("", output, content(path))._replace(path=output)]
-    write_record(path, Record(identity, rule, {"pair": "p"}, params, code_parts(rule), entries, outputs, RUN | run))
-
-
-def results(root: Path, **changes) -> Path:
-    """text -> tokens, model -> table -> figure; ``changes`` are settings of the model and of the table."""
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "text.txt").write_text(changes.get("source", "a text"))
-    make(root, "tokenise", {"files": ["text.txt"]}, TOKENS, {"tokens.context": 8})
-    make(root, "prepare_model", {}, MODEL, {"pair.base.random.seed": changes.get("seed", 0)}, text=f"weights {changes.get('seed', 0)}")
-    top = changes.get("top", 50)
-    make(root, "evaluate_crosscoder", {"tokens": [TOKENS], "model": [MODEL]}, TABLE, {"classes.top": top}, f"table {top}")
-    make(root, "figure_planted", {"": [TABLE]}, FIGURE, {"classes.top": top}, f"figure {top}", **changes.get("run", {}))
-    return root
-
-
-@pytest.fixture
-def jobs() -> dict[str, PlannedJob]:
-    """What Snakemake would make today, once a test has changed it."""
-    return {}
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, PlannedJob]) -> Path:
-    root = results(tmp_path / "here")
-    for output in (TOKENS, TABLE, FIGURE, MODEL):
-        jobs[output] = job_of(root, output)
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(audit, "plan", lambda root, configs: jobs)
-    return root
-
-
-def job_of(root: Path, output: str) -> PlannedJob:
-    record = read_record(root / output)
-    return PlannedJob(record.rule, record.params, sorted(entry.path for entry in record.inputs), [])
-
-
-def verdicts(root: Path, path: str = FIGURE, deep: bool = False) -> dict[str, list[str]]:
-    """Path -> verdicts of everything in the chain that isn't verified."""
-    nodes = Audit(root, deep=deep).chain(path)
-    return {path: [finding.verdict for finding in node.findings] for path, node in nodes.items() if node.findings}
+from crossdiff.provenance.records import read_record, record_path, write_record
 
 
 def test_chain_goes_from_figure_to_weights_and_source_text(root):
@@ -183,12 +104,6 @@ def test_everything_lists_results_without_record_and_records_without_result(root
 
 
 # The command.
-
-
-def command(capsys, *arguments: str) -> tuple[int, str, str]:
-    code = cli.main(["audit", *arguments])
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def test_tree_and_exit_code(root, capsys):
@@ -302,55 +217,3 @@ def test_renamed_results_folder_says_what_it_can(root, tmp_path, capsys):
     assert "commit c0ffee" in err and err.count("\n") == 1
     figure.write_text("x")
     assert "its bytes are not those of its record" in command(capsys, str(figure))[2]
-
-
-# Two histories.
-
-
-@pytest.mark.parametrize(
-    ("changes", "difference"),
-    [
-        ({}, None),
-        ({"top": 60}, f"{TABLE} (evaluate_crosscoder): classes.top is 50 in one and 60 in the other"),
-        ({"seed": 1, "top": 60}, f"{MODEL} (prepare_model): pair.base.random.seed is 0 in one and 1 in the other"),
-        ({"source": "b text", "seed": 1}, "text.txt: read by tokenise, with sha256"),
-    ],
-    ids=["none", "table", "model", "text"],
-)
-def test_first_difference_of_two_histories(tmp_path, changes, difference):
-    roots = [results(tmp_path / "a"), results(tmp_path / "b", **changes)]
-    found = first_difference(*((root, FIGURE, read_record(root / FIGURE)) for root in roots))
-    assert found == difference if difference is None else found.startswith(difference)
-
-
-def test_same_history_but_other_bytes_names_versions(tmp_path):
-    roots = [results(tmp_path / "a"), results(tmp_path / "b", run={"packages": {"torch": "2.12.0"}})]
-    record = read_record(roots[1] / FIGURE)
-    write_record(roots[1] / FIGURE, record._replace(outputs=[record.outputs[0]._replace(sha256="0" * 64)]))
-    found = first_difference(*((root, FIGURE, read_record(root / FIGURE)) for root in roots))
-    assert found == f"{FIGURE} (figure_planted): same inputs, settings and code, other bytes; torch 2.13.0 and 2.12.0"
-
-
-def test_diff_command(root, tmp_path, capsys):
-    other = results(tmp_path / "other", top=60)
-    code, out, _ = command(capsys, "--diff", FIGURE, str(other / FIGURE))
-    assert (code, out) == (1, f"{TABLE} (evaluate_crosscoder): classes.top is 50 in one and 60 in the other\n")
-    assert command(capsys, "--diff", FIGURE, FIGURE)[:2] == (0, "the two have the same history\n")
-
-
-# Captions.
-
-
-def test_captions_are_those_of_the_records(root):
-    assert recorded_settings([FIGURE, "text.txt"]) == {
-        "classes.top": 50,
-        "tokens.context": 8,
-        "pair.base.random.seed": 0,
-        "pair.name": "p",
-    }
-
-
-def test_results_of_different_settings_do_not_share_a_page(root):
-    make(root, "figure_planted", {}, "results/p/other.svg", {"classes.top": 60})
-    with pytest.raises(UserError, match=r"made with classes\.top .0, another result on this page with .0; make both anew"):
-        recorded_settings([FIGURE, "results/p/other.svg"])

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.config.analysis import Density
-from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, captioned, panels
+from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned, panels
 
-LOOKS = {"shared": (GREY, "-"), "other": (BLUE, "--"), "chat-only": (VERMILION, ":")}  # class -> colour, line
+LOOKS = {"shared": (GREY, "-"), "other": (BLUE, "--"), "base-only": (ORANGE, "-."), "chat-only": (VERMILION, ":")}  # class -> colour, line
 
 
 @captioned(
@@ -37,6 +37,6 @@ def density(betas: Mapping[str, pd.DataFrame], density: Density) -> Figure:
         ax.set(xscale="log", xlim=(lowest, 1), xlabel="share of tokens on which a latent fires")
         ax.set_title(f"{name}: {dense} of {len(live):,} dense")
         if ax.has_data():
-            ax.legend(loc="upper right", fontsize=7)
+            ax.legend(loc="upper left", fontsize=7)
     axes[0].set_ylabel("share of the class")
     return figure

@@ -1,0 +1,16 @@
+"""A script that asks for a setting that its rule does not declare."""
+
+from conftest import TINY, Checkout
+
+
+def test_undeclared_key_is_one_line_with_the_rule_the_key_and_what_to_add(checkout: Checkout) -> None:
+    path = checkout.folder / "workflow_scripts/chat_tokenizer.py"
+    asks = "with job(snakemake) as settings:\n        settings.tokens.context"
+    text = path.read_text()
+    assert "with job(snakemake):" in text
+    path.write_text(text.replace("with job(snakemake):", asks))
+    result = checkout.snakemake("results/tokenizers/tiny-chat", "--configfile", TINY)
+    assert result.returncode == 1
+    said = "error: rule chat_tokenizer: its script asks for tokens, which the rule does not declare; add settings"
+    assert said in result.stdout
+    assert not (checkout.folder / "results/tokenizers").exists()
