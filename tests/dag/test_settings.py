@@ -1,11 +1,13 @@
 """Which jobs a change of each setting runs again: no more, no fewer; and that scripts read what their rules declare, and only that."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from conftest import ROOT, TINY, Checkout, planned
 
@@ -109,6 +111,22 @@ def test_every_key_runs_what_depends_on_it_and_nothing_else(finished: Checkout) 
         if runs != wanted:
             wrong.append(f"{key}: would run {dict(runs) or 'nothing'}; by the table it should run {dict(wanted)}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("key", ["crosscoders.batchtopk.k", "behaviour.requests", "seeds"])
+def test_plan_of_a_fork_is_that_of_a_fresh_python(finished: Checkout, key: str) -> None:
+    arguments = ["--dry-run", "--configfile", changed_config(finished, key, "fork")]
+    fresh, warm = (finished.run("-m", "snakemake", *arguments, fresh=is_fresh) for is_fresh in (True, False))
+    planner = finished.run("-m", "planner", arguments[-1], PYTHONPATH=str(ROOT / "tests/helpers"))
+    code, forked = json.loads(planner.stdout.splitlines()[-1])[arguments[-1]]
+    assert fresh.returncode == warm.returncode == code
+    assert planned(fresh.stdout) == planned(warm.stdout) == planned(forked) != {}
+    assert messages(fresh.stdout) == messages(warm.stdout) == messages(forked) != []
+
+
+def messages(printed: str) -> list[str]:
+    """The messages of all jobs of a dry-run."""
+    return sorted(re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE))
 
 
 def test_new_crosscoder_runs_only_its_own_branch(finished: Checkout) -> None:
