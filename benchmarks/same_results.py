@@ -53,8 +53,11 @@ def path_patterns() -> list[tuple[re.Pattern[str], str]]:
     return found
 
 
-def read(path: Path, words: dict[str, str]) -> Any:
-    """What a file holds, in a form that compares; ``words`` of the old version become those of the new one."""
+def read(path: Path, words: dict[str, str], left_out: dict[str, str]) -> Any:
+    """What a file holds, in a form that compares; ``words`` of the old version become those of the new one.
+
+    ``left_out``: file name -> a key that the new version does not write.
+    """
     match path.suffix:
         case ".safetensors":
             return {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
@@ -70,7 +73,9 @@ def read(path: Path, words: dict[str, str]) -> Any:
                 for name, values in columns.items()
             }
         case ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
+            key = left_out.get(path.name)
+            return {name: value for name, value in values.items() if name != key} if key else values
         case ".svg":  # the drawing without its words: these are mended now and then
             text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<text.*?</text>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
             return re.findall(r' d="([^"]*)"| (?:x|y|width|height)="([^"]*)"', text)
@@ -96,6 +101,7 @@ def main() -> int:
     parser.add_argument("--same-layout", action="store_true", help="both folders are of this version")
     options = parser.parse_args()
     words = {} if options.same_layout else {old: new for old, new, *_ in rows("Words in tables")}
+    left_out = {} if options.same_layout else dict(rows("Left out"))
     patterns = path_patterns()
     compared, wrong, seen = 0, [], set()
     for path in sorted(path for path in options.old.rglob("*") if path.is_file()):
@@ -112,7 +118,7 @@ def main() -> int:
         else:
             seen.add(target)
             compared += 1
-            if not equal(read(path, words), read(options.new / target, {})):
+            if not equal(read(path, words, left_out), read(options.new / target, {}, {})):
                 wrong.append(f"{name}: {target} holds something else")
     known = (path.relative_to(options.new).as_posix() for path in options.new.rglob("*") if path.is_file())
     new = sorted(name for name in known if name not in seen and not SKIPPED.search(name))

@@ -9,7 +9,7 @@ rule harvest_activations:
     input:
         model="results/models/{model}",
         tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
-        checked=ancient(f"results/{PAIR}/layer{{layer}}/pair.json"),
+        checked=ancient(f"results/{PAIR}/pair.json"),
     output:
         "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5",
     log:

@@ -93,9 +93,9 @@ rule check_pair:
         chat=MODEL[FETCHED[-1]],
         tokenizer=TOKENIZER,
     output:
-        of_layer("pair.json"),
+        "results/{pair}/pair.json",
     log:
-        of_layer("check_pair.log", "logs"),
+        "logs/{pair}/check_pair.log",
     priority: 100
     localrule: True
     conda:
@@ -116,7 +116,7 @@ if FINETUNE:
         input:
             base=MODEL["base"],
             tokenizer=TOKENIZER,
-            checked=ancient(here("pair.json")),
+            checked=ancient(f"results/{PAIR}/pair.json"),
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
             files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
         output:

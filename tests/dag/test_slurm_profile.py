@@ -73,7 +73,7 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
     for attempt, line in enumerate(submitted, 1):
         assert [int(value(line, option)) // attempt for option in ("--mem", "-t")] == [2000, 30]
         assert re.fullmatch(r"crossdiff_[0-9a-f-]{36}", value(line, "--job-name"))
-        assert value(line, "--output") == str(checkout.folder / "logs/slurm/rule_prepare_model/tiny_base/%j.log")
+        assert value(line, "--output") == str(checkout.folder / "logs/slurm/rule_prepare_model/tiny-base/%j.log")
         assert value(line, "-D") == str(checkout.folder)
         assert f"--attempt {attempt} " in value(line, "--wrap")
 

@@ -31,7 +31,7 @@ def test_every_latent_of_every_training_is_there(files: Path) -> None:
     assert {training["name"]: training["latents"] for training in index["trainings"]} == TRAININGS
     assert [training["link"] for training in index["trainings"]] == ["batchtopk", "batchtopk.seed1", "l1", "l1.seed1"]
     for name, latents in TRAININGS.items():
-        folder = files.parents[2] / "layer1" / name.replace(".", "/")
+        folder = files.parents[2] / name.replace(".", "/")
         betas = pd.read_parquet(folder / "betas.parquet")
         content = piece(files, f"{name}/table")
         assert content["weights"] == weights_digest(folder / "weights.safetensors")
@@ -42,7 +42,7 @@ def test_every_latent_of_every_training_is_there(files: Path) -> None:
 
 
 def test_contexts_are_those_that_were_read(files: Path) -> None:
-    examples = pd.read_parquet(files.parents[2] / "layer1/l1/seed1/examples.parquet")
+    examples = pd.read_parquet(files.parents[2] / "l1/seed1/examples.parquet")
     vocabulary = piece(files, "vocabulary")
     for latent, details in enumerate(piece(files, "l1.seed1/64"), start=64):
         expected = examples[(examples.latent == latent) & examples.strongest]

@@ -42,4 +42,4 @@ def check_pair(base: str | Path, chat: str | Path, tokenizer: str | Path, layer:
             f"pair: {len(different)} of {len(vocabulary)} tokens of the chat tokenizer have another id or none in the base "
             f"tokenizer (such as {different[0]!r}); only pairs with one vocabulary are supported"
         )
-    return facts | {"layer": layer, "vocabulary": len(vocabulary)}
+    return facts | {"vocabulary": len(vocabulary)}

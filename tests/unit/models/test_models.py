@@ -217,7 +217,7 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
 
 def test_pair_that_fits_gives_its_facts(folder):
     model = {"d_model": 32, "layers": 2, "family": "llama"}
-    assert check_pair(folder, folder, folder, 1) == {"base": model, "chat": model, "layer": 1, "vocabulary": 260}
+    assert check_pair(folder, folder, folder, 1) == {"base": model, "chat": model, "vocabulary": 260}
 
 
 def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
