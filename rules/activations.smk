@@ -9,7 +9,7 @@ rule harvest_activations:
     input:
         model="results/models/{model}",
         tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
-        checked=ancient(f"results/{PAIR}/pair.json"),
+        checked=ancient("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
     output:
         "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5",
     log:
@@ -36,6 +36,7 @@ rule summarise_activations:
         tokens=token_shards("train"),
         base=caches("train", "base"),
         chat=caches("train", "chat"),
+        checked=ancient(of_layer("pair.json")),
     output:
         of_layer("summary.json"),
     log:

@@ -113,6 +113,11 @@ def harvested(split, role):
     return [f"{folder}/{dataset}.{split}/{shard}.h5" for dataset, shard in shards_of(split)]
 
 
+def checked(role):
+    """The facts of a model that was checked: it has its weights, the layer and the tokenizer's vocabulary."""
+    return f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}/checked.json"
+
+
 def caches(split, role):
     """What the crosscoders read of one model: harvested activations, or those of a planted pair."""
     if not CONFIG.pair.chat.planted:

@@ -86,22 +86,42 @@ rule chat_tokenizer:
         "../workflow_scripts/chat_tokenizer.py"
 
 
-rule check_pair:
-    """Widths, depths, vocabulary and layer fit: refused here, before anything expensive."""
+rule check_model:
+    """A model has its weights, the layer and the tokenizer's vocabulary: refused here, before anything expensive."""
     input:
-        base=MODEL["base"],
-        chat=MODEL[FETCHED[-1]],
-        tokenizer=TOKENIZER,
+        model="results/models/{model}",
+        tokenizer="results/tokenizers/{tokenizer}",
     output:
-        "results/{pair}/pair.json",
+        "results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
     log:
-        "logs/{pair}/check_pair.log",
+        "logs/activations/{model}/layer{layer}/{tokenizer}/check_model.log",
     priority: 100
     localrule: True
     conda:
         "../envs/environment.yaml"
     params:
         settings=settings("pair.layer"),
+        code=code_digest("check_model"),
+    message:
+        "Checking the model {wildcards.model}"
+    script:
+        "../workflow_scripts/check_model.py"
+
+
+rule check_pair:
+    """Widths and depths of both models are equal."""
+    input:
+        base=checked("base"),
+        chat=checked(ROLES[-1]),
+    output:
+        of_layer("pair.json"),
+    log:
+        of_layer("check_pair.log", "logs"),
+    priority: 100
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
         code=code_digest("check_pair"),
     message:
         "Checking that the two models make a pair"
@@ -116,7 +136,6 @@ if FINETUNE:
         input:
             base=MODEL["base"],
             tokenizer=TOKENIZER,
-            checked=ancient(f"results/{PAIR}/pair.json"),
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
             files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
         output:

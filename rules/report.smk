@@ -13,7 +13,7 @@ rule write_report:
         template="report/page.html.jinja",
         parts=["report/figure.html.jinja", *(f"report/sections/{section}.html.jinja" for section in SECTIONS)],
         tokenizer=TOKENIZER,
-        checked=f"results/{PAIR}/pair.json",
+        checked=here("pair.json"),
         summary=here("summary.json"),
         refusals=REFUSALS,
         tables=TABLES,

@@ -1,20 +1,14 @@
-"""Check that base and chat model, tokenizer and layer fit together."""
+"""Check that base and chat model fit together."""
 
 from crossdiff.models.pair import check_pair
-from crossdiff.provenance.storage import write_json
+from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.workflow.job import job
 
 
-def main(base: str, chat: str, tokenizer: str, layer: int, facts: str) -> None:
-    write_json(facts, check_pair(base, chat, tokenizer, layer))
+def main(base: str, chat: str, facts: str) -> None:
+    write_json(facts, check_pair(read_json(base), read_json(chat)))
 
 
 if __name__ == "__main__":
-    with job(snakemake) as settings:
-        main(
-            base=snakemake.input.base,
-            chat=snakemake.input.chat,
-            tokenizer=snakemake.input.tokenizer,
-            layer=settings.pair.layer,
-            facts=snakemake.output[0],
-        )
+    with job(snakemake):
+        main(base=snakemake.input.base, chat=snakemake.input.chat, facts=snakemake.output[0])

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from crossdiff.config import ModelSource, RandomModel
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.load import check_weights, load_model, load_tokenizer, text_config
-from crossdiff.models.pair import check_pair, write_chat_tokenizer
+from crossdiff.models.pair import check_model, check_pair, write_chat_tokenizer
 from crossdiff.models.prepare import prepare
 
 
@@ -130,10 +130,9 @@ def test_tied_weights_may_be_missing(tmp_path):
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_pair_with_missing_weights_is_refused(folder, tmp_path):
+def test_model_with_missing_weights_fails_its_check(folder, tmp_path):
     copy = changed_weights(folder, tmp_path / "copy", lambda tensors: {name: value for name, value in tensors.items() if name != Q})
-    for pair in ((copy, folder), (folder, copy)):
-        assert f"1 missing ({Q})" in one_line(check_pair, *pair, folder, 1)
+    assert f"1 missing ({Q})" in one_line(check_model, copy, folder, 1)
 
 
 # From a source of the config to a folder.
@@ -215,28 +214,37 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
     assert not (tmp_path / "tokenizer").exists()
 
 
-def test_pair_that_fits_gives_its_facts(folder):
-    model = {"d_model": 32, "layers": 2, "family": "llama"}
-    assert check_pair(folder, folder, folder, 1) == {"base": model, "chat": model, "vocabulary": 260}
+FACTS = {"d_model": 32, "layers": 2, "family": "llama"}
+
+
+def test_model_that_fits_gives_its_facts(folder):
+    assert check_model(folder, folder, 1) == FACTS | {"vocabulary": 260}
 
 
 def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
-    assert one_line(check_pair, folder, folder, folder, 2) == "pair.layer: found 2, the base model has layers 0 to 1"
+    assert one_line(check_model, folder, folder, 2) == f"pair.layer: found 2, the model {folder.name} has layers 0 to 1"
 
 
-@pytest.mark.parametrize(("key", "size", "value"), [("d_model", {"d_model": 64}, 64), ("layers", {"layers": 3}, 3)])
-def test_models_of_different_size_are_refused(folder, tmp_path, key, size, value):
-    other = random_model(tmp_path / "other", **size)
-    message = one_line(check_pair, folder, other, folder, 1)
-    assert message.startswith(f"pair: {key} is {32 if key == 'd_model' else 2} in the base and {value} in the chat model")
+def test_pair_that_fits_gives_the_facts_of_both():
+    chat = FACTS | {"family": "other"}
+    found = check_pair(FACTS | {"vocabulary": 260}, chat | {"vocabulary": 260})
+    assert found == {"base": FACTS, "chat": chat, "vocabulary": 260}
+
+
+@pytest.mark.parametrize(("key", "value"), [("d_model", 64), ("layers", 3)])
+def test_models_of_different_size_are_refused(key, value):
+    message = one_line(check_pair, FACTS, FACTS | {key: value})
+    assert message == f"pair: {key} is {FACTS[key]} in the base and {value} in the chat model; they must be equal"
 
 
 def test_tokenizer_with_another_vocabulary_is_refused_with_a_token(folder, tmp_path):
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    message = one_line(check_pair, folder, folder, tmp_path / "tokenizer", 1)
-    assert message.startswith("pair: 1 of 261 tokens of the chat tokenizer have another id or none in the base tokenizer (such as '<new>')")
+    message = one_line(check_model, folder, tmp_path / "tokenizer", 1)
+    assert message.startswith(
+        "pair: 1 of 261 tokens of the chat tokenizer have another id or none in the tokenizer of base (such as '<new>')"
+    )
 
 
 def test_base_with_more_tokens_than_the_chat_tokenizer_is_a_pair(folder, tmp_path):
@@ -244,4 +252,4 @@ def test_base_with_more_tokens_than_the_chat_tokenizer_is_a_pair(folder, tmp_pat
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens(["<unused>"])
     tokenizer.save_pretrained(base)
-    assert check_pair(base, folder, folder, 1)["vocabulary"] == 260
+    assert check_model(base, folder, 1)["vocabulary"] == 260
