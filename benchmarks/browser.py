@@ -1,6 +1,6 @@
 """How soon the latent browser shows its table, scrolls, sorts and filters: Chromium, from disk, made-up latents.
 
-PYTHONPATH=tests python benchmarks/browser.py [--latents 73728] [--rounds 3] [--json]
+PYTHONPATH=tests/helpers:tests python benchmarks/browser.py [--latents 73728] [--rounds 3] [--json]
 """
 
 import argparse

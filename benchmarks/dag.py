@@ -23,7 +23,7 @@ from crossdiff.provenance.records import Record, RecordedFile, record_id, write_
 ROOT = Path(__file__).parent.parent
 TREE = ("Snakefile", "configs", "data", "envs", "profiles", "report", "rules", "src", "tests/data", "workflow_scripts")
 CONFIG = "configs/benchmark.yaml"
-FOLDERS = ("models/base", "models/chat", "tokenizer")
+FOLDERS = ("results/models/tiny-base", "results/models/tiny-chat", "results/tokenizers/tiny-chat")
 
 
 def checkout(folder: Path, jobs: int) -> Path:
@@ -44,7 +44,7 @@ def strip(folder: Path) -> None:
     """The same DAG without settings, digests and records: what plain Snakemake would plan."""
     common, snakefile = folder / "rules/common.smk", folder / "Snakefile"
     replace(common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda *names: 0\n")
-    replace(snakefile, "plan.start(workflow, PAIR, config)\n", "")
+    replace(snakefile, "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n", "")
 
 
 def replace(path: Path, old: str, new: str) -> None:

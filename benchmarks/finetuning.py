@@ -3,7 +3,7 @@
 .venv/bin/python benchmarks/finetuning.py MODEL TOKENS.parquet... [--json] [--config CONFIG]
 
 MODEL is a Hugging Face folder, TOKENS are token shards of chats of a run of CONFIG (config.yaml), whose fine-tuning settings are taken:
-results/{pair}/models/base, results/{pair}/tokens/{dialogue,requests}.train/0000.parquet. The loop that one writes first packs chats into
+results/models/{model}, results/tokens/{tokenizer}/{dialogue,requests}.train/0000.parquet. The loop that one writes first packs chats into
 rows of 256 tokens, four at a time, computes in bfloat16 by autocast over float32 weights, and all logits. Each trains a model of its own;
 both are judged by their loss on the same held-out chats.
 """

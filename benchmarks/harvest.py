@@ -2,7 +2,7 @@
 
 .venv/bin/python benchmarks/harvest.py MODEL TOKENS.parquet LAYER [--json] [--batch-tokens N]
 
-MODEL is a Hugging Face folder, TOKENS a token shard of a run: results/{pair}/models/base, results/{pair}/tokens/*/0000.parquet.
+MODEL is a Hugging Face folder, TOKENS a token shard of a run: results/models/{model}, results/tokens/{tokenizer}/*/0000.parquet.
 """
 
 import argparse

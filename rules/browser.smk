@@ -5,7 +5,6 @@ against the weights that it was given to, and a page that shows all latents of a
 folder beside it.
 """
 
-TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 BROWSER = here("report/latents/index.html")
 # The page's own files and the libraries that come with it, which it loads from there.
 ASSETS = [str(path) for folder in ("browser", "vendor") for path in sorted(Path("report", folder).rglob("*")) if path.is_file()]
@@ -40,7 +39,7 @@ if CONFIG.catalogue:
 
 
 rule read_directions:
-    """Tokens that each latent's direction raises and lowers in the chat model, its neighbours, and its likes in other trainings."""
+    """Tokens that each latent's direction promotes and suppresses in the chat model, its neighbours, and its likes in other trainings."""
     input:
         weights=every_training("weights.safetensors"),
         config=every_training("config.json"),

@@ -1,7 +1,7 @@
 """Causal effect. Only with a section ``causal``.
 
 Takes both models, chats, crosscoders and their beta tables. Gives the chat model's answers and, per crosscoder and seed, how near each patched run of
-both models' activations brings the base to the chat model's predictions;
+both models' activations brings the base to the chat model's predictions.
 """
 
 CAUSAL = every_training("kl.csv") if CONFIG.causal else []

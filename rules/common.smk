@@ -42,7 +42,7 @@ TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 
-# Of a forward pass. A resource, no setting: it changes results by rounding only, so with less of it, for want of memory, all that is there stays.
+# Of a forward pass. Declared as a resource so that lowering it does not trigger reruns; it only affects rounding.
 BATCH_TOKENS = CONFIG.activations.batch_tokens
 
 REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []

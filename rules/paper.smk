@@ -10,7 +10,7 @@ TABLES = [
         *(evaluation.table for evaluation in EVALUATIONS.values() if evaluation.table),
     )
 ]
-PAPER_FIGURES = [here(f"figures/{figure}.svg") for figure in EVALUATIONS if figure != "steering"]
+PAPER_FIGURES = [here(f"figures/{figure}.svg") for figure, evaluation in EVALUATIONS.items() if evaluation.of_paper]
 
 
 rule compare_with_paper:

@@ -36,7 +36,7 @@ rule write_report:
     params:
         crosscoders=list(CONFIG.crosscoders),
         sections=SECTIONS,
-        figures=[[evaluation.name, evaluation.section, evaluation.table] for evaluation in EVALUATIONS.values()],
+        figures=[[evaluation.section, evaluation.table] for evaluation in EVALUATIONS.values()],
         seed=CONFIG.seeds[0],
         settings=settings("report"),
         code=code_digest("write_report"),

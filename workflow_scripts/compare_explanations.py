@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from crossdiff.explanations.comparison import compare, joined
+from crossdiff.explanations.comparison import compare, stacked
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
 
@@ -10,7 +10,7 @@ Name = tuple[str, str, int]  # explainer, crosscoder, seed
 
 
 def main(betas: dict[Name, str], latents: dict[Name, str], top: int, table: str) -> None:
-    write_csv(table, joined({name: compare(pd.read_parquet(betas[name]), pd.read_parquet(path), top) for name, path in latents.items()}))
+    write_csv(table, stacked({name: compare(pd.read_parquet(betas[name]), pd.read_parquet(path), top) for name, path in latents.items()}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from crossdiff.config.analysis import Density
+from crossdiff.config import Density
 from crossdiff.latents.density import density_table
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job

@@ -16,10 +16,10 @@ def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
     return SteeringInputs(*(dict(zip(names, given[f"steering_{table}"], strict=True)) for table in SteeringInputs._fields))
 
 
-def shown_figures(drawings: list[str], captions: list[str], figures: list[tuple[str, str, str]]) -> list[ShownFigure]:
-    """``figures``: name, section and table of each, in the same order."""
+def shown_figures(drawings: list[str], captions: list[str], figures: list[tuple[str, str]]) -> list[ShownFigure]:
+    """``figures``: section and table of each, in the same order."""
     files = zip(drawings, captions, figures, strict=True)
-    return [ShownFigure.of(drawing, caption, section, table) for drawing, caption, (_, section, table) in files]
+    return [ShownFigure.of(drawing, caption, section, table) for drawing, caption, (section, table) in files]
 
 
 def main(inputs: Inputs, template: str, page: str) -> None:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="crossdiff", description="Trace and check the results of the workflow; forecast a run, clean up after one."
+        prog="crossdiff", description="Trace, check, accept and export the results of the workflow; forecast a run, clean up after one."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     audit = commands.add_parser("audit", help="where a result comes from, and whether it is still true")
@@ -118,7 +118,8 @@ def _outcome(found: Outcome) -> Iterator[str]:
     if found.accepted:
         yield f"accepted: {_by_rule(found.accepted)}"
     else:
-        yield "nothing to accept: the records name the code of today"
+        where = " of the named rules" if found.older else ""
+        yield f"nothing to accept: the records{where} name the code of today"
     if found.upstream:
         yield f"older code also made what they were made from: {_by_rule(found.upstream)}"
         yield "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well"

@@ -11,6 +11,6 @@ def test_undeclared_key_is_one_line_with_the_rule_the_key_and_what_to_add(checko
     path.write_text(text.replace("with job(snakemake):", asks))
     result = checkout.snakemake("results/tokenizers/tiny-chat", "--configfile", TINY)
     assert result.returncode == 1
-    said = "error: rule chat_tokenizer: its script asks for tokens, which the rule does not declare; add settings"
-    assert said in result.stdout
+    said = "error: rule chat_tokenizer: its script asks for tokens.context, which the rule does not declare; "
+    assert said + 'add settings("tokens.context") to its params' in result.stdout
     assert not (checkout.folder / "results/tokenizers").exists()

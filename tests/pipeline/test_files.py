@@ -1,4 +1,4 @@
-"""docs/files.md tells of every file that a run writes, of every column and key, and of nothing else."""
+"""docs/files.md tells of every file that a run writes, and of every column and key."""
 
 import re
 

@@ -110,7 +110,7 @@ def test_other_settings_are_refused_and_nothing_is_written(ours):
     assert state(ours) == before
     said = accepted(ours, "harvest_activations", "tokenise")  # the costly ones
     assert said.startswith("accepted: ") and "older code also made what they were made from: " in said and " of prepare_model" in said
-    assert "older code also made" not in accepted(ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_pair")
+    assert "older code also made" not in accepted(ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_model", "check_pair")
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
     assert "train_crosscoder" in jobs and not {"harvest_activations", "tokenise", "prepare_model", "finetune_model"} & jobs.keys()
 

@@ -17,7 +17,7 @@ from crossdiff.workflow.slurm import clean
 pytestmark = pytest.mark.slurm
 TRAINED = "results/tiny/layer1/slow/seed0"
 WEIGHTS = f"{TRAINED}/weights.safetensors"
-TRAINING_LOG = "logs/tiny/train_crosscoder/layer1.slow.seed0.log"
+TRAINING_LOG = "logs/tiny/layer1/slow/seed0/train_crosscoder.log"
 
 
 @pytest.fixture(scope="module", autouse=True)

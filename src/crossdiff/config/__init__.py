@@ -16,6 +16,7 @@ from crossdiff.config.analysis import (
     Bootstrap,
     Causal,
     Classes,
+    Density,
     Examples,
     LatentScaling,
     Patching,
@@ -62,6 +63,7 @@ __all__ = [
     "Config",
     "CrosscoderSettings",
     "Dataset",
+    "Density",
     "Endpoint",
     "Examples",
     "ExplainedLatents",
@@ -150,6 +152,11 @@ class Config(Analysis):
         if kind != "chats":
             chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]
             raise ValueError(f"{key}: found {kind}, allowed: {', '.join(chats) or 'none'}")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The name of the tokenizer that renders chats: ``tokens.tokenizer``, else the chat model's; the base's where that is planted."""
+        return self.tokens.tokenizer or self.pair.model_name("base" if self.pair.chat.planted else "chat")
 
     def missing(self) -> list[str]:
         """A line for every local file or folder that the configuration names and that is not there, but for models: ``Run.model_files``."""

@@ -24,7 +24,10 @@ def only(section: T, declared: Set[str], rule: str, key: str = "") -> T:
         if flatten(key, section.model_dump(mode="json", by_alias=True)).keys() <= declared:
             return section
         fields = {name: f"{key}.{field.alias or name}".lstrip(".") for name, field in type(section).model_fields.items()}
-        kept = {name: only(getattr(section, name), declared, rule, full) for name, full in fields.items() if _any(full, declared)}
+        # A section of which nothing is declared is there, but empty: the error names the key that was asked for.
+        values = {name: getattr(section, name) for name, full in fields.items()}
+        wanted = {name for name, full in fields.items() if _any(full, declared) or isinstance(values[name], (Section, dict))}
+        kept = {name: only(values[name], declared, rule, fields[name]) for name in fields if name in wanted}
         return section.with_only(kept, rule, key)
     if isinstance(section, dict) and key not in declared:
         return _Entries({name: only(value, declared, rule, f"{key}.{name}") for name, value in section.items()}, rule, key, declared)
@@ -44,3 +47,10 @@ class _Entries(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise undeclared(self.rule, f"{self.key}.{name}")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An entry; there is no default for one that is not declared."""
+        return self[name]
+
+    def __contains__(self, name: object) -> bool:
+        return self[name] is not None

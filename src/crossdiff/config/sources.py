@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import VERSION, WORD, PositiveInt, Section, Sha256, exactly_one
+from crossdiff.config.base import VERSION, WORD, Name, PositiveInt, Section, Sha256, exactly_one
 
 
 class Package(Section):
@@ -69,5 +69,8 @@ class Dataset(TextSource):
 class Tokens(Section):
     """How texts become sequences and shards."""
 
+    tokenizer: Annotated[
+        Name | None, Field(description="its folder's name; runs that share it share tokens. The chat model's name if left out")
+    ] = None
     context: Annotated[int, Field(gt=1, description="longest sequence, in tokens")] = 1024
     shard: Annotated[int, Field(gt=0, description="tokens per shard, the unit of parallel work")] = 1_000_000

@@ -82,7 +82,7 @@ def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state:
 
 
 def main(job: str) -> None:
-    """RecordedFile point of each process. ``job``: a JSON file with the arguments of ``_work``."""
+    """Entry point of each process. ``job``: a JSON file with the arguments of ``_work``."""
     first = os.environ["RANK"] == "0"
     if not first:  # rank 0 must finish its step to write a last checkpoint; when it is gone, the others fail
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -73,6 +73,6 @@ def cautions(table: pd.DataFrame) -> list[str]:
     return found
 
 
-def joined(tables: Mapping[tuple[str, str, int], pd.DataFrame]) -> pd.DataFrame:
+def stacked(tables: Mapping[tuple[str, str, int], pd.DataFrame]) -> pd.DataFrame:
     """Tables of ``compare`` under one another; keys: explainer, crosscoder, seed."""
     return pd.concat(tables, names=["explainer", "crosscoder", "seed"]).reset_index(level=[0, 1, 2]).reset_index(drop=True)

@@ -141,7 +141,7 @@ def check_latents(latents: Sequence[int], crosscoder: Crosscoder, name: str) -> 
 class Condition(NamedTuple):
     """One direction at one strength, or ablated, or nothing at all."""
 
-    change: str  # add, project out or none
+    change: str  # add, ablate or none
     strength: float  # NaN where ablated
     direction: Direction | None
 

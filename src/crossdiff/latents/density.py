@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from crossdiff.config.analysis import Density
+from crossdiff.config import Density
 from crossdiff.latents.evaluation import most_chat_leaning
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from crossdiff.config import Classes, LatentScaling
+from crossdiff.intervals import ENDS
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and rankings, and counted (docs/method.md 10)
@@ -97,7 +98,7 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
 
 def _verdicts(name: str, latents: pd.DataFrame, shared: pd.DataFrame) -> dict[str, Any]:
     """What latent scaling says of a set of latents."""
-    low, high = shared.nu_reconstruction.quantile([0.025, 0.975])
+    low, high = shared.nu_reconstruction.quantile(list(ENDS))
     ratios = latents.nu_reconstruction.dropna()
     flags = ("confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling")
     return {f"{name}_{flag}": int(latents[flag].sum()) for flag in flags} | {

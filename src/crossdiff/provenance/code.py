@@ -100,9 +100,9 @@ def _parse(source: bytes, path: Path) -> tuple[str, list[str]]:
 def _run(node: ast.AST) -> Iterator[ast.AST]:
     """A node and all below it, but for what only a type checker reads."""
     yield node
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
-            yield from _run(child)
+    checked = isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING"
+    for child in [*node.orelse] if checked else ast.iter_child_nodes(node):
+        yield from _run(child)
 
 
 @cache

@@ -61,7 +61,9 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
 def state(values: Mapping[str, Any], root: Path) -> str:
     """Digest of all that decides which jobs there are: config, rules, the modules that rules use, files of local model folders."""
     rules = [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]
-    modules = code.closure([code.LIBRARY / f"{name}.py" for name in ("workflow/run", "provenance/planned_jobs", "provenance/trust")])
+    modules = code.closure(
+        [code.LIBRARY / f"{name}.py" for name in ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")]
+    )
     folders = [(values.get("pair", {}).get(model) or {}).get("folder") for model in ("base", "chat")]
     parts = [
         json.dumps(values, sort_keys=True, default=str),

@@ -27,6 +27,7 @@ class Evaluation(NamedTuple):
     table: str = ""  # table of this name, which the page shows below the figure
     need: Mapping[str, Callable[[Config], Need]] = {}  # rule -> what it takes, where it is more than reading a table
     section: str = "figures"  # of the page, in which the figure stands
+    of_paper: bool = True  # whether the paper has this figure, for `snakemake paper`
 
     @property
     def module(self) -> str:
@@ -67,6 +68,7 @@ def evaluations(config: Config) -> list[Evaluation]:
             files=betas,
             settings=("density.dense_above", "density.rare_below"),
             table="density",
+            of_paper=False,
             need={"measure_density": lambda config: Need(jobs=1, tokens=0, disk=0, host=PROCESS, device=0, flop=0)},
         ),
         Evaluation(
@@ -83,7 +85,11 @@ def evaluations(config: Config) -> list[Evaluation]:
         ),
         Evaluation(name="training", draw=f"{FIGURES}.crosscoders:training", files={"logs": "training.csv"}),
         *(
-            [Evaluation("steering", f"{FIGURES}.steering:steering", {"tables": "steering.csv"}, named=True, section="steering")]
+            [
+                Evaluation(
+                    "steering", f"{FIGURES}.steering:steering", {"tables": "steering.csv"}, named=True, section="steering", of_paper=False
+                )
+            ]
             if config.steering
             else []
         ),

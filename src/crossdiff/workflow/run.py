@@ -60,8 +60,8 @@ class Run:
 
     @property
     def tokenizer_name(self) -> str:
-        """The name of the tokenizer that renders chats: that of the chat model, or of the base model where the chat model is planted."""
-        return self.model_name("base" if self.config.pair.chat.planted else "chat")
+        """The name of the tokenizer that renders chats, which its folder and the tokens bear."""
+        return self.config.tokenizer_name
 
     def model_files(self, role: str) -> list[str]:
         """Local files that a model's source reads. Raises UserError when its folder holds no model."""
@@ -95,6 +95,5 @@ def check_layout(config: Config, root: Path = Path()) -> None:
 
 def result_folders(config: Config) -> list[str]:
     """Where the results of a run lie: first those of its pair, then what bears the names of its models. For the rest see SHARED."""
-    names = {role: config.pair.model_name(role) for role in MODELS}
-    tokens = f"results/tokens/{names['base' if config.pair.chat.planted else 'chat']}"
-    return [f"results/{config.pair.name}", tokens, *(f"results/activations/{name}" for name in names.values())]
+    activations = [f"results/activations/{config.pair.model_name(role)}" for role in MODELS]
+    return [f"results/{config.pair.name}", f"results/tokens/{config.tokenizer_name}", *activations]

@@ -46,9 +46,11 @@ def test_undeclared_key_names_the_rule_the_key_and_the_line_to_add() -> None:
 @pytest.mark.parametrize(
     ("key", "ask"),
     [
-        ("twins", lambda config: config.twins),
-        ("pair.chat", lambda config: config.pair.chat),
+        ("twins.cosine_above", lambda config: config.twins.cosine_above),
+        ("pair.chat.hub", lambda config: config.pair.chat.hub),
         ("datasets.readme", lambda config: config.datasets["readme"]),
+        ("datasets.readme", lambda config: config.datasets.get("readme")),
+        ("datasets.readme", lambda config: "readme" in config.datasets),
         ("pair.chat.finetune.from", lambda config: config.pair.chat.finetune.origin),
     ],
 )

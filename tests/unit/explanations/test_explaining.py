@@ -12,8 +12,7 @@ from helpers_latents import classed
 from helpers_server import excerpts_of, serving
 from helpers_tables import scaling_table
 
-from crossdiff.config import Endpoint, ExplainedLatents, Explainer, Explanations
-from crossdiff.config import Examples as ExampleSettings
+from crossdiff.config import Endpoint, Examples, ExplainedLatents, Explainer, Explanations
 from crossdiff.explanations import prompts
 from crossdiff.explanations.answers import KnownAnswers
 from crossdiff.explanations.contexts import is_scored, read_background
@@ -37,7 +36,7 @@ def excerpts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Excerpts]:
     codes = np.zeros((len(SHARD.token), LATENTS), np.float32)
     codes[:, 0] = (SHARD.token == BANANA) * generator.uniform(0.1, 1, len(codes))
     codes[:, 1] = (generator.random(len(codes)) < 0.01) * generator.uniform(0.1, 1, len(codes))
-    text, examples, background = write_latents(folder, SHARD, codes, ExampleSettings(background=400))
+    text, examples, background = write_latents(folder, SHARD, codes, Examples(background=400))
     tokens = pd.read_parquet(background).tokens
     maker = ExcerptMaker(text, read_background(background, text), tokens, lambda ids: decode(ids) + " ", settings())
     return {latent: maker.of(latent, examples) for latent in range(LATENTS)}
@@ -120,7 +119,7 @@ def test_the_same_excerpts_every_time(excerpts: dict[int, Excerpts], tmp_path: P
     generator = np.random.default_rng(0)
     codes = np.zeros((len(SHARD.token), 1), np.float32)
     codes[:, 0] = (SHARD.token == BANANA) * generator.uniform(0.1, 1, len(codes))
-    text, examples, background = write_latents(tmp_path, SHARD, codes, ExampleSettings(background=400))
+    text, examples, background = write_latents(tmp_path, SHARD, codes, Examples(background=400))
     tokens = pd.read_parquet(background).tokens
     again = ExcerptMaker(text, read_background(background, text), tokens, lambda ids: decode(ids) + " ", settings()).of(0, examples)
     assert again.shown == excerpts[0].shown

@@ -8,7 +8,7 @@ import pytest
 from helpers_latents import classed
 from helpers_tables import scaling_table
 
-from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, cautions, compare, joined, sets
+from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, cautions, compare, sets, stacked
 from crossdiff.explanations.scores import FEWEST, balanced_accuracy
 from crossdiff.report.figures.drawing import save
 from crossdiff.report.figures.explanations import Scores, by_scores
@@ -96,7 +96,7 @@ def test_sets_are_drawn_one_after_the_other_from_one_generator() -> None:
 
 def test_small_and_empty_sets_say_so() -> None:
     betas = table_of(["shared"] * 3 + ["chat-only"] * 30, np.full(33, 99.0))  # implausible ratios: no halves
-    table = joined({("patterns", "l1", 0): compare(betas, scores_of(np.full(33, 0.7)), 10)})
+    table = stacked({("patterns", "l1", 0): compare(betas, scores_of(np.full(33, 0.7)), 10)})
     assert table.too_few.all() and np.isnan(table.set_index("set").detection["low nu"])
     assert cautions(table) == ["l1, patterns: shared (3 scored), low nu (0 scored), high nu (0 scored)"]
     assert cautions(table.assign(too_few=False)) == []

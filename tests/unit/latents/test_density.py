@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from crossdiff.config.analysis import Density
+from crossdiff.config import Density
 from crossdiff.latents.density import density_table
 
 DENSITY = Density(dense_above=0.1, rare_below=0.01)

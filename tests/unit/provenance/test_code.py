@@ -1,5 +1,6 @@
 """Digests of code: what they cover, and what does not count."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,14 @@ def test_what_only_a_type_checker_reads_does_not_count(tree):
     edit(path, "import hashlib\n", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import trainer\n")
     forget()
     assert "trainer.py" not in {file.name for file in code.code_files("tokenise")}
+
+
+def test_nothing_inside_comes_through_the_front_of_the_library():
+    """A digest does not follow what crossdiff/__init__.py offers, so neither library nor scripts may use it."""
+    rooms = {path.stem for path in code.LIBRARY.iterdir()}
+    for path in [*code.LIBRARY.rglob("*.py"), *code.SCRIPTS.glob("*.py")]:
+        for names in re.findall(r"^\s*from crossdiff import (.+)", path.read_text(), re.MULTILINE):
+            assert {name.strip() for name in names.split(",")} <= rooms, path
 
 
 def test_the_front_of_the_library_imports_nothing():

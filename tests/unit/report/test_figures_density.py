@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossdiff.config.analysis import Density
+from crossdiff.config import Density
 from crossdiff.provenance.storage import read_json
 from crossdiff.report.figures.density import density
 from crossdiff.report.figures.drawing import write

@@ -81,7 +81,7 @@ def test_whiskers_are_the_intervals():
 
 def test_axis_names_strengths_and_stands_projecting_out_apart():
     ax = steering({"topk": table()}).axes[-1]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["-2", "-1", "0", "+1", "+2", "out"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["-2", "-1", "0", "+1", "+2", "ablated"]
     ticks = ax.get_xticks()
     assert ticks[-1] - ticks[-2] > ticks[-2] - ticks[-3]
 

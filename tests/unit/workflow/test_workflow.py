@@ -43,7 +43,7 @@ NOTHING = Wildcards()
 
 def test_settings_are_a_sorted_flat_dict_with_full_names():
     settings = run().settings("tokens", "pair.layer")(NOTHING)
-    assert list(settings.items()) == [("pair.layer", 1), ("tokens.context", 128), ("tokens.shard", 1000)]
+    assert list(settings.items()) == [("pair.layer", 1), ("tokens.context", 128), ("tokens.shard", 1000), ("tokens.tokenizer", None)]
 
 
 def test_settings_hold_defaults_and_the_keys_of_the_yaml():

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crossdiff.latents.twin_counts import TWIN
 from crossdiff.report.browser.pieces import Vocabulary, numbers
 
 CHUNK = 64  # latents whose contexts travel together
@@ -169,7 +170,7 @@ def _recurrences(table: pd.DataFrame, others: Sequence[str]) -> list[list[Any]]:
 
 def _twins(twins: pd.DataFrame) -> dict[int, list[list[Any]]]:
     """[other latent, cosine, divergence] of each latent's twins, from both sides."""
-    twins = twins[twins.kind == "twin"]
+    twins = twins[twins.kind == TWIN]
     sides = [(twins.chat_only, twins.base_only), (twins.base_only, twins.chat_only)]
     values = numbers(twins.cosine), numbers(twins.divergence)
     both = [pair for one, other in sides for pair in zip(one.tolist(), map(list, zip(other.tolist(), *values, strict=True)), strict=True)]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from crossdiff.config.analysis import Density
+from crossdiff.config import Density
 from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned, panels
 
 LOOKS = {"shared": (GREY, "-"), "other": (BLUE, "--"), "base-only": (ORANGE, "-."), "chat-only": (VERMILION, ":")}  # class -> colour, line

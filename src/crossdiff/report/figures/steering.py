@@ -1,4 +1,4 @@
-"""The dose-response figure of steering, and what its caption must say."""
+"""The dose-response figure of steering, with its caption."""
 
 from collections.abc import Mapping
 
@@ -79,7 +79,7 @@ class _Places:
 
     def label(self, ax: plt.Axes) -> None:
         labels = ["0" if strength == 0 else f"{strength:+g}" for strength in self.strengths]
-        ax.set_xticks([*range(len(labels)), self.out], [*labels, "out"])
+        ax.set_xticks([*range(len(labels)), self.out], [*labels, "ablated"])
         ax.set_xlim(-0.4, self.out + 0.5)
         ax.axvline(self.strengths.index(0), color="black", lw=0.5, ls=(0, (1, 3)))
 
