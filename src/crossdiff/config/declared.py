@@ -30,7 +30,9 @@ def only(section: T, declared: Set[str], rule: str, key: str = "") -> T:
         kept = {name: only(values[name], declared, rule, fields[name]) for name in fields if name in wanted}
         return section.with_only(kept, rule, key)
     if isinstance(section, dict) and key not in declared:
-        return _Entries({name: only(value, declared, rule, f"{key}.{name}") for name, value in section.items()}, rule, key, declared)
+        return _DeclaredEntries(
+            {name: only(value, declared, rule, f"{key}.{name}") for name, value in section.items()}, rule, key, declared
+        )
     return section
 
 
@@ -38,7 +40,7 @@ def _any(key: str, declared: Set[str]) -> bool:
     return key in declared or any(name.startswith(f"{key}.") for name in declared)
 
 
-class _Entries(dict[str, Any]):
+class _DeclaredEntries(dict[str, Any]):
     """The declared entries of a section of named ones, such as ``datasets``."""
 
     def __init__(self, entries: dict[str, Any], rule: str, key: str, declared: Set[str]) -> None:

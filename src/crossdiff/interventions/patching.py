@@ -50,7 +50,7 @@ class Variant(NamedTuple):
     latents: np.ndarray | None = None
 
 
-class Tokens(NamedTuple):
+class EncodedTokens(NamedTuple):
     """Both models' activations of some tokens, encoded once for all patched runs."""
 
     base: Tensor  # (tokens, d_model) float32
@@ -70,19 +70,19 @@ class Patcher:
         self.base, self.chat, self.difference = base.contiguous(), chat.contiguous(), chat - base  # (latents, d_model)
         self.bias_difference = bias_chat - bias_base  # (d_model,)
 
-    def encode(self, base: Tensor, chat: Tensor, counts: Tensor, template: Tensor) -> Tokens:
+    def encode(self, base: Tensor, chat: Tensor, counts: Tensor, template: Tensor) -> EncodedTokens:
         """From raw activations (tokens, d_model) of any dtype and masks (tokens,)."""
         base, chat = base.float(), chat.float()
         parts = [self._codes(base, chat, rows) for rows in counts.nonzero().squeeze(1).split(ROWS)]
         rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Tokens(base, chat, Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values), counts, template)
+        return EncodedTokens(base, chat, Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values), counts, template)
 
     def _codes(self, base: Tensor, chat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.crosscoder.normalise(torch.stack([base[rows], chat[rows]], dim=1))
         active = self.crosscoder.active(x)
         return rows[active.rows], active.latents, active.values
 
-    def patched(self, tokens: Tokens, variant: Variant) -> Tensor:
+    def patched(self, tokens: EncodedTokens, variant: Variant) -> Tensor:
         """(tokens, d_model) float32, see the head of this module."""
         match variant.name:
             case "none":
@@ -107,10 +107,10 @@ class Patcher:
         added = weighted_rows(self.chat, of_chat)
         return added - weighted_rows(self.base, of_base) if form == "subtraction" else added
 
-    def _bias(self, tokens: Tokens) -> Tensor:
+    def _bias(self, tokens: EncodedTokens) -> Tensor:
         return tokens.counts[:, None] * self.bias_difference
 
-    def _change(self, tokens: Tokens) -> Tensor:
+    def _change(self, tokens: EncodedTokens) -> Tensor:
         """xhat_chat - xhat_base."""
         return self._latents(tokens.active, "subtraction") + self._bias(tokens)
 

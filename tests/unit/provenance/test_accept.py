@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_chain import FIGURE, MODEL, TABLE, TOKENS, job_of, results
+from helpers_chain import FIGURE, MODEL, TABLE, TOKENS, job_of, jobs, results  # noqa: F401
+from helpers_chain import root as fresh  # noqa: F401
 
 from crossdiff import cli
 from crossdiff.errors import UserError
@@ -15,29 +16,17 @@ from crossdiff.provenance import accept, audit
 from crossdiff.provenance.audit import Audit
 from crossdiff.provenance.code import code_parts, parts_digest
 from crossdiff.provenance.history import first_difference
-from crossdiff.provenance.planned_jobs import PlannedJob
 from crossdiff.provenance.records import Record, embedded_id, read_record, record_path, write_record
 
 DRAWING = "src/crossdiff/report/figures/drawing.py"
 
 
 @pytest.fixture
-def jobs() -> dict[str, PlannedJob]:
-    """What Snakemake would make today, once a test has changed it."""
-    return {}
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, PlannedJob]) -> Path:
+def root(fresh: Path) -> Path:
     """A chain of results of which older code made the table and the figure."""
-    root = results(tmp_path / "here")
-    for output in (TOKENS, TABLE, FIGURE, MODEL):
-        jobs[output] = job_of(root, output)
     for output in (TABLE, FIGURE):
-        age(root, output)
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(audit, "plan", lambda root, configs: jobs)
-    return root
+        age(fresh, output)
+    return fresh
 
 
 def age(root: Path, output: str) -> Record:
