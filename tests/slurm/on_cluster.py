@@ -14,7 +14,7 @@ from conftest import ROOT, Checkout
 
 from crossdiff.provenance.records import SUFFIX, read_record
 
-# A loss of another package, BatchTopKSettings with a pause in every step: a fault strikes in the midst of a training on a fast machine too.
+# A loss of another package, BatchTopK with a pause in every step: a fault strikes in the midst of a training on a fast machine too.
 # The pause is no setting but a file, so the result is that of an undisturbed training, and the rest of a training need not wait.
 SLOW = {
     "slow/__init__.py": "",
@@ -22,7 +22,7 @@ SLOW = {
 from typing import Literal
 from crossdiff.config import BatchTopKSettings
 
-class Slow(BatchTopK):
+class Slow(BatchTopKSettings):
     objective = "slow.loss:SlowLoss"
     loss: Literal["slow"]
 """,
