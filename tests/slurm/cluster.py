@@ -23,6 +23,7 @@ SYSTEM = Path("/etc/slurm")
 PORT = 16817
 GPU_NODES = ("n1", "n2")
 NODES = (*GPU_NODES, "n3")
+SAVED_WITHIN = 6  # seconds; slurmctld saves a change after five at most
 # In the order of stopping.
 DAEMONS = {"slurmctld": ("slurmctld",), "slurmd": tuple(f"slurmd-{node}" for node in NODES), "munged": ("munged",)}
 
@@ -122,7 +123,8 @@ def stop() -> None:
 
 
 def kill_controller() -> None:
-    """kill -9 of slurmctld."""
+    """kill -9 of slurmctld, once it has saved that the jobs run: one that forgets them starts them twice and drains the node."""
+    time.sleep(SAVED_WITHIN)
     _kill(_pid("slurmctld"))
     _wait(lambda: not _runs("slurmctld"), 30, "end of slurmctld")
 
