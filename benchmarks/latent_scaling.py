@@ -16,7 +16,7 @@ from turns import in_turn, show
 
 from crossdiff.activations.pairs import Block
 from crossdiff.config import BatchTopKSettings, Bootstrap
-from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders import selection
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import device
 from crossdiff.latents.scaling import latent_scaling
@@ -31,7 +31,7 @@ def crosscoder(x: Tensor) -> Crosscoder:
     made = Crosscoder(WIDTH, LATENTS, 0, precision="bfloat16")
     made.initialise(settings, torch.Generator().manual_seed(0))
     made.to(x.device).requires_grad_(False)
-    smallest = sparse.largest(made.encoder_map(), x[:BLOCK].flatten(1), made.code_weights()[:, None], K * BLOCK)[2]
+    smallest = selection.largest(made.encoder_map(), x[:BLOCK].flatten(1), made.code_weights()[:, None], K * BLOCK)[2]
     made.threshold.copy_(smallest[0])
     return made
 

@@ -19,7 +19,7 @@ from turns import in_turn, show
 from crossdiff.config import BatchTopKSettings, L1Settings
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.crosscoders.trainer import clip_gradients
+from crossdiff.crosscoders.optimiser import new_optimiser
 from crossdiff.device import device, keep_freed_memory
 
 WIDTH, LATENTS, BATCH, K, L1_L0 = 576, 16_384, 2_048, 50, 100
@@ -40,14 +40,11 @@ def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16"
         set_l0(crosscoder.preactivations, crosscoder.encoder_bias, x, k)
     objective = new_loss(crosscoder, settings).to(x.device)
     objective.start(crosscoder, x)
-    optimiser = torch.optim.Adam(crosscoder.parameters(), lr=settings.learning_rate, fused=True)
+    optimiser = new_optimiser(crosscoder)
 
     def step() -> None:
         objective(crosscoder, x, 2000).loss.backward()
-        if settings.gradient_clip is not None:
-            clip_gradients(crosscoder, settings.gradient_clip)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimiser.update(settings.learning_rate, settings.gradient_clip)
 
     return step
 

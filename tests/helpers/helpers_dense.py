@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 import torch
 from helpers_activations import batchtopk_settings, l1_settings, random_crosscoder
 from torch import Tensor
 
+from crossdiff.crosscoders import kernels
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Loss, Parts
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.optimiser import new_optimiser
 
 WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
 
@@ -78,26 +81,43 @@ def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1
     assert difference <= tolerance, f"{name}: relative difference {difference:.2e}"
 
 
+def gradient(crosscoder: Crosscoder, name: str) -> Tensor:
+    """A parameter's, also where only its pieces are noted: then as the moments of Adam's kernel show it."""
+    parameter = dict(crosscoder.named_parameters())[name]
+    if name not in crosscoder.pieces:
+        return parameter.grad
+    fast = kernels.of(parameter)
+    w = parameter.detach().flatten(1).clone()
+    mean = torch.zeros_like(w)
+    pieces = fast.Gradient(w, parameter.grad, crosscoder.pieces[name])
+    fast.adam(w, mean, torch.zeros_like(w), pieces, torch.ones(()), learning_rate=0.0, step=1)
+    found = (mean / (1 - fast.BETA1)).view_as(parameter)
+    assert float(fast.squared_norm(w, pieces)) == pytest.approx(float(found.square().sum()), rel=1e-4)
+    return found
+
+
 def assert_trains_like(
     loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense], code_normalisation: str = "crosscoder"
 ) -> list[Parts]:
     """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
     twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
     twin.load_state_dict(crosscoder.state_dict())
-    optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (crosscoder, twin)]
+    optimiser, reference_optimiser = new_optimiser(crosscoder), torch.optim.Adam(twin.parameters(), lr=1e-2)
     seen = []
     for step in range(STEPS):
         parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step), step)
         assert_same(parts.loss, expected.loss, f"loss at step {step}")
         assert_same(parts.reconstruction, expected.reconstruction, f"reconstruction at step {step}")
         assert parts.fired.tolist() == (expected.codes > 0).sum(dim=0).tolist()
-        for optimiser, value in zip(optimisers, (parts.loss, expected.loss), strict=True):
-            optimiser.zero_grad()
-            value.backward()
-        for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
-            assert_same(found.grad, wanted.grad, f"gradient of {name} at step {step}")
-        for optimiser in optimisers:
-            optimiser.step()
+        reference_optimiser.zero_grad()
+        parts.loss.backward()
+        expected.loss.backward()
+        for name, wanted in twin.named_parameters():
+            assert_same(gradient(crosscoder, name), wanted.grad, f"gradient of {name} at step {step}")
+        clipped = 0.5 * torch.nn.utils.get_total_norm([parameter.grad for parameter in twin.parameters()])
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), clipped)
+        optimiser.update(1e-2, float(clipped))
+        reference_optimiser.step()
         seen.append(parts)
     for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
         assert_same(found, wanted, f"{name} after {STEPS} steps")

@@ -18,7 +18,7 @@ from torch import Tensor
 from crossdiff.activations.cache import write_cache
 from crossdiff.activations.pairs import Block, PairedActivations, PairedShard, summarise
 from crossdiff.config import MODELS, Activations, BatchTopKSettings, Bootstrap, L1Settings, Normalisation
-from crossdiff.crosscoders import sparse, trainer
+from crossdiff.crosscoders import selection, trainer
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
@@ -172,7 +172,7 @@ def check_training(case: str, recorded: Recorded, steps: list[Step], tolerance: 
 @pytest.mark.parametrize("dense_above", [0.0, 1.0], ids=["dense", "active_entries"])
 @pytest.mark.parametrize("name", [*NORMALISATIONS, "squared"])
 def test_l1_training(recorded: Recorded, dtype: torch.dtype, name: str, dense_above: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sparse.DENSE_ABOVE, "float32", dense_above)
+    monkeypatch.setitem(selection.DENSE_ABOVE, "float32", dense_above)
     kind = {"squared_error": True} if name == "squared" else {"code_normalisation": name}
     settings = l1_settings(recorded, len(recorded[f"l1.{name}.parts"]), **kind)
     check_training(f"l1.{name}", recorded, trained(recorded, settings, dtype, monkeypatch), TOLERANCES[dtype])

@@ -5,6 +5,7 @@ Shapes: an activation x is (batch, model, d_model) with model 0 = base and 1 = c
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -12,11 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crossdiff.config import MODELS, CrosscoderSettings
-from crossdiff.crosscoders.sparse import Active, Encoder, above, weighted_rows
+from crossdiff.crosscoders.gradients import Pieces, norms_of
+from crossdiff.crosscoders.selection import Encoder, Rounded, above
+from crossdiff.crosscoders.sparse import Active, weighted_rows
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark
 
 MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # docs/method.md 4, defaults of the mixed code normalisation
+
+
+class Known(NamedTuple):
+    """What an optimiser has worked out in its pass over the weights, and the versions of these for which it holds."""
+
+    encoder: Rounded
+    norms: Tensor  # (latents, model) of the decoder
+    versions: tuple[int, int]
 
 
 class Crosscoder(nn.Module):
@@ -37,6 +48,9 @@ class Crosscoder(nn.Module):
         self.register_buffer("threshold", torch.zeros(len(MODELS)) if self.decoupled else torch.zeros(()))
         self.register_buffer("mean", torch.zeros(len(MODELS), d_model))
         self.register_buffer("scale", torch.ones(len(MODELS)))
+        # For an optimiser that gathers gradients itself (``optimiser``): where they are noted, and what it leaves.
+        self.pieces: dict[str, Pieces] = {}
+        self._known: Known | None = None
 
     @property
     def decoupled(self) -> bool:
@@ -60,9 +74,24 @@ class Crosscoder(nn.Module):
         """Raw activations (batch, model, d_model), any dtype, to the scale of the crosscoder, float32."""
         return (x.float() - self.mean) * self.scale[:, None]
 
+    def know(self, encoder: Rounded, norms: Tensor) -> None:
+        """Take over the encoder in bfloat16 and the decoder's ``norms`` (latents, model), until a weight changes."""
+        self._known = Known(encoder, norms, self._versions())
+
+    def _versions(self) -> tuple[int, int]:
+        return self.encoder._version, self.decoder._version
+
+    @property
+    def known(self) -> Known | None:
+        return self._known if self._known is not None and self._known.versions == self._versions() else None
+
     def decoder_norms(self) -> Tensor:
         """(latents, model): the L2 norm of each decoder direction."""
-        return self.decoder.norm(dim=2)
+        if (known := self.known) is None:
+            return self.decoder.norm(dim=2)
+        if not (torch.is_grad_enabled() and "decoder" in self.pieces):
+            return known.norms
+        return norms_of(self.decoder.flatten(1), known.norms, self.pieces["decoder"])
 
     def code_weights(self) -> Tensor:
         """The weight that makes of an activation f a scaled one, v (docs/method.md 4): (latents,), or (latents, model) if decoupled."""
@@ -85,7 +114,8 @@ class Crosscoder(nn.Module):
 
     def encoder_map(self) -> Encoder:
         """The encoder as sparse operations take it: both models' activations side by side."""
-        return Encoder(self.encoder.flatten(1), self.encoder_bias, self.precision)
+        known = None if self.known is None else self.known.encoder
+        return Encoder(self.encoder.flatten(1), self.encoder_bias, self.precision, known, self.pieces.get("encoder"))
 
     def active(self, x: Tensor) -> Active:
         """Codes f of x (batch, model, d_model) at inference: ReLU, and only where the scaled activation exceeds a threshold."""
@@ -112,7 +142,8 @@ class Crosscoder(nn.Module):
     def decode_active(self, active: Active, per_model: Tensor | None = None) -> Tensor:
         """The same from active entries; decoupled, from values ``per_model`` (model, entries), by default those of inference."""
         if not self.decoupled:
-            return weighted_rows(self.decoder.flatten(1), active).unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
+            rows = weighted_rows(self.decoder.flatten(1), active, self.pieces.get("decoder"))
+            return rows.unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
         values = self.values_per_model(active) if per_model is None else per_model
         parts = [weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(len(MODELS))]
         return torch.stack(parts, dim=1) + self.decoder_bias

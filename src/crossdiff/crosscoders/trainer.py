@@ -1,5 +1,6 @@
 """Training one crosscoder on both models' caches."""
 
+import copy
 import csv
 import io
 import itertools
@@ -8,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import MODELS, CrosscoderSettings
-from crossdiff.crosscoders import ranks
+from crossdiff.crosscoders import kernels, ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.device import is_synchronous, keep_freed_memory, to_device
+from crossdiff.crosscoders.optimiser import KernelAdam, new_optimiser
+from crossdiff.device import keep_freed_memory, to_device
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
+
+KERNELS_DIFFER = 1e-3  # relative; entries whose values are equal in float32 may be chosen otherwise
 
 
 def learning_rate(step: int, settings: CrosscoderSettings) -> float:
@@ -45,14 +49,6 @@ def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings,
 def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
     """(model,): 1 - sum_d Var(x - xhat) / sum_d Var(x), variances over the batch (docs/method.md 7)."""
     return 1 - (x - reconstruction).var(dim=0).sum(dim=1) / x.var(dim=0).sum(dim=1)
-
-
-def clip_gradients(module: nn.Module, limit: float) -> None:
-    """Scale all gradients so that their common norm is at most ``limit``."""
-    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if not is_synchronous(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
 class TrainingLog:
@@ -106,28 +102,49 @@ class Training:
         self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
-        self.optimiser = torch.optim.Adam(self.crosscoder.parameters(), lr=settings.learning_rate, fused=True)
+        self.optimiser = new_optimiser(self.crosscoder)
         self.log = TrainingLog(settings, self.crosscoder.latents, device)
         self.done = 0  # steps
+        self.compared = not isinstance(self.optimiser, KernelAdam)  # with the plain path, on one batch
 
     def step(self, batch: Tensor) -> None:
         """One step on a batch (batch, model, d_model) of raw activations, of which each rank takes its share."""
         x = self.crosscoder.normalise(to_device(ranks.share(batch), self.device))
         if self.done == 0:
             self.loss.start(self.crosscoder, x)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.done, self.settings)
+        if not self.compared:
+            self.compared = True
+            self.compare(x)
         parts = self.loss(self.crosscoder, x, self.done)
         parts.loss.backward()
-        ranks.average_gradients(self.crosscoder)
-        if self.settings.gradient_clip is not None:
-            clip_gradients(self.crosscoder, self.settings.gradient_clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimiser.update(learning_rate(self.done, self.settings), self.settings.gradient_clip)
         with torch.no_grad():
             self.loss.after_step(self.crosscoder, self.done)
         self.log.add(self.done, x, parts)
         self.done += 1
+
+    def compare(self, x: Tensor) -> None:
+        """Raises UserError where the kernels' loss and gradients of a batch are not those of the plain path."""
+        losses, plain, threshold = [], {}, self.crosscoder.threshold.clone()
+        with kernels.off():
+            self.optimiser.detached(lambda: losses.append(self._differentiate(x)))
+            plain = {name: parameter.grad for name, parameter in self.crosscoder.named_parameters()}
+            self.crosscoder.zero_grad()
+        self.crosscoder.threshold.copy_(threshold)
+        losses.append(self._differentiate(x))
+        self.crosscoder.threshold.copy_(threshold)
+        difference = max(self.optimiser.difference(plain), abs(losses[1] / losses[0] - 1))
+        self.optimiser.forget()
+        if not difference <= KERNELS_DIFFER:
+            raise UserError(
+                f"training: found a relative difference of {difference:.1e} between the Triton kernels and the plain path on one batch, "
+                f"allowed: {KERNELS_DIFFER:.0e}; set kernels: plain, and report it with the versions of torch, triton and the driver"
+            )
+
+    def _differentiate(self, x: Tensor) -> float:
+        loss = copy.deepcopy(self.loss)(self.crosscoder, x, self.done).loss
+        loss.backward()
+        return loss.item()
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """All steps that are left; ``checkpoint`` is written when it is due."""

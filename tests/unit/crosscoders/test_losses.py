@@ -1,5 +1,7 @@
 """The losses against plain dense autograd, written from docs/method.md 5 and 6."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from helpers_activations import batchtopk_settings, l1_settings, random_crosscoder
@@ -17,19 +19,21 @@ from helpers_dense import (
     new_l1,
     norm_sums,
 )
+from helpers_paths import PATHS, on_path
 from helpers_waits import Waits
 from torch import Tensor
 
-from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders import selection
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.batchtopk import geometric_median
 from crossdiff.crosscoders.model import Crosscoder
 
 
-@pytest.fixture(params=[True, False], ids=["asks the device", "static shapes"])
-def either_selection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, and as on a GPU."""
-    monkeypatch.setattr(sparse, "is_synchronous", lambda _device: request.param)
+@pytest.fixture(params=PATHS)
+def any_path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On a CPU, as on a GPU, and with Triton's kernels."""
+    with on_path(request.param):
+        yield
 
 
 # Decoupled code normalisation (docs/method.md 4): each model has its own scaled values, selection and threshold
@@ -45,13 +49,12 @@ def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
     return Dense(error, reconstruction, kept.amax(dim=1), scaled.sum(dim=1), torch.zeros(()))
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_decoupled_batchtopk_trains_like_dense_autograd() -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation="decoupled")
     loss = new_loss(crosscoder, batchtopk_settings(k=3, code_normalisation="decoupled"))
     seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_decoupled(twin, x, 3), "decoupled")
     assert all(3 * BATCH < parts.fired.sum() <= 6 * BATCH for parts in seen)
-    assert loss.uncertain == 0
 
 
 def test_decoupled_l1_is_the_crosscoder_l1() -> None:
@@ -62,7 +65,7 @@ def test_decoupled_l1_is_the_crosscoder_l1() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 @pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
 def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(normalisation: str) -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=normalisation)
@@ -83,8 +86,9 @@ def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(
 
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
 @pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.usefixtures("any_path")
 def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, squared: bool) -> None:
-    monkeypatch.setattr(sparse, "is_sparse", lambda *_: is_sparse)
+    monkeypatch.setattr(selection, "is_sparse", lambda *_: is_sparse)
     loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=squared)
     assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, squared))
 
@@ -116,17 +120,16 @@ def test_l1_of_a_perfect_reconstruction_has_finite_gradients() -> None:
 # BatchTopK (docs/method.md 6)
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 @pytest.mark.parametrize("squared", [False, True])
 def test_batchtopk_trains_like_dense_autograd(squared: bool) -> None:
     loss, crosscoder = new_batchtopk(squared_error=squared)
     nothing_dead = torch.zeros(LATENTS, dtype=torch.bool)
     seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, squared, nothing_dead, 0, 0.0))
-    assert loss.uncertain == 0
     assert all(parts.log["auxiliary_loss"] == 0 for parts in seen)
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 @pytest.mark.parametrize("auxiliary_k", [2, 512])
 def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int) -> None:
     loss, crosscoder = new_batchtopk(k=1, auxiliary_coefficient=0.5, auxiliary_k=auxiliary_k, dead_after_tokens=2 * BATCH)
@@ -146,7 +149,7 @@ def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int
     assert torch.equal(loss.tokens_since_fired, silent)
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_auxiliary_loss_equals_its_formula() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=0.25, auxiliary_k=3, dead_after_tokens=1000)
     dead = torch.zeros(LATENTS, dtype=torch.bool)
@@ -160,7 +163,7 @@ def test_auxiliary_loss_equals_its_formula() -> None:
     torch.testing.assert_close(parts.loss, parts.log["reconstruction_loss"] + 0.25 * expected.auxiliary)
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_auxiliary_loss_does_not_teach_live_latents() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=1.0, dead_after_tokens=1000)
     loss.tokens_since_fired[:5] = 1000
@@ -173,7 +176,7 @@ def test_auxiliary_loss_does_not_teach_live_latents() -> None:
     assert crosscoder.decoder_bias.grad is None or not crosscoder.decoder_bias.grad.any()
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
     loss, crosscoder = new_batchtopk(k=1)
     fired = [loss(crosscoder, batch(step), step).fired for step in range(3)]
@@ -182,7 +185,7 @@ def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
     assert {0, 3} <= set(steps_since)
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_k_anneals_linearly_and_rules_what_fires() -> None:
     loss, crosscoder = new_batchtopk(k=2, k_max=10, k_annealing_steps=4)
     assert [loss.k(step) for step in range(6)] == [10, 8, 6, 4, 2, 2]
@@ -194,7 +197,7 @@ def test_k_is_constant_by_default() -> None:
     assert {loss.k(step) for step in (0, 1, 1000)} == {3}
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_threshold_is_a_running_mean_of_the_smallest_selected_scaled_activation() -> None:
     loss, crosscoder = new_batchtopk(k=2, threshold_start_step=2, threshold_decay=0.75)
     loss.start(crosscoder, batch())
@@ -210,7 +213,7 @@ def test_threshold_is_a_running_mean_of_the_smallest_selected_scaled_activation(
         assert crosscoder.threshold.item() == pytest.approx(expected, rel=1e-6), step
 
 
-@pytest.mark.usefixtures("either_selection")
+@pytest.mark.usefixtures("any_path")
 def test_batch_without_any_positive_code_leaves_the_threshold_as_it_was() -> None:
     loss, crosscoder = new_batchtopk(threshold_start_step=0)
     loss.start(crosscoder, batch())
@@ -223,7 +226,7 @@ def test_batch_without_any_positive_code_leaves_the_threshold_as_it_was() -> Non
 
 
 def test_device_is_asked_for_dead_latents_only_when_one_may_have_died() -> None:
-    """Where the selection asks nothing. The longest silent latent rules when the next question is due."""
+    """The longest silent latent rules when the next question is due. The selection asks in every step."""
     for silent, expected in ((0, [0, 10, 20]), (1, [0, *range(9, 25)])):
         loss, crosscoder = new_batchtopk(k=LATENTS, dead_after_tokens=10 * BATCH, log_every=1000)
         with torch.no_grad():
@@ -231,30 +234,12 @@ def test_device_is_asked_for_dead_latents_only_when_one_may_have_died() -> None:
             crosscoder.encoder_bias[:silent] = -100
         asked = []
         for step in range(25):
-            with pytest.MonkeyPatch.context() as patch, Waits() as waits:
-                patch.setattr(sparse, "is_synchronous", lambda _device: False)
+            with Waits() as waits, on_path("device"):
                 loss(crosscoder, batch(step), step)
-            if waits.seen:
-                asked.append(step)
+            asked.append(len(waits.seen))
             died = bool((loss.tokens_since_fired >= 10 * BATCH).any())
             assert died == (silent > 0 and step >= 9)
-        assert asked == expected
-
-
-def test_selections_that_may_not_be_exact_are_counted_and_told_at_the_next_row(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(sparse, "is_synchronous", lambda _device: False)
-    loss, crosscoder = new_batchtopk(k=1, log_every=3)
-    with torch.no_grad():  # all entries of a step are equal
-        crosscoder.encoder.zero_()
-        crosscoder.decoder.fill_(1)
-        crosscoder.encoder_bias.fill_(1)
-    for step in range(7):
-        loss(crosscoder, batch(step), step)
-        assert loss.uncertain == (step + 1) % 3
-    rows = [f"step {step}: 3 selections since the last row may have missed some of the largest entries" for step in (3, 6)]
-    assert caplog.messages == rows
+        assert [step for step in range(25) if asked[step] > min(asked)] == expected
 
 
 def test_decoder_bias_starts_at_the_geometric_median_of_the_first_batch() -> None:

@@ -1,17 +1,15 @@
 """BatchTopK: keep the k x batch largest scaled activations of the whole batch (docs/method.md 6)."""
 
-import logging
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from crossdiff.config import BatchTopKSettings
-from crossdiff.crosscoders import ranks, sparse
+from crossdiff.crosscoders import ranks, selection
+from crossdiff.crosscoders.gradients import rows_of
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
-
-log = logging.getLogger(__name__)
 
 
 class BatchTopKLoss(Loss):
@@ -22,7 +20,6 @@ class BatchTopKLoss(Loss):
     def __init__(self, crosscoder: Crosscoder, settings: BatchTopKSettings) -> None:
         super().__init__(crosscoder, settings)
         self.register_buffer("tokens_since_fired", torch.zeros(crosscoder.latents, dtype=torch.long))
-        self.register_buffer("uncertain", torch.zeros((), dtype=torch.long))  # selections since the last log row, see sparse
         self.tokens_until_dead = 0  # no latent can be dead before that many more tokens
 
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
@@ -34,11 +31,9 @@ class BatchTopKLoss(Loss):
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
-            active, chosen, smallest, _ = self._selected(crosscoder, x, self.k(step))
+            active, chosen, smallest = self._selected(crosscoder, x, self.k(step))
             self._update_threshold(crosscoder, smallest, step)
-            if self.settings.is_logged(step):
-                self._warn_of_uncertain(f"step {step + 1}")
-        active = sparse.encoded(active, encoder, flat)
+        active = selection.encoded(active, encoder, flat)
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
         fired = active.count_per_latent()
@@ -55,21 +50,12 @@ class BatchTopKLoss(Loss):
         if self.settings.threshold == "held_out":
             smallest = [self._selected(crosscoder, x, self.settings.k).smallest for x in held_out]
             crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0))
-            self._warn_of_uncertain("held-out threshold")
 
-    def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> sparse.Selection:
+    def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> selection.Selection:
         """The k x batch largest entries, which of them each model uses (1 or model, entries), and the smallest, shaped as the threshold."""
         weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
-        selection = sparse.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
-        self.uncertain += ~selection.exact
-        return selection._replace(smallest=selection.smallest.view_as(crosscoder.threshold))
-
-    def _warn_of_uncertain(self, where: str) -> None:
-        """Only where the device is waited for anyway: when the log gets a row, and at the end."""
-        uncertain = int(self.uncertain)
-        if uncertain and ranks.rank() == 0:
-            log.warning("%s: %d selections since the last row may have missed some of the largest entries", where, uncertain)
-        self.uncertain.zero_()
+        selected = selection.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
+        return selected._replace(smallest=selected.smallest.view_as(crosscoder.threshold))
 
     def k(self, step: int) -> int:
         """Active latents per token at a step: linear from k_max to k over the annealing steps."""
@@ -106,13 +92,15 @@ class BatchTopKLoss(Loss):
         k = self.settings.auxiliary_k
         if not len(dead):
             return x.new_zeros(())
+        encoder = rows_of(crosscoder.encoder.flatten(1), dead, crosscoder.pieces.get("encoder"))
+        decoder = rows_of(crosscoder.decoder.flatten(1), dead, crosscoder.pieces.get("decoder"))
         with products_of(crosscoder, x):
-            codes = (x @ crosscoder.encoder.flatten(1)[dead].T + crosscoder.encoder_bias[dead]).relu()
+            codes = (x @ encoder.T + crosscoder.encoder_bias[dead]).relu()
             if len(dead) > k:
                 weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
                 strongest = (codes.detach() * weights).topk(k, dim=1, sorted=False).indices
                 codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
-            rebuilt = codes @ crosscoder.decoder.flatten(1)[dead]
+            rebuilt = codes @ decoder
         variance = ranks.mean((residual - ranks.mean(residual.mean(dim=0))).square().sum(dim=1).mean())
         return torch.nan_to_num((rebuilt - residual).square().sum(dim=1).mean() / variance, posinf=0.0)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from crossdiff.crosscoders import sparse
+from crossdiff.crosscoders import selection
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
 
@@ -16,9 +16,9 @@ class L1Loss(Loss):
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
             first = next(encoder.products(flat))
-            active = sparse.above(encoder, flat, torch.zeros_like(encoder.bias), first) if sparse.is_sparse(encoder, first) else None
+            active = selection.above(encoder, flat, torch.zeros_like(encoder.bias), first) if selection.is_sparse(encoder, first) else None
         if active is not None:
-            active = sparse.encoded(active, encoder, flat)
+            active = selection.encoded(active, encoder, flat)
             reconstruction = crosscoder.decode_active(active)
             per_latent, fired = active.sum_per_latent(active.values), active.count_per_latent()
         else:

@@ -1,0 +1,128 @@
+"""Adam with clipped gradients: PyTorch's, or one pass of kernels that gathers the gradients it needs."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from crossdiff.crosscoders import kernels, ranks
+from crossdiff.crosscoders.gradients import Pieces
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.selection import Rounded
+from crossdiff.device import is_synchronous
+
+MATRICES = ("encoder", "decoder")
+
+
+def new_optimiser(crosscoder: Crosscoder) -> "Adam":
+    """The one that is fastest on the crosscoder's device. Their states are interchangeable."""
+    return Adam(crosscoder) if kernels.of(crosscoder.decoder) is None else KernelAdam(crosscoder)
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's fused Adam, after the gradients were averaged over ranks and clipped."""
+
+    def __init__(self, crosscoder: Crosscoder) -> None:
+        super().__init__(crosscoder.parameters(), fused=True)
+        self.crosscoder = crosscoder
+
+    def update(self, learning_rate: float, limit: float | None) -> None:
+        """One step, with all gradients scaled so that their common norm is at most ``limit``; then they are cleared."""
+        ranks.average_gradients(self.crosscoder)
+        for group in self.param_groups:
+            group["lr"] = learning_rate
+        self.move(limit)
+        self.zero_grad()
+
+    def move(self, limit: float | None) -> None:
+        """What differs: the step itself."""
+        if limit is not None:
+            clip_gradients(self.crosscoder, limit)
+        self.step()
+
+
+def clip_gradients(module: nn.Module, limit: float) -> None:
+    """Scale all gradients so that their common norm is at most ``limit``."""
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if not is_synchronous(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+
+class KernelAdam(Adam):
+    """The same step in one pass over each matrix and its moments. On one rank no gradient matrix is made: its pieces are gathered twice,
+    for the common norm and for the step. Several ranks make and average them. The pass leaves what the next step needs of the weights."""
+
+    def __init__(self, crosscoder: Crosscoder) -> None:
+        super().__init__(crosscoder)
+        if ranks.size() == 1:
+            crosscoder.pieces = {name: Pieces() for name in MATRICES}
+        self.rounded = Rounded.of(crosscoder.encoder.detach().flatten(1))
+        crosscoder.know(self.rounded, crosscoder.decoder.detach().norm(dim=2))
+
+    @torch.no_grad()
+    def move(self, limit: float | None) -> None:
+        crosscoder, parameters = self.crosscoder, dict(self.crosscoder.named_parameters())
+        fast = kernels.of(crosscoder.decoder)
+        flat = {name: _matrix(name, parameter) for name, parameter in parameters.items()}
+        gradients = {
+            name: fast.Gradient(flat[name], parameter.grad, crosscoder.pieces.get(name, Pieces())) for name, parameter in parameters.items()
+        }
+        factor = torch.ones((), device=crosscoder.decoder.device)
+        if limit is not None:
+            squares = torch.stack([fast.squared_norm(flat[name], gradient) for name, gradient in gradients.items()])
+            factor = (limit / (squares.sum().sqrt() + 1e-6)).clamp_max_(1.0)
+        left, step = {}, 0
+        for name, parameter in parameters.items():
+            state = self._state_of(parameter)
+            step = step or int(state["step"])
+            left[name] = fast.adam(
+                flat[name],
+                *(state[moment].view_as(flat[name]) for moment in ("exp_avg", "exp_avg_sq")),
+                gradients[name],
+                factor,
+                self.param_groups[0]["lr"],
+                step,
+                rounded=self.rounded.copy if name == "encoder" else None,
+                per_model=name == "decoder",
+            )
+        self.forget()
+        crosscoder.know(Rounded(self.rounded.copy, left["encoder"]), left["decoder"].T.contiguous())
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Its moments and number of steps, this one included, as PyTorch's Adam keeps them."""
+        state = self.state[parameter]
+        if not state:
+            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        state["step"] = state["step"].cpu() + 1  # on the device only after a resume
+        return state
+
+    def detached(self, compute: Callable[[], None]) -> None:
+        """Call ``compute`` while nobody notes pieces: gradients are made."""
+        pieces, self.crosscoder.pieces = self.crosscoder.pieces, {}
+        try:
+            compute()
+        finally:
+            self.crosscoder.pieces = pieces
+
+    def forget(self) -> None:
+        """Drop all gradients."""
+        self.zero_grad()
+        for pieces in self.crosscoder.pieces.values():
+            pieces.clear()
+
+    @torch.no_grad()
+    def difference(self, plain: dict[str, Tensor]) -> float:
+        """How far the gradients are from ``plain`` ones, by parameter: the largest norm of a difference over the norm."""
+        fast, largest = kernels.of(self.crosscoder.decoder), 0.0
+        for name, parameter in self.crosscoder.named_parameters():
+            w, wanted = _matrix(name, parameter), _matrix(name, plain[name])
+            opposite = -wanted if parameter.grad is None else _matrix(name, parameter.grad) - wanted
+            squares = fast.squared_norm(w, fast.Gradient(w, opposite, self.crosscoder.pieces.get(name, Pieces())))
+            largest = max(largest, float((squares / wanted.square().sum().clamp_min(1e-30)).sqrt()))
+        return largest
+
+
+def _matrix(name: str, parameter: Tensor) -> Tensor:
+    """A parameter as the kernels take it: (latents, width), or a bias as one row."""
+    return parameter.detach().reshape(len(parameter) if name in MATRICES else 1, -1)
