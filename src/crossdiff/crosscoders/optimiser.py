@@ -1,6 +1,7 @@
 """Adam with clipped gradients: PyTorch's, or one pass of kernels that gathers the gradients it needs."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -64,17 +65,16 @@ class KernelAdam(Adam):
     def move(self, limit: float | None) -> None:
         crosscoder, parameters = self.crosscoder, dict(self.crosscoder.named_parameters())
         fast = kernels.of(crosscoder.decoder)
-        flat = {name: _matrix(name, parameter) for name, parameter in parameters.items()}
-        gradients = {
-            name: fast.Gradient(flat[name], parameter.grad, crosscoder.pieces.get(name, Pieces())) for name, parameter in parameters.items()
-        }
+        names = sorted(parameters, key=lambda name: name not in MATRICES)  # while the matrices move, the host has time for the rest
+        flat = {name: _matrix(name, parameters[name]) for name in names}
+        gradients = {name: fast.Gradient(flat[name], parameters[name].grad, crosscoder.pieces.get(name, Pieces())) for name in names}
         factor = torch.ones((), device=crosscoder.decoder.device)
         if limit is not None:
             squares = torch.stack([fast.squared_norm(flat[name], gradient) for name, gradient in gradients.items()])
             factor = (limit / (squares.sum().sqrt() + 1e-6)).clamp_max_(1.0)
         left, step = {}, 0
-        for name, parameter in parameters.items():
-            state = self._state_of(parameter)
+        for name in names:
+            state = self._state_of(parameters[name])
             step = step or int(state["step"])
             left[name] = fast.adam(
                 flat[name],
@@ -97,11 +97,12 @@ class KernelAdam(Adam):
         state["step"] = state["step"].cpu() + 1  # on the device only after a resume
         return state
 
-    def detached(self, compute: Callable[[], None]) -> None:
-        """Call ``compute`` while nobody notes pieces: gradients are made."""
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Gradients are made, not noted as pieces."""
         pieces, self.crosscoder.pieces = self.crosscoder.pieces, {}
         try:
-            compute()
+            yield
         finally:
             self.crosscoder.pieces = pieces
 

@@ -102,32 +102,37 @@ def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = No
     return active.keep(active.values > bounds.clamp_min(0)[active.latents])
 
 
-def _candidates(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None, probable: int = 0) -> Active:
-    """All entries that ``above`` gives, and some others that are near; a GPU makes room for ``probable`` ones."""
+def _candidates(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None) -> Active:
+    """All entries that ``above`` gives, and some others that are near."""
     known, rest = ([], x) if first is None else ([first], x[len(first) :])
     find = _found_on_cpu if is_synchronous(x.device) and kernels.of(x) is None else _found_by_norms
     found, done, latents = [], 0, len(encoder.weight)
     for block in itertools.chain(known, encoder.products(rest)):
-        found.append(find(encoder, x[done : done + len(block)], block, bounds.clamp_min(0), probable) + done * latents)
+        found.append(find(encoder, x[done : done + len(block)], block, bounds.clamp_min(0)) + done * latents)
         done += len(block)
     places = Places.of(torch.cat(found), (len(x), latents))
     return Active(places, encoder.values(x, places))
 
 
-def _found_on_cpu(encoder: Encoder, _x: Tensor, block: Tensor, bounds: Tensor, _probable: int) -> Tensor:
+def _found_on_cpu(encoder: Encoder, _x: Tensor, block: Tensor, bounds: Tensor) -> Tensor:
     slack = SLACK[encoder.precision]
     least = (1 - slack) * bounds - encoder.bias - slack * encoder.bias.abs()
     return _positive(block.sub_(least.to(block.dtype)).relu_())
 
 
-def _found_by_norms(encoder: Encoder, x: Tensor, block: Tensor, bounds: Tensor, probable: int) -> Tensor:
+def _found_by_norms(encoder: Encoder, x: Tensor, block: Tensor, bounds: Tensor) -> Tensor:
     w_errors, x_errors = encoder.errors(x)
-    least = bounds - encoder.bias - 2**-20 * (bounds + encoder.bias.abs())
+    least = _least(encoder, bounds)
     if (fast := kernels.of(x)) is not None:
-        return fast.places_above(block, least, w_errors, x_errors, probable or len(x) * 64)
+        return fast.places_above(block, least, w_errors, x_errors)
     stored = 2**-8 if block.dtype == torch.bfloat16 else 2**-20
     could_be = block.float() + stored * block.abs() + x_errors.T @ w_errors
     return (could_be > least).flatten().nonzero().squeeze(1)
+
+
+def _least(encoder: Encoder, bounds: Tensor) -> Tensor:
+    """(latents,): what a product must exceed for its value to exceed ``bounds`` (latents,), which are not negative."""
+    return bounds - encoder.bias - 2**-20 * (bounds + encoder.bias.abs())
 
 
 def _positive(block: Tensor) -> Tensor:
@@ -159,32 +164,73 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
     first = next(encoder.products(x))
     keep = not is_synchronous(x.device) or kernels.of(x) is not None  # the first block is not overwritten
     known: Tensor | None = first
-    for guess in _guesses(first, encoder.bias, weights, count / len(x)):
-        candidates = _candidates(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known, 2 * count * weights.shape[1])
+    guesses = _guesses(first, encoder.bias, weights, count / len(x))
+    if kernels.of(x) is not None and weights.shape[1] == ranks.size() == 1 and len(first) == len(x) and count:
+        if (selection := _largest_at_once(encoder, x, weights[:, 0], count, first, next(guesses))) is not None:
+            return selection
+    for guess in guesses:
+        candidates = _candidates(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
         scaled, mine = ranks.gathered((candidates.values * weights[candidates.latents].T).T)
-        best, chosen, smallest = _ranked(scaled.T, everywhere)
-        if _suffices(guess, best, everywhere):
+        values, numbers = scaled.T.topk(min(everywhere, len(scaled)), dim=1, sorted=False)
+        if _suffices(guess, values, everywhere):
             break
         known = first if keep else None
-    chosen = chosen[:, mine]
+    positive = values > 0
+    smallest = values.masked_fill(~positive, torch.inf).amin(dim=1) if values.shape[1] else values.new_full((len(values),), torch.inf)
+    if len(values) == ranks.size() == 1 and guess > 0:  # then all are positive: the device need not be asked which
+        used = numbers[0].sort().values
+        return Selection(candidates.at(used), positive, smallest)
+    chosen = torch.zeros_like(scaled.T, dtype=torch.bool).scatter_(1, numbers, positive)[:, mine]
     used = chosen.any(dim=0).nonzero().squeeze(1)
     return Selection(candidates.at(used), chosen[:, used], smallest)
+
+
+def _largest_at_once(encoder: Encoder, x: Tensor, weights: Tensor, count: int, product: Tensor, guess: Tensor) -> Selection | None:
+    """``largest`` for one column on one rank, by kernels: everything is queued before the device is asked, once, whether the candidates
+    sufficed. None if they did not."""
+    fast, batch = kernels.of(x), len(x)
+    bounds = (guess / weights).nan_to_num_(nan=torch.inf)
+    flat, values, scaled, found = fast.codes_above(
+        product, _least(encoder, bounds), *encoder.errors(x), encoder.weight.detach(), encoder.bias.detach(), x, weights
+    )
+    if len(scaled) < count:
+        fast.is_room(product, int(found))
+        return None
+    best, numbers = scaled.topk(count, sorted=False)
+    smallest = best.amin()
+    answer = Answer(torch.stack([found, (smallest > guess).all().int()]))
+    latents = torch.div(flat[numbers], batch, rounding_mode="floor")
+    rows = flat[numbers] - latents * batch
+    flat, order = (rows.long() * len(weights) + latents).sort()
+    places = Places.of(flat, (batch, len(weights)))
+    places.offsets, places.by_latent  # noqa: B018  queued, too
+    number, suffices = answer.read()
+    if not (fast.is_room(product, number) and suffices):
+        return None
+    return Selection(Active(places, values[numbers][order]), torch.ones_like(flat, dtype=torch.bool)[None], smallest[None])
+
+
+class Answer:
+    """Numbers that are read later than they are asked for: work that is queued between need not be waited for."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.there = None
+        if numbers.device.type == "cuda":
+            numbers, self.there = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+            self.there.record()
+        self.numbers = numbers
+
+    def read(self) -> list[int]:
+        """The numbers, once they are there."""
+        if self.there is not None:
+            self.there.synchronize()
+        return self.numbers.tolist()
 
 
 def _suffices(guess: Tensor, best: Tensor, count: int) -> bool:
     """Whether no entry but the candidates can be among the ``count`` largest: as many exceed the ``guess`` (column,), or it is 0.
     ``best`` (column, up to count): the largest of them."""
     return bool(((guess == 0) | ((best > guess[:, None]).sum(dim=1) >= count)).all())
-
-
-def _ranked(scaled: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``count`` largest of each column of ``scaled`` (column, entries): their values (column, up to count), a mask (column, entries) of
-    those that are positive, and the smallest of these (column,), infinite where there is none."""
-    values, best = scaled.topk(min(count, scaled.shape[1]), dim=1, sorted=False)
-    chosen = torch.zeros_like(scaled, dtype=torch.bool).scatter_(1, best, True)
-    chosen &= scaled > 0
-    positive = values.masked_fill(values <= 0, torch.inf)
-    return values, chosen, positive.amin(dim=1) if values.shape[1] else scaled.new_full((len(scaled),), torch.inf)
 
 
 def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> Iterator[Tensor]:
@@ -198,16 +244,18 @@ def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> It
     latent = place % len(weights)
     scaled = (first.flatten()[place] + bias[latent])[:, None] * weights[latent]
     expected = per_row / len(weights) * len(place)
+    # A bfloat16 product may have been rounded up to its neighbour.
+    lower = 1 - 2**-7 if first.dtype == torch.bfloat16 else 1.0
     several = [min(len(place), int(factor * expected + 3 * expected**0.5) + 4) for factor in (1.05, 4)]
     sampled = scaled.topk(several[-1], dim=0).values
     for rank in several:
-        yield ranks.least(sampled[rank - 1].clamp_min(0))
+        yield ranks.least(lower * sampled[rank - 1].clamp_min(0))
     yield ranks.least(torch.zeros_like(sampled[0]))
 
 
 def is_sparse(encoder: Encoder, first: Tensor) -> bool:
-    """Whether few enough entries are positive, judged by the first block of ``encoder.products``, that sparse operations pay."""
-    return bool((first > -encoder.bias.to(first.dtype)).float().mean() < DENSE_ABOVE[encoder.precision])
+    """Whether few enough entries are positive that sparse operations pay, judged by some rows of the first block of products."""
+    return bool((first[:BLOCK_ROWS] > -encoder.bias.to(first.dtype)).float().mean() < DENSE_ABOVE[encoder.precision])
 
 
 class _Encoded(torch.autograd.Function):

@@ -59,6 +59,28 @@ def _dot_products_kernel(entries, latents, rows, number, w, x, out, width, strid
 
 
 @triton.jit
+def _codes_kernel(
+    flat, number, batch, w, x, bias, weight, values, scaled, width, stride_w, stride_x, E: tl.constexpr, C: tl.constexpr
+):  # fmt: skip
+    """The same for entries at ``flat`` = j batch + r, those beyond *number left out: f_e = relu(<w_{j_e}, x_{r_e}> + bias_{j_e}), and
+    f_e weight_{j_e}; both -1 where they were left out."""
+    e = tl.program_id(0) * E + tl.arange(0, E)
+    there = e < tl.load(number)
+    place = tl.load(flat + e, mask=there, other=0).to(tl.int64)
+    latent = place // batch
+    row = place - latent * batch
+    total = tl.zeros((E, C), tl.float32)
+    for start in range(0, width, C):
+        columns = start + tl.arange(0, C)
+        inside = there[:, None] & (columns < width)[None, :]
+        part = tl.load(w + latent[:, None] * stride_w + columns[None, :], mask=inside, other=0.0)
+        total += part * tl.load(x + row[:, None] * stride_x + columns[None, :], mask=inside, other=0.0)
+    value = tl.maximum(tl.sum(total, 1) + tl.load(bias + latent, mask=there, other=0.0), 0.0)
+    tl.store(values + e, tl.where(there, value, -1.0))
+    tl.store(scaled + e, tl.where(there, value * tl.load(weight + latent, mask=there, other=0.0), -1.0))
+
+
+@triton.jit
 def _gradient(
     j, columns, inside, at, weight, width, rows, coefficients, bounds, x, stride_x, scale, place, extra, dense, GATHERED: tl.constexpr,
     SCALED: tl.constexpr, EXTRA: tl.constexpr, DENSE: tl.constexpr, E: tl.constexpr, C: tl.constexpr,
@@ -140,10 +162,12 @@ def _adam_kernel(
 
 @triton.jit
 def _above_kernel(
-    product, bounds, norm, lost, lost_x, norm_x, flat, number, batch, latents, capacity, relative, ROWS: tl.constexpr, C: tl.constexpr
+    product, bounds, norm, lost, lost_x, norm_x, flat, number, batch, latents, room, relative, BY_LATENT: tl.constexpr,
+    ROWS: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Program (block of latents, ROWS rows): flat places r latents + j where product_rj could exceed bound_j, its error considered, in no
-    order; ``number`` counts them all, those past ``capacity``, too."""
+    """Program (block of latents, ROWS rows): flat places r latents + j, or j batch + r (BY_LATENT), where product_rj could exceed
+    bound_j, its error considered, in no
+    order; ``number`` counts them all, those past ``room``, too."""
     columns = tl.program_id(0) * C + tl.arange(0, C)
     inside = columns < latents
     bound = tl.load(bounds + columns, mask=inside, other=float("inf"))
@@ -158,15 +182,17 @@ def _above_kernel(
         found = tl.sum(hit, 0)
         if found > 0:
             place = tl.atomic_add(number, found) + tl.cumsum(hit, 0) - 1
-            tl.store(flat + place, at, mask=(hit > 0) & (place < capacity))
+            if BY_LATENT:
+                at = columns.to(tl.int64) * batch + row
+            tl.store(flat + place, at, mask=(hit > 0) & (place < room))
 
 
 def weighted_rows(w: Tensor, latents: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
     """out_r = sum_e [r_e = r] f_e w_{j_e}: (batch, width). Entries in the order of rows; ``offsets`` (batch,): each row's first."""
     out = torch.empty(len(offsets), w.shape[1], device=w.device)
-    grid = (len(offsets), triton.cdiv(w.shape[1], COLUMNS))
+    grid = (len(offsets), triton.cdiv(w.shape[1], 256))
     if len(offsets):
-        _weighted_rows_kernel[grid](latents, values, offsets, len(latents), w, out, *out.shape, w.stride(0), 8, COLUMNS, num_warps=4)
+        _weighted_rows_kernel[grid](latents, values, offsets, len(latents), w, out, *out.shape, w.stride(0), 8, 256, num_warps=2)
     return out
 
 
@@ -198,28 +224,67 @@ def rows_per_latent(rows: Tensor, coefficients: Tensor, bounds: Tensor, x: Tenso
     return out
 
 
-def places_above(product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor, probable: int) -> Tensor:
+_room: dict[tuple[int, int], int] = {}  # (batch, latents) -> how many places to make room for: some more than were found last
+
+
+def places_above(product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor) -> Tensor:
     """Flat places (places,), ascending, of entries of ``product`` (batch, latents) whose exact value could exceed ``bounds`` (latents,).
 
     ``w_errors`` (2, latents) and ``x_errors`` (2, batch): their products' sum bounds the error (``selection.Encoder.errors``).
-    ``probable``: there is room for so many places at once; where there are more, they are looked for again.
     """
+    number = torch.zeros((), dtype=torch.int32, device=product.device)
+    while True:
+        room = _room_for(product)
+        flat = _above(product, bounds, w_errors, x_errors, room, number, False)
+        if _is_room(product, room, found := int(number)):
+            return flat[:found].sort().values.long()
+
+
+def codes_above(
+    product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor, w: Tensor, bias: Tensor, x: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same places, of all rows, latent by latent, without a word of how many they are: places j batch + r, values relu(<w_j, x_r> +
+    bias_j) and these times ``weights`` (latents,), each (room,) and -1 (the values) beyond those found; and how many were found, (), which
+    ``is_room`` takes."""
+    number, room = torch.zeros((), dtype=torch.int32, device=product.device), _room_for(product)
+    flat = _above(product, bounds, w_errors, x_errors, room, number, True).sort().values
+    values, scaled = torch.empty(room, device=w.device), torch.empty(room, device=w.device)
+    strides = w.stride(0), x.stride(0)
+    _codes_kernel[(triton.cdiv(room, 4),)](
+        flat, number, len(product), w, x, bias, weights, values, scaled, w.shape[1], *strides, 4, COLUMNS, num_warps=4
+    )  # fmt: skip
+    return flat, values, scaled, number
+
+
+def _above(
+    product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor, room: int, number: Tensor, by_latent: bool
+) -> Tensor:  # fmt: skip
     batch, latents = product.shape
     # A bfloat16 product is rounded once more, when it is stored.
     relative = 2**-8 if product.dtype == torch.bfloat16 else 2**-20
     dtype = torch.int32 if product.numel() < 2**31 else torch.int64
-    number = torch.zeros((), dtype=torch.int32, device=product.device)
-    grid = (triton.cdiv(latents, 1024), triton.cdiv(batch, 8))
-    capacity = min(product.numel(), probable)
-    while True:
-        flat = torch.empty(capacity, dtype=dtype, device=product.device)
-        sizes = batch, latents, capacity, relative
-        _above_kernel[grid](product, bounds, *w_errors, *x_errors, flat, number, *sizes, 8, 1024, num_warps=4)
-        found = int(number)
-        if found <= capacity:
-            return flat[:found].sort().values.long()
-        capacity = found
-        number.zero_()
+    flat = torch.full((room,), torch.iinfo(dtype).max, dtype=dtype, device=product.device)
+    grid = (triton.cdiv(latents, 512), triton.cdiv(batch, 16))
+    number.zero_()
+    _above_kernel[grid](
+        product, bounds, *w_errors, *x_errors, flat, number, batch, latents, room, relative, by_latent, 16, 512, num_warps=2
+    )  # fmt: skip
+    return flat
+
+
+def _room_for(product: Tensor) -> int:
+    """A multiple of 4: programs take so many entries."""
+    return -(-_room.get(tuple(product.shape), product.numel() // 256 + 4) // 4) * 4
+
+
+def is_room(product: Tensor, found: int) -> bool:
+    """Whether ``codes_above`` had room for all that it ``found``; the next time it has."""
+    return _is_room(product, _room_for(product), found)
+
+
+def _is_room(product: Tensor, room: int, found: int) -> bool:
+    _room[tuple(product.shape)] = found + found // 8
+    return found <= room
 
 
 class Gradient:
@@ -266,7 +331,7 @@ def squared_norm(w: Tensor, gradient: Gradient) -> Tensor:
     latents, width = w.shape
     blocks = triton.cdiv(width, COLUMNS)
     out = torch.empty(blocks, latents, device=w.device)
-    _squares_kernel[(latents, blocks)](w, out, latents, width, *gradient.arguments, **gradient.flags, E=4, C=COLUMNS, num_warps=4)
+    _squares_kernel[(latents, blocks)](w, out, latents, width, *gradient.arguments, **gradient.flags, E=4, C=COLUMNS, num_warps=2)
     return out.sum()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from crossdiff.config import BatchTopKSettings
 from crossdiff.crosscoders import ranks, selection
@@ -94,11 +95,13 @@ class BatchTopKLoss(Loss):
             return x.new_zeros(())
         encoder = rows_of(crosscoder.encoder.flatten(1), dead, crosscoder.pieces.get("encoder"))
         decoder = rows_of(crosscoder.decoder.flatten(1), dead, crosscoder.pieces.get("decoder"))
+        added = len(encoder) - len(dead)  # rows of zeros: their codes are 0, whatever their weight
+        bias = functional.pad(crosscoder.encoder_bias[dead], (0, added))
         with products_of(crosscoder, x):
-            codes = (x @ encoder.T + crosscoder.encoder_bias[dead]).relu()
+            codes = (x @ encoder.T + bias).relu()
             if len(dead) > k:
                 weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
-                strongest = (codes.detach() * weights).topk(k, dim=1, sorted=False).indices
+                strongest = (codes.detach() * functional.pad(weights, (0, added))).topk(k, dim=1, sorted=False).indices
                 codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
             rebuilt = codes @ decoder
         variance = ranks.mean((residual - ranks.mean(residual.mean(dim=0))).square().sum(dim=1).mean())
