@@ -1,10 +1,10 @@
 """Digests of files and folders, and stamps: what tells without reading that a file is still the same.
 
-A file's digest is its SHA-256 as ``sha256sum`` prints it. A file above TREE_ABOVE bytes has a tree hash instead, so that
-many threads can hash it at once: TREE, then the SHA-256 of what ``split -b 64M --filter=sha256sum FILE`` prints, which is
-a line per part. A folder's digest is the SHA-256 of its listing, a line ``digest  path`` per file, sorted by path; TREE
-stands before it, too, if any of its files has a tree hash. Records older than tree hashes hold plain digests of everything
-(``plain=True``): the digest in a record says how to compare.
+A file's digest is its SHA-256 as ``sha256sum`` prints it. A file above TREE_ABOVE bytes has a tree hash instead,
+so that many threads can hash it at once: TREE, then the SHA-256 of what ``split -b 64M --filter=sha256sum FILE``
+prints, which is a line per part. A folder's digest is the SHA-256 of its listing, a line ``digest  path`` per file,
+sorted by path; TREE stands before it, too, if any of its files has a tree hash. Records older than tree hashes hold
+plain digests of everything (``plain=True``): the digest in a record says how to compare.
 
 Torch-free: the Snakefile and the command line import this module.
 """
@@ -21,7 +21,7 @@ from crossdiff.errors import UserError
 IGNORED = ".snakemake_timestamp"  # Snakemake writes it into folders after their job
 TREE = "tree64m:"  # names PART and TREE_ABOVE, too: other ones would need another name
 PART = 64 << 20  # bytes
-TREE_ABOVE = 100_000_000  # bytes; max-checksum-file-size of the profile: up to it Snakemake compares plain ones
+TREE_ABOVE = 100_000_000  # bytes; max-checksum-file-size of the profile: Snakemake needs plain hashes up to it
 _BUFFER = 1 << 20  # bytes a thread holds
 
 
@@ -90,7 +90,7 @@ def file_sha256(path: Path) -> str:
 
 
 def content(path: str | Path, plain: bool = False, threads: int | None = None) -> Content:
-    """Hash a file or folder. ``plain``: no tree hashes. ``threads``: by default as many as this process may use.
+    """Hash a file or folder. ``plain``: no tree hashes. ``threads``: as many as this process may use if left out.
 
     Raises UserError when it is missing.
     """
@@ -144,8 +144,8 @@ def _sha256(lines: Iterable[str]) -> str:
 class Hashes:
     """Present digests of files below ``root``. Reads only what has a new stamp; with ``deep``, everything, once.
 
-    ``remembered`` maps paths to (stamp, digest) of files whose stamp is not that of their record: after a copy, say. TREE
-    stands before the path of one that was hashed without ``plain``.
+    ``remembered`` maps paths to (stamp, digest) of files whose stamp is not that of their record: after a copy,
+    say. TREE stands before the path of one that was hashed without ``plain``.
     """
 
     def __init__(self, root: Path, remembered: MutableMapping[str, Any], deep: bool = False) -> None:
@@ -154,7 +154,7 @@ class Hashes:
         self._found: dict[str, str] = {}
 
     def now(self, path: str, known: Known | None = None) -> str | None:
-        """Digest of what ``path`` holds now, plain if that is what a record has (``known``). None if it is missing."""
+        """Digest of what ``path`` holds now, plain if that is what a record has (``known``); None if it is gone."""
         if path not in self._stamps:
             self._stamps[path] = stamp(self.root / path)
         if self._stamps[path] is None:

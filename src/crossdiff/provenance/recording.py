@@ -32,10 +32,10 @@ def recording(snakemake: Any) -> Iterator[None]:
     code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
     params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {"code": parts_digest(code)}
     wildcards = dict(snakemake.wildcards.items())
-    found = {path: _read(path, snakemake.threads)._replace(files=None) for path in set(snakemake.input)}
+    found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
     inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
     identity = record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output))
-    job = storage.CurrentJob(identity, frozenset(snakemake.output), snakemake.threads, {})
+    job = storage.CurrentJob(identity, frozenset(snakemake.output), {})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -77,7 +77,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _read(path: str, threads: int) -> Content:
+def _read(path: str) -> Content:
     """What the input's own record says of it, if it is still the same file: large caches are not read again.
 
     Otherwise it is hashed, plainly if that is what its record has, so that the job has the same id wherever it runs.
@@ -88,12 +88,12 @@ def _read(path: str, threads: int) -> Content:
         made = None
     if made and made.stamp == stamp(path):
         return Content(*made[2:])
-    return content(path, plain=made is not None and is_plain(made.digest), threads=threads)
+    return content(path, plain=made is not None and is_plain(made.digest))
 
 
 def _written(path: str, job: storage.CurrentJob) -> Content:
     hashed = job.written.get(path)
-    return hashed if hashed and hashed.stamp == stamp(path) else content(path, threads=job.threads)
+    return hashed if hashed and hashed.stamp == stamp(path) else content(path)
 
 
 def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:

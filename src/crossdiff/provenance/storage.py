@@ -21,7 +21,6 @@ class CurrentJob(NamedTuple):
 
     record: str  # id of its record
     outputs: frozenset[str]
-    threads: int  # that it may use
     written: dict[str, Content]  # output -> what was hashed before it got its final name
 
 
@@ -51,8 +50,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
     try:
         yield temporary
-        is_output = current_job is not None and str(final) in current_job.outputs
-        hashed = content(temporary, threads=current_job.threads) if is_output else None
+        hashed = content(temporary) if current_job and str(final) in current_job.outputs else None
         if temporary.is_dir():
             _replace_folder(temporary, final)
         else:

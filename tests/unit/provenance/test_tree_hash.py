@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_digest_of_sizes_around_the_borders(tmp_path, monkeypatch, length, threa
     tree = TREE + sha256("".join(f"{sha256(part)}  -\n" for part in parts))
     assert content(tmp_path / "file", threads=threads).digest == (tree if length > 2500 else sha256(raw))
     assert content(tmp_path / "file", plain=True, threads=threads).digest == sha256(raw)
+
+
+def test_as_many_threads_as_the_process_may_use(tmp_path, small, monkeypatch):
+    threads = []
+    monkeypatch.setattr(hashing, "ThreadPoolExecutor", lambda number: threads.append(number) or ThreadPoolExecutor(number))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 4, 5})
+    (tmp_path / "file").write_text("0123456789")
+    assert content(tmp_path / "file").digest == content(tmp_path / "file", threads=1).digest
+    assert threads == [3, 1]
 
 
 def test_digest_is_that_of_the_shell(tmp_path):
