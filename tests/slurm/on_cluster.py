@@ -128,7 +128,7 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Every recorded output below results/ -> its sha256."""
+    """Every recorded output below results/ -> its digest."""
     outputs = [path.with_name(path.name.removesuffix(SUFFIX)) for path in sorted((folder / "results").rglob(f"*{SUFFIX}"))]
     names = [path.relative_to(folder).as_posix() for path in outputs]
-    return {name: read_record(path).output(name).sha256 for name, path in zip(names, outputs, strict=True)}
+    return {name: read_record(path).output(name).digest for name, path in zip(names, outputs, strict=True)}

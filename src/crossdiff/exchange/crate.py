@@ -1,4 +1,4 @@
-"""A run as a Workflow Run RO-Crate (Provenance Run profile): files with their sha256, jobs with their inputs, outputs and settings."""
+"""A run as a Workflow Run RO-Crate (Provenance Run profile): files with their digests, jobs with their inputs, outputs and settings."""
 
 import json
 import mimetypes
@@ -10,7 +10,7 @@ from rocrate.rocrate import ROCrate
 
 from crossdiff.errors import UserError
 from crossdiff.provenance.audit import Audit, Node, settings
-from crossdiff.provenance.hashing import file_sha256
+from crossdiff.provenance.hashing import TREE, file_sha256, is_plain
 from crossdiff.provenance.planned_jobs import plan, read_config
 from crossdiff.provenance.records import Record, RecordedFile, record_path
 
@@ -18,6 +18,7 @@ PROFILES = {f"https://w3id.org/ro/wfrun/{name}/0.5": f"{name.capitalize()} Run C
 LICENCE = (
     "The workflow is under the MIT licence (LICENSE). Texts and models, and what was made from them, keep the licences of their sources."
 )
+TREE_HASH = f"{TREE} and the SHA-256 of what this prints: split -b 64M --filter=sha256sum FILE"
 
 
 def export(root: Path, configs: list[Path], target: Path) -> None:
@@ -69,12 +70,17 @@ class _Crate:
     def _property(self, key: str, value: Any) -> ContextEntity:
         return self._entity(f"#setting/{key}", "PropertyValue", name=key, value=json.dumps(value))
 
-    def _file(self, path: str, sha256: str, **properties: Any) -> Any:
-        return self.crate.add_file(self.root / path, path, properties=self._of_file(path, sha256) | properties)
+    def _file(self, path: str, digest: str, **properties: Any) -> Any:
+        return self.crate.add_file(self.root / path, path, properties=self._of_file(path, digest) | properties)
 
-    def _of_file(self, path: str, sha256: str) -> dict[str, Any]:
+    def _of_file(self, path: str, digest: str) -> dict[str, Any]:
         kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-        return {"name": path, "sha256": sha256, "contentSize": str((self.root / path).stat().st_size), "encodingFormat": kind}
+        known = {"sha256": digest} if is_plain(digest) else {"identifier": self._tree_hash(digest)}
+        return {"name": path, "contentSize": str((self.root / path).stat().st_size), "encodingFormat": kind} | known
+
+    def _tree_hash(self, digest: str) -> ContextEntity:
+        """Of a large file, which has no plain SHA-256."""
+        return self._entity(f"#digest/{digest}", "PropertyValue", name="tree hash", value=digest, description=TREE_HASH)
 
     def _file_or_folder(self, node: Node) -> Any:
         made: RecordedFile | None = node.record and node.record.output(node.path)
@@ -82,9 +88,9 @@ class _Crate:
             record = record_path(node.path).as_posix()
             self._file(record, file_sha256(self.root / record), description=f"record of {node.path}")
         if made is None or made.files is None:
-            return self._file(node.path, node.sha256)
+            return self._file(node.path, node.digest)
         folder = self.crate.add_dataset(dest_path=node.path, properties={"name": node.path})
-        folder["hasPart"] = [self._file(f"{node.path}/{name}", sha256) for name, sha256 in made.files.items()]
+        folder["hasPart"] = [self._file(f"{node.path}/{name}", digest) for name, digest in made.files.items()]
         return folder
 
     def _workflow(self) -> Any:

@@ -149,7 +149,7 @@ class LocalModel:
         if not (Path(folder) / "config.json").exists():
             raise UserError(f"explanations.model.folder: found {folder}, which is no Hugging Face model folder")
         self.folder = folder
-        self.name = f"folder {content(folder).sha256}"
+        self.name = f"folder {content(folder, plain=True).digest}"  # plain: answers are kept by it
         self._loaded = None
 
     def answer(self, messages: Messages, longest: int) -> str:

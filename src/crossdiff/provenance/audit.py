@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError
 from crossdiff.provenance import code
-from crossdiff.provenance.hashing import Hashes, content
+from crossdiff.provenance.hashing import Hashes, content, is_plain, size
 from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.planned_jobs import PlannedJob, plan
 from crossdiff.provenance.records import (
@@ -43,7 +43,7 @@ class Node(NamedTuple):
     """A result, or a source: a file that no job made."""
 
     path: str
-    sha256: str | None  # now; None if it is missing
+    digest: str | None  # now; None if it is missing
     record: Record | None
     findings: list[Finding]
 
@@ -111,19 +111,19 @@ class Audit:
         findings = []
         if now is None:
             findings.append(Finding("file missing", f"it had {made.size:,} bytes"))
-        elif now != made.sha256:
+        elif now != made.digest:
             findings.append(Finding("file changed", self._what_changed(made)))
         return Node(path, now, record, [*findings, *self._since(record, path)])
 
     def _source(self, entry: RecordedFile, reader: str) -> Node:
         now = self.hashes.now(entry.path, entry)
         finding = Finding("file changed" if now else "file missing", f"since {reader} was made")
-        return Node(entry.path, now, None, [finding] if now != entry.sha256 else [])
+        return Node(entry.path, now, None, [finding] if now != entry.digest else [])
 
     def _what_changed(self, made: RecordedFile) -> str:
         if made.files is None:
             return "its bytes are not those of the record"
-        now = content(self.root / made.path).files or {}
+        now = content(self.root / made.path, is_plain(made.digest)).files or {}
         return "in it: " + ", ".join(sorted(name for name in made.files.keys() | now.keys() if made.files.get(name) != now.get(name)))
 
     def _since(self, record: Record, path: str) -> Iterator[Finding]:
@@ -213,7 +213,7 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
         for place in (absolute, *absolute.parents):
             if place.is_relative_to(home / RESULTS) and record_path(place).exists():
                 return home, place.relative_to(home).as_posix(), []
-    sha256 = content(absolute).sha256
+    there = Hashes(absolute.parent, {}, deep=True)
     known = None if path.is_dir() else embedded_id(absolute)
     for candidate in outputs([RESULTS], checkout):
         try:
@@ -221,13 +221,13 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
         except RecordError:
             continue  # the audit of that result says so
         made = record.output(candidate)
-        if made and made.sha256 == sha256:
+        if made and _is_of(made, absolute, there):
             return checkout, candidate, []
         if record.id == known and Path(candidate).suffix == path.suffix:
             return checkout, candidate, [Finding("file changed", f"{path} is not byte for byte what the record of {candidate} describes")]
     if home:
         return home, absolute.relative_to(home).as_posix(), []
-    raise UserError(f"{path}: {_what_can_be_said(absolute, sha256, known)} It is not among the results of {checkout}.")
+    raise UserError(f"{path}: {_what_can_be_said(absolute, there, known)} It is not among the results of {checkout}.")
 
 
 def _home(path: Path) -> Path | None:
@@ -235,14 +235,19 @@ def _home(path: Path) -> Path | None:
     return next((parent.parent for parent in path.parents if parent.name == RESULTS), None)
 
 
-def _what_can_be_said(path: Path, sha256: str, known: str | None) -> str:
+def _is_of(entry: RecordedFile, path: Path, there: Hashes) -> bool:
+    """Whether a file or folder has the bytes that a record tells of. It is read only if it has as many."""
+    return entry.size == size(path) and entry.digest == there.now(path.name, entry)
+
+
+def _what_can_be_said(path: Path, there: Hashes, known: str | None) -> str:
     try:
         record = read_record(path)
     except RecordError as error:
         if known:
             return f"no record beside it, but it carries the id {known} of one: audit it in the checkout it came from."
         return f"{error.verdict}, and it carries no id of one; nothing is known of how it was made."
-    same = any(entry.sha256 == sha256 for entry in record.outputs)
+    same = any(_is_of(entry, path, there) for entry in record.outputs)
     bytes_are = "its bytes are those" if same else "its bytes are not those"
     commit = (record.run["git"] or {}).get("commit", "unknown")
     made = f"made by {record.rule} on {record.run['finished']}, commit {commit}"

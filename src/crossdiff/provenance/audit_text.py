@@ -22,7 +22,7 @@ def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
                 "path": node.path,
                 "kind": "result" if is_result(node.path) else "source",
                 "verdicts": [finding._asdict() for finding in node.verdicts],
-                "sha256": node.sha256,
+                "digest": node.digest,
                 "record": node.record
                 and {
                     **node.record._asdict(),

@@ -1,30 +1,61 @@
-"""SHA-256 of files and folders, and stamps: what tells without reading that a file is still the one that was hashed.
+"""Digests of files and folders, and stamps: what tells without reading that a file is still the same.
+
+A file's digest is its SHA-256 as ``sha256sum`` prints it. A file above TREE_ABOVE bytes has a tree hash instead,
+so that many threads can hash it at once: TREE, then the SHA-256 of what ``split -b 64M --filter=sha256sum FILE``
+prints, which is a line per part. A folder's digest is the SHA-256 of its listing, a line ``digest  path`` per file,
+sorted by path; TREE stands before it, too, if any of its files has a tree hash. Records older than tree hashes hold
+plain digests of everything (``plain=True``): the digest in a record says how to compare.
 
 Torch-free: the Snakefile and the command line import this module.
 """
 
 import hashlib
-from collections.abc import MutableMapping
+import os
+from collections.abc import Iterable, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from crossdiff.errors import UserError
 
 IGNORED = ".snakemake_timestamp"  # Snakemake writes it into folders after their job
+TREE = "tree64m:"  # names PART and TREE_ABOVE, too: other ones would need another name
+PART = 64 << 20  # bytes
+TREE_ABOVE = 100_000_000  # bytes; max-checksum-file-size of the profile: Snakemake needs plain hashes up to it
+_BUFFER = 1 << 20  # bytes a thread holds
 
 
 class Content(NamedTuple):
     """What a file or folder holds."""
 
-    sha256: str
+    digest: str
     size: int  # bytes
     stamp: str
-    files: dict[str, str] | None = None  # of a folder: member -> sha256
+    files: dict[str, str] | None = None  # of a folder: member -> digest
+
+
+class Known(Protocol):
+    """What a record says of a file: a Content, or a RecordedFile."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def stamp(self) -> str: ...
 
 
 def members(folder: Path) -> list[Path]:
     """The files of a folder, at any depth, sorted by their path."""
     return sorted((path for path in folder.rglob("*") if path.is_file() and path.name != IGNORED), key=lambda path: path.as_posix())
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return _bytes(members(path) if path.is_dir() else [path])
+
+
+def _bytes(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def stamp(path: str | Path) -> str | None:
@@ -39,7 +70,7 @@ def stamp(path: str | Path) -> str | None:
         lines = [f"{_file_stamp(member)}  {member.relative_to(path).as_posix()}\n" for member in members(path)]
     except FileNotFoundError:
         return None
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
+    return _sha256(lines)[:32]
 
 
 def _file_stamp(path: Path) -> str:
@@ -47,53 +78,101 @@ def _file_stamp(path: Path) -> str:
     return f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}.{status.st_ctime_ns}"
 
 
+def is_plain(digest: str) -> bool:
+    """Whether a digest is, or is made of, plain SHA-256 only."""
+    return not digest.startswith(TREE)
+
+
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as ``sha256sum`` prints it."""
+    """Plain SHA-256 of a file's bytes, whatever its size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content(path: str | Path) -> Content:
-    """Hash a file, or a folder as the SHA-256 of its ``sha256sum`` listing, sorted by path. Raises UserError when it is missing."""
+def content(path: str | Path, plain: bool = False, threads: int | None = None) -> Content:
+    """Hash a file or folder. ``plain``: no tree hashes. ``threads``: as many as this process may use if left out.
+
+    Raises UserError when it is missing.
+    """
     path = Path(path)
     before = stamp(path)  # taken first: a change while it is read shows when stamps are compared later
     if before is None:
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
-        return Content(file_sha256(path), path.stat().st_size, before)
-    files = {member.relative_to(path).as_posix(): file_sha256(member) for member in members(path)}
-    size = sum(member.stat().st_size for member in members(path))
-    return Content(folder_sha256(files), size, before, files)
+        [digest] = _digests([path], plain, threads)
+        return Content(digest, _bytes([path]), before)
+    inside = members(path)
+    names = [member.relative_to(path).as_posix() for member in inside]
+    files = dict(zip(names, _digests(inside, plain, threads), strict=True))
+    listing = _sha256(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    digest = listing if all(map(is_plain, files.values())) else TREE + listing
+    return Content(digest, _bytes(inside), before, files)
 
 
-def folder_sha256(files: dict[str, str]) -> str:
-    """SHA-256 of a folder from those of its members."""
-    return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
+def _digests(paths: list[Path], plain: bool, threads: int | None) -> list[str]:
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        begun = [_begin(pool, path, plain) for path in paths]
+        return [_joined([part.result() for part in parts]) for parts in begun]
+
+
+def _begin(pool: ThreadPoolExecutor, path: Path, plain: bool) -> list[Future[str]]:
+    """The SHA-256 of a file, to come, or those of its parts."""
+    length = path.stat().st_size
+    if plain or length <= TREE_ABOVE:
+        return [pool.submit(file_sha256, path)]
+    return [pool.submit(_part_sha256, path, start) for start in range(0, length, PART)]
+
+
+def _joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else TREE + _sha256(f"{part}  -\n" for part in parts)
+
+
+def _part_sha256(path: Path, start: int) -> str:
+    found, buffer, left = hashlib.sha256(), memoryview(bytearray(_BUFFER)), PART
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while left and (read := file.readinto(buffer[:left])):
+            found.update(buffer[:read])  # other threads run meanwhile
+            left -= read
+    return found.hexdigest()
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Hashes:
-    """Present SHA-256 of files below ``root``. Reads only what has a new stamp; with ``deep``, everything, once.
+    """Present digests of files below ``root``. Reads only what has a new stamp; with ``deep``, everything, once.
 
-    ``remembered`` maps paths to (stamp, SHA-256) of files whose stamp is not that of their record: after a copy, say.
+    ``remembered`` maps paths to (stamp, digest) of files whose stamp is not that of their record: after a copy,
+    say. TREE stands before the path of one that was hashed without ``plain``.
     """
 
     def __init__(self, root: Path, remembered: MutableMapping[str, Any], deep: bool = False) -> None:
         self.root, self.remembered, self.deep = root, remembered, deep
         self._stamps: dict[str, str | None] = {}
-        self._known: dict[str, str] = {}
+        self._found: dict[str, str] = {}
 
-    def now(self, path: str, *known: Content) -> str | None:
-        """SHA-256 of what ``path`` holds now, None if it is missing. ``known``: what records say of it, with stamps."""
+    def now(self, path: str, known: Known | None = None) -> str | None:
+        """Digest of what ``path`` holds now, plain if that is what a record has (``known``); None if it is gone."""
         if path not in self._stamps:
             self._stamps[path] = stamp(self.root / path)
-        found = self._stamps[path]
-        if found is not None and path not in self._known:
-            candidates = [] if self.deep else [*((entry.stamp, entry.sha256) for entry in known), self.remembered.get(path, ("", ""))]
-            sha256 = next((sha256 for stamped, sha256 in candidates if stamped == found), None)
-            self._known[path] = sha256 or self._read(path)
-        return found and self._known[path]
+        if self._stamps[path] is None:
+            return None
+        plain = known is not None and is_plain(known.digest)
+        key = path if plain else TREE + path
+        if key not in self._found:
+            self._found[key] = self._told(path, key, known) or self._read(path, key, plain)
+        return self._found[key]
 
-    def _read(self, path: str) -> str:
-        read = content(self.root / path)
-        self.remembered[path] = (read.stamp, read.sha256)
-        return read.sha256
+    def _told(self, path: str, key: str, known: Known | None) -> str | None:
+        """The digest that the record, or memory, has for the present stamp."""
+        if self.deep:
+            return None
+        told = [*([(known.stamp, known.digest)] if known else []), self.remembered.get(key, ("", ""))]
+        return next((digest for stamped, digest in told if stamped == self._stamps[path]), None)
+
+    def _read(self, path: str, key: str, plain: bool) -> str:
+        read = content(self.root / path, plain)
+        self.remembered[key] = (read.stamp, read.digest)
+        return read.digest

@@ -5,6 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from crossdiff.provenance.audit import flat_params
+from crossdiff.provenance.hashing import Hashes, is_plain
 from crossdiff.provenance.records import Record, RecordedFile, RecordError, read_record
 
 Made = tuple[Path, str, Record]  # root, path below it, record
@@ -20,7 +21,7 @@ def first_difference(a: Made, b: Made) -> str | None:
         first, second = pairs[step]
         for one, other in _aligned(first[2], second[2]):
             made = _producer(first[0], one), _producer(second[0], other)
-            if one.sha256 != other.sha256 and all(made):
+            if all(made) and not _same(first[0], one, second[0], other):
                 below = made[0][2].id, made[1][2].id
                 order.add(step, below)
                 if below not in pairs:
@@ -45,7 +46,15 @@ def _producer(root: Path, entry: RecordedFile) -> Made | None:
     except RecordError:
         return None
     made = record.output(entry.path)
-    return (root, entry.path, record) if made and made.sha256 == entry.sha256 else None
+    return (root, entry.path, record) if made and _same(root, made, root, entry) else None
+
+
+def _same(root_a: Path, one: RecordedFile, root_b: Path, other: RecordedFile) -> bool:
+    """Whether two records tell of the same bytes. If only one has a tree hash, its file is hashed as for the other."""
+    if is_plain(one.digest) == is_plain(other.digest):
+        return one.digest == other.digest
+    root, tree, plain = (root_a, one, other) if is_plain(other.digest) else (root_b, other, one)
+    return tree.size == plain.size and Hashes(root, {}).now(tree.path, plain) == plain.digest
 
 
 def _own_differences(first: Made, second: Made) -> Iterator[str]:
@@ -56,9 +65,9 @@ def _own_differences(first: Made, second: Made) -> Iterator[str]:
         yield f"{step}: made by different rules, {a.rule} and {b.rule}"
         return
     for one, other in _aligned(a, b):
-        if one.sha256 != other.sha256 and not (_producer(root_a, one) and _producer(root_b, other)):
+        if not _same(root_a, one, root_b, other) and not (_producer(root_a, one) and _producer(root_b, other)):
             paths = f"{one.path} and {other.path}" if one.path != other.path else one.path
-            yield f"{paths}: read by {a.rule}, with sha256 {one.sha256[:12]} in one and {other.sha256[:12]} in the other"
+            yield f"{paths}: read by {a.rule}, with digest {one.digest[:20]} in one and {other.digest[:20]} in the other"
     if len(a.inputs) != len(b.inputs):
         yield f"{step} ({a.rule}): made from {len(a.inputs)} files and from {len(b.inputs)}"
     values = [flat_params(record.params) for record in (a, b)]
@@ -74,7 +83,8 @@ def _own_differences(first: Made, second: Made) -> Iterator[str]:
     code = sorted(file for file in a.made_by.keys() | b.made_by.keys() if a.made_by.get(file) != b.made_by.get(file))
     if code:
         yield f"{step} ({a.rule}): other code, {', '.join(code)}"
-    if (made := a.output(path_a), other := b.output(path_b)) and made and other and made.sha256 != other.sha256:
+    made, other = a.output(path_a), b.output(path_b)
+    if made and other and not _same(root_a, made, root_b, other):
         facts = [record.run["packages"] | {key: record.run[key] for key in ("python", "device", "threads", "host")} for record in (a, b)]
         changed = [key for key in facts[0] if facts[0][key] != facts[1].get(key)]
         said = ", ".join(f"{key} {facts[0][key]} and {facts[1].get(key)}" for key in changed)

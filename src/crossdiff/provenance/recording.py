@@ -16,7 +16,7 @@ from typing import Any
 from crossdiff.errors import UserError
 from crossdiff.provenance import storage
 from crossdiff.provenance.code import ROOT, code_parts, parts_digest
-from crossdiff.provenance.hashing import Content, content, stamp
+from crossdiff.provenance.hashing import Content, content, is_plain, stamp
 from crossdiff.provenance.records import Record, RecordedFile, RecordError, read_record, record_id, record_path, write_record
 
 
@@ -32,8 +32,10 @@ def recording(snakemake: Any) -> Iterator[None]:
     code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
     params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {"code": parts_digest(code)}
     wildcards = dict(snakemake.wildcards.items())
-    inputs = [RecordedFile.of(name, path, (_known(path) or content(path))._replace(files=None)) for name, path in _named(snakemake.input)]
-    job = storage.CurrentJob(record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output)), frozenset(snakemake.output), {})
+    found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
+    inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
+    identity = record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output))
+    job = storage.CurrentJob(identity, frozenset(snakemake.output), {})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -75,13 +77,18 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _known(path: str) -> Content | None:
-    """What the input's own record says of it, if it is still the same file: large caches are not read again."""
+def _read(path: str) -> Content:
+    """What the input's own record says of it, if it is still the same file: large caches are not read again.
+
+    Otherwise it is hashed, plainly if that is what its record has, so that the job has the same id wherever it runs.
+    """
     try:
         made = read_record(path).output(path)
     except RecordError:
-        return None
-    return Content(*made[2:]) if made and made.stamp == stamp(path) else None
+        made = None
+    if made and made.stamp == stamp(path):
+        return Content(*made[2:])
+    return content(path, plain=made is not None and is_plain(made.digest))
 
 
 def _written(path: str, job: storage.CurrentJob) -> Content:

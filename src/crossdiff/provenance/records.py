@@ -14,7 +14,7 @@ from crossdiff.errors import UserError
 from crossdiff.provenance.hashing import Content
 from crossdiff.provenance.storage import atomic_path
 
-FORMAT = 2  # 1 had no "accepted"
+FORMAT = 3  # 1 had no "accepted"; 1 and 2 said "sha256" for "digest", and had no tree hashes
 RESULTS = "results"  # the folder of all that jobs make
 SUFFIX = ".record.json"
 MARK = re.compile(rb"crossdiff-record:([0-9a-f]{32})")
@@ -35,10 +35,10 @@ class RecordedFile(NamedTuple):
 
     name: str  # as the rule calls it; empty where it has no name
     path: str  # relative to the folder that Snakemake runs in
-    sha256: str
+    digest: str
     size: int
     stamp: str
-    files: dict[str, str] | None = None  # of an output folder: member -> sha256
+    files: dict[str, str] | None = None  # of an output folder: member -> digest
 
     @classmethod
     def of(cls, name: str, path: str, content: Content) -> "RecordedFile":
@@ -81,7 +81,7 @@ class Record(NamedTuple):
 
 def record_id(rule: str, wildcards: dict[str, str], params: dict[str, Any], inputs: list[RecordedFile], outputs: list[str]) -> str:
     """What a result depends on, as 32 hexadecimal digits. No times, hosts or stamps."""
-    identity = [rule, wildcards, params, [(entry.name, entry.path, entry.sha256) for entry in inputs], outputs]
+    identity = [rule, wildcards, params, [(entry.name, entry.path, entry.digest) for entry in inputs], outputs]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -129,11 +129,16 @@ def read_record(output: str | Path) -> Record:
             raise ValueError("its checksum is wrong")
         del values["checksum"]
         for key in ("inputs", "outputs"):
-            values[key] = [RecordedFile(**entry) for entry in values[key]]
+            values[key] = [RecordedFile(**_renamed(entry)) for entry in values[key]]
         values["accepted"] = tuple(Acceptance(**entry) for entry in values.get("accepted", []))
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError("record damaged", f"{path}: damaged ({error}); only the id in the result itself tells of it") from None
+
+
+def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    """A recorded file in the words of today: format 1 and 2 said sha256 for digest."""
+    return {"digest" if name == "sha256" else name: value for name, value in entry.items()}
 
 
 def embedded_id(path: str | Path) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crossdiff.provenance.hashing import Hashes
+from crossdiff.provenance.hashing import Hashes, is_plain
 from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.records import SUFFIX, Record, RecordedFile, RecordError, read_record
 
@@ -43,7 +43,7 @@ def _doubt(path: str, record: Record, hashes: Hashes, order_only: set[str]) -> s
     made = record.output(path)
     if made is None:
         return f"has the record of another file ({record.outputs[0].path})"
-    if hashes.now(path, made) != made.sha256:
+    if hashes.now(path, made) != made.digest:
         return "was changed after it was made"
     changed = [entry.path for entry in record.inputs if entry.name not in order_only and input_changed(entry, hashes)]
     return f"was made from another {changed[0]}" if changed else None
@@ -51,7 +51,7 @@ def _doubt(path: str, record: Record, hashes: Hashes, order_only: set[str]) -> s
 
 def input_changed(entry: RecordedFile, hashes: Hashes) -> bool:
     """Whether an input holds something else than the job read; one that is gone says nothing of the result."""
-    return hashes.now(entry.path, entry) not in (entry.sha256, None)
+    return hashes.now(entry.path, entry) not in (entry.digest, None)
 
 
 def outputs(folders: list[str], root: Path = Path()) -> Iterator[str]:
@@ -83,14 +83,19 @@ def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
         for output in [path, *_parents(path, folders)] if doubt == NO_RECORD else [path]:
             known = memory._read_record(output)
             if known is None or any(known[key] != value for key, value in wanted.items()):
-                # Snakemake compares the content of files only, not of folders.
-                files = [entry for entry in record.inputs if not Path(entry.path).is_dir()] if record else []
-                fresh = {"rule": record and record.rule, "input_checksums": {entry.path: f"sha256:{entry.sha256}" for entry in files}}
+                checksums = _checksums(record.inputs) if record else {}
+                fresh = {"rule": record and record.rule, "input_checksums": checksums}
                 memory._write_record(
                     output, MetadataRecord(record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **fresh, **wanted)
                 )
     hashes.remembered.save()
     return found
+
+
+def _checksums(inputs: list[RecordedFile]) -> dict[str, str]:
+    """Of the inputs whose content Snakemake itself compares: no folders, and nothing large enough for a tree hash."""
+    compared = [entry for entry in inputs if is_plain(entry.digest) and not Path(entry.path).is_dir()]
+    return {entry.path: f"sha256:{entry.digest}" for entry in compared}
 
 
 def _as_snakemake(params: Mapping[str, Any]) -> list[str]:

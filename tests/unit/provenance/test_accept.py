@@ -254,7 +254,7 @@ def test_history_goes_by_the_code_that_made_a_result(root, tmp_path):
     accept.accept(root, [])
     for output in (TABLE, FIGURE):
         record = read_record(other / output)
-        write_record(other / output, record._replace(outputs=[record.outputs[0]._replace(sha256="0" * 64)]))
+        write_record(other / output, record._replace(outputs=[record.outputs[0]._replace(digest="0" * 64)]))
     found = first_difference(*((place, FIGURE, read_record(place / FIGURE)) for place in (root, other)))
     assert found == f"{FIGURE} (figure_planted): other code, src/crossdiff/gone.py"
 

@@ -42,28 +42,28 @@ def edit_unseen(path: Path, text: str) -> None:
 def test_file_hash_is_that_of_sha256sum(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(os.urandom(3_000_000))
-    assert content(path).sha256 == subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+    assert content(path).digest == subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
     assert content(path).size == 3_000_000
 
 
 def test_folder_hash_is_that_of_its_listing(folder):
     files = ["config.json", "part/weights", "weights"]
     listing = subprocess.run(["sha256sum", *files], cwd=folder, capture_output=True).stdout
-    assert content(folder).sha256 == hashlib.sha256(listing).hexdigest()
+    assert content(folder).digest == hashlib.sha256(listing).hexdigest()
     assert list(content(folder).files) == files
     assert content(folder).size == sum(len(name) for name in files)
 
 
 def test_folder_hash_sees_content_names_and_new_files_but_not_snakemakes_own(folder):
-    before = content(folder).sha256
+    before = content(folder).digest
     (folder / IGNORED).touch()
-    assert content(folder).sha256 == before
+    assert content(folder).digest == before
     (folder / "part/weights").rename(folder / "part/other")
-    renamed = content(folder).sha256
+    renamed = content(folder).digest
     (folder / "part/other").rename(folder / "part/weights")
-    assert renamed != before == content(folder).sha256
+    assert renamed != before == content(folder).digest
     (folder / "empty").touch()
-    assert content(folder).sha256 != before
+    assert content(folder).digest != before
 
 
 def test_stamp_sees_an_edit_that_keeps_size_and_modification_time(folder):
@@ -83,7 +83,7 @@ def test_missing_file(tmp_path):
 def test_known_file_is_not_read(folder, reads):
     known = content(folder / "weights")
     reads.clear()
-    assert Hashes(folder, {}).now("weights", known) == known.sha256
+    assert Hashes(folder, {}).now("weights", known) == known.digest
     assert reads == []
 
 
@@ -91,7 +91,7 @@ def test_deep_reads_every_file_once(folder, reads):
     known = content(folder / "weights")
     reads.clear()
     hashes = Hashes(folder, {}, deep=True)
-    assert [hashes.now("weights", known) for _ in range(3)] == [known.sha256] * 3
+    assert [hashes.now("weights", known) for _ in range(3)] == [known.digest] * 3
     assert reads == ["weights"]
 
 
@@ -106,11 +106,11 @@ def test_copied_file_is_read_once_and_then_remembered(folder, tmp_path, reads):
     copy = shutil.copytree(folder, tmp_path / "copy")
     reads.clear()
     memory = JsonCache(tmp_path / "memory/hashes.json")
-    assert Hashes(copy.parent, memory).now("copy", known) == known.sha256
+    assert Hashes(copy.parent, memory).now("copy", known) == known.digest
     assert len(reads) == 3
     memory.save()
     reads.clear()
-    assert Hashes(copy.parent, JsonCache(tmp_path / "memory/hashes.json")).now("copy", known) == known.sha256
+    assert Hashes(copy.parent, JsonCache(tmp_path / "memory/hashes.json")).now("copy", known) == known.digest
     assert reads == []
 
 

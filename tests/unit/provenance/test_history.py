@@ -17,7 +17,7 @@ from crossdiff.provenance.records import read_record, write_record
         ({}, None),
         ({"top": 60}, f"{TABLE} (evaluate_crosscoder): classes.top is 50 in one and 60 in the other"),
         ({"seed": 1, "top": 60}, f"{MODEL} (prepare_model): pair.base.random.seed is 0 in one and 1 in the other"),
-        ({"source": "b text", "seed": 1}, "text.txt: read by tokenise, with sha256"),
+        ({"source": "b text", "seed": 1}, "text.txt: read by tokenise, with digest"),
     ],
     ids=["none", "table", "model", "text"],
 )
@@ -30,7 +30,7 @@ def test_first_difference_of_two_histories(tmp_path, changes, difference):
 def test_same_history_but_other_bytes_names_versions(tmp_path):
     roots = [results(tmp_path / "a"), results(tmp_path / "b", run={"packages": {"torch": "2.12.0"}})]
     record = read_record(roots[1] / FIGURE)
-    write_record(roots[1] / FIGURE, record._replace(outputs=[record.outputs[0]._replace(sha256="0" * 64)]))
+    write_record(roots[1] / FIGURE, record._replace(outputs=[record.outputs[0]._replace(digest="0" * 64)]))
     found = first_difference(*((root, FIGURE, read_record(root / FIGURE)) for root in roots))
     assert found == f"{FIGURE} (figure_planted): same inputs, settings and code, other bytes; torch 2.13.0 and 2.12.0"
 

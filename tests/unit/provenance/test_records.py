@@ -67,7 +67,7 @@ def test_record_is_read_as_written(figure):
 
 def test_record_is_readable_json_for_others(figure):
     values = json.loads(record_path(figure).read_text())
-    assert values["format"] == 2
+    assert values["format"] == 3
     assert values["params"]["settings"]["classes.top"] == 50
 
 
@@ -80,10 +80,15 @@ def test_accepted_record_is_read_as_written_and_still_knows_the_code_that_made_t
     assert accepted.made_by == RECORD.code == RECORD.made_by
 
 
-def test_record_of_format_1_is_read(figure):
+@pytest.mark.parametrize("version", [1, 2])
+def test_record_of_an_older_format_is_read(figure, version):
     values = json.loads(record_path(figure).read_text())
-    del values["accepted"], values["checksum"]
-    body = json.dumps(values | {"format": 1}, indent=1).encode().removesuffix(b"\n}")
+    del values["checksum"]
+    if version == 1:
+        del values["accepted"]
+    for entry in values["inputs"] + values["outputs"]:
+        entry["sha256"] = entry.pop("digest")
+    body = json.dumps(values | {"format": version}, indent=1).encode().removesuffix(b"\n}")
     checksum = hashlib.sha256(body).hexdigest()
     record_path(figure).write_bytes(body + f',\n"checksum": "{checksum}"\n}}\n'.encode())
     assert read_record(figure) == RECORD
@@ -97,8 +102,8 @@ def test_missing_record_is_one_clear_line(tmp_path):
 
 def test_record_of_a_newer_format_says_what_it_can(figure):
     path = record_path(figure)
-    path.write_text(path.read_text().replace('"format": 2', '"format": 7'))
-    with pytest.raises(RecordError, match="format 7, this version reads up to 2; made by figure_planted; update Crossdiff") as caught:
+    path.write_text(path.read_text().replace('"format": 3', '"format": 7'))
+    with pytest.raises(RecordError, match="format 7, this version reads up to 3; made by figure_planted; update Crossdiff") as caught:
         read_record(figure)
     assert caught.value.verdict == "record newer"
 
@@ -136,7 +141,7 @@ PARTS = {"rule": RECORD.rule, "wildcards": RECORD.wildcards, "params": RECORD.pa
         ("rule", "other"),
         ("wildcards", {"pair": "other"}),
         ("params", {"settings": {"classes.top": 51}}),
-        ("inputs", [RECORD.inputs[0]._replace(sha256="5" * 64)]),
+        ("inputs", [RECORD.inputs[0]._replace(digest="5" * 64)]),
         ("inputs", [RECORD.inputs[0]._replace(name="log")]),
         ("inputs", []),
         ("outputs", ["b", "a"]),
