@@ -6,6 +6,7 @@ CHECKOUT is a copy of science-of-finetuning/dictionary_learning with the package
 """
 
 import argparse
+import itertools
 import resource
 import sys
 from collections.abc import Callable
@@ -41,9 +42,11 @@ def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16"
     objective = new_loss(crosscoder, settings).to(x.device)
     objective.start(crosscoder, x)
     optimiser = new_optimiser(crosscoder)
+    # Batches that differ, as in a training: on one alone, the values of chosen entries pile up at the smallest of them.
+    batches = itertools.cycle([x, *(torch.randn_like(x) for _ in range(7))])
 
     def step() -> None:
-        objective(crosscoder, x, 2000).loss.backward()
+        objective(crosscoder, next(batches), 2000).loss.backward()
         optimiser.update(settings.learning_rate, settings.gradient_clip)
 
     return step

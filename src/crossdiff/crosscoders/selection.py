@@ -245,8 +245,8 @@ def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> It
     scaled = (first.flatten()[place] + bias[latent])[:, None] * weights[latent]
     expected = per_row / len(weights) * len(place)
     # A bfloat16 product may have been rounded up to its neighbour.
-    lower = 1 - 2**-7 if first.dtype == torch.bfloat16 else 1.0
-    several = [min(len(place), int(factor * expected + 3 * expected**0.5) + 4) for factor in (1.05, 4)]
+    lower = 1 - 2**-8 if first.dtype == torch.bfloat16 else 1.0
+    several = [min(len(place), int(factor * expected + 3 * expected**0.5) + 4) for factor in (1.03, 4)]
     sampled = scaled.topk(several[-1], dim=0).values
     for rank in several:
         yield ranks.least(lower * sampled[rank - 1].clamp_min(0))

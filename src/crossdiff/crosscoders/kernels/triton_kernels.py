@@ -12,6 +12,7 @@ from torch import Tensor
 from crossdiff.crosscoders.gradients import Pieces
 
 COLUMNS = 512  # of a row that a program holds
+ROOM = 4096
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
@@ -29,7 +30,7 @@ def _rows_sum(rows, coefficients, x, stride, first, last, columns, inside, E: tl
     return tl.sum(total, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def _weighted_rows_kernel(latents, values, offsets, number, w, out, batch, width, stride, E: tl.constexpr, C: tl.constexpr):
     """Program (row, block of columns), rows fastest: out_r = sum_e [r_e = r] f_e w_{j_e}."""
     row, block = tl.program_id(0), tl.program_id(1)
@@ -41,7 +42,7 @@ def _weighted_rows_kernel(latents, values, offsets, number, w, out, batch, width
     tl.store(out + row.to(tl.int64) * width + columns, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])  # it changes from step to step
 def _dot_products_kernel(entries, latents, rows, number, w, x, out, width, stride_w, stride_x, E: tl.constexpr, C: tl.constexpr):
     """Program = E entries next to each other in the order of latents, balanced whatever their skew: out_e = <w_{j_e}, x_{r_e}>. A
     latent's row of w is read from memory once, the rows of x come from the cache."""
@@ -160,7 +161,7 @@ def _adam_kernel(
         tl.store(norms + (2 * block + 1) * latents + j, tl.sum(tl.where(is_base, 0.0, squared), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room"])
 def _above_kernel(
     product, bounds, norm, lost, lost_x, norm_x, flat, number, batch, latents, room, relative, BY_LATENT: tl.constexpr,
     ROWS: tl.constexpr, C: tl.constexpr,
@@ -273,8 +274,8 @@ def _above(
 
 
 def _room_for(product: Tensor) -> int:
-    """A multiple of 4: programs take so many entries."""
-    return -(-_room.get(tuple(product.shape), product.numel() // 256 + 4) // 4) * 4
+    """In large steps, so that memory of the same size is asked for again and again; programs of ``codes_above`` take 4 entries each."""
+    return -(-_room.get(tuple(product.shape), product.numel() // 256) // ROOM) * ROOM + ROOM
 
 
 def is_room(product: Tensor, found: int) -> bool:
@@ -329,9 +330,9 @@ def _extra_rows(latents: int, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tenso
 def squared_norm(w: Tensor, gradient: Gradient) -> Tensor:
     """(): of the gradient of ``w`` (latents, width), which is not made."""
     latents, width = w.shape
-    blocks = triton.cdiv(width, COLUMNS)
+    blocks = triton.cdiv(width, 1024)
     out = torch.empty(blocks, latents, device=w.device)
-    _squares_kernel[(latents, blocks)](w, out, latents, width, *gradient.arguments, **gradient.flags, E=4, C=COLUMNS, num_warps=2)
+    _squares_kernel[(latents, blocks)](w, out, latents, width, *gradient.arguments, **gradient.flags, E=2, C=1024, num_warps=4)
     return out.sum()
 
 

@@ -34,13 +34,13 @@ class BatchTopKLoss(Loss):
         with torch.no_grad():
             active, chosen, smallest = self._selected(crosscoder, x, self.k(step))
             self._update_threshold(crosscoder, smallest, step)
+            fired = active.count_per_latent()
+            self.tokens_since_fired += len(x) * ranks.size()
+            self.tokens_since_fired.masked_fill_(ranks.total(fired) > 0, 0)
+            dead = self._dead(len(x) * ranks.size())  # before anything dear is queued that the device would have to finish
         active = selection.encoded(active, encoder, flat)
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        fired = active.count_per_latent()
-        self.tokens_since_fired += len(x) * ranks.size()
-        self.tokens_since_fired.masked_fill_(ranks.total(fired) > 0, 0)
-        dead = self._dead(len(x) * ranks.size())
         auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1), dead)
         loss = error + self.settings.auxiliary_coefficient * auxiliary
         return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
