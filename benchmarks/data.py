@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +33,14 @@ from crossdiff.crosscoders.trainer import Training
 from crossdiff.device import device, keep_freed_memory, usable_memory
 from crossdiff.texts.shards import Shard
 
-BATCH, DOCUMENT = 2_048, 500
+BATCH, DOCUMENT, ROUNDS = 2_048, 500, 3
 
 
 def write_shard(folder: Path, number: int, rows: int, width: int) -> PairedShard:
     """Activations around a topic per document; the first two entries name the document."""
     generator = torch.Generator().manual_seed(number)
     row = np.arange(rows)
-    document = row // DOCUMENT + number * rows
+    document = (row + number * rows) // DOCUMENT
     ids = (row + number * rows).astype(np.int32)
     shard = Shard(ids, document, (row % DOCUMENT).astype(np.int32), np.zeros(rows, np.int8), np.zeros(rows, np.int8))
     tokens = folder / f"{number}.parquet"
@@ -71,53 +73,46 @@ def seconds(thing: Callable[[], object]) -> float:
 
 
 def measure(activations: PairedActivations, settings: BatchTopKSettings, steps: int) -> dict[str, float | str]:
-    """Batches alone, steps on one batch before and after, and steps on batches as they come."""
-    reserved = training_bytes(activations.d_model, settings.latents, settings.batch)
+    """An epoch's batches, three pools alone; then in turn steps on batches at hand, and steps on batches as they come."""
+    tokens, reserved = activations.tokens, training_bytes(activations.d_model, settings.latents, BATCH)
     check_room(settings, activations.d_model, usable_memory(device()))
 
     def opened() -> Iterator[Tensor]:
         return activations.shuffled_batches(BATCH, settings.buffer_tokens, 0, device=device(), reserved=reserved)
 
-    stream = opened()
-    alike = [neighbours(next(stream), activations.tokens)]
-    pools = 3 * (settings.buffer_tokens // BATCH)
-    reading = seconds(lambda: list(itertools.islice(stream, pools - 1, pools)))
-    alike += [neighbours(batch, activations.tokens) for batch in itertools.islice(stream, 20)]
-    stream.close()
+    with closing(opened()) as stream:
+        alike = [neighbours(batch, tokens) for batch in itertools.islice(stream, tokens // BATCH)]
+    with closing(opened()) as stream:
+        at_hand = [next(stream)]
+        batches = 3 * (settings.buffer_tokens // BATCH)
+        reading = seconds(lambda: list(itertools.islice(stream, batches - 1, batches)))
+        at_hand += itertools.islice(stream, 31)
 
     training = Training(activations, settings, 0, device())
-    stream = opened()
-    batch = next(stream)
-    stream.close()
-
-    def alone() -> None:
-        for _ in range(steps):
-            training.step(batch)
-
-    for _ in range(5):
+    for batch in at_hand[:5]:
         training.step(batch)
-    before = seconds(alone)
-    stream = opened()
-    training.step(next(stream))
-    waited = 0.0
+    alone, together, waited = [], [], 0.0
+    for _ in range(ROUNDS):
+        alone.append(seconds(lambda: [training.step(batch) for batch in itertools.islice(itertools.cycle(at_hand), steps)]))
+        with closing(opened()) as stream:
+            training.step(next(stream))
 
-    def with_data() -> None:
-        nonlocal waited
-        for _ in range(steps):
-            start = time.perf_counter()
-            batch = next(stream)
-            waited += time.perf_counter() - start
-            training.step(batch)
+            def with_data(stream: Iterator[Tensor] = stream) -> None:
+                nonlocal waited
+                for _ in range(steps):
+                    start = time.perf_counter()
+                    batch = next(stream)
+                    waited += time.perf_counter() - start
+                    training.step(batch)
 
-    together = seconds(with_data)
-    stream.close()
-    stepping = (before + seconds(alone)) / 2
+            together.append(seconds(with_data))
+    rate = batches * BATCH / reading
     return {
-        "shuffled pairs/s": pools * BATCH / reading,
-        "step alone ms": 1e3 * stepping / steps,
-        "training with data / step alone": stepping / together,
-        "data path / training": (pools * BATCH / reading) / (steps * BATCH / together),
-        "training's host waits": f"{100 * waited / together:.1f} %",
+        "shuffled pairs/s": rate,
+        "step alone ms": 1e3 * median(alone) / steps,
+        "training with data / step alone": median(alone) / median(together),
+        "data path / training": rate / (steps * BATCH / median(together)),
+        "training's host waits": f"{100 * waited / sum(together):.1f} %",
         "pairs of one document in a batch, over chance": float(np.mean(alike)),
     }
 
