@@ -175,9 +175,10 @@ def test_two_pools_no_larger_than_the_data_are_held(tmp_path: Path, small_chunks
     held = []
 
     class Watched(InMainMemory):
-        def __init__(self, rows: int, *arguments, **options) -> None:
-            super().__init__(rows, *arguments, **options)
+        def __init__(self, *arguments, **options) -> None:
+            super().__init__(*arguments, **options)
             held.append([len(pool) for pool in self.pools])
+            assert self.readers == 1  # the training has the cores
 
     monkeypatch.setattr(pools, "InMainMemory", Watched)
     activations = numbered(tmp_path, 300, 300)
@@ -271,9 +272,13 @@ def test_a_gpu_holds_the_pools_if_two_fit_beside_the_training(
     assert where in line
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+held = pytest.mark.parametrize("reserved", [0, 1e15], ids=["on the GPU", "in main memory"])
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("reserved", [0, 1e15], ids=["on the GPU", "in main memory"])
+@needs_gpu
+@held
 @pytest.mark.parametrize(("start", "share"), [(0, (0, 1)), (11, (1, 2))])
 def test_batches_on_a_gpu_are_those_of_a_cpu(
     tmp_path: Path, small_chunks: None, reserved: float, start: int, share: tuple[int, int]
@@ -291,3 +296,20 @@ def test_batches_on_a_gpu_are_those_of_a_cpu(
     found.close()
     for batch, expected in zip(seen, activations.shuffled_batches(40, 1000, **options), strict=False):
         assert torch.equal(batch.cpu(), expected)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@held
+def test_a_training_on_a_gpu_does_not_wait_for_the_device_when_it_takes_batches(
+    tmp_path: Path, small_chunks: None, reserved: float
+) -> None:
+    found = paired(tmp_path, random_activations(1000, WIDTH)).shuffled_batches(40, 200, 0, device=GPU, reserved=reserved)
+    next(found)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(60):
+            next(found)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        found.close()
