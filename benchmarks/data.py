@@ -1,93 +1,149 @@
-"""The data path: how fast shuffled batches come from HDF5 caches, what a trainer waits for them, and how well they are shuffled.
+"""The data path: how fast shuffled batches come from HDF5 caches, what a training loses by waiting for them, how well they are shuffled.
 
-.venv/bin/python benchmarks/data.py [--json]
+.venv/bin/python benchmarks/data.py [--json] [--width 2304 --latents 73728 --k 100 --steps 400 --buffer 200000 --shards 6]
 
-Caches of 576 x 2 in shards of 100,000 tokens whose documents have a topic each; the trainer is BatchTopK with 16,384 latents and k 50.
+Caches of 576 x 2 in shards of 100,000 tokens whose documents have a topic each; the training is BatchTopK with 16,384 latents and k 50.
+The first pool is there before the clock starts. So that a training is not served from it alone, --steps must be those of several pools;
+the values above are for a GPU. There is no GPU option: where there is one, it is used.
 """
 
 import argparse
 import itertools
+import logging
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 from turns import show
 
 from crossdiff.activations.cache import write_cache
 from crossdiff.activations.pairs import PairedActivations, PairedShard, summarise
 from crossdiff.config import Activations, BatchTopKSettings
+from crossdiff.crosscoders.memory import check_room, training_bytes
 from crossdiff.crosscoders.trainer import Training
-from crossdiff.device import device
+from crossdiff.device import device, keep_freed_memory, usable_memory
 from crossdiff.texts.shards import Shard
 
-WIDTH, ROWS, SHARDS, BATCH, BUFFER, DOCUMENT = 576, 100_000, 3, 2_048, 100_000, 500
-BATCHES, STEPS = 150, 20
+BATCH, DOCUMENT, ROUNDS = 2_048, 500, 3
 
 
-def write_shard(folder: Path, number: int) -> PairedShard:
+def write_shard(folder: Path, number: int, rows: int, width: int) -> PairedShard:
     """Activations around a topic per document; the first two entries name the document."""
     generator = torch.Generator().manual_seed(number)
-    row = np.arange(ROWS)
-    document = row // DOCUMENT + number * ROWS
-    ids = (row + number * ROWS).astype(np.int32)
-    shard = Shard(ids, document, (row % DOCUMENT).astype(np.int32), np.zeros(ROWS, np.int8), np.zeros(ROWS, np.int8))
+    row = np.arange(rows)
+    document = (row + number * rows) // DOCUMENT
+    ids = (row + number * rows).astype(np.int32)
+    shard = Shard(ids, document, (row % DOCUMENT).astype(np.int32), np.zeros(rows, np.int8), np.zeros(rows, np.int8))
     tokens = folder / f"{number}.parquet"
     pq.write_table(pa.table(shard._asdict()), tokens)
-    topic = torch.randn(ROWS // DOCUMENT, WIDTH, generator=generator).repeat_interleave(DOCUMENT, dim=0)
+    topic = torch.randn(rows // DOCUMENT, width, generator=generator).repeat_interleave(DOCUMENT, dim=0)
     paths = []
     for model in ("base", "chat"):
-        values = (topic + torch.randn(ROWS, WIDTH, generator=generator)).bfloat16()
+        values = (topic + torch.randn(rows, width, generator=generator)).bfloat16()
         values[:, 0], values[:, 1] = torch.from_numpy(document // 128), torch.from_numpy(document % 128)  # exact in bfloat16
         paths.append(folder / f"{number}.{model}.h5")
         write_cache(paths[-1], values, 0, shard.token)
     return PairedShard(tokens, *paths)
 
 
-def neighbours(batch: torch.Tensor) -> float:
+def neighbours(batch: Tensor, tokens: int) -> float:
     """How often two tokens of a batch are of one document, over what a perfect shuffle of all data gives."""
     document = batch[:, 0, 0].double() * 128 + batch[:, 0, 1].double()
     _, counts = document.unique(return_counts=True)
     pairs = (counts * (counts - 1)).sum().item() / (len(batch) * (len(batch) - 1))
-    return pairs / ((DOCUMENT - 1) / (SHARDS * ROWS - 1))
+    return pairs / ((DOCUMENT - 1) / (tokens - 1))
+
+
+def seconds(thing: Callable[[], object]) -> float:
+    """Until all that it queued is done."""
+    start = time.perf_counter()
+    thing()
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(activations: PairedActivations, settings: BatchTopKSettings, steps: int) -> dict[str, float | str]:
+    """An epoch's batches, three pools alone; then in turn steps on batches at hand, and steps on batches as they come."""
+    tokens, reserved = activations.tokens, training_bytes(activations.d_model, settings.latents, BATCH)
+    check_room(settings, activations.d_model, usable_memory(device()))
+
+    def opened() -> Iterator[Tensor]:
+        return activations.shuffled_batches(BATCH, settings.buffer_tokens, 0, device=device(), reserved=reserved)
+
+    with closing(opened()) as stream:
+        alike = [neighbours(batch, tokens) for batch in itertools.islice(stream, tokens // BATCH)]
+    with closing(opened()) as stream:
+        at_hand = [next(stream)]
+        batches = 3 * (settings.buffer_tokens // BATCH)
+        reading = seconds(lambda: list(itertools.islice(stream, batches - 1, batches)))
+        at_hand += itertools.islice(stream, 31)
+
+    training = Training(activations, settings, 0, device())
+    for batch in at_hand[:5]:
+        training.step(batch)
+    alone, together, waited = [], [], 0.0
+    for _ in range(ROUNDS):
+        alone.append(seconds(lambda: [training.step(batch) for batch in itertools.islice(itertools.cycle(at_hand), steps)]))
+        with closing(opened()) as stream:
+            training.step(next(stream))
+
+            def with_data(stream: Iterator[Tensor] = stream) -> None:
+                nonlocal waited
+                for _ in range(steps):
+                    start = time.perf_counter()
+                    batch = next(stream)
+                    waited += time.perf_counter() - start
+                    training.step(batch)
+
+            together.append(seconds(with_data))
+    rate = batches * BATCH / reading
+    return {
+        "shuffled pairs/s": rate,
+        "step alone ms": 1e3 * median(alone) / steps,
+        "training with data / step alone": median(alone) / median(together),
+        "data path / training": rate / (steps * BATCH / median(together)),
+        "training's host waits": f"{100 * waited / sum(together):.1f} %",
+        "pairs of one document in a batch, over chance": float(np.mean(alike)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--width", type=int, default=576)
+    parser.add_argument("--rows", type=int, default=100_000, help=f"of a shard, a multiple of {DOCUMENT}")
+    parser.add_argument("--shards", type=int, default=3)
+    parser.add_argument("--buffer", type=int, default=100_000, help="token pairs of a pool")
+    parser.add_argument("--latents", type=int, default=16_384)
+    parser.add_argument("--k", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
+    settings = BatchTopKSettings(
+        loss="batchtopk",
+        k=arguments.k,
+        latents=arguments.latents,
+        batch=BATCH,
+        buffer_tokens=arguments.buffer,
+        tokens=10**10,
+        warmup_steps=5,
+        log_every=10**6,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        shards = [write_shard(Path(folder), number) for number in range(SHARDS)]
-        activations = PairedActivations(shards, summarise(shards, Activations(statistics_tokens=BUFFER)))
-        stream = activations.shuffled_batches(BATCH, BUFFER, seed=0)
-        start = time.perf_counter()
-        alike = [neighbours(batch) for batch in itertools.islice(stream, BATCHES)]
-        alone = BATCHES * BATCH / (time.perf_counter() - start)
-        stream.close()
-
-        settings = BatchTopKSettings(loss="batchtopk", k=50, latents=16_384, batch=BATCH, tokens=10**9, warmup_steps=5)
-        training = Training(activations, settings, 0, device())
-        stream = activations.shuffled_batches(BATCH, BUFFER, seed=0)
-        training.step(next(stream))
-        waited = stepped = 0.0
-        for _ in range(STEPS):
-            start = time.perf_counter()
-            batch = next(stream)
-            middle = time.perf_counter()
-            training.step(batch)
-            waited, stepped = waited + middle - start, stepped + time.perf_counter() - middle
-        stream.close()
-    row = {
-        "data path alone tokens/s": alone,
-        "trainer tokens/s": STEPS * BATCH / (waited + stepped),
-        "data path / trainer": alone / (STEPS * BATCH / (waited + stepped)),
-        "trainer waits": f"{100 * waited / (waited + stepped):.1f} %",
-        "pairs of one document in a batch, over chance": float(np.mean(alike)),
-    }
-    show([row], arguments.json)
+        shards = [write_shard(Path(folder), number, arguments.rows, arguments.width) for number in range(arguments.shards)]
+        activations = PairedActivations(shards, summarise(shards, Activations(statistics_tokens=100_000)))
+        show([measure(activations, settings, arguments.steps)], arguments.json)
 
 
 if __name__ == "__main__":

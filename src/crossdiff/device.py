@@ -1,6 +1,7 @@
 """Where to compute, and how precisely."""
 
 import ctypes
+import math
 
 import torch
 
@@ -25,8 +26,17 @@ def is_synchronous(where: torch.device) -> bool:
 
 
 def to_device(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
-    """A host ``tensor`` on the device. A GPU is not waited for: the copy is queued, and its source kept until it was made."""
-    return tensor.to(where) if is_synchronous(where) else tensor.pin_memory().to(where, non_blocking=True)
+    """A ``tensor`` on the device. A GPU is not waited for: a copy from the host is queued, and its source kept until it was made."""
+    if is_synchronous(where) or not is_synchronous(tensor.device):
+        return tensor.to(where)
+    return tensor.pin_memory().to(where, non_blocking=True)
+
+
+def usable_memory(where: torch.device) -> float:
+    """Bytes of a GPU that this process holds or may still take; no bound for a CPU, whose memory others give out."""
+    if where.type == "cpu":
+        return math.inf
+    return torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
 
 
 def fast_dtype() -> torch.dtype:

@@ -1,8 +1,6 @@
 """Both models' caches in step: which tokens count, how activations are scaled, and blocks of token pairs."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +9,13 @@ import torch
 from torch import Tensor
 
 from crossdiff.activations.cache import CHUNK_ROWS, read_header, read_rows, tokens_digest
+from crossdiff.activations.pools import Piece, plan, read_ahead
 from crossdiff.config import MODELS, Activations, Normalisation
 from crossdiff.errors import UserError
 from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.texts.shards import Shard, read_shard
+
+CPU = torch.device("cpu")
 
 
 class PairedShard:
@@ -38,6 +39,12 @@ class PairedShard:
     def read(self, start: int, stop: int) -> Tensor:
         """Activations of rows ``start`` to ``stop``, (rows, model, d_model) bfloat16."""
         return torch.stack([read_rows(path, start, stop) for path in self.paths], dim=1)
+
+    def read_into(self, out: Tensor, start: int, stop: int, rows: np.ndarray) -> None:
+        """Of rows ``start`` to ``stop`` those numbered ``rows``, from 0, into ``out`` (rows, model, d_model) bfloat16 of main memory."""
+        bits = out.view(torch.uint16).numpy()  # NumPy copies in the calling thread alone, where torch would start others
+        for model, path in enumerate(self.paths):
+            bits[:, model] = read_rows(path, start, stop).view(torch.uint16).numpy().take(rows, axis=0)
 
 
 class Summary(NamedTuple):
@@ -179,57 +186,35 @@ class PairedActivations:
             for rows, activations in kept_blocks(shard, self.summary):
                 yield Block(activations, shard.tokens.document[rows])
 
-    def shuffled_batches(self, batch: int, buffer_tokens: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+    def shuffled_batches(
+        self,
+        batch: int,
+        buffer_tokens: int,
+        seed: int,
+        start: int = 0,
+        device: torch.device = CPU,
+        reserved: float = 0,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[Tensor]:
         """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch, from batch number ``start`` on.
 
         Chunks of all shards are put in a random order, which is cut into pools of about ``buffer_tokens`` tokens; each is shuffled.
         Within an epoch each kept token appears once, but for a last few that do not fill a batch. The next pool is read while one is used.
         What a batch holds follows from its number and the seed alone, so a resumed training goes on where it stopped.
-        Raises UserError when all tokens together do not fill a batch.
+
+        Batches are on ``device``. On a GPU the pools are held there too, if two of them fit beside the ``reserved`` bytes that the training
+        takes in all. ``share``: (rank, ranks); each of several processes reads and gets only its part of every batch.
+        Close the iterator to end its threads. Raises UserError when all tokens together do not fill a batch.
         """
-        if self.tokens < batch:
-            raise UserError(f"crosscoders: batch {batch} is larger than the {self.tokens} tokens that are kept")
-        pools = self._pools(batch, max(1, buffer_tokens // batch) * batch, seed, start)
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            coming = reader.submit(self._read, next(pools))
-            while True:
-                pool, order = coming.result()
-                coming = reader.submit(self._read, next(pools))
-                for rows in order.split(batch):
-                    yield pool[rows]
-
-    def _pools(self, batch: int, size: int, seed: int, start: int) -> Iterator["_Pool"]:
-        """Pools of ``size`` tokens, a multiple of ``batch``, the last of an epoch smaller; without the first ``start`` batches."""
         kept = [self.summary.kept(shard) for shard in self.shards]
-        chunks = [(i, first) for i, rows in enumerate(kept) for first in range(0, len(rows), CHUNK_ROWS)]
-        counts = np.array([np.count_nonzero(kept[i][first : first + CHUNK_ROWS]) for i, first in chunks])
-        for epoch in itertools.count():
-            generator = np.random.default_rng([seed, epoch])
-            permuted = generator.permutation(len(chunks))
-            ends = np.cumsum(counts[permuted])
-            usable = ends[-1] - ends[-1] % batch
-            for begin in range(0, usable, size):
-                end = min(begin + size, usable)
-                order = generator.permutation(end - begin)[start * batch :]
-                start = max(0, start - (end - begin) // batch)
-                if not len(order):
-                    continue
-                pieces = []
-                for place in range(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1):
-                    i, first = chunks[permuted[place]]
-                    before = ends[place] - counts[permuted[place]]
-                    rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])[max(0, begin - before) : end - before]
-                    pieces.append((i, first, rows))
-                yield _Pool(pieces, order)
+        tokens = sum(int(np.count_nonzero(rows)) for rows in kept)
+        if tokens < batch:
+            raise UserError(f"crosscoders: batch {batch} is larger than the {tokens} tokens that are kept")
+        size = max(1, buffer_tokens // batch) * batch
+        plans = plan(kept, batch, size, seed, start, share)
+        rows, processes = min(size, tokens - tokens % batch), share[1]
+        return read_ahead(plans, batch // processes, rows // processes, self.d_model, self._read, device, reserved, processes)
 
-    def _read(self, pool: "_Pool") -> tuple[Tensor, Tensor]:
-        """A pool's activations (tokens, model, d_model) and the order in which they are used."""
-        parts = [self.shards[i].read(first, min(first + CHUNK_ROWS, self.shards[i].rows))[rows] for i, first, rows in pool.pieces]
-        return torch.cat(parts), torch.from_numpy(pool.order)
-
-
-class _Pool(NamedTuple):
-    """What is read and shuffled together."""
-
-    pieces: list[tuple[int, int, np.ndarray]]  # shard, first row of a chunk, rows of the chunk
-    order: np.ndarray  # of the tokens of all pieces
+    def _read(self, piece: Piece, out: Tensor) -> None:
+        shard = self.shards[piece.shard]
+        shard.read_into(out, piece.start, min(piece.start + CHUNK_ROWS, shard.rows), piece.rows)

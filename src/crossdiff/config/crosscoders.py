@@ -56,7 +56,9 @@ class CrosscoderSettings(Section):
         Literal["bfloat16", "float32"],
         Field(description="of the products that find active latents; their values, gradients and weights are float32"),
     ] = "bfloat16"
-    buffer_tokens: Annotated[int, Field(gt=0, description="token pairs shuffled together; two such pools are in memory")] = 500_000
+    buffer_tokens: Annotated[
+        int, Field(gt=0, description="token pairs shuffled together; two such pools are in memory, the GPU's if they fit")
+    ] = 500_000
     log_every: PositiveInt = 100
 
     @model_validator(mode="after")

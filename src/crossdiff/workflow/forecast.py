@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from crossdiff.config import Config
+from crossdiff.crosscoders.memory import training_bytes
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import asked
 from crossdiff.workflow.evaluations import evaluations
@@ -149,10 +150,9 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             jobs,
             int(total(lambda i: entries[i].tokens)),
             total(lambda i: 4 * parameters[i]),
-            # A pool of token pairs in use and one that is read, in parts and whole; weights, gradients and two moments; a batch's codes
-            # several times over.
-            PROCESS + largest(lambda i: 3 * min(entries[i].buffer_tokens, train) * 2 * 2 * width),
-            largest(lambda i: 16 * parameters[i] + 6 * 4 * entries[i].batch * latents[i]),
+            # A pool of token pairs in use and one that is filled; the GPU holds them if they fit beside what it needs anyway.
+            PROCESS + largest(lambda i: 2 * min(entries[i].buffer_tokens, train) * 2 * 2 * width),
+            largest(lambda i: training_bytes(width, latents[i], entries[i].batch)),
             total(lambda i: 6 * parameters[i] * entries[i].tokens),
         ),
         "scale_latents": reading(train, extra=largest(lambda i: 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]), passes=2),
