@@ -19,11 +19,6 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(batch: Tensor) -> Tensor:
-    """This rank's rows of a batch that all ranks hold: equal, consecutive parts."""
-    return batch.chunk(size())[rank()]
-
-
 def total(values: Tensor) -> Tensor:
     """The sum over ranks, of tensors of one shape; the same bits on every rank. No gradient."""
     return _reduced(values, dist.ReduceOp.SUM)

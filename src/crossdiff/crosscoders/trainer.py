@@ -5,6 +5,8 @@ import csv
 import io
 import itertools
 import logging
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from crossdiff.crosscoders import kernels, ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Parts
+from crossdiff.crosscoders.memory import check_room, training_bytes
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.optimiser import KernelAdam, new_optimiser
-from crossdiff.device import keep_freed_memory, to_device
+from crossdiff.device import keep_freed_memory, to_device, usable_memory
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ class Training:
     """A crosscoder in training, with everything that the next step depends on."""
 
     def __init__(self, activations: PairedActivations, settings: CrosscoderSettings, seed: int, device: torch.device) -> None:
+        check_room(settings, activations.d_model, usable_memory(device), ranks.size())
         self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
@@ -108,8 +112,8 @@ class Training:
         self.compared = not isinstance(self.optimiser, KernelAdam)  # with the plain path, on one batch
 
     def step(self, batch: Tensor) -> None:
-        """One step on a batch (batch, model, d_model) of raw activations, of which each rank takes its share."""
-        x = self.crosscoder.normalise(to_device(ranks.share(batch), self.device))
+        """One step on this rank's share (rows, model, d_model) of a batch of raw activations."""
+        x = self.crosscoder.normalise(to_device(batch, self.device))
         if self.done == 0:
             self.loss.start(self.crosscoder, x)
         if not self.compared:
@@ -152,11 +156,19 @@ class Training:
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """All steps that are left; ``checkpoint`` is written when it is due."""
         settings = self.settings
-        batches = self.activations.shuffled_batches(settings.batch, settings.buffer_tokens, self.seed, start=self.done)
-        for batch in itertools.islice(batches, settings.steps - self.done):
-            self.step(batch)
-            if checkpoint is not None and checkpoint.is_due():
-                checkpoint.write(*self.state())
+        with closing(self.batches(self.activations, self.done)) as batches:
+            for batch in itertools.islice(batches, settings.steps - self.done):
+                self.step(batch)
+                if checkpoint is not None and checkpoint.is_due():
+                    checkpoint.write(*self.state())
+
+    def batches(self, activations: PairedActivations, start: int = 0) -> Iterator[Tensor]:
+        """This rank's share of every batch, on the device. To be closed."""
+        settings, size = self.settings, ranks.size()
+        reserved = training_bytes(activations.d_model, self.crosscoder.latents, settings.batch // size)
+        return activations.shuffled_batches(
+            settings.batch, settings.buffer_tokens, self.seed, start, self.device, reserved, (ranks.rank(), size)
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which ``resume`` goes on, bit for bit where the device is deterministic."""
@@ -210,7 +222,8 @@ def train(
         training.resume(checkpoint)
     training.run(checkpoint)
     if settings.needs_held_out:
-        once = itertools.islice(held_out.shuffled_batches(settings.batch, settings.buffer_tokens, seed), held_out.tokens // settings.batch)
-        training.loss.finish(training.crosscoder, (training.crosscoder.normalise(to_device(batch, device)) for batch in once))
+        with closing(training.batches(held_out)) as batches:
+            once = itertools.islice(batches, held_out.tokens // settings.batch)
+            training.loss.finish(training.crosscoder, map(training.crosscoder.normalise, once))
     Path(training_log).write_text(training.log.text())
     return training.crosscoder.cpu()
