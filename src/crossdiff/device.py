@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from crossdiff.errors import UserError, first_line
 log = logging.getLogger(__name__)
 
 DEVICES, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
+SECONDS = 20  # to wait for nvidia-smi
 HIDDEN = ("", "-1", "NoDevFiles")  # of CUDA_VISIBLE_DEVICES: no GPU is to be seen
 OLDEST_DRIVERS = {13: 580, 12: 525, 11: 450}  # that run programs built for a release of CUDA; docs.nvidia.com/deploy/cuda-compatibility
 OLDER_BUILD, OLDER_CUDA = "cu126", 12  # of torch, for older drivers and cards
@@ -67,12 +69,18 @@ def _complaint() -> str:
 
 
 def driver() -> str | None:
-    """The version of NVIDIA's kernel module; None where it does not say, or is not there."""
+    """The version of NVIDIA's driver; None where neither the kernel nor nvidia-smi says it."""
     try:
         found = re.search(r"NVRM version:.*?\s(\d+(?:\.\d+)+)\s", DRIVER.read_text())
+        return found[1] if found else None
     except OSError:
+        pass
+    try:
+        question = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS, check=True).stdout.split()
+        return answer[0] if answer else None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return found[1] if found else None
 
 
 def _runs_on(built_for: list[str], major: int, minor: int) -> bool:

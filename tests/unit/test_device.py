@@ -78,7 +78,7 @@ def test_driver_too_old_for_the_build(machine: Callable[..., None], open_kernel:
 
 def test_driver_too_old_for_every_build(machine: Callable[..., None]) -> None:
     machine("470.199.02")
-    with pytest.raises(UserError, match="driver 470.199.02, .* driver 580 or newer; install driver 525 or newer, or set device: cpu"):
+    with pytest.raises(UserError, match=r"driver 470.199.02, .* driver 580 or newer; install driver 525 or newer, or set device: cpu"):
         device.device()
 
 
@@ -109,6 +109,17 @@ def test_a_hidden_card_is_left_alone(machine: Callable[..., None], monkeypatch: 
     machine("535.104.05")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert device.device() == torch.device("cpu")
+
+
+def test_driver_by_nvidia_smi_where_the_kernel_is_silent(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert device.driver() is None
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.104.05\necho 535.104.05\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert device.driver() == "535.104.05"
 
 
 # bfloat16
@@ -161,7 +172,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_run_stops_before_its_first_job(devices: Path) -> None:
-    with pytest.raises(UserError, match="^device: found a GPU, but no$"):
+    with pytest.raises(UserError, match=r"^device: found a GPU, but no$"):
         gpu.check(workflow(), devices)
 
 
@@ -177,4 +188,3 @@ def test_run_goes_on(devices: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     gpu.check(workflow(), devices)
     monkeypatch.undo()
     gpu.check(workflow(), devices)  # here torch has nothing to complain of
-

@@ -180,7 +180,6 @@ def test_batchtopk_step_with_static_shapes_waits_for_nothing(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
 def test_batchtopk_step_on_a_gpu_waits_for_nothing(activations: PairedActivations, normalisation: str) -> None:
     training = Training(activations, batchtopk_settings(log_every=50, code_normalisation=normalisation), 0, torch.device("cuda"))
