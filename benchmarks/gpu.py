@@ -27,7 +27,7 @@ from crossdiff.provenance.code import ROOT
 
 HERE = Path(__file__).parent
 WIDTH, LATENTS, BATCH, K = 2304, 73_728, 2_048, 100  # the paper's
-TOTAL = 290  # seconds of all sections together
+TOTAL = 275  # seconds of all sections together
 PAPER = f"--width {WIDTH} --latents {LATENTS} --k {K}"
 SMALL = "--width 32 --latents 512 --k 4"
 GEMMA_BLOCKS = 1.090e9  # parameters of Gemma-2-2B's blocks up to layer 13

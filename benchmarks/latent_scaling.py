@@ -2,9 +2,9 @@
 
 .venv/bin/python benchmarks/latent_scaling.py [--json] [--width 2304 --latents 73728 --k 100 --tokens 65536]
 
-Shape: 576 x 2, 16,384 latents, 50 active; the values above are for a GPU. The method of one pass per target (docs/method.md 9) is written here with dense matrices;
-its leave-one-out error of a latent needs a (tokens, d_model) target of its own, so it is timed on fewer latents and
-tokens and compared per latent and token.
+Shape: 576 x 2, 16,384 latents, 50 active; the values above are for a GPU. The method of one pass per target (docs/method.md 9) is written
+here with dense matrices; its leave-one-out error of a latent needs a (tokens, d_model) target of its own, so it is timed on fewer latents
+and tokens and compared per latent and token.
 """
 
 import argparse
