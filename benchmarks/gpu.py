@@ -210,7 +210,8 @@ def main() -> None:
     elif device().type != "cuda":
         raise SystemExit("there is no GPU that torch can use: --smoke runs everything on a CPU, in tiny shapes")
     results = all_sections(arguments.only, arguments.smoke, arguments.authors)
-    print(f"{card_facts()['card']}, torch {torch.__version__}", *table(results), sep="\n")
+    meaning = ", tiny shapes: these numbers mean nothing" if arguments.smoke else ""
+    print(f"{card_facts()['card']}, torch {torch.__version__}{meaning}", *table(results), sep="\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
     if not arguments.smoke:

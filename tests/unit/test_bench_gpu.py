@@ -29,7 +29,8 @@ def card_record(gpu: ModuleType) -> ModuleType:
     return card_record
 
 
-def test_every_section_runs_on_a_cpu_in_tiny_shapes(tmp_path: Path) -> None:
+def test_every_section_runs_on_a_cpu_in_tiny_shapes(gpu: ModuleType, tmp_path: Path) -> None:
+    rows = gpu.ROWS
     sections = ["card", "step", "scaling", "pipeline"]
     command = [sys.executable, "benchmarks/gpu.py", "--smoke", "--json", str(tmp_path / "found.json"), "--only", *sections]
     before = set((ROOT / "data").rglob("*"))
@@ -38,8 +39,9 @@ def test_every_section_runs_on_a_cpu_in_tiny_shapes(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found) == sections
-    assert found["step"]["ours / encoder product"] > 1
-    assert found["scaling"]["ours / encode"] > 1
+    assert min(found["step"].values()) > 0
+    assert {row.key for row in rows if row.section == "step"} - {"peak GB", "authors / ours", "authors TF32 / ours"} <= set(found["step"])
+    assert {row.key for row in rows if row.section == "scaling"} <= set(found["scaling"])
     assert set((ROOT / "data").rglob("*")) == before
 
 
