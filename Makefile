@@ -38,7 +38,7 @@ test-browser: install
 HERE := PYTHONPATH=src:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} HF_HUB_OFFLINE=1
 
 test-gpu:
-	$(HERE) $(PYTHON) -m pytest -p card_record -m gpu tests/gpu tests/unit/crosscoders
+	$(HERE) $(PYTHON) -m pytest -p card_record -m gpu $$(grep -rlE 'mark.gpu\b' tests --include='test_*.py')
 
 # AUTHORS=CHECKOUT also times the paper authors' trainer.
 bench-gpu:

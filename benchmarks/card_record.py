@@ -1,6 +1,6 @@
 """The record of the card at hand, data/cards/{card}.json: what it is, how fast it works, and whether our kernels pass on it.
 
-    PYTHONPATH=src:benchmarks python -m pytest -p card_record -m gpu tests/gpu tests/unit/crosscoders     (make test-gpu)
+    PYTHONPATH=src:benchmarks python -m pytest -p card_record -m gpu tests/gpu     (make test-gpu)
 
 As a plugin of pytest it writes which tests passed. Kernels are the default on cards of an architecture whose record says that all of
 theirs did (crossdiff.provenance.tested_cards). benchmarks/gpu.py adds the times.
