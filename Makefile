@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-browser test-slow test-slurm lint
+.PHONY: install quickstart test test-browser test-gpu bench-gpu test-slow test-slurm lint
 
 install: $(VENV)/installed
 
@@ -32,6 +32,17 @@ test: lint
 test-browser: install
 	dpkg-query --show chromium >/dev/null || (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium)
 	$(BIN)/pytest -m browser tests/browser
+
+# With a GPU and any Python that has the packages (make test-gpu PYTHON=...): neither installs nor downloads anything.
+# Both write the card's record, data/cards/{card}.json: what it is, which tests passed on it, and how fast it works.
+HERE := PYTHONPATH=src:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} HF_HUB_OFFLINE=1
+
+test-gpu:
+	$(HERE) $(PYTHON) -m pytest -p card_record -m gpu $$(grep -rlE 'mark.gpu\b' tests --include='test_*.py')
+
+# AUTHORS=CHECKOUT also times the paper authors' trainer.
+bench-gpu:
+	$(HERE) $(PYTHON) benchmarks/gpu.py $(AUTHORS:%=--authors %)
 
 # Trainings and harvests killed at random moments, and further trainings in several processes.
 test-slow: install

@@ -74,6 +74,7 @@ planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)
 onstart:
     try:
         slurm.check(workflow)
+        gpu.check(workflow)
     except UserError as error:
         raise WorkflowError(str(error))
 

@@ -1,10 +1,10 @@
 """What latent scaling costs: all latents, four targets and both models in one pass, against encoding alone and against a pass per target.
 
-.venv/bin/python benchmarks/latent_scaling.py [--json]
+.venv/bin/python benchmarks/latent_scaling.py [--json] [--width 2304 --latents 73728 --k 100 --tokens 65536]
 
-Shape: 576 x 2, 16,384 latents, 50 active. The method of one pass per target (docs/method.md 9) is written here with dense matrices;
-its leave-one-out error of a latent needs a (tokens, d_model) target of its own, so it is timed on fewer latents and
-tokens and compared per latent and token.
+Shape: 576 x 2, 16,384 latents, 50 active; the values above are for a GPU. The method of one pass per target (docs/method.md 9) is written
+here with dense matrices; its leave-one-out error of a latent needs a (tokens, d_model) target of its own, so it is timed on fewer latents
+and tokens and compared per latent and token.
 """
 
 import argparse
@@ -21,17 +21,17 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import device
 from crossdiff.latents.scaling import latent_scaling
 
-WIDTH, LATENTS, K, TOKENS, BLOCK = 576, 16_384, 50, 131_072, 2_048
+BLOCK = 2_048
 FEW_LATENTS, FEW_TOKENS = 256, 512  # of the pass per target
 
 
-def crosscoder(x: Tensor) -> Crosscoder:
-    """At its start, with a threshold that keeps K latents per token."""
-    settings = BatchTopKSettings(loss="batchtopk", k=K, latents=LATENTS, tokens=10**9)
-    made = Crosscoder(WIDTH, LATENTS, 0, precision="bfloat16")
+def crosscoder(x: Tensor, latents: int, k: int) -> Crosscoder:
+    """At its start, with a threshold that keeps ``k`` latents per token."""
+    settings = BatchTopKSettings(loss="batchtopk", k=k, latents=latents, tokens=10**9)
+    made = Crosscoder(x.shape[2], latents, 0, precision="bfloat16")
     made.initialise(settings, torch.Generator().manual_seed(0))
     made.to(x.device).requires_grad_(False)
-    smallest = selection.largest(made.encoder_map(), x[:BLOCK].flatten(1), made.code_weights()[:, None], K * BLOCK)[2]
+    smallest = selection.largest(made.encoder_map(), x[:BLOCK].flatten(1), made.code_weights()[:, None], k * len(x[:BLOCK]))[2]
     made.threshold.copy_(smallest[0])
     return made
 
@@ -58,20 +58,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=576)
+    parser.add_argument("--latents", type=int, default=16_384)
+    parser.add_argument("--k", type=int, default=50)
+    parser.add_argument("--tokens", type=int, default=131_072)
     arguments = parser.parse_args()
-    x = torch.randn(TOKENS, 2, WIDTH, generator=torch.Generator().manual_seed(1)).to(device())
-    made = crosscoder(x)
+    tokens, latents = arguments.tokens, arguments.latents
+    x = torch.randn(tokens, 2, arguments.width, generator=torch.Generator().manual_seed(1)).to(device())
+    made = crosscoder(x, latents, arguments.k)
     blocks = [Block(part, np.arange(len(part)) // 200 + BLOCK * number) for number, part in enumerate(x.split(BLOCK))]
     few = torch.arange(FEW_LATENTS, device=x.device)
     seconds = in_turn(
         {
             "encode": lambda: [made.active(made.normalise(block.activations)) for block in blocks],
-            "ours": lambda: latent_scaling(made, blocks, TOKENS, Bootstrap()),
+            "ours": lambda: latent_scaling(made, blocks, tokens, Bootstrap()),
             "per target": lambda: per_target(made, x[:FEW_TOKENS], few),
         },
         arguments.rounds,
     )
-    ours = seconds["ours"] / (TOKENS * LATENTS)
+    ours = seconds["ours"] / (tokens * latents)
     theirs = seconds["per target"] / (FEW_TOKENS * FEW_LATENTS)
     row = {
         "encode s": seconds["encode"],

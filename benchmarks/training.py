@@ -61,8 +61,8 @@ def set_l0(preactivations: Callable[[Tensor], Tensor], bias: Tensor, x: Tensor, 
 
 def dense(loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
     """The same step as one writes it first: dense matrices, autograd, Adam, float32."""
-    generator = torch.Generator().manual_seed(0)
-    encoder = torch.randn(2 * WIDTH, latents, generator=generator)
+    generator = torch.Generator(x.device).manual_seed(0)
+    encoder = torch.randn(2 * WIDTH, latents, generator=generator, device=x.device)
     encoder = torch.nn.Parameter((encoder / encoder.norm(dim=0)).to(x.device))
     decoder = torch.nn.Parameter(encoder.detach().T.clone().contiguous())
     bias, decoder_bias = (torch.nn.Parameter(torch.zeros(size, device=x.device)) for size in (latents, 2 * WIDTH))

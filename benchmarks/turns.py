@@ -2,9 +2,31 @@
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+
+def wait() -> None:
+    """Until a GPU has done all that was queued."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def queued(thing: Callable[[], object], calls: int, rounds: int = 3) -> float:
+    """Median seconds of one of several calls of which a GPU does not wait for the host: as steps of a training follow each other."""
+    seconds = []
+    for number in range(rounds + 1):  # one that is not counted
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            thing()
+        wait()
+        if number:
+            seconds.append((time.perf_counter() - start) / calls)
+    return statistics.median(seconds)
 
 
 def in_turn(things: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -12,8 +34,10 @@ def in_turn(things: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for number in range(rounds + 1):
         for name, thing in things.items():
+            wait()
             start = time.perf_counter()
             thing()
+            wait()
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}

@@ -15,7 +15,7 @@ try:
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
-    from crossdiff.workflow import forecast, slurm
+    from crossdiff.workflow import forecast, gpu, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
 except ModuleNotFoundError as error:
@@ -49,8 +49,11 @@ REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 
 settings = RUN.settings
 
-# A local limit: SLURM's jobs run on the cluster's GPUs.
-forecast.share_gpu(workflow)
+# Not among params, like BATCH_TOKENS.
+if CONFIG.device == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of jobs
+else:
+    forecast.share_gpu(workflow)  # a local limit: SLURM's jobs run on the cluster's GPUs
 
 
 resource_scopes:

@@ -36,6 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: (warm.stop(servers), shutil.rmtree(folder)))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``gpu`` are skipped where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU that torch can use")
+
+
 class Checkout:
     """A copy of the repository in which Snakemake runs."""
 

@@ -5,7 +5,7 @@ Torch-free: the Snakefile imports it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -111,6 +111,10 @@ class Config(Analysis):
     activations: Activations = Activations()
     crosscoders: Annotated[dict[Name, AnyCrosscoder], ByName, Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1, default_factory=lambda: [0])]
+    device: Annotated[
+        Literal["auto", "cpu"],
+        Field(description="the GPU if there is one, which torch must then be able to use; cpu leaves it alone. Results stay either way"),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _references(self) -> "Config":

@@ -1,0 +1,30 @@
+"""Whether torch can use this machine's GPU, asked before a run starts its first job. Torch-free: the Snakefile imports this module."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossdiff.errors import UserError
+from crossdiff.workflow.forecast import ON_GPU
+
+if TYPE_CHECKING:
+    from snakemake.workflow import Workflow
+
+QUESTION = "from crossdiff.device import unusable; print(unusable() or '')"
+
+
+def check(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
+    """Called when the DAG is known and no job has started. Takes a second or two where there is a GPU, nothing elsewhere.
+
+    Jobs on other machines, and those whose torch is not the one beside Snakemake, check for themselves (``crossdiff.device``).
+    Raises UserError where a job would use this machine's GPU and torch can't.
+    """
+    if workflow.executor_plugin.name != "local" or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return
+    if not any(devices.glob("nvidia[0-9]*")) or not any(job.resources.get(ON_GPU) for job in workflow.dag.needrun_jobs()):
+        return
+    answer = subprocess.run([sys.executable, "-c", QUESTION], capture_output=True, text=True)
+    if answer.returncode == 0 and (reason := answer.stdout.strip()):
+        raise UserError(reason)

@@ -1,0 +1,82 @@
+"""Models on a GPU against the CPU: harvesting, patching and steering."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from helpers_activations import random_crosscoder, token_shard
+from helpers_models import D_MODEL, FAMILIES, tiny_model
+
+from crossdiff.activations.harvest import harvest
+from crossdiff.activations.pairs import Summary
+from crossdiff.device import device, fast_dtype
+from crossdiff.interventions.causal_effect import Answers
+from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
+from crossdiff.interventions.steered_answers import Change, answer, read
+from crossdiff.texts.chats import CONTENT
+from crossdiff.texts.formats import ROLES
+from crossdiff.texts.shards import Shard
+
+pytestmark = pytest.mark.gpu
+
+VOCABULARY, LAYER, LATENTS = 200, 1, 24
+EVERYTHING = Summary(LAYER, 0, None, [1.0, 1.0], [], [], 1, 0, 0)
+BFLOAT16 = 2.0**-8  # relative error of one rounding
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_harvest_is_that_of_the_cpu_up_to_rounding(family: str) -> None:
+    model, shard = tiny_model(family, VOCABULARY, 0), token_shard((5, 17, 2, 30, 9, 1, 40))
+    on_cpu = harvest(model, shard, LAYER, 64).float()
+    on_gpu = harvest(model.to(device()), shard, LAYER, 64).float()
+    assert on_cpu.norm() > 0
+    assert ((on_gpu - on_cpu).abs() <= 2 * BFLOAT16 * on_cpu.abs() + 1e-4).all()
+
+
+def test_harvest_in_the_dtype_of_the_gpu_is_close() -> None:
+    model, shard = tiny_model("gemma2", VOCABULARY, 0), token_shard((5, 17, 2, 30, 9, 1, 40))
+    on_cpu = harvest(model, shard, LAYER, 64).float()
+    on_gpu = harvest(model.to(device(), fast_dtype()), shard, LAYER, 64).float()
+    assert (on_gpu - on_cpu).norm() < 0.05 * on_cpu.norm()
+
+
+def chats(tokens: int = 120, length: int = 12) -> Shard:
+    """Conversations whose second half is the answer."""
+    position = np.arange(tokens, dtype=np.int32) % length
+    role = np.where(position < length // 2, ROLES.index("user"), ROLES.index("assistant")).astype(np.int8)
+    ids = np.random.default_rng(0).integers(VOCABULARY, size=tokens).astype(np.int32)
+    return Shard(ids, np.cumsum(position == 0) - 1, position, role, np.full(tokens, CONTENT, np.int8))
+
+
+def test_patching_gives_the_same_divergences() -> None:
+    shard = chats()
+    wanted = np.zeros(len(shard.token), bool)
+    wanted[Answers.of(shard).row] = True
+    assert wanted.any()
+    variants = [*map(Variant, WHOLE), Variant("some", "subtraction", np.array([1, 4, 5, 17]))]
+    crosscoder = random_crosscoder(D_MODEL, LATENTS).requires_grad_(False)
+    crosscoder.layer = LAYER
+    crosscoder.threshold += 1.0
+    models = [tiny_model("llama", VOCABULARY, seed) for seed in (0, 1)]
+    found = []
+    for where in (torch.device("cpu"), device()):
+        placed = [deepcopy(part).to(where) for part in (*models, crosscoder)]
+        found.append(answer_kl(*placed, EVERYTHING, shard, wanted, variants, 64).kl[wanted])
+    assert (found[0] > 0).any()
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+def test_steering_gives_the_same_answers() -> None:
+    prompts = [np.arange(1, 4 + n, dtype=np.int32) for n in range(4)]
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(3))
+    changes = [Change.nothing(D_MODEL), Change.add(4 * direction), Change.ablate(direction)]
+    found = []
+    for where in (torch.device("cpu"), device()):
+        model = tiny_model("llama", VOCABULARY, 0).to(where)
+        found.append(list(answer(model, read(model, prompts, LAYER, [1] * len(prompts)), changes, 6)))
+    on_cpu, on_gpu = ([[row.tolist() for row in given.answers] for given in side] for side in found)
+    assert on_cpu[0] != on_cpu[1]
+    assert on_gpu == on_cpu
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other.predicting.cpu(), one.predicting, rtol=1e-3, atol=1e-3)
