@@ -1,6 +1,7 @@
 """Where to compute, and how precisely."""
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 
@@ -27,6 +28,31 @@ def is_synchronous(where: torch.device) -> bool:
 def to_device(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
     """A host ``tensor`` on the device. A GPU is not waited for: the copy is queued, and its source kept until it was made."""
     return tensor.to(where) if is_synchronous(where) else tensor.pin_memory().to(where, non_blocking=True)
+
+
+class ToHost:
+    """Copies of tensors to the host. A GPU makes them on a stream of their own, into pinned memory, and computes on meanwhile."""
+
+    def __init__(self, where: torch.device) -> None:
+        self._stream = None if is_synchronous(where) else torch.cuda.Stream(where)
+
+    def __call__(self, *tensors: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+        """Queue the copies. What it gives waits until they were made, in any thread, and gives them."""
+        if self._stream is None:
+            return lambda: list(tensors)
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+            for copy, tensor in zip(copies, tensors, strict=True):
+                copy.copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._stream)
+            made = self._stream.record_event(torch.cuda.Event(blocking=True))
+
+        def landed() -> list[torch.Tensor]:
+            made.synchronize()
+            return copies
+
+        return landed
 
 
 def fast_dtype() -> torch.dtype:

@@ -1,8 +1,9 @@
 """The bytes of a chunk of a cache, made and read outside HDF5, whose filters hold one lock: threads compress and read at once.
 
-The filters are those that HDF5 would apply, byte shuffle and zstd, so any program with HDF5's zstd filter reads the file. It is guarded by
-zstd's own checksum of the content, which every decoder checks. The parameters suit activations (benchmarks/cache.py): the bytes of signs and
-exponents have few values, but repeat in no order, so that a search for repetitions only costs time and ratio.
+The filters are those that HDF5 would apply, byte shuffle and zstd, so any program with HDF5's zstd filter
+reads the file. zstd's own checksum guards the content; every decoder checks it. The parameters suit
+activations (benchmarks/cache.py): the bytes of signs and exponents have few values, but repeat in no order,
+so that a search for repetitions only costs time and ratio.
 """
 
 import numpy as np
