@@ -25,7 +25,7 @@ from crossdiff.provenance.storage import atomic_path, record_mark
 
 FORMAT = "crossdiff activations 1"
 CHUNK_ROWS = 2048
-NORM_ROWS = 128
+ONE_THREAD = 2**15 - 1  # numbers with which torch computes in the thread that asks
 
 
 def tokens_digest(ids: np.ndarray) -> str:
@@ -39,8 +39,8 @@ class CacheWriter:
     def __init__(self, file: h5py.File, rows: int, d_model: int, pool: ThreadPoolExecutor, threads: int) -> None:
         self.rows, self.d_model, self.chunk_rows = rows, d_model, min(rows, CHUNK_ROWS)
         self._norm = np.empty(rows, np.float32)
-        self._open: dict[int, Tensor] = {}  # number of a chunk -> what is known of it, int16
-        self._spare: list[Tensor] = []  # memory of chunks that were written: new memory costs more than copying into it
+        self._open: dict[int, np.ndarray] = {}  # number of a chunk -> its rows as far as they are known, int16
+        self._spare: list[np.ndarray] = []  # memory of chunks that were written: new memory costs more than copying into it
         self._missing = np.bincount(np.arange(rows) // self.chunk_rows)  # of each chunk, rows
         self._pool, self._most = pool, 2 * threads
         self._written: deque[Future] = deque()
@@ -56,32 +56,27 @@ class CacheWriter:
 
         Its memory is free again on return. Waits where more than two chunks for each thread are not written yet.
         """
-        values = block.view(torch.int16)
+        # By NumPy: torch would copy with threads of its own, which wait in a loop where the cores are busy with chunks.
+        values = block.view(torch.int16).numpy()
         chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
         for chunk, first, last in zip(chunks.tolist(), firsts, np.append(firsts[1:], len(rows)), strict=True):
             if chunk not in self._open:
-                fresh = self._spare.pop() if self._spare else torch.empty(self.chunk_rows, self.d_model, dtype=torch.int16)
-                self._open[chunk] = fresh
-            places = torch.from_numpy(rows[first:last] - chunk * self.chunk_rows)
-            self._open[chunk].index_copy_(0, places, values[first:last])
+                self._open[chunk] = self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.d_model), np.int16)
+            self._open[chunk][rows[first:last] - chunk * self.chunk_rows] = values[first:last]
             self._missing[chunk] -= last - first
             if not self._missing[chunk]:
-                self._finish(chunk)
+                if len(self._written) == self._most:
+                    self._written.popleft().result()
+                self._written.append(self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk)))
 
-    def _finish(self, chunk: int) -> None:
-        """Hand a chunk whose rows are there to the threads."""
-        values, start = self._open.pop(chunk), chunk * self.chunk_rows
+    def _finish(self, start: int, values: np.ndarray) -> None:
+        """Write a chunk whose rows are there."""
         real = values[: self.rows - start]
         values[len(real) :] = 0
-        # Here, since torch computes it with threads of its own; few rows at a time stay in a processor's own memory.
-        norms = [rows.float().norm(dim=1) for rows in real.view(torch.bfloat16).split(NORM_ROWS)]
+        few = max(1, ONE_THREAD // self.d_model)
+        norms = [rows.float().norm(dim=1) for rows in torch.from_numpy(real).view(torch.bfloat16).split(few)]
         self._norm[start : start + len(real)] = torch.cat(norms)
-        if len(self._written) == self._most:
-            self._written.popleft().result()
-        self._written.append(self._pool.submit(self._write, start, values))
-
-    def _write(self, start: int, values: Tensor) -> None:
-        stored = encode(values.numpy().view(np.uint16))
+        stored = encode(values.view(np.uint16))
         self._spare.append(values)
         self._stored.write_direct_chunk((start, 0), stored)
 
