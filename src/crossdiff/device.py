@@ -6,6 +6,7 @@ import math
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -125,6 +126,31 @@ def usable_memory(where: torch.device) -> float:
     if where.type == "cpu":
         return math.inf
     return torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
+
+
+class ToHost:
+    """Copies of tensors to the host. A GPU makes them on a stream of their own, into pinned memory, and computes on meanwhile."""
+
+    def __init__(self, where: torch.device) -> None:
+        self._stream = None if is_synchronous(where) else torch.cuda.Stream(where)
+
+    def __call__(self, *tensors: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+        """Queue the copies. What it gives waits until they were made, in any thread, and gives them."""
+        if self._stream is None:
+            return lambda: list(tensors)
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+            for copy, tensor in zip(copies, tensors, strict=True):
+                copy.copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._stream)
+            made = self._stream.record_event(torch.cuda.Event(blocking=True))
+
+        def landed() -> list[torch.Tensor]:
+            made.synchronize()
+            return copies
+
+        return landed
 
 
 def fast_dtype() -> torch.dtype:

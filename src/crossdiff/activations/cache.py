@@ -1,23 +1,31 @@
 """The activation cache: one HDF5 file per shard and model, one row per token of the token shard.
 
-bfloat16 values are stored as their uint16 bit patterns, byte-shuffled, compressed with zstd and checksummed, in chunks of CHUNK_ROWS.
+bfloat16 values are stored as their uint16 bit patterns, in chunks of CHUNK_ROWS rows (``activations.chunks``).
 """
 
 import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import hdf5plugin
 import numpy as np
 import torch
 from torch import Tensor
 
+from crossdiff.activations.chunks import FILTERS, DamagedChunk, decode, encode
 from crossdiff.errors import UserError, first_line
+from crossdiff.provenance.hashing import stamp
 from crossdiff.provenance.storage import atomic_path, record_mark
 
 FORMAT = "crossdiff activations 1"
 CHUNK_ROWS = 2048
+ONE_THREAD = 2**15 - 1  # numbers with which torch computes in the thread that asks
 
 
 def tokens_digest(ids: np.ndarray) -> str:
@@ -25,25 +33,84 @@ def tokens_digest(ids: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(ids, np.int32).tobytes()).hexdigest()
 
 
-def write_cache(path: str | Path, activations: Tensor, layer: int, ids: np.ndarray) -> None:
-    """Write ``activations`` (tokens, d_model) bfloat16 with the L2 norm of each row. ``ids`` are the shard's tokens."""
-    rows, d_model = activations.shape
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+class CacheWriter:
+    """Takes a cache's rows in any order. A chunk is compressed and written by a thread once its rows are there, and leaves memory."""
+
+    def __init__(self, file: h5py.File, rows: int, d_model: int, pool: ThreadPoolExecutor, threads: int) -> None:
+        self.rows, self.d_model, self.chunk_rows = rows, d_model, min(rows, CHUNK_ROWS)
+        self._norm = np.empty(rows, np.float32)
+        self._open: dict[int, np.ndarray] = {}  # number of a chunk -> its rows as far as they are known, int16
+        self._spare: list[np.ndarray] = []  # memory of chunks that were written: new memory costs more than copying into it
+        self._missing = np.bincount(np.arange(rows) // self.chunk_rows)  # of each chunk, rows
+        self._pool, self._most = pool, 2 * threads
+        self._written: deque[Future] = deque()
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((self.chunk_rows, d_model))
+        for number, values in FILTERS:
+            plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
+        space = h5py.h5s.create_simple((rows, d_model))
+        self._file, self._stored = file, h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, space, plan)
+
+    def write(self, rows: np.ndarray, block: Tensor) -> None:
+        """Take ``block`` (n, d_model), bfloat16 on the CPU, as the rows ``rows`` (n,), which ascend; each row once.
+
+        Its memory is free again on return. Waits where more than two chunks for each thread are not written yet.
+        """
+        # By NumPy: torch would copy with threads of its own, which wait in a loop where the cores are busy with chunks.
+        values = block.view(torch.int16).numpy()
+        chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
+        for chunk, first, last in zip(chunks.tolist(), firsts, np.append(firsts[1:], len(rows)), strict=True):
+            if chunk not in self._open:
+                self._open[chunk] = self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.d_model), np.int16)
+            self._open[chunk][rows[first:last] - chunk * self.chunk_rows] = values[first:last]
+            self._missing[chunk] -= last - first
+            if not self._missing[chunk]:
+                if len(self._written) == self._most:
+                    self._written.popleft().result()
+                self._written.append(self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk)))
+
+    def _finish(self, start: int, values: np.ndarray) -> None:
+        """Write a chunk whose rows are there."""
+        real = values[: self.rows - start]
+        values[len(real) :] = 0
+        few = max(1, ONE_THREAD // self.d_model)
+        norms = [rows.float().norm(dim=1) for rows in torch.from_numpy(real).view(torch.bfloat16).split(few)]
+        self._norm[start : start + len(real)] = torch.cat(norms)
+        stored = encode(values.view(np.uint16))
+        self._spare.append(values)
+        self._stored.write_direct_chunk((start, 0), stored)
+
+    def close(self) -> None:
+        """Wait for the threads, and write the norms. Raises ValueError where rows were never given."""
+        for written in self._written:
+            written.result()
+        if self._missing.any():
+            raise ValueError(f"{self._missing.sum()} of {self.rows} rows were not given")
+        self._file.create_dataset("norm", data=self._norm, fletcher32=True)
+
+
+@contextmanager
+def cache_writer(path: str | Path, rows: int, d_model: int, layer: int, ids: np.ndarray) -> Iterator[CacheWriter]:
+    """A writer of the cache of ``rows`` tokens ``ids``, with the L2 norm of each row. The file appears when every row was written."""
+    threads = torch.get_num_threads()
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file, ThreadPoolExecutor(threads) as pool:
         file.attrs.update(format=FORMAT, layer=layer, d_model=d_model, dtype="bfloat16", tokens_sha256=tokens_digest(ids), **record_mark())
-        norms = torch.cat([block.float().norm(dim=1) for block in activations.split(CHUNK_ROWS)])
-        file.create_dataset("norm", data=norms.numpy(), fletcher32=True)
-        dataset = file.create_dataset(
-            "activations",
-            (rows, d_model),
-            np.uint16,
-            chunks=(min(rows, CHUNK_ROWS), d_model),
-            shuffle=True,
-            fletcher32=True,
-            compression=hdf5plugin.Zstd(clevel=3),
-        )
-        for start in range(0, rows, CHUNK_ROWS):
-            block = activations[start : start + CHUNK_ROWS].contiguous()
-            dataset[start : start + len(block)] = block.view(torch.uint16).numpy()
+        writer = CacheWriter(file, rows, d_model, pool, threads)
+        yield writer
+        writer.close()
+
+
+def write_cache(path: str | Path, activations: Tensor, layer: int, ids: np.ndarray) -> None:
+    """Write ``activations`` (tokens, d_model) bfloat16 with the L2 norm of each row. ``ids`` are the shard's tokens.
+
+    Raises TypeError for another type of number.
+    """
+    if activations.dtype != torch.bfloat16:
+        raise TypeError(f"activations of {activations.dtype}, not bfloat16")
+    with cache_writer(path, *activations.shape, layer, ids) as writer:
+        for start in range(0, len(activations), CHUNK_ROWS):
+            block = activations[start : start + CHUNK_ROWS]
+            writer.write(np.arange(start, start + len(block)), block)
 
 
 class Header(NamedTuple):
@@ -64,6 +131,11 @@ def _open(path: str | Path) -> h5py.File:
     found = file.attrs.get("format")
     if found != FORMAT:
         file.close()
+        if str(found).startswith(FORMAT.rstrip("0123456789")):
+            raise UserError(
+                f"{path}: a cache of another version of Crossdiff (format {found!r}, here {FORMAT!r}); remove it and run again, "
+                "or use that version"
+            )
         raise UserError(f"{path}: not an activation cache (format {found!r}, allowed: {FORMAT!r})")
     return file
 
@@ -79,11 +151,71 @@ def read_header(path: str | Path) -> Header:
         return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), norms)
 
 
-def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
-    """Rows ``start`` to ``stop`` as (rows, d_model) bfloat16. Raises UserError when their checksum is wrong."""
+class _Layout(NamedTuple):
+    """Where the rows of a cache are."""
+
+    shape: tuple[int, int]
+    chunk: tuple[int, int]
+    places: dict[int, tuple[int, int]] | None  # chunk -> offset, size; None for an older cache, whose checksums are HDF5's own
+
+
+@lru_cache(maxsize=1024)
+def _layout(path: str | Path, _stamp: str | None) -> _Layout:
+    """By ``_stamp``, a file that has changed is looked at again."""
     with _open(path) as file:
         try:
-            block = file["activations"][start:stop]
+            dataset = file["activations"]
+            plan = dataset.id.get_create_plist()
+            filters = [plan.get_filter(i) for i in range(plan.get_nfilters())]
+            if tuple((number, values) for number, _, values, _ in filters) != FILTERS:
+                return _Layout(dataset.shape, dataset.chunks, None)
+            found: list[h5py.h5d.StoreInfo] = []
+            dataset.id.chunk_iter(found.append)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: its index is damaged ({first_line(error)})") from error
+        places = {info.chunk_offset[0] // dataset.chunks[0]: (info.byte_offset, info.size) for info in found}
+        return _Layout(dataset.shape, dataset.chunks, places)
+
+
+def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` as (rows, d_model) bfloat16. Several threads read at once.
+
+    Raises UserError when a checksum is wrong.
+    """
+    layout = _layout(path, stamp(path))
+    start, stop, _ = slice(start, stop).indices(layout.shape[0])
+    rows = torch.empty(max(0, stop - start), layout.shape[1], dtype=torch.bfloat16)
+    read_into(path, start, rows)
+    return rows
+
+
+def read_into(path: str | Path, start: int, out: Tensor) -> None:
+    """Fill ``out`` (rows, d_model), bfloat16 on the CPU with any strides, with the rows from ``start``. As ``read_rows``."""
+    layout, stop = _layout(path, stamp(path)), start + len(out)
+    values = out.view(torch.uint16).numpy()
+    if layout.places is None:
+        _read_by_hdf5(path, start, stop, values)
+        return
+    rows = layout.chunk[0]
+    file = os.open(path, os.O_RDONLY)
+    try:
+        for chunk in range(start // rows, -(-stop // rows)):
+            first, last = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
+            try:
+                offset, size = layout.places[chunk]
+                stored = os.pread(file, size, offset)
+                decode(stored, layout.chunk, first - chunk * rows, values[first - start : last - start])
+            except (DamagedChunk, KeyError) as error:
+                raise UserError(f"{path}: rows {first} to {last} are damaged ({error})") from error
+    finally:
+        os.close(file)
+
+
+def _read_by_hdf5(path: str | Path, start: int, stop: int, values: np.ndarray) -> None:
+    import hdf5plugin  # noqa: F401  # HDF5 has zstd by it; other caches need none
+
+    with _open(path) as file:
+        try:
+            values[:] = file["activations"][start:stop]
         except OSError as error:
             raise UserError(f"{path}: rows {start} to {stop} are damaged ({first_line(error)})") from error
-    return torch.from_numpy(block).view(torch.bfloat16)

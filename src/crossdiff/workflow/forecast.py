@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SHAPES = Path("data/model-shapes.yaml")
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
+WINDOW = 2**20  # tokens of a shard that a harvest holds at once, as activations.harvest has it
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
@@ -80,7 +81,7 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
     harvested = models if not (planted and planted.noise) else 0
     if harvested:
         flop = harvested * 2 * tokens * model.parameters(layer + 1)
-        held = PROCESS + largest * 2 * width
+        held = PROCESS + min(largest, WINDOW) * 2 * width
         needs["harvest_activations"] = Need(harvested * shards, tokens, harvested * cache, held, weights + batch, flop)
     if planted:
         low, high = planted.frequency

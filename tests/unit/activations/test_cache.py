@@ -1,13 +1,22 @@
 """The activation cache: what is written comes back, and damage is told."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 import torch
 
-from crossdiff.activations.cache import CHUNK_ROWS, read_header, read_rows, tokens_digest, write_cache
+from crossdiff.activations import cache as cache_module
+from crossdiff.activations.cache import CHUNK_ROWS, cache_writer, read_header, read_into, read_rows, tokens_digest, write_cache
 from crossdiff.errors import UserError
 
 ROWS, WIDTH = CHUNK_ROWS + 100, 16
@@ -139,3 +148,160 @@ def test_failed_write_leaves_an_older_cache_as_it_was(cache: Path, activations: 
         write_cache(cache, activations.float(), 0, np.arange(ROWS))
     assert torch.equal(read_rows(cache, 0, ROWS), activations)
     assert list(cache.parent.iterdir()) == [cache]
+
+
+def test_plain_h5py_reads_what_was_written(cache: Path, activations: torch.Tensor) -> None:
+    with h5py.File(cache) as file:
+        assert np.array_equal(file["activations"][:], activations.view(torch.uint16).numpy())
+
+
+def older_cache(path: Path, activations: torch.Tensor) -> None:
+    """As caches were written before: filters and checksums by HDF5 itself."""
+    write_cache(path, activations, 7, np.arange(len(activations)))
+    with h5py.File(path, "r+") as file:
+        chunks = file["activations"].chunks
+        del file["activations"]
+        filters = {"shuffle": True, "fletcher32": True, "compression": hdf5plugin.Zstd(clevel=3)}
+        file.create_dataset("activations", data=activations.view(torch.uint16).numpy(), chunks=chunks, **filters)
+
+
+def test_older_cache_is_read_and_its_damage_seen(tmp_path: Path, activations: torch.Tensor) -> None:
+    path = tmp_path / "old.h5"
+    older_cache(path, activations)
+    assert torch.equal(read_rows(path, 10, ROWS), activations[10:])
+    flip_byte(path, "activations", chunk=1)
+    assert f"rows {CHUNK_ROWS} to {ROWS} are damaged" in refused(path, lambda path: read_rows(path, CHUNK_ROWS, ROWS))
+    assert torch.equal(read_rows(path, 0, CHUNK_ROWS), activations[:CHUNK_ROWS])
+
+
+def test_cache_of_another_version_is_told_with_what_to_do(cache: Path) -> None:
+    with h5py.File(cache, "r+") as file:
+        file.attrs["format"] = "crossdiff activations 9"
+    message = refused(cache, read_first_rows)
+    assert "'crossdiff activations 9'" in message
+    assert "remove it and run again" in message
+
+
+def test_no_flipped_bit_of_a_chunk_gives_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "CHUNK_ROWS", 16)
+    activations = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    path = tmp_path / "small.h5"
+    write_cache(path, activations, 0, np.arange(20))
+    with h5py.File(path) as file:
+        chunks = [file["activations"].id.get_chunk_info(number) for number in range(2)]
+    whole, seen = path.read_bytes(), 0
+    places = [place for chunk in chunks for place in range(chunk.byte_offset, chunk.byte_offset + chunk.size)]
+    for place in places:
+        for bit in range(8):
+            data = bytearray(whole)
+            data[place] ^= 1 << bit
+            path.write_bytes(data)
+            try:
+                assert torch.equal(read_rows(path, 0, 20), activations)  # zstd has a few bits that say nothing
+            except UserError:
+                seen += 1
+            try:
+                with h5py.File(path) as file:
+                    assert np.array_equal(file["activations"][:], activations.view(torch.uint16).numpy())
+            except OSError:
+                pass
+    assert seen > 0.95 * 8 * len(places)
+
+
+def test_chunk_that_was_never_written_is_damage(cache: Path) -> None:
+    with h5py.File(cache, "r+") as file:
+        del file["activations"]
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((CHUNK_ROWS, WIDTH))
+        for number, values in cache_module.FILTERS:
+            plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
+        h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, h5py.h5s.create_simple((ROWS, WIDTH)), plan)
+    assert "rows 0 to 10 are damaged" in refused(cache, read_first_rows)
+
+
+def test_damage_after_a_first_reading_is_seen(cache: Path) -> None:
+    read_first_rows(cache)
+    flip_byte(cache, "activations")
+    assert "rows 0 to 10 are damaged" in refused(cache, read_first_rows)
+
+
+def test_rows_are_read_into_memory_with_strides(cache: Path, activations: torch.Tensor) -> None:
+    pairs = torch.zeros(50, 2, WIDTH, dtype=torch.bfloat16)
+    read_into(cache, CHUNK_ROWS - 20, pairs[:, 1])
+    assert torch.equal(pairs[:, 1], activations[CHUNK_ROWS - 20 : CHUNK_ROWS + 30])
+    assert not pairs[:, 0].any()
+
+
+def test_threads_read_at_once(tmp_path: Path) -> None:
+    activations = torch.randn(20 * CHUNK_ROWS, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    write_cache(tmp_path / "long.h5", activations, 0, np.arange(len(activations)))
+    with ThreadPoolExecutor(8) as pool:
+        starts = list(range(0, len(activations), 1500))
+        for start, rows in zip(starts, pool.map(lambda start: read_rows(tmp_path / "long.h5", start, start + 1500), starts), strict=True):
+            assert torch.equal(rows, activations[start : start + 1500])
+
+
+def test_writer_takes_rows_in_any_order(tmp_path: Path, activations: torch.Tensor) -> None:
+    order = np.random.default_rng(0).permutation(ROWS)
+    with cache_writer(tmp_path / "mixed.h5", ROWS, WIDTH, 7, np.arange(ROWS)) as writer:
+        for part in np.array_split(order, 7):
+            rows = np.sort(part)
+            writer.write(rows, activations[rows])
+    assert torch.equal(read_rows(tmp_path / "mixed.h5", 0, ROWS), activations)
+    np.testing.assert_array_equal(read_header(tmp_path / "mixed.h5").norm, activations.float().norm(dim=1))
+
+
+def test_rows_that_are_missing_leave_no_file(tmp_path: Path, activations: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=f"1 of {ROWS} rows were not given"):
+        with cache_writer(tmp_path / "short.h5", ROWS, WIDTH, 7, np.arange(ROWS)) as writer:
+            writer.write(np.arange(1, ROWS), activations[1:])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_of_a_thread_reaches_who_writes(tmp_path: Path, activations: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_values: np.ndarray) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_module, "encode", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        write_cache(tmp_path / "full.h5", activations, 7, np.arange(ROWS))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_waits_where_threads_are_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more chunks are in memory than threads may hold, however fast rows come."""
+    monkeypatch.setattr(cache_module, "CHUNK_ROWS", 4)
+    held, most, lock = [0], [0], Lock()
+    encode, write = cache_module.encode, cache_module.CacheWriter.write
+
+    def slow(values: np.ndarray) -> bytes:
+        time.sleep(0.01)
+        with lock:
+            held[0] -= 1
+        return encode(values)
+
+    def watched(writer: cache_module.CacheWriter, rows: np.ndarray, block: torch.Tensor) -> None:
+        write(writer, rows, block)  # a whole chunk
+        with lock:
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+
+    monkeypatch.setattr(cache_module, "encode", slow)
+    monkeypatch.setattr(cache_module.CacheWriter, "write", watched)
+    rows = torch.zeros(400, 2, dtype=torch.bfloat16)
+    write_cache(tmp_path / "many.h5", rows, 0, np.arange(400))
+    assert held == [0]
+    assert 1 < most[0] <= 2 * torch.get_num_threads()
+
+
+def test_killed_writer_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    script = f"""
+import numpy as np, os, signal, torch
+from crossdiff.activations.cache import cache_writer
+with cache_writer({str(tmp_path / "killed.h5")!r}, 5000, 16, 0, np.arange(5000)) as writer:
+    writer.write(np.arange(4500), torch.ones(4500, 16, dtype=torch.bfloat16))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed.h5").exists()

@@ -1,6 +1,8 @@
 """Harvesting: the order and size of batches change nothing in what is stored."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from crossdiff.activations import harvest as harvest_module
 from crossdiff.activations.cache import read_header, read_rows, tokens_digest
-from crossdiff.activations.harvest import harvest, harvest_shard, length_batches
+from crossdiff.activations.harvest import batch_of, harvest_shard, length_batches, windows
 from crossdiff.errors import UserError
+from crossdiff.texts.shards import Shard
 
 LAYER = 1
 LENGTHS = (5, 17, 2, 9, 17, 1, 30)
@@ -32,6 +36,12 @@ def llama() -> LlamaForCausalLM:
         initializer_range=0.2,
     )
     return LlamaForCausalLM(config).double().eval()
+
+
+def harvest(folder: Path, model: LlamaForCausalLM, shard: Shard, batch_tokens: int) -> torch.Tensor:
+    """What the cache of the shard holds."""
+    harvest_shard(model, shard, LAYER, batch_tokens, folder / "harvested.h5")
+    return read_rows(folder / "harvested.h5", 0, len(shard.token))
 
 
 def each_alone(model: LlamaForCausalLM, ids: np.ndarray, lengths: tuple[int, ...]) -> torch.Tensor:
@@ -58,17 +68,45 @@ def test_length_batches_begin_with_the_longest_sequences() -> None:
     assert [group.tolist() for group in groups] == [[1], [2, 3], [0]]  # lengths 2, 8, 5, 3
 
 
+@pytest.mark.parametrize("window", [1, 20, 2**20])
 @pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
-def test_harvest_equals_each_sequence_run_alone(llama: LlamaForCausalLM, batch_tokens: int) -> None:
+def test_harvest_equals_each_sequence_run_alone(
+    llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_tokens: int, window: int
+) -> None:
+    monkeypatch.setattr(harvest_module, "WINDOW", window)
     shard = token_shard(LENGTHS)
-    assert torch.equal(harvest(llama, shard, LAYER, batch_tokens), each_alone(llama, shard.token, LENGTHS))
+    assert torch.equal(harvest(tmp_path, llama, shard, batch_tokens), each_alone(llama, shard.token, LENGTHS))
 
 
-def test_rows_follow_the_shard_when_its_sequences_change_places(llama: LlamaForCausalLM) -> None:
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), batch_tokens=st.integers(1, 200), window=st.integers(1, 200))
+def test_windows_hold_every_row_once_in_the_shards_order(lengths: list[int], batch_tokens: int, window: int) -> None:
+    shard = token_shard(lengths)
+    starts, stops = shard.sequence_bounds()
+    done = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harvest_module, "WINDOW", window)
+        for part in windows(shard, batch_tokens):
+            rows = np.concatenate([batch_of(shard, starts[group], (stops - starts)[group]).rows for group in part.groups])
+            assert sorted(rows.tolist()) == list(range(done, part.stop))
+            assert part.stop - done < window + 40
+            done = part.stop
+    assert done == sum(lengths)
+
+
+def test_batch_names_where_its_tokens_are(llama: LlamaForCausalLM) -> None:
+    shard = token_shard([2, 3, 1])
+    ids, places, rows = batch_of(shard, np.array([2, 5, 0]), np.array([3, 1, 2]))
+    token = shard.token.tolist()
+    assert ids.tolist() == [token[2:5], [token[5], 0, 0], [*token[:2], 0]]
+    assert rows.tolist() == list(range(6))
+    assert places.tolist() == [6, 7, 0, 1, 2, 3]
+
+
+def test_rows_follow_the_shard_when_its_sequences_change_places(llama: LlamaForCausalLM, tmp_path: Path) -> None:
     shard = token_shard([3, 8, 5])
     moved = np.r_[11:16, 0:3, 3:11]  # the last sequence first
     swapped = type(shard)(*(column[moved] for column in shard))
-    assert torch.equal(harvest(llama, swapped, LAYER, 20), harvest(llama, shard, LAYER, 20)[moved])
+    assert torch.equal(harvest(tmp_path, llama, swapped, 20), harvest(tmp_path, llama, shard, 20)[moved])
 
 
 def test_harvest_shard_writes_the_cache_of_these_tokens(llama: LlamaForCausalLM, tmp_path: Path) -> None:
@@ -77,7 +115,43 @@ def test_harvest_shard_writes_the_cache_of_these_tokens(llama: LlamaForCausalLM,
     header = read_header(tmp_path / "0000.base.h5")
     assert (header.layer, header.d_model, header.rows) == (LAYER, 16, sum(LENGTHS))
     assert header.tokens_sha256 == tokens_digest(shard.token)
-    assert torch.equal(read_rows(tmp_path / "0000.base.h5", 0, header.rows), harvest(llama, shard, LAYER, 40))
+    np.testing.assert_array_equal(header.norm, each_alone(llama, shard.token, LENGTHS).float().norm(dim=1))
+
+
+def test_batches_that_are_not_stored_yet_are_few(llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device waits where storing is slow: memory stays bounded."""
+    ran, stored, most = 0, 0, 0
+    run, store = harvest_module.run_to_layer, harvest_module._store
+
+    def counted_run(*arguments: Any) -> torch.Tensor:
+        nonlocal ran, most
+        ran += 1
+        most = max(most, ran - stored)
+        return run(*arguments)
+
+    def slow_store(*arguments: Any) -> None:
+        nonlocal stored
+        time.sleep(0.01)
+        store(*arguments)
+        stored += 1
+
+    monkeypatch.setattr(harvest_module, "run_to_layer", counted_run)
+    monkeypatch.setattr(harvest_module, "_store", slow_store)
+    harvest(tmp_path, llama, token_shard([4] * 30), 4)
+    assert ran == stored == 30
+    assert 1 < most <= harvest_module.AHEAD + 1
+
+
+def test_bad_activations_end_the_harvest_with_their_window(
+    llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvest_module, "WINDOW", 10)
+    shard = token_shard([4, 6, 10, 10], first_document=50)
+    with torch.no_grad():
+        llama.model.embed_tokens.weight[shard.token[10]] = float("nan")
+    with pytest.raises(UserError, match=r"^10 of 20 tokens .* the first in row 10 \(document 52, position 0\)$"):
+        harvest(tmp_path, llama, shard, 10)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

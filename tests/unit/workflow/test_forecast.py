@@ -11,11 +11,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from crossdiff.activations import harvest
 from crossdiff.cli import main
 from crossdiff.config import Config, load
 from crossdiff.errors import UserError
 from crossdiff.interventions.causal_effect import variants
-from crossdiff.workflow.forecast import LEAST_MB, Need, Shape, folder_shape, forecast, known_shape, request, share_gpu
+from crossdiff.workflow.forecast import LEAST_MB, WINDOW, Need, Shape, folder_shape, forecast, known_shape, request, share_gpu
 
 MEASURED = yaml.safe_load((ROOT / "tests/data/default-run.yaml").read_text())
 SMOLLM = Shape(30, 576, 1536, 49_152, 884_736)
@@ -233,3 +234,7 @@ def test_plan_warns_where_the_disk_will_not_do(tmp_path: Path, monkeypatch: pyte
     assert "100.0 GB are free" in printed
     assert "train_crosscoder" in printed
     assert main(["plan", "--configfile", str(ROOT / "config.yaml"), "--flops", "3e11"]) == 0
+
+
+def test_window_of_a_harvest_is_the_one_that_it_holds() -> None:
+    assert WINDOW == harvest.WINDOW
