@@ -26,6 +26,7 @@ PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
 UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17  # of a model that explains, where nobody knows its size: enough for one of some billion parameters
 LOGIT_BYTES = 64 * 16  # of fine-tuning, for each entry of the vocabulary: 64 tokens, with their gradients and probabilities
 TOKENISED = 1e5  # operations of a core for a token: 200,000 a second
+FIRST_TURN = 128  # tokens of a chat's first turn; a guess
 TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
 
@@ -104,12 +105,18 @@ def _of_answers(config: Config, model: Shape) -> dict[str, Need]:
         work = _answered(model, 2 * seen, answers, TOGETHER, behaviour.answer_tokens)
         needs["measure_refusals"] = Need(1, seen, 0, PROCESS, device, work[0].flop, work, 2 * 2 * model.parameters())
     if (causal := config.causal) and causal.answers == "generated":
-        jobs, length = len(causal.datasets), config.tokens.context
+        jobs, length = len(causal.datasets), _conversation(config)
         seen = jobs * causal.conversations * length
-        device = 4 * model.parameters() + model.cache(TOGETHER, length)
+        device = 4 * model.parameters() + model.cache(TOGETHER, config.tokens.context)
         work = _answered(model, seen, jobs * causal.conversations, TOGETHER, causal.answer_tokens)
         needs["generate_answers"] = Need(jobs, seen, 0, PROCESS + _text(config), device, work[0].flop, work, jobs * 2 * model.parameters())
     return needs
+
+
+def _conversation(config: Config) -> int:
+    """Tokens of one whose causal effect is measured: a usual first turn and its answer, or all that the context holds."""
+    generated = config.causal.answers == "generated"
+    return min(config.tokens.context, FIRST_TURN + config.causal.answer_tokens) if generated else config.tokens.context
 
 
 def _answered(model: Shape, seen: float, answers: float, together: int, tokens: int) -> tuple[Work, ...]:
@@ -216,8 +223,8 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         # Sums over tokens, covariances, variances and correlations, in both models, in float64.
         needs["match_concepts"] = matching._replace(host=PROCESS + largest(lambda i: 5 * 8 * 2 * concepts * latents[i]))
     if causal := config.causal:
-        # Every patched run is a pass of the rest of the model; at most, since answers may end before the context does.
-        seen = causal.conversations * len(causal.datasets) * config.tokens.context
+        # Every patched run is a pass of the rest of the model.
+        seen = causal.conversations * len(causal.datasets) * _conversation(config)
         answers = 2 * 2 * model.parameters() + config.activations.batch_tokens * 4 * (4 * width + 2 * model.mlp_width)
         runs = 13 + causal.random_sets  # patched runs of both models' activations
         flop = jobs * 2 * seen * (model.per_token() + runs * (model.per_token() - model.per_token(config.pair.layer + 1)))

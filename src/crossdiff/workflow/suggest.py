@@ -37,7 +37,7 @@ class Fit(NamedTuple):
 
 
 def suggestion(config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, configs: Sequence[Path]) -> Iterator[str]:
-    """What fits into ``disk`` bytes and ``hours``, why, and two commands: one writes the settings to a file, one runs ``configs`` with it."""
+    """What fits into ``disk`` bytes and ``hours``, why, and two commands: one writes the settings to a file, one runs with it."""
     limits = ([f"{disk / 1e9:,.0f} GB"] if disk else []) + ([f"{hours:g} hours"] if hours else [])
     there = f"{' and '.join(limits)} on {card.record['card']}"
     tried: list[Fit] = []
