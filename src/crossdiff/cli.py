@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--card", help=f"a card of {CARDS} such as h100, or a file that --calibrate wrote; measured here, roughly, if left out"
     )
     device.add_argument(
-        "--calibrate", type=Path, metavar="FILE.json", help="measure the device here in about a minute, and write its record"
+        "--calibrate", type=_record, metavar="FILE.json", help="measure the device here in about a minute, and write its record"
     )
     plan.add_argument("--disk", type=_bytes, metavar="SIZE", help="disk that there is, such as 300GB: suggest settings that fit")
     plan.add_argument("--hours", type=_hours, help="time that there is: suggest settings that fit")
@@ -160,7 +160,7 @@ def _plan(options: argparse.Namespace) -> int:
     configs = options.configfile or [DEFAULT_CONFIG]
     values, root = read_config(configs), Path.cwd()
     load(values)  # before anything is measured
-    card = find_card(options.card, root) if options.card else _measured(options.calibrate, root)
+    card = _card(options, configs, root)
     found = report(values, configs, root, card, not options.card, options.disk, options.hours)
     print(*found.forecast, *found.wrong, sep="\n")
     if found.next:
@@ -170,15 +170,23 @@ def _plan(options: argparse.Namespace) -> int:
     return 1 if found.wrong else 0
 
 
-def _measured(record: Path | None, root: Path) -> Card:
-    """The device here: by its own rates alone, or by all that its record then holds."""
-    from crossdiff.workflow import calibrate
+def _card(options: argparse.Namespace, configs: list[Path], root: Path) -> Card:
+    """The card that is named, or the device here: measured roughly, or for its record."""
+    if options.card:
+        return find_card(options.card, root)
+    from crossdiff.workflow.calibrate import at_hand, calibrated  # with torch
 
-    if record is None:
-        return calibrate.at_hand()
-    write_card(record, calibrate.calibrated(root))
-    print(f"written: {record}; for crossdiff plan --card {record}\n")
-    return read_card(record)
+    if not options.calibrate:
+        return at_hand()
+    write_card(options.calibrate, calibrated(root))
+    print(f"written: {options.calibrate}; from now on: {commands.crossdiff('plan', configs, '--card', str(options.calibrate))}\n")
+    return read_card(options.calibrate)
+
+
+def _record(text: str) -> Path:
+    if not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: a file whose name ends in .json")
+    return Path(text)
 
 
 def _bytes(text: str) -> float:

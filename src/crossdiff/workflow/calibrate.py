@@ -1,9 +1,9 @@
 """Measuring the device at hand, in a minute: what data/cards has of others (``crossdiff plan --calibrate FILE``)."""
 
 import importlib.metadata
-import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,29 +23,44 @@ from crossdiff.workflow.cards import MEASURED, Card
 SECONDS = 1.0  # of each repeated measurement
 LONGER = 4.0  # of a training step's
 COMMAND = "crossdiff plan --calibrate"
+
+
+class Sizes(NamedTuple):
+    """Of what is measured: large enough to fill a device, and small enough for a minute."""
+
+    product: int  # rows of square matrices
+    copy: int  # bytes
+    forward: tuple[int, int, int, int, int]  # d_model, d_mlp, blocks, sequences, tokens of each
+    step: tuple[int, int, int, int]  # d_model, latents, batch, active latents of a token
+    disk: int  # bytes
+
+
+SIZES = {
+    "cuda": Sizes(8192, 2**31, (2304, 9216, 8, 32, 1024), (2304, 32_768, 2048, 100), 2**30),
+    "cpu": Sizes(2048, 2**28, (576, 1536, 4, 4, 256), (576, 4096, 1024, 32), 2**28),
+}
 IMPORTS = "import torch, crossdiff.activations.harvest, crossdiff.models.load, crossdiff.device as d; torch.zeros(1, device=d.device())"
 
 
 def at_hand() -> Card:
     """The device here by its own rates, in a few seconds; what of them the work reaches is estimated."""
     where = device()
-    size = 8192 if where.type == "cuda" else 2048
-    return Card(where.type, _record({"product": _product(where, size), "copy": _copy(where)}, []))
+    sizes = SIZES[where.type]
+    return Card(where.type, _record({"product": _product(where, sizes.product), "copy": _copy(where, sizes.copy)}, []))
 
 
 def calibrated(folder: Path) -> dict[str, Any]:
     """The record of the device here, with what our own code reaches on it; ``folder`` is on the disk that is measured."""
     where = device()
-    large = where.type == "cuda"
+    sizes = SIZES[where.type]
     measured = {
-        "product": _product(where, 8192 if large else 2048),
-        "copy": _copy(where),
-        "forward": _forward(where, (2304, 9216, 8, 32, 1024) if large else (576, 1536, 4, 4, 256)),
+        "product": _product(where, sizes.product),
+        "copy": _copy(where, sizes.copy),
+        "forward": _forward(where, *sizes.forward),
         "start": _start(),
-        **_disk(folder, 2**30 if large else 2**28),
+        **_disk(folder, sizes.disk),
     }
-    shape = (2304, 32_768, 2048, 100) if large else (576, 4096, 1024, 32)
-    return _record(measured, [_step(where, loss, *shape) for loss in ("batchtopk", "l1")])
+    return _record(measured, [_step(where, loss, *sizes.step) for loss in ("batchtopk", "l1")])
 
 
 def _record(measured: dict[str, tuple[float, str]], steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -56,7 +71,7 @@ def _record(measured: dict[str, tuple[float, str]], steps: list[dict[str, Any]])
         "card": gpu.name if gpu else _processor(),
         "architecture": f"sm_{gpu.major}{gpu.minor}" if gpu else "cpu",
         "memory": gpu.total_memory if gpu else None,
-        "driver": None,
+        "driver": _driver() if gpu else None,
         "versions": versions | {name: _version(name) for name in ("transformers", "crossdiff")},
         "code": None,
         "date": date.today().isoformat(),
@@ -65,6 +80,13 @@ def _record(measured: dict[str, tuple[float, str]], steps: list[dict[str, Any]])
         "measured": {key: {"value": None} for key in MEASURED} | entries,
         "steps": steps,
     }
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's, where Linux tells it."""
+    told = Path("/proc/driver/nvidia/version")
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", told.read_text()) if told.exists() else None
+    return found[1] if found else None
 
 
 def _processor() -> str:
@@ -80,16 +102,19 @@ def _version(name: str) -> str | None:
 
 
 def _each(work: Callable[[], object], where: torch.device, seconds: float = SECONDS) -> float:
-    """Seconds of one call, repeated for about so long."""
-    wait = torch.cuda.synchronize if where.type == "cuda" else lambda: None
-    work()
-    wait()
-    start, done = time.perf_counter(), 0
-    while done < 2 or time.perf_counter() - start < seconds:
-        work()
-        wait()
-        done += 1
-    return (time.perf_counter() - start) / done
+    """Seconds of one call, repeated for about so long; a GPU is waited for once, after the last."""
+
+    def taken(times: int) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    taken(1)  # what is only done once, such as compiling
+    times = max(2, round(seconds / taken(1)))
+    return taken(times) / times
 
 
 def _product(where: torch.device, size: int) -> tuple[float, str]:
@@ -101,19 +126,17 @@ def _precision() -> str:
     return str(fast_dtype()).removeprefix("torch.")
 
 
-def _copy(where: torch.device) -> tuple[float, str]:
-    megabytes = 2048 if where.type == "cuda" else 256
-    source = torch.zeros(megabytes * 2**20, dtype=torch.uint8, device=where)
+def _copy(where: torch.device, size: int) -> tuple[float, str]:
+    source = torch.zeros(size, dtype=torch.uint8, device=where)
     target = torch.empty_like(source)
-    return 2 * len(source) / _each(lambda: target.copy_(source), where), f"copy of {megabytes} MiB, bytes read plus written"
+    return 2 * size / _each(lambda: target.copy_(source), where), f"copy of {size >> 20} MiB, bytes read plus written"
 
 
 @torch.inference_mode()
-def _forward(where: torch.device, sizes: tuple[int, int, int, int, int]) -> tuple[float, str]:
-    """By the sizes d_model, d_mlp, blocks, sequences and their tokens, of random weights."""
+def _forward(where: torch.device, d_model: int, d_mlp: int, blocks: int, sequences: int, tokens: int) -> tuple[float, str]:
+    """Of random weights."""
     from transformers import LlamaConfig, LlamaModel
 
-    d_model, d_mlp, blocks, sequences, tokens = sizes
     config = LlamaConfig(
         vocab_size=1024, hidden_size=d_model, intermediate_size=d_mlp, num_hidden_layers=blocks, num_attention_heads=d_model // 64
     )
@@ -155,8 +178,8 @@ def _start() -> tuple[float, str]:
 
 def _disk(folder: Path, size: int) -> dict[str, tuple[float, str]]:
     """A file written and flushed; read again, past the memory where the system allows it."""
-    part = os.urandom(2**24)
-    parts = size // len(part)
+    part = os.urandom(min(size, 2**24))
+    parts = -(-size // len(part))
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         start = time.perf_counter()
         for _ in range(parts):
@@ -170,5 +193,5 @@ def _disk(folder: Path, size: int) -> dict[str, tuple[float, str]]:
         while file.read(len(part)):
             pass
         read = time.perf_counter() - start
-    of = f"a file of {math.ceil(size / 2**20)} MiB"
+    of = f"a file of {size >> 20} MiB"
     return {"disk_write": (size / written, f"{of}, flushed"), "disk_read": (size / read, f"{of}, dropped from memory before")}

@@ -1,6 +1,7 @@
 """Commands for the user, complete, as a shell reads them in the folder in which we are. Torch-free."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ def crossdiff(command: str, configs: Sequence[Path], *options: str) -> str:
     return shlex.join([*_program("crossdiff"), command, *(part for path in configs for part in ("--configfile", str(path))), *options])
 
 
+def login() -> str:
+    """To the hub."""
+    return shlex.join([*_program("hf"), "auth", "login"])
+
+
 def _program(name: str) -> list[str]:
     """Of this Python's programs."""
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        return [name]
+    path = Path(shutil.which(name, path=Path(sys.executable).parent) or name)
     return [str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)]

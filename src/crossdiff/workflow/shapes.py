@@ -9,7 +9,7 @@ import yaml
 
 from crossdiff.config import Config, HubModel, ModelSource
 from crossdiff.errors import UserError, first_line
-from crossdiff.workflow.commands import snakemake
+from crossdiff.workflow.commands import login, snakemake
 from crossdiff.workflow.sizes import Experts, Shape
 
 SHAPES = Path("data/model-shapes.yaml")
@@ -189,11 +189,11 @@ def _download(hub: HubModel) -> Path:
         return Path(hf_hub_download(hub.name, "config.json", revision=hub.revision))
     except GatedRepoError:
         page = f"https://huggingface.co/{hub.name}"
-        raise UserError(f"{name} is gated; accept its terms at {page}, then export HF_TOKEN=... or run hf auth login") from None
+        raise UserError(f"{name} is gated; accept its terms at {page}, then run {login()}") from None
     except RevisionNotFoundError:
         raise UserError(f"{name}: the hub has no such revision; name a commit, a tag or main") from None
     except RepositoryNotFoundError:
-        raise UserError(f"{name}: the hub shows no such model; correct its name, or run hf auth login if it is private") from None
+        raise UserError(f"{name}: the hub shows no such model; correct its name, or run {login()} if it is private") from None
     except EntryNotFoundError:
         raise UserError(f"{name}: it has no config.json, so it is no Hugging Face model") from None
     except OfflineModeIsEnabled:

@@ -173,7 +173,7 @@ def test_config_of_a_hub_model_is_read_alone(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        ("GatedRepoError", "org/new@main is gated; accept its terms at https://huggingface.co/org/new, then export HF_TOKEN=... or run hf"),
+        ("GatedRepoError", "org/new@main is gated; accept its terms at https://huggingface.co/org/new, then run "),
         ("RepositoryNotFoundError", "org/new@main: the hub shows no such model; correct its name"),
         ("RevisionNotFoundError", "org/new@main: the hub has no such revision; name a commit, a tag or main"),
         ("EntryNotFoundError", "org/new@main: it has no config.json"),
