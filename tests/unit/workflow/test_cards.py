@@ -48,7 +48,7 @@ def test_name_of_a_record(device: str, name: str) -> None:
 def test_records_that_ship_are_whole_and_bear_their_cards_names(path: Path) -> None:
     found = read_card(path)
     assert card_name(found.record["card"]) == path.stem
-    assert all(entry.get("source") for entry in found.record["measured"].values() if entry["value"] is not None)
+    assert all(entry.get("of") for entry in found.record["measured"].values() if entry["value"] is not None)
 
 
 def test_seconds_by_what_was_measured() -> None:
