@@ -15,7 +15,7 @@ try:
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
-    from crossdiff.workflow import forecast, gpu, slurm
+    from crossdiff.workflow import gpu, resources, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
 except ModuleNotFoundError as error:
@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 try:
     RUN = Run(config)
     check_layout(RUN.config)
-    request = forecast.request(RUN.config)
+    request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -53,7 +53,7 @@ settings = RUN.settings
 if CONFIG.device == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of jobs
 else:
-    forecast.share_gpu(workflow)  # a local limit: SLURM's jobs run on the cluster's GPUs
+    resources.share_gpu(workflow)  # a local limit: SLURM's jobs run on the cluster's GPUs
 
 
 resource_scopes:

@@ -5,13 +5,10 @@ chats, a check that the two make a pair, and a table that shows what a fine-tune
 """
 
 FINETUNE = CONFIG.pair.chat.finetune
-FETCHED = (
-    ["base"] if FINETUNE or CONFIG.pair.chat.planted else list(MODELS)
-)  # roles whose model comes from elsewhere; the other is made from the base
+FETCHED = RUN.fetched
 if workflow.is_main_process:  # on a cluster's nodes a model's folder need not be there
     try:
-        for role in FETCHED:
-            RUN.model_files(role)  # an error here is one line, in the rule it would not be
+        RUN.check_models()  # an error here is one line, in the rule it would not be
     except UserError as error:
         raise WorkflowError(str(error))
 # All but the template, which comes with the tokenizer.

@@ -5,7 +5,9 @@ Exit code 0: all is well; 1: something is not; 2: it can't be said, or done; 141
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,8 @@ from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.planned_jobs import read_config
 from crossdiff.provenance.records import read_record
-from crossdiff.workflow import slurm
+from crossdiff.workflow import commands, slurm
+from crossdiff.workflow.cards import CARDS, Card, find_card, read_card, write_card
 
 DEFAULT_CONFIG = Path("config.yaml")
 READER_GONE = 141  # the exit code of other programs that print into a closed pipe
@@ -66,7 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
     plan = commands.add_parser("plan", help="what a run will take: jobs, tokens, disk, memory, hours")
     _add_configfile(plan, f"the run's config; {DEFAULT_CONFIG} if left out")
-    plan.add_argument("--flops", type=float, help="operations per second of the device; measured here if left out")
+    device = plan.add_mutually_exclusive_group()
+    device.add_argument(
+        "--card", help=f"a card of {CARDS} such as h100, or a file that --calibrate wrote; measured here, roughly, if left out"
+    )
+    device.add_argument(
+        "--calibrate", type=_record, metavar="FILE.json", help="measure the device here in about a minute, and write its record"
+    )
+    plan.add_argument("--disk", type=_bytes, metavar="SIZE", help="disk that there is, such as 300GB: suggest settings that fit")
+    plan.add_argument("--hours", type=_hours, help="time that there is: suggest settings that fit")
     plan.set_defaults(run=_plan)
     clean = commands.add_parser("slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind")
     clean.set_defaults(run=_clean)
@@ -146,9 +157,54 @@ def _export(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from crossdiff.workflow.plan import report
 
-    lines, warnings = report(load(read_config(options.configfile or [DEFAULT_CONFIG])), Path.cwd(), options.flops)
-    print(*lines, *(f"warning: {warning}" for warning in warnings), sep="\n")
-    return 1 if warnings else 0
+    configs = options.configfile or [DEFAULT_CONFIG]
+    values, root = read_config(configs), Path.cwd()
+    load(values)  # before anything is measured
+    card = _card(options, configs, root)
+    found = report(values, configs, root, card, not options.card, options.disk, options.hours)
+    print(*found.forecast, *found.wrong, sep="\n")
+    if found.next:
+        print("", *found.next, sep="\n")
+    if not (options.card or options.calibrate):
+        print(f"On another machine: {commands.crossdiff('plan', configs, '--card', 'h100')}, or another card of {CARDS}")
+    return 1 if found.wrong else 0
+
+
+def _card(options: argparse.Namespace, configs: list[Path], root: Path) -> Card:
+    """The card that is named, or the device here: measured roughly, or for its record."""
+    if options.card:
+        return find_card(options.card, root)
+    from crossdiff.workflow.calibrate import at_hand, calibrated  # with torch
+
+    if not options.calibrate:
+        return at_hand()
+    write_card(options.calibrate, calibrated(root))
+    print(f"written: {options.calibrate}; from now on: {commands.crossdiff('plan', configs, '--card', str(options.calibrate))}\n")
+    return read_card(options.calibrate)
+
+
+def _record(text: str) -> Path:
+    if not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: a file whose name ends in .json")
+    return Path(text)
+
+
+def _bytes(text: str) -> float:
+    """Of a size such as 300GB or 1.5T."""
+    found = re.fullmatch(r"([\d.]+)\s*([MGT])B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: a size such as 300GB or 1.5TB")
+    return _hours(found[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[found[2].upper()]
+
+
+def _hours(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: a number above 0")
+    return value
 
 
 def _clean(_options: argparse.Namespace) -> int:

@@ -14,7 +14,8 @@ from conftest import ROOT, TINY, Checkout, planned
 from crossdiff.config import load
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow.forecast import forecast, known_shape
+from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.shapes import shape
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_fine_tune_changes_the_activations(results: Path) -> None:
 
 def test_forecast_of_disk_is_right_within_a_tenth(results: Path) -> None:
     config = load(yaml.safe_load((ROOT / TINY).read_text()))
-    needs = forecast(config, known_shape(config, results.parent.parent))
+    needs = forecast(config, shape(config, results.parent.parent))
     for rule, pattern in (("harvest_activations", "activations/*/*/*/*/*.h5"), ("train_crosscoder", "tiny/layer1/*/*/weights.safetensors")):
         assert needs[rule].disk == pytest.approx(sum(path.stat().st_size for path in results.parent.glob(pattern)), rel=0.1)
 

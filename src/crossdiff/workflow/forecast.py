@@ -1,27 +1,21 @@
-"""What a run will take, before anything runs: jobs, tokens, disk, memory and time of every heavy rule.
+"""What a run will take, before anything runs: jobs, tokens, disk, memory and work of every heavy rule.
 
 Sums over the arrays that each rule holds, from the config and the model's shape; what compression and libraries add was measured on the
-default run. Torch-free: the Snakefile takes from here what a rule asks SLURM for.
+default run. Torch-free: the Snakefile takes from here what a rule asks SLURM for. How long the work takes, a card's record says (cards.py).
 """
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import yaml
 
 from crossdiff.config import Config
 from crossdiff.crosscoders.memory import training_bytes
-from crossdiff.errors import UserError
 from crossdiff.explanations.cost import asked
+from crossdiff.workflow.cards import step_work
 from crossdiff.workflow.evaluations import evaluations
-from crossdiff.workflow.sizes import PROCESS, Need, Shape, folder_shape
+from crossdiff.workflow.shapes import folder_shape
+from crossdiff.workflow.sizes import ADAM_BYTES, PROCESS, Need, Shape, Work
 
-if TYPE_CHECKING:
-    from snakemake.workflow import Workflow
-
-SHAPES = Path("data/model-shapes.yaml")
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 WINDOW = 2**20  # tokens of a shard that a harvest holds at once, as activations.harvest has it
 TOKEN_BYTES = 1.6  # of a token shard, compressed
@@ -31,65 +25,66 @@ FIRING_BYTES = 13  # a planted firing's row, compressed
 STREAMED = 2e9  # of texts from the hub, which come in large parts; a guess
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml in one phrasing, and their longest prompt
 PATTERN_BYTES = 95  # of a latent's pattern and scores, compressed
-MARGIN = 1.5  # what is asked of SLURM, as a multiple of the forecast
-UNKNOWN_MB, UNKNOWN_MINUTES = 64_000, 480  # asked where nobody knows the model yet: enough for one of some billion parameters
-SLOWEST = 3e13  # FLOP/s that any GPU of a cluster sustains: the time asked of SLURM
+UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17  # of a model that explains, where nobody knows its size: enough for one of some billion parameters
 LOGIT_BYTES = 64 * 16  # of fine-tuning, for each entry of the vocabulary: 64 tokens, with their gradients and probabilities
-ON_GPU = "on_gpu"  # resource of jobs that use the GPU, if there is one
-LEAST_MB, LEAST_MINUTES = 2000, 30
+TOKENISED = 1e5  # operations of a core for a token: 200,000 a second
+FIRST_TURN = 128  # tokens of a chat's first turn; a guess
+TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
 
-def shape(config: Config, root: Path) -> Shape | None:
-    """The base model's, from its folder if that is there, else from the config or data/model-shapes.yaml; None where nobody knows it.
-
-    Raises UserError for a malformed config.json.
-    """
-    source = config.pair.base
-    for folder in (root / f"results/models/{config.pair.model_name('base')}", *([Path(source.folder)] if source.folder else [])):
-        if found := folder_shape(folder):
-            return found
-    if source.random:
-        width = source.random.d_model  # as models/prepare.py makes it
-        return Shape(source.random.layers, width, 2 * width, 260, 4 * width * width)
-    name = source.hub.name if source.hub else source.package.key if source.package else source.folder or ""
-    known = yaml.safe_load((root / SHAPES).read_text()).get(name)
-    return Shape.of(known) if known else None
+def activation_width(config: Config, model: Shape) -> int:
+    """Values of an activation: the model's, or those of planted noise."""
+    planted = config.pair.chat.planted
+    return planted.noise.d_model if planted and planted.noise else model.d_model
 
 
 def forecast(config: Config, model: Shape) -> dict[str, Need]:
     """Rule -> what it takes, in the order data flows."""
     planted, layer, datasets = config.pair.chat.planted, config.pair.layer, config.datasets.values()
-    width = planted.noise.d_model if planted and planted.noise else model.d_model
+    width = activation_width(config, model)
     train, validation = sum(d.tokens for d in datasets), sum(d.validation_tokens for d in datasets)
     tokens, shard = train + validation, config.tokens.shard
     shards = sum(-(-budget // shard) for d in datasets for budget in (d.tokens, d.validation_tokens))
     # bfloat16 in whole, or float32 as far as the layer: what is not run is never touched.
     weights = max(2 * model.parameters(), 4 * model.parameters(layer + 1))
-    batch = config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
+    batch = config.activations.batch_tokens * 4 * (4 * width + 2 * model.mlp_width)
     prepared = 1 if planted or config.pair.chat.finetune else 2
     models = 1 if planted else 2
     needs = {"prepare_model": Need(prepared, 0, models * 2 * model.parameters(), PROCESS + 4 * model.parameters(), 0, 0)}
     if finetune := config.pair.chat.finetune:
         seen = finetune.epochs * sum(finetune.data.values())
-        kept = 2 * model.layers * (14 * width + 5 * model.d_mlp)  # of a token, for the backward pass
+        kept = 2 * model.layers * (14 * width + 5 * model.mlp_width)  # of a token, for the backward pass
         # Weights, gradients and two moments in float32; weights and what is kept of a batch in bfloat16; logits of few tokens at a time.
         memory = 18 * model.parameters() + finetune.batch_tokens * kept + LOGIT_BYTES * model.vocabulary
-        needs["finetune_model"] = Need(1, seen, 0, PROCESS + _text(config), memory, 6 * seen * model.parameters())
-    needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS + _text(config), 0, 0)
+        flop, moved = 6 * seen * model.per_token(), seen / finetune.batch_tokens * ADAM_BYTES * model.parameters()
+        needs["finetune_model"] = Need(
+            1, seen, 0, PROCESS + _text(config), memory, flop, (Work("forward", flop, moved),), 2 * model.parameters()
+        )
+    needs["tokenise"] = Need(shards, tokens, tokens * TOKEN_BYTES, PROCESS + _text(config), 0, 0, work=(Work("host", TOKENISED * tokens),))
     cache = tokens * (2 * width * COMPRESSED + 4)  # of one model
     largest = min(shard, max(max(d.tokens, d.validation_tokens) for d in datasets))
     harvested = models if not (planted and planted.noise) else 0
     if harvested:
-        flop = harvested * 2 * tokens * model.parameters(layer + 1)
+        flop = harvested * 2 * tokens * model.per_token(layer + 1)
         held = PROCESS + min(largest, WINDOW) * 2 * width
-        needs["harvest_activations"] = Need(harvested * shards, tokens, harvested * cache, held, weights + batch, flop)
+        needs["harvest_activations"] = Need(
+            harvested * shards,
+            tokens,
+            harvested * cache,
+            held,
+            weights + batch,
+            flop,
+            work=(Work("forward", flop),),
+            loads=harvested * shards * 2 * model.parameters(layer + 1),
+            written=harvested * tokens * 2 * width,
+        )
     if planted:
         low, high = planted.frequency
         mean = (high - low) / math.log(high / low) if high > low else low
         firings = tokens * sum(planted.concepts.model_dump().values()) * mean
         # The shard before and after planting: in float32 twice, then in bfloat16.
         held = PROCESS + largest * 18 * width
-        needs["plant_concepts"] = Need(shards, tokens, 2 * cache + FIRING_BYTES * firings, held, 0, 0)
+        needs["plant_concepts"] = Need(shards, tokens, 2 * cache + FIRING_BYTES * firings, held, 0, 0, written=2 * tokens * 2 * width)
     needs |= _of_answers(config, model) | _of_crosscoders(config, model, width, train, validation) | _of_explainer(config)
     return needs | {rule: need(config) for evaluation in evaluations(config) for rule, need in evaluation.need.items()}
 
@@ -107,14 +102,29 @@ def _of_answers(config: Config, model: Shape) -> dict[str, Need]:
     if behaviour := config.behaviour:
         seen = STEERED_REQUESTS * behaviour.phrasings * (PROMPT_TOKENS + behaviour.answer_tokens)
         # The second model is loaded while the first is there.
-        device = 2 * 2 * model.parameters() + model.cache(32, PROMPT_TOKENS + behaviour.answer_tokens)
-        needs["measure_refusals"] = Need(1, seen, 0, PROCESS, device, 2 * 2 * seen * model.parameters())
+        device = 2 * 2 * model.parameters() + model.cache(TOGETHER, PROMPT_TOKENS + behaviour.answer_tokens)
+        answers = 2 * STEERED_REQUESTS * behaviour.phrasings
+        work = _answered(model, 2 * seen, answers, TOGETHER, behaviour.answer_tokens)
+        needs["measure_refusals"] = Need(1, seen, 0, PROCESS, device, work[0].flop, work, 2 * 2 * model.parameters())
     if (causal := config.causal) and causal.answers == "generated":
-        jobs, length = len(causal.datasets), config.tokens.context
+        jobs, length = len(causal.datasets), _conversation(config)
         seen = jobs * causal.conversations * length
-        device = 4 * model.parameters() + model.cache(32, length)
-        needs["generate_answers"] = Need(jobs, seen, 0, PROCESS + _text(config), device, 2 * seen * model.parameters())
+        device = 4 * model.parameters() + model.cache(TOGETHER, config.tokens.context)
+        work = _answered(model, seen, jobs * causal.conversations, TOGETHER, causal.answer_tokens)
+        needs["generate_answers"] = Need(jobs, seen, 0, PROCESS + _text(config), device, work[0].flop, work, jobs * 2 * model.parameters())
     return needs
+
+
+def _conversation(config: Config) -> int:
+    """Tokens of one whose causal effect is measured: a usual first turn and its answer, or all that the context holds."""
+    generated = config.causal.answers == "generated"
+    return min(config.tokens.context, FIRST_TURN + config.causal.answer_tokens) if generated else config.tokens.context
+
+
+def _answered(model: Shape, seen: float, answers: float, together: int, tokens: int) -> tuple[Work, ...]:
+    """Of a model that reads ``seen`` tokens in all; for each new token of answers written together it reads its weights once."""
+    flop = 2 * seen * model.per_token()
+    return Work("forward", flop), Work("generate", 0, math.ceil(answers / together) * tokens * 2 * model.parameters())
 
 
 def _of_explainer(config: Config) -> dict[str, Need]:
@@ -123,9 +133,12 @@ def _of_explainer(config: Config) -> dict[str, Need]:
         return {}
     jobs, (_, _, read, written) = len(config.crosscoders) * len(config.seeds), asked(config)
     model = folder_shape(Path(config.explanations.model.folder))
-    device = 4 * model.parameters() if model else UNKNOWN_MB / MARGIN * 1e6
-    flop = 2 * (read + written) * model.parameters() if model else jobs * UNKNOWN_MINUTES / MARGIN * 60 * SLOWEST
-    return {"explain_latents": Need(jobs, int(read + written), 0, PROCESS, device, flop)}
+    if model is None:
+        flop = jobs * UNKNOWN_FLOP
+        return {"explain_latents": Need(jobs, int(read + written), 0, PROCESS, UNKNOWN_BYTES, flop, (Work("forward", flop),))}
+    work = _answered(model, read + written, written, TOGETHER, 1)
+    loads = jobs * 2 * model.parameters()
+    return {"explain_latents": Need(jobs, int(read + written), 0, PROCESS, 4 * model.parameters(), work[0].flop, work, loads)}
 
 
 def _of_crosscoders(config: Config, model: Shape, width: int, train: int, validation: int) -> dict[str, Need]:
@@ -141,11 +154,19 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
     def largest(values: Callable[[int], float]) -> float:
         return max(values(i) for i in range(len(entries)))
 
-    def reading(tokens: int, disk: float = 0.0, extra: float = 0.0, passes: float = 1.0) -> Need:
+    def reading(tokens: int, disk: float = 0.0, extra: float = 0.0, kind: str = "encode") -> Need:
         """A rule that reads a crosscoder once and runs it over tokens, in blocks."""
         device = largest(lambda i: 4 * parameters[i] + 4 * 2048 * 4 * latents[i]) + extra
-        return Need(jobs, tokens, disk, PROCESS, device, passes * total(lambda i: 2 * parameters[i] * tokens))
+        flop = total(lambda i: parameters[i] * tokens)  # of the encoder's product
+        return Need(jobs, tokens, disk, PROCESS, device, flop, (Work(kind, flop),), read=jobs * tokens * 4 * width)
 
+    def training(i: int) -> Work:
+        """The steps of all trainings of an entry."""
+        flop, moved = step_work(width, latents[i], entries[i].batch)
+        steps = seeds * entries[i].steps
+        return Work(entries[i].loss, steps * flop, steps * moved, width * latents[i])
+
+    trainings = tuple(training(i) for i in range(len(entries)))
     needs = {
         "train_crosscoder": Need(
             jobs,
@@ -154,9 +175,11 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             # A pool of token pairs in use and one that is filled; the GPU holds them if they fit beside what it needs anyway.
             PROCESS + largest(lambda i: 2 * min(entries[i].buffer_tokens, train) * 2 * 2 * width),
             largest(lambda i: training_bytes(width, latents[i], entries[i].batch)),
-            total(lambda i: 6 * parameters[i] * entries[i].tokens),
+            sum(work.flop for work in trainings),
+            trainings,
+            pairs=total(lambda i: entries[i].tokens * 4 * width),
         ),
-        "scale_latents": reading(train, extra=largest(lambda i: 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]), passes=2),
+        "scale_latents": reading(train, extra=largest(lambda i: 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]), kind="scale"),
         "measure_reconstruction": reading(validation),
         "read_latents": reading(
             min(train, config.examples.tokens),
@@ -202,55 +225,22 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         needs["match_concepts"] = matching._replace(host=PROCESS + largest(lambda i: 5 * 8 * 2 * concepts * latents[i]))
     if causal := config.causal:
         # Every patched run is a pass of the rest of the model.
-        seen = causal.conversations * len(causal.datasets) * config.tokens.context
-        answers = 2 * 2 * model.parameters() + config.activations.batch_tokens * 4 * (4 * width + 2 * model.d_mlp)
+        seen = causal.conversations * len(causal.datasets) * _conversation(config)
+        answers = 2 * 2 * model.parameters() + config.activations.batch_tokens * 4 * (4 * width + 2 * model.mlp_width)
         runs = 13 + causal.random_sets  # patched runs of both models' activations
-        needs["measure_causal_effect"] = reading(seen, extra=answers)._replace(flop=jobs * runs * 2 * seen * model.parameters())
+        flop = jobs * 2 * seen * (model.per_token() + runs * (model.per_token() - model.per_token(config.pair.layer + 1)))
+        needs["measure_causal_effect"] = reading(seen, extra=answers)._replace(
+            flop=flop, work=(Work("forward", flop),), loads=jobs * 2 * 2 * model.parameters(), read=0
+        )
     if steering := config.steering:
         # Of the first seed: the rest of the chat model under every condition, and the base model for what comes out.
         steered = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
         runs = steered * (1 + steering.random_latents + steering.random_directions) * (len(steering.strengths) + 1)
         seen = STEERED_REQUESTS * steering.phrasings * (PROMPT_TOKENS + steering.answer_tokens)
-        both = 2 * 2 * model.parameters() + model.cache(256, PROMPT_TOKENS + steering.answer_tokens)
+        both = 2 * 2 * model.parameters() + model.cache(STEERED_TOGETHER, PROMPT_TOKENS + steering.answer_tokens)
+        answers = len(entries) * runs * STEERED_REQUESTS * steering.phrasings
+        work = _answered(model, len(entries) * runs * 2 * seen, answers, STEERED_TOGETHER, steering.answer_tokens)
         needs["steer_latents"] = reading(seen, extra=both)._replace(
-            jobs=len(entries), flop=len(entries) * runs * 2 * 2 * seen * model.parameters()
+            jobs=len(entries), flop=work[0].flop, work=work, loads=len(entries) * 2 * 2 * model.parameters(), read=0
         )
     return needs
-
-
-def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, int | Callable[..., int]]]:
-    """For the rules: ``**request("train_crosscoder")`` among the resources gives memory and minutes, more after each failed attempt.
-
-    And ``on_gpu``: whether a job runs on a GPU where there is one.
-    """
-    model = shape(config, root)
-    needs = forecast(config, model or Shape(1, 1, 1, 1, 1))  # of any model: which rules there are, and which use a device
-
-    def of(rule: str) -> dict[str, int | Callable[..., int]]:
-        if rule not in needs:  # nothing to ask for: no job, or one that waits for a server
-            return {}
-        need = needs[rule]
-        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if model else UNKNOWN_MB
-        minutes = max(LEAST_MINUTES, int(need.flop / need.jobs / SLOWEST / 60 * MARGIN)) if model else UNKNOWN_MINUTES
-        grows = {"mem_mb": lambda wildcards, attempt: memory * attempt, "runtime": lambda wildcards, attempt: minutes * attempt}
-        return grows | {ON_GPU: 1 if need.device else 0}
-
-    return of
-
-
-def share_gpu(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
-    """Run one job on this machine's GPU at a time, where it has one and ``--resources on_gpu=...`` gives no other number.
-
-    All jobs take the first GPU, so that several GPUs change nothing. A limit of local scope: jobs of a cluster don't count.
-    """
-    if any(devices.glob("nvidia[0-9]*")) and ON_GPU not in workflow.global_resources:
-        workflow.register_resource(ON_GPU, 1)
-
-
-def known_shape(config: Config, root: Path) -> Shape:
-    """As ``shape``. Raises UserError where nobody knows it."""
-    found = shape(config, root)
-    if found is None:
-        folder = f"results/models/{config.pair.model_name('base')}"
-        raise UserError(f"pair.base: the model's size is not known yet; run snakemake {folder} first, or add it to {SHAPES}")
-    return found

@@ -72,6 +72,17 @@ class Run:
             return [str(path) for path in model_files(Path(source.folder))]
         return [source.random.chat_template] if source.random is not None else []
 
+    @property
+    def fetched(self) -> list[str]:
+        """Roles whose model comes from elsewhere; the other is made from the base."""
+        chat = self.config.pair.chat
+        return ["base"] if chat.finetune or chat.planted else list(MODELS)
+
+    def check_models(self) -> None:
+        """Raises UserError when the folder of a model that comes from elsewhere holds none."""
+        for role in self.fetched:
+            self.model_files(role)
+
     def n_shards(self, dataset: str, split: str) -> int:
         return -(-self.config.datasets[dataset].budget(split) // self.config.tokens.shard)
 

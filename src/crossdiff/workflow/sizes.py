@@ -1,12 +1,19 @@
 """The size of a language model, and what the jobs of a rule take."""
 
-import json
-from pathlib import Path
-from typing import Any, NamedTuple
-
-from crossdiff.errors import UserError, first_line
+from typing import NamedTuple
 
 PROCESS = 0.5e9  # bytes: Python with torch
+ADAM_BYTES = 34  # moved for a parameter in a training step: weight and two moments read and written, a gradient, the copy for products
+
+
+class Experts(NamedTuple):
+    """Of a mixture-of-experts model: what stands in a block in place of its MLP."""
+
+    number: int
+    active: int  # that a token passes
+    d_mlp: int  # of one
+    shared: int = 0  # width of what every token passes beside them
+    dense: frozenset[int] = frozenset()  # blocks that have an ordinary MLP instead
 
 
 class Shape(NamedTuple):
@@ -17,45 +24,51 @@ class Shape(NamedTuple):
     d_mlp: int
     vocabulary: int
     attention: int  # parameters of one block's attention
+    matrices: int = 3  # of an MLP: 3 where it is gated, else 2
+    embeddings: int = 1  # 1 where the output embedding is the input's, else 2
+    positions: int = 0  # that have a learned vector
+    experts: Experts | None = None
 
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> "Shape | None":
-        """From the values of a model's config.json; a vision model's text part. None where the usual keys are missing, or differ by layer.
-
-        Raises UserError for one that is no size.
-        """
-        config = config.get("text_config") or config
-        if any(isinstance(config.get(name), list) for name in ("intermediate_size", "num_key_value_heads")):
-            return None
-
-        def size(*names: str) -> int | None:
-            for name in names:
-                if (found := config.get(name)) is not None:
-                    if not isinstance(found, int) or found < 1:
-                        raise UserError(f"{name}: found {found!r}, allowed: an integer above 0")
-                    return found
-            return None
-
-        layers, d_model = size("num_hidden_layers", "n_layer", "n_layers", "num_layers"), size("hidden_size", "n_embd", "d_model")
-        heads, vocabulary = size("num_attention_heads", "n_head", "n_heads", "num_heads"), size("vocab_size")
-        if not (layers and d_model and heads and vocabulary):
-            return None
-        head = size("head_dim") or d_model // heads
-        attention = 2 * d_model * head * (heads + (size("num_key_value_heads") or heads))
-        return cls(layers, d_model, size("intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * d_model, vocabulary, attention)
+    @property
+    def mlp_width(self) -> int:
+        """Values of a token between the matrices of a block's MLP."""
+        return self.experts.active * self.experts.d_mlp + self.experts.shared if self.experts else self.d_mlp
 
     def cache(self, sequences: int, tokens: int) -> int:
         """Bytes of keys and values, in bfloat16, while this many sequences are continued."""
         return sequences * tokens * 2 * 2 * self.layers * self.d_model
 
     def parameters(self, layers: int | None = None) -> int:
-        """Embeddings (tied) and the first ``layers`` blocks, all by default."""
-        block = self.attention + 3 * self.d_model * self.d_mlp
-        return self.vocabulary * self.d_model + block * (self.layers if layers is None else layers)
+        """All of them; with ``layers``, those of the input embedding and of this many first blocks."""
+        experts = self.experts
+        every = experts.number * experts.d_mlp + experts.shared if experts else 0
+        tables = (self.embeddings if layers is None else 1) * self.vocabulary + self.positions
+        return tables * self.d_model + self._blocks(layers, every)
+
+    def per_token(self, layers: int | None = None) -> int:
+        """Parameters that a token is multiplied with: of ``layers`` first blocks, or of all and the output embedding."""
+        head = self.vocabulary * self.d_model if layers is None else 0
+        return head + self._blocks(layers, self.mlp_width)
+
+    def _blocks(self, layers: int | None, of_experts: int) -> int:
+        """Parameters of the first blocks, where ``of_experts`` is the width that counts in a block with experts."""
+        number = self.layers if layers is None else layers
+        dense = number if self.experts is None else sum(block in self.experts.dense for block in range(number))
+        widths = dense * self.d_mlp + (number - dense) * of_experts
+        return number * self.attention + self.matrices * self.d_model * widths
+
+
+class Work(NamedTuple):
+    """What a device does: products, and bytes that move through its memory. A card's record says how fast, by kind (cards.py)."""
+
+    kind: str  # forward, encode, scale, generate, host, or a loss for its training step
+    flop: float
+    moved: float = 0
+    size: float = 0  # d_model * latents of a training step
 
 
 class Need(NamedTuple):
-    """What all jobs of a rule take together (jobs, tokens, disk, flop) and the largest of them alone (host, device)."""
+    """What all jobs of a rule take together, but for host and device: what the largest of them takes alone."""
 
     jobs: int
     tokens: int
@@ -63,20 +76,17 @@ class Need(NamedTuple):
     host: float  # bytes of main memory
     device: float  # bytes on the GPU; in main memory where there is none
     flop: float
+    work: tuple[Work, ...] = ()  # of what kind; encoding, or the host's where no device is used, if left out
+    loads: float = 0  # bytes of models that are read into the device
+    written: float = 0  # bytes of activations, before compression: written to caches,
+    read: float = 0  # read from them in order,
+    pairs: float = 0  # and read of both models, shuffled
 
     @property
     def memory(self) -> float:
         return self.host + self.device
 
-
-def folder_shape(folder: Path) -> Shape | None:
-    """A model folder's, None where it has no config.json or one of an unknown kind. Raises UserError for a malformed one."""
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    try:
-        return Shape.of(json.loads(path.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: can't be read as a model's config ({first_line(error)})") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """``work``, or what it stands for where it is left out."""
+        return self.work or (Work("encode" if self.device else "host", self.flop),)

@@ -12,7 +12,8 @@ from crossdiff.config import Config, load
 from crossdiff.config.declared import flatten, only
 from crossdiff.report.figures.drawing import caption_of
 from crossdiff.workflow.evaluations import PAGE, Evaluation, evaluations
-from crossdiff.workflow.forecast import forecast, known_shape
+from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.shapes import shape
 
 EXPLAINED = {"explanations": {"model": {"folder": "some"}}}
 
@@ -77,6 +78,6 @@ def test_sections_of_the_page_have_templates() -> None:
 
 def test_what_an_evaluation_takes_is_in_the_forecast() -> None:
     run = config()
-    needs = forecast(run, known_shape(run, ROOT))
+    needs = forecast(run, shape(run, ROOT))
     assert {rule for evaluation in evaluations(run) for rule in evaluation.need} <= set(needs)
     assert needs["measure_density"].jobs == 1
