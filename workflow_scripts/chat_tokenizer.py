@@ -1,6 +1,6 @@
 """Write the tokenizer that renders chats."""
 
-from crossdiff.models.pair import write_chat_tokenizer
+from crossdiff.models.tokenizers import write_chat_tokenizer
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
 

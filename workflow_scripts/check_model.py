@@ -1,6 +1,6 @@
 """Check that a model has its weights, the layer and the tokenizer's vocabulary."""
 
-from crossdiff.models.pair import check_model
+from crossdiff.models.check import check_model
 from crossdiff.provenance.storage import write_json
 from crossdiff.workflow.job import job
 

@@ -2,7 +2,7 @@
 
 from crossdiff.config import Finetuning, TextSource
 from crossdiff.models.finetune import finetune, training_sequences
-from crossdiff.models.load import load_tokenizer
+from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
 

@@ -5,7 +5,8 @@ import pandas as pd
 from crossdiff.config import TextSource
 from crossdiff.device import fast_dtype
 from crossdiff.models.answers import answered, openings
-from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
+from crossdiff.models.load import load_model
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
 
@@ -21,7 +22,7 @@ def main(
     answer_tokens: int,
     answers: str,
 ) -> None:
-    asked = openings(source, name, load_tokenizer(tokenizer), conversations, context - answer_tokens, archive)
+    asked = openings(source, name, load_chat_tokenizer(tokenizer), conversations, context - answer_tokens, archive)
     shard = answered(load_model(model, fast_dtype()), asked, answer_tokens)
     write_parquet(answers, pd.DataFrame(shard._asdict()))
 

@@ -7,7 +7,8 @@ from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import fast_dtype
 from crossdiff.interventions.steering_effects import steering
-from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
+from crossdiff.models.load import load_model
 from crossdiff.models.refusals import read_requests
 from crossdiff.provenance.storage import write_csv, write_parquet
 from crossdiff.workflow.job import job
@@ -35,7 +36,7 @@ def main(
     crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size)
     found = steering(
         *models,
-        load_tokenizer(tokenizer),
+        load_chat_tokenizer(tokenizer),
         crosscoder,
         read_summary(summary),
         pd.read_parquet(betas),

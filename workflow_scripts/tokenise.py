@@ -1,7 +1,7 @@
 """Write one token shard."""
 
 from crossdiff.config import TextSource
-from crossdiff.models.load import load_tokenizer
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.texts.shards import tokenise_shard
 from crossdiff.workflow.job import job
 
@@ -17,7 +17,7 @@ def main(
     previous: str | None,
     shard: str,
 ) -> None:
-    tokenise_shard(source, name, split, load_tokenizer(tokenizer), context, tokens, shard, archive, previous)
+    tokenise_shard(source, name, split, load_chat_tokenizer(tokenizer), context, tokens, shard, archive, previous)
 
 
 if __name__ == "__main__":

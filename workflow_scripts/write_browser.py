@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from crossdiff.latents.catalogue import read_names, weights_digest
-from crossdiff.models.load import load_tokenizer
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.report.browser.contents import TrainingFiles
 from crossdiff.report.browser.page import copy_assets, render, write_files
@@ -24,7 +24,7 @@ def main(
     named = read_names(names)
     with atomic_path(files) as temporary:
         digests = {name: weights_digest(path) for name, path in weights.items()}
-        write_files(temporary, pair, trainings, digests, named, load_tokenizer(tokenizer))
+        write_files(temporary, pair, trainings, digests, named, load_chat_tokenizer(tokenizer))
         copy_assets(temporary, assets, Path(template).parent)
     with atomic_path(page) as temporary:
         temporary.write_text(render(template, pair, trainings, named), encoding="utf-8")

@@ -157,7 +157,8 @@ class LocalModel:
         from jinja2 import TemplateError
 
         from crossdiff.models.answers import greedy
-        from crossdiff.models.load import load_model, load_tokenizer
+        from crossdiff.models.load import load_model
+        from crossdiff.models.tokenizers import load_tokenizer
 
         if self._loaded is None:
             self._loaded = load_model(self.folder, torch.float32), load_tokenizer(self.folder)

@@ -1,17 +1,17 @@
-"""Loading a model or tokenizer from a plain Hugging Face folder."""
+"""Loading a model from a plain Hugging Face folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
 
-if TYPE_CHECKING:  # costs two seconds that loading a tokenizer need not wait
-    from transformers import PreTrainedConfig, PreTrainedModel
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAMED = 3  # tensors that an error names
 
@@ -64,19 +64,3 @@ def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrained
 
 def _first(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def load_tokenizer(folder: str | Path):
-    """The folder's fast tokenizer."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a usable tokenizer folder ({first_line(error)})") from error
-
-
-def text_config(folder: str | Path) -> "PreTrainedConfig":
-    """The configuration of the language model proper (without a vision tower)."""
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no usable config.json ({first_line(error)})") from error

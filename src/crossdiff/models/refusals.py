@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from crossdiff.errors import UserError
 from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
-from crossdiff.models.load import load_tokenizer
+from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.texts.formats import requests
 
 log = logging.getLogger(__name__)

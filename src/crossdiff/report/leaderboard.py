@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from crossdiff.activations.pairs import read_summary
 from crossdiff.planted.scoring import CALLED, RATIOS, STATISTICS
 from crossdiff.provenance.recorded_settings import RecordedSettings
-from crossdiff.provenance.storage import record_mark
+from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.template import ShownFigure, page_template
 
 
@@ -21,7 +20,7 @@ def render(
         record=" ".join(record_mark().values()),
         recorded=recorded,
         planted=pd.read_csv(concepts).kind.value_counts().to_dict(),
-        summary=read_summary(summary),
+        summary=read_json(summary),
         tables={name: table.to_dict("records") for name, table in read.items()},
         called=CALLED,
         statistics=STATISTICS,

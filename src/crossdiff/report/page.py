@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from crossdiff.activations.pairs import read_summary
 from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
 from crossdiff.latents.catalogue import current, read_names
 from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning
-from crossdiff.models.load import load_tokenizer
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.steering import SteeringInputs, steering_section
@@ -44,7 +43,7 @@ class Inputs(NamedTuple):
 
 def render(inputs: Inputs, template: str | Path) -> str:
     """The page as HTML. All text that comes from data is escaped by the template engine."""
-    tokenizer = load_tokenizer(inputs.tokenizer)
+    tokenizer = load_chat_tokenizer(inputs.tokenizer)
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     named = read_names(inputs.names)
@@ -55,7 +54,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         lowest_nu=NU_RANGE[0],
         fewest_blocks=FEWEST_ACTIVE_BLOCKS,
         facts=read_json(inputs.facts),
-        summary=read_summary(inputs.summary),
+        summary=read_json(inputs.summary),
         models=MODELS,
         refusals=pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else [],
         tables={name: table.to_dict("records") for name, table in tables.items()},

@@ -16,8 +16,9 @@ from crossdiff.interventions.steering_effects import effects, steer, steering
 from crossdiff.latents.labels import latent_label
 from crossdiff.models.answers import greedy
 from crossdiff.models.forward import run_to_layer
-from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.models.load import load_model
 from crossdiff.models.prepare import make_random
+from crossdiff.models.tokenizers import load_tokenizer
 
 D_MODEL, LATENTS, LAYER = 32, 24, 3
 RECORD = {

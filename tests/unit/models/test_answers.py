@@ -9,8 +9,9 @@ import torch
 from crossdiff.config import RandomModel, TextSource
 from crossdiff.errors import UserError
 from crossdiff.models.answers import answered, greedy, openings
-from crossdiff.models.load import load_model, load_tokenizer
+from crossdiff.models.load import load_model
 from crossdiff.models.prepare import make_random
+from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import document_id, in_split

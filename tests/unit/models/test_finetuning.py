@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, Llam
 from crossdiff.config import Finetune, TextSource
 from crossdiff.intervals import wilson
 from crossdiff.models.finetune import backward, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
-from crossdiff.models.load import load_model, load_tokenizer
-from crossdiff.models.pair import write_chat_tokenizer
+from crossdiff.models.load import load_model
 from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
+from crossdiff.models.tokenizers import load_tokenizer, write_chat_tokenizer
 from crossdiff.texts.chats import HEADER, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 

@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from crossdiff.config import ModelSource, RandomModel
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
+from crossdiff.models.check import check_model
 from crossdiff.models.gguf import convert_gguf
-from crossdiff.models.load import check_weights, load_model, load_tokenizer, text_config
-from crossdiff.models.pair import check_model, check_pair, write_chat_tokenizer
+from crossdiff.models.load import check_weights, load_model
+from crossdiff.models.pair import check_pair
 from crossdiff.models.prepare import prepare
+from crossdiff.models.tokenizers import load_tokenizer, text_config, write_chat_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,8 @@ def test_tokenizer_of_a_random_model_renders_chats_with_special_tokens(tokenizer
 def test_folder_without_a_model_is_refused_by_name(tmp_path):
     for path in (tmp_path / "missing", tmp_path):
         assert one_line(load_model, path, torch.float32).startswith(f"{path}: not a usable model folder (")
-        assert one_line(load_tokenizer, path).startswith(f"{path}: not a usable tokenizer folder (")
+        for load in (load_tokenizer, load_chat_tokenizer):
+            assert one_line(load, path).startswith(f"{path}: not a usable tokenizer folder (")
         assert one_line(text_config, path).startswith(f"{path}: no usable config.json (")
 
 
@@ -198,6 +202,21 @@ def test_chat_tokenizer_is_the_origins_with_the_fine_tunes_template(folder, tmp_
     written = load_tokenizer(tmp_path / "tokenizer")
     assert written.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi!"
     assert written.get_vocab() == load_tokenizer(folder).get_vocab()
+
+
+def test_chat_tokenizer_read_without_its_class_is_the_same(folder, tmp_path):
+    write_chat_tokenizer(folder, None, tmp_path / "tokenizer")
+    fast, full = load_chat_tokenizer(tmp_path / "tokenizer"), load_tokenizer(tmp_path / "tokenizer")
+    chat = [{"role": "user", "content": "How do I read a map?"}, {"role": "assistant", "content": "North is up."}]
+    assert fast.apply_chat_template(chat, tokenize=False) == full.apply_chat_template(chat, tokenize=False)
+    text = full.apply_chat_template(chat, tokenize=False)
+    for special in (False, True):
+        encoded = [tokenizer(text, add_special_tokens=special, return_offsets_mapping=True) for tokenizer in (fast, full)]
+        assert encoded[0].data == encoded[1].data
+    assert fast.all_special_ids == full.all_special_ids
+    assert (fast.bos_token_id, fast.eos_token_id, fast.pad_token_id) == (full.bos_token_id, full.eos_token_id, full.pad_token_id)
+    ids = fast(text)["input_ids"]
+    assert fast.decode(ids) == full.decode(ids)
 
 
 def test_chat_tokenizer_without_a_template_of_its_own_keeps_the_origins(folder, tmp_path):
