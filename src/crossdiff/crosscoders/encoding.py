@@ -14,7 +14,7 @@ from crossdiff.crosscoders.sparse import Active, Places
 from crossdiff.device import is_synchronous, to_device
 
 # Tokens that a GPU takes at once. What sums over a block writes a row per latent, however few tokens there are: rarely, then.
-TOKENS_ON_GPU = 32_768
+TOKENS_ON_GPU = 16_384
 
 
 class Encoded(NamedTuple):

@@ -59,8 +59,12 @@ class ScalingSums:
     def add(self, x: Tensor, active: Active, block: int) -> None:
         """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
         f = active.values
-        summed = [rows_per_latent(active, y.flatten(1)) for y in (x, self.crosscoder.decode_active(active))]
-        self.targets = [before.add_(now) for before, now in zip(self.targets, summed, strict=True)] if self.targets else summed
+        for y, target in enumerate((x, self.crosscoder.decode_active(active))):
+            summed = rows_per_latent(active, target.flatten(1))
+            if y < len(self.targets):
+                self.targets[y] += summed
+            else:
+                self.targets.append(summed)
         self.count[block] += active.count_per_latent()
         self.sum[block] += active.sum_per_latent(f)
         self.squares[block] += active.sum_per_latent(f.square())

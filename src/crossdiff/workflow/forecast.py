@@ -24,8 +24,8 @@ SHAPES = Path("data/model-shapes.yaml")
 COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
-ENTRY_BYTES, ACTIVE = 4.9, 45  # of a latent that is active on a token, compressed; how many are under a loss without k, a guess
-ENTRIES_HELD = 0.3e9  # a group of such entries, in several orders
+ENTRY_BYTES, ACTIVE = 4.4, 42  # of a latent that is active on a token, compressed; how many are under a loss without k, a guess
+ENTRIES_HELD, NO_TORCH = 0.3e9, 0.2e9  # a group of such entries, in several orders; Python with tables alone
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # a planted firing's row, compressed
 STREAMED = 2e9  # of texts from the hub, which come in large parts; a guess
@@ -150,7 +150,6 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         """Disk of the files of active entries."""
         return tokens * total(lambda i: ENTRY_BYTES * getattr(entries[i], "k", ACTIVE))
 
-    held = PROCESS + ENTRIES_HELD  # of rules that read these files
     needs = {
         "train_crosscoder": Need(
             jobs,
@@ -162,15 +161,19 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             largest(lambda i: 16 * parameters[i] + 6 * 4 * entries[i].batch * latents[i]),
             total(lambda i: 6 * parameters[i] * entries[i].tokens),
         ),
+        # The decoder's directions, sums of the targets and one more; some tokens, their reconstructions and what these are made of.
         "scale_latents": reading(
-            train, codes(train), extra=largest(lambda i: 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]), passes=1.5
+            train,
+            codes(train),
+            largest(lambda i: 9 * parameters[i] + 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]) + 3 * 8 * 16_384 * width,
+            passes=1.5,
         ),
         "measure_reconstruction": reading(validation, codes(validation)),
         "read_latents": Need(
             jobs,
             min(train, config.examples.tokens),
             total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
-            held + largest(lambda i: 25 * 8 * contexts * latents[i]),
+            NO_TORCH + ENTRIES_HELD + largest(lambda i: 25 * 8 * contexts * latents[i]),
             0,
             0,
         ),
@@ -183,7 +186,7 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             0,
             total(lambda i: 2 * config.examples.background * 1e4 * latents[i]),
         ),
-        "find_twins": Need(jobs, validation, 0, held + largest(lambda i: 4 * parameters[i]), 0, 0),
+        "find_twins": Need(jobs, validation, 0, PROCESS + ENTRIES_HELD + largest(lambda i: 4 * parameters[i]), 0, 0),
         "read_directions": Need(
             1,
             0,
@@ -209,7 +212,7 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
     if planted := config.pair.chat.planted:
         concepts = sum(planted.concepts.model_dump().values())
         # The crosscoder; sums over tokens, covariances, variances and correlations, in both models, in float64.
-        matching = held + largest(lambda i: 4 * parameters[i] + 5 * 8 * 2 * concepts * latents[i])
+        matching = PROCESS + ENTRIES_HELD + largest(lambda i: 4 * parameters[i] + 5 * 8 * 2 * concepts * latents[i])
         needs["match_concepts"] = Need(jobs, train, 0, matching, 0, 0)
     if causal := config.causal:
         # Every patched run is a pass of the rest of the model.

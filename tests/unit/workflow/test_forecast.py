@@ -229,7 +229,7 @@ def test_plan_warns_where_the_disk_will_not_do(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": free}))
     assert main(["plan", "--configfile", str(ROOT / "configs/gemma2-2b.yaml"), "--flops", "2e14"]) == 1
     printed = capsys.readouterr().out
-    assert "warning: disk: 697." in printed
+    assert "warning: disk: 761." in printed
     assert "100.0 GB are free" in printed
     assert "train_crosscoder" in printed
     assert main(["plan", "--configfile", str(ROOT / "config.yaml"), "--flops", "3e11"]) == 0
