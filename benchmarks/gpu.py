@@ -48,7 +48,7 @@ SECTIONS = {
     "data": Section(
         "data.py", 75, f"{PAPER} --steps 300 --buffer 150000 --shards 4", f"{SMALL} --steps 3 --buffer 4096 --shards 2 --rows 4000"
     ),
-    "scaling": Section("latent_scaling.py", 40, f"{PAPER} --tokens 65536 --rounds 2", f"{SMALL} --tokens 4096 --rounds 1"),
+    "scaling": Section("latent_scaling.py", 60, f"{PAPER} --tokens 819200 --rounds 1", f"{SMALL} --tokens 4096 --rounds 1"),
 }
 
 
@@ -176,7 +176,7 @@ def record(results: Results) -> dict[str, Any]:
         "harvest": (harvest.get("job / forward"), "a whole job of 2 M tokens over the forward pass, Gemma-2-2B"),
         "pairs": (data.get("shuffled pairs/s", 0) * 2 * 2 * WIDTH / cores, f"shuffled pairs, d_model {WIDTH:,}, {cores} cores"),
         "training": (data.get("training with data / step alone"), shape),
-        "encode": (2 * 2 * WIDTH * LATENTS * 65_536 / scaling["encode s"] if "encode s" in scaling else None, shape),
+        "encode": (2 * 2 * WIDTH * LATENTS * 819_200 / scaling["encode s"] if "encode s" in scaling else None, shape),
         "scaling": (scaling.get("ours / encode"), shape),
     }
     known = {key: {"value": value, "of": of, "source": "make bench-gpu"} for key, (value, of) in values.items() if value}

@@ -14,6 +14,7 @@ from turns import show
 
 from crossdiff.activations.pairs import PairedActivations, PairedShard, read_summary
 from crossdiff.config import MODELS, Config, load
+from crossdiff.crosscoders.encoding import encode
 from crossdiff.crosscoders.quality import reconstruction_quality
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device
@@ -42,7 +43,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 settings = settings.model_copy(update={"precision": precision})
                 crosscoder = train(training, settings, config.seeds[0], device(), Path(folder) / "log.csv", held_out).eval()
-            quality, _ = reconstruction_quality(crosscoder.requires_grad_(False), (block.activations for block in held_out.blocks()))
+            quality, _ = reconstruction_quality(crosscoder.requires_grad_(False), encode(crosscoder, held_out.blocks()))
             fve[precision] = [100 * quality[f"fve_{model}"] for model in MODELS]
         for model, full, half in zip(MODELS, *fve.values(), strict=True):
             rows.append({"crosscoder": name, "model": model, "float32 %": full, "bfloat16 %": half, "difference, points": half - full})

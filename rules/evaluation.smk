@@ -6,7 +6,7 @@ losses side by side.
 
 
 rule measure_reconstruction:
-    """FVE, L0 and how often each latent fires, on validation tokens."""
+    """FVE, L0 and how often each latent fires, on validation tokens, which are encoded here and nowhere else."""
     input:
         **pairs("validation"),
         weights=trained("weights.safetensors"),
@@ -14,6 +14,7 @@ rule measure_reconstruction:
     output:
         quality=trained("reconstruction.json"),
         fired=trained("fired.parquet"),
+        active=trained("active.validation.parquet"),
     log:
         trained("measure_reconstruction.log", "logs"),
     conda:

@@ -1,6 +1,6 @@
 """Latents.
 
-Takes crosscoders, their beta tables and activations. Gives what each latent fires on (contexts, counts by group of token), twins, and tables of
+Takes crosscoders, their beta tables and active entries. Gives what each latent fires on (contexts, counts by group of token), twins, and tables of
 template shares, twins and agreement across seeds over all crosscoders.
 """
 
@@ -13,9 +13,8 @@ LATENTS = [
 rule read_latents:
     """Strongest and sampled contexts of every latent, random ones in which it may not fire, and its activations by group of token, in one pass."""
     input:
-        **pairs("train"),
-        weights=trained("weights.safetensors"),
-        config=trained("config.json"),
+        tokens=token_shards("train"),
+        active=trained("active.train.parquet"),
         scaling=trained("scaling.parquet"),
     output:
         examples=trained("examples.parquet"),
@@ -42,7 +41,7 @@ rule read_latents:
 rule find_twins:
     """Chat-only and base-only latents of one direction, and whether they fire in the same places, on validation tokens."""
     input:
-        **pairs("validation"),
+        active=trained("active.validation.parquet"),
         weights=trained("weights.safetensors"),
         config=trained("config.json"),
         betas=trained("betas.parquet"),

@@ -78,7 +78,7 @@ if CONFIG.pair.chat.planted:
     rule match_concepts:
         """The concept that each latent stands for, if any."""
         input:
-            **pairs("train"),
+            active=trained("active.train.parquet"),
             firings=planted_firings("train"),
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),

@@ -1,8 +1,10 @@
-"""Reconstruction quality and firing counts of one crosscoder on validation tokens."""
+"""Reconstruction quality and firing counts of one crosscoder on validation tokens; their codes, on the way."""
 
 import pandas as pd
 
 from crossdiff.activations.pairs import PairedActivations
+from crossdiff.crosscoders.active_file import active_writer
+from crossdiff.crosscoders.encoding import encode
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.crosscoders.quality import reconstruction_quality
 from crossdiff.device import device
@@ -10,9 +12,10 @@ from crossdiff.provenance.storage import write_json, write_parquet
 from crossdiff.workflow.job import job
 
 
-def main(activations: PairedActivations, weights: str, config: str, quality: str, fired: str) -> None:
+def main(activations: PairedActivations, weights: str, config: str, quality: str, fired: str, active: str) -> None:
     crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
-    measured, counts = reconstruction_quality(crosscoder, (block.activations for block in activations.blocks()))
+    with active_writer(active, activations.token_shards) as writer:
+        measured, counts = reconstruction_quality(crosscoder, encode(crosscoder, activations.blocks(), writer))
     write_json(quality, measured)
     write_parquet(fired, pd.DataFrame({"latent": range(len(counts)), "validation_active_tokens": counts}))
 
@@ -25,4 +28,5 @@ if __name__ == "__main__":
             config=snakemake.input.config,
             quality=snakemake.output.quality,
             fired=snakemake.output.fired,
+            active=snakemake.output.active,
         )

@@ -3,22 +3,20 @@
 import pandas as pd
 import pyarrow.parquet as pq
 
-from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Examples
-from crossdiff.crosscoders.model import load_crosscoder
-from crossdiff.device import device
+from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.latents.background import BackgroundCollector
 from crossdiff.latents.examples import SCHEMA, ExampleCollector
 from crossdiff.latents.firings import read_firings
 from crossdiff.latents.template_tokens import TemplateCounter
 from crossdiff.provenance.storage import atomic_path, record_mark, write_csv, write_json
+from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
 
 
 def main(
-    activations: PairedActivations,
-    weights: str,
-    config: str,
+    tokens: list[str],
+    active: str,
     scaling: str,
     settings: Examples,
     examples: str,
@@ -26,12 +24,12 @@ def main(
     template_tokens: str,
     tokens_read: str,
 ) -> None:
-    crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
+    shards = [read_shard(path) for path in tokens]
     largest = pd.read_parquet(scaling, columns=["max_activation"]).max_activation.to_numpy()
-    collector = ExampleCollector(activations.shards, largest, settings)
-    counter = TemplateCounter(activations.shards, largest)
-    random_contexts = BackgroundCollector(activations.shards, min(activations.tokens, settings.tokens), settings)
-    for found in read_firings(crosscoder, activations, settings.tokens):
+    collector = ExampleCollector(shards, largest, settings)
+    counter = TemplateCounter(shards, largest)
+    random_contexts = BackgroundCollector(shards, min(ActiveFile(active).tokens, settings.tokens), settings)
+    for found in read_firings(active, shards, settings.tokens):
         collector.add(found)
         counter.add(found)
         random_contexts.add(found)
@@ -49,9 +47,8 @@ def main(
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            activations=PairedActivations.of(snakemake.input),
-            weights=snakemake.input.weights,
-            config=snakemake.input.config,
+            tokens=list(snakemake.input.tokens),
+            active=snakemake.input.active,
             scaling=snakemake.input.scaling,
             settings=settings.examples,
             examples=snakemake.output.examples,

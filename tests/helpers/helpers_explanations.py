@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from helpers_activations import write_tokens
-from helpers_latents import bare_shard, firings_of
+from helpers_latents import firings_of
 
 from crossdiff.config import Examples
 from crossdiff.explanations.contexts import Text, read_background
@@ -38,8 +38,8 @@ def random_shard(documents: int, length: int = 40, tokens: int = 200, seed: int 
 
 def write_latents(folder: Path, shard: Shard, codes: np.ndarray, settings: Examples) -> tuple[Text, str, str]:
     """The text, and paths of examples and background of latents whose activations are ``codes`` (rows, latents)."""
-    bare, largest = bare_shard(shard), codes.max(axis=0)
-    collector, background = ExampleCollector([bare], largest, settings), BackgroundCollector([bare], len(codes), settings)
+    largest = codes.max(axis=0)
+    collector, background = ExampleCollector([shard], largest, settings), BackgroundCollector([shard], len(codes), settings)
     found = firings_of(codes, 0, np.arange(len(codes)))
     collector.add(found)
     background.add(found)

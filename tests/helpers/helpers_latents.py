@@ -1,19 +1,11 @@
 """Firings and beta tables made from plain arrays."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from crossdiff.activations.pairs import PairedShard
 from crossdiff.latents.firings import Firings
-from crossdiff.texts.shards import Shard
-
-
-def bare_shard(tokens: Shard) -> PairedShard:
-    """What readers of firings need of a shard: its tokens."""
-    return SimpleNamespace(tokens=tokens, rows=len(tokens.token))
 
 
 def firings_of(codes: np.ndarray, number: int, rows: np.ndarray) -> Firings:

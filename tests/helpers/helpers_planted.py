@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 from helpers_activations import LAYER, everything, token_shard, write_pair
+from helpers_codes import active_file
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Bootstrap, Classes, LatentScaling, Planted, Scoring
+from crossdiff.crosscoders.encoding import encode
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents.evaluation import beta_table
 from crossdiff.latents.scaling import latent_scaling
@@ -62,10 +64,11 @@ def handmade(concepts: Concepts, trap: bool) -> Crosscoder:
 
 def scored(crosscoder: Crosscoder, concepts: Concepts, activations: PairedActivations, fired: pd.DataFrame) -> pd.DataFrame:
     """The table of latents from which scores are made."""
-    scaling = latent_scaling(crosscoder, activations.blocks(), activations.tokens, THRESHOLDS.bootstrap)
+    scaling = latent_scaling(crosscoder, encode(crosscoder, activations.blocks()), activations.tokens, THRESHOLDS.bootstrap)
     counts = pd.DataFrame({"latent": scaling.latent, "validation_active_tokens": scaling.active_tokens})
     betas = beta_table(scaling, counts, Classes(), THRESHOLDS)
-    correlation = correlations(crosscoder, activations, [fired], len(concepts.table))
+    active = active_file(Path(activations.shards[0].paths[0]).with_name("active.parquet"), crosscoder, activations)
+    correlation = correlations(active, crosscoder.latents, [fired], len(concepts.table))
     return latent_table(betas, match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, SCORING), SCORING)
 
 

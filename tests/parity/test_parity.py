@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers_codes import encoded
 from safetensors.torch import load_file
 from torch import Tensor
 
 from crossdiff.activations.cache import write_cache
-from crossdiff.activations.pairs import Block, PairedActivations, PairedShard, summarise
+from crossdiff.activations.pairs import PairedActivations, PairedShard, summarise
 from crossdiff.config import MODELS, Activations, BatchTopKSettings, Bootstrap, L1Settings, Normalisation
 from crossdiff.crosscoders import selection, trainer
 from crossdiff.crosscoders.losses import new_loss
@@ -230,7 +231,7 @@ def test_latent_scaling(recorded: Recorded, dtype: torch.dtype, case: str) -> No
     crosscoder = with_weights(recorded, "crosscoder", dtype)
     if case == "batchtopk":
         crosscoder.threshold.copy_(recorded["crosscoder.threshold"])
-    blocks = [Block(batch, np.arange(len(batch))) for batch in recorded["batches"]]
+    blocks = encoded(crosscoder, recorded["batches"], document_tokens=1)
     table = latent_scaling(crosscoder, blocks, sum(map(len, recorded["batches"])), Bootstrap(blocks=10, samples=2))
     active = recorded[f"scaling.{case}.active_tokens"]
     assert table["active_tokens"].tolist() == active.tolist()

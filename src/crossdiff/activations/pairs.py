@@ -151,10 +151,12 @@ def write_summary(path: str | Path, summary: Summary) -> None:
 
 
 class Block(NamedTuple):
-    """Some token pairs in order."""
+    """Some token pairs of one shard, in order."""
 
     activations: Tensor  # (tokens, model, d_model) bfloat16
     documents: np.ndarray  # (tokens,) int64, see texts.shards
+    shard: int  # number
+    rows: np.ndarray  # (tokens,) in the shard
 
 
 class PairedActivations:
@@ -176,15 +178,20 @@ class PairedActivations:
         return cls([PairedShard(*shard) for shard in paths], read_summary(inputs["summary"]))
 
     @property
+    def token_shards(self) -> list[Shard]:
+        """The tokens of all shards, kept or not."""
+        return [shard.tokens for shard in self.shards]
+
+    @property
     def tokens(self) -> int:
         """Number of kept tokens."""
         return sum(int(self.summary.kept(shard).sum()) for shard in self.shards)
 
     def blocks(self) -> Iterator[Block]:
         """All kept tokens, shard after shard, in order."""
-        for shard in self.shards:
+        for number, shard in enumerate(self.shards):
             for rows, activations in kept_blocks(shard, self.summary):
-                yield Block(activations, shard.tokens.document[rows])
+                yield Block(activations, shard.tokens.document[rows], number, rows)
 
     def shuffled_batches(
         self,

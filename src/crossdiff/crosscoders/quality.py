@@ -5,29 +5,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from crossdiff.config import MODELS
+from crossdiff.crosscoders.encoding import Encoded
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 
 
-def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> tuple[dict[str, Any], np.ndarray]:
-    """Over all of ``blocks`` (raw, (tokens, model, d_model)): tokens, FVE per model, L0; and how often each latent fired (latents,).
+def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Encoded]) -> tuple[dict[str, Any], np.ndarray]:
+    """Over all of ``blocks``: tokens, FVE per model, L0; and how often each latent fired (latents,).
 
     FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches. Raises UserError for fewer than
     two tokens, which have no variance.
     """
-    tokens, fired = 0, torch.zeros(crosscoder.latents, dtype=torch.long)
-    sums = {name: torch.zeros(len(MODELS), crosscoder.d_model, dtype=torch.float64) for name in ("x", "x2", "e", "e2")}
-    for block in blocks:
-        x = crosscoder.normalise(block.to(crosscoder.decoder.device))
-        active = crosscoder.active(x)
+    device = crosscoder.decoder.device
+    tokens, fired = 0, torch.zeros(crosscoder.latents, dtype=torch.long, device=device)
+    shape = len(MODELS), crosscoder.d_model
+    sums = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name in ("x", "x2", "e", "e2")}
+    for x, active, _ in blocks:
         error = x - crosscoder.decode_active(active)
         for name, value in (("x", x), ("e", error)):
-            sums[name] += value.double().sum(dim=0).cpu()
-            sums[f"{name}2"] += value.double().square().sum(dim=0).cpu()
-        fired += active.count_per_latent().cpu()
+            sums[name] += value.double().sum(dim=0)
+            sums[f"{name}2"] += value.double().square().sum(dim=0)
+        fired += active.count_per_latent()
         tokens += len(x)
     if tokens < 2:
         raise UserError(
@@ -37,4 +37,4 @@ def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Tensor]) -> 
     variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
     fve = (1 - variance["e"] / variance["x"]).tolist()
     quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)}
-    return quality, fired.numpy()
+    return quality, fired.cpu().numpy()

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from crossdiff.activations.pairs import PairedShard
 from crossdiff.config import Examples
 from crossdiff.latents.firings import Firings
 from crossdiff.texts.columns import ranges
+from crossdiff.texts.shards import Shard
 
 SCHEMA = pa.schema(
     [
@@ -29,7 +29,7 @@ class BackgroundCollector:
     A token is drawn if its random key is small enough: the same ones however the stream is cut, and about as many as asked for.
     """
 
-    def __init__(self, shards: Sequence[PairedShard], tokens: int, settings: Examples) -> None:
+    def __init__(self, shards: Sequence[Shard], tokens: int, settings: Examples) -> None:
         """``tokens``: how many the stream holds."""
         self.shards, self.settings = shards, settings
         self.highest_key = np.uint64(min(1.0, settings.background / max(tokens, 1)) * (2**64 - 2**11))
@@ -37,7 +37,7 @@ class BackgroundCollector:
 
     def add(self, firings: Firings) -> None:
         """Firings of whole sequences, in order of shards and rows."""
-        tokens = self.shards[firings.shard].tokens
+        tokens = self.shards[firings.shard]
         keys = pd.util.hash_array(np.uint64(firings.shard) << np.uint64(40) | firings.rows.astype(np.uint64))
         centre = firings.rows[keys <= self.highest_key]
         if not len(centre):

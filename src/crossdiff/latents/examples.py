@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from crossdiff.activations.pairs import PairedShard
 from crossdiff.config import Examples
 from crossdiff.latents.firings import Firings
 from crossdiff.texts.columns import joined, places, ranges, taken
+from crossdiff.texts.shards import Shard
 
 SCHEMA = pa.schema(
     [
@@ -51,7 +51,7 @@ class ExampleCollector:
     reservoir, and the same however the stream is cut, for a key depends on the latent and the place alone.
     """
 
-    def __init__(self, shards: Sequence[PairedShard], largest: np.ndarray, settings: Examples) -> None:
+    def __init__(self, shards: Sequence[Shard], largest: np.ndarray, settings: Examples) -> None:
         """``largest``: (latents,) the largest activation of each latent over all training tokens."""
         self.shards, self.settings, self.largest = shards, settings, largest
         self.bins = len(settings.quantiles)
@@ -65,7 +65,7 @@ class ExampleCollector:
         """Firings of whole sequences, in order of shards and rows."""
         if not len(firings.latent):
             return
-        tokens = self.shards[firings.shard].tokens
+        tokens = self.shards[firings.shard]
         sequence = firings.row - tokens.position[firings.row]  # its first row
         first = np.flatnonzero((np.diff(firings.latent, prepend=-1) != 0) | (np.diff(sequence, prepend=-1) != 0))
         latent, sequence = firings.latent[first], sequence[first]
@@ -110,7 +110,7 @@ class ExampleCollector:
 
     def _windows(self, firings: Firings, latent: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """(contexts, width): the activations of ``latent`` from row ``start`` to ``stop``."""
-        span = len(self.shards[firings.shard].tokens.token) + 1
+        span = len(self.shards[firings.shard].token) + 1
         place = firings.latent * np.int64(span) + firings.row  # in increasing order
         low, high = (np.searchsorted(place, latent * np.int64(span) + row) for row in (start, stop))
         count = high - low
@@ -139,8 +139,8 @@ class ExampleCollector:
         [pool] = self.pool
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
         order = np.lexsort((-pool.peak, pool.latent))
-        first_row = np.cumsum([0, *(shard.rows for shard in self.shards)])
-        token, template = (np.concatenate([getattr(shard.tokens, name) for shard in self.shards]) for name in ("token", "template"))
+        first_row = np.cumsum([0, *(len(shard.token) for shard in self.shards)])
+        token, template = (np.concatenate([getattr(shard, name) for shard in self.shards]) for name in ("token", "template"))
         quantiles = np.asarray(self.settings.quantiles)
         for begin in range(0, len(order), BATCH):
             chosen = order[begin : begin + BATCH]

@@ -1,17 +1,14 @@
-"""Where latents fire: every activation of every latent, in one pass over the tokens that touches active entries only."""
+"""Where latents fire: every activation of every latent on the tokens of a split, read from the file of active entries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from scipy.sparse import csr_array
 
-from crossdiff.activations.pairs import PairedActivations, kept_blocks
-from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.texts.columns import taken
-
-AT_ONCE = 4_000_000  # entries held before they are handed on: bounds memory, whatever the size of a shard
+from crossdiff.crosscoders.active_file import ActiveFile, ActiveTokens
+from crossdiff.texts.shards import Shard
 
 
 class Firings(NamedTuple):
@@ -23,57 +20,33 @@ class Firings(NamedTuple):
     row: np.ndarray  # (entries,) int64, in the shard
     value: np.ndarray  # (entries,) float32
 
-
-class _Entries(NamedTuple):
-    """Entries in order of rows, on the device."""
-
-    row: Tensor
-    latent: Tensor
-    value: Tensor
-
     @classmethod
-    def join(cls, parts: "list[_Entries]") -> "_Entries":
-        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    def of(cls, found: ActiveTokens) -> "Firings":
+        """The same entries, put in order of latents."""
+        width = int(found.latent.max(initial=-1)) + 1
+        by_latent = csr_array((found.value, found.latent, found.bounds), shape=(len(found.rows), width)).tocsc()
+        latent = np.repeat(np.arange(width, dtype=np.int32), np.diff(by_latent.indptr))
+        return cls(found.shard, found.rows, latent, found.rows[by_latent.indices], by_latent.data)
 
 
-def read_firings(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None) -> Iterator[Firings]:
+def read_firings(path: str | Path, shards: Sequence[Shard], tokens: int | None = None) -> Iterator[Firings]:
     """Activations on all kept tokens, or on about ``tokens``: as many from the start of every shard, so that no data set is left out.
 
     The last sequence is read to its end: a context that reaches past a cut would lack what fires there.
     """
-    share = None if tokens is None else -(-tokens // len(activations.shards))
-    device = crosscoder.decoder.device
-    for number, shard in enumerate(activations.shards):
-        starts = shard.tokens.sequence_starts()
-        limit = None if share is None else _whole(np.flatnonzero(activations.summary.kept(shard)), starts, share)
-        rows, waiting, size = [], [], 0
-        for block_rows, block in kept_blocks(shard, activations.summary, limit):
-            active = crosscoder.active(crosscoder.normalise(block.to(device)))
-            rows.append(block_rows)
-            waiting.append(_Entries(torch.from_numpy(block_rows).to(device)[active.rows], active.latents.int(), active.values))
-            size += len(active.values)
-            if size >= AT_ONCE:
-                # The last sequence may go on in the next block: it waits.
-                read, entries = np.concatenate(rows), _Entries.join(waiting)
-                border = int(starts[np.searchsorted(starts, read[-1], side="right") - 1])
-                n_rows, n_entries = int(np.searchsorted(read, border)), int((entries.row < border).sum())
-                if n_rows:
-                    yield _by_latent(number, read[:n_rows], taken(entries, slice(n_entries)))
-                rows, waiting = [read[n_rows:]], [taken(entries, slice(n_entries, None))]
-                size -= n_entries
-        if rows:
-            yield _by_latent(number, np.concatenate(rows), _Entries.join(waiting))
+    file = ActiveFile(path)
+    left = [file.tokens if tokens is None else -(-tokens // len(shards))] * len(shards)
+    for group in range(file.groups):
+        shard = file.shard(group)
+        if left[shard] > 0:
+            found = file.read(group)
+            if left[shard] < len(found.rows):
+                found = found.first(_whole(found.rows, shards[shard].sequence_starts(), left[shard]))
+            left[shard] -= len(found.rows)
+            yield Firings.of(found)
 
 
 def _whole(rows: np.ndarray, starts: np.ndarray, share: int) -> int:
-    """How many of the kept ``rows`` are ``share`` and what is left of the sequence that it ends in."""
-    if share >= len(rows):
-        return len(rows)
+    """How many of the kept ``rows`` are the first ``share`` and what is left of the sequence in which these end."""
     sequence = np.searchsorted(starts, rows, side="right")
     return int(np.searchsorted(sequence, sequence[share - 1], side="right"))
-
-
-def _by_latent(shard: int, rows: np.ndarray, entries: _Entries) -> Firings:
-    order = torch.argsort(entries.latent, stable=True)
-    row, latent, value = (column[order].cpu().numpy() for column in entries)
-    return Firings(shard, rows, latent, row, value)

@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from crossdiff.activations.pairs import Block
 from crossdiff.config import BASE, CHAT, FEWEST_ACTIVE_BLOCKS, MODELS, Bootstrap
+from crossdiff.crosscoders.encoding import Encoded
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, rows_per_latent
 from crossdiff.device import keep_freed_memory
@@ -53,15 +53,18 @@ class ScalingSums:
         self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
         self.projected = zeros(2, len(MODELS), len(DIRECTIONS))  # sum_i f_ij <d_j, y_i^m> for targets y = x, xhat
         self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
-        # sum_i f_ij y_i of the block that is being gathered: (latents, targets x and xhat x model x d_model); None at its start
-        self.targets: Tensor | None = None
+        # sum_i f_ij y_i of the block that is being gathered, for y = x and y = xhat: (latents, model x d_model); none at its start
+        self.targets: list[Tensor] = []
 
     def add(self, x: Tensor, active: Active, block: int) -> None:
         """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
         f = active.values
-        targets = torch.cat([x, self.crosscoder.decode_active(active)], dim=1).flatten(1)
-        summed = rows_per_latent(active, targets)
-        self.targets = summed if self.targets is None else self.targets.add_(summed)
+        for y, target in enumerate((x, self.crosscoder.decode_active(active))):
+            summed = rows_per_latent(active, target.flatten(1))
+            if y < len(self.targets):
+                self.targets[y] += summed
+            else:
+                self.targets.append(summed)
         self.count[block] += active.count_per_latent()
         self.sum[block] += active.sum_per_latent(f)
         self.squares[block] += active.sum_per_latent(f.square())
@@ -71,12 +74,10 @@ class ScalingSums:
 
     def close(self, block: int) -> None:
         """The block of documents is complete: project its sums on the directions, at their own precision."""
-        if self.targets is None:
-            return
-        targets = self.targets.unflatten(1, (2 * len(MODELS), -1))
-        projected = torch.bmm(targets, self.directions.transpose(1, 2))  # (latents, target and model, direction)
-        self.projected[..., block, :] = projected.movedim(0, 2).unflatten(0, (2, len(MODELS)))
-        self.targets = None
+        for y, target in enumerate(self.targets):
+            projected = torch.bmm(target.unflatten(1, (len(MODELS), -1)), self.directions.transpose(1, 2))  # (latents, model, direction)
+            self.projected[y, ..., block, :] = projected.movedim(0, 2)
+        self.targets = []
 
     def numerators(self, name: str) -> dict[str, Tensor]:
         """{target: (model, block, latents)}: sum_i f_ij <d_j, y_i^m> for the direction ``name``."""
@@ -99,8 +100,8 @@ class ScalingSums:
 
 
 @torch.no_grad()
-def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int, bootstrap: Bootstrap) -> pd.DataFrame:
-    """One row per latent from blocks of raw activations in order, ``tokens`` in all.
+def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Encoded], tokens: int, bootstrap: Bootstrap) -> pd.DataFrame:
+    """One row per latent from blocks of encoded activations in order, ``tokens`` in all.
 
     Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
     relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
@@ -115,8 +116,7 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int,
         if number != current:
             sums.close(current)
             current = number
-        x = crosscoder.normalise(part.to(crosscoder.decoder.device))
-        sums.add(x, crosscoder.active(x), number)
+        sums.add(part.x, part.active, number)
     sums.close(current)
     norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
     columns = {
@@ -146,13 +146,14 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Block], tokens: int,
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
-def document_blocks(parts: Iterable[Block], tokens: int, blocks: int) -> Iterator[tuple[Tensor, int]]:
-    """(activations (tokens, model, d_model), block number): ``parts`` cut where a new one of ``blocks`` blocks begins.
+def document_blocks(parts: Iterable[Encoded], tokens: int, blocks: int) -> Iterator[tuple[Encoded, int]]:
+    """(part, block number): ``parts`` cut where a new one of ``blocks`` blocks begins.
 
     Blocks are of about equal size, and of whole documents: a document belongs where its first token does.
     """
     seen, document, start = 0, None, 0
-    for activations, documents in parts:
+    for part in parts:
+        documents = part.documents
         place = seen + np.arange(len(documents))
         is_first = np.diff(documents, prepend=documents[0]) != 0
         is_first[0] = documents[0] != document
@@ -160,7 +161,7 @@ def document_blocks(parts: Iterable[Block], tokens: int, blocks: int) -> Iterato
         number = start_of * blocks // tokens
         cuts = [0, *np.flatnonzero(np.diff(number)) + 1, len(number)]
         for first, stop in pairwise(cuts):
-            yield activations[first:stop], int(number[first])
+            yield part.part(first, stop), int(number[first])
         seen, document, start = seen + len(documents), documents[-1], int(start_of[-1])
 
 

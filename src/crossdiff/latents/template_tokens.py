@@ -15,8 +15,7 @@ from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
-if TYPE_CHECKING:  # figures read this module, and need not wait for torch
-    from crossdiff.activations.pairs import PairedShard
+if TYPE_CHECKING:  # figures read this module, and need not wait for what reads firings
     from crossdiff.latents.firings import Firings
 
 NEAR = 10  # distances after a template token that are counted one by one
@@ -46,11 +45,11 @@ def token_groups(tokens: Shard) -> np.ndarray:
 class TemplateCounter:
     """Counts, from a stream of firings, each latent's activations by group of token, strength and role."""
 
-    def __init__(self, shards: "Sequence[PairedShard]", largest: np.ndarray) -> None:
+    def __init__(self, shards: Sequence[Shard], largest: np.ndarray) -> None:
         """``largest``: (latents,) the largest activation of each latent over all training tokens."""
         self.largest = largest
-        self.groups = [token_groups(shard.tokens) for shard in shards]
-        self.roles = [shard.tokens.role for shard in shards]
+        self.groups = [token_groups(shard) for shard in shards]
+        self.roles = [shard.role for shard in shards]
         self.text = np.zeros(len(GROUPS), np.int64)
         self.by_group = np.zeros((len(largest), len(GROUPS), len(ABOVE) + 1), np.int64)
         self.by_role = np.zeros((len(largest), len(ROLES) + 1), np.int64)

@@ -1,5 +1,6 @@
 """Twins: a chat-only and a base-only latent of nearly the same direction, and whether they fire in the same places (docs/method.md 11)."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import BASE, CHAT, Twins
+from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.latents.firings import read_firings
 from crossdiff.latents.twin_counts import CONTROL, TWIN
 
 COLUMNS = ("kind", "chat_only", "base_only", "cosine", "divergence", "high_chat_only", "high_base_only", "high_both")
@@ -23,7 +23,7 @@ CONTROL_SEED = 0
 class Activity(NamedTuple):
     """Where one latent fires, and how strongly."""
 
-    token: np.ndarray  # in increasing order
+    token: np.ndarray  # number among the kept tokens, in increasing order
     value: np.ndarray
 
 
@@ -62,7 +62,7 @@ def twin_pairs(decoder: Tensor, chat_only: np.ndarray, base_only: np.ndarray, co
         chat = normalize(decoder[chat_only[start : start + ROWS_AT_ONCE], CHAT], dim=1)
         found.append((chat @ base.T > cosine_above).nonzero())
         found[-1][:, 0] += start
-    return torch.cat(found).cpu().numpy()
+    return torch.cat(found).numpy()
 
 
 def control_pairs(twins: np.ndarray, n_chat_only: int, n_base_only: int) -> np.ndarray:
@@ -73,11 +73,12 @@ def control_pairs(twins: np.ndarray, n_chat_only: int, n_base_only: int) -> np.n
     return np.stack(np.divmod(others, n_base_only), axis=1)
 
 
-def find_twins(crosscoder: Crosscoder, activations: PairedActivations, betas: pd.DataFrame, settings: Twins) -> pd.DataFrame:
+def find_twins(crosscoder: Crosscoder, active: str | Path, betas: pd.DataFrame, settings: Twins) -> pd.DataFrame:
     """Twins and control pairs of a crosscoder with the divergence of their activations; no rows where a class is empty or nothing agrees.
 
     Columns: kind (twin or control), chat_only and base_only (latents), cosine, divergence, and on how many tokens each of the two, and
-    both, are high. Activations count times the sum of the latent's decoder norms, so that both are on one scale.
+    both, are high. Activations are those of the file ``active`` of active entries, times the sum of the latent's decoder norms, so that
+    both are on one scale.
     """
     chat_only, base_only = (betas.latent[betas["class"] == name].to_numpy(copy=True) for name in ("chat-only", "base-only"))
     decoder = crosscoder.decoder
@@ -89,8 +90,8 @@ def find_twins(crosscoder: Crosscoder, activations: PairedActivations, betas: pd
     kinds += [CONTROL] * (len(places) - len(kinds))
     pairs = np.stack([chat_only[places[:, 0]], base_only[places[:, 1]]], axis=1)
     directions = decoder[pairs[:, 0], CHAT], decoder[pairs[:, 1], BASE]
-    cosines = torch.nn.functional.cosine_similarity(*directions, dim=1).cpu().numpy()
-    activity = activities(crosscoder, activations, np.unique(pairs))
+    cosines = torch.nn.functional.cosine_similarity(*directions, dim=1).numpy()
+    activity = activities(active, crosscoder.decoder_norms().sum(dim=1).numpy(), np.unique(pairs))
     rows = [
         (kind, chat, base, cosine, *firing_divergence(activity[chat], activity[base]))
         for kind, (chat, base), cosine in zip(kinds, pairs.tolist(), cosines, strict=True)
@@ -98,16 +99,15 @@ def find_twins(crosscoder: Crosscoder, activations: PairedActivations, betas: pd
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def activities(crosscoder: Crosscoder, activations: PairedActivations, latents: np.ndarray) -> dict[int, Activity]:
-    """The scaled activations of a few latents (numbers in increasing order) on all kept tokens."""
-    scale = crosscoder.decoder_norms().sum(dim=1).cpu().numpy()
-    first_row = np.cumsum([0, *(shard.rows for shard in activations.shards)])
-    wanted = np.isin(np.arange(crosscoder.latents), latents)
-    parts = []
-    for found in read_firings(crosscoder, activations):
+def activities(active: str | Path, scale: np.ndarray, latents: np.ndarray) -> dict[int, Activity]:
+    """The activations, times ``scale`` (of every latent), of a few latents (numbers in increasing order) on all kept tokens."""
+    wanted = np.isin(np.arange(len(scale)), latents)
+    parts, tokens = [], 0
+    for found in ActiveFile(active):
         chosen = wanted[found.latent]
-        latent = found.latent[chosen]
-        parts.append((latent, first_row[found.shard] + found.row[chosen], found.value[chosen] * scale[latent]))
+        latent, token = found.latent[chosen], tokens + np.repeat(np.arange(len(found.rows)), np.diff(found.bounds))[chosen]
+        parts.append((latent, token, found.value[chosen] * scale[latent]))
+        tokens += len(found.rows)
     latent, token, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(latent, kind="stable")  # tokens stay in order
     borders = np.searchsorted(latent[order], latents, side="right")

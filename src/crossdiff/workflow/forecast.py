@@ -20,6 +20,8 @@ COMPRESSED = 0.72  # of a bfloat16 activation's two bytes are left on disk
 WINDOW = 2**20  # tokens of a shard that a harvest holds at once, as activations.harvest has it
 TOKEN_BYTES = 1.6  # of a token shard, compressed
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
+ENTRY_BYTES, ACTIVE = 4.4, 42  # of a latent that is active on a token, compressed; how many are under a loss without k, a guess
+ENTRIES_HELD, NO_TORCH = 0.3e9, 0.2e9  # a group of such entries, in several orders; Python with tables alone
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # of a latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # a planted firing's row, compressed
 STREAMED = 2e9  # of texts from the hub, which come in large parts; a guess
@@ -160,6 +162,10 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         flop = total(lambda i: parameters[i] * tokens)  # of the encoder's product
         return Need(jobs, tokens, disk, PROCESS, device, flop, (Work(kind, flop),), read=jobs * tokens * 4 * width)
 
+    def codes(tokens: int) -> float:
+        """Disk of the files of active entries."""
+        return tokens * total(lambda i: ENTRY_BYTES * getattr(entries[i], "k", ACTIVE))
+
     def training(i: int) -> Work:
         """The steps of all trainings of an entry."""
         flop, moved = step_work(width, latents[i], entries[i].batch)
@@ -179,12 +185,21 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             trainings,
             pairs=total(lambda i: entries[i].tokens * 4 * width),
         ),
-        "scale_latents": reading(train, extra=largest(lambda i: 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]), kind="scale"),
-        "measure_reconstruction": reading(validation),
-        "read_latents": reading(
+        # The decoder's directions, sums of the targets and one more; some tokens, their reconstructions and what these are made of.
+        "scale_latents": reading(
+            train,
+            codes(train),
+            largest(lambda i: 9 * parameters[i] + 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i]) + 3 * 8 * 16_384 * width,
+            kind="scale",
+        ),
+        "measure_reconstruction": reading(validation, codes(validation)),
+        "read_latents": Need(
+            jobs,
             min(train, config.examples.tokens),
-            disk=total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
-            extra=largest(lambda i: 25 * 8 * contexts * latents[i]),
+            total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
+            NO_TORCH + ENTRIES_HELD + largest(lambda i: 25 * 8 * contexts * latents[i]),
+            0,
+            0,
         ),
         "find_patterns": Need(
             jobs,
@@ -195,7 +210,7 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
             0,
             total(lambda i: 2 * config.examples.background * 1e4 * latents[i]),
         ),
-        "find_twins": reading(validation),
+        "find_twins": Need(jobs, validation, 0, PROCESS + ENTRIES_HELD + largest(lambda i: 4 * parameters[i]), 0, 0),
         "read_directions": Need(
             1,
             0,
@@ -220,9 +235,9 @@ def _of_crosscoders(config: Config, model: Shape, width: int, train: int, valida
         )
     if planted := config.pair.chat.planted:
         concepts = sum(planted.concepts.model_dump().values())
-        matching = reading(train, extra=largest(lambda i: 4 * 2 * concepts * latents[i]))
-        # Sums over tokens, covariances, variances and correlations, in both models, in float64.
-        needs["match_concepts"] = matching._replace(host=PROCESS + largest(lambda i: 5 * 8 * 2 * concepts * latents[i]))
+        # The crosscoder; sums over tokens, covariances, variances and correlations, in both models, in float64.
+        matching = PROCESS + ENTRIES_HELD + largest(lambda i: 4 * parameters[i] + 5 * 8 * 2 * concepts * latents[i])
+        needs["match_concepts"] = Need(jobs, train, 0, matching, 0, 0)
     if causal := config.causal:
         # Every patched run is a pass of the rest of the model.
         seen = causal.conversations * len(causal.datasets) * _conversation(config)

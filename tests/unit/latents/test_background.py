@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers_activations import token_shard
-from helpers_latents import bare_shard, firings_of
+from helpers_latents import firings_of
 
 from crossdiff.config import Examples
 from crossdiff.latents.background import BackgroundCollector
@@ -21,21 +21,20 @@ def collected(pieces: list[list[int]], codes: np.ndarray, shard, settings: Examp
 
 @pytest.mark.parametrize("background", [1000, 20])
 def test_contexts_and_their_latents(background: int) -> None:
-    shard = bare_shard(token_shard(LENGTHS, first_document=7))
-    tokens = shard.tokens
+    shard = token_shard(LENGTHS, first_document=7)
     generator = np.random.default_rng(0)
     codes = (generator.random((sum(LENGTHS), 9)) < 0.1).astype(np.float32)
     settings = Examples(background=background, before=4, after=2)
     rows = list(range(1, sum(LENGTHS)))  # the first token does not count
     found = collected([rows], codes, shard, settings)
     assert found == collected([rows[:17], rows[17:20], rows[20:]], codes, shard, settings)
-    starts = [*tokens.sequence_starts().tolist(), sum(LENGTHS)]
+    starts = [*shard.sequence_starts().tolist(), sum(LENGTHS)]
     for context in found:
         centre = context["start"] + context["centre"]
         first, end = max(start for start in starts if start <= centre), min(start for start in starts if start > centre)
         start, stop = max(first, centre - 4), min(end, centre + 3)
-        assert context["start"] == start and context["tokens"] == tokens.token[start:stop].tolist()
-        assert context["document"] == tokens.document[centre] and context["shard"] == 0
+        assert context["start"] == start and context["tokens"] == shard.token[start:stop].tolist()
+        assert context["document"] == shard.document[centre] and context["shard"] == 0
         fired = {latent for row in range(start, stop) if row in rows for latent in np.flatnonzero(codes[row])}
         assert context["latents"] == sorted(fired)
     centres = [context["start"] + context["centre"] for context in found]
@@ -51,7 +50,7 @@ def test_nothing_read_gives_an_empty_table() -> None:
 
 
 def test_draws_are_spread_over_the_text() -> None:
-    shard = bare_shard(token_shard([10] * 1000))
+    shard = token_shard([10] * 1000)
     found = collected([list(range(10_000))], np.zeros((10_000, 1), np.float32), shard, Examples(background=2000))
     centres = np.array([context["start"] + context["centre"] for context in found])
     assert abs(len(centres) - 2000) < 4 * 2000**0.5

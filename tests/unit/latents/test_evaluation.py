@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers_activations import random_crosscoder
+from helpers_codes import encoded
 from helpers_tables import scaling_table
 
 from crossdiff.config import Classes, LatentScaling
@@ -82,7 +83,7 @@ def test_quality_equals_its_formula_over_all_tokens(crosscoder: Crosscoder) -> N
     """Blocks of different means and sizes: a mean of the blocks' own values would be another number."""
     raw = torch.randn(500, 2, WIDTH, generator=torch.Generator().manual_seed(0))
     raw[:30] += 4
-    quality, fired = reconstruction_quality(crosscoder, raw.split([30, 400, 70]))
+    quality, fired = reconstruction_quality(crosscoder, encoded(crosscoder, raw.split([30, 400, 70])))
     x = crosscoder.normalise(raw)
     codes = crosscoder.encode(x)
     error = (x - crosscoder.decode(codes)).double()
@@ -97,9 +98,9 @@ def test_quality_equals_its_formula_over_all_tokens(crosscoder: Crosscoder) -> N
 
 def test_constant_shift_of_the_reconstruction_costs_no_variance(crosscoder: Crosscoder) -> None:
     raw = torch.randn(100, 2, WIDTH, generator=torch.Generator().manual_seed(0))
-    before, _ = reconstruction_quality(crosscoder, [raw])
+    before, _ = reconstruction_quality(crosscoder, encoded(crosscoder, [raw]))
     crosscoder.decoder_bias += 5
-    after, _ = reconstruction_quality(crosscoder, [raw])
+    after, _ = reconstruction_quality(crosscoder, encoded(crosscoder, [raw]))
     assert after["fve_base"] == pytest.approx(before["fve_base"], rel=1e-4)
 
 
@@ -107,7 +108,7 @@ def test_constant_shift_of_the_reconstruction_costs_no_variance(crosscoder: Cros
 def test_too_few_validation_tokens_are_refused(crosscoder: Crosscoder, tokens: int) -> None:
     said = rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; raise validation_tokens, or loosen [^\n]*$"
     with pytest.raises(UserError, match=said):
-        reconstruction_quality(crosscoder, [torch.randn(1, 2, WIDTH)] * tokens)
+        reconstruction_quality(crosscoder, encoded(crosscoder, [torch.randn(1, 2, WIDTH)] * tokens))
 
 
 # Classes

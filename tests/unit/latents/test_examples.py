@@ -9,31 +9,33 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers_activations import random_activations, random_crosscoder, token_shard, write_pair
-from helpers_latents import bare_shard, firings_of
+from helpers_codes import active_file
+from helpers_latents import firings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossdiff.activations.pairs import PairedActivations, PairedShard, summarise
+from crossdiff.activations.pairs import PairedActivations, summarise
 from crossdiff.config import Activations, Examples
 from crossdiff.latents import examples as module
 from crossdiff.latents.examples import SCHEMA, ExampleCollector
 from crossdiff.latents.firings import Firings, read_firings
+from crossdiff.texts.shards import Shard
 
 
-def collected(shards: list[PairedShard], largest: np.ndarray, settings: Examples, parts: list[Firings]) -> list[dict[str, Any]]:
+def collected(shards: list[Shard], largest: np.ndarray, settings: Examples, parts: list[Firings]) -> list[dict[str, Any]]:
     collector = ExampleCollector(shards, largest, settings)
     for part in parts:
         collector.add(part)
     return pa.Table.from_batches(collector.batches(), SCHEMA).to_pylist()
 
 
-def naive(shards: list[PairedShard], codes: list[np.ndarray], largest: np.ndarray, settings: Examples) -> list[dict[str, Any]]:
+def naive(shards: list[Shard], codes: list[np.ndarray], largest: np.ndarray, settings: Examples) -> list[dict[str, Any]]:
     """Every sequence of every shard looked at for every latent."""
     found = []
     for latent in range(len(largest)):
         mine = []
         for number, shard in enumerate(shards):
-            starts = [*shard.tokens.sequence_starts().tolist(), shard.rows]
+            starts = [*shard.sequence_starts().tolist(), len(shard.token)]
             for first, end in pairwise(starts):
                 values = codes[number][first:end, latent]
                 if values.any():
@@ -43,12 +45,12 @@ def naive(shards: list[PairedShard], codes: list[np.ndarray], largest: np.ndarra
                         {
                             "latent": latent,
                             "shard": number,
-                            "document": int(shard.tokens.document[first]),
+                            "document": int(shard.document[first]),
                             "peak": float(values.max()),
                             "quantile": next((q for q in settings.quantiles if values.max() <= np.float32(q) * largest[latent]), 1.0),
                             "start": start,
-                            "tokens": shard.tokens.token[start:stop].tolist(),
-                            "template": shard.tokens.template[start:stop].tolist(),
+                            "tokens": shard.token[start:stop].tolist(),
+                            "template": shard.template[start:stop].tolist(),
                             "activations": codes[number][start:stop, latent].tolist(),
                             "key": module._random_keys(np.array([latent], np.int32), number, np.array([first]))[0],
                         }
@@ -64,14 +66,14 @@ def naive(shards: list[PairedShard], codes: list[np.ndarray], largest: np.ndarra
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> tuple[list[PairedShard], list[np.ndarray], np.ndarray, Examples, list[Firings]]:
+def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray, Examples, list[Firings]]:
     """Shards, their codes, largest activations, settings, and the firings cut at random borders of sequences."""
     latents = draw(st.integers(1, 3))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     shards, codes, parts = [], [], []
     for number in range(draw(st.integers(1, 3))):
         lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=12))
-        shards.append(bare_shard(token_shard(lengths, first_document=100 * number)))
+        shards.append(token_shard(lengths, first_document=100 * number))
         active = generator.random((sum(lengths), latents)) < draw(st.sampled_from([0.0, 0.1, 0.5]))
         codes.append((generator.integers(1, 6, active.shape) * active).astype(np.float32))  # few values: many ties
         borders = np.cumsum(lengths)
@@ -97,9 +99,9 @@ def test_examples_equal_a_naive_search(stream: tuple) -> None:
 
 
 @pytest.fixture
-def many() -> tuple[list[PairedShard], np.ndarray]:
+def many() -> tuple[list[Shard], np.ndarray]:
     """A shard of 3,000 sequences of two tokens, and codes of 40 latents: the peaks of each are all different, the strongest at the end."""
-    shard = bare_shard(token_shard([2] * 3000))
+    shard = token_shard([2] * 3000)
     codes = np.zeros((6000, 40), np.float32)
     codes[1::2] = np.arange(1, 3001)[:, None] / 3000
     return [shard], codes
@@ -109,7 +111,7 @@ def pieces(codes: np.ndarray, size: int) -> Iterator[Firings]:
     return (firings_of(codes, 0, np.arange(start, start + size)) for start in range(0, len(codes), size))
 
 
-def test_samples_are_uniform_in_their_bin(many: tuple[list[PairedShard], np.ndarray]) -> None:
+def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) -> None:
     """20 of 1,500 sequences for each of 40 latents and two bins: as many from one half of the bin as from the other, within 4 sigma."""
     shards, codes = many
     settings = Examples(per_latent=1, quantiles=[0.5, 1.0], per_quantile=20)
@@ -122,7 +124,7 @@ def test_samples_are_uniform_in_their_bin(many: tuple[list[PairedShard], np.ndar
     assert len({row["start"] for row in rows}) > 1000  # latents are sampled independently: no sequence comes up for all
 
 
-def test_memory_stays_bounded(many: tuple[list[PairedShard], np.ndarray]) -> None:
+def test_memory_stays_bounded(many: tuple[list[Shard], np.ndarray]) -> None:
     shards, codes = many
     settings = Examples(per_latent=5, quantiles=[0.5, 1.0], per_quantile=3)
     collector = ExampleCollector(shards, codes.max(axis=0), settings)
@@ -133,7 +135,7 @@ def test_memory_stays_bounded(many: tuple[list[PairedShard], np.ndarray]) -> Non
     assert max(held) <= 2 * 40 * (5 + 2 * 3)
 
 
-def test_batches_of_the_file_do_not_cut_anything(many: tuple[list[PairedShard], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_the_file_do_not_cut_anything(many: tuple[list[Shard], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     shards, codes = many
     settings, parts = Examples(per_latent=3, per_quantile=2), list(pieces(codes[:120], 20))
     whole = collected(shards, codes[:120].max(axis=0), settings, parts)
@@ -153,8 +155,9 @@ def test_from_caches_to_contexts(tmp_path: Path) -> None:
     for shard, part in zip(shards, codes, strict=True):
         part[shard.tokens.position == 0] = 0
     largest, settings = np.concatenate(codes).max(axis=0), Examples(per_latent=2, per_quantile=1, before=3, after=2)
-    found = collected(shards, largest, settings, list(read_firings(crosscoder, activations, settings.tokens)))
-    expected = naive(shards, codes, largest, settings)
+    path, texts = active_file(tmp_path / "active.parquet", crosscoder, activations), activations.token_shards
+    found = collected(texts, largest, settings, list(read_firings(path, texts, settings.tokens)))
+    expected = naive(texts, codes, largest, settings)
     assert {row["latent"] for row in expected} == {0, 1, 3, 5}
     assert [{**row, "peak": None, "activations": None} for row in found] == [{**row, "peak": None, "activations": None} for row in expected]
     for row, wanted in zip(found, expected, strict=True):
@@ -163,5 +166,5 @@ def test_from_caches_to_contexts(tmp_path: Path) -> None:
 
 
 def test_no_firing_at_all_gives_an_empty_table() -> None:
-    shard = bare_shard(token_shard([3, 2]))
+    shard = token_shard([3, 2])
     assert collected([shard], np.zeros(2, np.float32), Examples(), [firings_of(np.zeros((5, 2), np.float32), 0, np.arange(5))]) == []

@@ -1,16 +1,17 @@
-"""The pass over the tokens finds exactly the active entries of the dense codes, in whole sequences, however it is cut."""
+"""Firings are exactly the active entries of the dense codes, in whole sequences, however their file is cut."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers_activations import random_activations, random_crosscoder, write_pair
+from helpers_codes import active_file
 
 from crossdiff.activations import pairs
 from crossdiff.activations.pairs import PairedActivations, summarise
 from crossdiff.config import Activations
+from crossdiff.crosscoders import active_file as module
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.latents import firings as module
 from crossdiff.latents.firings import Firings, read_firings
 
 WIDTH, LATENTS = 4, 6
@@ -32,6 +33,11 @@ def cached(folder: Path, **settings) -> PairedActivations:
         for number, lengths in enumerate(LENGTHS)
     ]
     return PairedActivations(shards, summarise(shards, Activations(**settings)))
+
+
+def firings(folder: Path, crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None) -> list[Firings]:
+    path = active_file(folder / "active.parquet", crosscoder, activations)
+    return list(read_firings(path, activations.token_shards, tokens))
 
 
 def dense(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -66,8 +72,8 @@ def test_firings_are_the_active_entries_of_the_dense_codes(
 ) -> None:
     activations = cached(tmp_path, skip_first=skip_first)
     monkeypatch.setattr(pairs, "CHUNK_ROWS", chunk)
-    monkeypatch.setattr(module, "AT_ONCE", at_once)
-    parts = list(read_firings(crosscoder, activations, tokens))
+    monkeypatch.setattr(module, "ENTRIES_AT_ONCE", at_once)
+    parts = firings(tmp_path, crosscoder, activations, tokens)
     for number, (rows, codes) in enumerate(dense(crosscoder, activations, tokens)):
         mine = [part for part in parts if part.shard == number]
         found = np.zeros_like(codes)
@@ -84,8 +90,8 @@ def test_firings_are_the_active_entries_of_the_dense_codes(
 def test_no_sequence_is_cut(tmp_path: Path, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch, tokens: int | None) -> None:
     activations = cached(tmp_path)
     monkeypatch.setattr(pairs, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(module, "AT_ONCE", 1)
-    parts = list(read_firings(crosscoder, activations, tokens))
+    monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 1)
+    parts = firings(tmp_path, crosscoder, activations, tokens)
     assert len(parts) > len(LENGTHS)
     for part in parts:
         position = np.append(activations.shards[part.shard].tokens.position, 0)
@@ -94,7 +100,7 @@ def test_no_sequence_is_cut(tmp_path: Path, crosscoder: Crosscoder, monkeypatch:
 
 def test_a_limit_leaves_no_shard_out(tmp_path: Path, crosscoder: Crosscoder) -> None:
     """Shards come data set by data set: the first tokens of all would be those of one data set."""
-    parts = list(read_firings(crosscoder, cached(tmp_path), tokens=10))
+    parts = firings(tmp_path, crosscoder, cached(tmp_path), tokens=10)
     assert [(part.shard, len(part.rows)) for part in parts] == [(0, 7), (1, 5)]
 
 
@@ -106,5 +112,5 @@ def test_shards_without_kept_tokens_or_firings_do_no_harm(tmp_path: Path, crossc
         write_pair(tmp_path, "silent", silent),
         write_pair(tmp_path, "loud", random_activations(30, WIDTH)),
     ]
-    parts = list(read_firings(crosscoder, PairedActivations(shards, summarise(shards, Activations(skip_first=3)))))
+    parts = firings(tmp_path, crosscoder, PairedActivations(shards, summarise(shards, Activations(skip_first=3))))
     assert [(part.shard, len(part.rows), len(part.value) > 0) for part in parts] == [(1, 2, False), (2, 27, True)]

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 import torch
 from helpers_activations import LAYER, random_crosscoder
+from helpers_codes import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossdiff.activations.pairs import Block
 from crossdiff.config import Bootstrap
+from crossdiff.crosscoders.encoding import Encoded
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.sparse import Active
 from crossdiff.latents.scaling import DIRECTIONS, TARGETS, ScalingSums, document_blocks, nu_interval, relative_norm_difference
 from crossdiff.latents.scaling import latent_scaling as scale_blocks
 
@@ -24,11 +26,9 @@ MODELS = ("base", "chat")
 
 def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap: int) -> pd.DataFrame:
     """With documents of ten tokens, counted on over all parts."""
-    blocks, first = [], 0
-    for part in parts:
-        blocks.append(Block(part, (first + np.arange(len(part))) // 10))
-        first += len(part)
-    return scale_blocks(crosscoder, blocks, first, Bootstrap(**{"blocks": 10, "samples": 20} | bootstrap))
+    blocks = encoded(crosscoder, parts)
+    tokens = sum(len(block.x) for block in blocks)
+    return scale_blocks(crosscoder, blocks, tokens, Bootstrap(**{"blocks": 10, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
@@ -170,10 +170,13 @@ def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(lengths: l
     borders = [0]
     while borders[-1] < tokens:
         borders.append(min(tokens, borders[-1] + next(steps)))
-    parts = [Block(torch.arange(a, b)[:, None, None], documents[a:b]) for a, b in itertools.pairwise(borders)]
+    codes = torch.from_numpy(np.random.default_rng(tokens).integers(0, 3, (tokens, 4)).astype(np.float32))
+    parts = [Encoded(torch.arange(a, b)[:, None, None], Active.of(codes[a:b]), documents[a:b]) for a, b in itertools.pairwise(borders)]
     found = list(document_blocks(parts, tokens, blocks))
-    assert torch.cat([part.flatten() for part, _ in found]).tolist() == list(range(tokens))
-    number = np.concatenate([np.full(len(part), block) for part, block in found])
+    assert torch.cat([part.x.flatten() for part, _ in found]).tolist() == list(range(tokens))
+    torch.testing.assert_close(torch.cat([part.active.dense() for part, _ in found]), codes, rtol=0, atol=0)
+    assert np.concatenate([part.documents for part, _ in found]).tolist() == documents.tolist()
+    number = np.concatenate([np.full(len(part.x), block) for part, block in found])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     assert number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()  # by the place of each document's first token
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from helpers_latents import bare_shard, classed, firings_of
+from helpers_latents import classed, firings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ SHARD = shard_of(CHAT, DOCUMENT, CHAT)
 
 
 def counted(codes: np.ndarray, shard: Shard = SHARD, rows: np.ndarray | None = None, largest: np.ndarray | None = None) -> TemplateCounter:
-    counter = TemplateCounter([bare_shard(shard)], codes.max(axis=0) if largest is None else largest)
+    counter = TemplateCounter([shard], codes.max(axis=0) if largest is None else largest)
     counter.add(firings_of(codes, 0, np.arange(len(codes)) if rows is None else rows))
     return counter
 
@@ -132,7 +132,7 @@ def test_silent_latents_have_no_share() -> None:
 
 def test_counts_add_up_over_shards_and_pieces() -> None:
     codes = np.random.default_rng(0).random((len(SHARD.token), 2)).astype(np.float32)
-    shards = [bare_shard(SHARD), bare_shard(shard_of(DOCUMENT))]
+    shards = [SHARD, shard_of(DOCUMENT)]
     counter = TemplateCounter(shards, np.ones(2, np.float32))
     for rows in np.split(np.arange(len(codes)), [len(CHAT), len(CHAT) + len(DOCUMENT)]):
         counter.add(firings_of(codes, 0, rows))

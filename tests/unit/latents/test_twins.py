@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers_activations import paired, random_crosscoder
+from helpers_activations import paired, random_activations, random_crosscoder
+from helpers_codes import active_file
 from helpers_latents import classed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import Twins
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents import twins as module
@@ -107,7 +107,7 @@ def test_controls_run_out_with_the_pairs() -> None:
 
 
 @pytest.fixture
-def planted(tmp_path: Path) -> tuple[Crosscoder, PairedActivations, pd.DataFrame]:
+def planted(tmp_path: Path) -> tuple[Crosscoder, Path, pd.DataFrame]:
     """Latents 0 and 1 (chat-only) are twins of 4 and 5 (base-only): 0 and 4 fire on the same tokens, 1 and 5 on different ones."""
     crosscoder = random_crosscoder(WIDTH, 8).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
@@ -123,7 +123,7 @@ def planted(tmp_path: Path) -> tuple[Crosscoder, PairedActivations, pd.DataFrame
     tokens = torch.zeros(60, 2, WIDTH)
     tokens[:20, 1, 0], tokens[20:40, 1, 1], tokens[40:, 1, 2] = 1, 1, 1
     betas = classed(["chat-only"] * 3 + ["shared"] + ["base-only"] * 3 + ["dead"])
-    return crosscoder, paired(tmp_path, tokens[:30], tokens[30:]), betas
+    return crosscoder, active_file(tmp_path / "active.parquet", crosscoder, paired(tmp_path, tokens[:30], tokens[30:])), betas
 
 
 def test_planted_twins_are_found_with_their_divergence(planted: tuple) -> None:
@@ -145,19 +145,22 @@ def test_planted_twins_are_found_with_their_divergence(planted: tuple) -> None:
     assert twin_counts(table)["twins_divergent"] == 0.5
 
 
-def test_activities_are_those_of_the_dense_codes(planted: tuple) -> None:
-    crosscoder, activations, _ = planted
-    codes = crosscoder.encode(torch.cat([block for shard in activations.shards for block in [shard.read(0, shard.rows).float()]]))
-    scaled = codes * crosscoder.decoder_norms().sum(dim=1)
-    for latent, found in activities(crosscoder, activations, np.array([1, 2, 4])).items():
+def test_activities_are_those_of_the_dense_codes(planted: tuple, tmp_path: Path) -> None:
+    crosscoder, _, _ = planted
+    activations = random_activations(50, WIDTH)
+    active = active_file(tmp_path / "active.parquet", crosscoder, paired(tmp_path, activations[:30], activations[30:]))
+    scale = crosscoder.decoder_norms().sum(dim=1)
+    scaled = crosscoder.encode(activations.float()) * scale
+    for latent, found in activities(active, scale.numpy(), np.array([1, 2, 4])).items():
         assert found.token.tolist() == scaled[:, latent].nonzero().flatten().tolist()
+        assert (len(found.token) > 0) == (latent != 2)
         np.testing.assert_allclose(found.value, scaled[:, latent][scaled[:, latent] > 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [["shared"] * 8, ["chat-only"] * 4 + ["shared"] * 4, ["shared"] * 4 + ["base-only"] * 4])
 def test_empty_class_gives_an_empty_table(planted: tuple, classes: list[str]) -> None:
-    crosscoder, activations, _ = planted
-    table = find_twins(crosscoder, activations, classed(classes), Twins())
+    crosscoder, active, _ = planted
+    table = find_twins(crosscoder, active, classed(classes), Twins())
     assert tuple(table.columns) == COLUMNS and len(table) == 0
     counts = twin_counts(table)
     assert counts["twins"] == 0 and math.isnan(counts["twins_divergent"]) and math.isnan(counts["controls_divergent"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers_codes import active_file
 from helpers_planted import SCORING, THRESHOLDS, brute_force_correlation, handmade, planted_pair, planted_settings, scored
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,10 +106,11 @@ def test_nothing_called_has_no_precision(perfect: pd.DataFrame) -> None:
     assert (scores["recall"], scores["f1"]) == (0, 0)
 
 
-def test_correlations_are_those_of_brute_force(pair) -> None:
+def test_correlations_are_those_of_brute_force(pair, tmp_path: Path) -> None:
     concepts, activations, fired = pair
     crosscoder = handmade(concepts, trap=False)
-    found = correlations(crosscoder, activations, [fired], len(concepts.table))
+    active = active_file(tmp_path / "active.parquet", crosscoder, activations)
+    found = correlations(active, crosscoder.latents, [fired], len(concepts.table))
     shard = activations.shards[0]
     codes = crosscoder.encode(crosscoder.normalise(shard.read(0, shard.rows))).numpy()
     truth = strengths(fired, len(concepts.table), 0, shard.rows).numpy()
