@@ -44,7 +44,9 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "step": Section("step.py", 90, f"{PAPER} --batch {BATCH}", f"{SMALL} --batch 64 --steps 2"),
-    "harvest": Section("harvest.py", 75, "--made gemma2-2b --tokens 2000000", "--made tiny --tokens 4000"),
+    "harvest": Section(
+        "harvest.py", 75, "--shape gemma-2-2b --read 2000000 --batch-tokens 32768 --rounds 1", "--shape tiny --read 4000 --rounds 1"
+    ),
     "data": Section(
         "data.py", 75, f"{PAPER} --steps 300 --buffer 150000 --shards 4", f"{SMALL} --steps 3 --buffer 4096 --shards 2 --rows 4000"
     ),

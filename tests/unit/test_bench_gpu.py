@@ -31,8 +31,8 @@ def card_record(gpu: ModuleType) -> ModuleType:
 
 def test_every_section_runs_on_a_cpu_in_tiny_shapes(gpu: ModuleType, tmp_path: Path) -> None:
     rows = gpu.ROWS
-    sections = ["card", "step", "scaling", "pipeline"]
-    command = [sys.executable, "benchmarks/gpu.py", "--smoke", "--json", str(tmp_path / "found.json"), "--only", *sections]
+    sections = ["card", "step", "harvest", "data", "scaling", "pipeline"]
+    command = [sys.executable, "benchmarks/gpu.py", "--smoke", "--json", str(tmp_path / "found.json")]
     before = set((ROOT / "data").rglob("*"))
     paths = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths})
@@ -41,7 +41,8 @@ def test_every_section_runs_on_a_cpu_in_tiny_shapes(gpu: ModuleType, tmp_path: P
     assert list(found) == sections
     assert min(found["step"].values()) > 0
     assert {row.key for row in rows if row.section == "step"} - {"peak GB", "authors / ours", "authors TF32 / ours"} <= set(found["step"])
-    assert {row.key for row in rows if row.section == "scaling"} <= set(found["scaling"])
+    for section in ("harvest", "data", "scaling"):
+        assert {row.key for row in rows if row.section == section} <= set(found[section])
     assert set((ROOT / "data").rglob("*")) == before
 
 
