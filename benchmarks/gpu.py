@@ -28,6 +28,7 @@ from crossdiff.provenance.code import ROOT
 HERE = Path(__file__).parent
 WIDTH, LATENTS, BATCH, K = 2304, 73_728, 2_048, 100  # the paper's
 TOTAL = 275  # seconds of all sections together
+SCALED_TOKENS = 819_200  # 16,384 in each block of documents
 PAPER = f"--width {WIDTH} --latents {LATENTS} --k {K}"
 SMALL = "--width 32 --latents 512 --k 4"
 GEMMA_BLOCKS = 1.090e9  # parameters of Gemma-2-2B's blocks up to layer 13
@@ -50,7 +51,7 @@ SECTIONS = {
     "data": Section(
         "data.py", 75, f"{PAPER} --steps 300 --buffer 150000 --shards 4", f"{SMALL} --steps 3 --buffer 4096 --shards 2 --rows 4000"
     ),
-    "scaling": Section("latent_scaling.py", 60, f"{PAPER} --tokens 819200 --rounds 1", f"{SMALL} --tokens 4096 --rounds 1"),
+    "scaling": Section("latent_scaling.py", 60, f"{PAPER} --tokens {SCALED_TOKENS} --rounds 1", f"{SMALL} --tokens 4096 --rounds 1"),
 }
 
 
@@ -178,7 +179,7 @@ def record(results: Results) -> dict[str, Any]:
         "harvest": (harvest.get("job / forward"), "a whole job of 2 M tokens over the forward pass, Gemma-2-2B"),
         "pairs": (data.get("shuffled pairs/s", 0) * 2 * 2 * WIDTH / cores, f"shuffled pairs, d_model {WIDTH:,}, {cores} cores"),
         "training": (data.get("training with data / step alone"), shape),
-        "encode": (2 * 2 * WIDTH * LATENTS * 819_200 / scaling["encode s"] if "encode s" in scaling else None, shape),
+        "encode": (2 * 2 * WIDTH * LATENTS * SCALED_TOKENS / scaling["encode s"] if "encode s" in scaling else None, shape),
         "scaling": (scaling.get("ours / encode"), shape),
     }
     known = {key: {"value": value, "of": of, "source": "make bench-gpu"} for key, (value, of) in values.items() if value}

@@ -86,7 +86,7 @@ def test_record_holds_what_was_measured_in_its_units(gpu: ModuleType) -> None:
         "product": 7e14,
         "copy": 4e12,
         "training": 0.95,
-        "encode": pytest.approx(2 * 2 * 2304 * 73_728 * 65_536 / 2),
+        "encode": pytest.approx(2 * 2 * 2304 * 73_728 * gpu.SCALED_TOKENS / 2),
         "scaling": 1.7,
     }
     steps = [(step["loss"], step.get("dead"), step["seconds"]) for step in found["steps"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdiff.errors import UserError
-from crossdiff.workflow.forecast import ON_GPU
+from crossdiff.workflow.resources import ON_GPU
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow

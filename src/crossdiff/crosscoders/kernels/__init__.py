@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.errors import first_line
-from crossdiff.provenance.cards import tested_architectures
+from crossdiff.provenance.tested_cards import proven_architectures
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def of(tensor: Tensor) -> ModuleType | None:
 def _on(device: torch.device, setting: str) -> ModuleType | None:
     if setting == "plain" or (device.type != "cuda" and not (setting == "triton" and os.environ.get("TRITON_INTERPRET") == "1")):
         return None
-    if device.type == "cuda" and setting == "auto" and (found := architecture(device)) not in tested_architectures():
+    if device.type == "cuda" and setting == "auto" and (found := architecture(device)) not in proven_architectures():
         log.info("%s is not among the architectures on which the Triton kernels were tested: the plain path", found)
         return None
     try:
