@@ -50,6 +50,7 @@ REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 settings = RUN.settings
 
 # Not among params, like BATCH_TOKENS.
+os.environ["CROSSDIFF_KERNELS"] = CONFIG.kernels  # of jobs
 if CONFIG.device == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of jobs
 else:

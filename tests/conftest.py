@@ -18,7 +18,6 @@ import yaml
 # Tests run side by side, and what they compute is small: more threads would only wait for each other, and burn time on it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run as Python, where a test asks for them; read when triton is imported
 READ_AT_IMPORT = warm.read_at_import(dict(os.environ))  # as the warm Pythons have it
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +29,8 @@ TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings eac
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the warm Pythons, one set for all workers of pytest-xdist."""
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run as Python, where a test asks for them; read when triton is imported
     if not hasattr(config, "workerinput"):
         folder = os.environ["CROSSDIFF_WARM"] = tempfile.mkdtemp(prefix="warm-")
         servers = warm.start(folder)

@@ -1,14 +1,18 @@
 """Models on a GPU against the CPU: harvesting, patching and steering."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers_activations import random_crosscoder, token_shard
 from helpers_models import D_MODEL, FAMILIES, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from crossdiff.activations.harvest import harvest
+from crossdiff.activations.cache import read_rows
+from crossdiff.activations.harvest import harvest_shard
 from crossdiff.activations.pairs import Summary
 from crossdiff.device import device, fast_dtype
 from crossdiff.interventions.causal_effect import Answers
@@ -25,19 +29,25 @@ EVERYTHING = Summary(LAYER, 0, None, [1.0, 1.0], [], [], 1, 0, 0)
 BFLOAT16 = 2.0**-8  # relative error of one rounding
 
 
+def harvested(model: PreTrainedModel, shard: Shard, path: Path) -> Tensor:
+    """(tokens, d_model) float32, as the cache has them."""
+    harvest_shard(model, shard, LAYER, 64, path)
+    return read_rows(path, 0, len(shard.token)).float()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_harvest_is_that_of_the_cpu_up_to_rounding(family: str) -> None:
+def test_harvest_is_that_of_the_cpu_up_to_rounding(family: str, tmp_path: Path) -> None:
     model, shard = tiny_model(family, VOCABULARY, 0), token_shard((5, 17, 2, 30, 9, 1, 40))
-    on_cpu = harvest(model, shard, LAYER, 64).float()
-    on_gpu = harvest(model.to(device()), shard, LAYER, 64).float()
+    on_cpu = harvested(model, shard, tmp_path / "cpu.h5")
+    on_gpu = harvested(model.to(device()), shard, tmp_path / "gpu.h5")
     assert on_cpu.norm() > 0
     assert ((on_gpu - on_cpu).abs() <= 2 * BFLOAT16 * on_cpu.abs() + 1e-4).all()
 
 
-def test_harvest_in_the_dtype_of_the_gpu_is_close() -> None:
+def test_harvest_in_the_dtype_of_the_gpu_is_close(tmp_path: Path) -> None:
     model, shard = tiny_model("gemma2", VOCABULARY, 0), token_shard((5, 17, 2, 30, 9, 1, 40))
-    on_cpu = harvest(model, shard, LAYER, 64).float()
-    on_gpu = harvest(model.to(device(), fast_dtype()), shard, LAYER, 64).float()
+    on_cpu = harvested(model, shard, tmp_path / "cpu.h5")
+    on_gpu = harvested(model.to(device(), fast_dtype()), shard, tmp_path / "gpu.h5")
     assert (on_gpu - on_cpu).norm() < 0.05 * on_cpu.norm()
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from crossdiff.activations.pairs import Block, PairedActivations
 from crossdiff.config import Bootstrap, CrosscoderSettings
+from crossdiff.crosscoders import kernels
 from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.encoding import encode
 from crossdiff.crosscoders.trainer import Training, train
 from crossdiff.device import device
 from crossdiff.latents.scaling import latent_scaling
@@ -28,6 +30,11 @@ SETTINGS = {
     "dead": batchtopk_settings(**COMMON, threshold_start_step=5, k=2, dead_after_tokens=128),
     "decoupled": batchtopk_settings(**COMMON, threshold_start_step=5, code_normalisation="decoupled"),
 }
+
+
+@pytest.fixture(autouse=True, params=["triton", "plain"])
+def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.SETTING, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +98,13 @@ def test_resumed_training_goes_on_as_if_never_stopped(activations: PairedActivat
 
 def test_latent_scaling_gives_the_same_table() -> None:
     raw = torch.randn(4096, 2, WIDTH, generator=torch.Generator().manual_seed(2)).bfloat16()
-    blocks = [Block(part, np.arange(len(part)) // 50 + 100 * number) for number, part in enumerate(raw.split(512))]
+    blocks = [Block(part, np.arange(len(part)) // 50 + 100 * number, 0, np.arange(len(part))) for number, part in enumerate(raw.split(512))]
     tables = []
     for where in (CPU, device()):
         crosscoder = random_crosscoder(WIDTH, 64, seed=1)
         crosscoder.threshold.fill_(1.0)
         crosscoder = crosscoder.requires_grad_(False).to(where)
-        tables.append(latent_scaling(crosscoder, blocks, len(raw), Bootstrap(blocks=10, samples=20)))
+        tables.append(latent_scaling(crosscoder, encode(crosscoder, blocks), len(raw), Bootstrap(blocks=10, samples=20)))
     on_cpu, on_gpu = tables
     assert list(on_cpu.columns) == list(on_gpu.columns)
     for column in on_cpu.select_dtypes("number").columns:

@@ -115,6 +115,13 @@ class Config(Analysis):
         Literal["auto", "cpu"],
         Field(description="the GPU if there is one, which torch must then be able to use; cpu leaves it alone. Results stay either way"),
     ] = "auto"
+    kernels: Annotated[
+        Literal["auto", "triton", "plain"],
+        Field(
+            description="Triton kernels on cards of an architecture on which they were tested (data/cards), or always, or never. "
+            "Results stay: they differ by rounding only"
+        ),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _references(self) -> "Config":

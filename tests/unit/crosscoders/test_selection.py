@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from helpers_paths import PATHS, on_path
+from helpers_paths import PATHS, assert_selects_exactly, on_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -85,49 +85,13 @@ def test_largest_equals_a_full_sort(path: str) -> None:
         check()
 
 
-def hard_encoder(kind: str, rng: np.random.Generator, rows: int, latents: int, width: int) -> tuple[Tensor, Tensor]:
-    """x (rows, width) and weight (latents, width) whose products in bfloat16 mislead."""
-    if kind == "few directions":  # as documents with topics make them
-        basis = rng.normal(size=(3, width))
-        x, weight = rng.normal(size=(rows, 3)) @ basis, rng.normal(size=(latents, 3)) @ basis
-    elif kind == "terms that cancel":  # large terms, small sums: a product's error exceeds its value
-        large = 1000 * rng.normal(size=width)
-        x, weight = large + rng.normal(size=(rows, width)), rng.normal(size=(latents, width))
-        weight -= np.outer(weight @ large, large) / (large @ large)
-    elif kind == "nearly equal":  # in bfloat16 all of them are
-        x, weight = np.ones((rows, width)), 1 + rng.random((latents, width)) / 1000
-    else:  # "outlier": one coordinate outweighs all
-        x, weight = rng.normal(size=(rows, width)), rng.normal(size=(latents, width))
-        x[:, 0] *= 1000
-        weight[:, 0] /= 1000
-    return torch.from_numpy(x).float(), torch.from_numpy(weight).float()
-
-
 @pytest.mark.parametrize("path", ["device", "kernels"])
 @pytest.mark.parametrize("kind", ["few directions", "terms that cancel", "nearly equal", "outlier"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_selection_on_a_device_is_exact_where_products_mislead(path: str, kind: str, precision: str) -> None:
-    """The largest in float64, up to what float32 can tell apart; the candidates of ``above``, too."""
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        x, weight = hard_encoder(kind, rng, 48, 70, 24)
-        bias, weights = torch.from_numpy(rng.normal(size=70)).float(), torch.from_numpy(rng.random((70, 1))).float() + 0.5
-        exact = (x.double() @ weight.double().T + bias).relu() * weights[:, 0]
-        unsure = 1e-5 * x.norm(dim=1).max() * weight.norm(dim=1).max()  # of float32 sums
-        for count in (5, 100, 700):
-            with on_path(path):
-                found = largest(Encoder(weight, bias, precision), x, weights, count).active
-            kth = exact.flatten().topk(count).values[-1]
-            chosen = torch.zeros(exact.shape, dtype=torch.bool).index_put((found.rows, found.latents), torch.tensor(True))
-            assert chosen.sum() == min(count, int((exact > 0).sum()))
-            assert chosen[exact > kth + unsure].all()
-            assert not chosen[exact < kth - unsure].any()
-        bounds = torch.full((70,), float(exact[exact > 0].median()))
+    for seed in range(4 if path == "device" else 1):
         with on_path(path):
-            above_them = above(Encoder(weight, bias, precision), x, bounds).dense() > 0
-        codes = exact / weights[:, 0]
-        assert above_them[codes > bounds + unsure].all()
-        assert not above_them[codes < bounds - unsure].any()
+            assert_selects_exactly(kind, precision, seed, (48, 70, 24) if path == "device" else (16, 40, 24), (5, 100))
 
 
 def test_the_kernel_path_is_the_kernels() -> None:
