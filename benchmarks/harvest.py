@@ -97,9 +97,9 @@ def main() -> None:
         def harvest() -> None:
             harvest_shard(model, shard, layer, arguments.batch_tokens, cache)
 
-        for batch in batches[:2]:  # warm
+        for batch in batches[:3]:  # a round of millions of tokens is too dear not to count
             run_to_layer(model, batch, layer)
-        seconds = in_turn({"forward": forward, "harvest": harvest, "hash": lambda: content(cache), "load": load}, arguments.rounds)
+        seconds = in_turn({"forward": forward, "harvest": harvest, "hash": lambda: content(cache), "load": load}, arguments.rounds, 0)
     rates = {name: len(shard.token) / value for name, value in seconds.items()}
     row = {
         "tokens": len(shard.token),

@@ -29,16 +29,16 @@ def queued(thing: Callable[[], object], calls: int, rounds: int = 3) -> float:
     return statistics.median(seconds)
 
 
-def in_turn(things: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """{name: median seconds} over ``rounds``, after one round that is not counted."""
+def in_turn(things: Mapping[str, Callable[[], object]], rounds: int, uncounted: int = 1) -> dict[str, float]:
+    """{name: median seconds} over ``rounds``, after ``uncounted`` rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
-    for number in range(rounds + 1):
+    for number in range(rounds + uncounted):
         for name, thing in things.items():
             wait()
             start = time.perf_counter()
             thing()
             wait()
-            if number:
+            if number >= uncounted:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 

@@ -87,11 +87,10 @@ class Crosscoder(nn.Module):
 
     def decoder_norms(self) -> Tensor:
         """(latents, model): the L2 norm of each decoder direction."""
-        if (known := self.known) is None:
+        known, pieces = self.known, self.pieces.get("decoder")
+        if known is None or (torch.is_grad_enabled() and pieces is None):
             return self.decoder.norm(dim=2)
-        if not (torch.is_grad_enabled() and "decoder" in self.pieces):
-            return known.norms
-        return norms_of(self.decoder.flatten(1), known.norms, self.pieces["decoder"])
+        return known.norms if pieces is None or not torch.is_grad_enabled() else norms_of(self.decoder.flatten(1), known.norms, pieces)
 
     def code_weights(self) -> Tensor:
         """The weight that makes of an activation f a scaled one, v (docs/method.md 4): (latents,), or (latents, model) if decoupled."""

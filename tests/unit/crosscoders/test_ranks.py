@@ -46,6 +46,7 @@ def rows(path: Path) -> list[dict[str, float]]:
     ("name", "path"),
     [
         ("l1", "cpu"),
+        pytest.param("l1", "kernels", marks=pytest.mark.slow),
         ("batchtopk", "cpu"),
         ("batchtopk", "kernels"),
         pytest.param("decoupled", "cpu", marks=pytest.mark.slow),
