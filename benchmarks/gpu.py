@@ -176,7 +176,8 @@ def record(results: Results) -> dict[str, Any]:
     shape = f"{LATENTS:,} latents, d_model {WIDTH:,} x 2, batch {BATCH:,}, k {K}"
     values = {
         "forward": (harvest.get("forward tokens/s", 0) * 2 * GEMMA_BLOCKS, "Gemma-2-2B to layer 13"),
-        "harvest": (harvest.get("job / forward"), "a whole job of 2 M tokens over the forward pass, Gemma-2-2B"),
+        "harvest": (harvest.get("with the hash / forward"), "passes, files and hash of 2 M tokens over the forward pass, Gemma-2-2B"),
+        "start": (harvest.get("start s"), "Python and the imports of a harvest, s"),
         "pairs": (data.get("shuffled pairs/s", 0) * 2 * 2 * WIDTH / cores, f"shuffled pairs, d_model {WIDTH:,}, {cores} cores"),
         "training": (data.get("training with data / step alone"), shape),
         "encode": (2 * 2 * WIDTH * LATENTS * SCALED_TOKENS / scaling["encode s"] if "encode s" in scaling else None, shape),

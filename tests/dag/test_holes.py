@@ -267,12 +267,21 @@ def test_touch_and_a_branch_switch_rerun_nothing(ours):
     (ours.folder / ".gitignore").write_text("results/\n.snakemake/\nlogs/\ntrace/\n__pycache__/\n")
     for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "1"], ["switch", "-qc", "other"]):
         subprocess.run([*git, *arguments], cwd=ours.folder, check=True)
-    for path in [*(ours.folder / "src").rglob("*.py"), *ours.folder.glob("*/*.py"), *ours.folder.glob("data/*")]:
+    for path in [
+        *(ours.folder / "src").rglob("*.py"),
+        *ours.folder.glob("*/*.py"),
+        *(path for path in ours.folder.glob("data/*") if path.is_file()),
+    ]:
         path.write_text(path.read_text() + "\n")
     for arguments in (["commit", "-qam", "2"], ["switch", "-q", "main"]):
         subprocess.run([*git, *arguments], cwd=ours.folder, check=True)
     assert ours.pending() == {}
-    for path in [*ours.folder.rglob("*.py"), *ours.folder.rglob("*.smk"), ours.folder / "Snakefile", *ours.folder.glob("data/*")]:
+    for path in [
+        *ours.folder.rglob("*.py"),
+        *ours.folder.rglob("*.smk"),
+        ours.folder / "Snakefile",
+        *(path for path in ours.folder.glob("data/*") if path.is_file()),
+    ]:
         path.touch()
     assert ours.pending() == {}
 

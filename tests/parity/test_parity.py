@@ -5,6 +5,7 @@ Their values are float64. Ours are compared in float64 and in float32; a toleran
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -125,7 +126,7 @@ def trained(
     """Our trainer on the recorded weights and batches, step by step."""
     start = with_weights(recorded, settings.code_normalisation, dtype, settings.precision)
     monkeypatch.setattr(trainer, "new_crosscoder", lambda *_: start)
-    training = Training(None, settings, 0, torch.device("cpu"))
+    training = Training(SimpleNamespace(d_model=start.d_model), settings, 0, torch.device("cpu"))
     seen: list[Parts] = []
     training.loss.register_forward_hook(lambda _loss, _arguments, parts: seen.append(parts))
     steps = []

@@ -31,7 +31,20 @@ from crossdiff.crosscoders.model import Crosscoder
 
 @pytest.fixture(params=PATHS)
 def any_path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """On a CPU, as on a GPU, and with Triton's kernels."""
+    """On a CPU, as on a GPU, and with Triton's kernels, which are interpreted: slow."""
+    with on_path(request.param):
+        yield
+
+
+def paths(values: list, kernels_with: object) -> pytest.MarkDecorator:
+    """Every value on the plain paths, one of them with the kernels, too."""
+    return pytest.mark.parametrize(
+        ("value", "path"), [(value, path) for value in values for path in PATHS if path != "kernels" or value == kernels_with]
+    )
+
+
+@pytest.fixture(params=[path for path in PATHS if path != "kernels"])
+def plain_path(request: pytest.FixtureRequest) -> Iterator[None]:
     with on_path(request.param):
         yield
 
@@ -65,7 +78,7 @@ def test_decoupled_l1_is_the_crosscoder_l1() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.usefixtures("any_path")
+@pytest.mark.usefixtures("plain_path")
 @pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
 def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(normalisation: str) -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=normalisation)
@@ -85,12 +98,13 @@ def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(
 
 
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
-@pytest.mark.parametrize("squared", [False, True])
-@pytest.mark.usefixtures("any_path")
-def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, squared: bool) -> None:
+@paths([False, True], kernels_with=False)
+def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, value: bool, path: str) -> None:
+    """``value``: whether the error is squared."""
     monkeypatch.setattr(selection, "is_sparse", lambda *_: is_sparse)
-    loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=squared)
-    assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, squared))
+    with on_path(path):
+        loss, crosscoder = new_l1(l1_coefficient=0.1, squared_error=value)
+        assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_l1(twin, x, 0.1, value))
 
 
 def test_l1_penalty_warms_up_linearly() -> None:
@@ -120,36 +134,38 @@ def test_l1_of_a_perfect_reconstruction_has_finite_gradients() -> None:
 # BatchTopK (docs/method.md 6)
 
 
-@pytest.mark.usefixtures("any_path")
-@pytest.mark.parametrize("squared", [False, True])
-def test_batchtopk_trains_like_dense_autograd(squared: bool) -> None:
-    loss, crosscoder = new_batchtopk(squared_error=squared)
-    nothing_dead = torch.zeros(LATENTS, dtype=torch.bool)
-    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, squared, nothing_dead, 0, 0.0))
+@paths([False, True], kernels_with=False)
+def test_batchtopk_trains_like_dense_autograd(value: bool, path: str) -> None:
+    """``value``: whether the error is squared."""
+    with on_path(path):
+        loss, crosscoder = new_batchtopk(squared_error=value)
+        nothing_dead = torch.zeros(LATENTS, dtype=torch.bool)
+        seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, value, nothing_dead, 0, 0.0))
     assert all(parts.log["auxiliary_loss"] == 0 for parts in seen)
 
 
-@pytest.mark.usefixtures("any_path")
-@pytest.mark.parametrize("auxiliary_k", [2, 512])
-def test_batchtopk_with_dead_latents_trains_like_dense_autograd(auxiliary_k: int) -> None:
-    loss, crosscoder = new_batchtopk(k=1, auxiliary_coefficient=0.5, auxiliary_k=auxiliary_k, dead_after_tokens=2 * BATCH)
-    with torch.no_grad():
-        crosscoder.decoder[:8] *= 0.05  # small code weights: not selected, so dead, though they have activations
-    silent = torch.zeros(LATENTS, dtype=torch.long)
+@paths([2, 512], kernels_with=2)
+def test_batchtopk_with_dead_latents_trains_like_dense_autograd(value: int, path: str) -> None:
+    """``value``: the auxiliary k."""
+    with on_path(path):
+        loss, crosscoder = new_batchtopk(k=1, auxiliary_coefficient=0.5, auxiliary_k=value, dead_after_tokens=2 * BATCH)
+        with torch.no_grad():
+            crosscoder.decoder[:8] *= 0.05  # small code weights: not selected, so dead, though they have activations
+        silent = torch.zeros(LATENTS, dtype=torch.long)
 
-    def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
-        found = dense_batchtopk(twin, x, 1, False, silent + BATCH >= 2 * BATCH, auxiliary_k, 0.5)
-        silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
-        return found
+        def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
+            found = dense_batchtopk(twin, x, 1, False, silent + BATCH >= 2 * BATCH, value, 0.5)
+            silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
+            return found
 
-    seen = assert_trains_like(loss, crosscoder, reference)
-    auxiliary = torch.stack([parts.log["auxiliary_loss"] for parts in seen])
-    assert auxiliary[0] == 0  # nothing is dead before 32 tokens
-    assert (auxiliary[1:] > 0).all()
-    assert torch.equal(loss.tokens_since_fired, silent)
+        seen = assert_trains_like(loss, crosscoder, reference)
+        auxiliary = torch.stack([parts.log["auxiliary_loss"] for parts in seen])
+        assert auxiliary[0] == 0  # nothing is dead before 32 tokens
+        assert (auxiliary[1:] > 0).all()
+        assert torch.equal(loss.tokens_since_fired, silent)
 
 
-@pytest.mark.usefixtures("any_path")
+@pytest.mark.usefixtures("plain_path")
 def test_auxiliary_loss_equals_its_formula() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=0.25, auxiliary_k=3, dead_after_tokens=1000)
     dead = torch.zeros(LATENTS, dtype=torch.bool)
@@ -163,7 +179,7 @@ def test_auxiliary_loss_equals_its_formula() -> None:
     torch.testing.assert_close(parts.loss, parts.log["reconstruction_loss"] + 0.25 * expected.auxiliary)
 
 
-@pytest.mark.usefixtures("any_path")
+@pytest.mark.usefixtures("plain_path")
 def test_auxiliary_loss_does_not_teach_live_latents() -> None:
     loss, crosscoder = new_batchtopk(auxiliary_coefficient=1.0, dead_after_tokens=1000)
     loss.tokens_since_fired[:5] = 1000
@@ -176,7 +192,7 @@ def test_auxiliary_loss_does_not_teach_live_latents() -> None:
     assert crosscoder.decoder_bias.grad is None or not crosscoder.decoder_bias.grad.any()
 
 
-@pytest.mark.usefixtures("any_path")
+@pytest.mark.usefixtures("plain_path")
 def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
     loss, crosscoder = new_batchtopk(k=1)
     fired = [loss(crosscoder, batch(step), step).fired for step in range(3)]
@@ -185,7 +201,7 @@ def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
     assert {0, 3} <= set(steps_since)
 
 
-@pytest.mark.usefixtures("any_path")
+@pytest.mark.usefixtures("plain_path")
 def test_k_anneals_linearly_and_rules_what_fires() -> None:
     loss, crosscoder = new_batchtopk(k=2, k_max=10, k_annealing_steps=4)
     assert [loss.k(step) for step in range(6)] == [10, 8, 6, 4, 2, 2]
@@ -197,7 +213,7 @@ def test_k_is_constant_by_default() -> None:
     assert {loss.k(step) for step in (0, 1, 1000)} == {3}
 
 
-@pytest.mark.usefixtures("any_path")
+@pytest.mark.usefixtures("plain_path")
 def test_threshold_is_a_running_mean_of_the_smallest_selected_scaled_activation() -> None:
     loss, crosscoder = new_batchtopk(k=2, threshold_start_step=2, threshold_decay=0.75)
     loss.start(crosscoder, batch())
