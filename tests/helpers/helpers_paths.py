@@ -21,6 +21,10 @@ def on_path(path: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(kernels.SETTING, "triton" if path == "kernels" else "plain")
         assert os.environ["TRITON_INTERPRET"] == "1"
+        if path == "kernels":
+            from crossdiff.crosscoders.kernels import triton_kernels
+
+            patch.setattr(triton_kernels, "ROOM", 64)  # programs are dear when they are interpreted
         if path == "device":
             for module in (selection, optimiser):
                 patch.setattr(module, "is_synchronous", lambda _device: False)
