@@ -13,7 +13,9 @@ def _normal(name: str) -> str:
 
 def _locked() -> dict[str, str]:
     lines = (ROOT / "envs/lock.txt").read_text().splitlines()
-    return {_normal(name): version for name, version in (line.split("==") for line in lines if line and not line.startswith("#"))}
+    return {
+        _normal(name): version for name, version in (line.split(" ;")[0].split("==") for line in lines if line and not line.startswith("#"))
+    }
 
 
 def test_every_requirement_is_locked() -> None:
