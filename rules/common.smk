@@ -50,9 +50,9 @@ REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 settings = RUN.settings
 
 # Not among params, like BATCH_TOKENS.
-os.environ["CROSSDIFF_KERNELS"] = CONFIG.kernels  # of jobs
+os.environ.update(CROSSDIFF_KERNELS=CONFIG.kernels)  # of jobs
 if CONFIG.device == "cpu":
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of jobs
+    os.environ.update(CUDA_VISIBLE_DEVICES="")  # of jobs
 else:
     resources.share_gpu(workflow)  # a local limit: SLURM's jobs run on the cluster's GPUs
 
