@@ -34,12 +34,12 @@ def least(values: Tensor) -> Tensor:
     return _reduced(values, dist.ReduceOp.MIN)
 
 
-def gathered(rows: Tensor, equal: bool = False) -> tuple[Tensor, slice]:
-    """The rows of all ranks, rank after rank, and where this rank's are. One may have more than another, which is asked of the device
-    unless they are known to be ``equal``. No gradient."""
+def gathered(rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows of all ranks, rank after rank, and where this rank's are. One may have more than another, which is asked of the device. No
+    gradient."""
     if size() == 1:
         return rows, slice(None)
-    counts = [len(rows)] * size() if equal else _counts(len(rows), rows.device)
+    counts = _counts(len(rows), rows.device)
     padded = rows.new_zeros(max(counts), *rows.shape[1:])  # a collective takes equal shapes only
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in counts]
