@@ -35,6 +35,10 @@ def device() -> torch.device:
 
 def unusable() -> str | None:
     """Why torch can't use this machine's NVIDIA GPU, and what to do; None where it can, and where there is none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in HIDDEN:
+        return None
+    if torch.cuda.is_available() and (torch.version.hip or _runs_on(torch.cuda.get_arch_list(), *torch.cuda.get_device_capability())):
+        return None
     torch_is, version = f"torch {torch.__version__}", driver()
     branch = int(version.split(".")[0]) if version else math.inf  # of the driver
     release = torch.__version__.split("+")[0]
@@ -43,8 +47,6 @@ def unusable() -> str | None:
         another = f"install driver {OLDEST_DRIVERS[OLDER_CUDA]} or newer"
     if torch.cuda.is_available():
         (major, minor), built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
-        if torch.version.hip or _runs_on(built_for, major, minor):
-            return None
         found, but = f"a {torch.cuda.get_device_name()} (sm_{major}{minor})", f"{torch_is} is built for {', '.join(built_for)}"
     elif not any(DEVICES.glob("nvidia[0-9]*")):
         return None

@@ -143,12 +143,15 @@ def _open(path: str | Path) -> h5py.File:
 def read_header(path: str | Path) -> Header:
     """Everything but the activations. Raises UserError for a truncated or foreign file."""
     with _open(path) as file:
-        rows, d_model = file["activations"].shape
         try:
             norms = file["norm"][:]
-        except OSError as error:
+        except (OSError, RuntimeError, KeyError) as error:
             raise UserError(f"{path}: its norms are damaged ({first_line(error)})") from error
-        return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), norms)
+        try:
+            rows, d_model = file["activations"].shape
+            return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), norms)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: parts of it are missing ({first_line(error)}); remove it and run again") from error
 
 
 class _Layout(NamedTuple):

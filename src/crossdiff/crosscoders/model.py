@@ -5,7 +5,7 @@ Shapes: an activation x is (batch, model, d_model) with model 0 = base and 1 = c
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +25,7 @@ MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # docs/method.md 4, defaults of the mixe
 class Known(NamedTuple):
     """What an optimiser has worked out in its pass over the weights, and the versions of these for which it holds."""
 
-    encoder: Rounded
+    encoder: Rounded | None  # where products are of bfloat16
     norms: Tensor  # (latents, model) of the decoder
     versions: tuple[int, int]
 
@@ -74,9 +74,18 @@ class Crosscoder(nn.Module):
         """Raw activations (batch, model, d_model), any dtype, to the scale of the crosscoder, float32."""
         return (x.float() - self.mean) * self.scale[:, None]
 
-    def know(self, encoder: Rounded, norms: Tensor) -> None:
-        """Take over the encoder in bfloat16 and the decoder's ``norms`` (latents, model), until a weight changes."""
+    def know(self, encoder: Rounded | None, norms: Tensor) -> None:
+        """Take over the encoder in bfloat16 and the decoder's ``norms`` (latents, model), until an operation changes or moves a weight;
+        one on a parameter's ``data`` is not seen."""
         self._known = Known(encoder, norms, self._versions())
+
+    def forget_known(self) -> None:
+        """Weights were changed in a way that may not be seen."""
+        self._known = None
+
+    def _apply(self, *arguments: Any, **more: Any) -> "Crosscoder":
+        self.forget_known()  # moved to another device
+        return super()._apply(*arguments, **more)
 
     def _versions(self) -> tuple[int, int]:
         return self.encoder._version, self.decoder._version

@@ -58,7 +58,8 @@ class KernelAdam(Adam):
         super().__init__(crosscoder)
         if ranks.size() == 1:
             crosscoder.pieces = {name: Pieces() for name in MATRICES}
-        self.rounded = Rounded.of(crosscoder.encoder.detach().flatten(1))
+        low = crosscoder.precision == "bfloat16"
+        self.rounded = Rounded.of(crosscoder.encoder.detach().flatten(1)) if low else None  # float32 products take the encoder itself
         crosscoder.know(self.rounded, crosscoder.decoder.detach().norm(dim=2))
 
     @torch.no_grad()
@@ -83,11 +84,12 @@ class KernelAdam(Adam):
                 factor,
                 self.param_groups[0]["lr"],
                 step,
-                rounded=self.rounded.copy if name == "encoder" else None,
+                rounded=self.rounded.copy if self.rounded is not None and name == "encoder" else None,
                 per_model=name == "decoder",
             )
         self.forget()
-        crosscoder.know(Rounded(self.rounded.copy, left["encoder"]), left["decoder"].T.contiguous())
+        known = None if self.rounded is None else Rounded(self.rounded.copy, left["encoder"])
+        crosscoder.know(known, left["decoder"].T.contiguous())
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """Its moments and number of steps, this one included, as PyTorch's Adam keeps them."""
@@ -113,15 +115,17 @@ class KernelAdam(Adam):
             pieces.clear()
 
     @torch.no_grad()
-    def difference(self, plain: dict[str, Tensor]) -> float:
-        """How far the gradients are from ``plain`` ones, by parameter: the largest norm of a difference over the norm."""
-        fast, largest = kernels.of(self.crosscoder.decoder), 0.0
+    def differences(self, plain: dict[str, Tensor]) -> list[Tensor]:
+        """How far the gradients are from ``plain`` ones, by parameter: the norm of the difference over theirs, each ()."""
+        fast, found = kernels.of(self.crosscoder.decoder), []
         for name, parameter in self.crosscoder.named_parameters():
-            w, wanted = _matrix(name, parameter), _matrix(name, plain[name])
-            opposite = -wanted if parameter.grad is None else _matrix(name, parameter.grad) - wanted
+            w, opposite = _matrix(name, parameter), -_matrix(name, plain[name].to(parameter.device))
+            wanted = opposite.norm()
+            if parameter.grad is not None:
+                opposite += _matrix(name, parameter.grad)
             squares = fast.squared_norm(w, fast.Gradient(w, opposite, self.crosscoder.pieces.get(name, Pieces())))
-            largest = max(largest, float((squares / wanted.square().sum().clamp_min(1e-30)).sqrt()))
-        return largest
+            found.append(squares.sqrt() / wanted.clamp_min(1e-30))
+        return found
 
 
 def _matrix(name: str, parameter: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ so that nothing but the choice among values that are equal in float32 can depend
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -24,8 +25,8 @@ BLOCK_ENTRIES = 2**28  # on a GPU
 GUESS_SAMPLE, GUESS_SAMPLE_GPU = 262_144, 2**20  # entries of the first block from which the bound of a selection is guessed
 # Error of a product relative to its bound and the bias, on a CPU, generously: an entry this close below a bound is looked at, too. It is
 # larger where the terms of a product are much larger than their sum. On a GPU the error is bounded by norms (``Encoder.errors``), always.
-# Where both are 0 (L1) the product itself decides which of the entries near 0 are positive: in bfloat16 some 0.2 % of the active ones
-# differ, the weakest.
+# On a CPU, where both are 0 (L1), the product itself decides which of the entries near 0 are positive: in bfloat16 some 0.2 % of the active
+# ones differ, the weakest.
 SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
 FLOAT32_ERROR = 2**-16  # of a float32 product over the product of the norms: sums of up to 100,000 terms, in any order
 # Share of active entries from which the dense products are the faster ones, measured on 2 CPU cores.
@@ -66,9 +67,7 @@ class Encoder:
         """The weight as the products take it."""
         if self.precision == "float32":
             return self.weight.detach()
-        if not is_synchronous(self.weight.device):
-            return self._rounded.copy
-        rounded = self.weight.detach().bfloat16()
+        rounded = self.weight.detach().bfloat16() if is_synchronous(self.weight.device) else self._rounded.copy
         return rounded if multiplies_bfloat16(rounded.device) else rounded.float()  # the same numbers, at the speed of float32
 
     def products(self, x: Tensor) -> Iterator[Tensor]:
@@ -76,7 +75,9 @@ class Encoder:
         rows = x.bfloat16() if self.precision == "bfloat16" else x
         at_once = BLOCK_ROWS if is_synchronous(x.device) else max(1, BLOCK_ENTRIES // len(self.weight))
         for block in rows.to(self._factor.dtype).split(at_once):
-            yield block @ self._factor.T
+            with _full_sums():
+                product = block @ self._factor.T
+            yield product
 
     def errors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(2, latents) and (2, rows): a product of row r is off by at most errors_0j lost_r + errors_1j norm_r, before it is stored; the
@@ -91,6 +92,18 @@ class Encoder:
     def values(self, x: Tensor, places: Places) -> Tensor:
         """(entries,): relu(<x_r, weight_j> + bias_j) at ``places``, in full precision."""
         return (dot_products(self.weight, places, x) + self.bias[places.latents]).relu_()
+
+
+@contextmanager
+def _full_sums() -> Iterator[None]:
+    """Products on a GPU sum in float32, and round float32 factors to nothing less: ``Encoder.errors`` counts on it."""
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction, settings.allow_tf32
+    settings.allow_bf16_reduced_precision_reduction = settings.allow_tf32 = False
+    try:
+        yield
+    finally:
+        settings.allow_bf16_reduced_precision_reduction, settings.allow_tf32 = before
 
 
 def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = None) -> Active:
@@ -158,7 +171,8 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
     (latents, 1 or model); of equal values as many as are needed. On several ranks, the ``count`` x ranks largest of all of them. Exactly.
 
     A sample gives a bound that a little more than ``count`` entries exceed, and only these are ranked; where fewer exceed it, it was too
-    high: a lower one is tried, and at last none. A GPU is asked twice: how many candidates there are, and whether they suffice.
+    high: a lower one is tried, and at last none. A GPU is asked how many candidates there are and whether they suffice; with
+    kernels, both at once.
     """
     everywhere = count * ranks.size()
     first = next(encoder.products(x))

@@ -27,6 +27,7 @@ from crossdiff.crosscoders import selection
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.batchtopk import geometric_median
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.errors import UserError
 
 
 @pytest.fixture(params=PATHS)
@@ -256,6 +257,14 @@ def test_device_is_asked_for_dead_latents_only_when_one_may_have_died() -> None:
             died = bool((loss.tokens_since_fired >= 10 * BATCH).any())
             assert died == (silent > 0 and step >= 9)
         assert [step for step in range(25) if asked[step] > min(asked)] == expected
+
+
+def test_held_out_threshold_without_active_latents_is_refused() -> None:
+    loss, crosscoder = new_batchtopk(threshold="held_out")
+    with torch.no_grad():
+        crosscoder.encoder_bias.fill_(-100)
+    with pytest.raises(UserError, match="no latent is active on the held-out tokens"):
+        loss.finish(crosscoder, [batch()])
 
 
 def test_decoder_bias_starts_at_the_geometric_median_of_the_first_batch() -> None:

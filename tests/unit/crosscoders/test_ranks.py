@@ -48,7 +48,7 @@ def rows(path: Path) -> list[dict[str, float]]:
         ("l1", "cpu"),
         pytest.param("l1", "kernels", marks=pytest.mark.slow),
         ("batchtopk", "cpu"),
-        ("batchtopk", "kernels"),
+        pytest.param("batchtopk", "kernels", marks=pytest.mark.slow),
         pytest.param("decoupled", "cpu", marks=pytest.mark.slow),
         pytest.param("decoupled", "kernels", marks=pytest.mark.slow),
     ],

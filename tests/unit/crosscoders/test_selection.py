@@ -49,7 +49,7 @@ def random_codes_and_bias(rng: np.random.Generator, kind: str, rows: int, latent
     return (codes - bias) + bias, bias
 
 
-EXAMPLES = {"cpu": 150, "device": 150, "kernels": 25}  # the kernels are interpreted
+EXAMPLES = {"cpu": 150, "device": 150, "kernels": 15}  # the kernels are interpreted
 
 
 @pytest.mark.parametrize("path", PATHS)

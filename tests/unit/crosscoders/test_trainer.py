@@ -12,7 +12,7 @@ from helpers_waits import Waits
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import BASE, CHAT, CrosscoderSettings, Normalisation
-from crossdiff.crosscoders import trainer
+from crossdiff.crosscoders import kernels, trainer
 from crossdiff.crosscoders.losses.l1 import L1Loss
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.trainer import Training, fraction_of_variance_explained, learning_rate, new_crosscoder, train
@@ -174,6 +174,36 @@ def test_batchtopk_step_on_a_device_waits_for_its_selection_alone(activations: P
                 training.step(batch)
             assert len(waits.seen) <= {"device": 4, "kernels": 6}[path], waits.seen
     assert training.crosscoder.decoder.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("nan")])
+def test_kernels_that_compute_something_else_stop_the_training(
+    activations: PairedActivations, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    with on_path("kernels"):
+        fast = kernels.of(torch.zeros(1))
+        products = fast.dot_products  # of gradients, too
+        training = Training(activations, batchtopk_settings(latents=16, k=2, tokens=10**6), 0, torch.device("cpu"))
+        monkeypatch.setattr(fast, "dot_products", lambda *arguments: products(*arguments) * wrong)
+        with pytest.raises(
+            UserError, match=r"found a relative difference of .* between the Triton kernels and the plain path .* kernels: plain"
+        ):
+            training.step(torch.randn(32, 2, WIDTH, generator=torch.Generator().manual_seed(0)))
+
+
+def test_what_the_kernels_left_is_forgotten_when_weights_move(activations: PairedActivations) -> None:
+    with on_path("kernels"):
+        training = Training(activations, batchtopk_settings(latents=16, k=2, tokens=10**6), 0, torch.device("cpu"))
+        crosscoder = training.crosscoder
+        for change in (
+            lambda: crosscoder.load_state_dict(crosscoder.state_dict()),
+            lambda: crosscoder.double().float(),
+            lambda: crosscoder.decoder.detach().mul_(2),
+        ):
+            crosscoder.know(crosscoder.known.encoder if crosscoder.known else None, crosscoder.decoder.detach().norm(dim=2))
+            change()
+            assert crosscoder.known is None
+            torch.testing.assert_close(crosscoder.decoder_norms(), crosscoder.decoder.norm(dim=2))
 
 
 @pytest.mark.parametrize("loss", ["l1", "batchtopk"])

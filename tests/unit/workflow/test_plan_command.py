@@ -47,7 +47,7 @@ def test_plan_warns_where_this_machine_will_not_do(monkeypatch: pytest.MonkeyPat
     assert "Run it" not in printed
     assert printed.splitlines()[-1].endswith(f"crossdiff plan --configfile {PAPER} --card h100, or another card of data/cards")
     assert main(["plan", "--configfile", str(ROOT / "config.yaml")]) == 0
-    assert f"Run it: {sys.executable.removesuffix('python')}snakemake --configfile {ROOT}/config.yaml\n" in capsys.readouterr().out
+    assert f"Run it: {Path(sys.executable).with_name('snakemake')} --configfile {ROOT}/config.yaml\n" in capsys.readouterr().out
 
 
 def test_another_machine_is_not_measured_by_this_ones_disk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

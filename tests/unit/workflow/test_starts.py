@@ -17,6 +17,7 @@ def test_every_script_has_its_packages_listed():
     assert sorted(PACKAGES) == SCRIPTS
 
 
+@pytest.mark.slow  # a second or more each
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script_starts_with_no_heavy_package_more_than_listed(script):
     command = [sys.executable, "-c", LOADED, f"workflow_scripts/{script}.py"]

@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from crossdiff.errors import first_line
+from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.tested_cards import proven_architectures
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ def of(tensor: Tensor) -> ModuleType | None:
 
 @cache
 def _on(device: torch.device, setting: str) -> ModuleType | None:
+    if setting not in ("auto", "triton", "plain"):
+        raise UserError(f"{SETTING}: found {setting!r}, allowed: auto, triton, plain")
     if setting == "plain" or (device.type != "cuda" and not (setting == "triton" and os.environ.get("TRITON_INTERPRET") == "1")):
         return None
     if device.type == "cuda" and setting == "auto" and (found := architecture(device)) not in proven_architectures():

@@ -11,6 +11,7 @@ from crossdiff.crosscoders import ranks, selection
 from crossdiff.crosscoders.gradients import rows_of
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.errors import UserError
 
 
 class BatchTopKLoss(Loss):
@@ -49,8 +50,11 @@ class BatchTopKLoss(Loss):
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
         """The threshold ``held_out``: the mean over batches of the smallest selected scaled activation, with the final weights."""
         if self.settings.threshold == "held_out":
-            smallest = [self._selected(crosscoder, x, self.settings.k).smallest for x in held_out]
-            crosscoder.threshold.copy_(torch.stack(smallest).mean(dim=0))
+            smallest = torch.stack([self._selected(crosscoder, x, self.settings.k).smallest for x in held_out])
+            chosen = smallest.isfinite()  # not where a batch has no positive entry
+            if not chosen.any(dim=0).all():
+                raise UserError("training: no latent is active on the held-out tokens, so that there is no threshold; train longer")
+            crosscoder.threshold.copy_(smallest.where(chosen, 0).sum(dim=0) / chosen.sum(dim=0))
 
     def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> selection.Selection:
         """The k x batch largest entries, which of them each model uses (1 or model, entries), and the smallest, shaped as the threshold."""
