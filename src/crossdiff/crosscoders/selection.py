@@ -250,7 +250,8 @@ def _suffices(guess: Tensor, best: Tensor, count: int) -> bool:
 def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> Iterator[Tensor]:
     """(column,): scaled values that probably somewhat more than ``per_row`` entries a row exceed, from a sample of the first products; then
     one that many more do; then 0. The same on all ranks."""
-    wanted = GUESS_SAMPLE if is_synchronous(first.device) else GUESS_SAMPLE_GPU
+    on_gpu = not is_synchronous(first.device)
+    wanted = GUESS_SAMPLE_GPU if on_gpu else GUESS_SAMPLE
     step = max(1, first.numel() // wanted)
     while math.gcd(step, len(weights)) > 1:  # so that all latents are met
         step += 1
@@ -258,9 +259,9 @@ def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> It
     latent = place % len(weights)
     scaled = (first.flatten()[place] + bias[latent])[:, None] * weights[latent]
     expected = per_row / len(weights) * len(place)
-    # A bfloat16 product may have been rounded up to its neighbour.
-    lower = 1 - 2**-8 if first.dtype == torch.bfloat16 else 1.0
-    several = [min(len(place), int(factor * expected + 3 * expected**0.5) + 4) for factor in (1.03, 4)]
+    # A larger sample needs less to spare. A bfloat16 product may have been rounded up to its neighbour.
+    spare, lower = (1.03, 1 - 2**-8 if first.dtype == torch.bfloat16 else 1.0) if on_gpu else (1.05, 1.0)
+    several = [min(len(place), int(factor * expected + 3 * expected**0.5) + 4) for factor in (spare, 4)]
     sampled = scaled.topk(several[-1], dim=0).values
     for rank in several:
         yield ranks.least(lower * sampled[rank - 1].clamp_min(0))
