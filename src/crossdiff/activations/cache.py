@@ -7,13 +7,14 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import hdf5plugin  # noqa: F401  HDF5 notes the name of a filter that is registered: always, so that the same activations are the same bytes
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class CacheWriter:
         self._written: deque[Future] = deque()
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plan.set_chunk((self.chunk_rows, d_model))
+        plan.set_obj_track_times(False)  # the same activations are the same bytes
         for number, values in FILTERS:
             plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
         space = h5py.h5s.create_simple((rows, d_model))
@@ -67,10 +69,11 @@ class CacheWriter:
             if not self._missing[chunk]:
                 if len(self._written) == self._most:
                     self._written.popleft().result()
-                self._written.append(self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk)))
+                before = self._written[-1] if self._written else None
+                self._written.append(self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk), before))
 
-    def _finish(self, start: int, values: np.ndarray) -> None:
-        """Write a chunk whose rows are there."""
+    def _finish(self, start: int, values: np.ndarray, before: Future | None) -> None:
+        """Write a chunk whose rows are there, after the one ``before``: in which order they stand must not depend on the threads."""
         real = values[: self.rows - start]
         values[len(real) :] = 0
         few = max(1, ONE_THREAD // self.d_model)
@@ -78,6 +81,8 @@ class CacheWriter:
         self._norm[start : start + len(real)] = torch.cat(norms)
         stored = encode(values.view(np.uint16))
         self._spare.append(values)
+        if before is not None:
+            wait([before])
         self._stored.write_direct_chunk((start, 0), stored)
 
     def close(self) -> None:
@@ -215,7 +220,6 @@ def read_into(path: str | Path, start: int, out: Tensor) -> None:
 
 
 def _read_by_hdf5(path: str | Path, start: int, stop: int, values: np.ndarray) -> None:
-    import hdf5plugin  # noqa: F401  # HDF5 has zstd by it; other caches need none
 
     with _open(path) as file:
         try:

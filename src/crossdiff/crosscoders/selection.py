@@ -177,13 +177,14 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
     everywhere = count * ranks.size()
     first = next(encoder.products(x))
     keep = not is_synchronous(x.device) or kernels.of(x) is not None  # the first block is not overwritten
+    find = _candidates if keep else above  # the same values; a CPU drops the near ones at once
     known: Tensor | None = first
     guesses = _guesses(first, encoder.bias, weights, count / len(x))
     if kernels.of(x) is not None and weights.shape[1] == ranks.size() == 1 and len(first) == len(x) and count:
         if (selection := _largest_at_once(encoder, x, weights[:, 0], count, first, next(guesses))) is not None:
             return selection
     for guess in guesses:
-        candidates = _candidates(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
+        candidates = find(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
         scaled, mine = ranks.gathered((candidates.values * weights[candidates.latents].T).T)
         values, numbers = scaled.T.topk(min(everywhere, len(scaled)), dim=1, sorted=False)
         if _suffices(guess, values, everywhere):

@@ -305,3 +305,19 @@ with cache_writer({str(tmp_path / "killed.h5")!r}, 5000, 16, 0, np.arange(5000))
     done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed.h5").exists()
+
+
+def test_the_same_activations_are_the_same_bytes_whatever_the_threads(tmp_path: Path) -> None:
+    activations = torch.randn(5 * CHUNK_ROWS + 7, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
+    ids = np.arange(len(activations), dtype=np.int32)
+    written = []
+    for number, threads in enumerate((1, 4, 4)):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            write_cache(tmp_path / f"{number}.h5", activations, 3, ids)
+        finally:
+            torch.set_num_threads(before)
+        written.append((tmp_path / f"{number}.h5").read_bytes())
+        time.sleep(1.1)  # HDF5 would note the second
+    assert written[0] == written[1] == written[2]
