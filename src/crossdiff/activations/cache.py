@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import hdf5plugin  # noqa: F401  HDF5 notes the name of a filter that is registered: always, so that the same activations are the same bytes
+import hdf5plugin
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.hashing import stamp
 from crossdiff.provenance.storage import atomic_path, record_mark
 
+# HDF5 notes the name of a filter that is registered: always, so that the same activations are the same bytes.
+REGISTERED = hdf5plugin.FILTERS["zstd"]
 FORMAT = "crossdiff activations 1"
 CHUNK_ROWS = 2048
 ONE_THREAD = 2**15 - 1  # numbers with which torch computes in the thread that asks
