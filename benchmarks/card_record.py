@@ -9,7 +9,6 @@ theirs did (crossdiff.provenance.tested_cards). benchmarks/gpu.py adds the times
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,9 +23,9 @@ from crossdiff.device import device, driver, fast_dtype
 from crossdiff.provenance.code import ROOT, code_digest
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.provenance.tested_cards import CARDS
+from crossdiff.workflow.cards import card_name
 
 FORMAT = 1
-NO_NAME = re.compile(r"nvidia|tesla|geforce|quadro|\d+gb|hbm\d\w*")
 OF_KERNELS = "test_kernels"  # in the path of their tests
 LOSSES = ("crossdiff.crosscoders.losses.batchtopk", "crossdiff.crosscoders.losses.l1")
 
@@ -64,17 +63,13 @@ def ceilings(side: int = 8192, floats: int = 2**30) -> dict[str, dict[str, Any]]
 
 def write_record(changes: Mapping[str, Any], path: Path | None = None) -> Path:
     """Put ``changes`` into the card's record, which keeps all else; give its path. Without ``path`` it is the one in data/cards."""
-    path = path or CARDS / f"{_name(changes['card'])}.json"
+    path = path or CARDS / f"{card_name(changes['card'])}.json"
     old = json.loads(path.read_text()) if path.exists() else {"measured": {}, "steps": [], "kernels": None}
     record = old | changes | {"measured": old["measured"] | changes.get("measured", {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     return path
-
-
-def _name(card: str) -> str:
-    return "-".join(word for word in re.findall(r"[a-z0-9]+", card.lower()) if not NO_NAME.fullmatch(word))
 
 
 def _plain(dtype: torch.dtype) -> str:

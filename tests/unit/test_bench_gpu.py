@@ -124,4 +124,4 @@ def test_no_kernel_test_is_no_proof(card_record: ModuleType) -> None:
     ],
 )
 def test_names_of_records(card_record: ModuleType, device: str, name: str) -> None:
-    assert card_record._name(device) == name
+    assert card_record.card_name(device) == name

@@ -87,10 +87,6 @@ class Active(NamedTuple):
         """The entries of these numbers, which ascend."""
         return Active(Places(self.rows[entries], self.latents[entries], self.shape), self.values[entries])
 
-    def of_latents(self, chosen: Tensor) -> "Active":
-        """The entries of the latents that are True in ``chosen`` (latents,)."""
-        return self.keep(chosen[self.latents])
-
     def dense(self) -> Tensor:
         """(batch, latents)."""
         return self.values.new_zeros(self.shape).index_put((self.rows, self.latents), self.values)

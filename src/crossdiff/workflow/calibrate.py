@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from crossdiff.config import BatchTopKSettings, L1Settings
-from crossdiff.device import device, fast_dtype
+from crossdiff.device import device, driver, fast_dtype
 from crossdiff.workflow.cards import MEASURED, Card
 
 SECONDS = 1.0  # of each repeated measurement
@@ -71,7 +70,7 @@ def _record(measured: dict[str, tuple[float, str]], steps: list[dict[str, Any]])
         "card": gpu.name if gpu else _processor(),
         "architecture": f"sm_{gpu.major}{gpu.minor}" if gpu else "cpu",
         "memory": gpu.total_memory if gpu else None,
-        "driver": _driver() if gpu else None,
+        "driver": driver() if gpu else None,
         "versions": versions | {name: _version(name) for name in ("transformers", "crossdiff")},
         "code": None,
         "date": date.today().isoformat(),
@@ -80,13 +79,6 @@ def _record(measured: dict[str, tuple[float, str]], steps: list[dict[str, Any]])
         "measured": {key: {"value": None} for key in MEASURED} | entries,
         "steps": steps,
     }
-
-
-def _driver() -> str | None:
-    """Version of NVIDIA's, where Linux tells it."""
-    told = Path("/proc/driver/nvidia/version")
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", told.read_text()) if told.exists() else None
-    return found[1] if found else None
 
 
 def _processor() -> str:

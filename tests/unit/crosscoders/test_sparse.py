@@ -67,14 +67,6 @@ def test_sum_per_latent_is_the_column_sum(codes: Tensor) -> None:
     assert active.count_per_latent().tolist() == (codes > 0).sum(dim=0).tolist()
 
 
-@pytest.mark.parametrize("codes", CODES)
-@pytest.mark.parametrize("chosen", [[], [1, 5, 6], list(range(LATENTS))])
-def test_entries_of_chosen_latents_are_the_masked_codes(codes: Tensor, chosen: list[int]) -> None:
-    mask = torch.zeros(LATENTS, dtype=torch.bool)
-    mask[torch.tensor(chosen, dtype=torch.long)] = True
-    assert torch.equal(Active.of(codes).of_latents(mask).dense(), codes * mask)
-
-
 # Products and their gradients
 
 
