@@ -62,7 +62,9 @@ def measure(file: Path, chromium: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--latents", type=int, default=73_728)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")

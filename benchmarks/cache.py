@@ -30,15 +30,30 @@ from crossdiff.activations.chunks import decode, encode
 CHUNKS = 12  # of the first table
 FILTERS: Mapping[str, Mapping[str, Any]] = {
     "none, fletcher32": {"fletcher32": True},
-    "shuffle, zstd 3, fletcher32 (before)": {"shuffle": True, "fletcher32": True, "compression": hdf5plugin.Zstd(clevel=3)},
-    "shuffle, zstd 1, fletcher32": {"shuffle": True, "fletcher32": True, "compression": hdf5plugin.Zstd(clevel=1)},
-    "shuffle, gzip 1, fletcher32": {"shuffle": True, "fletcher32": True, "compression": "gzip", "compression_opts": 1},
+    "shuffle, zstd 3, fletcher32 (before)": {
+        "shuffle": True,
+        "fletcher32": True,
+        "compression": hdf5plugin.Zstd(clevel=3),
+    },
+    "shuffle, zstd 1, fletcher32": {
+        "shuffle": True,
+        "fletcher32": True,
+        "compression": hdf5plugin.Zstd(clevel=1),
+    },
+    "shuffle, gzip 1, fletcher32": {
+        "shuffle": True,
+        "fletcher32": True,
+        "compression": "gzip",
+        "compression_opts": 1,
+    },
     "bitshuffle, lz4": {"compression": hdf5plugin.Bitshuffle(cname="lz4")},
     "bitshuffle, zstd 1": {"compression": hdf5plugin.Bitshuffle(cname="zstd", clevel=1)},
     "Blosc, shuffle, zstd 1": {"compression": hdf5plugin.Blosc(cname="zstd", clevel=1)},
     "Blosc2, shuffle, zstd 1": {"compression": hdf5plugin.Blosc2(cname="zstd", clevel=1)},
     "Blosc2, shuffle, zstd 3": {"compression": hdf5plugin.Blosc2(cname="zstd", clevel=3)},
-    "Blosc2, bitshuffle, lz4 5": {"compression": hdf5plugin.Blosc2(cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)},
+    "Blosc2, bitshuffle, lz4 5": {
+        "compression": hdf5plugin.Blosc2(cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
+    },
 }
 
 
@@ -54,7 +69,9 @@ class InHDF5:
         if "values" in self.file:
             del self.file["values"]  # its memory is used again
         chunks = (CHUNK_ROWS, self.values.shape[1])
-        self.stored = self.file.create_dataset("values", self.values.shape, np.uint16, chunks=chunks, **self.filters)
+        self.stored = self.file.create_dataset(
+            "values", self.values.shape, np.uint16, chunks=chunks, **self.filters
+        )
         for start in range(0, len(self.values), CHUNK_ROWS):
             self.stored[start : start + CHUNK_ROWS] = self.values[start : start + CHUNK_ROWS]
 
@@ -75,7 +92,10 @@ class Here:
         self.write()
 
     def write(self) -> None:
-        self.stored = [encode(self.values[start : start + CHUNK_ROWS]) for start in range(0, len(self.values), CHUNK_ROWS)]
+        self.stored = [
+            encode(self.values[start : start + CHUNK_ROWS])
+            for start in range(0, len(self.values), CHUNK_ROWS)
+        ]
 
     def read(self) -> None:
         for chunk in self.stored:
@@ -89,7 +109,9 @@ def codecs(values: np.ndarray, rounds: int) -> list[dict[str, Any]]:
     """A row per codec: bytes on disk over bytes in memory, MB of values per second of one thread."""
     tried: dict[str, InHDF5 | Here] = {name: InHDF5(values, filters) for name, filters in FILTERS.items()}
     tried["here: shuffle, zstd without search, XXH64"] = Here(values)
-    things = {(name, what): getattr(codec, what) for name, codec in tried.items() for what in ("write", "read")}
+    things = {
+        (name, what): getattr(codec, what) for name, codec in tried.items() for what in ("write", "read")
+    }
     seconds = in_turn(things, rounds)
     return [
         {
@@ -134,7 +156,9 @@ def whole_caches(values: Tensor, counts: list[int], folder: Path, rounds: int) -
 
     def read(threads: int) -> None:
         with ThreadPoolExecutor(threads) as pool:
-            read_all = pool.map(lambda start: len(read_rows(folder / "whole.h5", start, start + CHUNK_ROWS)), starts)
+            read_all = pool.map(
+                lambda start: len(read_rows(folder / "whole.h5", start, start + CHUNK_ROWS)), starts
+            )
             assert sum(read_all) == len(values)
 
     things = {("write", count): on_cores(count, write) for count in counts}
@@ -154,7 +178,9 @@ def whole_caches(values: Tensor, counts: list[int], folder: Path, rounds: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cache", type=Path)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)

@@ -40,7 +40,11 @@ def card_facts() -> dict[str, Any]:
         "architecture": f"sm_{major}{minor}" if cuda else "cpu",
         "memory": torch.cuda.get_device_properties(0).total_memory if cuda else None,
         "driver": driver(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "triton": _version("triton")},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+        },
         "code": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "cores": len(os.sched_getaffinity(0)),
@@ -56,8 +60,14 @@ def ceilings(side: int = 8192, floats: int = 2**30) -> dict[str, dict[str, Any]]
     target = torch.empty_like(source)
     copy = queued(lambda: target.copy_(source), 5)
     return {
-        "product": {"value": 2 * side**3 / product, "of": f"{_plain(dtype)} product of two {side} x {side} matrices"},
-        "copy": {"value": 8 * floats / copy, "of": f"copy of {4 * floats / 2**20:g} MiB, bytes read plus written"},
+        "product": {
+            "value": 2 * side**3 / product,
+            "of": f"{_plain(dtype)} product of two {side} x {side} matrices",
+        },
+        "copy": {
+            "value": 8 * floats / copy,
+            "of": f"copy of {4 * floats / 2**20:g} MiB, bytes read plus written",
+        },
     }
 
 
@@ -85,7 +95,9 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Of the checkout; None where it has no git."""
-    answer = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    answer = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
@@ -129,4 +141,7 @@ def outcomes_record(ran: Mapping[str, str]) -> dict[str, Any]:
         "driver": driver(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    return {"kernels": of_kernels if kernels else None, "gpu_tests": {"passed": sorted(set(ran) - set(failed)), "failed": failed}}
+    return {
+        "kernels": of_kernels if kernels else None,
+        "gpu_tests": {"passed": sorted(set(ran) - set(failed)), "failed": failed},
+    }

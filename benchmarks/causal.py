@@ -81,7 +81,9 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--conversations", type=int, default=24)
     arguments.add_argument("--prompt", type=int, default=18, help="tokens before the answer")
     arguments.add_argument("--answer", type=int, default=19, help="tokens of the answer")
@@ -108,7 +110,8 @@ def main() -> None:
 
     experiment(VARIANTS)  # warm-up
     times = [
-        (seconds(lambda: experiment(VARIANTS[:1])), seconds(lambda: experiment(VARIANTS)), seconds(suffix)) for _ in range(options.repeats)
+        (seconds(lambda: experiment(VARIANTS[:1])), seconds(lambda: experiment(VARIANTS)), seconds(suffix))
+        for _ in range(options.repeats)
     ]
     one, ten, one_suffix = (min(column) for column in zip(*times, strict=True))
     more = len(VARIANTS) - 1
@@ -126,11 +129,15 @@ def main() -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{result['tokens']} tokens, {result['answer_tokens']} of answers, {result['device']}, {result['dtype']}")
+    print(
+        f"{result['tokens']} tokens, {result['answer_tokens']} of answers, {result['device']}, {result['dtype']}"
+    )
     print(f"{'one variant':42} {one:8.2f} s")
     print(f"{'ten variants':42} {ten:8.2f} s")
     print(f"{'one suffix pass':42} {one_suffix:8.2f} s")
-    print(f"{'(ten variants - 9 suffix passes) / one':42} {result['shared_cost_ratio']:8.2f}   (promise: 2 or less)")
+    print(
+        f"{'(ten variants - 9 suffix passes) / one':42} {result['shared_cost_ratio']:8.2f}   (promise: 2 or less)"
+    )
     print(f"{'ten times one / ten variants':42} {result['against_one_at_a_time']:8.2f}")
 
 

@@ -21,7 +21,18 @@ from crossdiff.provenance.hashing import content
 from crossdiff.provenance.records import Record, RecordedFile, record_id, write_record
 
 ROOT = Path(__file__).parent.parent
-TREE = ("Snakefile", "configs", "data", "envs", "profiles", "report", "rules", "src", "tests/data", "workflow_scripts")
+TREE = (
+    "Snakefile",
+    "configs",
+    "data",
+    "envs",
+    "profiles",
+    "report",
+    "rules",
+    "src",
+    "tests/data",
+    "workflow_scripts",
+)
 CONFIG = "configs/benchmark.yaml"
 FOLDERS = ("results/models/tiny-base", "results/models/tiny-chat", "results/tokenizers/tiny-chat")
 
@@ -31,7 +42,9 @@ def checkout(folder: Path, jobs: int) -> Path:
     for name in TREE:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, target)
+        shutil.copytree(
+            source, target, ignore=shutil.ignore_patterns("__pycache__")
+        ) if source.is_dir() else shutil.copy(source, target)
     values = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
     shards = jobs // 3  # a shard is one job of tokenise and two of harvest_activations
     values["tokens"]["shard"] = 1000
@@ -43,7 +56,9 @@ def checkout(folder: Path, jobs: int) -> Path:
 def strip(folder: Path) -> None:
     """The same DAG without settings, digests and records: what plain Snakemake would plan."""
     common, snakefile = folder / "rules/common.smk", folder / "Snakefile"
-    replace(common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda *names: 0\n")
+    replace(
+        common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda *names: 0\n"
+    )
     replace(snakefile, "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n", "")
 
 
@@ -68,7 +83,12 @@ def finish(folder: Path) -> None:
         entries = [RecordedFile.of("", name, content(name)._replace(files=None)) for name in inputs]
         run = {"config": [CONFIG], "packages": {}, "started": "", "finished": ""}
         outputs = [RecordedFile.of("", output, content(path))]
-        write_record(output, Record(record_id(rule, {}, params, entries, [output]), rule, {}, params, {}, entries, outputs, run))
+        write_record(
+            output,
+            Record(
+                record_id(rule, {}, params, entries, [output]), rule, {}, params, {}, entries, outputs, run
+            ),
+        )
 
 
 def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
@@ -104,7 +124,9 @@ def main() -> None:
         jobs = int(snakemake(folders["with"], "--dry-run")[1].rpartition("\ntotal")[2].split()[0])
         states = {"nothing made yet": compare(folders, options.rounds)}
         finish(folders["with"])
-        shutil.copytree(folders["with"] / "results", folders["without"] / "results", copy_function=shutil.copy2)
+        shutil.copytree(
+            folders["with"] / "results", folders["without"] / "results", copy_function=shutil.copy2
+        )
         snakemake(folders["without"], "--touch")
         for folder in folders.values():
             said = snakemake(folder, "--dry-run")[1]
@@ -112,13 +134,25 @@ def main() -> None:
         states["all up to date"] = compare(folders, options.rounds)
         for state, found in states.items():
             without, with_ = (statistics.median(found[name]) for name in ("without", "with"))
-            rows.append({"jobs": jobs, "state": state, "without_s": without, "with_s": with_, "ratio": with_ / without})
+            rows.append(
+                {
+                    "jobs": jobs,
+                    "state": state,
+                    "without_s": without,
+                    "with_s": with_,
+                    "ratio": with_ / without,
+                }
+            )
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{'jobs':>6}  {'state':<18}{'plain':>8}{'ours':>8}{'ratio':>8}   (median of {options.rounds} rounds, seconds)")
+    print(
+        f"{'jobs':>6}  {'state':<18}{'plain':>8}{'ours':>8}{'ratio':>8}   (median of {options.rounds} rounds, seconds)"
+    )
     for row in rows:
-        print(f"{row['jobs']:>6}  {row['state']:<18}{row['without_s']:>8.2f}{row['with_s']:>8.2f}{row['ratio']:>8.2f}")
+        print(
+            f"{row['jobs']:>6}  {row['state']:<18}{row['without_s']:>8.2f}{row['with_s']:>8.2f}{row['ratio']:>8.2f}"
+        )
 
 
 if __name__ == "__main__":

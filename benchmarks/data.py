@@ -42,14 +42,19 @@ def write_shard(folder: Path, number: int, rows: int, width: int) -> PairedShard
     row = np.arange(rows)
     document = (row + number * rows) // DOCUMENT
     ids = (row + number * rows).astype(np.int32)
-    shard = Shard(ids, document, (row % DOCUMENT).astype(np.int32), np.zeros(rows, np.int8), np.zeros(rows, np.int8))
+    shard = Shard(
+        ids, document, (row % DOCUMENT).astype(np.int32), np.zeros(rows, np.int8), np.zeros(rows, np.int8)
+    )
     tokens = folder / f"{number}.parquet"
     pq.write_table(pa.table(shard._asdict()), tokens)
     topic = torch.randn(rows // DOCUMENT, width, generator=generator).repeat_interleave(DOCUMENT, dim=0)
     paths = []
     for model in ("base", "chat"):
         values = (topic + torch.randn(rows, width, generator=generator)).bfloat16()
-        values[:, 0], values[:, 1] = torch.from_numpy(document // 128), torch.from_numpy(document % 128)  # exact in bfloat16
+        values[:, 0], values[:, 1] = (
+            torch.from_numpy(document // 128),
+            torch.from_numpy(document % 128),
+        )  # exact in bfloat16
         paths.append(folder / f"{number}.{model}.h5")
         write_cache(paths[-1], values, 0, shard.token)
     return PairedShard(tokens, *paths)
@@ -72,13 +77,17 @@ def seconds(thing: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(activations: PairedActivations, settings: BatchTopKSettings, steps: int) -> dict[str, float | str]:
+def measure(
+    activations: PairedActivations, settings: BatchTopKSettings, steps: int
+) -> dict[str, float | str]:
     """An epoch's batches, three pools alone; then in turn steps on batches at hand, and steps on batches as they come."""
     tokens, reserved = activations.tokens, training_bytes(activations.d_model, settings.latents, BATCH)
     check_room(settings, activations.d_model, usable_memory(device()))
 
     def opened() -> Iterator[Tensor]:
-        return activations.shuffled_batches(BATCH, settings.buffer_tokens, 0, device=device(), reserved=reserved)
+        return activations.shuffled_batches(
+            BATCH, settings.buffer_tokens, 0, device=device(), reserved=reserved
+        )
 
     with closing(opened()) as stream:
         alike = [neighbours(batch, tokens) for batch in itertools.islice(stream, tokens // BATCH)]
@@ -93,7 +102,11 @@ def measure(activations: PairedActivations, settings: BatchTopKSettings, steps: 
         training.step(batch)
     alone, together, waited = [], [], 0.0
     for _ in range(ROUNDS):
-        alone.append(seconds(lambda: [training.step(batch) for batch in itertools.islice(itertools.cycle(at_hand), steps)]))
+        alone.append(
+            seconds(
+                lambda: [training.step(batch) for batch in itertools.islice(itertools.cycle(at_hand), steps)]
+            )
+        )
         with closing(opened()) as stream:
             training.step(next(stream))
 
@@ -118,7 +131,9 @@ def measure(activations: PairedActivations, settings: BatchTopKSettings, steps: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--rows", type=int, default=100_000, help=f"of a shard, a multiple of {DOCUMENT}")
@@ -141,7 +156,10 @@ def main() -> None:
         log_every=10**6,
     )
     with tempfile.TemporaryDirectory() as folder:
-        shards = [write_shard(Path(folder), number, arguments.rows, arguments.width) for number in range(arguments.shards)]
+        shards = [
+            write_shard(Path(folder), number, arguments.rows, arguments.width)
+            for number in range(arguments.shards)
+        ]
         activations = PairedActivations(shards, summarise(shards, Activations(statistics_tokens=100_000)))
         show([measure(activations, settings, arguments.steps)], arguments.json)
 

@@ -36,7 +36,10 @@ def chats(paths: list[Path], tokens: int, held_out: int) -> tuple[list[Sequence]
     for path in paths:
         shard = read_shard(path)
         bounds = [*shard.sequence_starts(), len(shard.token)]
-        found += [Sequence(*(column[a:b] for column in (shard.token, shard.role, shard.template))) for a, b in itertools.pairwise(bounds)]
+        found += [
+            Sequence(*(column[a:b] for column in (shard.token, shard.role, shard.template)))
+            for a, b in itertools.pairwise(bounds)
+        ]
     random.Random(0).shuffle(found)
     ends = np.cumsum([len(chat.token) for chat in found])
     first, last = np.searchsorted(ends, [tokens, tokens + held_out])
@@ -46,7 +49,9 @@ def chats(paths: list[Path], tokens: int, held_out: int) -> tuple[list[Sequence]
 def packed(examples: list[Sequence]) -> list[finetune.Batch]:
     """Chats one after the other in rows of equal length, the tail dropped."""
     ids = torch.from_numpy(np.concatenate([chat.token for chat in examples])).long()
-    learned = torch.from_numpy(np.concatenate([finetune.is_answer(chat.role, chat.template) for chat in examples]))
+    learned = torch.from_numpy(
+        np.concatenate([finetune.is_answer(chat.role, chat.template) for chat in examples])
+    )
     size = ROW * ROWS
     return [
         (ids[start : start + size].view(ROWS, ROW), learned[start : start + size].view(ROWS, ROW))
@@ -59,7 +64,9 @@ def plain(model, plan: list[finetune.Batch], settings: Finetuning) -> None:
     model.train()
     model.get_input_embeddings().requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
+    )
     for step, (ids, learned) in enumerate(plan):
         for group in optimiser.param_groups:
             group["lr"] = finetune.learning_rate(step, len(plan), settings)
@@ -78,13 +85,18 @@ def loss_on(model, plan: list[finetune.Batch], tokens: torch.Tensor) -> float:
     model.eval()
     tokens = tokens.to(model.device)
     counts = [int(learned[:, 1:].sum()) for _, learned in plan]
-    states = (finetune.before_learned(model, ids.to(model.device), learned.to(model.device)) for ids, learned in plan)
+    states = (
+        finetune.before_learned(model, ids.to(model.device), learned.to(model.device))
+        for ids, learned in plan
+    )
     losses = [sum(finetune.assistant_losses(model, *found, tokens)).item() for found in states]
     return float(np.average(losses, weights=counts))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("tokens", type=Path, nargs="+")
     parser.add_argument("--config", default="config.yaml")
@@ -111,8 +123,19 @@ def main() -> None:
         run(model, plan)
         next(model.parameters()).sum().item()  # waits for a GPU
         seconds = time.perf_counter() - start
-        used = sum(len(example.token) for example in examples) if name == "ours" else sum(ids.numel() for ids, _ in plan)
-        rows.append({"loop": name, "tokens": used, "tokens/s": used / seconds, "loss, held-out": loss_on(model, judged, tokens)})
+        used = (
+            sum(len(example.token) for example in examples)
+            if name == "ours"
+            else sum(ids.numel() for ids, _ in plan)
+        )
+        rows.append(
+            {
+                "loop": name,
+                "tokens": used,
+                "tokens/s": used / seconds,
+                "loss, held-out": loss_on(model, judged, tokens),
+            }
+        )
     for row in rows:
         row["over plain"] = row["tokens/s"] / rows[0]["tokens/s"]
     show(rows, arguments.json)

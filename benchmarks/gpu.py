@@ -46,12 +46,23 @@ class Section(NamedTuple):
 SECTIONS = {
     "step": Section("step.py", 90, f"{PAPER} --batch {BATCH}", f"{SMALL} --batch 64 --steps 2"),
     "harvest": Section(
-        "harvest.py", 75, "--shape gemma-2-2b --read 2000000 --batch-tokens 32768 --rounds 1", "--shape tiny --read 4000 --rounds 1"
+        "harvest.py",
+        75,
+        "--shape gemma-2-2b --read 2000000 --batch-tokens 32768 --rounds 1",
+        "--shape tiny --read 4000 --rounds 1",
     ),
     "data": Section(
-        "data.py", 75, f"{PAPER} --steps 300 --buffer 150000 --shards 4", f"{SMALL} --steps 3 --buffer 4096 --shards 2 --rows 4000"
+        "data.py",
+        75,
+        f"{PAPER} --steps 300 --buffer 150000 --shards 4",
+        f"{SMALL} --steps 3 --buffer 4096 --shards 2 --rows 4000",
     ),
-    "scaling": Section("latent_scaling.py", 60, f"{PAPER} --tokens {SCALED_TOKENS} --rounds 1", f"{SMALL} --tokens 4096 --rounds 1"),
+    "scaling": Section(
+        "latent_scaling.py",
+        60,
+        f"{PAPER} --tokens {SCALED_TOKENS} --rounds 1",
+        f"{SMALL} --tokens 4096 --rounds 1",
+    ),
 }
 
 
@@ -87,13 +98,17 @@ Results = dict[str, dict[str, Any]]  # section -> its numbers, or {"failed": why
 
 def run(command: Sequence[str], budget: float, folder: Path = ROOT) -> str:
     """What a command prints. Raises RuntimeError that says why it failed, and kills it with all that it started when its time is up."""
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         out, err = process.communicate(timeout=budget)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         out, err = process.communicate()
-        raise RuntimeError(f"took longer than {budget:.0f} s; its last words: {last_line(err or out)}") from None
+        raise RuntimeError(
+            f"took longer than {budget:.0f} s; its last words: {last_line(err or out)}"
+        ) from None
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {last_line(err or out)}")
     return out
@@ -126,7 +141,20 @@ def pipeline(budget: float, smoke: bool) -> dict[str, Any]:
         start = time.perf_counter()
         cores = str(len(os.sched_getaffinity(0)))
         wanted = ["results/models/tiny-base"] if smoke else []
-        run([sys.executable, "-m", "snakemake", *wanted, "--configfile", "configs/tiny.yaml", "--cores", cores], budget, Path(folder))
+        run(
+            [
+                sys.executable,
+                "-m",
+                "snakemake",
+                *wanted,
+                "--configfile",
+                "configs/tiny.yaml",
+                "--cores",
+                cores,
+            ],
+            budget,
+            Path(folder),
+        )
         return {"seconds": time.perf_counter() - start}
 
 
@@ -146,7 +174,11 @@ def all_sections(names: Sequence[str], smoke: bool, authors: str | None) -> Resu
         except Exception as error:  # whatever it is, the other sections still run
             values = {"failed": str(error) or type(error).__name__}
         found[name] = values
-        print(f"{name}: {time.perf_counter() - begun:.1f} s {values.get('failed', '')}", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {time.perf_counter() - begun:.1f} s {values.get('failed', '')}",
+            file=sys.stderr,
+            flush=True,
+        )
     return found
 
 
@@ -159,13 +191,19 @@ def table(results: Results) -> list[str]:
         value = results.get(row.section, {}).get(row.key)
         known = f"{value:10.4g}" if value is not None else f"{'-':>10}"
         verdict = "" if value is None or row.holds(value) else "  NOT KEPT"
-        lines.append(f"{row.section + ': ' + row.key:42} {known}  {sign} {row.bound:<7g} {row.aim:>8g}{verdict}")
+        lines.append(
+            f"{row.section + ': ' + row.key:42} {known}  {sign} {row.bound:<7g} {row.aim:>8g}{verdict}"
+        )
         shown.add((row.section, row.key))
     for section, values in results.items():
         for key, value in values.items():
             if (section, key) not in shown:
                 number = value["value"] if isinstance(value, dict) else value
-                lines.append(f"{section + ': ' + key:42} {number:>10.4g}" if isinstance(number, float) else f"{section}: {key}: {number}")
+                lines.append(
+                    f"{section + ': ' + key:42} {number:>10.4g}"
+                    if isinstance(number, float)
+                    else f"{section}: {key}: {number}"
+                )
     return lines
 
 
@@ -176,19 +214,40 @@ def record(results: Results) -> dict[str, Any]:
     shape = f"{LATENTS:,} latents, d_model {WIDTH:,} x 2, batch {BATCH:,}, k {K}"
     values = {
         "forward": (harvest.get("forward tokens/s", 0) * 2 * GEMMA_BLOCKS, "Gemma-2-2B to layer 13"),
-        "harvest": (harvest.get("with the hash / forward"), "passes, files and hash of 2 M tokens over the forward pass, Gemma-2-2B"),
+        "harvest": (
+            harvest.get("with the hash / forward"),
+            "passes, files and hash of 2 M tokens over the forward pass, Gemma-2-2B",
+        ),
         "start": (harvest.get("start s"), "Python and the imports of a harvest, s"),
-        "pairs": (data.get("shuffled pairs/s", 0) * 2 * 2 * WIDTH / cores, f"shuffled pairs, d_model {WIDTH:,}, {cores} cores"),
+        "pairs": (
+            data.get("shuffled pairs/s", 0) * 2 * 2 * WIDTH / cores,
+            f"shuffled pairs, d_model {WIDTH:,}, {cores} cores",
+        ),
         "training": (data.get("training with data / step alone"), shape),
-        "encode": (2 * 2 * WIDTH * LATENTS * SCALED_TOKENS / scaling["encode s"] if "encode s" in scaling else None, shape),
+        "encode": (
+            2 * 2 * WIDTH * LATENTS * SCALED_TOKENS / scaling["encode s"] if "encode s" in scaling else None,
+            shape,
+        ),
         "scaling": (scaling.get("ours / encode"), shape),
     }
-    known = {key: {"value": value, "of": of, "source": "make bench-gpu"} for key, (value, of) in values.items() if value}
+    known = {
+        key: {"value": value, "of": of, "source": "make bench-gpu"}
+        for key, (value, of) in values.items()
+        if value
+    }
     if "failed" not in results.get("card", {}):
         known |= {key: value | {"source": "make bench-gpu"} for key, value in results.get("card", {}).items()}
     of_shape = {"d_model": WIDTH, "latents": LATENTS, "batch": BATCH, "k": K, "source": "make bench-gpu"}
-    named = (("batchtopk", {}, "batchtopk ms"), ("batchtopk", {"dead": 0.1}, "batchtopk, dead latents ms"), ("l1", {}, "l1 ms"))
-    steps = [{"loss": loss} | of_shape | extra | {"seconds": step[key] / 1e3} for loss, extra, key in named if key in step]
+    named = (
+        ("batchtopk", {}, "batchtopk ms"),
+        ("batchtopk", {"dead": 0.1}, "batchtopk, dead latents ms"),
+        ("l1", {}, "l1 ms"),
+    )
+    steps = [
+        {"loss": loss} | of_shape | extra | {"seconds": step[key] / 1e3}
+        for loss, extra, key in named
+        if key in step
+    ]
     return card_facts() | {"measured": known, "details": results} | ({"steps": steps} if steps else {})
 
 
@@ -202,17 +261,23 @@ def plan(record: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = ("card", *SECTIONS, "pipeline")
     parser.add_argument("--authors", metavar="CHECKOUT")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, too")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SECTION", help=", ".join(names))
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="SECTION", help=", ".join(names)
+    )
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     if arguments.smoke:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif device().type != "cuda":
-        raise SystemExit("there is no GPU that torch can use: --smoke runs everything on a CPU, in tiny shapes")
+        raise SystemExit(
+            "there is no GPU that torch can use: --smoke runs everything on a CPU, in tiny shapes"
+        )
     results = all_sections(arguments.only, arguments.smoke, arguments.authors)
     meaning = ", tiny shapes: these numbers mean nothing" if arguments.smoke else ""
     print(f"{card_facts()['card']}, torch {torch.__version__}{meaning}", *table(results), sep="\n")

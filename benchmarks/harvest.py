@@ -34,8 +34,18 @@ def head(shard: Shard, tokens: int) -> Shard:
     return Shard(*(column[:end] for column in shard))
 
 
-SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512}
-SHAPES = {"gemma-2-2b": ({"num_hidden_layers": 15}, 13), "tiny": ({"num_hidden_layers": 4} | SMALL, 2)}  # configuration, layer
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 512,
+}
+SHAPES = {
+    "gemma-2-2b": ({"num_hidden_layers": 15}, 13),
+    "tiny": ({"num_hidden_layers": 4} | SMALL, 2),
+}  # configuration, layer
 
 
 def made_up(shape: str, tokens: int) -> tuple[PreTrainedModel, Shard, int]:
@@ -46,16 +56,21 @@ def made_up(shape: str, tokens: int) -> tuple[PreTrainedModel, Shard, int]:
         model = AutoModelForCausalLM.from_config(Gemma2Config(**values), dtype=fast_dtype()).eval()
     generator = np.random.default_rng(0)
     lengths = generator.integers(256, 1025, size=tokens // 256 + 1)
-    position = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths[: np.searchsorted(lengths.cumsum(), tokens) + 1]])[
-        :tokens
-    ]
+    position = np.concatenate(
+        [
+            np.arange(length, dtype=np.int32)
+            for length in lengths[: np.searchsorted(lengths.cumsum(), tokens) + 1]
+        ]
+    )[:tokens]
     ids = generator.integers(0, model.config.vocab_size, tokens).astype(np.int32)
     no_role = np.zeros(tokens, np.int8)
     return model, Shard(ids, np.cumsum(position == 0).astype(np.int64), position, no_role, no_role), layer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("tokens", type=Path, nargs="?")
     parser.add_argument("layer", type=int, nargs="?")
@@ -71,7 +86,11 @@ def main() -> None:
     elif arguments.layer is None:
         parser.error("MODEL, TOKENS and LAYER, or --shape")
     else:
-        model, shard, layer = load_model(arguments.model, fast_dtype()), head(read_shard(arguments.tokens), arguments.read), arguments.layer
+        model, shard, layer = (
+            load_model(arguments.model, fast_dtype()),
+            head(read_shard(arguments.tokens), arguments.read),
+            arguments.layer,
+        )
     made_in = time.time() - before
     starts = shard.sequence_starts()
     lengths = np.diff(np.append(starts, len(shard.token)))
@@ -99,7 +118,11 @@ def main() -> None:
 
         for batch in batches[:3]:  # a round of millions of tokens is too dear not to count
             run_to_layer(model, batch, layer)
-        seconds = in_turn({"forward": forward, "harvest": harvest, "hash": lambda: content(cache), "load": load}, arguments.rounds, 0)
+        seconds = in_turn(
+            {"forward": forward, "harvest": harvest, "hash": lambda: content(cache), "load": load},
+            arguments.rounds,
+            0,
+        )
     rates = {name: len(shard.token) / value for name, value in seconds.items()}
     row = {
         "tokens": len(shard.token),
@@ -110,7 +133,8 @@ def main() -> None:
         "with the hash / forward": seconds["forward"] / (seconds["harvest"] + seconds["hash"]),
         "start s": start,
         "load s": seconds["load"],
-        "job / forward": seconds["forward"] / (start + seconds["load"] + seconds["harvest"] + seconds["hash"]),
+        "job / forward": seconds["forward"]
+        / (start + seconds["load"] + seconds["harvest"] + seconds["hash"]),
     }
     show([row], arguments.json)
 

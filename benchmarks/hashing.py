@@ -16,7 +16,9 @@ from crossdiff.provenance.hashing import PART, content, file_sha256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
@@ -29,7 +31,10 @@ def main() -> None:
         path = Path(file.name)
         threads = sorted({1, 2, len(os.sched_getaffinity(0))})
         things = {"plain": lambda: file_sha256(path)}
-        things |= {f"tree, threads: {number}": lambda number=number: content(path, threads=number) for number in threads}
+        things |= {
+            f"tree, threads: {number}": lambda number=number: content(path, threads=number)
+            for number in threads
+        }
         seconds = in_turn(things, arguments.rounds)
     rows = [
         {"hash": name, "seconds": took, "GB/s": length / took / 1e9, "plain / this": seconds["plain"] / took}

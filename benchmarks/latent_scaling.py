@@ -29,7 +29,9 @@ from crossdiff.latents.scaling import latent_scaling
 from crossdiff.texts.shards import Shard
 
 # Tokens: enough for blocks of documents of some length, since the sums of each are projected once.
-WIDTH, LATENTS, K, TOKENS = (2304, 73_728, 100, 50 * 32_768) if device().type == "cuda" else (576, 16_384, 50, 131_072)
+WIDTH, LATENTS, K, TOKENS = (
+    (2304, 73_728, 100, 50 * 32_768) if device().type == "cuda" else (576, 16_384, 50, 131_072)
+)
 DIFFERENT, BLOCK, DOCUMENT = 65_536, 2_048, 200  # tokens
 FEW_LATENTS, FEW_TOKENS = 256, 512  # of the pass per target
 
@@ -70,7 +72,9 @@ def crosscoder(x: Tensor) -> Crosscoder:
     made = Crosscoder(WIDTH, LATENTS, 0, precision="bfloat16")
     made.initialise(settings, torch.Generator().manual_seed(0))
     made.to(x.device).requires_grad_(False)
-    smallest = selection.largest(made.encoder_map(), x[:BLOCK].flatten(1), made.code_weights()[:, None], K * len(x[:BLOCK]))[2]
+    smallest = selection.largest(
+        made.encoder_map(), x[:BLOCK].flatten(1), made.code_weights()[:, None], K * len(x[:BLOCK])
+    )[2]
     made.threshold.copy_(smallest[0])
     return made
 
@@ -89,13 +93,17 @@ def per_target(made: Crosscoder, x: Tensor, latents: Tensor) -> None:
                 own = f.T[:, :, None] * made.decoder[latents, None, model]  # (latents, tokens, d_model)
                 sums = torch.einsum("jnd,nj->jd", (x - made.decode(codes))[None, :, model] + own, f)
             else:
-                sums = f.T @ (x[:, model] - (made.decoder_bias[model] if target == "activation_no_bias" else 0))
+                sums = f.T @ (
+                    x[:, model] - (made.decoder_bias[model] if target == "activation_no_bias" else 0)
+                )
             _ = (direction * sums).sum(dim=1) / (direction.square().sum(dim=1) * f.square().sum(dim=0))
 
 
 def main() -> None:
     global WIDTH, LATENTS, K, TOKENS
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     for name, value in (("width", WIDTH), ("latents", LATENTS), ("k", K), ("tokens", TOKENS)):

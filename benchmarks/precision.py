@@ -24,13 +24,22 @@ def activations(config: Config, split: str) -> PairedActivations:
     """Both models' caches of a finished run."""
     run = Path("results") / config.pair.name
     caches = run / f"activations/layer{config.pair.layer}"
-    shards = [path for name in config.datasets for path in sorted((run / f"tokens/{name}.{split}").glob("*.parquet"))]
-    paired = [PairedShard(path, *(caches / path.parent.name / f"{path.stem}.{model}.h5" for model in MODELS)) for path in shards]
+    shards = [
+        path
+        for name in config.datasets
+        for path in sorted((run / f"tokens/{name}.{split}").glob("*.parquet"))
+    ]
+    paired = [
+        PairedShard(path, *(caches / path.parent.name / f"{path.stem}.{model}.h5" for model in MODELS))
+        for path in shards
+    ]
     return PairedActivations(paired, read_summary(caches / "summary.json"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", nargs="?", default="config.yaml")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -42,11 +51,23 @@ def main() -> None:
         for precision in ("float32", "bfloat16"):
             with tempfile.TemporaryDirectory() as folder:
                 settings = settings.model_copy(update={"precision": precision})
-                crosscoder = train(training, settings, config.seeds[0], device(), Path(folder) / "log.csv", held_out).eval()
-            quality, _ = reconstruction_quality(crosscoder.requires_grad_(False), encode(crosscoder, held_out.blocks()))
+                crosscoder = train(
+                    training, settings, config.seeds[0], device(), Path(folder) / "log.csv", held_out
+                ).eval()
+            quality, _ = reconstruction_quality(
+                crosscoder.requires_grad_(False), encode(crosscoder, held_out.blocks())
+            )
             fve[precision] = [100 * quality[f"fve_{model}"] for model in MODELS]
         for model, full, half in zip(MODELS, *fve.values(), strict=True):
-            rows.append({"crosscoder": name, "model": model, "float32 %": full, "bfloat16 %": half, "difference, points": half - full})
+            rows.append(
+                {
+                    "crosscoder": name,
+                    "model": model,
+                    "float32 %": full,
+                    "bfloat16 %": half,
+                    "difference, points": half - full,
+                }
+            )
     show(rows, arguments.json)
 
 

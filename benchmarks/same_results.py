@@ -41,14 +41,19 @@ def new_paths(path: str, patterns: list[tuple[re.Pattern[str], str]]) -> Iterato
             parts = {"layer": "*"} | found.groupdict()  # one layer, which 0.1 did not always name
             role = "base" if "unplanted" in path else parts.get("role")
             yield new.format(
-                **parts, chat=f"{parts.get('pair')}-chat", base=f"{parts.get('pair')}-base", model=f"{parts.get('pair')}-{role}"
+                **parts,
+                chat=f"{parts.get('pair')}-chat",
+                base=f"{parts.get('pair')}-base",
+                model=f"{parts.get('pair')}-{role}",
             )
 
 
 def path_patterns() -> list[tuple[re.Pattern[str], str]]:
     found = []
     for old, new, *_ in rows("Paths"):
-        pattern = WILDCARD.sub(lambda match: f"(?P<{match[1]}>{'.+' if match[1] == 'rest' else '[^/]+?'})", re.escape(old))
+        pattern = WILDCARD.sub(
+            lambda match: f"(?P<{match[1]}>{'.+' if match[1] == 'rest' else '[^/]+?'})", re.escape(old)
+        )
         found.append((re.compile(pattern), new))
     return found
 
@@ -69,7 +74,9 @@ def read(path: Path, words: dict[str, str], left_out: dict[str, str]) -> Any:
             columns = {words.get(name, name): table[name].to_numpy() for name in table}
             text = {name for name, values in columns.items() if values.dtype == object}
             return {
-                name: [words.get(value, value) if isinstance(value, str) else value for value in values] if name in text else values
+                name: [words.get(value, value) if isinstance(value, str) else value for value in values]
+                if name in text
+                else values
                 for name, values in columns.items()
             }
         case ".json":
@@ -77,7 +84,12 @@ def read(path: Path, words: dict[str, str], left_out: dict[str, str]) -> Any:
             key = left_out.get(path.name)
             return {name: value for name, value in values.items() if name != key} if key else values
         case ".svg":  # the drawing without its words: these are mended now and then
-            text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<text.*?</text>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+            text = re.sub(
+                r"<metadata>.*?</metadata>|<!--.*?-->|<text.*?</text>",
+                "",
+                path.read_text(encoding="utf-8"),
+                flags=re.DOTALL,
+            )
             return re.findall(r' d="([^"]*)"| (?:x|y|width|height)="([^"]*)"', text)
         case _:
             return path.read_bytes()
@@ -109,7 +121,11 @@ def main() -> int:
         if SKIPPED.search(name):
             continue
         targets = [name] if options.same_layout else list(new_paths(name, patterns))
-        found = (path.relative_to(options.new).as_posix() for target in targets for path in options.new.glob(target))
+        found = (
+            path.relative_to(options.new).as_posix()
+            for target in targets
+            for path in options.new.glob(target)
+        )
         target = next(found, None)
         if not targets:
             wrong.append(f"{name}: no row of the CHANGELOG's table of paths")
@@ -122,7 +138,12 @@ def main() -> int:
                 wrong.append(f"{name}: {target} holds something else")
     known = (path.relative_to(options.new).as_posix() for path in options.new.rglob("*") if path.is_file())
     new = sorted(name for name in known if name not in seen and not SKIPPED.search(name))
-    print(*wrong, *(f"new: {name}" for name in new), f"{compared} files compared, {len(wrong)} differ or are missing.", sep="\n")
+    print(
+        *wrong,
+        *(f"new: {name}" for name in new),
+        f"{compared} files compared, {len(wrong)} differ or are missing.",
+        sep="\n",
+    )
     return 1 if wrong else 0
 
 

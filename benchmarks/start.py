@@ -33,7 +33,15 @@ print(*sys.modules)
 
 def jobs(configfile: str) -> dict[str, int]:
     """Rule -> jobs of a run that starts with nothing."""
-    command = [sys.executable, "-m", "snakemake", "--configfile", str(Path(configfile).resolve()), "--forceall", "--dry-run"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--configfile",
+        str(Path(configfile).resolve()),
+        "--forceall",
+        "--dry-run",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for entry in ROOT.iterdir():
             if entry.name not in ("results", "logs", ".snakemake"):
@@ -42,7 +50,9 @@ def jobs(configfile: str) -> dict[str, int]:
     if printed.returncode:
         raise SystemExit(printed.stdout + printed.stderr)
     counts = {rule: int(number) for rule, number in COUNT.findall(printed.stdout.split("\ntotal")[0])}
-    return {rule: number for rule, number in counts.items() if (ROOT / f"workflow_scripts/{rule}.py").exists()}
+    return {
+        rule: number for rule, number in counts.items() if (ROOT / f"workflow_scripts/{rule}.py").exists()
+    }
 
 
 def cpu(code: str, *arguments: str, rounds: int) -> tuple[float, list[str]]:
@@ -50,14 +60,18 @@ def cpu(code: str, *arguments: str, rounds: int) -> tuple[float, list[str]]:
     seconds = []
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(seconds), done.stdout.split()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configfile", default=str(ROOT / "config.yaml"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
@@ -67,13 +81,23 @@ def main() -> None:
     for rule, number in jobs(options.configfile).items():
         seconds, modules = cpu(IMPORT, f"workflow_scripts/{rule}.py", rounds=options.rounds)
         heavy = [name for name in HEAVY if name in modules]
-        rows.append({"script": rule, "jobs": number, "import_s": seconds - bare, "sum_s": number * (seconds - bare), "packages": heavy})
+        rows.append(
+            {
+                "script": rule,
+                "jobs": number,
+                "import_s": seconds - bare,
+                "sum_s": number * (seconds - bare),
+                "packages": heavy,
+            }
+        )
     if options.json:
         print(json.dumps(rows, indent=1))
         return
     print(f"{'script':<24}{'jobs':>5}{'import':>9}{'sum':>8}   (CPU seconds, fastest of {options.rounds})")
     for row in sorted(rows, key=lambda row: -row["sum_s"]):
-        print(f"{row['script']:<24}{row['jobs']:>5}{row['import_s']:>9.2f}{row['sum_s']:>8.1f}   {' '.join(row['packages'])}")
+        print(
+            f"{row['script']:<24}{row['jobs']:>5}{row['import_s']:>9.2f}{row['sum_s']:>8.1f}   {' '.join(row['packages'])}"
+        )
     print(f"{'all':<24}{sum(row['jobs'] for row in rows):>5}{'':>9}{sum(row['sum_s'] for row in rows):>8.1f}")
 
 

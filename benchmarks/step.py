@@ -36,11 +36,22 @@ class Given(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> "Given":
         """Activations like ``x`` (batch, model, d_model), which are taken as they are."""
-        return cls(x.shape[2], LAYER, Summary(LAYER, 0, None, [1.0, 1.0], [[0.0] * x.shape[2]] * 2, [1.0, 1.0], 1, 0, 0))
+        return cls(
+            x.shape[2],
+            LAYER,
+            Summary(LAYER, 0, None, [1.0, 1.0], [[0.0] * x.shape[2]] * 2, [1.0, 1.0], 1, 0, 0),
+        )
 
 
 def settings(loss: str, latents: int, batch: int, k: int) -> CrosscoderSettings:
-    common = {"latents": latents, "batch": batch, "tokens": 10**10, "learning_rate": 1e-5, "log_every": 10**6, "init_norm": 1.0}
+    common = {
+        "latents": latents,
+        "batch": batch,
+        "tokens": 10**10,
+        "learning_rate": 1e-5,
+        "log_every": 10**6,
+        "init_norm": 1.0,
+    }
     if loss == "l1":
         return L1Settings(loss="l1", l1_coefficient=plain.L1_COEFFICIENT, **common)
     return BatchTopKSettings(loss="batchtopk", k=k, auxiliary_k=AUXILIARY_K, **common)
@@ -114,7 +125,10 @@ def dense(loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, f
 def authors(checkout: str, loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, float]:
     """Seconds of a step of the authors' trainer, with TF32 and as it comes."""
     step = plain.authors(checkout, loss, x, latents, k)
-    return {f"{loss}, authors TF32": with_tf32(step, steps), f"{loss}, authors": with_tf32(step, steps, allowed=False)}
+    return {
+        f"{loss}, authors TF32": with_tf32(step, steps),
+        f"{loss}, authors": with_tf32(step, steps, allowed=False),
+    }
 
 
 def ratios(seconds: dict[str, float]) -> dict[str, float]:
@@ -135,9 +149,14 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
 def measure(x: Tensor, latents: int, k: int, steps: int, checkout: str | None) -> dict[str, Any]:
     """Times in ms, peaks of memory and ratios."""
     plain.WIDTH, fewer = x.shape[2], max(1, steps // SLOWER)
-    parts: list[Callable[[], dict[str, float]]] = [lambda: {"encoder product": queued(plain.product(x, latents), steps)}]
+    parts: list[Callable[[], dict[str, float]]] = [
+        lambda: {"encoder product": queued(plain.product(x, latents), steps)}
+    ]
     for loss in ("batchtopk", "l1"):
-        parts += [lambda loss=loss: ours(loss, x, latents, k, steps), lambda loss=loss: dense(loss, x, latents, k, fewer)]
+        parts += [
+            lambda loss=loss: ours(loss, x, latents, k, steps),
+            lambda loss=loss: dense(loss, x, latents, k, fewer),
+        ]
     if checkout:
         parts.append(lambda: authors(checkout, "batchtopk", x, latents, k, fewer))
     found: dict[str, float] = {}
@@ -153,7 +172,9 @@ def measure(x: Tensor, latents: int, k: int, steps: int, checkout: str | None) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--authors", metavar="CHECKOUT")
     parser.add_argument("--width", type=int, default=2304)
@@ -163,7 +184,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="in a row")
     arguments = parser.parse_args()
     keep_freed_memory()
-    x = torch.randn(arguments.batch, 2, arguments.width, generator=torch.Generator().manual_seed(1)).to(device())
+    x = torch.randn(arguments.batch, 2, arguments.width, generator=torch.Generator().manual_seed(1)).to(
+        device()
+    )
     show([measure(x, arguments.latents, arguments.k, arguments.steps, arguments.authors)], arguments.json)
 
 

@@ -29,7 +29,14 @@ L1_COEFFICIENT = 0.04
 
 def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16") -> Callable[[], object]:
     """One step of our training: loss, gradients, clipping, Adam."""
-    common = {"latents": latents, "batch": len(x), "tokens": 10**9, "precision": precision, "init_norm": 1.0, "learning_rate": 1e-5}
+    common = {
+        "latents": latents,
+        "batch": len(x),
+        "tokens": 10**9,
+        "precision": precision,
+        "init_norm": 1.0,
+        "learning_rate": 1e-5,
+    }
     if loss == "batchtopk":
         settings = BatchTopKSettings(loss="batchtopk", k=k, **common)
     else:
@@ -65,7 +72,9 @@ def dense(loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
     encoder = torch.randn(2 * WIDTH, latents, generator=generator, device=x.device)
     encoder = torch.nn.Parameter((encoder / encoder.norm(dim=0)).to(x.device))
     decoder = torch.nn.Parameter(encoder.detach().T.clone().contiguous())
-    bias, decoder_bias = (torch.nn.Parameter(torch.zeros(size, device=x.device)) for size in (latents, 2 * WIDTH))
+    bias, decoder_bias = (
+        torch.nn.Parameter(torch.zeros(size, device=x.device)) for size in (latents, 2 * WIDTH)
+    )
     flat = x.flatten(1)
     if loss == "l1":
         set_l0(lambda rows: rows.flatten(1) @ encoder + bias, bias.data, x, k)
@@ -97,7 +106,11 @@ def product(x: Tensor, latents: int) -> Callable[[], object]:
 
 def authors(path: str, loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
     """A step of the authors' trainer, from a checkout."""
-    for name, wanted in {"nnsight": ["LanguageModel"], "datasets": ["Dataset", "load_dataset"], "zstandard": []}.items():
+    for name, wanted in {
+        "nnsight": ["LanguageModel"],
+        "datasets": ["Dataset", "load_dataset"],
+        "zstandard": [],
+    }.items():
         if name not in sys.modules:  # imported there, not needed here
             sys.modules[name] = ModuleType(name)
             for attribute in wanted:
@@ -105,13 +118,28 @@ def authors(path: str, loss: str, x: Tensor, latents: int, k: int) -> Callable[[
     sys.path.insert(0, path)
     from dictionary_learning.trainers.crosscoder import BatchTopKCrossCoderTrainer, CrossCoderTrainer
 
-    shared = {"activation_dim": WIDTH, "dict_size": latents, "lr": 1e-5, "layer": 13, "lm_name": "none", "device": str(x.device)}
+    shared = {
+        "activation_dim": WIDTH,
+        "dict_size": latents,
+        "lr": 1e-5,
+        "layer": 13,
+        "lm_name": "none",
+        "device": str(x.device),
+    }
     start = {"same_init_for_all_layers": True, "init_with_transpose": True, "norm_init_scale": 1.0}
     if loss == "l1":
-        trainer = CrossCoderTrainer(l1_penalty=L1_COEFFICIENT, warmup_steps=10, dict_class_kwargs=start, **shared)
+        trainer = CrossCoderTrainer(
+            l1_penalty=L1_COEFFICIENT, warmup_steps=10, dict_class_kwargs=start, **shared
+        )
     else:
         trainer = BatchTopKCrossCoderTrainer(
-            steps=10_000, k=k, k_max=k, k_annealing_steps=0, warmup_steps=10, dict_class_kwargs=start, **shared
+            steps=10_000,
+            k=k,
+            k_max=k,
+            k_annealing_steps=0,
+            warmup_steps=10,
+            dict_class_kwargs=start,
+            **shared,
         )
     done = iter(range(10_000))
     return lambda: trainer.update(next(done), x.clone())
@@ -131,7 +159,10 @@ def compare(x: Tensor, checkout: str | None, rounds: int) -> list[dict[str, obje
         rows.append(
             {"step": f"{loss}, {k} active"}
             | {f"{name} ms": 1e3 * value for name, value in seconds.items()}
-            | {"dense / ours": seconds["dense"] / seconds["ours"], "ours / product": seconds["ours"] / seconds["product"]}
+            | {
+                "dense / ours": seconds["dense"] / seconds["ours"],
+                "ours / product": seconds["ours"] / seconds["product"],
+            }
             | ({"authors / ours": seconds["authors"] / seconds["ours"]} if checkout else {})
             | ({"peak GB": peak} if loss == "batchtopk" else {"peak GB": float("nan")})
         )
@@ -143,8 +174,14 @@ def sweep(x: Tensor, rounds: int) -> list[dict[str, object]]:
     sizes, actives = (4096, 8192, 16_384, 32_768, 65_536), (16, 32, 64, 128, 256)
     by_size = [in_turn({"step": ours("batchtopk", x, latents, K)}, rounds)["step"] for latents in sizes]
     by_active = [in_turn({"step": ours("batchtopk", x, LATENTS, k)}, rounds)["step"] for k in actives]
-    rows = [{"latents": latents, "k": K, "ms": 1e3 * seconds} for latents, seconds in zip(sizes, by_size, strict=True)]
-    rows += [{"latents": LATENTS, "k": k, "ms": 1e3 * seconds} for k, seconds in zip(actives, by_active, strict=True)]
+    rows = [
+        {"latents": latents, "k": K, "ms": 1e3 * seconds}
+        for latents, seconds in zip(sizes, by_size, strict=True)
+    ]
+    rows += [
+        {"latents": LATENTS, "k": k, "ms": 1e3 * seconds}
+        for k, seconds in zip(actives, by_active, strict=True)
+    ]
     for name, values, seconds in (("latents", sizes, by_size), ("k", actives, by_active)):
         slope = np.polyfit(np.log(values), np.log(seconds), 1)[0]
         rows.append({"latents": "fitted power", "k": f"of {name}", "ms": float(slope)})
@@ -152,7 +189,9 @@ def sweep(x: Tensor, rounds: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--authors", metavar="CHECKOUT")
@@ -160,7 +199,10 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     x = torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(1)).to(device())
-    show(sweep(x, arguments.rounds) if arguments.sweep else compare(x, arguments.authors, arguments.rounds), arguments.json)
+    show(
+        sweep(x, arguments.rounds) if arguments.sweep else compare(x, arguments.authors, arguments.rounds),
+        arguments.json,
+    )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ rule summarise_activations:
     conda:
         "../envs/environment.yaml"
     params:
-        settings=settings("activations.skip_first", "activations.max_norm_ratio", "activations.statistics_tokens"),
+        settings=settings(
+            "activations.skip_first", "activations.max_norm_ratio", "activations.statistics_tokens"
+        ),
         code=code_digest("summarise_activations"),
     message:
         "Summarising activations"

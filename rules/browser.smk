@@ -7,7 +7,12 @@ folder beside it.
 
 BROWSER = here("report/latents/index.html")
 # The page's own files and the libraries that come with it, which it loads from there.
-ASSETS = [str(path) for folder in ("browser", "vendor") for path in sorted(Path("report", folder).rglob("*")) if path.is_file()]
+ASSETS = [
+    str(path)
+    for folder in ("browser", "vendor")
+    for path in sorted(Path("report", folder).rglob("*"))
+    if path.is_file()
+]
 NAMES = here("tables/names.csv") if CONFIG.catalogue else []
 
 if CONFIG.catalogue:

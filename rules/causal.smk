@@ -30,7 +30,9 @@ if CONFIG.causal:
         resources:
             **request("generate_answers"),
         params:
-            settings=settings("causal.conversations", "causal.answer_tokens", "tokens.context", *RUN.text_keys("{dataset}")),
+            settings=settings(
+                "causal.conversations", "causal.answer_tokens", "tokens.context", *RUN.text_keys("{dataset}")
+            ),
             code=code_digest("generate_answers"),
         message:
             "Generating the chat model's answers to {wildcards.dataset}"

@@ -19,7 +19,9 @@ try:
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
 except ModuleNotFoundError as error:
-    raise WorkflowError(f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e .")
+    raise WorkflowError(
+        f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e ."
+    )
 
 try:
     RUN = Run(config)
@@ -30,12 +32,16 @@ except UserError as error:
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # huge pages: fewer faults on large temporaries
+os.environ.setdefault(
+    "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+)  # huge pages: fewer faults on large temporaries
 
 CONFIG = RUN.config
 PAIR = CONFIG.pair.name
 LAYER = CONFIG.pair.layer
-ROLES = ["base"] if CONFIG.pair.chat.planted else list(MODELS)  # of the pair's models; a planted chat model is none
+ROLES = (
+    ["base"] if CONFIG.pair.chat.planted else list(MODELS)
+)  # of the pair's models; a planted chat model is none
 MODEL = {role: f"results/models/{RUN.model_name(role)}" for role in ROLES}  # role -> folder
 TOKENIZER = f"results/tokenizers/{RUN.tokenizer_name}"
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
@@ -108,7 +114,10 @@ def shards_of(split):
 
 def token_shards(split):
     """Every token shard of a split."""
-    return [f"results/tokens/{RUN.tokenizer_name}/{dataset}.{split}/{shard}.parquet" for dataset, shard in shards_of(split)]
+    return [
+        f"results/tokens/{RUN.tokenizer_name}/{dataset}.{split}/{shard}.parquet"
+        for dataset, shard in shards_of(split)
+    ]
 
 
 def harvested(split, role):
@@ -143,7 +152,11 @@ def answers(dataset):
     """Token shards that hold a data set's chats with answers: generated ones, or the data set's own."""
     if CONFIG.causal.answers == "generated":
         return [f"results/{PAIR}/answers/{dataset}.parquet"]
-    return [shard for shard, (name, _) in zip(token_shards("validation"), shards_of("validation")) if name == dataset]
+    return [
+        shard
+        for shard, (name, _) in zip(token_shards("validation"), shards_of("validation"))
+        if name == dataset
+    ]
 
 
 def loss_module(crosscoder):

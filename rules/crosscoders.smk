@@ -7,7 +7,11 @@ Takes both models' training caches. Gives, per entry of the config and seed, wei
 rule train_crosscoder:
     """One crosscoder, one seed."""
     input:
-        unpack(lambda w: pairs("validation", "held_out_") if CONFIG.crosscoders[w.crosscoder].needs_held_out else {}),
+        unpack(
+            lambda w: (
+                pairs("validation", "held_out_") if CONFIG.crosscoders[w.crosscoder].needs_held_out else {}
+            )
+        ),
         **pairs("train"),
     output:
         weights=trained("weights.safetensors"),

@@ -4,7 +4,9 @@ Takes contexts of latents. Gives, per crosscoder and seed, each latent in words 
 a language model where the config has a section ``explanations``. One table and one figure compare sets of latents.
 """
 
-EXPLAINERS = {"patterns": "patterns"} | ({"language model": "explanations"} if CONFIG.explanations else {})  # name -> file
+EXPLAINERS = {"patterns": "patterns"} | (
+    {"language model": "explanations"} if CONFIG.explanations else {}
+)  # name -> file
 EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields if key != "prices"]
 EXPLANATIONS = [
     *(path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")),
@@ -85,7 +87,12 @@ rule compare_explanations:
     conda:
         "../envs/environment.yaml"
     params:
-        explained=[[explainer, crosscoder, seed] for explainer in EXPLAINERS for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds],
+        explained=[
+            [explainer, crosscoder, seed]
+            for explainer in EXPLAINERS
+            for crosscoder in CONFIG.crosscoders
+            for seed in CONFIG.seeds
+        ],
         settings=settings("classes.top"),
         code=code_digest("compare_explanations"),
     message:

@@ -8,7 +8,11 @@ order the page shows them, stands in src/crossdiff/workflow/evaluations.py.
 rule draw_figure:
     """One figure and its caption."""
     input:
-        unpack(lambda w: {name: every_training(file, FIRST_SEED) for name, file in EVALUATIONS[w.figure].files.items()}),
+        unpack(
+            lambda w: {
+                name: every_training(file, FIRST_SEED) for name, file in EVALUATIONS[w.figure].files.items()
+            }
+        ),
         names=lambda w: NAMES if EVALUATIONS[w.figure].named else [],
     output:
         drawing=multiext(of_layer("figures/{figure}"), ".svg", ".png"),

@@ -148,7 +148,9 @@ if FINETUNE:
         resources:
             **request("finetune_model"),
         params:
-            settings=settings(*FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name))),
+            settings=settings(
+                *FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name))
+            ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),
         message:

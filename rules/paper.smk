@@ -10,7 +10,9 @@ TABLES = [
         *(evaluation.table for evaluation in EVALUATIONS.values() if evaluation.table),
     )
 ]
-PAPER_FIGURES = [here(f"figures/{figure}.svg") for figure, evaluation in EVALUATIONS.items() if evaluation.of_paper]
+PAPER_FIGURES = [
+    here(f"figures/{figure}.svg") for figure, evaluation in EVALUATIONS.items() if evaluation.of_paper
+]
 
 
 rule compare_with_paper:
@@ -30,7 +32,10 @@ rule compare_with_paper:
         "../envs/environment.yaml"
     params:
         losses={name: crosscoder.loss for name, crosscoder in CONFIG.crosscoders.items()},
-        pair={model: source.hub.name if source.hub else None for model, source in (("base", CONFIG.pair.base), ("chat", CONFIG.pair.chat))},
+        pair={
+            model: source.hub.name if source.hub else None
+            for model, source in (("base", CONFIG.pair.base), ("chat", CONFIG.pair.chat))
+        },
         settings=settings("pair.layer"),
         code=code_digest("compare_with_paper"),
     message:

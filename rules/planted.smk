@@ -39,7 +39,12 @@ if CONFIG.pair.chat.planted:
         conda:
             "../envs/environment.yaml"
         params:
-            settings=settings("pair.chat.planted", "activations.skip_first", "activations.max_norm_ratio", "activations.statistics_tokens"),
+            settings=settings(
+                "pair.chat.planted",
+                "activations.skip_first",
+                "activations.max_norm_ratio",
+                "activations.statistics_tokens",
+            ),
             code=code_digest("draw_concepts"),
         message:
             "Drawing concepts"
@@ -163,7 +168,8 @@ if CONFIG.pair.chat.planted:
             concepts=here("planted/concepts.csv"),
             summary=here("summary.json"),
             tables=[
-                here(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
+                here(f"tables/{table}.csv")
+                for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
             ],
             figures=[here(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
             captions=[here(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],

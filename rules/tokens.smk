@@ -10,7 +10,11 @@ rule tokenise:
         tokenizer=TOKENIZER,
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
         files=lambda w: CONFIG.datasets[w.dataset].files or [],
-        previous=lambda w: f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.parquet" if int(w.shard) else [],
+        previous=lambda w: (
+            f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.parquet"
+            if int(w.shard)
+            else []
+        ),
     output:
         "results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
     log:

@@ -30,7 +30,9 @@ TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings eac
 def pytest_configure(config: pytest.Config) -> None:
     """Start the warm Pythons, one set for all workers of pytest-xdist."""
     if config.option.markexpr != "gpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run as Python, where a test asks for them; read when triton is imported
+        os.environ.setdefault(
+            "TRITON_INTERPRET", "1"
+        )  # kernels run as Python, where a test asks for them; read when triton is imported
     if not hasattr(config, "workerinput"):
         folder = os.environ["CROSSDIFF_WARM"] = tempfile.mkdtemp(prefix="warm-")
         servers = warm.start(folder)
@@ -90,24 +92,41 @@ class Checkout:
 
     def crossdiff(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the crossdiff command."""
-        return self.run("-c", "import sys; from crossdiff.cli import main; sys.exit(main())", *arguments, **options)
+        return self.run(
+            "-c", "import sys; from crossdiff.cli import main; sys.exit(main())", *arguments, **options
+        )
 
-    def run(self, *arguments: str, timeout: int = 600, fresh: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, timeout: int = 600, fresh: bool = False, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run Python with the library of this copy; ``fresh`` starts a new one, which imports every package anew as a user's does."""
-        paths = [str(self.folder / "src"), *filter(None, [environment.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")])]
+        paths = [
+            str(self.folder / "src"),
+            *filter(None, [environment.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")]),
+        ]
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"} | environment
         if not fresh and warm.read_at_import(variables) == READ_AT_IMPORT:
             return self._run_warm(list(arguments), timeout, variables)
         command = [sys.executable, *arguments]
         return subprocess.run(
-            command, cwd=self.folder, env=variables, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.folder,
+            env=variables,
+            text=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
-    def _run_warm(self, arguments: list[str], timeout: int, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def _run_warm(
+        self, arguments: list[str], timeout: int, variables: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as output, Path(os.devnull).open() as nothing:
             descriptors = (nothing.fileno(), output.fileno(), output.fileno())
             try:
-                code = warm.Command(os.environ["CROSSDIFF_WARM"], arguments, str(self.folder), variables, descriptors, timeout).wait()
+                code = warm.Command(
+                    os.environ["CROSSDIFF_WARM"], arguments, str(self.folder), variables, descriptors, timeout
+                ).wait()
             except TimeoutError:
                 raise subprocess.TimeoutExpired(arguments, timeout) from None
             output.seek(0)
@@ -117,7 +136,11 @@ class Checkout:
 def planned(output: str) -> dict[str, int]:
     """Rule -> number of jobs, from the table of a dry-run; empty when nothing is to be done."""
     table = re.search(r"^job\s+count\n-.*?\n(.*?)^total", output, re.DOTALL | re.MULTILINE)
-    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table[1], re.MULTILINE)} if table else {}
+    return (
+        {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table[1], re.MULTILINE)}
+        if table
+        else {}
+    )
 
 
 @pytest.fixture

@@ -12,4 +12,8 @@ def main(model: str, template: str | None, folder: str) -> None:
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(model=snakemake.input.model, template=snakemake.input.get("template") or None, folder=snakemake.output[0])
+        main(
+            model=snakemake.input.model,
+            template=snakemake.input.get("template") or None,
+            folder=snakemake.output[0],
+        )

@@ -7,7 +7,9 @@ from crossdiff.provenance.storage import read_json, write_csv
 from crossdiff.workflow.job import job
 
 
-def main(catalogue: str, weights: dict[tuple[str, int], str], configs: dict[tuple[str, int], str], table: str) -> None:
+def main(
+    catalogue: str, weights: dict[tuple[str, int], str], configs: dict[tuple[str, int], str], table: str
+) -> None:
     digests = {training: weights_digest(path) for training, path in weights.items()}
     latents = {training: read_json(path)["latents"] for training, path in configs.items()}
     write_csv(table, pd.DataFrame(check(catalogue, digests, latents), columns=list(COLUMNS)))

@@ -11,4 +11,6 @@ def main(evaluations: list[str], trainings: list[tuple[str, int]], table: str) -
 
 if __name__ == "__main__":
     with job(snakemake):
-        main(evaluations=list(snakemake.input), trainings=snakemake.params.trainings, table=snakemake.output[0])
+        main(
+            evaluations=list(snakemake.input), trainings=snakemake.params.trainings, table=snakemake.output[0]
+        )

@@ -10,7 +10,15 @@ Name = tuple[str, str, int]  # explainer, crosscoder, seed
 
 
 def main(betas: dict[Name, str], latents: dict[Name, str], top: int, table: str) -> None:
-    write_csv(table, stacked({name: compare(pd.read_parquet(betas[name]), pd.read_parquet(path), top) for name, path in latents.items()}))
+    write_csv(
+        table,
+        stacked(
+            {
+                name: compare(pd.read_parquet(betas[name]), pd.read_parquet(path), top)
+                for name, path in latents.items()
+            }
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -20,10 +20,14 @@ def main(
 ) -> None:
     twin_rows, template_rows = [], []
     files = zip(betas, twins, template_tokens, tokens_read, strict=True)
-    for (crosscoder, seed), (beta_path, twin_path, template_path, tokens_path) in zip(trainings, files, strict=True):
+    for (crosscoder, seed), (beta_path, twin_path, template_path, tokens_path) in zip(
+        trainings, files, strict=True
+    ):
         name = {"crosscoder": crosscoder, "seed": seed}
         twin_rows.append(name | twin_counts(pd.read_csv(twin_path)))
-        shares = headlines(pd.read_parquet(beta_path), pd.read_csv(template_path), read_json(tokens_path), top)
+        shares = headlines(
+            pd.read_parquet(beta_path), pd.read_csv(template_path), read_json(tokens_path), top
+        )
         template_rows += [name | row for row in shares.to_dict("records")]
     write_csv(twins_table, pd.DataFrame(twin_rows))
     write_csv(template_table, pd.DataFrame(template_rows))

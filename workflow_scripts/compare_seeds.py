@@ -27,8 +27,13 @@ def main(trainings: list[SeedFiles], top: int, settings: SeedAgreement, table: s
     rows = []
     for pair in combinations(trainings, 2):
         if pair[0].crosscoder == pair[1].crosscoder:
-            decoders = tuple(load_crosscoder(training.weights, training.config).decoder.to(device()) for training in pair)
-            betas = tuple(pd.read_parquet(training.betas, columns=["latent", "class", "relative_norm_difference"]) for training in pair)
+            decoders = tuple(
+                load_crosscoder(training.weights, training.config).decoder.to(device()) for training in pair
+            )
+            betas = tuple(
+                pd.read_parquet(training.betas, columns=["latent", "class", "relative_norm_difference"])
+                for training in pair
+            )
             names = {"crosscoder": pair[0].crosscoder, "seed_a": pair[0].seed, "seed_b": pair[1].seed}
             rows.append(names | seed_agreement(decoders, betas, top, settings))
     write_csv(table, pd.DataFrame(rows, columns=COLUMNS))
@@ -38,7 +43,10 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         files = zip(snakemake.input.weights, snakemake.input.config, snakemake.input.betas, strict=True)
         main(
-            trainings=[SeedFiles(*name, *paths) for name, paths in zip(snakemake.params.trainings, files, strict=True)],
+            trainings=[
+                SeedFiles(*name, *paths)
+                for name, paths in zip(snakemake.params.trainings, files, strict=True)
+            ],
             top=settings.classes.top,
             settings=settings.seed_agreement,
             table=snakemake.output[0],

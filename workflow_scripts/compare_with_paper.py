@@ -29,7 +29,12 @@ def main(
         twin_row = twin_rows[twin_rows.crosscoder == name].iloc[0]
         shares = template_rows[(template_rows.crosscoder == name) & (template_rows.seed == twin_row.seed)]
         runs[name] = quantities(read_json(path), twin_row, shares, pd.read_csv(kl[name]) if kl else None)
-    write_csv(table, comparison(runs, losses, values if is_papers_run(values, pair["base"], pair["chat"], layer) else None))
+    write_csv(
+        table,
+        comparison(
+            runs, losses, values if is_papers_run(values, pair["base"], pair["chat"], layer) else None
+        ),
+    )
 
 
 if __name__ == "__main__":

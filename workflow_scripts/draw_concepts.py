@@ -7,11 +7,21 @@ from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
 
 
-def main(tokens: list[str], background: list[str], settings: Planted, activations: Activations, table: str, directions: str) -> None:
+def main(
+    tokens: list[str],
+    background: list[str],
+    settings: Planted,
+    activations: Activations,
+    table: str,
+    directions: str,
+) -> None:
     if settings.noise:
         norm, d_model = settings.noise.norm, settings.noise.d_model
     else:  # the background is both models until something is planted
-        shards = [PairedShard(tokens_path, cache, cache) for tokens_path, cache in zip(tokens, background, strict=True)]
+        shards = [
+            PairedShard(tokens_path, cache, cache)
+            for tokens_path, cache in zip(tokens, background, strict=True)
+        ]
         norm, d_model = summarise(shards, activations).rms[0], shards[0].d_model
     write_concepts(table, directions, draw(settings, [read_shard(path) for path in tokens], norm, d_model))
 

@@ -10,8 +10,17 @@ from crossdiff.report.figures.drawing import write
 from crossdiff.workflow.job import job
 
 
-def main(draw: str, files: Mapping[str, Mapping[str, str]], others: Mapping[str, Any], drawing: list[str], caption: str) -> None:
-    tables = {argument: {name: read_table(path) for name, path in of_crosscoders.items()} for argument, of_crosscoders in files.items()}
+def main(
+    draw: str,
+    files: Mapping[str, Mapping[str, str]],
+    others: Mapping[str, Any],
+    drawing: list[str],
+    caption: str,
+) -> None:
+    tables = {
+        argument: {name: read_table(path) for name, path in of_crosscoders.items()}
+        for argument, of_crosscoders in files.items()
+    }
     write(resolve_name(draw), drawing, caption, **tables, **others)
 
 
@@ -21,8 +30,12 @@ if __name__ == "__main__":
         names = {"names": names_of(snakemake.input.get("names") or None, crosscoders, snakemake.params.seed)}
         main(
             draw=evaluation["draw"],
-            files={name: dict(zip(crosscoders, snakemake.input[name], strict=True)) for name in evaluation["files"]},
-            others={name: getattr(settings, name) for name in evaluation["sections"]} | (names if evaluation["named"] else {}),
+            files={
+                name: dict(zip(crosscoders, snakemake.input[name], strict=True))
+                for name in evaluation["files"]
+            },
+            others={name: getattr(settings, name) for name in evaluation["sections"]}
+            | (names if evaluation["named"] else {}),
             drawing=list(snakemake.output.drawing),
             caption=snakemake.output.caption,
         )

@@ -9,7 +9,14 @@ from crossdiff.workflow.job import job
 
 
 def main(
-    scaling: str, quality: str, fired: str, classes: Classes, thresholds: LatentScaling, betas: str, csv: str, evaluation: str
+    scaling: str,
+    quality: str,
+    fired: str,
+    classes: Classes,
+    thresholds: LatentScaling,
+    betas: str,
+    csv: str,
+    evaluation: str,
 ) -> None:
     table = beta_table(pd.read_parquet(scaling), pd.read_parquet(fired), classes, thresholds)
     write_parquet(betas, table)

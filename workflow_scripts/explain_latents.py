@@ -29,10 +29,18 @@ def main(
     quantiles: str,
 ) -> None:
     model = KnownAnswers(answers, language_model(settings.model))
-    text, words, table = Text.of(tokens), Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json")), pd.read_parquet(betas)
+    text, words, table = (
+        Text.of(tokens),
+        Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json")),
+        pd.read_parquet(betas),
+    )
     contexts = pd.read_parquet(background, columns=["tokens"]).tokens
     maker = ExcerptMaker(
-        text, read_background(background, text), contexts, lambda ids: words.decode(ids, skip_special_tokens=False), settings
+        text,
+        read_background(background, text),
+        contexts,
+        lambda ids: words.decode(ids, skip_special_tokens=False),
+        settings,
     )
     excerpts = {latent: maker.of(latent, examples) for latent in chosen(table, settings.latents, top)}
     latents, by_quantile = Judge(model, settings.per_request).explain(excerpts, len(table))

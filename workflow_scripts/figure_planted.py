@@ -50,5 +50,8 @@ if __name__ == "__main__":
             classes=settings.classes,
             thresholds=settings.latent_scaling,
             scoring=settings.scoring,
-            paths={name: drawing_and_caption(snakemake.output[name]) for name in ("calls", "recall", "roc", "ratios", "agreement")},
+            paths={
+                name: drawing_and_caption(snakemake.output[name])
+                for name in ("calls", "recall", "roc", "ratios", "agreement")
+            },
         )

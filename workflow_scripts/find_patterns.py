@@ -11,9 +11,19 @@ from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
 
 
-def main(examples: str, background: str, scaling: str, tokens: list[str], tokenizer: str, patterns: str, quantiles: str) -> None:
+def main(
+    examples: str,
+    background: str,
+    scaling: str,
+    tokens: list[str],
+    tokenizer: str,
+    patterns: str,
+    quantiles: str,
+) -> None:
     text, words = Text.of(tokens), Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))
-    explainer = PatternExplainer(text, read_background(background, text), lambda ids: words.decode(ids, skip_special_tokens=False))
+    explainer = PatternExplainer(
+        text, read_background(background, text), lambda ids: words.decode(ids, skip_special_tokens=False)
+    )
     latents, by_quantile = explainer.explain(examples, len(pd.read_parquet(scaling, columns=["latent"])))
     write_parquet(patterns, latents)
     write_parquet(quantiles, by_quantile)

@@ -22,7 +22,9 @@ def main(
     answer_tokens: int,
     answers: str,
 ) -> None:
-    asked = openings(source, name, load_chat_tokenizer(tokenizer), conversations, context - answer_tokens, archive)
+    asked = openings(
+        source, name, load_chat_tokenizer(tokenizer), conversations, context - answer_tokens, archive
+    )
     shard = answered(load_model(model, fast_dtype()), asked, answer_tokens)
     write_parquet(answers, pd.DataFrame(shard._asdict()))
 

@@ -23,7 +23,9 @@ def main(
     concepts = read_concepts(table, directions)
     crosscoder = load_crosscoder(weights, config)
     correlation = correlations(active, crosscoder.latents, map(pd.read_parquet, firings), len(concepts.table))
-    write_csv(matches, match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, scoring))
+    write_csv(
+        matches, match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, scoring)
+    )
 
 
 if __name__ == "__main__":

@@ -29,10 +29,18 @@ def main(
     sets: str,
 ) -> None:
     models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
-    crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size).to(device())
-    answers = conversations({dataset: [read_shard(path) for path in paths] for dataset, paths in shards.items()}, settings.conversations)
+    crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size).to(
+        device()
+    )
+    answers = conversations(
+        {dataset: [read_shard(path) for path in paths] for dataset, paths in shards.items()},
+        settings.conversations,
+    )
     patched = patched_sets(pd.read_parquet(betas), top, settings.random_sets, settings.seed)
-    write_csv(table, causal_effect(*models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens))
+    write_csv(
+        table,
+        causal_effect(*models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens),
+    )
     write_csv(sets, members(patched))
 
 

@@ -9,7 +9,10 @@ from crossdiff.workflow.job import job
 
 
 def main(betas: dict[tuple[str, int], str], density: Density, top: int, table: str) -> None:
-    write_csv(table, density_table({training: pd.read_parquet(path) for training, path in betas.items()}, density, top))
+    write_csv(
+        table,
+        density_table({training: pd.read_parquet(path) for training, path in betas.items()}, density, top),
+    )
 
 
 if __name__ == "__main__":

@@ -12,10 +12,14 @@ from crossdiff.provenance.storage import write_json, write_parquet
 from crossdiff.workflow.job import job
 
 
-def main(activations: PairedActivations, weights: str, config: str, quality: str, fired: str, active: str) -> None:
+def main(
+    activations: PairedActivations, weights: str, config: str, quality: str, fired: str, active: str
+) -> None:
     crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
     with active_writer(active, activations.token_shards) as writer:
-        measured, counts = reconstruction_quality(crosscoder, encode(crosscoder, activations.blocks(), writer))
+        measured, counts = reconstruction_quality(
+            crosscoder, encode(crosscoder, activations.blocks(), writer)
+        )
     write_json(quality, measured)
     write_parquet(fired, pd.DataFrame({"latent": range(len(counts)), "validation_active_tokens": counts}))
 

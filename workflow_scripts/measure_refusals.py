@@ -7,9 +7,14 @@ from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
 
 
-def main(folders: dict[str, str], tokenizer: str, requests: str, phrasings: int, answer_tokens: int, table: str) -> None:
+def main(
+    folders: dict[str, str], tokenizer: str, requests: str, phrasings: int, answer_tokens: int, table: str
+) -> None:
     requests_file = read_requests(requests)
-    models = ((name, load_model(folder, fast_dtype()), tokenizer_to_ask_with(folder, tokenizer)) for name, folder in folders.items())
+    models = (
+        (name, load_model(folder, fast_dtype()), tokenizer_to_ask_with(folder, tokenizer))
+        for name, folder in folders.items()
+    )
     write_csv(table, refusal_rates(models, requests_file, phrasings, answer_tokens))
 
 

@@ -10,11 +10,22 @@ from crossdiff.workflow.job import job
 
 
 def main(
-    tokens: str, background: str | None, table: str, directions: str, settings: Planted, layer: int, caches: list[str], fired: str
+    tokens: str,
+    background: str | None,
+    table: str,
+    directions: str,
+    settings: Planted,
+    layer: int,
+    caches: list[str],
+    fired: str,
 ) -> None:
     shard, concepts = read_shard(tokens), read_concepts(table, directions)
     firing = firings(concepts.table, settings, shard)
-    activations = read_rows(background, 0, read_header(background).rows) if background else noise(settings.noise, settings, shard)
+    activations = (
+        read_rows(background, 0, read_header(background).rows)
+        if background
+        else noise(settings.noise, settings, shard)
+    )
     for path, model in zip(caches, plant(activations, concepts, firing), strict=True):
         write_cache(path, model, layer, shard.token)
     write_parquet(fired, firing)

@@ -50,7 +50,10 @@ if __name__ == "__main__":
             strict=True,
         )
         main(
-            trainings={tuple(name): DirectionFiles(*paths) for name, paths in zip(snakemake.params.trainings, files, strict=True)},
+            trainings={
+                tuple(name): DirectionFiles(*paths)
+                for name, paths in zip(snakemake.params.trainings, files, strict=True)
+            },
             chat=snakemake.input.get("chat") or None,
             settings=settings.seed_agreement,
         )

@@ -34,7 +34,10 @@ def main(
         counter.add(found)
         random_contexts.add(found)
     schema = SCHEMA.with_metadata(record_mark())
-    with atomic_path(examples) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        atomic_path(examples) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for batch in collector.batches():
             writer.write_batch(batch)
     table = random_contexts.table()

@@ -11,7 +11,9 @@ from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
 
 
-def main(activations: PairedActivations, weights: str, config: str, bootstrap: Bootstrap, table: str, active: str) -> None:
+def main(
+    activations: PairedActivations, weights: str, config: str, bootstrap: Bootstrap, table: str, active: str
+) -> None:
     crosscoder = load_crosscoder(weights, config, activations.layer, activations.d_model).to(device())
     with active_writer(active, activations.token_shards) as writer:
         blocks = encode(crosscoder, activations.blocks(), writer)

@@ -44,5 +44,7 @@ if __name__ == "__main__":
             matches=list(snakemake.input.matches),
             thresholds=settings.latent_scaling,
             scoring=settings.scoring,
-            paths={name: snakemake.output[name] for name in ("scores", "statistics", "leaderboard", "claims")},
+            paths={
+                name: snakemake.output[name] for name in ("scores", "statistics", "leaderboard", "claims")
+            },
         )

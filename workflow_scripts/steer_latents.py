@@ -55,7 +55,10 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
             crosscoder_name=snakemake.wildcards.crosscoder,
-            **{name: snakemake.input[name] for name in ("base", "chat", "tokenizer", "requests", "weights", "config", "betas", "summary")},
+            **{
+                name: snakemake.input[name]
+                for name in ("base", "chat", "tokenizer", "requests", "weights", "config", "betas", "summary")
+            },
             layer=settings.pair.layer,
             top=settings.classes.top,
             named=snakemake.params.latents,

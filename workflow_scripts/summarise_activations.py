@@ -6,7 +6,9 @@ from crossdiff.workflow.job import job
 
 
 def main(tokens: list[str], base: list[str], chat: list[str], settings: Activations, summary: str) -> None:
-    write_summary(summary, summarise([PairedShard(*paths) for paths in zip(tokens, base, chat, strict=True)], settings))
+    write_summary(
+        summary, summarise([PairedShard(*paths) for paths in zip(tokens, base, chat, strict=True)], settings)
+    )
 
 
 if __name__ == "__main__":

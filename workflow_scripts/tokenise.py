@@ -17,7 +17,9 @@ def main(
     previous: str | None,
     shard: str,
 ) -> None:
-    tokenise_shard(source, name, split, load_chat_tokenizer(tokenizer), context, tokens, shard, archive, previous)
+    tokenise_shard(
+        source, name, split, load_chat_tokenizer(tokenizer), context, tokens, shard, archive, previous
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def main(
     held_out = PairedActivations.of(inputs, "held_out_") if settings.needs_held_out else None
     with Checkpoint(state, identity) as checkpoint:
         with atomic_path(training_log) as log:
-            crosscoder = train(PairedActivations.of(inputs), settings, seed, device(), log, held_out, checkpoint)
+            crosscoder = train(
+                PairedActivations.of(inputs), settings, seed, device(), log, held_out, checkpoint
+            )
         crosscoder.save(weights, config, training=settings.model_dump(mode="json") | {"seed": seed})
         checkpoint.remove()
 

@@ -33,10 +33,18 @@ def main(
 if __name__ == "__main__":
     with job(snakemake):
         trainings = [tuple(name) for name in snakemake.params.trainings]
-        present = {name: snakemake.input.get(name) or [None] * len(trainings) for name in TrainingFiles._fields}
+        present = {
+            name: snakemake.input.get(name) or [None] * len(trainings) for name in TrainingFiles._fields
+        }
         main(
             pair=snakemake.wildcards.pair,
-            trainings=dict(zip(trainings, (TrainingFiles(*paths) for paths in zip(*present.values(), strict=True)), strict=True)),
+            trainings=dict(
+                zip(
+                    trainings,
+                    (TrainingFiles(*paths) for paths in zip(*present.values(), strict=True)),
+                    strict=True,
+                )
+            ),
             weights=dict(zip(trainings, snakemake.input.weights, strict=True)),
             tokenizer=snakemake.input.tokenizer,
             names=snakemake.input.get("names") or None,

@@ -8,7 +8,13 @@ from crossdiff.workflow.job import job
 
 
 def main(
-    recorded: RecordedSettings, concepts: str, summary: str, tables: list[str], figures: list[ShownFigure], template: str, page: str
+    recorded: RecordedSettings,
+    concepts: str,
+    summary: str,
+    tables: list[str],
+    figures: list[ShownFigure],
+    template: str,
+    page: str,
 ) -> None:
     with atomic_path(page) as temporary:
         temporary.write_text(render(recorded, concepts, summary, tables, figures, template), encoding="utf-8")
@@ -21,7 +27,10 @@ if __name__ == "__main__":
             concepts=snakemake.input.concepts,
             summary=snakemake.input.summary,
             tables=list(snakemake.input.tables),
-            figures=[ShownFigure.of(*paths) for paths in zip(snakemake.input.figures, snakemake.input.captions, strict=True)],
+            figures=[
+                ShownFigure.of(*paths)
+                for paths in zip(snakemake.input.figures, snakemake.input.captions, strict=True)
+            ],
             template=snakemake.input.template,
             page=snakemake.output[0],
         )

@@ -13,10 +13,14 @@ from crossdiff.workflow.job import job
 def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
     if not given.steering_effects:
         return None
-    return SteeringInputs(*(dict(zip(names, given[f"steering_{table}"], strict=True)) for table in SteeringInputs._fields))
+    return SteeringInputs(
+        *(dict(zip(names, given[f"steering_{table}"], strict=True)) for table in SteeringInputs._fields)
+    )
 
 
-def shown_figures(drawings: list[str], captions: list[str], figures: list[tuple[str, str]]) -> list[ShownFigure]:
+def shown_figures(
+    drawings: list[str], captions: list[str], figures: list[tuple[str, str]]
+) -> list[ShownFigure]:
     """``figures``: section and table of each, in the same order."""
     files = zip(drawings, captions, figures, strict=True)
     return [ShownFigure.of(drawing, caption, section, table) for drawing, caption, (section, table) in files]
@@ -42,7 +46,9 @@ if __name__ == "__main__":
                 evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),
                 betas=dict(zip(names, snakemake.input.betas, strict=True)),
                 examples=dict(zip(names, snakemake.input.examples, strict=True)),
-                figures=shown_figures(snakemake.input.figures, snakemake.input.captions, snakemake.params.figures),
+                figures=shown_figures(
+                    snakemake.input.figures, snakemake.input.captions, snakemake.params.figures
+                ),
                 sections=snakemake.params.sections,
                 names=snakemake.input.get("names") or None,
                 seed=snakemake.params.seed,

@@ -40,27 +40,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere, without a complaint
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is still in the buffer goes nowhere, without a complaint
         return READER_GONE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="crossdiff", description="Trace, check, accept and export the results of the workflow; forecast a run, clean up after one."
+        prog="crossdiff",
+        description="Trace, check, accept and export the results of the workflow; forecast a run, clean up after one.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     audit = commands.add_parser("audit", help="where a result comes from, and whether it is still true")
     what = audit.add_mutually_exclusive_group(required=True)
-    what.add_argument("result", type=Path, nargs="?", help="a figure, table or any other result; may have been mailed")
+    what.add_argument(
+        "result", type=Path, nargs="?", help="a figure, table or any other result; may have been mailed"
+    )
     what.add_argument("--all", action="store_true", help="every result below results/")
-    what.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="the first difference between two results' histories")
-    audit.add_argument("--deep", action="store_true", help="read and hash every file again, whatever its modification time")
+    what.add_argument(
+        "--diff",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="the first difference between two results' histories",
+    )
+    audit.add_argument(
+        "--deep", action="store_true", help="read and hash every file again, whatever its modification time"
+    )
     audit.add_argument("--json", action="store_true", help="for machines")
     _add_configfile(audit, "compare with this config instead of the one that the records name")
     audit.set_defaults(run=_audit)
-    take = commands.add_parser("accept", help="take over results of older code without a rerun, if only their code differs now")
-    take.add_argument("rules", nargs="*", metavar="RULE", help="take over the results of these rules; of all if left out")
-    take.add_argument("--deep", action="store_true", help="read and hash every file again before, whatever its modification time")
+    take = commands.add_parser(
+        "accept", help="take over results of older code without a rerun, if only their code differs now"
+    )
+    take.add_argument(
+        "rules", nargs="*", metavar="RULE", help="take over the results of these rules; of all if left out"
+    )
+    take.add_argument(
+        "--deep",
+        action="store_true",
+        help="read and hash every file again before, whatever its modification time",
+    )
     _add_configfile(take, "compare with this config instead of the one that the records name")
     take.set_defaults(run=_accept)
     export = commands.add_parser("export-crate", help="a run as a Workflow Run RO-Crate")
@@ -71,22 +92,39 @@ def _parser() -> argparse.ArgumentParser:
     _add_configfile(plan, f"the run's config; {DEFAULT_CONFIG} if left out")
     device = plan.add_mutually_exclusive_group()
     device.add_argument(
-        "--card", help=f"a card of {CARDS} such as h100, or a file that --calibrate wrote; measured here, roughly, if left out"
+        "--card",
+        help=f"a card of {CARDS} such as h100, or a file that --calibrate wrote; measured here, roughly, if left out",
     )
     device.add_argument(
-        "--calibrate", type=_record, metavar="FILE.json", help="measure the device here in about a minute, and write its record"
+        "--calibrate",
+        type=_record,
+        metavar="FILE.json",
+        help="measure the device here in about a minute, and write its record",
     )
-    plan.add_argument("--disk", type=_bytes, metavar="SIZE", help="disk that there is, such as 300GB: suggest settings that fit")
+    plan.add_argument(
+        "--disk",
+        type=_bytes,
+        metavar="SIZE",
+        help="disk that there is, such as 300GB: suggest settings that fit",
+    )
     plan.add_argument("--hours", type=_hours, help="time that there is: suggest settings that fit")
     plan.set_defaults(run=_plan)
-    clean = commands.add_parser("slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind")
+    clean = commands.add_parser(
+        "slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind"
+    )
     clean.set_defaults(run=_clean)
     return parser
 
 
 def _add_configfile(command: argparse.ArgumentParser, help: str) -> None:
     """One path per option, so that a file or rule that follows is not taken for a config."""
-    command.add_argument("--configfile", type=Path, action="append", metavar="CONFIG", help=f"{help}; repeat it to merge several")
+    command.add_argument(
+        "--configfile",
+        type=Path,
+        action="append",
+        metavar="CONFIG",
+        help=f"{help}; repeat it to merge several",
+    )
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -166,7 +204,9 @@ def _plan(options: argparse.Namespace) -> int:
     if found.next:
         print("", *found.next, sep="\n")
     if not (options.card or options.calibrate):
-        print(f"On another machine: {commands.crossdiff('plan', configs, '--card', 'h100')}, or another card of {CARDS}")
+        print(
+            f"On another machine: {commands.crossdiff('plan', configs, '--card', 'h100')}, or another card of {CARDS}"
+        )
     return 1 if found.wrong else 0
 
 
@@ -179,7 +219,9 @@ def _card(options: argparse.Namespace, configs: list[Path], root: Path) -> Card:
     if not options.calibrate:
         return at_hand()
     write_card(options.calibrate, calibrated(root))
-    print(f"written: {options.calibrate}; from now on: {commands.crossdiff('plan', configs, '--card', str(options.calibrate))}\n")
+    print(
+        f"written: {options.calibrate}; from now on: {commands.crossdiff('plan', configs, '--card', str(options.calibrate))}\n"
+    )
     return read_card(options.calibrate)
 
 

@@ -19,7 +19,11 @@ log = logging.getLogger(__name__)
 DEVICES, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
 SECONDS = 20  # to wait for nvidia-smi
 HIDDEN = ("", "-1", "NoDevFiles")  # of CUDA_VISIBLE_DEVICES: no GPU is to be seen
-OLDEST_DRIVERS = {13: 580, 12: 525, 11: 450}  # that run programs built for a release of CUDA; docs.nvidia.com/deploy/cuda-compatibility
+OLDEST_DRIVERS = {
+    13: 580,
+    12: 525,
+    11: 450,
+}  # that run programs built for a release of CUDA; docs.nvidia.com/deploy/cuda-compatibility
 OLDER_BUILD, OLDER_CUDA = "cu126", 12  # of torch, for older drivers and cards
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
@@ -37,7 +41,9 @@ def unusable() -> str | None:
     """Why torch can't use this machine's NVIDIA GPU, and what to do; None where it can, and where there is none."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in HIDDEN:
         return None
-    if torch.cuda.is_available() and (torch.version.hip or _runs_on(torch.cuda.get_arch_list(), *torch.cuda.get_device_capability())):
+    if torch.cuda.is_available() and (
+        torch.version.hip or _runs_on(torch.cuda.get_arch_list(), *torch.cuda.get_device_capability())
+    ):
         return None
     torch_is, version = f"torch {torch.__version__}", driver()
     branch = int(version.split(".")[0]) if version else math.inf  # of the driver
@@ -47,7 +53,10 @@ def unusable() -> str | None:
         another = f"install driver {OLDEST_DRIVERS[OLDER_CUDA]} or newer"
     if torch.cuda.is_available():
         (major, minor), built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
-        found, but = f"a {torch.cuda.get_device_name()} (sm_{major}{minor})", f"{torch_is} is built for {', '.join(built_for)}"
+        found, but = (
+            f"a {torch.cuda.get_device_name()} (sm_{major}{minor})",
+            f"{torch_is} is built for {', '.join(built_for)}",
+        )
     elif not any(DEVICES.glob("nvidia[0-9]*")):
         return None
     elif torch.version.cuda is None:
@@ -80,7 +89,9 @@ def driver() -> str | None:
         pass
     try:
         question = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS, check=True).stdout.split()
+        answer = subprocess.run(
+            question, capture_output=True, text=True, timeout=SECONDS, check=True
+        ).stdout.split()
         return answer[0] if answer else None
     except (OSError, subprocess.SubprocessError):
         return None
@@ -107,7 +118,9 @@ def _gpu_multiplies_bfloat16(index: int | None) -> bool:
     with torch.cuda.device(index):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     if not native:
-        log.warning("%s does not multiply bfloat16: products are made in float32", torch.cuda.get_device_name(index))
+        log.warning(
+            "%s does not multiply bfloat16: products are made in float32", torch.cuda.get_device_name(index)
+        )
     return native
 
 

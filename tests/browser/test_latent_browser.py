@@ -23,7 +23,9 @@ class Reader:
         self.errors: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
+        )
         page.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
 
     def open(self, address: str = "") -> "Reader":
@@ -87,7 +89,9 @@ def test_sorts_by_a_heading_and_by_the_menu_with_undefined_values_last(reader: R
     page.click("#direction")
     values = [float(text.split()[0]) for text in reader.column(5, 20)]
     assert values == sorted(values)
-    page.locator(".slick-viewport-top.slick-viewport-right").evaluate("place => place.scrollTop = place.scrollHeight")
+    page.locator(".slick-viewport-top.slick-viewport-right").evaluate(
+        "place => place.scrollTop = place.scrollHeight"
+    )
     page.locator(".slick-cell.l0").get_by_text("0", exact=True).wait_for()
     assert reader.column(5, 1000)[-1] == "–"
 
@@ -110,7 +114,9 @@ def test_filters_and_searches(reader: Reader) -> None:
     assert reader.column(0) == ["0"]
 
 
-@pytest.mark.parametrize(("typed", "count"), [("0.1..0.2", 31), ("=0.5", 3), ("0.5", 3), (">=0", 299), ("> 2", 0)])
+@pytest.mark.parametrize(
+    ("typed", "count"), [("0.1..0.2", 31), ("=0.5", 3), ("0.5", 3), (">=0", 299), ("> 2", 0)]
+)
 def test_numbers_are_filtered_by_bounds_ranges_and_as_shown(reader: Reader, typed: str, count: int) -> None:
     page = reader.open().page
     page.fill("#filter-template_share", typed)
@@ -180,7 +186,9 @@ def test_hover_tells_the_value_and_template_tokens_are_marked(reader: Reader) ->
     tokens.nth(0).click()
     assert page.locator(".readout").inner_text() == "“<|user|>” silent; template: header"
     assert tokens.nth(0).get_attribute("class") == "template"
-    assert [tokens.nth(place).evaluate("span => getComputedStyle(span).borderBottomWidth") for place in (2, 5, 3)] == ["0px", "1px", "5px"]
+    assert [
+        tokens.nth(place).evaluate("span => getComputedStyle(span).borderBottomWidth") for place in (2, 5, 3)
+    ] == ["0px", "1px", "5px"]
     page.check("#show-values")
     assert tokens.nth(5).evaluate("span => getComputedStyle(span, '::after').content") == '"1.0"'
 
@@ -248,7 +256,9 @@ def test_keyboard_is_enough(reader: Reader) -> None:
 
 
 def test_phone_shows_the_table_or_a_latent(chromium: "playwright.Browser", file: Path) -> None:
-    context = chromium.new_context(viewport={"width": 390, "height": 800}, has_touch=True, color_scheme="dark")
+    context = chromium.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, color_scheme="dark"
+    )
     reader = Reader(context.new_page(), file).open()
     page = reader.page
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -282,5 +292,7 @@ def test_missing_folder_is_one_clear_line(chromium: "playwright.Browser", file: 
     page = chromium.new_page()
     page.goto(f"file://{tmp_path}/moved/index.html")
     page.wait_for_selector("#message:not([hidden])")
-    assert page.locator("#message").inner_text().startswith("files/batchtopk.seed0/table.js could not be read")
+    assert (
+        page.locator("#message").inner_text().startswith("files/batchtopk.seed0/table.js could not be read")
+    )
     page.close()

@@ -35,7 +35,11 @@ def test_shipped_config_is_complete_in_itself(checkout: Checkout, config: Path) 
     jobs = planned(result.stdout)
     # Crosscoders and data sets of config.yaml would show here if it were merged in.
     assert jobs["train_crosscoder"] == len(values["crosscoders"]) * len(values["seeds"])
-    shards = [-(-d[key] // values["tokens"]["shard"]) for d in values["datasets"].values() for key in ("tokens", "validation_tokens")]
+    shards = [
+        -(-d[key] // values["tokens"]["shard"])
+        for d in values["datasets"].values()
+        for key in ("tokens", "validation_tokens")
+    ]
     assert jobs["tokenise"] == sum(shards)
     # Records find a job's code by its rule's name.
     without = {rule for rule in jobs if not (ROOT / f"workflow_scripts/{rule}.py").exists()}
@@ -57,12 +61,27 @@ def test_planted_pair_needs_no_chat_model(checkout: Checkout) -> None:
 
 
 def test_second_planted_set_has_the_same_crosscoders_and_other_concepts() -> None:
-    first, second = (load(yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())) for name in ("planted", "planted-second"))
-    assert (first.crosscoders, first.scoring, first.datasets) == (second.crosscoders, second.scoring, second.datasets)
+    first, second = (
+        load(yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text()))
+        for name in ("planted", "planted-second")
+    )
+    assert (first.crosscoders, first.scoring, first.datasets) == (
+        second.crosscoders,
+        second.scoring,
+        second.datasets,
+    )
     assert not set(first.seeds) & set(second.seeds)
     one, other = first.pair.chat.planted, second.pair.chat.planted
     assert one.concepts == other.concepts
-    for name in ("seed", "frequency", "strength", "strength_spread", "weakened_ratio", "decoupled_share", "rotation"):
+    for name in (
+        "seed",
+        "frequency",
+        "strength",
+        "strength_spread",
+        "weakened_ratio",
+        "decoupled_share",
+        "rotation",
+    ):
         assert getattr(one, name) != getattr(other, name)
 
 
@@ -96,19 +115,31 @@ def test_papers_run_has_the_papers_settings() -> None:
     assert (batchtopk["k"], l1["l1_coefficient"]) == (100, 0.041)
     assert batchtopk["expansion"] * 2304 == l1["expansion"] * 2304 == 73_728
     causal = load(values).causal
-    assert (causal.conversations, causal.answers, causal.first_tokens, values["tokens"]["context"]) == (512, "generated", 9, 1024)
+    assert (causal.conversations, causal.answers, causal.first_tokens, values["tokens"]["context"]) == (
+        512,
+        "generated",
+        9,
+        1024,
+    )
 
 
 @pytest.mark.parametrize(
     ("dataset", "record", "text"),
     [
-        ("fineweb", {"text": "Some page.", "id": "<urn:uuid:1>", "url": "http://example.org", "language": "en"}, "Some page."),
+        (
+            "fineweb",
+            {"text": "Some page.", "id": "<urn:uuid:1>", "url": "http://example.org", "language": "en"},
+            "Some page.",
+        ),
         (
             "lmsys",
             {
                 "conversation_id": "1",
                 "model": "m",
-                "conversation": [{"content": "Hi", "role": "user"}, {"content": "Hello", "role": "assistant"}],
+                "conversation": [
+                    {"content": "Hi", "role": "user"},
+                    {"content": "Hello", "role": "assistant"},
+                ],
             },
             [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
         ),
@@ -147,12 +178,17 @@ def test_model_folder_that_is_missing_stops_before_any_job(checkout: Checkout) -
     config = checkout.changed(TINY, {"pair.base": {"folder": "/no/such/model"}})
     result = checkout.snakemake("--dry-run", "--configfile", config)
     assert result.returncode == 1
-    assert "pair.base.folder: found /no/such/model, allowed: a Hugging Face folder with config.json" in result.stdout
+    assert (
+        "pair.base.folder: found /no/such/model, allowed: a Hugging Face folder with config.json"
+        in result.stdout
+    )
     assert "Traceback" not in result.stdout
 
 
 def test_missing_files_are_named_with_their_keys(checkout: Checkout) -> None:
-    config = checkout.changed(TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.md", "gone.txt"]})
+    config = checkout.changed(
+        TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.md", "gone.txt"]}
+    )
     result = checkout.snakemake("--dry-run", "--configfile", config)
     assert result.returncode == 1
     assert result.stdout.splitlines()[-3:] == [
@@ -167,6 +203,7 @@ def test_number_that_yaml_reads_as_text_is_named(checkout: Checkout) -> None:
     path.write_text(path.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
     result = checkout.snakemake("--dry-run")
     assert result.returncode == 1
-    assert "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: a valid number (YAML reads 1e-3 as text; write 1.0e-3)" in (
-        result.stdout
+    assert (
+        "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: a valid number (YAML reads 1e-3 as text; write 1.0e-3)"
+        in (result.stdout)
     )

@@ -14,14 +14,19 @@ def _normal(name: str) -> str:
 def _locked() -> dict[str, str]:
     lines = (ROOT / "envs/lock.txt").read_text().splitlines()
     return {
-        _normal(name): version for name, version in (line.split(" ;")[0].split("==") for line in lines if line and not line.startswith("#"))
+        _normal(name): version
+        for name, version in (
+            line.split(" ;")[0].split("==") for line in lines if line and not line.startswith("#")
+        )
     }
 
 
 def test_every_requirement_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     required = (
-        project["project"]["dependencies"] + project["project"]["optional-dependencies"]["test"] + project["build-system"]["requires"]
+        project["project"]["dependencies"]
+        + project["project"]["optional-dependencies"]["test"]
+        + project["build-system"]["requires"]
     )
     names = {_normal(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in required}
     assert names <= set(_locked())

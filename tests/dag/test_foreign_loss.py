@@ -42,7 +42,12 @@ def with_ridge(checkout: Checkout) -> tuple[Checkout, str]:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ridge\nVersion: 1\n")
     (installed / "entry_points.txt").write_text("[crossdiff.losses]\nridge = ridge.settings:Ridge\n")
     ridge = {"loss": "ridge", "latents": 64, "ridge": 0.01, "batch": 256, "tokens": 5120, "warmup_steps": 5}
-    changes = {"crosscoders": {"ridge": ridge}, "seeds": [0], "steering": None, "catalogue": None}  # the last two name crosscoders
+    changes = {
+        "crosscoders": {"ridge": ridge},
+        "seeds": [0],
+        "steering": None,
+        "catalogue": None,
+    }  # the last two name crosscoders
     return checkout, checkout.changed("configs/tiny.yaml", changes)
 
 
@@ -65,6 +70,11 @@ def test_it_is_trained_and_an_edit_of_its_file_retrains_it(with_ridge: tuple[Che
     assert "ridge_loss" in Path(checkout.folder, "results/tiny/layer1/ridge/seed0/training.csv").read_text()
     loss = checkout.folder / "src/ridge/loss.py"
     loss.write_text("# a comment\n" + LOSS)
-    assert "train_crosscoder" not in planned(checkout.snakemake(weights, "--dry-run", "--configfile", config).stdout)
+    assert "train_crosscoder" not in planned(
+        checkout.snakemake(weights, "--dry-run", "--configfile", config).stdout
+    )
     loss.write_text(LOSS.replace("squared=True", "squared=False"))
-    assert planned(checkout.snakemake(weights, "--dry-run", "--configfile", config).stdout)["train_crosscoder"] == 1
+    assert (
+        planned(checkout.snakemake(weights, "--dry-run", "--configfile", config).stdout)["train_crosscoder"]
+        == 1
+    )

@@ -22,7 +22,11 @@ WEIGHTS = f"{TINY_RESULTS}/layer1/l1/seed0/weights.safetensors"
 
 def rules(pending: dict[str, str], checkout: Checkout) -> set[str]:
     """Rules of pending outputs that have a record."""
-    return {read_record(checkout.folder / path).rule for path in pending if record_path(checkout.folder / path).exists()}
+    return {
+        read_record(checkout.folder / path).rule
+        for path in pending
+        if record_path(checkout.folder / path).exists()
+    }
 
 
 @pytest.fixture
@@ -37,7 +41,9 @@ def plain(checkout: Checkout) -> Checkout:
     snakefile = copy.folder / "Snakefile"
     text = snakefile.read_text()
     assert "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n" in text
-    snakefile.write_text(text.replace("planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n", ""))
+    snakefile.write_text(
+        text.replace("planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n", "")
+    )
     return copy
 
 
@@ -86,7 +92,9 @@ def test_plain_rule_sees_a_change_at_all(tmp_path):
 
 
 def test_swapped_values(finished, tmp_path):
-    missed = plain_plan(tmp_path, "lr=config['lr'], l1=config['l1']", {"lr": 0.1, "l1": 0.2}, {"lr": 0.2, "l1": 0.1})
+    missed = plain_plan(
+        tmp_path, "lr=config['lr'], l1=config['l1']", {"lr": 0.1, "l1": 0.2}, {"lr": 0.2, "l1": 0.1}
+    )
     assert missed == {}
     swapped = {"latent_scaling": {"nu_error_below": 0.5, "nu_reconstruction_below": 0.2}}
     assert our_plan(finished, swapped)["evaluate_crosscoder"] == 4
@@ -103,7 +111,9 @@ def test_swapped_values(finished, tmp_path):
 )
 def test_values_that_plain_snakemake_ignores(finished, tmp_path, params, before, after):
     assert plain_plan(tmp_path, params, {"x": before}, {"x": after}) == {}
-    config = finished.changed(TINY, {"pair.base.random.seed": before if isinstance(before, date) else str(before)})
+    config = finished.changed(
+        TINY, {"pair.base.random.seed": before if isinstance(before, date) else str(before)}
+    )
     printed = finished.snakemake("--dry-run", "--configfile", config).stdout
     assert "config: pair.base.random.seed: found" in printed  # every value of the config has a plain type
 
@@ -113,7 +123,11 @@ def test_reordered_keys(finished, tmp_path):
     assert "train" in plain_plan(tmp_path, "train=config['train']", first, second)
 
     def reverse(values):
-        return {key: reverse(value) for key, value in reversed(values.items())} if isinstance(values, dict) else values
+        return (
+            {key: reverse(value) for key, value in reversed(values.items())}
+            if isinstance(values, dict)
+            else values
+        )
 
     values = yaml.safe_load((finished.folder / TINY).read_text())
     (finished.folder / "configs/reversed.yaml").write_text(yaml.safe_dump(reverse(values), sort_keys=False))
@@ -172,7 +186,9 @@ def test_results_replaced_by_those_of_other_settings(ours):
 # Files that are not what they were.
 
 
-@pytest.mark.parametrize("path", [FIGURE, CACHE, "results/models/tiny-base/model.safetensors"], ids=["figure", "cache", "model"])
+@pytest.mark.parametrize(
+    "path", [FIGURE, CACHE, "results/models/tiny-base/model.safetensors"], ids=["figure", "cache", "model"]
+)
 def test_tampered_output(ours, path):
     flip(ours.folder / path)
     assert plain(ours).pending() == {}
@@ -228,7 +244,9 @@ def test_result_is_made_anew_and_then_believed(ours):
 
 def test_input_changed_during_a_job(finished, tmp_path):
     (tmp_path / "mini").mkdir()
-    (tmp_path / "mini/Snakefile").write_text("rule all:\n    input: 'in'\n    output: 'out'\n    shell: 'cp in out; echo changed > in'\n")
+    (tmp_path / "mini/Snakefile").write_text(
+        "rule all:\n    input: 'in'\n    output: 'out'\n    shell: 'cp in out; echo changed > in'\n"
+    )
     (tmp_path / "mini/in").write_text("as read")
     printed_by(Checkout(tmp_path / "mini"), "--cores", "1")
     assert planned(printed_by(Checkout(tmp_path / "mini"), "--dry-run")) == {}  # stale, and never noticed
@@ -240,7 +258,10 @@ def test_input_changed_during_a_job(finished, tmp_path):
     tokenizer = "results/tokenizers/tiny-chat"
     result = ours.snakemake(tokenizer, "--configfile", TINY)
     assert result.returncode == 1
-    assert "error: data/plain.jinja: changed while the job ran, so what was read can't be known; run again" in result.stdout
+    assert (
+        "error: data/plain.jinja: changed while the job ran, so what was read can't be known; run again"
+        in result.stdout
+    )
     assert not (ours.folder / tokenizer).exists()
     assert not record_path(ours.folder / tokenizer).exists()
 
@@ -252,7 +273,9 @@ def test_orphans_of_a_removed_crosscoder(ours):
     missed = plain(ours).snakemake("--dry-run", "--configfile", TINY)
     assert "/l1/" not in missed.stdout  # not a word
     result = ours.snakemake("--dry-run", "--configfile", TINY)
-    assert f"results belong to no job of this config, such as {TINY_RESULTS}/layer1/l1/seed0/" in result.stdout
+    assert (
+        f"results belong to no job of this config, such as {TINY_RESULTS}/layer1/l1/seed0/" in result.stdout
+    )
     audit = ours.crossdiff("audit", "--all")
     assert audit.returncode == 1
     assert f"! {WEIGHTS}: orphan (no job of this config makes it)" in audit.stdout
@@ -265,7 +288,12 @@ def test_orphans_of_a_removed_crosscoder(ours):
 def test_touch_and_a_branch_switch_rerun_nothing(ours):
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
     (ours.folder / ".gitignore").write_text("results/\n.snakemake/\nlogs/\ntrace/\n__pycache__/\n")
-    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "1"], ["switch", "-qc", "other"]):
+    for arguments in (
+        ["init", "-q", "-b", "main"],
+        ["add", "-A"],
+        ["commit", "-qm", "1"],
+        ["switch", "-qc", "other"],
+    ):
         subprocess.run([*git, *arguments], cwd=ours.folder, check=True)
     for path in [
         *(ours.folder / "src").rglob("*.py"),
@@ -291,15 +319,22 @@ def test_edit_of_a_module_with_an_old_modification_time(ours):
     unseen(path, path.read_bytes() + b"\n# a comment\n")
     assert ours.pending() == {}
     unseen(path, path.read_bytes() + b"\nNEW = 1\n")
-    users = {record.rule for record in all_records(ours) if "src/crossdiff/latents/evaluation.py" in record.code}
+    users = {
+        record.rule for record in all_records(ours) if "src/crossdiff/latents/evaluation.py" in record.code
+    }
     assert {"evaluate_crosscoder", "compare_crosscoders", "write_report"} <= users
     found = rules(ours.pending(), ours)
     assert users <= found
-    assert not {"train_crosscoder", "scale_latents", "harvest_activations", "finetune_model", "tokenise"} & found
+    assert (
+        not {"train_crosscoder", "scale_latents", "harvest_activations", "finetune_model", "tokenise"} & found
+    )
 
 
 def all_records(checkout: Checkout) -> list:
-    paths = (path.with_name(path.name.removesuffix(".record.json")) for path in (checkout.folder / "results").rglob("*.record.json"))
+    paths = (
+        path.with_name(path.name.removesuffix(".record.json"))
+        for path in (checkout.folder / "results").rglob("*.record.json")
+    )
     return [read_record(path) for path in paths]
 
 
@@ -309,8 +344,14 @@ def test_code_that_ran_is_code_that_counts(finished):
 
     for path in (finished.folder / "trace").glob("*.json"):
         job = json.loads(path.read_text())
-        covered = {file for record in all_records(finished) if record.rule == job["rule"] for file in record.code}
+        covered = {
+            file for record in all_records(finished) if record.rule == job["rule"] for file in record.code
+        }
         loaded = set(job["modules"])
         # The trace itself loads these.
-        traced = {file for file in loaded if re.match(r"src/crossdiff/(workflow/|provenance/recording\.py|config/)", file)}
+        traced = {
+            file
+            for file in loaded
+            if re.match(r"src/crossdiff/(workflow/|provenance/recording\.py|config/)", file)
+        }
         assert loaded - covered <= traced, job["rule"]

@@ -17,7 +17,8 @@ from crossdiff.provenance.records import Record, read_record
 
 FILE = ROOT / "tests/dag/first_affected.yaml"
 TABLE: dict[str, dict[str, Any]] = {
-    key: row if isinstance(row, dict) else {"first": row} for key, row in yaml.safe_load(FILE.read_text()).items()
+    key: row if isinstance(row, dict) else {"first": row}
+    for key, row in yaml.safe_load(FILE.read_text()).items()
 }
 
 
@@ -31,7 +32,9 @@ def complete() -> dict[str, Any]:
         else:
             yield name, value
 
-    return dict(flat("", load(yaml.safe_load((ROOT / TINY).read_text())).model_dump(mode="json", by_alias=True)))
+    return dict(
+        flat("", load(yaml.safe_load((ROOT / TINY).read_text())).model_dump(mode="json", by_alias=True))
+    )
 
 
 KEYS = complete()
@@ -68,10 +71,18 @@ def expected(finished: Checkout, row: dict[str, Any]) -> Counter[str]:
     rules = [row["first"]] if isinstance(row["first"], str) else row["first"]
     only = row.get("only", "")
     part = {rule: only.get(rule, "") if isinstance(only, dict) else only for rule in rules}
-    affected = {name: record for name, record in records.items() if record.rule in part and part[record.rule] in record.outputs[0].path}
+    affected = {
+        name: record
+        for name, record in records.items()
+        if record.rule in part and part[record.rule] in record.outputs[0].path
+    }
     while True:
         made = {entry.path for record in affected.values() for entry in record.outputs}
-        more = {name: record for name, record in records.items() if name not in affected and follows(record, made, jobs)}
+        more = {
+            name: record
+            for name, record in records.items()
+            if name not in affected and follows(record, made, jobs)
+        }
         if not more:
             break
         affected |= more
@@ -81,15 +92,22 @@ def expected(finished: Checkout, row: dict[str, Any]) -> Counter[str]:
 
 
 def follows(record: Record, made: set[str], jobs: dict[str, Any]) -> bool:
-    return any(entry.path in made and entry.path not in jobs[record.outputs[0].path].order_only for entry in record.inputs)
+    return any(
+        entry.path in made and entry.path not in jobs[record.outputs[0].path].order_only
+        for entry in record.inputs
+    )
 
 
 def test_table_has_a_row_for_every_key_and_no_other() -> None:
     missing = sorted(KEYS.keys() - TABLE.keys())
-    assert not missing, f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: first rule that runs again when it changes'"
+    assert not missing, (
+        f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: first rule that runs again when it changes'"
+    )
     assert not TABLE.keys() - KEYS.keys(), f"{FILE.name} has rows for keys that {TINY} does not have"
     unchanged = [key for key in KEYS if other(KEYS[key]) is None and "to" not in TABLE[key]]
-    assert not unchanged, f"{FILE.name}: the test can't make up another value, give 'to: value' for {', '.join(unchanged)}"
+    assert not unchanged, (
+        f"{FILE.name}: the test can't make up another value, give 'to: value' for {', '.join(unchanged)}"
+    )
 
 
 def test_every_key_runs_what_depends_on_it_and_nothing_else(finished: Checkout) -> None:
@@ -109,7 +127,9 @@ def test_every_key_runs_what_depends_on_it_and_nothing_else(finished: Checkout) 
         assert code == 0, printed
         runs, wanted = Counter(planned(printed)) - Counter(["all"]), expected(finished, TABLE[key])
         if runs != wanted:
-            wrong.append(f"{key}: would run {dict(runs) or 'nothing'}; by the table it should run {dict(wanted)}")
+            wrong.append(
+                f"{key}: would run {dict(runs) or 'nothing'}; by the table it should run {dict(wanted)}"
+            )
     assert not wrong, "\n".join(wrong)
 
 
@@ -131,10 +151,18 @@ def messages(printed: str) -> list[str]:
 
 def test_new_crosscoder_runs_only_its_own_branch(finished: Checkout) -> None:
     values = yaml.safe_load((ROOT / TINY).read_text())["crosscoders"]
-    config = finished.changed(TINY, {"crosscoders": values | {"another": values["l1"] | {"l1_coefficient": 0.1}}})
+    config = finished.changed(
+        TINY, {"crosscoders": values | {"another": values["l1"] | {"l1_coefficient": 0.1}}}
+    )
     jobs = planned(finished.snakemake("--dry-run", "--configfile", config).stdout)
     assert jobs["train_crosscoder"] == jobs["scale_latents"] == jobs["evaluate_crosscoder"] == 2
-    assert not {"finetune_model", "tokenise", "harvest_activations", "summarise_activations", "measure_refusals"} & set(jobs)
+    assert not {
+        "finetune_model",
+        "tokenise",
+        "harvest_activations",
+        "summarise_activations",
+        "measure_refusals",
+    } & set(jobs)
 
 
 # Declared and read.
@@ -157,8 +185,12 @@ def field_of(key: str, config: Config) -> tuple[str, str]:
     found = ("", "")
     for part in key.split("."):
         if isinstance(place, Section):
-            name = next(name for name, field in type(place).model_fields.items() if part in (name, field.alias))
-            owner = next(base for base in reversed(type(place).__mro__) if name in getattr(base, "model_fields", {}))
+            name = next(
+                name for name, field in type(place).model_fields.items() if part in (name, field.alias)
+            )
+            owner = next(
+                base for base in reversed(type(place).__mro__) if name in getattr(base, "model_fields", {})
+            )
             found, place = (owner.__name__, name), getattr(place, name)
         else:
             place = place[part]
@@ -174,7 +206,9 @@ def test_scripts_read_what_their_rules_declare_and_only_that(finished: Checkout)
     wrong = []
     for rule, found in sorted(trace(finished).items()):
         fields = {key: field_of(key, config) for key in found["declared"]}
-        parents = {key.rsplit(".", depth)[0] for key in found["declared"] for depth in range(1, key.count(".") + 1)}
+        parents = {
+            key.rsplit(".", depth)[0] for key in found["declared"] for depth in range(1, key.count(".") + 1)
+        }
         sections = {field_of(key, config) for key in parents}
         unread = [key for key in sorted(found["declared"]) if fields[key] not in found["fields"]]
         undeclared = sorted(found["fields"] - set(fields.values()) - sections)

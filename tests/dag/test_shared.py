@@ -13,11 +13,25 @@ def test_second_pair_of_the_same_models_makes_its_own_and_nothing_of_theirs(fini
     names = {"pair.name": "second", "pair.base.name": "tiny-base", "pair.chat.name": "tiny-chat"}
     second = jobs(finished, names, "second")
     assert second["train_crosscoder"] == 4
-    made = {"prepare_model", "finetune_model", "chat_tokenizer", "tokenise", "check_model", "harvest_activations"}
+    made = {
+        "prepare_model",
+        "finetune_model",
+        "chat_tokenizer",
+        "tokenise",
+        "check_model",
+        "harvest_activations",
+    }
     assert not made & set(second)
 
 
 def test_another_layer_harvests_and_keeps_models_and_tokens(finished: Checkout) -> None:
     other = jobs(finished, {"pair.layer": 0}, "other-layer")
     assert other["harvest_activations"] == 10 and other["check_model"] == 2
-    assert not {"prepare_model", "finetune_model", "chat_tokenizer", "tokenise", "generate_answers", "measure_refusals"} & set(other)
+    assert not {
+        "prepare_model",
+        "finetune_model",
+        "chat_tokenizer",
+        "tokenise",
+        "generate_answers",
+        "measure_refusals",
+    } & set(other)

@@ -63,7 +63,9 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
     assert set(asked) == {rule for rule in rules if not LOCAL.fullmatch(rule)}
     for rule, line in asked.items():
         on_gpu = rule == "finetune_model" or "from crossdiff.device" in (SCRIPTS / f"{rule}.py").read_text()
-        assert (value(line, "-p"), value(line, "--gres")) == (("gpu", "gpu:1") if on_gpu else ("cpu", None)), rule
+        assert (value(line, "-p"), value(line, "--gres")) == (
+            ("gpu", "gpu:1") if on_gpu else ("cpu", None)
+        ), rule
         assert int(value(line, "--mem")) >= 1000, rule
         assert int(value(line, "-t")) >= 10, rule
         assert "--requeue" in line
@@ -73,24 +75,35 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
     for attempt, line in enumerate(submitted, 1):
         assert [int(value(line, option)) // attempt for option in ("--mem", "-t")] == [2000, 30]
         assert re.fullmatch(r"crossdiff_[0-9a-f-]{36}", value(line, "--job-name"))
-        assert value(line, "--output") == str(checkout.folder / "logs/slurm/rule_prepare_model/tiny-base/%j.log")
+        assert value(line, "--output") == str(
+            checkout.folder / "logs/slurm/rule_prepare_model/tiny-base/%j.log"
+        )
         assert value(line, "-D") == str(checkout.folder)
         assert f"--attempt {attempt} " in value(line, "--wrap")
 
 
-def test_training_on_several_gpus_asks_for_them(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_on_several_gpus_asks_for_them(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profile = checkout.folder / "slurm/config.yaml"
-    changed, count = re.subn(r"train_crosscoder: \*gpu.*", 'train_crosscoder: {<<: *gpu, gres: "gpu:a100:4"}', profile.read_text())
+    changed, count = re.subn(
+        r"train_crosscoder: \*gpu.*", 'train_crosscoder: {<<: *gpu, gres: "gpu:a100:4"}', profile.read_text()
+    )
     assert count == 1
     profile.write_text(changed)
-    asked = {value(line, "--comment").removeprefix("rule_"): line for line in submitted_lines(checkout, monkeypatch)}
+    asked = {
+        value(line, "--comment").removeprefix("rule_"): line
+        for line in submitted_lines(checkout, monkeypatch)
+    }
     assert {rule: value(asked[rule], "--gres") for rule in ("train_crosscoder", "scale_latents")} == {
         "train_crosscoder": "gpu:a100:4",
         "scale_latents": "gpu:1",
     }
 
 
-def test_run_without_sbatch_ends_with_one_line(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_sbatch_ends_with_one_line(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for tool in Path("/usr/bin").iterdir():
@@ -104,7 +117,10 @@ def test_run_without_sbatch_ends_with_one_line(checkout: Checkout, tmp_path: Pat
 
 
 def workflow(executor: str) -> SimpleNamespace:
-    return SimpleNamespace(executor_plugin=SimpleNamespace(name=executor), executor_settings=SimpleNamespace(status_command="squeue"))
+    return SimpleNamespace(
+        executor_plugin=SimpleNamespace(name=executor),
+        executor_settings=SimpleNamespace(status_command="squeue"),
+    )
 
 
 def test_no_sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -116,8 +132,12 @@ def test_no_sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         slurm.clean(Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize(("limit", "minutes"), [("1-02:00:30", 1560.5), ("1:00:00", 60), ("30:00", 30), ("infinite", float("inf"))])
-def test_time_limits_of_partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, minutes: float) -> None:
+@pytest.mark.parametrize(
+    ("limit", "minutes"), [("1-02:00:30", 1560.5), ("1:00:00", 60), ("30:00", 30), ("infinite", float("inf"))]
+)
+def test_time_limits_of_partitions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, minutes: float
+) -> None:
     (tmp_path / "sinfo").write_text(f"#!/bin/bash\necho {limit}\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -13,16 +13,26 @@ from conftest import Checkout
         ("print(1)", 0, "1\n"),
         ("raise SystemExit(3)", 3, ""),
         ("raise SystemExit('no')", 1, "no\n"),
-        ("import atexit; atexit.register(print, 'at exit'); 1 / 0", 1, "ZeroDivisionError: division by zero\nat exit\n"),
+        (
+            "import atexit; atexit.register(print, 'at exit'); 1 / 0",
+            1,
+            "ZeroDivisionError: division by zero\nat exit\n",
+        ),
         ("import os; os.kill(os.getpid(), 9)", -9, ""),
         ("import threading; threading.Timer(0.2, print, ['late']).start()", 0, "late\n"),
-        ("import os, sys; print(sys.argv[1:], os.getcwd() == sys.argv[1], os.environ['MORE'])", 0, "['FOLDER'] True more\n"),
+        (
+            "import os, sys; print(sys.argv[1:], os.getcwd() == sys.argv[1], os.environ['MORE'])",
+            0,
+            "['FOLDER'] True more\n",
+        ),
         ("import crossdiff; print(crossdiff.__file__)", 0, "FOLDER/src/crossdiff/__init__.py\n"),
         ("import sys; print([name for name in sys.modules if name.startswith('crossdiff')])", 0, "[]\n"),
     ],
 )
 @pytest.mark.parametrize("fresh", [False, True])
-def test_command_ends_and_prints_as_with_a_fresh_python(checkout: Checkout, fresh: bool, code: str, ended: int, printed: str) -> None:
+def test_command_ends_and_prints_as_with_a_fresh_python(
+    checkout: Checkout, fresh: bool, code: str, ended: int, printed: str
+) -> None:
     result = checkout.run("-c", code, str(checkout.folder), fresh=fresh, MORE="more")
     assert result.returncode == ended
     assert result.stdout.replace(str(checkout.folder), "FOLDER").endswith(printed)
@@ -40,7 +50,9 @@ def test_command_that_takes_too_long_is_killed(checkout: Checkout) -> None:
         checkout.run("-c", code, timeout=3)
     number = (checkout.folder / "number").read_text()
     for _ in range(50):
-        if not checkout.run("-c", f"import os; print(os.path.exists('/proc/{number}'))").stdout.startswith("True"):
+        if not checkout.run("-c", f"import os; print(os.path.exists('/proc/{number}'))").stdout.startswith(
+            "True"
+        ):
             return
         time.sleep(0.1)
     pytest.fail("it still runs")

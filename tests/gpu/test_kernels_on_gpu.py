@@ -51,7 +51,9 @@ def test_products_are_the_dense_ones(kind: str, width: int) -> None:
     weight, x = torch.randn(2000, width, device=CUDA), torch.randn(300, width, device=CUDA)
     active = Active.of(codes)
     close = {"rtol": 1e-5, "atol": 1e-5 * width**0.5}  # sums of that many terms
-    torch.testing.assert_close(weighted_rows(weight, active), (codes.double() @ weight.double()).float(), **close)
+    torch.testing.assert_close(
+        weighted_rows(weight, active), (codes.double() @ weight.double()).float(), **close
+    )
     torch.testing.assert_close(rows_per_latent(active, x), (codes.double().T @ x.double()).float(), **close)
     expected = (x.double() @ weight.double().T).float()[active.rows, active.latents]
     torch.testing.assert_close(dot_products(weight, active.places, x), expected, **close)
@@ -67,18 +69,29 @@ def test_selection_is_exact_where_products_mislead(kind: str, precision: str) ->
         assert_selects_exactly(kind, precision, seed, (512, 3000, 256), (64, 10_000, 100_000), "cuda")
 
 
-SETTINGS = {"batch": 256, "latents": 1000, "tokens": 10**6, "precision": "float32", "learning_rate": 1e-3, "warmup_steps": 0}
+SETTINGS = {
+    "batch": 256,
+    "latents": 1000,
+    "tokens": 10**6,
+    "precision": "float32",
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(batchtopk_settings(k=5, dead_after_tokens=768, auxiliary_k=20, **SETTINGS), id="batchtopk"),
+        pytest.param(
+            batchtopk_settings(k=5, dead_after_tokens=768, auxiliary_k=20, **SETTINGS), id="batchtopk"
+        ),
         pytest.param(batchtopk_settings(k=5, code_normalisation="decoupled", **SETTINGS), id="decoupled"),
         pytest.param(l1_settings(init_norm=0.1, **SETTINGS), id="l1"),
     ],
 )
-def test_twenty_steps_are_those_of_the_plain_path(monkeypatch: pytest.MonkeyPatch, settings: CrosscoderSettings) -> None:
+def test_twenty_steps_are_those_of_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, settings: CrosscoderSettings
+) -> None:
     movements = []
     for path in ("triton", "plain"):
         monkeypatch.setenv(kernels.SETTING, path)
@@ -87,7 +100,9 @@ def test_twenty_steps_are_those_of_the_plain_path(monkeypatch: pytest.MonkeyPatc
         start = {name: weight.detach().clone() for name, weight in training.crosscoder.named_parameters()}
         for step in range(20):
             training.step(torch.randn(256, 2, 96, generator=torch.Generator().manual_seed(step)))
-        movements.append({name: weight.detach() - start[name] for name, weight in training.crosscoder.named_parameters()})
+        movements.append(
+            {name: weight.detach() - start[name] for name, weight in training.crosscoder.named_parameters()}
+        )
     for name, movement in movements[1].items():
         assert movement.norm() > 0
         assert (movements[0][name] - movement).norm() / movement.norm() < 2e-5, name
@@ -98,7 +113,9 @@ def test_a_batch_of_the_papers_shape_is_that_of_the_plain_path(precision: str) -
     """The comparison that every training starts with."""
     if torch.cuda.get_device_properties(0).total_memory < 40e9:
         pytest.skip("needs 40 GB")
-    settings = batchtopk_settings(k=100, batch=2048, latents=73_728, tokens=10**9, precision=precision, init_norm=1.0)
+    settings = batchtopk_settings(
+        k=100, batch=2048, latents=73_728, tokens=10**9, precision=precision, init_norm=1.0
+    )
     training = Training(Given(2304), settings, 0, CUDA)
     for _ in itertools.repeat(None, 2):
         training.step(torch.randn(2048, 2, 2304, device=CUDA))

@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_activations import batchtopk_settings, l1_settings, paired, planted_activations, random_crosscoder
+from helpers_activations import (
+    batchtopk_settings,
+    l1_settings,
+    paired,
+    planted_activations,
+    random_crosscoder,
+)
 from torch import Tensor
 
 from crossdiff.activations.pairs import Block, PairedActivations
@@ -43,12 +49,16 @@ def activations(tmp_path_factory: pytest.TempPathFactory) -> PairedActivations:
     return paired(tmp_path_factory.mktemp("caches"), *planted_activations(6000, WIDTH).split(3000))
 
 
-def moved(activations: PairedActivations, settings: CrosscoderSettings, where: torch.device) -> dict[str, Tensor]:
+def moved(
+    activations: PairedActivations, settings: CrosscoderSettings, where: torch.device
+) -> dict[str, Tensor]:
     """How far each weight came from its start, on the CPU."""
     training = Training(activations, settings, 0, where)
     start = {name: weight.detach().clone() for name, weight in training.crosscoder.named_parameters()}
     training.run()
-    return {name: (weight.detach() - start[name]).cpu() for name, weight in training.crosscoder.named_parameters()}
+    return {
+        name: (weight.detach() - start[name]).cpu() for name, weight in training.crosscoder.named_parameters()
+    }
 
 
 def far_apart(one: Tensor, other: Tensor) -> float:
@@ -68,23 +78,31 @@ def test_weights_move_as_on_the_cpu(activations: PairedActivations, name: str) -
 def test_bfloat16_products_learn_as_much(activations: PairedActivations, tmp_path: Path, loss: str) -> None:
     found = {}
     for precision, where in (("float32", CPU), ("bfloat16", device())):
-        settings = SETTINGS[loss].model_copy(update={"tokens": 64 * 300, "learning_rate": 1e-2, "precision": precision, "log_every": 100})
+        settings = SETTINGS[loss].model_copy(
+            update={"tokens": 64 * 300, "learning_rate": 1e-2, "precision": precision, "log_every": 100}
+        )
         log = tmp_path / f"{precision}.csv"
         train(activations, settings, 0, where, log)
         *_, last = log.read_text().splitlines()
-        found[precision] = dict(zip(log.read_text().splitlines()[0].split(","), map(float, last.split(",")), strict=True))
+        found[precision] = dict(
+            zip(log.read_text().splitlines()[0].split(","), map(float, last.split(",")), strict=True)
+        )
     for model in ("fve_base", "fve_chat"):
         assert found["bfloat16"][model] > 0.5
         assert found["bfloat16"][model] == pytest.approx(found["float32"][model], abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["l1", "batchtopk", "dead"])
-def test_resumed_training_goes_on_as_if_never_stopped(activations: PairedActivations, tmp_path: Path, name: str) -> None:
+def test_resumed_training_goes_on_as_if_never_stopped(
+    activations: PairedActivations, tmp_path: Path, name: str
+) -> None:
     settings = SETTINGS[name]
     whole, stopped, resumed = (Training(activations, settings, 0, device()) for _ in range(3))
     start = {name: weight.detach().clone() for name, weight in whole.crosscoder.named_parameters()}
     whole.run()
-    for batch in itertools.islice(activations.shuffled_batches(settings.batch, settings.buffer_tokens, 0), STEPS // 2):
+    for batch in itertools.islice(
+        activations.shuffled_batches(settings.batch, settings.buffer_tokens, 0), STEPS // 2
+    ):
         stopped.step(batch)
     with Checkpoint(tmp_path / "state.safetensors", "same") as checkpoint:
         checkpoint.write(*stopped.state())
@@ -92,20 +110,29 @@ def test_resumed_training_goes_on_as_if_never_stopped(activations: PairedActivat
     assert resumed.done == STEPS // 2
     resumed.run()
     for weight, before in start.items():
-        movements = [training.crosscoder.get_parameter(weight).detach() - before for training in (whole, resumed)]
+        movements = [
+            training.crosscoder.get_parameter(weight).detach() - before for training in (whole, resumed)
+        ]
         assert far_apart(*movements) < 0.01, weight
 
 
 def test_latent_scaling_gives_the_same_table() -> None:
     raw = torch.randn(4096, 2, WIDTH, generator=torch.Generator().manual_seed(2)).bfloat16()
-    blocks = [Block(part, np.arange(len(part)) // 50 + 100 * number, 0, np.arange(len(part))) for number, part in enumerate(raw.split(512))]
+    blocks = [
+        Block(part, np.arange(len(part)) // 50 + 100 * number, 0, np.arange(len(part)))
+        for number, part in enumerate(raw.split(512))
+    ]
     tables = []
     for where in (CPU, device()):
         crosscoder = random_crosscoder(WIDTH, 64, seed=1)
         crosscoder.threshold.fill_(1.0)
         crosscoder = crosscoder.requires_grad_(False).to(where)
-        tables.append(latent_scaling(crosscoder, encode(crosscoder, blocks), len(raw), Bootstrap(blocks=10, samples=20)))
+        tables.append(
+            latent_scaling(crosscoder, encode(crosscoder, blocks), len(raw), Bootstrap(blocks=10, samples=20))
+        )
     on_cpu, on_gpu = tables
     assert list(on_cpu.columns) == list(on_gpu.columns)
     for column in on_cpu.select_dtypes("number").columns:
-        np.testing.assert_allclose(on_gpu[column], on_cpu[column], rtol=2e-3, atol=2e-3, equal_nan=True, err_msg=column)
+        np.testing.assert_allclose(
+            on_gpu[column], on_cpu[column], rtol=2e-3, atol=2e-3, equal_nan=True, err_msg=column
+        )

@@ -28,7 +28,10 @@ class Row(NamedTuple):
     columns: set[str]  # empty where the table describes the file in words
 
     def matches(self, path: str) -> bool:
-        return any(re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern.rstrip("/"))), path) for pattern in self.patterns)
+        return any(
+            re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern.rstrip("/"))), path)
+            for pattern in self.patterns
+        )
 
 
 def rows() -> list[Row]:
@@ -46,7 +49,9 @@ def rows() -> list[Row]:
             known = {name for row in found for pattern in row.patterns for name in [Path(pattern).name]}
             names = {name for column in columns if column not in known for name in _expanded(column, parts)}
             taken = {name for column in columns if column in known for name in _of(column, found).columns}
-            found.append(Row([below + file for file in files], rules, (names | taken) - set(CODE.findall(without))))
+            found.append(
+                Row([below + file for file in files], rules, (names | taken) - set(CODE.findall(without)))
+            )
     return found
 
 
@@ -92,7 +97,10 @@ DECIDED = {"reconstruction_loss", "auxiliary_loss", "sparsity_loss", "paper_batc
 
 def outputs(folder: Path) -> list[str]:
     """Every file or folder that has a record."""
-    return sorted(path.relative_to(folder).as_posix().removesuffix(SUFFIX) for path in (folder / "results").rglob(f"*{SUFFIX}"))
+    return sorted(
+        path.relative_to(folder).as_posix().removesuffix(SUFFIX)
+        for path in (folder / "results").rglob(f"*{SUFFIX}")
+    )
 
 
 def row_of(path: str) -> Row:
@@ -111,5 +119,8 @@ def untold(folder: Path) -> list[str]:
         if columns is not None and row.columns:
             names = {"batchtopk", "l1"} if path.endswith("paper.csv") else set()
             wrong += [f"{path}: {column} is not told" for column in sorted(columns - row.columns - names)]
-            wrong += [f"{path}: {column} is told, and not there" for column in sorted(row.columns - columns - DECIDED)]
+            wrong += [
+                f"{path}: {column} is told, and not there"
+                for column in sorted(row.columns - columns - DECIDED)
+            ]
     return wrong

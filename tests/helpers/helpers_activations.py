@@ -36,7 +36,9 @@ def write_tokens(path: Path, shard: Shard) -> Path:
     return path
 
 
-def write_pair(folder: Path, name: str, activations: Tensor, lengths: Sequence[int] | None = None) -> PairedShard:
+def write_pair(
+    folder: Path, name: str, activations: Tensor, lengths: Sequence[int] | None = None
+) -> PairedShard:
     """A shard whose caches hold ``activations`` (tokens, model, d_model); one long sequence if no lengths are given."""
     shard = token_shard(lengths or [len(activations)])
     paths = [write_tokens(folder / f"{name}.parquet", shard)]
@@ -80,11 +82,16 @@ def rule_inputs(folder: Path, *parts: Tensor) -> dict[str, Any]:
     shards = [write_pair(folder, f"{number:04d}", part) for number, part in enumerate(parts)]
     write_summary(folder / "summary.json", everything(shards))
     ends = {"tokens": "parquet", "base": "base.h5", "chat": "chat.h5"}
-    paths = {name: [str(folder / f"{number:04d}.{end}") for number in range(len(parts))] for name, end in ends.items()}
+    paths = {
+        name: [str(folder / f"{number:04d}.{end}") for number in range(len(parts))]
+        for name, end in ends.items()
+    }
     return paths | {"summary": str(folder / "summary.json")}
 
 
-def random_crosscoder(d_model: int, latents: int, seed: int = 0, code_normalisation: str = "crosscoder") -> Crosscoder:
+def random_crosscoder(
+    d_model: int, latents: int, seed: int = 0, code_normalisation: str = "crosscoder"
+) -> Crosscoder:
     """Every weight, bias, mean and scale random, so that none can be left out unnoticed."""
     crosscoder = Crosscoder(d_model, latents, LAYER, code_normalisation)
     generator = torch.Generator().manual_seed(seed)
@@ -97,9 +104,27 @@ def random_crosscoder(d_model: int, latents: int, seed: int = 0, code_normalisat
 
 
 def l1_settings(**changes) -> L1Settings:
-    return L1Settings(**{"loss": "l1", "latents": 32, "batch": 64, "tokens": 6400, "l1_coefficient": 0.03, "warmup_steps": 5} | changes)
+    return L1Settings(
+        **{
+            "loss": "l1",
+            "latents": 32,
+            "batch": 64,
+            "tokens": 6400,
+            "l1_coefficient": 0.03,
+            "warmup_steps": 5,
+        }
+        | changes
+    )
 
 
 def batchtopk_settings(**changes) -> BatchTopKSettings:
-    defaults = {"loss": "batchtopk", "latents": 32, "batch": 64, "tokens": 6400, "k": 4, "warmup_steps": 5, "threshold_start_step": 20}
+    defaults = {
+        "loss": "batchtopk",
+        "latents": 32,
+        "batch": 64,
+        "tokens": 6400,
+        "k": 4,
+        "warmup_steps": 5,
+        "threshold_start_step": 20,
+    }
     return BatchTopKSettings(**defaults | changes)

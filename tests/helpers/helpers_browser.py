@@ -16,9 +16,25 @@ from crossdiff.report.browser.page import copy_assets, render, write_files
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = str(ROOT / "report/browser.html.jinja")
-ASSETS = [str(path) for folder in ("browser", "vendor") for path in sorted((ROOT / "report" / folder).rglob("*")) if path.is_file()]
+ASSETS = [
+    str(path)
+    for folder in ("browser", "vendor")
+    for path in sorted((ROOT / "report" / folder).rglob("*"))
+    if path.is_file()
+]
 HOSTILE = "<script>document.title='owned'</script>"
-WORDS = ["<|user|>", "\n", " the", " refuse", " can't", HOSTILE, "</script>", "<img src=x onerror=alert(1)>", " help", "."]
+WORDS = [
+    "<|user|>",
+    "\n",
+    " the",
+    " refuse",
+    " can't",
+    HOSTILE,
+    "</script>",
+    "<img src=x onerror=alert(1)>",
+    " help",
+    ".",
+]
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 
 
@@ -41,7 +57,14 @@ def beta_table(latents: int, seed: int = 0) -> pd.DataFrame:
         table[f"{name}_low"], table[f"{name}_high"] = table[name] - 0.05, table[name] + 0.05
     table["class"] = np.asarray(CLASSES)[draw.integers(0, 4, latents)]
     table["confirmed"] = (table.nu_error < 0.2) & (table.nu_reconstruction < 0.5)
-    nothing = ["nu_error", "nu_error_low", "nu_error_high", "nu_reconstruction", "nu_reconstruction_low", "nu_reconstruction_high"]
+    nothing = [
+        "nu_error",
+        "nu_error_low",
+        "nu_error_high",
+        "nu_reconstruction",
+        "nu_reconstruction_low",
+        "nu_reconstruction_high",
+    ]
     table.loc[0, nothing] = np.nan
     table.loc[0, "class"], table.loc[0, "confirmed"] = "dead", False
     return table
@@ -77,16 +100,29 @@ def write_examples(folder: Path, rows: pd.DataFrame) -> str:
     return str(folder / "examples.parquet")
 
 
-def write_training(folder: Path, latents: int, other: str, seed: int = 0, explained: bool = True, **changes: Any) -> TrainingFiles:
+def write_training(
+    folder: Path, latents: int, other: str, seed: int = 0, explained: bool = True, **changes: Any
+) -> TrainingFiles:
     """Every file that the browser reads of one training; the latents of ``other`` are where its own recur."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = np.arange(latents)
     tables = {
         "betas": changes.get("betas", beta_table(latents, seed)),
-        "template_tokens": pd.DataFrame({"latent": ids, "template_share": np.where(ids == 0, np.nan, ids / latents)}),
+        "template_tokens": pd.DataFrame(
+            {"latent": ids, "template_share": np.where(ids == 0, np.nan, ids / latents)}
+        ),
         "twins": pd.DataFrame(
             [("twin", 2, 3, 0.95, 0.5, 1, 1, 1), ("control", 2, 4, 0.1, 1.0, 1, 1, 0)],
-            columns=["kind", "chat_only", "base_only", "cosine", "divergence", "high_chat_only", "high_base_only", "high_both"],
+            columns=[
+                "kind",
+                "chat_only",
+                "base_only",
+                "cosine",
+                "divergence",
+                "high_chat_only",
+                "high_base_only",
+                "high_both",
+            ],
         ),
         "directions": pd.DataFrame(
             {
@@ -99,22 +135,42 @@ def write_training(folder: Path, latents: int, other: str, seed: int = 0, explai
                 "near_cosine": [None] + [[0.5, 0.25]] * (latents - 1),
             }
         ),
-        "recurrences": pd.DataFrame({"latent": ids[1:], "crosscoder": other, "seed": 0, "other": ids[1:], "cosine": 0.75, "matched": True}),
+        "recurrences": pd.DataFrame(
+            {
+                "latent": ids[1:],
+                "crosscoder": other,
+                "seed": 0,
+                "other": ids[1:],
+                "cosine": 0.75,
+                "matched": True,
+            }
+        ),
         "kl": pd.DataFrame(
-            {"variant": ["none", "best_norm"], "form": [None, "subtraction"], "group": "all", "reduction": [0.0, 0.25]}
+            {
+                "variant": ["none", "best_norm"],
+                "form": [None, "subtraction"],
+                "group": "all",
+                "reduction": [0.0, 0.25],
+            }
             | {"reduction_low": [0.0, 0.125], "reduction_high": [0.0, 0.5]}
         ),
         "kl_sets": pd.DataFrame({"variant": "best_norm", "latent": [1, 2]}),
-        "patterns": pd.DataFrame({"latent": ids, "explanation": [f"the word refuse, {number}" for number in ids]}),
+        "patterns": pd.DataFrame(
+            {"latent": ids, "explanation": [f"the word refuse, {number}" for number in ids]}
+        ),
     }
-    tables["patterns"] = tables["patterns"].assign(detection=0.875, detection_low=0.75, detection_high=0.9375, contexts=20)
+    tables["patterns"] = tables["patterns"].assign(
+        detection=0.875, detection_low=0.75, detection_high=0.9375, contexts=20
+    )
     tables["patterns"].loc[1, ["detection", "detection_low", "detection_high"]] = np.nan
     paths = {}
     for name, table in tables.items():
         suffix = "csv" if name in ("template_tokens", "twins", "kl", "kl_sets") else "parquet"
         paths[name] = str(folder / f"{name}.{suffix}")
         table.to_csv(paths[name], index=False) if suffix == "csv" else table.to_parquet(paths[name])
-    paths["examples"] = write_examples(folder, changes.get("examples", example_rows(range(1, min(latents, 200)))))
+    paths["examples"] = write_examples(
+        folder, changes.get("examples", example_rows(range(1, min(latents, 200))))
+    )
     if not explained:
         paths["patterns"] = None
     return TrainingFiles(**paths)

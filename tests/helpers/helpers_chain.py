@@ -12,7 +12,9 @@ from crossdiff.provenance.hashing import content
 from crossdiff.provenance.planned_jobs import PlannedJob
 from crossdiff.provenance.records import Record, RecordedFile, read_record, record_id, write_record
 
-TOKENS, TABLE, FIGURE, MODEL = (f"results/p/{name}" for name in ("tokens/0000.parquet", "table.csv", "figure.svg", "models/base"))
+TOKENS, TABLE, FIGURE, MODEL = (
+    f"results/p/{name}" for name in ("tokens/0000.parquet", "table.csv", "figure.svg", "models/base")
+)
 RUN = {
     "started": "2026-01-01T00:00:00+00:00",
     "finished": "2026-01-01T00:01:00+00:00",
@@ -29,7 +31,9 @@ RUN = {
 }
 
 
-def make(root: Path, rule: str, inputs: dict[str, list[str]], output: str, settings: dict, text: str = "", **run) -> None:
+def make(
+    root: Path, rule: str, inputs: dict[str, list[str]], output: str, settings: dict, text: str = "", **run
+) -> None:
     """Write an output, a folder if it is a model, and its record."""
     path = root / output
     if "models" in output:
@@ -38,13 +42,19 @@ def make(root: Path, rule: str, inputs: dict[str, list[str]], output: str, setti
         (path / "config.json").write_text("{}")
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-    entries = [RecordedFile.of(name, file, content(root / file)._replace(files=None)) for name, files in inputs.items() for file in files]
+    entries = [
+        RecordedFile.of(name, file, content(root / file)._replace(files=None))
+        for name, files in inputs.items()
+        for file in files
+    ]
     params = {"settings": settings, "code": "x"}
     identity = record_id(rule, {"pair": "p"}, params, entries, [output])
     if not path.is_dir():
         path.write_text(f"{text or output} crossdiff-record:{identity}")
     outputs = [RecordedFile.of("", output, content(path))._replace(path=output)]
-    write_record(path, Record(identity, rule, {"pair": "p"}, params, code_parts(rule), entries, outputs, RUN | run))
+    write_record(
+        path, Record(identity, rule, {"pair": "p"}, params, code_parts(rule), entries, outputs, RUN | run)
+    )
 
 
 def results(root: Path, **changes) -> Path:
@@ -52,10 +62,32 @@ def results(root: Path, **changes) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "text.txt").write_text(changes.get("source", "a text"))
     make(root, "tokenise", {"files": ["text.txt"]}, TOKENS, {"tokens.context": 8})
-    make(root, "prepare_model", {}, MODEL, {"pair.base.random.seed": changes.get("seed", 0)}, text=f"weights {changes.get('seed', 0)}")
+    make(
+        root,
+        "prepare_model",
+        {},
+        MODEL,
+        {"pair.base.random.seed": changes.get("seed", 0)},
+        text=f"weights {changes.get('seed', 0)}",
+    )
     top = changes.get("top", 50)
-    make(root, "evaluate_crosscoder", {"tokens": [TOKENS], "model": [MODEL]}, TABLE, {"classes.top": top}, f"table {top}")
-    make(root, "figure_planted", {"": [TABLE]}, FIGURE, {"classes.top": top}, f"figure {top}", **changes.get("run", {}))
+    make(
+        root,
+        "evaluate_crosscoder",
+        {"tokens": [TOKENS], "model": [MODEL]},
+        TABLE,
+        {"classes.top": top},
+        f"table {top}",
+    )
+    make(
+        root,
+        "figure_planted",
+        {"": [TABLE]},
+        FIGURE,
+        {"classes.top": top},
+        f"figure {top}",
+        **changes.get("run", {}),
+    )
     return root
 
 
@@ -83,7 +115,9 @@ def job_of(root: Path, output: str) -> PlannedJob:
 def verdicts(root: Path, path: str = FIGURE, deep: bool = False) -> dict[str, list[str]]:
     """Path -> verdicts of everything in the chain that isn't verified."""
     nodes = Audit(root, deep=deep).chain(path)
-    return {path: [finding.verdict for finding in node.findings] for path, node in nodes.items() if node.findings}
+    return {
+        path: [finding.verdict for finding in node.findings] for path, node in nodes.items() if node.findings
+    }
 
 
 def command(capsys, *arguments: str) -> tuple[int, str, str]:

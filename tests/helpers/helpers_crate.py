@@ -31,6 +31,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def faults(crate: Path, profile: str) -> list[str]:
     """What a profile requires and a crate lacks."""
     options = services.ValidationSettings(
-        rocrate_uri=str(crate), profile_identifier=profile, requirement_severity=models.Severity.REQUIRED, no_cache=True
+        rocrate_uri=str(crate),
+        profile_identifier=profile,
+        requirement_severity=models.Severity.REQUIRED,
+        no_cache=True,
     )
     return [issue.message for issue in services.validate(options).get_issues()]

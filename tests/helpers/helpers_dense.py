@@ -49,10 +49,14 @@ def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: boo
     codes = dense_codes(crosscoder, x)
     scaled = codes * norm_sums(crosscoder)
     reconstruction, error = dense_error(crosscoder, x, codes, squared)
-    return Dense(error + coefficient * scaled.sum(dim=1).mean(), reconstruction, codes, scaled, torch.zeros(()))
+    return Dense(
+        error + coefficient * scaled.sum(dim=1).mean(), reconstruction, codes, scaled, torch.zeros(())
+    )
 
 
-def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float) -> Dense:
+def dense_batchtopk(
+    crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float
+) -> Dense:
     """``dead`` (latents,): dead unless selected in this batch."""
     codes = dense_codes(crosscoder, x)
     scaled = (codes * norm_sums(crosscoder)).detach()
@@ -64,7 +68,9 @@ def dense_batchtopk(crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, de
     return Dense(error + coefficient * auxiliary, reconstruction, kept, scaled, auxiliary)
 
 
-def dense_auxiliary(crosscoder: Crosscoder, codes: Tensor, scaled: Tensor, residual: Tensor, dead: Tensor, k_dead: int) -> Tensor:
+def dense_auxiliary(
+    crosscoder: Crosscoder, codes: Tensor, scaled: Tensor, residual: Tensor, dead: Tensor, k_dead: int
+) -> Tensor:
     """Each token's strongest dead latents rebuild the residual without bias; squared error over the residual's batch variance."""
     if not dead.any():
         return torch.zeros(())
@@ -97,7 +103,10 @@ def gradient(crosscoder: Crosscoder, name: str) -> Tensor:
 
 
 def assert_trains_like(
-    loss: Loss, crosscoder: Crosscoder, reference: Callable[[Crosscoder, Tensor, int], Dense], code_normalisation: str = "crosscoder"
+    loss: Loss,
+    crosscoder: Crosscoder,
+    reference: Callable[[Crosscoder, Tensor, int], Dense],
+    code_normalisation: str = "crosscoder",
 ) -> list[Parts]:
     """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
     twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
@@ -112,7 +121,9 @@ def assert_trains_like(
         reference_optimiser.zero_grad()
         parts.loss.backward()
         expected.loss.backward()
-        for name, wanted in twin.named_parameters() if step % 6 == 0 or not crosscoder.pieces else ():  # interpreted kernels are slow
+        for name, wanted in (
+            twin.named_parameters() if step % 6 == 0 or not crosscoder.pieces else ()
+        ):  # interpreted kernels are slow
             assert_same(gradient(crosscoder, name), wanted.grad, f"gradient of {name} at step {step}")
         clipped = 0.5 * torch.nn.utils.get_total_norm([parameter.grad for parameter in twin.parameters()])
         torch.nn.utils.clip_grad_norm_(twin.parameters(), clipped)

@@ -15,7 +15,24 @@ from crossdiff.latents.background import BackgroundCollector
 from crossdiff.latents.examples import SCHEMA, ExampleCollector
 from crossdiff.texts.shards import Shard
 
-WORDS = ["the", "cat", "sat", "banana", "on", "mat", "sorry", "I", "can't", "help", "you", "dog", "ran", "far", "home", "now"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "banana",
+    "on",
+    "mat",
+    "sorry",
+    "I",
+    "can't",
+    "help",
+    "you",
+    "dog",
+    "ran",
+    "far",
+    "home",
+    "now",
+]
 
 
 def decode(tokens: list[int]) -> str:
@@ -23,7 +40,9 @@ def decode(tokens: list[int]) -> str:
     return " ".join(WORDS[token] if token < len(WORDS) else f"w{token}" for token in tokens)
 
 
-def random_shard(documents: int, length: int = 40, tokens: int = 200, seed: int = 0, words: int = len(WORDS)) -> Shard:
+def random_shard(
+    documents: int, length: int = 40, tokens: int = 200, seed: int = 0, words: int = len(WORDS)
+) -> Shard:
     """Documents of random tokens, one sequence each; the first ``words`` tokens are WORDS, as rare as all others."""
     generator = np.random.default_rng(seed)
     rows = documents * length
@@ -39,14 +58,21 @@ def random_shard(documents: int, length: int = 40, tokens: int = 200, seed: int 
 def write_latents(folder: Path, shard: Shard, codes: np.ndarray, settings: Examples) -> tuple[Text, str, str]:
     """The text, and paths of examples and background of latents whose activations are ``codes`` (rows, latents)."""
     largest = codes.max(axis=0)
-    collector, background = ExampleCollector([shard], largest, settings), BackgroundCollector([shard], len(codes), settings)
+    collector, background = (
+        ExampleCollector([shard], largest, settings),
+        BackgroundCollector([shard], len(codes), settings),
+    )
     found = firings_of(codes, 0, np.arange(len(codes)))
     collector.add(found)
     background.add(found)
     examples = folder / "examples.parquet"
     pq.write_table(pa.Table.from_batches(list(collector.batches()), SCHEMA), examples)
     pq.write_table(background.table(), folder / "background.parquet")
-    return Text.of([write_tokens(folder / "tokens.parquet", shard)]), str(examples), str(folder / "background.parquet")
+    return (
+        Text.of([write_tokens(folder / "tokens.parquet", shard)]),
+        str(examples),
+        str(folder / "background.parquet"),
+    )
 
 
 def explained(folder: Path, shard: Shard, codes: np.ndarray, settings: Examples | None = None):

@@ -29,5 +29,7 @@ def train_counting(inputs: dict[str, Any], settings: dict[str, Any], folder: Pat
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     script.Checkpoint = partial(Checkpoint, every_seconds=0.01)
-    paths = dict(zip(("weights", "config", "training_log"), (str(folder / name) for name in OUTPUTS), strict=True))
+    paths = dict(
+        zip(("weights", "config", "training_log"), (str(folder / name) for name in OUTPUTS), strict=True)
+    )
     script.main(inputs, crosscoder_settings(settings), seed=0, identity="same", processes=1, **paths)

@@ -11,7 +11,9 @@ from crossdiff.latents.firings import Firings
 def firings_of(codes: np.ndarray, number: int, rows: np.ndarray) -> Firings:
     """The firings on some rows of a shard whose codes are ``codes`` (rows, latents)."""
     latent, place = np.nonzero(codes[rows].T)
-    return Firings(number, rows, latent.astype(np.int32), rows[place], codes[rows[place], latent].astype(np.float32))
+    return Firings(
+        number, rows, latent.astype(np.int32), rows[place], codes[rows[place], latent].astype(np.float32)
+    )
 
 
 def classed(classes: Sequence[str], difference: Sequence[float] | None = None) -> pd.DataFrame:

@@ -17,8 +17,16 @@ SIZES = {
     "bos_token_id": None,
     "pad_token_id": None,
 }
-CAPS = {"sliding_window": 6, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 4}
-FAMILIES = {"llama": lambda **sizes: LlamaConfig(**sizes), "gemma2": lambda **sizes: Gemma2Config(**CAPS, **sizes)}
+CAPS = {
+    "sliding_window": 6,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+    "query_pre_attn_scalar": 4,
+}
+FAMILIES = {
+    "llama": lambda **sizes: LlamaConfig(**sizes),
+    "gemma2": lambda **sizes: Gemma2Config(**CAPS, **sizes),
+}
 
 
 def tiny_model(family: str, vocabulary: int, seed: int) -> PreTrainedModel:

@@ -31,7 +31,9 @@ def on_path(path: str) -> Iterator[None]:
         yield
 
 
-def hard_encoder(kind: str, rng: np.random.Generator, rows: int, latents: int, width: int) -> tuple[Tensor, Tensor]:
+def hard_encoder(
+    kind: str, rng: np.random.Generator, rows: int, latents: int, width: int
+) -> tuple[Tensor, Tensor]:
     """x (rows, width) and weight (latents, width) whose products in bfloat16 mislead."""
     if kind == "few directions":  # as documents with topics make them
         basis = rng.normal(size=(3, width))
@@ -50,7 +52,12 @@ def hard_encoder(kind: str, rng: np.random.Generator, rows: int, latents: int, w
 
 
 def assert_selects_exactly(
-    kind: str, precision: str, seed: int, sizes: tuple[int, int, int], counts: tuple[int, ...], where: str = "cpu"
+    kind: str,
+    precision: str,
+    seed: int,
+    sizes: tuple[int, int, int],
+    counts: tuple[int, ...],
+    where: str = "cpu",
 ) -> None:
     """The largest in float64, up to what float32 can tell apart; the entries of ``above``, too. ``sizes``: rows, latents, width."""
     rng = np.random.default_rng(seed)
@@ -62,7 +69,9 @@ def assert_selects_exactly(
     for count in counts:
         found = largest(Encoder(weight, bias, precision), x, weights, count).active
         kth = exact.flatten().topk(count).values[-1]
-        chosen = torch.zeros_like(exact, dtype=torch.bool).index_put((found.rows, found.latents), torch.tensor(True, device=x.device))
+        chosen = torch.zeros_like(exact, dtype=torch.bool).index_put(
+            (found.rows, found.latents), torch.tensor(True, device=x.device)
+        )
         assert chosen.sum() == min(count, int((exact > 0).sum()))
         assert chosen[exact > kth + unsure].all()
         assert not chosen[exact < kth - unsure].any()

@@ -26,7 +26,13 @@ THRESHOLDS, SCORING = LatentScaling(bootstrap=Bootstrap(blocks=10, samples=10)),
 
 def planted_settings(**changes) -> Planted:
     concepts = {"chat_only": 5, "base_only": 2, "weakened": 12, "decoupled": 2, "shared": 3}
-    defaults = {"concepts": concepts, "seed": 3, "frequency": (0.02, 0.06), "largest_cosine": 0.6, "fewest_firings": 20}
+    defaults = {
+        "concepts": concepts,
+        "seed": 3,
+        "frequency": (0.02, 0.06),
+        "largest_cosine": 0.6,
+        "fewest_firings": 20,
+    }
     return Planted(**defaults | {"largest_norm_change": 2.0} | changes)
 
 
@@ -62,14 +68,24 @@ def handmade(concepts: Concepts, trap: bool) -> Crosscoder:
     return crosscoder.requires_grad_(False)
 
 
-def scored(crosscoder: Crosscoder, concepts: Concepts, activations: PairedActivations, fired: pd.DataFrame) -> pd.DataFrame:
+def scored(
+    crosscoder: Crosscoder, concepts: Concepts, activations: PairedActivations, fired: pd.DataFrame
+) -> pd.DataFrame:
     """The table of latents from which scores are made."""
-    scaling = latent_scaling(crosscoder, encode(crosscoder, activations.blocks()), activations.tokens, THRESHOLDS.bootstrap)
+    scaling = latent_scaling(
+        crosscoder, encode(crosscoder, activations.blocks()), activations.tokens, THRESHOLDS.bootstrap
+    )
     counts = pd.DataFrame({"latent": scaling.latent, "validation_active_tokens": scaling.active_tokens})
     betas = beta_table(scaling, counts, Classes(), THRESHOLDS)
-    active = active_file(Path(activations.shards[0].paths[0]).with_name("active.parquet"), crosscoder, activations)
+    active = active_file(
+        Path(activations.shards[0].paths[0]).with_name("active.parquet"), crosscoder, activations
+    )
     correlation = correlations(active, crosscoder.latents, [fired], len(concepts.table))
-    return latent_table(betas, match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, SCORING), SCORING)
+    return latent_table(
+        betas,
+        match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, SCORING),
+        SCORING,
+    )
 
 
 def brute_force_correlation(codes: np.ndarray, strengths: np.ndarray) -> float:

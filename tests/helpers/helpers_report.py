@@ -21,7 +21,15 @@ from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.workflow.run import Run
 
 TEMPLATE = ROOT / "report" / "page.html.jinja"
-FIGURES = ("norm_difference", "latent_scaling", "threshold_sweep", "kl", "template_tokens", "explanations", "training")
+FIGURES = (
+    "norm_difference",
+    "latent_scaling",
+    "threshold_sweep",
+    "kl",
+    "template_tokens",
+    "explanations",
+    "training",
+)
 VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
 HOSTILE = "<script>boo()</script> & <b>"
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
@@ -34,7 +42,9 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
-        self.contexts: list[list[tuple[str, dict[str, str | None]]]] = []  # per example: (token, attributes of its span)
+        self.contexts: list[
+            list[tuple[str, dict[str, str | None]]]
+        ] = []  # per example: (token, attributes of its span)
         self.cautions: list[str] = []
         self._inside: list[str] = []  # classes of the open divs
         self.feed(html)
@@ -112,19 +122,34 @@ def inputs(
     summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3)
     write_summary(folder / "summary.json", summary)
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
-    seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5, "chat_only_a": 3, "chat_only_b": 4, "chat_only_recurring": 2}
+    seeds = {
+        "seed_a": 0,
+        "seed_b": 1,
+        "matched_share": 0.5,
+        "chat_only_a": 3,
+        "chat_only_b": 4,
+        "chat_only_recurring": 2,
+    }
     top = {"top": 50, "top_matched": 20, "top_recurring": 10, "top_recurring_by_chance": 1.5}
     tables = {
         "crosscoders": comparison(list(evaluations.values()), [(name, 0) for name in betas]),
         "twins": pd.DataFrame(
-            [{"crosscoder": name, "seed": 0, "twins": 3, "twins_divergent": 0.6, "controls_divergent": 1.0} for name in betas]
+            [
+                {"crosscoder": name, "seed": 0, "twins": 3, "twins_divergent": 0.6, "controls_divergent": 1.0}
+                for name in betas
+            ]
         ),
         "seed_agreement": pd.DataFrame([{"crosscoder": name} | seeds | top for name in betas]),
         "template_tokens": pd.DataFrame([{"crosscoder": name, "seed": 0} for name in betas]),
         "explanations": pd.DataFrame(
-            [{"explainer": "patterns", "crosscoder": name, "set": "low nu", "scored": 3, "too_few": True} for name in betas]
+            [
+                {"explainer": "patterns", "crosscoder": name, "set": "low nu", "scored": 3, "too_few": True}
+                for name in betas
+            ]
         ),
-        "paper": pd.DataFrame([{"quantity": "FVE", "batchtopk": 0.85, "paper_batchtopk": 0.876 if published else None}]),
+        "paper": pd.DataFrame(
+            [{"quantity": "FVE", "batchtopk": 0.85, "paper_batchtopk": 0.876 if published else None}]
+        ),
     }
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -134,7 +159,10 @@ def inputs(
         examples[name].to_parquet(folder / f"{name}.examples.parquet")
     for figure in FIGURES:
         (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
-        write_json(folder / f"{figure}.caption.json", {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."})
+        write_json(
+            folder / f"{figure}.caption.json",
+            {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."},
+        )
     return Inputs(
         recorded=settings_of(config),
         shown=Report(),
@@ -146,7 +174,10 @@ def inputs(
         evaluations={name: str(folder / f"{name}.json") for name in betas},
         betas={name: str(folder / f"{name}.betas.parquet") for name in betas},
         examples={name: str(folder / f"{name}.examples.parquet") for name in betas},
-        figures=[ShownFigure.of(str(folder / f"{figure}.svg"), str(folder / f"{figure}.caption.json")) for figure in FIGURES],
+        figures=[
+            ShownFigure.of(str(folder / f"{figure}.svg"), str(folder / f"{figure}.caption.json"))
+            for figure in FIGURES
+        ],
         sections=["compared", "found", "figures", "checks", "latents", "files"],
     )
 

@@ -12,7 +12,9 @@ STRENGTHS = (-2.0, -1.0, 1.0, 2.0)
 CONTROLS = (("random latent", 7), ("random latent", 9), ("random direction", 1))
 
 
-def steered_answers(latents: tuple[int, ...] = (5,), asked: int = 24, controls: tuple = CONTROLS, effect: bool = True) -> pd.DataFrame:
+def steered_answers(
+    latents: tuple[int, ...] = (5,), asked: int = 24, controls: tuple = CONTROLS, effect: bool = True
+) -> pd.DataFrame:
     """As ``steering_effects.steer`` gives it: latents turned down end refusals, turned up they spread; controls do nothing."""
     rows = []
 
@@ -20,10 +22,28 @@ def steered_answers(latents: tuple[int, ...] = (5,), asked: int = 24, controls: 
         for requests, refused in (("harmful", harmful), ("benign", benign)):
             for place in range(asked):
                 said = "I can't do that." if place < refused * asked else f"<b>Yes</b> {place}"
-                row = {"latent": latent, "direction": direction, "number": number, "change": change, "strength": strength, "norm": 2.0}
-                row |= {"requests": requests, "question": f"{requests} {place}?", "answer": said, "refused": place < refused * asked}
+                row = {
+                    "latent": latent,
+                    "direction": direction,
+                    "number": number,
+                    "change": change,
+                    "strength": strength,
+                    "norm": 2.0,
+                }
+                row |= {
+                    "requests": requests,
+                    "question": f"{requests} {place}?",
+                    "answer": said,
+                    "refused": place < refused * asked,
+                }
                 rows.append(
-                    row | {"tokens": 4 + place % 3, "cut": False, "kl": abs(np.nan_to_num(strength)) * (1 + place % 5), "nats": 9.0}
+                    row
+                    | {
+                        "tokens": 4 + place % 3,
+                        "cut": False,
+                        "kl": abs(np.nan_to_num(strength)) * (1 + place % 5),
+                        "nats": 9.0,
+                    }
                 )
 
     add(pd.NA, "none", pd.NA, "none", 0.0, 1.0, 0.0)
@@ -31,13 +51,27 @@ def steered_answers(latents: tuple[int, ...] = (5,), asked: int = 24, controls: 
         for direction, number in (("latent", latent), *controls):
             own = effect and direction == "latent"
             for strength in STRENGTHS:
-                add(latent, direction, number, "add", strength, 0.1 if own and strength < 0 else 1.0, 0.9 if own and strength > 1 else 0.0)
+                add(
+                    latent,
+                    direction,
+                    number,
+                    "add",
+                    strength,
+                    0.1 if own and strength < 0 else 1.0,
+                    0.9 if own and strength > 1 else 0.0,
+                )
             add(latent, direction, number, "ablate", float("nan"), 1.0, 0.0)
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
 
 
 CANDIDATES = pd.DataFrame(
-    {"latent": [5, 8], "relative_norm_difference": 0.8, "harmful": [2.0, 0.5], "benign": [0.25, 0.5], "score": [12.0, 3.0]}
+    {
+        "latent": [5, 8],
+        "relative_norm_difference": 0.8,
+        "harmful": [2.0, 0.5],
+        "benign": [0.25, 0.5],
+        "score": [12.0, 3.0],
+    }
 )
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 
 
-def scaling_table(difference: list[float], nu_error: list[float], nu_reconstruction: list[float], half_width: float = 0.0) -> pd.DataFrame:
+def scaling_table(
+    difference: list[float], nu_error: list[float], nu_reconstruction: list[float], half_width: float = 0.0
+) -> pd.DataFrame:
     """What latent_scaling gives, as far as later stages read it. Mirrored ratios are 1 - nu."""
     error, reconstruction = np.asarray(nu_error, float), np.asarray(nu_reconstruction, float)
     return pd.DataFrame(

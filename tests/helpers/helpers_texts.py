@@ -58,23 +58,36 @@ MARKERS = (ROOT / "data/markers.jinja").read_text()
 TRAINING_TEXT = ["the user said us and a: and the assistant said yes. a user is us."] * 20
 
 
-def make_tokenizer(template: str, special: tuple[str, ...], bos: str | None = None) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    template: str, special: tuple[str, ...], bos: str | None = None
+) -> PreTrainedTokenizerFast:
     """A small byte-level BPE tokenizer, with words such as "user" as single tokens; adds ``bos`` to every text if there is one."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
     if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, additional_special_tokens=list(special))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, additional_special_tokens=list(special)
+    )
     fast.chat_template = template
     return fast
 
 
 TOKENIZERS = {
     "chatml": make_tokenizer(CHATML, ("<|im_start|>", "<|im_end|>")),
-    "llama3": make_tokenizer(LLAMA3, ("<|bos|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), bos="<|bos|>"),
+    "llama3": make_tokenizer(
+        LLAMA3, ("<|bos|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), bos="<|bos|>"
+    ),
     "markers": make_tokenizer(MARKERS, ("<issue_start>", "<issue_closed>")),
     "markers that are ordinary tokens": make_tokenizer(MARKERS, ()),
 }

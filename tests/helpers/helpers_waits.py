@@ -20,7 +20,10 @@ WAITING = {
     ATEN.bincount,
     ATEN.lift_fresh,  # torch.tensor
 }
-INDEXING, MASKS = {ATEN.index, ATEN.index_put, ATEN.index_put_}, (torch.bool, torch.uint8)  # by a mask, as by its nonzero
+INDEXING, MASKS = (
+    {ATEN.index, ATEN.index_put, ATEN.index_put_},
+    (torch.bool, torch.uint8),
+)  # by a mask, as by its nonzero
 
 
 class Waits(TorchDispatchMode):
@@ -32,6 +35,8 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = func.overloadpacket
-        if name in WAITING or (name in INDEXING and any(index is not None and index.dtype in MASKS for index in args[1])):
+        if name in WAITING or (
+            name in INDEXING and any(index is not None and index.dtype in MASKS for index in args[1])
+        ):
             self.seen.append(str(name))
         return func(*args, **(kwargs or {}))

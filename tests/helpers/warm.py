@@ -25,7 +25,18 @@ PACKAGES = {
     """,
 }
 # Packages read these when they are imported: a command that wants other values can't start warm.
-READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "CUDA_", "MPL", "ARROW_", "LD_")
+READ_AT_IMPORT = (
+    "HF_",
+    "TRANSFORMERS_",
+    "OMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "TORCH_",
+    "CUDA_",
+    "MPL",
+    "ARROW_",
+    "LD_",
+)
 
 
 def read_at_import(variables: dict[str, str]) -> dict[str, str]:
@@ -82,7 +93,9 @@ class Server:
     def serve(self) -> None:
         import select
 
-        clients: dict[int, tuple[int, socket.socket]] = {}  # descriptor of the process -> its number, and who waits for it
+        clients: dict[
+            int, tuple[int, socket.socket]
+        ] = {}  # descriptor of the process -> its number, and who waits for it
         waiting: dict[int, int] = {}  # descriptor of the client -> that of its process
         poll = select.poll()
         poll.register(0, select.POLLHUP)
@@ -225,7 +238,9 @@ def start(folder: str) -> list:
 
     python = os.path.join(folder, "python")
     with open(python, "w") as file:
-        file.write(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{os.path.abspath(__file__)}" run "{folder}" "$@"\n')
+        file.write(
+            f'#!/bin/sh\nexec "{sys.executable}" -I -S "{os.path.abspath(__file__)}" run "{folder}" "$@"\n'
+        )
     os.chmod(python, 0o755)
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # as the rules set it for jobs

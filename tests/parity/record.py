@@ -17,7 +17,15 @@ from torch import Tensor
 
 NORMALISATIONS = ("crosscoder", "sae", "mixed", "none", "decoupled")
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
-UNUSED = ["nnsight", "zstandard", "datasets", "loguru", "tools.utils", "tools.cc_utils", "tools.configs"]  # imported, never called
+UNUSED = [
+    "nnsight",
+    "zstandard",
+    "datasets",
+    "loguru",
+    "tools.utils",
+    "tools.cc_utils",
+    "tools.configs",
+]  # imported, never called
 UNUSED += ["tools.latent_scaler.scaler_training"]
 LEARNING_RATE, L1_COEFFICIENT, K = 0.01, 0.03, 4
 
@@ -33,7 +41,9 @@ class Theirs:
 
         self.cache, self.dictionary, self.trainers = cache, dictionary, trainers
         # By its path, since its package imports every other script.
-        script = importlib.util.spec_from_file_location("compute_scalers", sparsity_artifacts / "scripts/compute_scalers.py")
+        script = importlib.util.spec_from_file_location(
+            "compute_scalers", sparsity_artifacts / "scripts/compute_scalers.py"
+        )
         self.scalers = importlib.util.module_from_spec(script)
         script.loader.exec_module(self.scalers)
         torch.set_grad_enabled(True)  # which the script turned off
@@ -47,13 +57,22 @@ def inputs(seed: int, d_model: int, latents: int, batch: int, steps: int) -> dic
     generator = torch.Generator().manual_seed(seed)
     encoder = torch.randn(latents, 2, d_model, generator=generator) / d_model**0.5
     decoder = torch.randn(latents, 2, d_model, generator=generator) / d_model**0.5
-    decoder *= 10 ** (2 * torch.rand(latents, 1, 1, generator=generator) - 1.5) * (0.3 + torch.rand(latents, 2, 1, generator=generator))
+    decoder *= 10 ** (2 * torch.rand(latents, 1, 1, generator=generator) - 1.5) * (
+        0.3 + torch.rand(latents, 2, 1, generator=generator)
+    )
     encoder_bias = torch.randn(latents, generator=generator) / 4
     encoder[0], encoder_bias[0] = 0, -1
     decoder_bias = torch.randn(2, d_model, generator=generator) / 2
-    batches = torch.randn(steps, batch, 2, d_model, generator=generator) * torch.tensor([1.0, 1.5])[:, None] + 0.3
+    batches = (
+        torch.randn(steps, batch, 2, d_model, generator=generator) * torch.tensor([1.0, 1.5])[:, None] + 0.3
+    )
     batches[:, :, 1] += batches[:, :, 0] / 2
-    weights = {"encoder": encoder, "encoder_bias": encoder_bias, "decoder": decoder, "decoder_bias": decoder_bias}
+    weights = {
+        "encoder": encoder,
+        "encoder_bias": encoder_bias,
+        "decoder": decoder,
+        "decoder_bias": decoder_bias,
+    }
     return weights | {"batches": batches.bfloat16().float()}
 
 
@@ -97,7 +116,11 @@ def codes(theirs: Theirs, given: dict[str, Tensor]) -> dict[str, Tensor]:
     found["reconstruction"] = l1.decode(found["codes"])
     for name in NORMALISATIONS:
         crosscoder = loaded(theirs.dictionary.BatchTopKCrossCoder, given, name, k=K)
-        rows = crosscoder.get_code_normalization().expand(2 if name == "decoupled" else 1, crosscoder.dict_size).double()
+        rows = (
+            crosscoder.get_code_normalization()
+            .expand(2 if name == "decoupled" else 1, crosscoder.dict_size)
+            .double()
+        )
         thresholds = torch.stack([between(found["codes"] * row, 0.4) for row in rows])
         crosscoder.threshold.copy_(thresholds.view_as(crosscoder.threshold))
         above = crosscoder.encode(x, use_threshold=True)
@@ -111,7 +134,9 @@ def codes(theirs: Theirs, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def train_l1(theirs: Theirs, given: dict[str, Tensor], case: str, normalisation: str, squared: bool, steps: int) -> dict[str, Tensor]:
+def train_l1(
+    theirs: Theirs, given: dict[str, Tensor], case: str, normalisation: str, squared: bool, steps: int
+) -> dict[str, Tensor]:
     """Loss parts of every step, weights after the second (the first that moves them) and the last."""
     crosscoder = loaded(theirs.dictionary.CrossCoder, given, normalisation)
     trainer = theirs.trainers.CrossCoderTrainer(
@@ -135,7 +160,13 @@ def train_l1(theirs: Theirs, given: dict[str, Tensor], case: str, normalisation:
 
 
 def train_batchtopk(
-    theirs: Theirs, given: dict[str, Tensor], case: str, normalisation: str, steps: int, dead_after: int | None = None, **arguments: object
+    theirs: Theirs,
+    given: dict[str, Tensor],
+    case: str,
+    normalisation: str,
+    steps: int,
+    dead_after: int | None = None,
+    **arguments: object,
 ) -> dict[str, Tensor]:
     """The same, and the threshold and the tokens since each latent fired after every step."""
     crosscoder = loaded(theirs.dictionary.BatchTopKCrossCoder, given, normalisation)
@@ -154,7 +185,9 @@ def train_batchtopk(
     )
     if dead_after is not None:
         trainer.dead_feature_threshold = dead_after
-    crosscoder.decoder.bias.data = trainer.geometric_median(given["batches"][0].double())  # the first update does so too, after our look
+    crosscoder.decoder.bias.data = trainer.geometric_median(
+        given["batches"][0].double()
+    )  # the first update does so too, after our look
     found, parts, thresholds, unfired = {}, [], [], []
     for step, x in enumerate(given["batches"][:steps].double()):
         counts = trainer.num_tokens_since_fired.clone()
@@ -197,7 +230,9 @@ def normalised(theirs: Theirs, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"normalised": crosscoder.normalize_activations(given["batches"][0].double())}
 
 
-def betas(theirs: Theirs, given: dict[str, Tensor], case: str, kind: str, threshold: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+def betas(
+    theirs: Theirs, given: dict[str, Tensor], case: str, kind: str, threshold: Tensor | None
+) -> Iterator[tuple[str, Tensor]]:
     """Every beta of every latent over all batches, and how many tokens each latent was active on."""
     crosscoder = loaded(getattr(theirs.dictionary, kind), given, "crosscoder")
     if threshold is not None:
@@ -209,7 +244,13 @@ def betas(theirs: Theirs, given: dict[str, Tensor], case: str, kind: str, thresh
             if (model, target) == ("base", "error"):
                 load = partial(load, base_decoder=base)
             beta, active, *_ = theirs.scalers.closed_form_scalars(
-                chat, torch.arange(len(chat)), given["batches"], crosscoder, load, device="cpu", dtype=torch.float64
+                chat,
+                torch.arange(len(chat)),
+                given["batches"],
+                crosscoder,
+                load,
+                device="cpu",
+                dtype=torch.float64,
             )
             yield f"{case}.beta_{target}_{model}", beta
     yield f"{case}.active_tokens", active.long()
@@ -222,19 +263,27 @@ def record(theirs: Theirs, seed: int, d_model: int, latents: int, batch: int) ->
     for name in NORMALISATIONS:
         steps = 4 if name == "crosscoder" else 2
         found |= train_l1(theirs, given, f"l1.{name}", name, squared=False, steps=steps)
-        found |= train_batchtopk(theirs, given, f"batchtopk.{name}", name, steps=steps, k=K, threshold_start_step=0)
+        found |= train_batchtopk(
+            theirs, given, f"batchtopk.{name}", name, steps=steps, k=K, threshold_start_step=0
+        )
     found |= train_l1(theirs, given, "l1.squared", "crosscoder", squared=True, steps=4)
     # Dead latents after three batches, k falling from 9 to 4 over four steps, the learning rate falling to 0 over the last two of eight.
     full = {"k": K, "k_max": 2 * K + 1, "k_annealing_steps": 4, "decay_start": 6, "threshold_start_step": 2}
-    found |= train_batchtopk(theirs, given, "batchtopk.full", "crosscoder", steps=8, dead_after=3 * batch, **full)
+    found |= train_batchtopk(
+        theirs, given, "batchtopk.full", "crosscoder", steps=8, dead_after=3 * batch, **full
+    )
     found |= medians(theirs, given) | normalised(theirs, given)
     found |= dict(betas(theirs, given, "scaling.l1", "CrossCoder", None))
-    found |= dict(betas(theirs, given, "scaling.batchtopk", "BatchTopKCrossCoder", found["crosscoder.threshold"]))
+    found |= dict(
+        betas(theirs, given, "scaling.batchtopk", "BatchTopKCrossCoder", found["crosscoder.threshold"])
+    )
     return given | found
 
 
 def commit(checkout: Path) -> str:
-    return subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -52,11 +52,18 @@ def check(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
     assert ours.shape == theirs.shape, name
     scale = theirs[theirs.isfinite()].abs().max().item()
     torch.testing.assert_close(
-        ours.double(), theirs.double(), rtol=0, atol=tolerance * scale, equal_nan=True, msg=lambda text: f"{name}: {text}"
+        ours.double(),
+        theirs.double(),
+        rtol=0,
+        atol=tolerance * scale,
+        equal_nan=True,
+        msg=lambda text: f"{name}: {text}",
     )
 
 
-def with_weights(recorded: Recorded, code_normalisation: str, dtype: torch.dtype, precision: str = "float32") -> Crosscoder:
+def with_weights(
+    recorded: Recorded, code_normalisation: str, dtype: torch.dtype, precision: str = "float32"
+) -> Crosscoder:
     latents, _, d_model = recorded["encoder"].shape
     crosscoder = Crosscoder(d_model, latents, LAYER, code_normalisation, precision).to(dtype)
     crosscoder.load_state_dict({name: recorded[name] for name in WEIGHTS}, strict=False)
@@ -78,7 +85,12 @@ def test_codes_and_reconstructions(recorded: Recorded, dtype: torch.dtype) -> No
 @pytest.mark.parametrize("name", NORMALISATIONS)
 def test_code_weights_and_codes_above_a_threshold(recorded: Recorded, dtype: torch.dtype, name: str) -> None:
     crosscoder = with_weights(recorded, name, dtype)
-    check(f"{name}: code weights", crosscoder.code_weights(), recorded[f"{name}.code_weights"], TOLERANCES[dtype])
+    check(
+        f"{name}: code weights",
+        crosscoder.code_weights(),
+        recorded[f"{name}.code_weights"],
+        TOLERANCES[dtype],
+    )
     crosscoder.threshold.copy_(recorded[f"{name}.threshold"])
     codes = crosscoder.encode(recorded["batches"][0].to(dtype))
     mask = per_model(recorded[f"{name}.above_threshold"])
@@ -86,7 +98,12 @@ def test_code_weights_and_codes_above_a_threshold(recorded: Recorded, dtype: tor
     active = Active.of(codes)
     used = [active._replace(values=values).dense() > 0 for values in crosscoder.values_per_model(active)]
     assert torch.equal(torch.stack(used, dim=1), mask)
-    check(f"{name}: reconstruction above the threshold", crosscoder.decode(codes), recorded[f"{name}.reconstruction"], TOLERANCES[dtype])
+    check(
+        f"{name}: reconstruction above the threshold",
+        crosscoder.decode(codes),
+        recorded[f"{name}.reconstruction"],
+        TOLERANCES[dtype],
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -100,7 +117,12 @@ def test_batchtopk_mask(recorded: Recorded, dtype: torch.dtype, name: str, preci
     assert torch.equal(parts.fired, mask.any(dim=1).sum(dim=0))
     codes = recorded["codes"][:, None] * mask
     rebuilt = torch.einsum("bmj,jmd->bmd", codes, recorded["decoder"].double()) + recorded["decoder_bias"]
-    check(f"{name}: reconstruction from the BatchTopK mask", parts.reconstruction.detach(), rebuilt, TOLERANCES[dtype])
+    check(
+        f"{name}: reconstruction from the BatchTopK mask",
+        parts.reconstruction.detach(),
+        rebuilt,
+        TOLERANCES[dtype],
+    )
 
 
 def per_model(mask: Tensor) -> Tensor:
@@ -121,7 +143,10 @@ class Step(NamedTuple):
 
 
 def trained(
-    recorded: Recorded, settings: L1Settings | BatchTopKSettings, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    recorded: Recorded,
+    settings: L1Settings | BatchTopKSettings,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> list[Step]:
     """Our trainer on the recorded weights and batches, step by step."""
     start = with_weights(recorded, settings.code_normalisation, dtype, settings.precision)
@@ -137,7 +162,10 @@ def trained(
         steps.append(
             Step(
                 torch.stack([parts.log["reconstruction_loss"], *own, parts.loss]).detach(),
-                {name: parameter.detach().clone() for name, parameter in training.crosscoder.named_parameters()},
+                {
+                    name: parameter.detach().clone()
+                    for name, parameter in training.crosscoder.named_parameters()
+                },
                 training.crosscoder.threshold.clone(),
                 {name: value.clone() for name, value in training.loss.state_dict().items()},
             )
@@ -157,31 +185,50 @@ def l1_settings(recorded: Recorded, steps: int, **changes: object) -> L1Settings
 
 def batchtopk_settings(recorded: Recorded, steps: int, **changes: object) -> BatchTopKSettings:
     """Their k_aux is half of d_model."""
-    own = {"loss": "batchtopk", "k": 4, "auxiliary_k": recorded["encoder"].shape[2] // 2, "threshold_start_step": 0, "threshold_decay": 0.9}
+    own = {
+        "loss": "batchtopk",
+        "k": 4,
+        "auxiliary_k": recorded["encoder"].shape[2] // 2,
+        "threshold_start_step": 0,
+        "threshold_decay": 0.9,
+    }
     return BatchTopKSettings(**common_settings(recorded, steps) | own | changes)
 
 
 def check_training(case: str, recorded: Recorded, steps: list[Step], tolerance: float) -> None:
     """Loss parts of every step, and weights after two of them."""
     for number, (step, parts) in enumerate(zip(steps, recorded[f"{case}.parts"], strict=True)):
-        for name, ours, theirs in zip(("reconstruction", "sparsity or auxiliary", "total"), step.parts, parts, strict=True):
+        for name, ours, theirs in zip(
+            ("reconstruction", "sparsity or auxiliary", "total"), step.parts, parts, strict=True
+        ):
             check(f"{case}: {name} loss of step {number}", ours, theirs, tolerance)
     for number in {1, len(steps) - 1}:
         for name in WEIGHTS:
-            check(f"{case}: {name} after step {number}", steps[number].weights[name], recorded[f"{case}.step{number}.{name}"], tolerance)
+            check(
+                f"{case}: {name} after step {number}",
+                steps[number].weights[name],
+                recorded[f"{case}.step{number}.{name}"],
+                tolerance,
+            )
 
 
 @pytest.mark.parametrize("dense_above", [0.0, 1.0], ids=["dense", "active_entries"])
 @pytest.mark.parametrize("name", [*NORMALISATIONS, "squared"])
-def test_l1_training(recorded: Recorded, dtype: torch.dtype, name: str, dense_above: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l1_training(
+    recorded: Recorded, dtype: torch.dtype, name: str, dense_above: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(selection.DENSE_ABOVE, "float32", dense_above)
     kind = {"squared_error": True} if name == "squared" else {"code_normalisation": name}
     settings = l1_settings(recorded, len(recorded[f"l1.{name}.parts"]), **kind)
     check_training(f"l1.{name}", recorded, trained(recorded, settings, dtype, monkeypatch), TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize(("name", "precision"), [*itertools.product(NORMALISATIONS, ["float32", "bfloat16"]), ("full", "float32")])
-def test_batchtopk_training(recorded: Recorded, dtype: torch.dtype, name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"), [*itertools.product(NORMALISATIONS, ["float32", "bfloat16"]), ("full", "float32")]
+)
+def test_batchtopk_training(
+    recorded: Recorded, dtype: torch.dtype, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the geometric median at the start, gradient clipping, the running threshold and the count of tokens since a latent fired.
 
     Products in bfloat16 find the same entries. "full" has dead latents, hence an auxiliary loss, k annealing and a falling learning rate.
@@ -189,12 +236,33 @@ def test_batchtopk_training(recorded: Recorded, dtype: torch.dtype, name: str, p
     """
     case = f"batchtopk.{name}"
     steps = len(recorded[f"{case}.parts"])
-    full = {"k_max": 9, "k_annealing_steps": 4, "decay_fraction": 0.25, "dead_after_tokens": 3 * recorded["batches"].shape[1]}
-    kind = full | {"threshold_start_step": 3} if name == "full" else {"code_normalisation": name, "threshold_start_step": 1}
-    seen = trained(recorded, batchtopk_settings(recorded, steps, precision=precision, **kind), dtype, monkeypatch)
-    check_training(case, recorded, seen, max(TOLERANCES[dtype], THEIRS_IN_FLOAT32) if name == "full" else TOLERANCES[dtype])
+    full = {
+        "k_max": 9,
+        "k_annealing_steps": 4,
+        "decay_fraction": 0.25,
+        "dead_after_tokens": 3 * recorded["batches"].shape[1],
+    }
+    kind = (
+        full | {"threshold_start_step": 3}
+        if name == "full"
+        else {"code_normalisation": name, "threshold_start_step": 1}
+    )
+    seen = trained(
+        recorded, batchtopk_settings(recorded, steps, precision=precision, **kind), dtype, monkeypatch
+    )
+    check_training(
+        case,
+        recorded,
+        seen,
+        max(TOLERANCES[dtype], THEIRS_IN_FLOAT32) if name == "full" else TOLERANCES[dtype],
+    )
     thresholds = torch.stack([step.threshold for step in seen])
-    check(f"{case}: threshold", thresholds, recorded[f"{case}.thresholds"], max(TOLERANCES[dtype], THEIRS_IN_FLOAT32))
+    check(
+        f"{case}: threshold",
+        thresholds,
+        recorded[f"{case}.thresholds"],
+        max(TOLERANCES[dtype], THEIRS_IN_FLOAT32),
+    )
     silent = torch.stack([step.loss_state["tokens_since_fired"] for step in seen])
     assert torch.equal(silent, recorded[f"{case}.tokens_since_fired"].long())
 
@@ -202,7 +270,9 @@ def test_batchtopk_training(recorded: Recorded, dtype: torch.dtype, name: str, p
 @pytest.mark.parametrize(("name", "factor"), [("median", 1.0), ("median_of_100_times", 100.0)])
 def test_geometric_median(recorded: Recorded, dtype: torch.dtype, name: str, factor: float) -> None:
     crosscoder = with_weights(recorded, "crosscoder", dtype)
-    new_loss(crosscoder, batchtopk_settings(recorded, steps=1)).start(crosscoder, factor * recorded["batches"][1].to(dtype))
+    new_loss(crosscoder, batchtopk_settings(recorded, steps=1)).start(
+        crosscoder, factor * recorded["batches"][1].to(dtype)
+    )
     check(name, crosscoder.decoder_bias.detach(), recorded[name], TOLERANCES[dtype])
 
 
@@ -213,14 +283,21 @@ def test_activation_normalisation(recorded: Recorded, tmp_path: Path) -> None:
     """From activation caches to the crosscoder's scale. Ours are float32."""
     x = recorded["batches"].flatten(0, 1)
     numbers, zeros = np.arange(len(x), dtype=np.int32), np.zeros(len(x), np.int8)
-    tokens = Shard(token=numbers, document=zeros.astype(np.int64), position=numbers, role=zeros, template=zeros)
+    tokens = Shard(
+        token=numbers, document=zeros.astype(np.int64), position=numbers, role=zeros, template=zeros
+    )
     pq.write_table(pa.table(tokens._asdict()), tmp_path / "tokens.parquet")
     for model, part in zip(MODELS, x.bfloat16().unbind(dim=1), strict=True):
         write_cache(tmp_path / f"{model}.h5", part, LAYER, tokens.token)
     shards = [PairedShard(tmp_path / "tokens.parquet", tmp_path / "base.h5", tmp_path / "chat.h5")]
     settings = l1_settings(recorded, steps=1, normalisation=Normalisation(kind="per_model", target_rms=2.0))
     crosscoder = new_crosscoder(PairedActivations(shards, summarise(shards, Activations())), settings, seed=0)
-    check("normalised activations", crosscoder.normalise(recorded["batches"][0].bfloat16()), recorded["normalised"], 1e-6)
+    check(
+        "normalised activations",
+        crosscoder.normalise(recorded["batches"][0].bfloat16()),
+        recorded["normalised"],
+        1e-6,
+    )
 
 
 # Latent scaling
@@ -233,7 +310,9 @@ def test_latent_scaling(recorded: Recorded, dtype: torch.dtype, case: str) -> No
     if case == "batchtopk":
         crosscoder.threshold.copy_(recorded["crosscoder.threshold"])
     blocks = encoded(crosscoder, recorded["batches"], document_tokens=1)
-    table = latent_scaling(crosscoder, blocks, sum(map(len, recorded["batches"])), Bootstrap(blocks=10, samples=2))
+    table = latent_scaling(
+        crosscoder, blocks, sum(map(len, recorded["batches"])), Bootstrap(blocks=10, samples=2)
+    )
     active = recorded[f"scaling.{case}.active_tokens"]
     assert table["active_tokens"].tolist() == active.tolist()
     assert active[0] == 0

@@ -33,9 +33,13 @@ def explained(checkout: Checkout, url: str, name: str, key: str | None = KEY) ->
     """The config, the exit code and the output of a run that explains some latents of one crosscoder."""
     endpoint = {"url": url, "model": "some", "key": "EXPLAINER_KEY", "requests_per_minute": 100_000}
     latents = {"chat_leaning": 3, "shared": 3, "low_nu": 0, "high_nu": 0}
-    config = checkout.changed(TINY, {"explanations": {"model": {"endpoint": endpoint}, "latents": latents}}, name)
+    config = checkout.changed(
+        TINY, {"explanations": {"model": {"endpoint": endpoint}, "latents": latents}}, name
+    )
     variables = {"EXPLAINER_KEY": key} if key else {}
-    result = checkout.run("-m", "snakemake", f"{FOLDER}/explanations.parquet", "--configfile", config, **variables)
+    result = checkout.run(
+        "-m", "snakemake", f"{FOLDER}/explanations.parquet", "--configfile", config, **variables
+    )
     return config, result.returncode, result.stdout
 
 
@@ -54,13 +58,19 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
     asked = table[table.kind == "explained"]
     assert len(asked) >= 3 and (asked.explanation == "long text").all()
     assert 0.3 < asked.detection.mean() < 0.7
-    assert table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/.answers/*/*.json")])
-    assert not [path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert (
+        table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/.answers/*/*.json")])
+    )
+    assert not [
+        path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()
+    ]
 
     # Made anew from what is known, without a question.
     before = len(server.requests)
     (ours.folder / FOLDER / "explanations.parquet").unlink()
-    result = ours.run("-m", "snakemake", f"{FOLDER}/explanations.parquet", "--configfile", config, EXPLAINER_KEY=KEY)
+    result = ours.run(
+        "-m", "snakemake", f"{FOLDER}/explanations.parquet", "--configfile", config, EXPLAINER_KEY=KEY
+    )
     assert result.returncode == 0 and len(server.requests) == before
     pd.testing.assert_frame_equal(table, pd.read_parquet(ours.folder / FOLDER / "explanations.parquet"))
 
@@ -69,8 +79,14 @@ def test_what_is_wrong_is_one_clear_line_and_nothing_is_lost(ours: Checkout) -> 
     kept = {path.name for path in ours.folder.glob("results/.answers/*/*.json")}
     with serving(lambda messages: (401, f"bad key {KEY}", {})) as refusing:
         for key, said in (
-            (None, "error: explanations.model.endpoint.key: the environment variable EXPLAINER_KEY is not set"),
-            (KEY, f"error: explanations.model.endpoint {refusing.url}: refused with status 401 (bad key [key])"),
+            (
+                None,
+                "error: explanations.model.endpoint.key: the environment variable EXPLAINER_KEY is not set",
+            ),
+            (
+                KEY,
+                f"error: explanations.model.endpoint {refusing.url}: refused with status 401 (bad key [key])",
+            ),
         ):
             _, code, printed = explained(ours, refusing.url, "wrong", key)
             assert code == 1 and said in printed and "Traceback" not in printed and KEY not in printed
@@ -94,7 +110,9 @@ def test_every_latent_has_a_pattern_or_a_reason(finished: Checkout, crosscoder: 
     assert ((table.kind == "empty") == (scaling.active_tokens == 0)).all()
     scored = table[table.detection.notna()]
     assert len(scored) > 10
-    assert (scored.detection_low <= scored.detection).all() and (scored.detection <= scored.detection_high).all()
+    assert (scored.detection_low <= scored.detection).all() and (
+        scored.detection <= scored.detection_high
+    ).all()
     assert scored.detection.between(0, 1).all() and not set(scored.kind) & {"empty", "too few", "everywhere"}
     quantiles = pd.read_parquet(folder / "patterns_quantiles.parquet")
     assert np.array_equal(quantiles.groupby("latent").contexts.sum(), scored.scored)

@@ -17,7 +17,10 @@ CACHES = "results/activations"
 def found(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Cache -> modification time and content, of those that are there."""
     paths = sorted((folder / CACHES).rglob("*.h5"))
-    return {path.relative_to(folder / CACHES).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+    return {
+        path.relative_to(folder / CACHES).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in paths
+    }
 
 
 def test_harvest_goes_on_with_the_missing_shards(checkout: Checkout, tmp_path: Path) -> None:
@@ -30,7 +33,9 @@ def test_harvest_goes_on_with_the_missing_shards(checkout: Checkout, tmp_path: P
     command = [sys.executable, "-m", "snakemake", "activations", "--cores", "1", "--configfile", TINY]
     environment = os.environ | {"PYTHONPATH": str(ours.folder / "src"), "HF_HUB_OFFLINE": "1"}
     with (ours.folder / "killed.log").open("w") as log:
-        run = subprocess.Popen(command, cwd=ours.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        run = subprocess.Popen(
+            command, cwd=ours.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         while len(found(ours.folder)) < 3 and run.poll() is None:
             time.sleep(0.05)
         os.killpg(run.pid, signal.SIGKILL)  # Snakemake and its job
@@ -41,6 +46,10 @@ def test_harvest_goes_on_with_the_missing_shards(checkout: Checkout, tmp_path: P
     result = ours.snakemake("activations", "--configfile", TINY)
     assert result.returncode == 0, result.stdout
     after = found(ours.folder)
-    assert {name: content for name, (_, content) in after.items()} == {name: content for name, (_, content) in whole.items()}
+    assert {name: content for name, (_, content) in after.items()} == {
+        name: content for name, (_, content) in whole.items()
+    }
     kept = [name for name in before if after[name] == before[name]]
-    assert len(kept) >= len(before) - 1  # the last one may have had its name, but not yet Snakemake's word that it is whole
+    assert (
+        len(kept) >= len(before) - 1
+    )  # the last one may have had its name, but not yet Snakemake's word that it is whole

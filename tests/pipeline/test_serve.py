@@ -38,7 +38,10 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     options = f"--host 127.0.0.1 --port {port} --device cpu".split()
     command = [Path(sys.executable).with_name("transformers"), "serve", model, *options]
-    with (tmp_path_factory.mktemp("served") / "log").open("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+    with (
+        (tmp_path_factory.mktemp("served") / "log").open("w+") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as server,
+    ):
         try:
             for _ in range(120):
                 time.sleep(1)
@@ -56,7 +59,9 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_small_model_explains_badly_and_the_score_says_so(finished: Checkout, model: Path, url: str, tmp_path: Path) -> None:
+def test_a_small_model_explains_badly_and_the_score_says_so(
+    finished: Checkout, model: Path, url: str, tmp_path: Path
+) -> None:
     ours = finished.copy(tmp_path / "checkout")
     endpoint = {"url": url, "model": str(model), "requests_per_minute": 100_000}
     config = ours.changed(TINY, {"explanations": {"model": {"endpoint": endpoint}, "latents": LATENTS}})
@@ -67,7 +72,9 @@ def test_a_small_model_explains_badly_and_the_score_says_so(finished: Checkout, 
     asked = table[table.kind != "not chosen"]
     assert len(asked) >= sum(LATENTS.values()) // 2 and set(asked.kind) <= {"explained", "malformed"}
     kept = [json.loads(path.read_text()) for path in ours.folder.glob("results/.answers/*/*.json")]
-    assert asked.requests.sum() == len(kept) and asked.malformed.sum() == sum(not _is_read(**one) for one in kept)
+    assert asked.requests.sum() == len(kept) and asked.malformed.sum() == sum(
+        not _is_read(**one) for one in kept
+    )
     # It repeats the example that it was given, so what it says is not told from chance; where too little can be read, there is no score.
     scored = asked.detection.notna()
     assert scored.any() and not scored[asked.kind == "malformed"].any()

@@ -71,7 +71,10 @@ def test_fine_tune_changes_the_activations(results: Path) -> None:
 def test_forecast_of_disk_is_about_right(results: Path) -> None:
     config = load(yaml.safe_load((ROOT / TINY).read_text()))
     needs = forecast(config, shape(config, results.parent.parent))
-    for rule, pattern in (("harvest_activations", "activations/*/*/*/*/*.h5"), ("train_crosscoder", "tiny/layer1/*/*/weights.safetensors")):
+    for rule, pattern in (
+        ("harvest_activations", "activations/*/*/*/*/*.h5"),
+        ("train_crosscoder", "tiny/layer1/*/*/weights.safetensors"),
+    ):
         found = sum(path.stat().st_size for path in results.parent.glob(pattern))
         # Activations of random weights compress less than those of a model that learned something.
         assert needs[rule].disk == pytest.approx(found, rel=0.15 if rule == "harvest_activations" else 0.1)
@@ -81,14 +84,27 @@ def test_beta_table_has_one_row_per_latent(results: Path) -> None:
     for crosscoder, latents in (("batchtopk", 128), ("l1", 96)):
         table = pd.read_parquet(results / f"layer1/{crosscoder}/seed1/betas.parquet")
         assert list(table.latent) == list(range(latents))
-        assert {"nu_error", "nu_reconstruction", "beta_activation_base", "relative_norm_difference", "class"} <= set(table.columns)
+        assert {
+            "nu_error",
+            "nu_reconstruction",
+            "beta_activation_base",
+            "relative_norm_difference",
+            "class",
+        } <= set(table.columns)
         evaluation = json.loads((results / f"layer1/{crosscoder}/seed1/evaluation.json").read_text())
-        assert evaluation["classes"] == {name: int((table["class"] == name).sum()) for name in evaluation["classes"]}
+        assert evaluation["classes"] == {
+            name: int((table["class"] == name).sum()) for name in evaluation["classes"]
+        }
 
 
 def test_every_crosscoder_and_seed_is_in_the_table(results: Path) -> None:
     table = pd.read_csv(results / "layer1/tables/crosscoders.csv")
-    assert sorted(zip(table.crosscoder, table.seed, strict=True)) == [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
+    assert sorted(zip(table.crosscoder, table.seed, strict=True)) == [
+        ("batchtopk", 0),
+        ("batchtopk", 1),
+        ("l1", 0),
+        ("l1", 1),
+    ]
 
 
 @pytest.mark.parametrize(("crosscoder", "latents"), [("batchtopk", 128), ("l1", 96)])
@@ -113,14 +129,20 @@ def test_every_latent_is_read(results: Path, crosscoder: str, latents: int) -> N
 def test_latents_are_compared_across_crosscoders_and_seeds(results: Path) -> None:
     names = [("batchtopk", 0), ("batchtopk", 1), ("l1", 0), ("l1", 1)]
     twins, template, agreement = (
-        pd.read_csv(results / f"layer1/tables/{name}.csv") for name in ("twins", "template_tokens", "seed_agreement")
+        pd.read_csv(results / f"layer1/tables/{name}.csv")
+        for name in ("twins", "template_tokens", "seed_agreement")
     )
     assert list(zip(twins.crosscoder, twins.seed, strict=True)) == names
     for (crosscoder, seed), found in zip(names, twins.twins, strict=True):
-        assert (pd.read_csv(results / f"layer1/{crosscoder}/seed{seed}/twins.csv").kind == "twin").sum() == found
+        assert (
+            pd.read_csv(results / f"layer1/{crosscoder}/seed{seed}/twins.csv").kind == "twin"
+        ).sum() == found
     assert [tuple(row) for row in template[["crosscoder", "seed"]].drop_duplicates().to_numpy()] == names
     assert template.text_share.between(0.01, 0.1).all()
-    assert agreement[["crosscoder", "seed_a", "seed_b"]].to_numpy().tolist() == [["batchtopk", 0, 1], ["l1", 0, 1]]
+    assert agreement[["crosscoder", "seed_a", "seed_b"]].to_numpy().tolist() == [
+        ["batchtopk", 0, 1],
+        ["l1", 0, 1],
+    ]
     assert agreement.mean_max_cosine.between(0.1, 1).all()
 
 
@@ -140,8 +162,12 @@ def test_answers_are_token_shards_that_end_in_the_assistants_turn(results: Path)
     last = np.append(shard.sequence_starts()[1:], len(shard.token)) - 1
     assert len(last) == 6
     assert is_answer(shard.role, shard.template)[last].all()
-    asked = shard.token[: shard.sequence_starts()[1]][~is_answer(shard.role, shard.template)[: shard.sequence_starts()[1]]]
-    tokens = pd.read_parquet(results.parent / "tokens/tiny-chat/requests.validation/0000.parquet").token.to_numpy()
+    asked = shard.token[: shard.sequence_starts()[1]][
+        ~is_answer(shard.role, shard.template)[: shard.sequence_starts()[1]]
+    ]
+    tokens = pd.read_parquet(
+        results.parent / "tokens/tiny-chat/requests.validation/0000.parquet"
+    ).token.to_numpy()
     assert tokens[: len(asked)].tolist() == asked.tolist()  # the first validation chat, up to its answer
 
 
@@ -156,7 +182,9 @@ def test_kl_table_has_a_row_per_patched_run_and_group(results: Path) -> None:
         tokens = table[table.variant == "none"].set_index("group").tokens
         assert tokens["all"] == tokens["first 9"] + tokens["rest"]
     for shared in ("none", "template"):  # no crosscoder takes part in these
-        np.testing.assert_allclose(*(table.kl[table.variant == shared] for table in tables.values()), rtol=1e-4)
+        np.testing.assert_allclose(
+            *(table.kl[table.variant == shared] for table in tables.values()), rtol=1e-4
+        )
     assert not np.allclose(*(table.kl[table.variant == "all"] for table in tables.values()), rtol=1e-2)
     assert (results / "layer1/figures/kl.png").exists()
 
@@ -177,7 +205,9 @@ def test_new_seed_runs_only_its_own_branch(finished: Checkout) -> None:
 
 
 def test_more_tokens_keep_the_old_shards(finished: Checkout) -> None:
-    result = finished.snakemake("--dry-run", "--configfile", finished.changed(TINY, {"datasets.requests.tokens": 18000}))
+    result = finished.snakemake(
+        "--dry-run", "--configfile", finished.changed(TINY, {"datasets.requests.tokens": 18000})
+    )
     jobs = planned(result.stdout)
     assert jobs["tokenise"] == 1
     assert jobs["harvest_activations"] == 2
@@ -195,12 +225,17 @@ def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: C
     ("turns", "message"),
     [
         ([], "dataset requests, record 0: a chat without turns"),
-        ([{"role": "bot", "content": "hello"}], "dataset requests, record 0, turn 0: found role 'bot', allowed: system, user, assistant"),
+        (
+            [{"role": "bot", "content": "hello"}],
+            "dataset requests, record 0, turn 0: found role 'bot', allowed: system, user, assistant",
+        ),
     ],
 )
 def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message: str) -> None:
     (checkout.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    config = checkout.changed(TINY, {"datasets.requests.files": ["chats.jsonl"], "datasets.requests.format": "messages"})
+    config = checkout.changed(
+        TINY, {"datasets.requests.files": ["chats.jsonl"], "datasets.requests.format": "messages"}
+    )
     shard = "results/tokens/tiny-chat/requests.train/0000.parquet"
     result = checkout.snakemake(shard, "--configfile", config)
     assert result.returncode == 1
@@ -210,6 +245,11 @@ def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message:
 
 def test_text_shorter_than_the_budget_is_refused_with_what_is_missing(checkout: Checkout) -> None:
     shard = "results/tokens/tiny-chat/readme.validation/0000.parquet"
-    result = checkout.snakemake(shard, "--configfile", checkout.changed(TINY, {"datasets.readme.validation_tokens": 6000}))
+    result = checkout.snakemake(
+        shard, "--configfile", checkout.changed(TINY, {"datasets.readme.validation_tokens": 6000})
+    )
     assert result.returncode == 1
-    assert re.search(r"error: datasets\.readme: its validation texts end [\d,]+ tokens short of this shard's 6,000", result.stdout)
+    assert re.search(
+        r"error: datasets\.readme: its validation texts end [\d,]+ tokens short of this shard's 6,000",
+        result.stdout,
+    )

@@ -34,7 +34,13 @@ def accepted(checkout: Checkout, *arguments: str) -> str:
 def state(checkout: Checkout) -> dict[str, tuple[int, bytes | None]]:
     """Modification time of everything below results, and what the records hold."""
     paths = [path for path in (checkout.folder / "results").rglob("*") if path.is_file()]
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.name.endswith(".record.json") else None) for path in paths}
+    return {
+        str(path): (
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.name.endswith(".record.json") else None,
+        )
+        for path in paths
+    }
 
 
 def test_after_an_edit_of_a_module_that_all_rules_use_nothing_runs_again(ours):
@@ -54,10 +60,15 @@ def test_after_an_edit_of_a_module_that_all_rules_use_nothing_runs_again(ours):
     audit = ours.crossdiff("audit", REPORT)
     assert audit.returncode == 0, audit.stdout
     assert audit.stdout.startswith(f"{REPORT}  by write_report  [accepted]")
-    assert "NOT VERIFIED" not in audit.stdout and " accepted: older code made them" in audit.stdout.splitlines()[-1]
+    assert (
+        "NOT VERIFIED" not in audit.stdout
+        and " accepted: older code made them" in audit.stdout.splitlines()[-1]
+    )
     found = json.loads(ours.crossdiff("audit", REPORT, "--json").stdout)
     assert (found["verified"], found["accepted"]) == (False, True)
-    assert {node["verdicts"][0]["verdict"] for node in found["nodes"] if node["kind"] == "result"} == {"accepted"}
+    assert {node["verdicts"][0]["verdict"] for node in found["nodes"] if node["kind"] == "result"} == {
+        "accepted"
+    }
     assert ours.crossdiff("audit", "--all").returncode == 0
     assert accepted(ours) == "nothing to accept: the records name the code of today\n"
 
@@ -68,7 +79,10 @@ def test_accepted_results_are_exported_with_records_that_say_so(ours, tmp_path):
     result = ours.crossdiff("export-crate", str(tmp_path / "crate"), "--configfile", TINY)
     assert result.returncode == 0, result.stdout
     record = read_record(tmp_path / "crate" / FIGURE)
-    entities = {entity["@id"]: entity for entity in json.loads((tmp_path / "crate/ro-crate-metadata.json").read_text())["@graph"]}
+    entities = {
+        entity["@id"]: entity
+        for entity in json.loads((tmp_path / "crate/ro-crate-metadata.json").read_text())["@graph"]
+    }
     said = f"older code {record.accepted[0].digest} was accepted on {record.accepted[0].when}"
     assert said in entities[f"#job/{record.id}"]["description"]
 
@@ -77,7 +91,11 @@ def test_one_rule_is_taken_over_and_the_others_are_said(ours):
     edit(ours, EVALUATION)
     said = accepted(ours, "evaluate_crosscoder")
     assert said.startswith("accepted: ") and said.splitlines()[0].endswith(" of evaluate_crosscoder)")
-    assert "not accepted, and snakemake makes them anew" in said and " of compare_crosscoders" in said and " of write_report" in said
+    assert (
+        "not accepted, and snakemake makes them anew" in said
+        and " of compare_crosscoders" in said
+        and " of write_report" in said
+    )
     assert "older code also made" not in said
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
     assert "compare_crosscoders" in jobs and "write_report" in jobs
@@ -95,7 +113,8 @@ def test_what_is_made_anew_from_accepted_results_is_verified(ours):
     assert result.returncode == 0, result.stdout
     assert planned(result.stdout) == {"write_report": 1}
     verdicts = {
-        node["path"]: node["verdicts"][0]["verdict"] for node in json.loads(ours.crossdiff("audit", REPORT, "--json").stdout)["nodes"]
+        node["path"]: node["verdicts"][0]["verdict"]
+        for node in json.loads(ours.crossdiff("audit", REPORT, "--json").stdout)["nodes"]
     }
     assert verdicts[REPORT] == "verified" and {*verdicts.values()} == {"verified", "accepted"}
 
@@ -106,13 +125,25 @@ def test_other_settings_are_refused_and_nothing_is_written(ours):
     before = state(ours)
     result = ours.crossdiff("accept")
     assert result.returncode == 2
-    assert "config differs now (crosscoders.batchtopk.k was 8, is 9), the first of " in result.stdout and result.stdout.count("\n") == 1
+    assert (
+        "config differs now (crosscoders.batchtopk.k was 8, is 9), the first of " in result.stdout
+        and result.stdout.count("\n") == 1
+    )
     assert state(ours) == before
     said = accepted(ours, "harvest_activations", "tokenise")  # the costly ones
-    assert said.startswith("accepted: ") and "older code also made what they were made from: " in said and " of prepare_model" in said
-    assert "older code also made" not in accepted(ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_model", "check_pair")
+    assert (
+        said.startswith("accepted: ")
+        and "older code also made what they were made from: " in said
+        and " of prepare_model" in said
+    )
+    assert "older code also made" not in accepted(
+        ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_model", "check_pair"
+    )
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
-    assert "train_crosscoder" in jobs and not {"harvest_activations", "tokenise", "prepare_model", "finetune_model"} & jobs.keys()
+    assert (
+        "train_crosscoder" in jobs
+        and not {"harvest_activations", "tokenise", "prepare_model", "finetune_model"} & jobs.keys()
+    )
 
 
 def test_other_sources_are_refused_and_nothing_is_written(ours):

@@ -36,7 +36,13 @@ def test_whole_run_is_verified(finished):
 def test_chain_of_a_figure_ends_at_weights_and_source_text(finished):
     found = json.loads(finished.crossdiff("audit", FIGURE, "--json").stdout)
     paths = {node["path"] for node in found["nodes"]}
-    assert {FIGURE, "results/models/tiny-base", "results/models/tiny-chat", "data/requests.yaml", "tests/data/documents.txt"} <= paths
+    assert {
+        FIGURE,
+        "results/models/tiny-base",
+        "results/models/tiny-chat",
+        "data/requests.yaml",
+        "tests/data/documents.txt",
+    } <= paths
     assert found["settings"]["crosscoders.batchtopk.k"] == [8]
     assert "classes.top" not in found["settings"]  # it does not matter to this figure
 
@@ -45,11 +51,17 @@ def test_fast_audit_takes_less_than_a_second(finished):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert finished.crossdiff("audit", FIGURE, fresh=True).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # of computing: the machine may have other work
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    )  # of computing: the machine may have other work
 
 
 def test_every_result_has_a_record_and_those_that_can_carry_its_id(finished):
-    results = [path for path in (finished.folder / "results").rglob("*") if path.suffix in (".svg", ".png", ".h5", ".html", ".parquet")]
+    results = [
+        path
+        for path in (finished.folder / "results").rglob("*")
+        if path.suffix in (".svg", ".png", ".h5", ".html", ".parquet")
+    ]
     assert len(results) > 40
     for path in [*results, *(finished.folder / "results").rglob("weights.safetensors")]:
         assert embedded_id(path) == read_record(path).id, path
@@ -66,7 +78,10 @@ def test_config_that_differs_now_is_named_by_its_key(ours):
     (ours.folder / TINY).write_text((ours.folder / TINY).read_text().replace("k: 8", "k: 9"))
     result = ours.crossdiff("audit", FIGURE)
     assert result.returncode == 1
-    assert "layer1/batchtopk/seed0/training.csv: config differs now (crosscoders.batchtopk.k was 8, is 9)" in result.stdout
+    assert (
+        "layer1/batchtopk/seed0/training.csv: config differs now (crosscoders.batchtopk.k was 8, is 9)"
+        in result.stdout
+    )
     assert "1 of " in result.stdout.splitlines()[-1]
 
 
@@ -96,13 +111,20 @@ def test_two_seeds_differ_by_their_seed(finished):
     paths = [f"results/tiny/layer1/l1/seed{seed}/betas.csv" for seed in (0, 1)]
     result = finished.crossdiff("audit", "--diff", *paths)
     assert result.returncode == 1
-    assert "seed1/" in result.stdout and "(train_crosscoder): seed is 0 in one and 1 in the other" in result.stdout
+    assert (
+        "seed1/" in result.stdout
+        and "(train_crosscoder): seed is 0 in one and 1 in the other" in result.stdout
+    )
 
 
 def test_captions_hold_the_recorded_values_not_those_of_the_config(ours):
     """The figures were made with a threshold of 0.2; a page written after an edit of the config must not say 0.3."""
-    (ours.folder / TINY).write_text((ours.folder / TINY).read_text() + "\nlatent_scaling: {nu_error_below: 0.3}\n")
-    result = ours.snakemake("--configfile", TINY, "--forcerun", "write_report", "--allowed-rules", "write_report", "--", REPORT)
+    (ours.folder / TINY).write_text(
+        (ours.folder / TINY).read_text() + "\nlatent_scaling: {nu_error_below: 0.3}\n"
+    )
+    result = ours.snakemake(
+        "--configfile", TINY, "--forcerun", "write_report", "--allowed-rules", "write_report", "--", REPORT
+    )
     assert result.returncode == 0, result.stdout
     page = (ours.folder / REPORT).read_text()
     assert "&nu;<sub>error</sub> &lt; 0.2, neither" in page
@@ -121,7 +143,11 @@ def flippable(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> t
     files: list[Path] = []
     for node in chain.values():
         path = copy.folder / node.path
-        files += [path] if path.is_file() else [member for member in path.rglob("*") if member.is_file() and member.name != IGNORED]
+        files += (
+            [path]
+            if path.is_file()
+            else [member for member in path.rglob("*") if member.is_file() and member.name != IGNORED]
+        )
         files += [record_path(path)] if node.record else []
     return copy.folder, sorted(files)
 
@@ -164,14 +190,22 @@ def test_crate_is_valid(crate, no_network, profile):  # noqa: F811
 def test_crate_has_every_file_with_its_sha256(crate, finished):
     graph = json.loads((crate / "ro-crate-metadata.json").read_text())["@graph"]
     files = {entity["@id"]: entity for entity in graph if "File" in entity["@type"]}
-    for path in (path for path in (finished.folder / "results").rglob("*") if path.is_file() and path.name != IGNORED):
+    for path in (
+        path for path in (finished.folder / "results").rglob("*") if path.is_file() and path.name != IGNORED
+    ):
         assert files[path.relative_to(finished.folder).as_posix()]["sha256"] == file_sha256(path)
-    assert {path.relative_to(crate).as_posix() for path in crate.rglob("*") if path.is_file()} == {*files, "ro-crate-metadata.json"}
+    assert {path.relative_to(crate).as_posix() for path in crate.rglob("*") if path.is_file()} == {
+        *files,
+        "ro-crate-metadata.json",
+    }
     assert all(file_sha256(crate / name) == entity["sha256"] for name, entity in files.items())
 
 
 def test_crate_links_every_job_to_its_files_and_settings(crate):
-    entities = {entity["@id"]: entity for entity in json.loads((crate / "ro-crate-metadata.json").read_text())["@graph"]}
+    entities = {
+        entity["@id"]: entity
+        for entity in json.loads((crate / "ro-crate-metadata.json").read_text())["@graph"]
+    }
     record = read_record(crate / "results/tiny/layer1/l1/seed0/weights.safetensors")
     action = entities[f"#job/{record.id}"]
     assert action["instrument"] == {"@id": "workflow_scripts/train_crosscoder.py"}

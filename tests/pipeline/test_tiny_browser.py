@@ -29,7 +29,12 @@ def piece(files: Path, name: str) -> Any:
 def test_every_latent_of_every_training_is_there(files: Path) -> None:
     index = piece(files, "index")
     assert {training["name"]: training["latents"] for training in index["trainings"]} == TRAININGS
-    assert [training["link"] for training in index["trainings"]] == ["batchtopk", "batchtopk.seed1", "l1", "l1.seed1"]
+    assert [training["link"] for training in index["trainings"]] == [
+        "batchtopk",
+        "batchtopk.seed1",
+        "l1",
+        "l1.seed1",
+    ]
     for name, latents in TRAININGS.items():
         folder = files.parents[2] / name.replace(".", "/")
         betas = pd.read_parquet(folder / "betas.parquet")
@@ -47,7 +52,9 @@ def test_contexts_are_those_that_were_read(files: Path) -> None:
     for latent, details in enumerate(piece(files, "l1.seed1/64"), start=64):
         expected = examples[(examples.latent == latent) & examples.strongest]
         found = [context for context in details["contexts"] if context["strongest"]]
-        assert [max(value for _, value in context["active"]) for context in found] == pytest.approx(expected.peak.tolist(), rel=1e-3)
+        assert [max(value for _, value in context["active"]) for context in found] == pytest.approx(
+            expected.peak.tolist(), rel=1e-3
+        )
         assert [len(context["tokens"]) for context in found] == expected.tokens.map(len).tolist()
         assert all(0 <= token < len(vocabulary) for context in found for token in context["tokens"])
         assert expected.empty or len(details["promoted"]) == len(details["suppressed"]) == 10
@@ -64,7 +71,9 @@ def test_report_leads_to_the_browser_and_flags_the_stale_name(finished: Checkout
     report = (finished.folder / "results/tiny/layer1/report/index.html").read_text()
     assert 'href="latents/index.html#batchtopk/' in report
     assert "a stale name (batchtopk, seed 0, latent 3)" in report
-    assert piece(files, "batchtopk.seed0/table")["stale"] == [{"latent": 3, "name": "a stale name", "weights": "0" * 12}]
+    assert piece(files, "batchtopk.seed0/table")["stale"] == [
+        {"latent": 3, "name": "a stale name", "weights": "0" * 12}
+    ]
     assert not any(piece(files, "batchtopk.seed0/table")["columns"]["name"])
 
 
@@ -87,12 +96,20 @@ def test_name_given_to_these_weights_is_carried_everywhere(finished: Checkout, t
     catalogue.write_text(f"latents:\n  - {entry % 96}\n")
     result = ours.snakemake("results/tiny/layer1/tables/names.csv", "--configfile", TINY)
     assert result.returncode == 1
-    assert "error: tests/data/catalogue.yaml: latents.0.latent: found 96, allowed in l1: 0 to 95" in result.stdout
+    assert (
+        "error: tests/data/catalogue.yaml: latents.0.latent: found 96, allowed in l1: 0 to 95"
+        in result.stdout
+    )
 
 
 def test_catalogue_of_another_run_stops_before_any_job(checkout: Checkout) -> None:
-    (checkout.folder / "tests/data/catalogue.yaml").write_text('latents: [{crosscoder: l2, weights: "000000000000", latent: 0, name: a}]')
+    (checkout.folder / "tests/data/catalogue.yaml").write_text(
+        'latents: [{crosscoder: l2, weights: "000000000000", latent: 0, name: a}]'
+    )
     result = checkout.snakemake("--dry-run", "--configfile", TINY)
     assert result.returncode == 1
-    assert "tests/data/catalogue.yaml: latents.0: found l2 seed 0, allowed: batchtopk seed 0, batchtopk seed 1, l1 seed 0" in result.stdout
+    assert (
+        "tests/data/catalogue.yaml: latents.0: found l2 seed 0, allowed: batchtopk seed 0, batchtopk seed 1, l1 seed 0"
+        in result.stdout
+    )
     assert "Traceback" not in result.stdout

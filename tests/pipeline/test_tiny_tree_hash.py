@@ -25,7 +25,11 @@ def upgraded(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ch
     hashing = ours.folder / "src/crossdiff/provenance/hashing.py"
     text = hashing.read_text()
     assert "PART = 64 << 20" in text and "TREE_ABOVE = 100_000_000" in text
-    hashing.write_text(text.replace("PART = 64 << 20", "PART = 4096").replace("TREE_ABOVE = 100_000_000", "TREE_ABOVE = 5000"))
+    hashing.write_text(
+        text.replace("PART = 64 << 20", "PART = 4096").replace(
+            "TREE_ABOVE = 100_000_000", "TREE_ABOVE = 5000"
+        )
+    )
     result = ours.crossdiff("accept", "--deep")
     assert result.returncode == 0, result.stdout
     return ours
@@ -52,8 +56,13 @@ def test_nothing_runs_again_and_all_is_as_it_was(upgraded, tmp_path, remembered)
     for arguments in (["--all"], ["--all", "--deep"]):
         result = ours.crossdiff("audit", *arguments)
         assert result.returncode == 0, result.stdout
-    records = [read_record(ours.folder / str(path).removesuffix(".record.json")) for path in ours.folder.rglob("*.record.json")]
-    assert len(records) > 40 and all(is_plain(entry.digest) for record in records for entry in entries(record))
+    records = [
+        read_record(ours.folder / str(path).removesuffix(".record.json"))
+        for path in ours.folder.rglob("*.record.json")
+    ]
+    assert len(records) > 40 and all(
+        is_plain(entry.digest) for record in records for entry in entries(record)
+    )
 
 
 def test_new_result_has_a_tree_hash_and_what_it_was_made_from_keeps_its_own(renewed):
@@ -89,7 +98,10 @@ def test_crate_names_the_kind(renewed, tmp_path, no_network, profile):  # noqa: 
     result = renewed.crossdiff("export-crate", str(tmp_path / "crate"), "--configfile", TINY)
     assert result.returncode == 0, result.stdout
     assert faults(tmp_path / "crate", profile) == []
-    entities = {entity["@id"]: entity for entity in json.loads((tmp_path / "crate/ro-crate-metadata.json").read_text())["@graph"]}
+    entities = {
+        entity["@id"]: entity
+        for entity in json.loads((tmp_path / "crate/ro-crate-metadata.json").read_text())["@graph"]
+    }
     digest = read_record(renewed.folder / REPORT).output(REPORT).digest
     assert "sha256" not in entities[REPORT]
     identifier = entities[entities[REPORT]["identifier"]["@id"]]
@@ -97,4 +109,6 @@ def test_crate_names_the_kind(renewed, tmp_path, no_network, profile):  # noqa: 
     assert "split -b 64M --filter=sha256sum FILE" in identifier["description"]
     files = [entity for entity in entities.values() if "File" in entity["@type"]]
     assert all(("sha256" in entity) != ("identifier" in entity) for entity in files)
-    assert sum("identifier" in entity for entity in files) < 10 < len(files)  # its records say plain ones of the others
+    assert (
+        sum("identifier" in entity for entity in files) < 10 < len(files)
+    )  # its records say plain ones of the others

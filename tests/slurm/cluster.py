@@ -25,7 +25,11 @@ GPU_NODES = ("n1", "n2")
 NODES = (*GPU_NODES, "n3")
 SAVED_WITHIN = 6  # seconds; slurmctld saves a change after five at most
 # In the order of stopping.
-DAEMONS = {"slurmctld": ("slurmctld",), "slurmd": tuple(f"slurmd-{node}" for node in NODES), "munged": ("munged",)}
+DAEMONS = {
+    "slurmctld": ("slurmctld",),
+    "slurmd": tuple(f"slurmd-{node}" for node in NODES),
+    "munged": ("munged",),
+}
 
 SLURM_CONF = f"""\
 ClusterName=lab
@@ -85,8 +89,18 @@ def start() -> None:
     if not _runs("munged"):
         for leftover in FOLDER.glob("run/munge.sock*"):
             leftover.unlink()
-        files = {"key-file": "munge/key", "socket": "run/munge.sock", "pid-file": "run/munged.pid", "log-file": "log/munged.log"}
-        _run("munged", "--force", *(f"--{name}={FOLDER / file}" for name, file in files.items()), f"--seed-file={FOLDER}/munge/seed")
+        files = {
+            "key-file": "munge/key",
+            "socket": "run/munge.sock",
+            "pid-file": "run/munged.pid",
+            "log-file": "log/munged.log",
+        }
+        _run(
+            "munged",
+            "--force",
+            *(f"--{name}={FOLDER / file}" for name, file in files.items()),
+            f"--seed-file={FOLDER}/munge/seed",
+        )
         _wait(lambda: _succeeds("munge", "-n", "-S", f"{FOLDER}/run/munge.sock"), 10, "munged")
     start_controller()
     for node in NODES:
@@ -165,7 +179,9 @@ def _prepare() -> None:
         if link.is_symlink() and link.readlink() == FOLDER / name:
             continue
         if link.exists() or link.is_symlink():
-            raise RuntimeError(f"{link}: another SLURM is set up here; it is left alone, so there is no test cluster")
+            raise RuntimeError(
+                f"{link}: another SLURM is set up here; it is left alone, so there is no test cluster"
+            )
         link.symlink_to(FOLDER / name)
 
 
@@ -196,7 +212,11 @@ def _kill(pid: int | None) -> None:
 
 
 def _pids_whose_command_starts(text: str) -> list[int]:
-    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _command(path).startswith(text)]
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if _command(path).startswith(text)
+    ]
 
 
 def _command(path: Path) -> str:
@@ -209,7 +229,11 @@ def _command(path: Path) -> str:
 def _tree(pid: int) -> list[int]:
     """A process and its descendants, children first."""
     try:
-        children = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").glob("*/children")
+            for child in task.read_text().split()
+        ]
     except OSError:
         children = []
     return [descendant for child in children for descendant in _tree(child)] + [pid]
@@ -242,7 +266,9 @@ def _until(condition: Callable[[], bool], seconds: float) -> bool:
 
 def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
     if not _until(condition, seconds):
-        logs = "\n".join(f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted((FOLDER / "log").iterdir()))
+        logs = "\n".join(
+            f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted((FOLDER / "log").iterdir())
+        )
         raise RuntimeError(f"{what}: not there after {seconds} s\n{logs}")
 
 

@@ -54,7 +54,12 @@ class OnCluster(Checkout):
             path.write_text(text)
         tiny = yaml.safe_load((folder / "configs/tiny.yaml").read_text())
         slow = tiny["crosscoders"]["batchtopk"] | {"loss": "slow", "tokens": STEPS * 256}
-        fewer = {"datasets": {"requests": tiny["datasets"]["requests"]}, "tokens.shard": 12000, "crosscoders": {"slow": slow}, "seeds": [0]}
+        fewer = {
+            "datasets": {"requests": tiny["datasets"]["requests"]},
+            "tokens.shard": 12000,
+            "crosscoders": {"slow": slow},
+            "seeds": [0],
+        }
         fewer |= {"steering": None, "catalogue": None}  # they name crosscoders
         self.config = self.changed("configs/tiny.yaml", fewer)  # each SLURM job costs some ten seconds of CPU
         self.profile({})
@@ -64,7 +69,11 @@ class OnCluster(Checkout):
     def profile(self, resources: dict[str, object]) -> None:
         """The profile that we ship, with quick polls and small jobs. ``resources``: further ones for trainings."""
         profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
-        profile |= {"slurm-init-seconds-before-status-checks": 2, "latency-wait": 20, "set-threads": ["finetune_model=2"]}
+        profile |= {
+            "slurm-init-seconds-before-status-checks": 2,
+            "latency-wait": 20,
+            "set-threads": ["finetune_model=2"],
+        }
         profile["default-resources"] |= {"mem_mb": "3000 * attempt"}
         gpu = profile["set-resources"]["train_crosscoder"]
         for rule in profile["set-resources"]:
@@ -91,7 +100,9 @@ class OnCluster(Checkout):
 
     def running_jobs(self) -> list[str]:
         """Ids of the jobs that run in this checkout."""
-        lines = [line.split("|") for line in cluster.output("squeue", "-h", "-t", "R", "-o", "%A|%Z").splitlines()]
+        lines = [
+            line.split("|") for line in cluster.output("squeue", "-h", "-t", "R", "-o", "%A|%Z").splitlines()
+        ]
         return [job for job, folder in lines if folder == str(self.folder)]
 
 
@@ -107,7 +118,9 @@ class Run:
         }
         with self.log.open("w") as log:
             command = [sys.executable, "-m", "snakemake", *arguments]
-            self.process = subprocess.Popen(command, cwd=checkout.folder, env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, cwd=checkout.folder, env=environment, stdout=log, stderr=log
+            )
 
     def finish(self, seconds: float = PATIENCE) -> str:
         """Wait until it ends well; gives what it said."""
@@ -129,6 +142,9 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 def hashes(folder: Path) -> dict[str, str]:
     """Every recorded output below results/ -> its digest."""
-    outputs = [path.with_name(path.name.removesuffix(SUFFIX)) for path in sorted((folder / "results").rglob(f"*{SUFFIX}"))]
+    outputs = [
+        path.with_name(path.name.removesuffix(SUFFIX))
+        for path in sorted((folder / "results").rglob(f"*{SUFFIX}"))
+    ]
     names = [path.relative_to(folder).as_posix() for path in outputs]
     return {name: read_record(path).output(name).digest for name, path in zip(names, outputs, strict=True)}

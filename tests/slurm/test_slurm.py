@@ -74,11 +74,15 @@ def assert_as_without_cluster(checkout: OnCluster, without_cluster: OnCluster) -
     """Records and files of the training agree with the undisturbed run, and nothing else is left."""
     assert hashes(checkout.folder) == hashes(without_cluster.folder)
     for name in ("weights.safetensors", "config.json", "training.csv"):
-        assert (checkout.folder / TRAINED / name).read_bytes() == (without_cluster.folder / TRAINED / name).read_bytes()
+        assert (checkout.folder / TRAINED / name).read_bytes() == (
+            without_cluster.folder / TRAINED / name
+        ).read_bytes()
     assert not list((checkout.folder / TRAINED).glob(".*"))
 
 
-def test_job_cancelled_from_outside_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
+def test_job_cancelled_from_outside_goes_on_where_it_was(
+    untrained: OnCluster, without_cluster: OnCluster
+) -> None:
     run, job = start_training(untrained)
     cluster.output("scancel", job)
     until(lambda: state(job) == "CANCELLED")
@@ -113,7 +117,9 @@ def test_controller_restarts(untrained: OnCluster, without_cluster: OnCluster) -
     assert_as_without_cluster(untrained, without_cluster)
 
 
-def test_training_at_its_time_limit_goes_on_where_it_was(untrained: OnCluster, without_cluster: OnCluster) -> None:
+def test_training_at_its_time_limit_goes_on_where_it_was(
+    untrained: OnCluster, without_cluster: OnCluster
+) -> None:
     untrained.profile({"runtime": "1 if attempt == 1 else 20"})
     run, job = start_training(untrained)
     until(lambda: state(job) == "TIMEOUT")
@@ -128,11 +134,15 @@ def test_training_on_two_gpus(untrained: OnCluster, without_cluster: OnCluster) 
     untrained.start(WEIGHTS).finish()
     assert "training in 2 processes" in (untrained.folder / TRAINING_LOG).read_text()
     assert read_record(untrained.folder / WEIGHTS).run["cuda_visible_devices"] == "0,1"
-    together, alone = (pd.read_csv(checkout.folder / TRAINED / "training.csv") for checkout in (untrained, without_cluster))
+    together, alone = (
+        pd.read_csv(checkout.folder / TRAINED / "training.csv") for checkout in (untrained, without_cluster)
+    )
     assert together.loss.to_numpy() == pytest.approx(alone.loss.to_numpy(), rel=1e-3)
 
 
-def test_snakemake_killed_and_started_again_beside_its_orphan(untrained: OnCluster, without_cluster: OnCluster) -> None:
+def test_snakemake_killed_and_started_again_beside_its_orphan(
+    untrained: OnCluster, without_cluster: OnCluster
+) -> None:
     run, orphan = start_training(untrained)
     run.kill()
     assert untrained.snakemake("--unlock", "--configfile", untrained.config).returncode == 0
@@ -171,23 +181,38 @@ def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
     result = without_cluster.snakemake("--configfile", without_cluster.config, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout
     assert hashes(fresh.folder) == hashes(without_cluster.folder)
-    run = read_record(fresh.folder / "results/activations/tiny-base/layer1/tiny-chat/requests.train/0000.h5").run
+    run = read_record(
+        fresh.folder / "results/activations/tiny-base/layer1/tiny-chat/requests.train/0000.h5"
+    ).run
     assert run["slurm_job"]
     assert run["cuda_visible_devices"] in ("0", "1")
-    assert read_record(fresh.folder / "results/tokens/tiny-chat/requests.train/0000.parquet").run["cuda_visible_devices"] is None
+    assert (
+        read_record(fresh.folder / "results/tokens/tiny-chat/requests.train/0000.parquet").run[
+            "cuda_visible_devices"
+        ]
+        is None
+    )
     assert read_record(fresh.folder / "results/tiny/layer1/tables/crosscoders.csv").run["slurm_job"] is None
 
 
 @pytest.mark.parametrize(
     ("resources", "arguments", "message"),
     [
-        ({"slurm_partition": "fast"}, [], "rule train_crosscoder: slurm_partition: found 'fast', allowed: cpu gpu"),
+        (
+            {"slurm_partition": "fast"},
+            [],
+            "rule train_crosscoder: slurm_partition: found 'fast', allowed: cpu gpu",
+        ),
         (
             {"gres": "gpu:3"},
             [],
             "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, threads 1: no node",
         ),
-        ({"runtime": 700}, [], "rule train_crosscoder: runtime: found 700 minutes, allowed in gpu: up to 600"),
+        (
+            {"runtime": 700},
+            [],
+            "rule train_crosscoder: runtime: found 700 minutes, allowed in gpu: up to 600",
+        ),
         ({"mem_mb": 17000}, [], "mem_mb 17000, runtime 20, threads 1: no node can serve that"),
         (
             {},

@@ -19,12 +19,18 @@ reading = False  # the script runs: what checks the config reads does not count
 
 def owner(section: type, field: str) -> str:
     """The class that first has a field: Dataset inherits the fields of TextSource."""
-    return next(base.__name__ for base in reversed(section.__mro__) if field in getattr(base, "model_fields", {}))
+    return next(
+        base.__name__ for base in reversed(section.__mro__) if field in getattr(base, "model_fields", {})
+    )
 
 
 def modules() -> list[str]:
     """The files of the library that are loaded, seen from the checkout."""
-    return sorted(os.path.relpath(module.__file__) for name, module in sys.modules.items() if name.split(".")[0] == "crossdiff")
+    return sorted(
+        os.path.relpath(module.__file__)
+        for name, module in sys.modules.items()
+        if name.split(".")[0] == "crossdiff"
+    )
 
 
 def install() -> None:

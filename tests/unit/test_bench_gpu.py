@@ -35,23 +35,34 @@ def test_every_section_runs_on_a_cpu_in_tiny_shapes(gpu: ModuleType, tmp_path: P
     command = [sys.executable, "benchmarks/gpu.py", "--smoke", "--json", str(tmp_path / "found.json")]
     before = set((ROOT / "data").rglob("*"))
     paths = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths})
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": paths}
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found) == sections
     assert min(found["step"].values()) > 0
-    assert {row.key for row in rows if row.section == "step"} - {"peak GB", "authors / ours", "authors TF32 / ours"} <= set(found["step"])
+    assert {row.key for row in rows if row.section == "step"} - {
+        "peak GB",
+        "authors / ours",
+        "authors TF32 / ours",
+    } <= set(found["step"])
     for section in ("harvest", "data", "scaling"):
         assert {row.key for row in rows if row.section == section} <= set(found[section])
     assert set((ROOT / "data").rglob("*")) == before
 
 
-def test_section_that_fails_or_hangs_is_named_and_others_run(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_section_that_fails_or_hangs_is_named_and_others_run(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "good.py").write_text("print('[{\"value\": 1.5}]')")
     (tmp_path / "bad.py").write_text("raise ValueError('no such kernel')")
     (tmp_path / "slow.py").write_text("import time; print('begun', flush=True); time.sleep(60)")
     monkeypatch.setattr(gpu, "HERE", tmp_path)
-    sections = {name: gpu.Section(f"{name}.py", 10.0 if name != "slow" else 1.0, "", "") for name in ("bad", "slow", "good")}
+    sections = {
+        name: gpu.Section(f"{name}.py", 10.0 if name != "slow" else 1.0, "", "")
+        for name in ("bad", "slow", "good")
+    }
     monkeypatch.setattr(gpu, "SECTIONS", sections)
     found = gpu.all_sections(list(sections), smoke=True, authors=None)
     assert found == {
@@ -62,7 +73,12 @@ def test_section_that_fails_or_hangs_is_named_and_others_run(gpu: ModuleType, tm
 
 
 def test_table_names_bounds_that_are_not_kept(gpu: ModuleType) -> None:
-    lines = gpu.table({"step": {"dense bfloat16 / ours": 2.4, "peak GB": 11.0, "l1 ms": 12.0}, "data": {"failed": "no disk"}})
+    lines = gpu.table(
+        {
+            "step": {"dense bfloat16 / ours": 2.4, "peak GB": 11.0, "l1 ms": 12.0},
+            "data": {"failed": "no disk"},
+        }
+    )
     told = {line[:42].strip(): line[42:].split() for line in lines}
     assert told["step: dense bfloat16 / ours"] == ["2.4", ">=", "2.5", "4", "NOT", "KEPT"]
     assert told["step: peak GB"] == ["11", "<=", "12", "9.5"]
@@ -102,7 +118,9 @@ def test_record_of_a_card_keeps_what_the_other_target_wrote(card_record: ModuleT
     assert tests["kernels"].items() >= {"tests": 1, "failed": 0}.items()
     assert tests["gpu_tests"]["failed"] == ["tests/gpu/test_models.py::b"]
     card_record.write_record({"card": "c", "measured": {"copy": {"value": 2.0}}} | tests, path)
-    card_record.write_record({"card": "c", "measured": {"product": {"value": 3.0}}, "steps": [{"loss": "l1"}]}, path)
+    card_record.write_record(
+        {"card": "c", "measured": {"product": {"value": 3.0}}, "steps": [{"loss": "l1"}]}, path
+    )
     found = json.loads(path.read_text())
     assert found["kernels"] == tests["kernels"]
     assert found["measured"] == {"copy": {"value": 2.0}, "product": {"value": 3.0}}

@@ -44,7 +44,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: sees)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index=None: "Some Card")
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: BUILT_FOR)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16 or including_emulation)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16 or including_emulation
+        )
         monkeypatch.setattr(torch.cuda, "init", refuse)
 
     return pretend
@@ -78,7 +80,10 @@ def test_driver_too_old_for_the_build(machine: Callable[..., None], open_kernel:
 
 def test_driver_too_old_for_every_build(machine: Callable[..., None]) -> None:
     machine("470.199.02")
-    with pytest.raises(UserError, match=r"driver 470.199.02, .* driver 580 or newer; install driver 525 or newer, or set device: cpu"):
+    with pytest.raises(
+        UserError,
+        match=r"driver 470.199.02, .* driver 580 or newer; install driver 525 or newer, or set device: cpu",
+    ):
         device.device()
 
 
@@ -94,18 +99,25 @@ def test_card_too_old_for_the_build(machine: Callable[..., None]) -> None:
 
 def test_torch_without_cuda(machine: Callable[..., None]) -> None:
     machine("580.95.05", cuda=None)
-    with pytest.raises(UserError, match=r"found a GPU, but torch 2.13.0\+cpu is built without CUDA; pip install .*, or set device: cpu"):
+    with pytest.raises(
+        UserError,
+        match=r"found a GPU, but torch 2.13.0\+cpu is built without CUDA; pip install .*, or set device: cpu",
+    ):
         device.device()
 
 
 def test_what_cuda_complains_of_is_passed_on(machine: Callable[..., None]) -> None:
     machine("580.95.05")
-    with pytest.raises(UserError, match=r"can't use it: No CUDA GPUs are available; mend that, or set device: cpu$"):
+    with pytest.raises(
+        UserError, match=r"can't use it: No CUDA GPUs are available; mend that, or set device: cpu$"
+    ):
         device.device()
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])
-def test_a_hidden_card_is_left_alone(machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+def test_a_hidden_card_is_left_alone(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
     machine("535.104.05")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert device.device() == torch.device("cpu")
@@ -140,7 +152,10 @@ class OfDevice:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_emulated_bfloat16_counts_as_none_and_is_told_once(
-    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool
+    machine: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    native: bool,
 ) -> None:
     machine("580.95.05", sees=(7, 5), bfloat16=native)
     monkeypatch.setattr(torch.cuda, "device", OfDevice)
@@ -159,7 +174,9 @@ def test_emulated_bfloat16_counts_as_none_and_is_told_once(
 
 def workflow(executor: str = "local", on_gpu: int = 1) -> SimpleNamespace:
     jobs = [SimpleNamespace(resources={"on_gpu": wanted}) for wanted in (0, on_gpu)]
-    return SimpleNamespace(executor_plugin=SimpleNamespace(name=executor), dag=SimpleNamespace(needrun_jobs=lambda: jobs))
+    return SimpleNamespace(
+        executor_plugin=SimpleNamespace(name=executor), dag=SimpleNamespace(needrun_jobs=lambda: jobs)
+    )
 
 
 @pytest.fixture
@@ -184,7 +201,9 @@ def test_run_goes_on(devices: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         gpu.check(workflow(), devices)
-    monkeypatch.setattr(gpu, "QUESTION", "raise ModuleNotFoundError('torch')")  # each rule has an environment of its own
+    monkeypatch.setattr(
+        gpu, "QUESTION", "raise ModuleNotFoundError('torch')"
+    )  # each rule has an environment of its own
     gpu.check(workflow(), devices)
     monkeypatch.undo()
     gpu.check(workflow(), devices)  # here torch has nothing to complain of

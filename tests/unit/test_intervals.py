@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # printed in textbooks: 1, 2, ... degrees of freedom
+T_975 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+)  # printed in textbooks: 1, 2, ... degrees of freedom
 
 
 @pytest.mark.parametrize(("freedom", "t"), enumerate(T_975, 1))
@@ -31,7 +42,9 @@ def test_students_interval_of_one_or_undefined_values_is_undefined() -> None:
 def test_normal_interval_is_of_each_column() -> None:
     values = np.random.default_rng(0).normal(size=(50, 3))
     half = 1.96 * np.sqrt(values.var(axis=0, ddof=1) / 50)
-    np.testing.assert_allclose(normal_mean(values), [values.mean(axis=0), values.mean(axis=0) - half, values.mean(axis=0) + half])
+    np.testing.assert_allclose(
+        normal_mean(values), [values.mean(axis=0), values.mean(axis=0) - half, values.mean(axis=0) + half]
+    )
     assert np.isnan(normal_mean(values[:0])).all()
     assert np.isnan(normal_mean(values[:1])).tolist() == [[False] * 3, [True] * 3, [True] * 3]
 
@@ -39,7 +52,9 @@ def test_normal_interval_is_of_each_column() -> None:
 def test_draws_hold_as_many_units_as_there_are() -> None:
     counts = draw_counts(7, 500, seed=3)
     assert counts.shape == (500, 7) and (counts.sum(axis=1) == 7).all()
-    assert np.array_equal(counts, draw_counts(7, 500, seed=3)) and not np.array_equal(counts, draw_counts(7, 500, seed=4))
+    assert np.array_equal(counts, draw_counts(7, 500, seed=3)) and not np.array_equal(
+        counts, draw_counts(7, 500, seed=4)
+    )
     np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.2)
 
 
@@ -47,7 +62,10 @@ def test_draws_hold_as_many_units_as_there_are() -> None:
 def test_means_of_draws_are_means_of_what_is_drawn(values: list[float], seed: int) -> None:
     values, generator = np.array(values), np.random.default_rng(seed)
     found = draw_means(values, 20, np.random.default_rng(seed))
-    expected = [values[generator.integers(0, len(values), len(values))].mean() if len(values) else np.nan for _ in range(20)]
+    expected = [
+        values[generator.integers(0, len(values), len(values))].mean() if len(values) else np.nan
+        for _ in range(20)
+    ]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -65,7 +83,15 @@ def test_central_95_leaves_out_a_fortieth_on_either_side() -> None:
     assert np.isnan(central_95(samples)).tolist() == [[False, True]] * 2
 
 
-@pytest.mark.parametrize(("module", "unwanted"), [("intervals", "scipy sklearn torch pandas"), ("planted.scoring", "scipy sklearn")])
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [("intervals", "scipy sklearn torch pandas"), ("planted.scoring", "scipy sklearn")],
+)
 def test_what_takes_a_second_to_import_waits_until_it_is_used(module: str, unwanted: str) -> None:
-    code = f"import sys, crossdiff.{module}; print([name for name in {unwanted.split()} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = (
+        f"import sys, crossdiff.{module}; print([name for name in {unwanted.split()} if name in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

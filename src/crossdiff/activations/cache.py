@@ -39,11 +39,17 @@ def tokens_digest(ids: np.ndarray) -> str:
 class CacheWriter:
     """Takes a cache's rows in any order. A chunk is compressed and written by a thread once its rows are there, and leaves memory."""
 
-    def __init__(self, file: h5py.File, rows: int, d_model: int, pool: ThreadPoolExecutor, threads: int) -> None:
+    def __init__(
+        self, file: h5py.File, rows: int, d_model: int, pool: ThreadPoolExecutor, threads: int
+    ) -> None:
         self.rows, self.d_model, self.chunk_rows = rows, d_model, min(rows, CHUNK_ROWS)
         self._norm = np.empty(rows, np.float32)
-        self._open: dict[int, np.ndarray] = {}  # number of a chunk -> its rows as far as they are known, int16
-        self._spare: list[np.ndarray] = []  # memory of chunks that were written: new memory costs more than copying into it
+        self._open: dict[
+            int, np.ndarray
+        ] = {}  # number of a chunk -> its rows as far as they are known, int16
+        self._spare: list[
+            np.ndarray
+        ] = []  # memory of chunks that were written: new memory costs more than copying into it
         self._missing = np.bincount(np.arange(rows) // self.chunk_rows)  # of each chunk, rows
         self._pool, self._most = pool, 2 * threads
         self._written: deque[Future] = deque()
@@ -53,7 +59,10 @@ class CacheWriter:
         for number, values in FILTERS:
             plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
         space = h5py.h5s.create_simple((rows, d_model))
-        self._file, self._stored = file, h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, space, plan)
+        self._file, self._stored = (
+            file,
+            h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, space, plan),
+        )
 
     def write(self, rows: np.ndarray, block: Tensor) -> None:
         """Take ``block`` (n, d_model), bfloat16 on the CPU, as the rows ``rows`` (n,), which ascend; each row once.
@@ -65,14 +74,18 @@ class CacheWriter:
         chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
         for chunk, first, last in zip(chunks.tolist(), firsts, np.append(firsts[1:], len(rows)), strict=True):
             if chunk not in self._open:
-                self._open[chunk] = self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.d_model), np.int16)
+                self._open[chunk] = (
+                    self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.d_model), np.int16)
+                )
             self._open[chunk][rows[first:last] - chunk * self.chunk_rows] = values[first:last]
             self._missing[chunk] -= last - first
             if not self._missing[chunk]:
                 if len(self._written) == self._most:
                     self._written.popleft().result()
                 before = self._written[-1] if self._written else None
-                self._written.append(self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk), before))
+                self._written.append(
+                    self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk), before)
+                )
 
     def _finish(self, start: int, values: np.ndarray, before: Future | None) -> None:
         """Write a chunk whose rows are there, after the one ``before``: in which order they stand must not depend on the threads."""
@@ -97,11 +110,24 @@ class CacheWriter:
 
 
 @contextmanager
-def cache_writer(path: str | Path, rows: int, d_model: int, layer: int, ids: np.ndarray) -> Iterator[CacheWriter]:
+def cache_writer(
+    path: str | Path, rows: int, d_model: int, layer: int, ids: np.ndarray
+) -> Iterator[CacheWriter]:
     """A writer of the cache of ``rows`` tokens ``ids``, with the L2 norm of each row. The file appears when every row was written."""
     threads = torch.get_num_threads()
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file, ThreadPoolExecutor(threads) as pool:
-        file.attrs.update(format=FORMAT, layer=layer, d_model=d_model, dtype="bfloat16", tokens_sha256=tokens_digest(ids), **record_mark())
+    with (
+        atomic_path(path) as temporary,
+        h5py.File(temporary, "w") as file,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        file.attrs.update(
+            format=FORMAT,
+            layer=layer,
+            d_model=d_model,
+            dtype="bfloat16",
+            tokens_sha256=tokens_digest(ids),
+            **record_mark(),
+        )
         writer = CacheWriter(file, rows, d_model, pool, threads)
         yield writer
         writer.close()
@@ -158,7 +184,9 @@ def read_header(path: str | Path) -> Header:
             rows, d_model = file["activations"].shape
             return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), norms)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: parts of it are missing ({first_line(error)}); remove it and run again") from error
+            raise UserError(
+                f"{path}: parts of it are missing ({first_line(error)}); remove it and run again"
+            ) from error
 
 
 class _Layout(NamedTuple):
@@ -166,7 +194,9 @@ class _Layout(NamedTuple):
 
     shape: tuple[int, int]
     chunk: tuple[int, int]
-    places: dict[int, tuple[int, int]] | None  # chunk -> offset, size; None for an older cache, whose checksums are HDF5's own
+    places: (
+        dict[int, tuple[int, int]] | None
+    )  # chunk -> offset, size; None for an older cache, whose checksums are HDF5's own
 
 
 @lru_cache(maxsize=1024)

@@ -9,8 +9,13 @@ so that a search for repetitions only costs time and ratio.
 import numpy as np
 import zstandard
 
-FILTERS = ((2, (2,)), (32015, (1,)))  # numbers and settings that HDF5 knows: byte shuffle of two-byte values, zstd
-ZSTD = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=17, write_checksum=True)
+FILTERS = (
+    (2, (2,)),
+    (32015, (1,)),
+)  # numbers and settings that HDF5 knows: byte shuffle of two-byte values, zstd
+ZSTD = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=17, write_checksum=True
+)
 
 
 class DamagedChunk(Exception):
@@ -30,7 +35,9 @@ def decode(stored: bytes, shape: tuple[int, int], start: int, out: np.ndarray) -
     try:
         frame = zstandard.get_frame_parameters(stored)
         if not frame.has_checksum or frame.content_size != 2 * shape[0] * shape[1]:
-            raise DamagedChunk(f"a frame of {frame.content_size} bytes, {'with' if frame.has_checksum else 'without'} a checksum")
+            raise DamagedChunk(
+                f"a frame of {frame.content_size} bytes, {'with' if frame.has_checksum else 'without'} a checksum"
+            )
         planes = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DamagedChunk(str(error)) from error

@@ -71,7 +71,9 @@ def batch_of(shard: Shard, starts: np.ndarray, lengths: np.ndarray) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(places[real[order]]), rows[order][real[order]])
 
 
-def harvest_shard(model: PreTrainedModel, shard: Shard, layer: int, batch_tokens: int, path: str | Path) -> None:
+def harvest_shard(
+    model: PreTrainedModel, shard: Shard, layer: int, batch_tokens: int, path: str | Path
+) -> None:
     """Write the output of block ``layer`` for every token of the shard, as a cache.
 
     Memory holds about WINDOW tokens, (WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations.
@@ -93,12 +95,16 @@ def harvest_shard(model: PreTrainedModel, shard: Shard, layer: int, batch_tokens
                 waiting.append(storing.submit(_store, writer, batch.rows, landing, bad))
                 if len(waiting) > AHEAD:
                     waiting.popleft().result()
-            waiting.append(storing.submit(_check, shard, layer, window.stop, bad))  # runs when all of them were stored
+            waiting.append(
+                storing.submit(_check, shard, layer, window.stop, bad)
+            )  # runs when all of them were stored
         for stored in waiting:
             stored.result()
 
 
-def _store(writer: CacheWriter, rows: np.ndarray, landing: Callable[[], list[Tensor]], bad: list[np.ndarray]) -> None:
+def _store(
+    writer: CacheWriter, rows: np.ndarray, landing: Callable[[], list[Tensor]], bad: list[np.ndarray]
+) -> None:
     values, finite = landing()
     writer.write(rows, values)
     bad.append(rows[~finite.numpy()])

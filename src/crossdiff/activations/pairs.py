@@ -42,7 +42,9 @@ class PairedShard:
 
     def read_into(self, out: Tensor, start: int, stop: int, rows: np.ndarray) -> None:
         """Of rows ``start`` to ``stop`` those numbered ``rows``, from 0, into ``out`` (rows, model, d_model) bfloat16 of main memory."""
-        bits = out.view(torch.uint16).numpy()  # NumPy copies in the calling thread alone, where torch would start others
+        bits = out.view(
+            torch.uint16
+        ).numpy()  # NumPy copies in the calling thread alone, where torch would start others
         for model, path in enumerate(self.paths):
             bits[:, model] = read_rows(path, start, stop).view(torch.uint16).numpy().take(rows, axis=0)
 
@@ -81,7 +83,9 @@ class Summary(NamedTuple):
             case "per_model":
                 return mean, normalisation.target_rms / rms
             case "shared":
-                return mean, (normalisation.target_rms / rms.square().mean().sqrt()).expand(len(MODELS)).clone()
+                return mean, (normalisation.target_rms / rms.square().mean().sqrt()).expand(
+                    len(MODELS)
+                ).clone()
 
 
 def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
@@ -93,7 +97,9 @@ def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
     norms = np.concatenate([shard.norms[:, rows] for shard, rows in zip(shards, late, strict=True)], axis=1)
     tokens = sum(shard.rows for shard in shards)
     if not norms.size:
-        raise UserError(f"activations.skip_first: {settings.skip_first} leaves none of {tokens:,} tokens; lower it")
+        raise UserError(
+            f"activations.skip_first: {settings.skip_first} leaves none of {tokens:,} tokens; lower it"
+        )
     summary = Summary(
         layer=shards[0].layer,
         skip_first=settings.skip_first,
@@ -122,12 +128,16 @@ def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) ->
             total += block.sum(dim=0)
             squares += block.square().sum(dim=(0, 2))
     if count < 2:
-        raise UserError(f"activations: {count} of {summary.tokens:,} tokens are left; loosen skip_first or max_norm_ratio")
+        raise UserError(
+            f"activations: {count} of {summary.tokens:,} tokens are left; loosen skip_first or max_norm_ratio"
+        )
     mean = total / count
     return mean, (squares / count - mean.square().sum(dim=1)).sqrt()
 
 
-def kept_blocks(shard: PairedShard, summary: Summary, limit: int | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
+def kept_blocks(
+    shard: PairedShard, summary: Summary, limit: int | None = None
+) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(row numbers, activations (rows, model, d_model) bfloat16) of a shard's kept tokens in order, chunk by chunk."""
     kept = summary.kept(shard)
     left = shard.rows if limit is None else limit
@@ -220,7 +230,16 @@ class PairedActivations:
         size = max(1, buffer_tokens // batch) * batch
         plans = plan(kept, batch, size, seed, start, share)
         rows, processes = min(size, tokens - tokens % batch), share[1]
-        return read_ahead(plans, batch // processes, rows // processes, self.d_model, self._read, device, reserved, processes)
+        return read_ahead(
+            plans,
+            batch // processes,
+            rows // processes,
+            self.d_model,
+            self._read,
+            device,
+            reserved,
+            processes,
+        )
 
     def _read(self, piece: Piece, out: Tensor) -> None:
         shard = self.shards[piece.shard]

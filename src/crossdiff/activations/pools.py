@@ -51,7 +51,9 @@ class Pool(NamedTuple):
         return Pool(pieces, place[rows])
 
 
-def plan(kept: Sequence[np.ndarray], batch: int, size: int, seed: int, start: int, share: tuple[int, int]) -> Iterator[Pool]:
+def plan(
+    kept: Sequence[np.ndarray], batch: int, size: int, seed: int, start: int, share: tuple[int, int]
+) -> Iterator[Pool]:
     """Pools of ``size`` tokens, a multiple of ``batch``, the last of an epoch smaller; without the first ``start`` batches. Endless.
 
     ``kept``: per shard, (rows,) bool. ``share``: (rank, ranks); of each batch a rank has an equal part, in order.
@@ -76,7 +78,9 @@ def plan(kept: Sequence[np.ndarray], batch: int, size: int, seed: int, start: in
             for place in range(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1):
                 i, first = chunks[permuted[place]]
                 before = ends[place] - counts[permuted[place]]
-                rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])[max(0, begin - before) : end - before]
+                rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])[
+                    max(0, begin - before) : end - before
+                ]
                 pieces.append(Piece(i, first, rows))
             pool, mine = Pool(pieces, order), np.array_split(batches, ranks, axis=1)[rank].reshape(-1)
             yield pool if len(mine) == len(order) else pool.part(mine)
@@ -122,7 +126,9 @@ class OnGPU:
         shape = (len(MODELS), d_model)
         self.pools = [torch.empty(rows, *shape, dtype=torch.bfloat16, device=device) for _ in range(2)]
         self.orders = [torch.empty(rows, dtype=torch.long, device=device) for _ in range(2)]
-        self.staging = [torch.empty(CHUNK_ROWS, *shape, dtype=torch.bfloat16, pin_memory=True) for _ in range(readers)]
+        self.staging = [
+            torch.empty(CHUNK_ROWS, *shape, dtype=torch.bfloat16, pin_memory=True) for _ in range(readers)
+        ]
         self.read, self.readers, self.stream = read, readers, torch.cuda.Stream(device)
         self.stopped = threading.Event()
 
@@ -229,7 +235,9 @@ def copied(plans: Iterator[Pool], memory: InMainMemory, batch: int, device: torc
     stream, pinned = torch.cuda.Stream(device), batches(plans, memory, batch)
 
     def copy() -> tuple[Tensor, torch.cuda.Event]:
-        with torch.cuda.stream(stream):  # the memory behind a pinned batch is used again only after its copy: PyTorch sees to that
+        with torch.cuda.stream(
+            stream
+        ):  # the memory behind a pinned batch is used again only after its copy: PyTorch sees to that
             return next(pinned).to(device, non_blocking=True), stream.record_event()
 
     copier = ThreadPoolExecutor(max_workers=1)
@@ -268,7 +276,13 @@ def read_ahead(
     row, usable = 2 * len(MODELS) * d_model, FILLED * usable_memory(device)
     fit = max(0, int((usable - reserved) / (2 * (row + 8))))  # an index beside each
     stay = "on the GPU" if rows <= fit else f"in main memory, the GPU has room for two of {fit:,}"
-    log.info("two pools of %s token pairs, %.1f GB each, %s; read by %d threads", f"{rows:,}", rows * row / 1e9, stay, readers)
+    log.info(
+        "two pools of %s token pairs, %.1f GB each, %s; read by %d threads",
+        f"{rows:,}",
+        rows * row / 1e9,
+        stay,
+        readers,
+    )
     if rows <= fit:
         return batches(plans, OnGPU(rows, d_model, read, readers, device), batch)
     return copied(plans, InMainMemory(rows, d_model, read, readers, pinned=True), batch, device)

@@ -28,7 +28,13 @@ from crossdiff.config.analysis import (
     Twins,
 )
 from crossdiff.config.base import ByName, Name, NonNegativeInt, Section
-from crossdiff.config.crosscoders import Activations, BatchTopKSettings, CrosscoderSettings, L1Settings, Normalisation
+from crossdiff.config.crosscoders import (
+    Activations,
+    BatchTopKSettings,
+    CrosscoderSettings,
+    L1Settings,
+    Normalisation,
+)
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
 from crossdiff.config.models import (
@@ -113,7 +119,9 @@ class Config(Analysis):
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1, default_factory=lambda: [0])]
     device: Annotated[
         Literal["auto", "cpu"],
-        Field(description="the GPU if there is one, which torch must then be able to use; cpu leaves it alone. Results stay either way"),
+        Field(
+            description="the GPU if there is one, which torch must then be able to use; cpu leaves it alone. Results stay either way"
+        ),
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "triton", "plain"],
@@ -128,11 +136,19 @@ class Config(Analysis):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
         if kept := sorted(set(self.crosscoders) & set(KEPT_FOLDERS)):
-            raise ValueError(f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, which are folders of results")
-        if self.pair.chat.planted is not None and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
-            raise ValueError("pair.chat: found planted, which is no model; leave out causal, behaviour and steering")
+            raise ValueError(
+                f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, which are folders of results"
+            )
+        if self.pair.chat.planted is not None and any(
+            part is not None for part in (self.causal, self.behaviour, self.steering)
+        ):
+            raise ValueError(
+                "pair.chat: found planted, which is no model; leave out causal, behaviour and steering"
+            )
         if (self.scoring is None) != (self.pair.chat.planted is None):
-            raise ValueError(f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted")
+            raise ValueError(
+                f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted"
+            )
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
                 self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
@@ -140,7 +156,9 @@ class Config(Analysis):
             for name in self.causal.datasets:
                 self._must_be_chats(f"causal.datasets.{name}", name)
             if len(set(self.causal.datasets)) != len(self.causal.datasets):
-                raise ValueError(f"causal.datasets: found {self.causal.datasets}, each data set may stand once")
+                raise ValueError(
+                    f"causal.datasets: found {self.causal.datasets}, each data set may stand once"
+                )
             if self.causal.answers == "generated" and self.causal.answer_tokens >= self.tokens.context:
                 raise ValueError(
                     f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
@@ -151,7 +169,9 @@ class Config(Analysis):
 
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:
-            raise ValueError("steering: found without behaviour, which names the requests; give behaviour.requests, too")
+            raise ValueError(
+                "steering: found without behaviour, which names the requests; give behaviour.requests, too"
+            )
         for name, latents in steering.latents.items():
             if name not in self.crosscoders:
                 raise ValueError(f"steering.latents: found {name}, allowed: {', '.join(self.crosscoders)}")
@@ -175,13 +195,20 @@ class Config(Analysis):
         for model in MODELS:
             source = self.pair.source(model)
             made = {"random": source.random, "finetune": source.finetune}
-            named |= {f"pair.{model}.{kind}.chat_template": [part.chat_template] for kind, part in made.items() if part}
+            named |= {
+                f"pair.{model}.{kind}.chat_template": [part.chat_template]
+                for kind, part in made.items()
+                if part
+            }
         if self.behaviour:
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:
             named["explanations.model.folder"] = [self.explanations.model.folder]
         return [
-            f"config: {key}: found {path}, which is not there" for key, paths in named.items() for path in paths if not Path(path).exists()
+            f"config: {key}: found {path}, which is not there"
+            for key, paths in named.items()
+            for path in paths
+            if not Path(path).exists()
         ]
 
     def packages(self) -> dict[str, Package]:
@@ -195,4 +222,6 @@ def load(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError("\n".join(f"config: {describe(problem, Config)}" for problem in error.errors())) from error
+        raise UserError(
+            "\n".join(f"config: {describe(problem, Config)}" for problem in error.errors())
+        ) from error

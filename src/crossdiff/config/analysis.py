@@ -16,7 +16,9 @@ FEWEST_ACTIVE_BLOCKS = 10
 class Bootstrap(Section):
     """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
 
-    blocks: Annotated[int, Field(ge=FEWEST_ACTIVE_BLOCKS, description="blocks that the documents are spread over")] = 50
+    blocks: Annotated[
+        int, Field(ge=FEWEST_ACTIVE_BLOCKS, description="blocks that the documents are spread over")
+    ] = 50
     samples: Annotated[int, Field(gt=1, description="times that so many blocks are drawn")] = 200
     seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
 
@@ -24,8 +26,12 @@ class Bootstrap(Section):
 class LatentScaling(Section):
     """Betas and nu ratios (docs/method.md 9)."""
 
-    nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = 0.2
-    nu_reconstruction_below: Annotated[float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")] = 0.5
+    nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = (
+        0.2
+    )
+    nu_reconstruction_below: Annotated[
+        float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")
+    ] = 0.5
     bootstrap: Bootstrap = Bootstrap()
 
 
@@ -35,7 +41,9 @@ class Classes(Section):
     base_only_below: Fraction = 0.1
     shared_between: tuple[Fraction, Fraction] = (0.4, 0.6)
     chat_only_above: Fraction = 0.9
-    top: Annotated[int, Field(gt=0, description="size of the set of the most chat-leaning latents, by rank")] = 50
+    top: Annotated[
+        int, Field(gt=0, description="size of the set of the most chat-leaning latents, by rank")
+    ] = 50
 
     @model_validator(mode="before")
     @classmethod
@@ -64,17 +72,28 @@ class Examples(Section):
         ),
     ]
     per_quantile: Annotated[int, Field(gt=0, description="random contexts of each latent from each bin")] = 10
-    tokens: Annotated[int, Field(gt=0, description="training tokens searched, an equal share of every shard")] = 5_000_000
+    tokens: Annotated[
+        int, Field(gt=0, description="training tokens searched, an equal share of every shard")
+    ] = 5_000_000
     before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
     after: NonNegativeInt = 8
     background: Annotated[
-        int, Field(gt=0, description="random contexts, about: where a latent does not fire, as its explanations need")
+        int,
+        Field(
+            gt=0, description="random contexts, about: where a latent does not fire, as its explanations need"
+        ),
     ] = 4000
 
     @model_validator(mode="after")
     def _bins(self) -> "Examples":
-        if self.quantiles[0] == 0 or self.quantiles[-1] != 1 or any(low >= high for low, high in pairwise(self.quantiles)):
-            raise ValueError(f"quantiles: found {self.quantiles}, allowed: increasing, above 0, the last one 1")
+        if (
+            self.quantiles[0] == 0
+            or self.quantiles[-1] != 1
+            or any(low >= high for low, high in pairwise(self.quantiles))
+        ):
+            raise ValueError(
+                f"quantiles: found {self.quantiles}, allowed: increasing, above 0, the last one 1"
+            )
         return self
 
 
@@ -82,21 +101,30 @@ class Twins(Section):
     """Chat-only and base-only latents of one direction (docs/method.md 11)."""
 
     cosine_above: Annotated[
-        float, Field(gt=-1, lt=1, description="of the chat-only latent's chat and the base-only latent's base direction")
+        float,
+        Field(
+            gt=-1,
+            lt=1,
+            description="of the chat-only latent's chat and the base-only latent's base direction",
+        ),
     ] = 0.9
 
 
 class SeedAgreement(Section):
     """When a latent of one training is found again in another."""
 
-    cosine_above: Annotated[float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")] = 0.7
+    cosine_above: Annotated[
+        float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")
+    ] = 0.7
 
 
 class Behaviour(Section):
     """Proof that a fine-tune took: refusals of held-out harmful and benign requests."""
 
     requests: Annotated[str, Field(description="YAML file of requests")]
-    phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")] = 3
+    phrasings: Annotated[
+        int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")
+    ] = 3
     answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
 
 
@@ -104,20 +132,30 @@ class Patching(Section):
     """What is measured of conversations with answers: activations patched between the models (docs/method.md 12)."""
 
     conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
-    first_tokens: Annotated[int, Field(gt=0, description="tokens of each answer that are also looked at alone")] = 9
-    random_sets: Annotated[int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")] = 2
+    first_tokens: Annotated[
+        int, Field(gt=0, description="tokens of each answer that are also looked at alone")
+    ] = 9
+    random_sets: Annotated[
+        int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")
+    ] = 2
     seed: NonNegativeInt = 0
 
 
 class Causal(Patching):
     """Which latents carry the fine-tune's effect, and on which conversations."""
 
-    datasets: Annotated[list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")]
+    datasets: Annotated[
+        list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")
+    ]
     answers: Annotated[
         Literal["generated", "dataset"],
-        Field(description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"),
+        Field(
+            description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"
+        ),
     ] = "generated"
-    answer_tokens: Annotated[int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")] = 256
+    answer_tokens: Annotated[
+        int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")
+    ] = 256
 
 
 class SteeringGrid(Section):
@@ -131,17 +169,27 @@ class SteeringGrid(Section):
             description="multiples of a latent's largest activation in the training text; 0 is always measured",
         ),
     ]
-    phrasings: Annotated[int, Field(gt=0, description="how many of the file's phrasings each request is put into")] = 1
+    phrasings: Annotated[
+        int, Field(gt=0, description="how many of the file's phrasings each request is put into")
+    ] = 1
     answer_tokens: Annotated[int, Field(gt=0, description="longest answer")] = 16
-    first_tokens: Annotated[int, Field(gt=0, description="tokens of the unsteered answers whose predictions are compared")] = 5
-    random_latents: Annotated[int, Field(ge=0, description="directions of other latents, at each latent's strengths, as a control")] = 2
-    random_directions: Annotated[int, Field(ge=0, description="random directions, at each latent's strengths, as a control")] = 2
+    first_tokens: Annotated[
+        int, Field(gt=0, description="tokens of the unsteered answers whose predictions are compared")
+    ] = 5
+    random_latents: Annotated[
+        int, Field(ge=0, description="directions of other latents, at each latent's strengths, as a control")
+    ] = 2
+    random_directions: Annotated[
+        int, Field(ge=0, description="random directions, at each latent's strengths, as a control")
+    ] = 2
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _grid(self) -> "SteeringGrid":
         if 0 in self.strengths or len(set(self.strengths)) != len(self.strengths):
-            raise ValueError(f"strengths: found {self.strengths}, allowed: different ones, without 0, which is always measured")
+            raise ValueError(
+                f"strengths: found {self.strengths}, allowed: different ones, without 0, which is always measured"
+            )
         return self
 
 
@@ -150,7 +198,10 @@ class Steering(SteeringGrid):
 
     latents: Annotated[
         dict[Name, list[NonNegativeInt]],
-        Field(default_factory=dict, description="crosscoder -> latents that are steered besides the one that is chosen by rule"),
+        Field(
+            default_factory=dict,
+            description="crosscoder -> latents that are steered besides the one that is chosen by rule",
+        ),
     ]
 
 
@@ -164,10 +215,15 @@ class Report(Section):
 class Scoring(Section):
     """How crosscoders are scored on planted concepts (docs/planted.md)."""
 
-    correlation_above: Annotated[float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")] = 0.5
+    correlation_above: Annotated[
+        float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")
+    ] = 0.5
     cosine_above: Annotated[float, Field(gt=0, lt=1, description="of their directions")] = 0.5
     borderline_ratio: Annotated[
-        Fraction, Field(description="a weakened concept below it counts neither as found nor as false; the strict score counts it as false")
+        Fraction,
+        Field(
+            description="a weakened concept below it counts neither as found nor as false; the strict score counts it as false"
+        ),
     ] = 0.15
     strict_nu_error_below: PositiveFloat = 0.1
     strict_nu_reconstruction_below: PositiveFloat = 0.3
@@ -176,8 +232,13 @@ class Scoring(Section):
 class Density(Section):
     """How often latents fire (docs/method.md 14)."""
 
-    dense_above: Annotated[Fraction, Field(description="a latent that fires on a larger share of the tokens is dense")] = 0.1
-    rare_below: Annotated[Fraction, Field(description="a latent that fires on a smaller share of the tokens, but fires, is rare")] = 1e-4
+    dense_above: Annotated[
+        Fraction, Field(description="a latent that fires on a larger share of the tokens is dense")
+    ] = 0.1
+    rare_below: Annotated[
+        Fraction,
+        Field(description="a latent that fires on a smaller share of the tokens, but fires, is rare"),
+    ] = 1e-4
 
 
 class Analysis(Section):
@@ -194,5 +255,7 @@ class Analysis(Section):
     steering: Steering | None = None
     explanations: Explanations | None = None
     report: Report = Report()
-    catalogue: Annotated[str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")] = None
+    catalogue: Annotated[
+        str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")
+    ] = None
     scoring: Scoring | None = None

@@ -8,7 +8,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 from crossdiff.errors import UserError
 
 # What texts have to look like, and how an error says it.
-NAME, SHA256, WORD, VERSION = r"^[a-z0-9][a-z0-9_-]*$", r"^[0-9a-f]{64}$", r"^[A-Za-z0-9._-]+$", r"^[A-Za-z0-9._+!-]+$"
+NAME, SHA256, WORD, VERSION = (
+    r"^[a-z0-9][a-z0-9_-]*$",
+    r"^[0-9a-f]{64}$",
+    r"^[A-Za-z0-9._-]+$",
+    r"^[A-Za-z0-9._+!-]+$",
+)
 PATTERNS = {
     NAME: "lower-case letters, digits, '-' and '_', a letter or digit first",
     SHA256: "64 digits from 0 to 9 and a to f",
@@ -27,14 +32,18 @@ def _sorted(entries: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(entries.items()))
 
 
-ByName = AfterValidator(_sorted)  # the order of entries in the YAML decides nothing: not the order of training data, not that of panels
+ByName = AfterValidator(
+    _sorted
+)  # the order of entries in the YAML decides nothing: not the order of training data, not that of panels
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, and text is never read as a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
-    _declared_by: tuple[str, str] | None = PrivateAttr(None)  # of a section with some of its fields: the rule, and the section's key
+    _declared_by: tuple[str, str] | None = PrivateAttr(
+        None
+    )  # of a section with some of its fields: the rule, and the section's key
 
     def with_only(self, fields: dict[str, Any], rule: str, key: str) -> Self:
         """A section of this kind with these fields and no others, as ``rule`` declares them below ``key`` (config/declared.py)."""
@@ -55,7 +64,9 @@ class Section(BaseModel):
 
 def undeclared(rule: str, key: str) -> UserError:
     """The error for a script that asks for what its rule does not declare."""
-    return UserError(f'rule {rule}: its script asks for {key}, which the rule does not declare; add settings("{key}") to its params')
+    return UserError(
+        f'rule {rule}: its script asks for {key}, which the rule does not declare; add settings("{key}") to its params'
+    )
 
 
 def exactly_one(section: Section, names: tuple[str, ...]) -> str:
@@ -72,4 +83,7 @@ def with_ranges(values: Any, *names: str) -> Any:
     for name in names:
         if name in values and not (isinstance(values[name], (list, tuple)) and len(values[name]) == 2):
             raise ValueError(f"{name}: found {values[name]!r}, allowed: two numbers in brackets")
-    return {key: tuple(value) if key in names and isinstance(value, list) else value for key, value in values.items()}
+    return {
+        key: tuple(value) if key in names and isinstance(value, list) else value
+        for key, value in values.items()
+    }

@@ -11,14 +11,23 @@ class Activations(Section):
     """How activations are harvested and which tokens count."""
 
     batch_tokens: Annotated[
-        int, Field(gt=0, description="tokens per forward pass, padding included; another number keeps what is there")
+        int,
+        Field(
+            gt=0, description="tokens per forward pass, padding included; another number keeps what is there"
+        ),
     ] = 8192
     skip_first: Annotated[int, Field(ge=0, description="first positions of each sequence to leave out")] = 0
     max_norm_ratio: Annotated[
         float | None,
-        Field(gt=1, allow_inf_nan=False, description="leave out tokens whose norm in either model exceeds this multiple of the median"),
+        Field(
+            gt=1,
+            allow_inf_nan=False,
+            description="leave out tokens whose norm in either model exceeds this multiple of the median",
+        ),
     ] = None
-    statistics_tokens: Annotated[int, Field(gt=0, description="tokens for mean and scale; median norms are of all")] = 1_000_000
+    statistics_tokens: Annotated[
+        int, Field(gt=0, description="tokens for mean and scale; median norms are of all")
+    ] = 1_000_000
 
 
 class Normalisation(Section):
@@ -28,13 +37,17 @@ class Normalisation(Section):
         Literal["none", "per_model", "shared"],
         Field(description="none; centre and scale each model by itself; centre each, one scale for both"),
     ] = "none"
-    target_rms: Annotated[PositiveFloat, Field(description="root mean square norm of a scaled activation")] = 1.0
+    target_rms: Annotated[
+        PositiveFloat, Field(description="root mean square norm of a scaled activation")
+    ] = 1.0
 
 
 class CrosscoderSettings(Section):
     """What every loss has in common. A loss derives its settings from it (docs/add-a-loss.md)."""
 
-    objective: ClassVar[str]  # "module:class" of the loss itself, which the Snakefile must not import: it needs torch
+    objective: ClassVar[
+        str
+    ]  # "module:class" of the loss itself, which the Snakefile must not import: it needs torch
 
     expansion: Annotated[int | None, Field(gt=0, description="latents per residual dimension")] = None
     latents: Annotated[int | None, Field(gt=0, description="number of latents; instead of expansion")] = None
@@ -42,11 +55,16 @@ class CrosscoderSettings(Section):
     tokens: Annotated[int, Field(gt=0, description="training tokens, repeats over the data included")]
     learning_rate: PositiveFloat = 1.0e-4
     warmup_steps: NonNegativeInt = 1000
-    decay_fraction: Annotated[float, Field(ge=0, lt=1, description="last share of the steps, linear decay to 0")] = 0.0
+    decay_fraction: Annotated[
+        float, Field(ge=0, lt=1, description="last share of the steps, linear decay to 0")
+    ] = 0.0
     gradient_clip: Annotated[float | None, Field(gt=0)] = None
-    squared_error: Annotated[bool, Field(description="squared instead of un-squared L2 reconstruction loss")] = False
+    squared_error: Annotated[
+        bool, Field(description="squared instead of un-squared L2 reconstruction loss")
+    ] = False
     code_normalisation: Annotated[
-        Literal["crosscoder", "sae", "mixed", "none", "decoupled"], Field(description="weight of a latent's activation (docs/method.md 4)")
+        Literal["crosscoder", "sae", "mixed", "none", "decoupled"],
+        Field(description="weight of a latent's activation (docs/method.md 4)"),
     ] = "crosscoder"
     init_norm: Annotated[float, Field(gt=0, description="decoder norm at the start")]
     same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
@@ -54,10 +72,16 @@ class CrosscoderSettings(Section):
     normalisation: Normalisation = Normalisation()
     precision: Annotated[
         Literal["bfloat16", "float32"],
-        Field(description="of the products that find active latents; their values, gradients and weights are float32"),
+        Field(
+            description="of the products that find active latents; their values, gradients and weights are float32"
+        ),
     ] = "bfloat16"
     buffer_tokens: Annotated[
-        int, Field(gt=0, description="token pairs shuffled together; two such pools are in memory, the GPU's if they fit")
+        int,
+        Field(
+            gt=0,
+            description="token pairs shuffled together; two such pools are in memory, the GPU's if they fit",
+        ),
     ] = 500_000
     log_every: PositiveInt = 100
 
@@ -107,10 +131,14 @@ class BatchTopKSettings(CrosscoderSettings):
     k_annealing_steps: NonNegativeInt = 0
     auxiliary_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
     auxiliary_k: PositiveInt = 512
-    dead_after_tokens: Annotated[int, Field(gt=0, description="tokens without firing that make a latent dead")] = 10_000_000
+    dead_after_tokens: Annotated[
+        int, Field(gt=0, description="tokens without firing that make a latent dead")
+    ] = 10_000_000
     threshold: Annotated[
         Literal["running", "held_out"],
-        Field(description="inference threshold: running mean over training batches, or mean over all held-out batches after training"),
+        Field(
+            description="inference threshold: running mean over training batches, or mean over all held-out batches after training"
+        ),
     ] = "running"
     threshold_start_step: NonNegativeInt = 1000
     threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999

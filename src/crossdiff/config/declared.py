@@ -11,7 +11,11 @@ T = TypeVar("T")
 def flatten(key: str, value: Any) -> dict[str, Any]:
     """Full key -> value of everything below ``key``, from plain values (``model_dump``). An empty section is a value."""
     if isinstance(value, dict) and value:
-        return {full: leaf for part, inner in value.items() for full, leaf in flatten(f"{key}.{part}" if key else part, inner).items()}
+        return {
+            full: leaf
+            for part, inner in value.items()
+            for full, leaf in flatten(f"{key}.{part}" if key else part, inner).items()
+        }
     return {key: value}
 
 
@@ -23,15 +27,25 @@ def only(section: T, declared: Set[str], rule: str, key: str = "") -> T:
     if isinstance(section, Section):
         if flatten(key, section.model_dump(mode="json", by_alias=True)).keys() <= declared:
             return section
-        fields = {name: f"{key}.{field.alias or name}".lstrip(".") for name, field in type(section).model_fields.items()}
+        fields = {
+            name: f"{key}.{field.alias or name}".lstrip(".")
+            for name, field in type(section).model_fields.items()
+        }
         # A section of which nothing is declared is there, but empty: the error names the key that was asked for.
         values = {name: getattr(section, name) for name, full in fields.items()}
-        wanted = {name for name, full in fields.items() if _any(full, declared) or isinstance(values[name], (Section, dict))}
+        wanted = {
+            name
+            for name, full in fields.items()
+            if _any(full, declared) or isinstance(values[name], (Section, dict))
+        }
         kept = {name: only(values[name], declared, rule, fields[name]) for name in fields if name in wanted}
         return section.with_only(kept, rule, key)
     if isinstance(section, dict) and key not in declared:
         return _DeclaredEntries(
-            {name: only(value, declared, rule, f"{key}.{name}") for name, value in section.items()}, rule, key, declared
+            {name: only(value, declared, rule, f"{key}.{name}") for name, value in section.items()},
+            rule,
+            key,
+            declared,
         )
     return section
 

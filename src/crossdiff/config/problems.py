@@ -16,7 +16,9 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
     if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
         del path[2]
-    key = ".".join(part for part in path if part != "[key]") or "top level"  # pydantic's sign for a name that is itself wrong
+    key = (
+        ".".join(part for part in path if part != "[key]") or "top level"
+    )  # pydantic's sign for a name that is itself wrong
     found, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
@@ -41,7 +43,11 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
 
 def _number_hint(found: Any, problem: str) -> str:
     """Where a number has become text, what to write instead: in quotes or nested in --config, or 1e-3, which YAML 1.1 reads as text."""
-    if isinstance(found, str) and problem.startswith(("int", "float")) and re.fullmatch(r"[+-]?\d+(\.\d*)?", found):
+    if (
+        isinstance(found, str)
+        and problem.startswith(("int", "float"))
+        and re.fullmatch(r"[+-]?\d+(\.\d*)?", found)
+    ):
         return " (without quotes; what is nested in --config is text, so write it in a file for --configfile)"
     if not (isinstance(found, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", found)):
         return ""
@@ -54,7 +60,15 @@ def _number_hint(found: Any, problem: str) -> str:
 
 
 def _yaml_type(value: Any) -> str:
-    names = {str: "text", bool: "true/false", int: "integer", float: "number", list: "list", dict: "section", type(None): "nothing"}
+    names = {
+        str: "text",
+        bool: "true/false",
+        int: "integer",
+        float: "number",
+        list: "list",
+        dict: "section",
+        type(None): "nothing",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -77,7 +91,9 @@ def _below(annotation: Any, part: Any) -> Any:
             return get_args(option)[-1]
         if len(options) > 1 and option is LOSSES.get(part):
             return option
-    return next(_fields(option)[part] for option in options if issubclass(option, Section) and part in _fields(option))
+    return next(
+        _fields(option)[part] for option in options if issubclass(option, Section) and part in _fields(option)
+    )
 
 
 def _options(annotation: Any) -> Iterator[Any]:

@@ -40,19 +40,27 @@ class TextSource(Section):
     """Documents, or chats that will be rendered with the chat model's template. Exactly one of hub, files and package."""
 
     kind: Literal["documents", "chats"]
-    format: Annotated[Literal["text", "messages", "dialogue", "requests"], Field(description="see texts/formats.py")]
+    format: Annotated[
+        Literal["text", "messages", "dialogue", "requests"], Field(description="see texts/formats.py")
+    ]
     field: Annotated[str | None, Field(description="column that holds the text or the messages")] = None
     hub: HubDataset | None = None
-    files: Annotated[list[str] | None, Field(min_length=1, description="local .jsonl, .json, .parquet, .txt, .yaml")] = None
+    files: Annotated[
+        list[str] | None, Field(min_length=1, description="local .jsonl, .json, .parquet, .txt, .yaml")
+    ] = None
     package: Package | None = None
-    validation_fraction: Annotated[float, Field(gt=0, lt=1, description="share of documents kept for validation")] = 0.1
+    validation_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="share of documents kept for validation")
+    ] = 0.1
 
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":
         exactly_one(self, ("hub", "files", "package"))
         allowed = {"documents": ("text",), "chats": ("messages", "dialogue", "requests")}[self.kind]
         if self.format not in allowed:
-            raise ValueError(f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}")
+            raise ValueError(
+                f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}"
+            )
         return self
 
 
@@ -70,7 +78,10 @@ class Tokens(Section):
     """How texts become sequences and shards."""
 
     tokenizer: Annotated[
-        Name | None, Field(description="its folder's name; runs that share it share tokens. The chat model's name if left out")
+        Name | None,
+        Field(
+            description="its folder's name; runs that share it share tokens. The chat model's name if left out"
+        ),
     ] = None
     context: Annotated[int, Field(gt=1, description="longest sequence, in tokens")] = 1024
     shard: Annotated[int, Field(gt=0, description="tokens per shard, the unit of parallel work")] = 1_000_000

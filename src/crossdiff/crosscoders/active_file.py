@@ -33,7 +33,10 @@ LAYOUT = {
     "compression": "zstd",
     "compression_level": 1,
     "use_dictionary": False,
-    "column_encoding": {"latents.list.element": "DELTA_BINARY_PACKED", "activations.list.element": "BYTE_STREAM_SPLIT"},
+    "column_encoding": {
+        "latents.list.element": "DELTA_BINARY_PACKED",
+        "activations.list.element": "BYTE_STREAM_SPLIT",
+    },
     "write_page_checksum": True,
 }
 
@@ -50,7 +53,12 @@ class ActiveTokens(NamedTuple):
     def first(self, tokens: int) -> "ActiveTokens":
         """Those of the first ``tokens`` tokens."""
         end = self.bounds[tokens]
-        return self._replace(rows=self.rows[:tokens], bounds=self.bounds[: tokens + 1], latent=self.latent[:end], value=self.value[:end])
+        return self._replace(
+            rows=self.rows[:tokens],
+            bounds=self.bounds[: tokens + 1],
+            latent=self.latent[:end],
+            value=self.value[:end],
+        )
 
 
 class ActiveWriter:
@@ -63,7 +71,9 @@ class ActiveWriter:
         self.waiting: list[tuple[np.ndarray, ...]] = []  # rows, entries of each, latents, values
         self.written: Future | None = None
 
-    def add(self, shard: int, rows: np.ndarray, counts: np.ndarray, latent: np.ndarray, value: np.ndarray) -> None:
+    def add(
+        self, shard: int, rows: np.ndarray, counts: np.ndarray, latent: np.ndarray, value: np.ndarray
+    ) -> None:
         """Tokens ``rows`` (tokens,) of a shard with ``counts`` (tokens,) entries each: ``latent`` and ``value`` (entries,)."""
         if shard != self.shard:
             self.flush()
@@ -72,7 +82,9 @@ class ActiveWriter:
         self.size += len(rows) + len(latent)
         if self.size >= ENTRIES_AT_ONCE:
             starts = self.starts[shard]
-            self.flush(before=int(starts[np.searchsorted(starts, rows[-1], side="right") - 1]))  # the last sequence may go on: it waits
+            self.flush(
+                before=int(starts[np.searchsorted(starts, rows[-1], side="right") - 1])
+            )  # the last sequence may go on: it waits
 
     def flush(self, before: int | None = None) -> None:
         """Write what was gathered, or what of it stands before this row."""
@@ -94,7 +106,9 @@ class ActiveWriter:
             "activations": pa.ListArray.from_arrays(offsets, value[:end]),
         }
         self.wait()
-        self.written = self.pool.submit(self.file.write_batch, pa.RecordBatch.from_pydict(columns, SCHEMA), row_group_size=tokens)
+        self.written = self.pool.submit(
+            self.file.write_batch, pa.RecordBatch.from_pydict(columns, SCHEMA), row_group_size=tokens
+        )
 
     def wait(self) -> None:
         """Until the last row group is written. Raises what went wrong there."""
@@ -106,7 +120,11 @@ class ActiveWriter:
 def active_writer(path: str | Path, shards: Sequence[Shard]) -> Iterator[ActiveWriter]:
     """Give a writer of the file ``path`` for the tokens of ``shards``. The file is there once all is written."""
     schema = SCHEMA.with_metadata(record_mark())
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **LAYOUT) as file, ThreadPoolExecutor(1) as pool:
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, **LAYOUT) as file,
+        ThreadPoolExecutor(1) as pool,
+    ):
         writer = ActiveWriter(file, pool, shards)
         yield writer
         writer.flush()
@@ -124,7 +142,9 @@ class ActiveFile:
             raise UserError(f"{path}: not a whole Parquet file ({first_line(error)})") from error
         found = self.file.schema_arrow
         if not found.equals(SCHEMA):
-            raise UserError(f"{path}: not a file of active entries (columns {found.names}, allowed: {SCHEMA.names})")
+            raise UserError(
+                f"{path}: not a file of active entries (columns {found.names}, allowed: {SCHEMA.names})"
+            )
         self.groups = self.file.num_row_groups
         self.tokens: int = self.file.metadata.num_rows  # kept tokens
 

@@ -44,7 +44,10 @@ class Checkpoint:
 
     def __enter__(self) -> "Checkpoint":
         self.lock.acquire()
-        for pattern in (f".{self.file.name}.*", ".tmp*"):  # what a killed owner was writing, under our and safetensors' temporary names
+        for pattern in (
+            f".{self.file.name}.*",
+            ".tmp*",
+        ):  # what a killed owner was writing, under our and safetensors' temporary names
             for unfinished in self.file.parent.glob(pattern):
                 unfinished.unlink()
         self.previous_handler = signal.signal(signal.SIGTERM, self._terminate)
@@ -64,7 +67,11 @@ class Checkpoint:
         """Replace the last state. Ends the process if it was asked to terminate."""
         metadata = {"identity": self.identity, "values": json.dumps(values)}
         with atomic_path(self.file) as temporary:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                temporary,
+                metadata,
+            )
         self.written = time.monotonic()
         if self.terminated:
             log.error("terminated; the next attempt goes on from here")
@@ -116,7 +123,13 @@ class Lock:
                 continue
             if not told:
                 job = f", SLURM job {found['slurm_job']}" if found["slurm_job"] else ""
-                log.info("%s: held by process %s on %s%s; waiting for it", self.path, found["pid"], found["host"], job)
+                log.info(
+                    "%s: held by process %s on %s%s; waiting for it",
+                    self.path,
+                    found["pid"],
+                    found["host"],
+                    job,
+                )
                 told = True
             time.sleep(poll_seconds)
         threading.Thread(target=self._keep_alive, daemon=True).start()
@@ -164,7 +177,9 @@ class Lock:
         if moved["token"] != dead["token"]:
             os.link(aside, self.path)
         else:
-            log.info("%s: its owner, process %s on %s, is dead; taking over", self.path, dead["pid"], dead["host"])
+            log.info(
+                "%s: its owner, process %s on %s, is dead; taking over", self.path, dead["pid"], dead["host"]
+            )
         aside.unlink()
 
     def _keep_alive(self) -> None:

@@ -35,7 +35,9 @@ class Encoded(NamedTuple):
 
 
 @torch.no_grad()
-def encode(crosscoder: Crosscoder, blocks: Iterable[Block], writer: ActiveWriter | None = None) -> Iterator[Encoded]:
+def encode(
+    crosscoder: Crosscoder, blocks: Iterable[Block], writer: ActiveWriter | None = None
+) -> Iterator[Encoded]:
     """Raw ``blocks`` with their codes; on a GPU, several blocks of a shard in one. ``writer`` gets the codes as well."""
     device = crosscoder.decoder.device
     for block in blocks if is_synchronous(device) else _joined(blocks, TOKENS_ON_GPU):

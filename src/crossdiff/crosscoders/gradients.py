@@ -19,8 +19,12 @@ class Pieces:
     gathered: list[tuple[Any, Tensor, Tensor]] = field(
         default_factory=list
     )  # sparse.Order, coefficients in it (entries,), x (batch, width)
-    rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # latents (n,), each once, and their gradient (n, width)
-    scales: list[Tensor] = field(default_factory=list)  # (latents, model): times that model's half of the matrix itself
+    rows: list[tuple[Tensor, Tensor]] = field(
+        default_factory=list
+    )  # latents (n,), each once, and their gradient (n, width)
+    scales: list[Tensor] = field(
+        default_factory=list
+    )  # (latents, model): times that model's half of the matrix itself
 
     def clear(self) -> None:
         """After a step."""

@@ -29,4 +29,6 @@ def check_room(settings: CrosscoderSettings, d_model: int, usable: float, proces
     if smaller > 0:
         fits += f", or batch up to {smaller:,}"
     found = f"{latents:,} latents of width {len(MODELS)} x {d_model:,} with batch {settings.batch:,}"
-    raise UserError(f"crosscoders: {found} need {needed / 1e9:.1f} GB of the GPU, {usable / 1e9:.1f} GB are free; allowed: {fits}")
+    raise UserError(
+        f"crosscoders: {found} need {needed / 1e9:.1f} GB of the GPU, {usable / 1e9:.1f} GB are free; allowed: {fits}"
+    )

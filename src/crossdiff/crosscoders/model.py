@@ -37,7 +37,14 @@ class Crosscoder(nn.Module):
     normalisation each model has a threshold of its own, and a latent may count for one model and not for the other.
     """
 
-    def __init__(self, d_model: int, latents: int, layer: int, code_normalisation: str = "crosscoder", precision: str = "float32") -> None:
+    def __init__(
+        self,
+        d_model: int,
+        latents: int,
+        layer: int,
+        code_normalisation: str = "crosscoder",
+        precision: str = "float32",
+    ) -> None:
         super().__init__()
         self.layer, self.code_normalisation, self.precision = layer, code_normalisation, precision
         # One row per latent: what an active latent touches lies together in memory.
@@ -68,7 +75,9 @@ class Crosscoder(nn.Module):
     def initialise(self, settings: CrosscoderSettings, generator: torch.Generator) -> None:
         """Random directions of norm ``init_norm``: the same for both models, and for encoder and decoder, as set (docs/method.md 2)."""
         self.encoder.copy_(_directions(self.encoder.shape, settings, generator))
-        self.decoder.copy_(self.encoder if settings.transpose_init else _directions(self.encoder.shape, settings, generator))
+        self.decoder.copy_(
+            self.encoder if settings.transpose_init else _directions(self.encoder.shape, settings, generator)
+        )
 
     def normalise(self, x: Tensor) -> Tensor:
         """Raw activations (batch, model, d_model), any dtype, to the scale of the crosscoder, float32."""
@@ -99,7 +108,11 @@ class Crosscoder(nn.Module):
         known, pieces = self.known, self.pieces.get("decoder")
         if known is None or (torch.is_grad_enabled() and pieces is None):
             return self.decoder.norm(dim=2)
-        return known.norms if pieces is None or not torch.is_grad_enabled() else norms_of(self.decoder.flatten(1), known.norms, pieces)
+        return (
+            known.norms
+            if pieces is None or not torch.is_grad_enabled()
+            else norms_of(self.decoder.flatten(1), known.norms, pieces)
+        )
 
     def code_weights(self) -> Tensor:
         """The weight that makes of an activation f a scaled one, v (docs/method.md 4): (latents,), or (latents, model) if decoupled."""
@@ -123,7 +136,9 @@ class Crosscoder(nn.Module):
     def encoder_map(self) -> Encoder:
         """The encoder as sparse operations take it: both models' activations side by side."""
         known = None if self.known is None else self.known.encoder
-        return Encoder(self.encoder.flatten(1), self.encoder_bias, self.precision, known, self.pieces.get("encoder"))
+        return Encoder(
+            self.encoder.flatten(1), self.encoder_bias, self.precision, known, self.pieces.get("encoder")
+        )
 
     def active(self, x: Tensor) -> Active:
         """Codes f of x (batch, model, d_model) at inference: ReLU, and only where the scaled activation exceeds a threshold."""
@@ -153,7 +168,9 @@ class Crosscoder(nn.Module):
             rows = weighted_rows(self.decoder.flatten(1), active, self.pieces.get("decoder"))
             return rows.unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
         values = self.values_per_model(active) if per_model is None else per_model
-        parts = [weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(len(MODELS))]
+        parts = [
+            weighted_rows(self.decoder[:, m], active._replace(values=values[m])) for m in range(len(MODELS))
+        ]
         return torch.stack(parts, dim=1) + self.decoder_bias
 
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
@@ -179,11 +196,19 @@ def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torc
     return (first / first.norm(dim=2, keepdim=True) * settings.init_norm).expand(shape)
 
 
-def load_crosscoder(weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None) -> Crosscoder:
+def load_crosscoder(
+    weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None
+) -> Crosscoder:
     """Read a crosscoder. Raises UserError when it is damaged or does not fit activations of ``layer`` and ``d_model``."""
     shape = read_json(config)
     try:
-        crosscoder = Crosscoder(shape["d_model"], shape["latents"], shape["layer"], shape["code_normalisation"], shape["precision"])
+        crosscoder = Crosscoder(
+            shape["d_model"],
+            shape["latents"],
+            shape["layer"],
+            shape["code_normalisation"],
+            shape["precision"],
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({error} is missing)") from error
     for key, wanted in (("layer", layer), ("d_model", d_model)):

@@ -59,19 +59,28 @@ class KernelAdam(Adam):
         if ranks.size() == 1:
             crosscoder.pieces = {name: Pieces() for name in MATRICES}
         low = crosscoder.precision == "bfloat16"
-        self.rounded = Rounded.of(crosscoder.encoder.detach().flatten(1)) if low else None  # float32 products take the encoder itself
+        self.rounded = (
+            Rounded.of(crosscoder.encoder.detach().flatten(1)) if low else None
+        )  # float32 products take the encoder itself
         crosscoder.know(self.rounded, crosscoder.decoder.detach().norm(dim=2))
 
     @torch.no_grad()
     def move(self, limit: float | None) -> None:
         crosscoder, parameters = self.crosscoder, dict(self.crosscoder.named_parameters())
         fast = kernels.of(crosscoder.decoder)
-        names = sorted(parameters, key=lambda name: name not in MATRICES)  # while the matrices move, the host has time for the rest
+        names = sorted(
+            parameters, key=lambda name: name not in MATRICES
+        )  # while the matrices move, the host has time for the rest
         flat = {name: _matrix(name, parameters[name]) for name in names}
-        gradients = {name: fast.Gradient(flat[name], parameters[name].grad, crosscoder.pieces.get(name, Pieces())) for name in names}
+        gradients = {
+            name: fast.Gradient(flat[name], parameters[name].grad, crosscoder.pieces.get(name, Pieces()))
+            for name in names
+        }
         factor = torch.ones((), device=crosscoder.decoder.device)
         if limit is not None:
-            squares = torch.stack([fast.squared_norm(flat[name], gradient) for name, gradient in gradients.items()])
+            squares = torch.stack(
+                [fast.squared_norm(flat[name], gradient) for name, gradient in gradients.items()]
+            )
             factor = (limit / (squares.sum().sqrt() + 1e-6)).clamp_max_(1.0)
         left, step = {}, 0
         for name in names:
@@ -95,7 +104,11 @@ class KernelAdam(Adam):
         """Its moments and number of steps, this one included, as PyTorch's Adam keeps them."""
         state = self.state[parameter]
         if not state:
-            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            state |= {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
         state["step"] = state["step"].cpu() + 1  # on the device only after a resume
         return state
 
@@ -123,7 +136,9 @@ class KernelAdam(Adam):
             wanted = opposite.norm()
             if parameter.grad is not None:
                 opposite += _matrix(name, parameter.grad)
-            squares = fast.squared_norm(w, fast.Gradient(w, opposite, self.crosscoder.pieces.get(name, Pieces())))
+            squares = fast.squared_norm(
+                w, fast.Gradient(w, opposite, self.crosscoder.pieces.get(name, Pieces()))
+            )
             found.append(squares.sqrt() / wanted.clamp_min(1e-30))
         return found
 

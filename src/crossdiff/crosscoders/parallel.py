@@ -30,7 +30,9 @@ from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = timedelta(days=30)  # rank 0 may wait for another job's lock; that a rank has died is seen by torchrun
+PATIENCE = timedelta(
+    days=30
+)  # rank 0 may wait for another job's lock; that a rank has died is seen by torchrun
 
 
 def gpus(resources: Mapping[str, Any]) -> int:
@@ -39,38 +41,72 @@ def gpus(resources: Mapping[str, Any]) -> int:
     return int(resources.get("gpu") or (gres[1] if gres else 1))
 
 
-def train_on_ranks(processes: int, inputs: Mapping[str, Any], settings: CrosscoderSettings, seed: int, state: Path, identity: str) -> None:
+def train_on_ranks(
+    processes: int,
+    inputs: Mapping[str, Any],
+    settings: CrosscoderSettings,
+    seed: int,
+    state: Path,
+    identity: str,
+) -> None:
     """Run a training up to its last step in ``processes`` processes; its checkpoint is then in ``state``. SIGTERM is handed on to them.
 
     ``inputs``: paths, as ``PairedActivations.of`` takes them. Raises UserError where the batch can't be divided, there are fewer GPUs, or
     the training failed.
     """
     if settings.batch % processes:
-        raise UserError(f"crosscoders: batch: found {settings.batch}, allowed on {processes} GPUs: multiples of {processes}")
+        raise UserError(
+            f"crosscoders: batch: found {settings.batch}, allowed on {processes} GPUs: multiples of {processes}"
+        )
     if 0 < torch.cuda.device_count() < processes:
-        raise UserError(f"train_crosscoder: found {processes} GPUs among its resources, there are {torch.cuda.device_count()}")
-    paths = {name: inputs[name] if name == "summary" else list(inputs[name]) for name in ("tokens", "base", "chat", "summary")}
-    job = {"inputs": paths, "settings": settings.model_dump(mode="json"), "seed": seed, "state": str(state), "identity": identity}
+        raise UserError(
+            f"train_crosscoder: found {processes} GPUs among its resources, there are {torch.cuda.device_count()}"
+        )
+    paths = {
+        name: inputs[name] if name == "summary" else list(inputs[name])
+        for name in ("tokens", "base", "chat", "summary")
+    }
+    job = {
+        "inputs": paths,
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "state": str(state),
+        "identity": identity,
+    }
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
     log.info("training in %d processes", processes)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)
         file.flush()
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        running = subprocess.Popen([*torchrun, "-m", __name__, file.name], env=os.environ | {"OMP_NUM_THREADS": threads})
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+        ]
+        running = subprocess.Popen(
+            [*torchrun, "-m", __name__, file.name], env=os.environ | {"OMP_NUM_THREADS": threads}
+        )
         before = signal.signal(signal.SIGTERM, lambda *_: running.terminate())
         try:
             failed = running.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
     if failed:
-        raise UserError(f"train_crosscoder: one of {processes} processes ended early; what it said stands above")
+        raise UserError(
+            f"train_crosscoder: one of {processes} processes ended early; what it said stands above"
+        )
 
 
 def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: str, identity: str) -> None:
     """What each process does. Rank 0 alone holds the lock and writes."""
     first, checkpoint = ranks.rank() == 0, Checkpoint(state, identity)
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     keep_freed_memory()
     with checkpoint if first else nullcontext():
         training = Training(PairedActivations.of(inputs), crosscoder_settings(settings), seed, device)

@@ -12,7 +12,9 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 
 
-def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Encoded]) -> tuple[dict[str, Any], np.ndarray]:
+def reconstruction_quality(
+    crosscoder: Crosscoder, blocks: Iterable[Encoded]
+) -> tuple[dict[str, Any], np.ndarray]:
     """Over all of ``blocks``: tokens, FVE per model, L0; and how often each latent fired (latents,).
 
     FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches. Raises UserError for fewer than
@@ -34,7 +36,11 @@ def reconstruction_quality(crosscoder: Crosscoder, blocks: Iterable[Encoded]) ->
             f"datasets: found {tokens} validation tokens that count, allowed: 2 or more; "
             "raise validation_tokens, or loosen activations.skip_first or activations.max_norm_ratio"
         )
-    variance = {name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")}
+    variance = {
+        name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")
+    }
     fve = (1 - variance["e"] / variance["x"]).tolist()
-    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)}
+    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {
+        f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)
+    }
     return quality, fired.cpu().numpy()

@@ -45,7 +45,9 @@ def gathered(rows: Tensor) -> tuple[Tensor, slice]:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     first = sum(counts[: rank()])
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]), slice(first, first + len(rows))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]), slice(
+        first, first + len(rows)
+    )
 
 
 def average_gradients(module: torch.nn.Module) -> None:

@@ -22,13 +22,18 @@ from crossdiff.device import is_synchronous, multiplies_bfloat16
 
 BLOCK_ROWS = 512  # on a CPU: a block fits its cache
 BLOCK_ENTRIES = 2**28  # on a GPU
-GUESS_SAMPLE, GUESS_SAMPLE_GPU = 262_144, 2**20  # entries of the first block from which the bound of a selection is guessed
+GUESS_SAMPLE, GUESS_SAMPLE_GPU = (
+    262_144,
+    2**20,
+)  # entries of the first block from which the bound of a selection is guessed
 # Error of a product relative to its bound and the bias, on a CPU, generously: an entry this close below a bound is looked at, too. It is
 # larger where the terms of a product are much larger than their sum. On a GPU the error is bounded by norms (``Encoder.errors``), always.
 # On a CPU, where both are 0 (L1), the product itself decides which of the entries near 0 are positive: in bfloat16 some 0.2 % of the active
 # ones differ, the weakest.
 SLACK = {"float32": 1e-4, "bfloat16": 2**-5}
-FLOAT32_ERROR = 2**-16  # of a float32 product over the product of the norms: sums of up to 100,000 terms, in any order
+FLOAT32_ERROR = (
+    2**-16
+)  # of a float32 product over the product of the norms: sums of up to 100,000 terms, in any order
 # Share of active entries from which the dense products are the faster ones, measured on 2 CPU cores.
 DENSE_ABOVE = {"float32": 0.12, "bfloat16": 0.05}
 
@@ -67,8 +72,12 @@ class Encoder:
         """The weight as the products take it."""
         if self.precision == "float32":
             return self.weight.detach()
-        rounded = self.weight.detach().bfloat16() if is_synchronous(self.weight.device) else self._rounded.copy
-        return rounded if multiplies_bfloat16(rounded.device) else rounded.float()  # the same numbers, at the speed of float32
+        rounded = (
+            self.weight.detach().bfloat16() if is_synchronous(self.weight.device) else self._rounded.copy
+        )
+        return (
+            rounded if multiplies_bfloat16(rounded.device) else rounded.float()
+        )  # the same numbers, at the speed of float32
 
     def products(self, x: Tensor) -> Iterator[Tensor]:
         """<x_r, weight_j> of ``x`` (batch, width), a block of rows at a time: (rows, latents)."""
@@ -87,7 +96,9 @@ class Encoder:
             accumulated = FLOAT32_ERROR * near.norm(dim=1)
             return norms, torch.stack([(x - near).norm(dim=1) + accumulated, near.norm(dim=1)])
         norm = self.weight.detach().norm(dim=1)
-        return torch.stack([norm, torch.zeros_like(norm)]), torch.stack([FLOAT32_ERROR * x.norm(dim=1), x.norm(dim=1)])
+        return torch.stack([norm, torch.zeros_like(norm)]), torch.stack(
+            [FLOAT32_ERROR * x.norm(dim=1), x.norm(dim=1)]
+        )
 
     def values(self, x: Tensor, places: Places) -> Tensor:
         """(entries,): relu(<x_r, weight_j> + bias_j) at ``places``, in full precision."""
@@ -181,7 +192,9 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
     known: Tensor | None = first
     guesses = _guesses(first, encoder.bias, weights, count / len(x))
     if kernels.of(x) is not None and weights.shape[1] == ranks.size() == 1 and len(first) == len(x) and count:
-        if (selection := _largest_at_once(encoder, x, weights[:, 0], count, first, next(guesses))) is not None:
+        if (
+            selection := _largest_at_once(encoder, x, weights[:, 0], count, first, next(guesses))
+        ) is not None:
             return selection
     for guess in guesses:
         candidates = find(encoder, x, (guess / weights).nan_to_num(nan=torch.inf).amin(dim=1), known)
@@ -191,8 +204,14 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
             break
         known = first if keep else None
     positive = values > 0
-    smallest = values.masked_fill(~positive, torch.inf).amin(dim=1) if values.shape[1] else values.new_full((len(values),), torch.inf)
-    if len(values) == ranks.size() == 1 and guess > 0:  # then all are positive: the device need not be asked which
+    smallest = (
+        values.masked_fill(~positive, torch.inf).amin(dim=1)
+        if values.shape[1]
+        else values.new_full((len(values),), torch.inf)
+    )
+    if (
+        len(values) == ranks.size() == 1 and guess > 0
+    ):  # then all are positive: the device need not be asked which
         used = numbers[0].sort().values
         return Selection(candidates.at(used), positive, smallest)
     chosen = torch.zeros_like(scaled.T, dtype=torch.bool).scatter_(1, numbers, positive)[:, mine]
@@ -200,13 +219,21 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
     return Selection(candidates.at(used), chosen[:, used], smallest)
 
 
-def _largest_at_once(encoder: Encoder, x: Tensor, weights: Tensor, count: int, product: Tensor, guess: Tensor) -> Selection | None:
+def _largest_at_once(
+    encoder: Encoder, x: Tensor, weights: Tensor, count: int, product: Tensor, guess: Tensor
+) -> Selection | None:
     """``largest`` for one column on one rank, by kernels: everything is queued before the device is asked, once, whether the candidates
     sufficed. None if they did not."""
     fast, batch = kernels.of(x), len(x)
     bounds = (guess / weights).nan_to_num_(nan=torch.inf)
     flat, values, scaled, found = fast.codes_above(
-        product, _least(encoder, bounds), *encoder.errors(x), encoder.weight.detach(), encoder.bias.detach(), x, weights
+        product,
+        _least(encoder, bounds),
+        *encoder.errors(x),
+        encoder.weight.detach(),
+        encoder.bias.detach(),
+        x,
+        weights,
     )
     if len(scaled) < count:
         fast.is_room(product, int(found))
@@ -222,7 +249,9 @@ def _largest_at_once(encoder: Encoder, x: Tensor, weights: Tensor, count: int, p
     number, suffices = answer.read()
     if not (fast.is_room(product, number) and suffices):
         return None
-    return Selection(Active(places, values[numbers][order]), torch.ones_like(flat, dtype=torch.bool)[None], smallest[None])
+    return Selection(
+        Active(places, values[numbers][order]), torch.ones_like(flat, dtype=torch.bool)[None], smallest[None]
+    )
 
 
 class Answer:
@@ -271,14 +300,18 @@ def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> It
 
 def is_sparse(encoder: Encoder, first: Tensor) -> bool:
     """Whether few enough entries are positive that sparse operations pay, judged by some rows of the first block of products."""
-    return bool((first[:BLOCK_ROWS] > -encoder.bias.to(first.dtype)).float().mean() < DENSE_ABOVE[encoder.precision])
+    return bool(
+        (first[:BLOCK_ROWS] > -encoder.bias.to(first.dtype)).float().mean() < DENSE_ABOVE[encoder.precision]
+    )
 
 
 class _Encoded(torch.autograd.Function):
     """Hands on values that are known already, and sends their gradient to the encoder's active entries alone."""
 
     @staticmethod
-    def forward(ctx, values: Tensor, weight: Tensor, bias: Tensor, x: Tensor, places: Places, pieces: Pieces | None) -> Tensor:
+    def forward(
+        ctx, values: Tensor, weight: Tensor, bias: Tensor, x: Tensor, places: Places, pieces: Pieces | None
+    ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.places, ctx.pieces = places, pieces
         return values.clone()

@@ -16,7 +16,9 @@ from torch.nn import functional
 from crossdiff.crosscoders import kernels
 from crossdiff.crosscoders.gradients import Pieces
 
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # said once, by every training
+warnings.filterwarnings(
+    "ignore", message="Sparse CSR tensor support is in beta state"
+)  # said once, by every training
 
 
 class Order(NamedTuple):
@@ -51,7 +53,9 @@ class Places:
     def by_latent(self) -> Order:
         # Half the digits, half the time of a GPU's sort.
         ascending, entries = torch.sort(self.latents.int(), stable=True)
-        bounds = torch.searchsorted(ascending, torch.arange(self.shape[1] + 1, dtype=torch.int32, device=ascending.device))
+        bounds = torch.searchsorted(
+            ascending, torch.arange(self.shape[1] + 1, dtype=torch.int32, device=ascending.device)
+        )
         return Order(entries, ascending.long(), self.rows[entries], bounds)
 
 
@@ -97,7 +101,9 @@ class Active(NamedTuple):
 
     def count_per_latent(self) -> Tensor:
         """(latents,) int64: in how many rows each latent is active."""
-        return torch.zeros(self.shape[1], dtype=torch.long, device=self.rows.device).index_add_(0, self.latents, (self.values > 0).long())
+        return torch.zeros(self.shape[1], dtype=torch.long, device=self.rows.device).index_add_(
+            0, self.latents, (self.values > 0).long()
+        )
 
 
 def weighted_rows(weight: Tensor, active: Active, pieces: Pieces | None = None) -> Tensor:
@@ -116,14 +122,20 @@ class _WeightedRows(torch.autograd.Function):
         ctx.places, ctx.pieces = places, pieces
         if (fast := kernels.of(weight)) is not None:
             return fast.weighted_rows(weight, places.latents, values, places.offsets)
-        return functional.embedding_bag(places.latents, weight, places.offsets, mode="sum", per_sample_weights=values)
+        return functional.embedding_bag(
+            places.latents, weight, places.offsets, mode="sum", per_sample_weights=values
+        )
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         weight, values = ctx.saved_tensors
         gradient = gradient.contiguous()
         of_values = dot_products(weight, ctx.places, gradient) if ctx.needs_input_grad[0] else None
-        of_weight = weight_gradient(Active(ctx.places, values), gradient, ctx.pieces) if ctx.needs_input_grad[1] else None
+        of_weight = (
+            weight_gradient(Active(ctx.places, values), gradient, ctx.pieces)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         return of_values, of_weight, None, None
 
 
@@ -146,8 +158,12 @@ def dot_products(weight: Tensor, places: Places, x: Tensor) -> Tensor:
     if (fast := kernels.of(weight)) is not None:
         return fast.dot_products(weight.detach(), x.contiguous(), order.entries, order.latents, order.rows)
     nothing = x.new_zeros(len(order.rows))
-    mask = torch.sparse_csr_tensor(order.bounds, order.rows, nothing, places.shape[::-1], check_invariants=False)
-    products = torch.sparse.sampled_addmm(mask, weight.detach().contiguous(), x.contiguous().T, beta=0).values()
+    mask = torch.sparse_csr_tensor(
+        order.bounds, order.rows, nothing, places.shape[::-1], check_invariants=False
+    )
+    products = torch.sparse.sampled_addmm(
+        mask, weight.detach().contiguous(), x.contiguous().T, beta=0
+    ).values()
     return torch.empty_like(nothing).index_put_((order.entries,), products)
 
 

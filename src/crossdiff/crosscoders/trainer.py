@@ -41,7 +41,13 @@ def learning_rate(step: int, settings: CrosscoderSettings) -> float:
 def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings, seed: int) -> Crosscoder:
     """A crosscoder at its initial weights, with the activations' mean and scale."""
     d_model = activations.d_model
-    crosscoder = Crosscoder(d_model, settings.n_latents(d_model), activations.layer, settings.code_normalisation, settings.precision)
+    crosscoder = Crosscoder(
+        d_model,
+        settings.n_latents(d_model),
+        activations.layer,
+        settings.code_normalisation,
+        settings.precision,
+    )
     crosscoder.initialise(settings, torch.Generator().manual_seed(seed))
     mean, scale = activations.summary.scaling(settings.normalisation)
     crosscoder.mean.copy_(mean)
@@ -101,7 +107,9 @@ class TrainingLog:
 class Training:
     """A crosscoder in training, with everything that the next step depends on."""
 
-    def __init__(self, activations: PairedActivations, settings: CrosscoderSettings, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, activations: PairedActivations, settings: CrosscoderSettings, seed: int, device: torch.device
+    ) -> None:
         check_room(settings, activations.d_model, usable_memory(device), ranks.size())
         self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
@@ -140,7 +148,9 @@ class Training:
         self.crosscoder.threshold.copy_(threshold)
         found = self._differentiate(x)
         self.crosscoder.threshold.copy_(threshold)
-        differences = torch.stack([*self.optimiser.differences(plain), (found.loss - expected.loss).abs() / expected.loss.abs()])
+        differences = torch.stack(
+            [*self.optimiser.differences(plain), (found.loss - expected.loss).abs() / expected.loss.abs()]
+        )
         difference = differences.nan_to_num(nan=torch.inf).max().item()
         self.optimiser.forget()
         # An entry's share of the gradient's norm is about 1 / sqrt(entries).
@@ -172,7 +182,13 @@ class Training:
         settings, size = self.settings, ranks.size()
         reserved = training_bytes(activations.d_model, self.crosscoder.latents, settings.batch // size)
         return activations.shuffled_batches(
-            settings.batch, settings.buffer_tokens, self.seed, start, self.device, reserved, (ranks.rank(), size)
+            settings.batch,
+            settings.buffer_tokens,
+            self.seed,
+            start,
+            self.device,
+            reserved,
+            (ranks.rank(), size),
         )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -222,7 +238,12 @@ def train(
     """
     keep_freed_memory()
     training = Training(activations, settings, seed, device)
-    log.info("%s crosscoder of %d latents, %d tokens", settings.loss, training.crosscoder.latents, activations.tokens)
+    log.info(
+        "%s crosscoder of %d latents, %d tokens",
+        settings.loss,
+        training.crosscoder.latents,
+        activations.tokens,
+    )
     if checkpoint is not None:
         training.resume(checkpoint)
     training.run(checkpoint)

@@ -14,10 +14,11 @@ from crossdiff.provenance.hashing import TREE, file_sha256, is_plain
 from crossdiff.provenance.planned_jobs import plan, read_config
 from crossdiff.provenance.records import Record, RecordedFile, record_path
 
-PROFILES = {f"https://w3id.org/ro/wfrun/{name}/0.5": f"{name.capitalize()} Run Crate" for name in ("process", "workflow", "provenance")}
-LICENCE = (
-    "The workflow is under the MIT licence (LICENSE). Texts and models, and what was made from them, keep the licences of their sources."
-)
+PROFILES = {
+    f"https://w3id.org/ro/wfrun/{name}/0.5": f"{name.capitalize()} Run Crate"
+    for name in ("process", "workflow", "provenance")
+}
+LICENCE = "The workflow is under the MIT licence (LICENSE). Texts and models, and what was made from them, keep the licences of their sources."
 TREE_HASH = f"{TREE} and the SHA-256 of what this prints: split -b 64M --filter=sha256sum FILE"
 
 
@@ -34,10 +35,13 @@ def export(root: Path, configs: list[Path], target: Path) -> None:
             nodes |= audit.chain(output)
     # What was changed itself before what was made from it.
     if bad := sorted(
-        (node for node in nodes.values() if node.findings), key=lambda node: node.findings[0].verdict == "input changed since"
+        (node for node in nodes.values() if node.findings),
+        key=lambda node: node.findings[0].verdict == "input changed since",
     ):
         first = bad[0].findings[0]
-        raise UserError(f"{len(bad)} files are not verified, such as {bad[0].path}: {first.verdict} ({first.detail}); run snakemake first")
+        raise UserError(
+            f"{len(bad)} files are not verified, such as {bad[0].path}: {first.verdict} ({first.detail}); run snakemake first"
+        )
     _Crate(root, configs, nodes).crate.write(target)
 
 
@@ -51,7 +55,9 @@ class _Crate:
         self.files = {path: self._file_or_folder(node) for path, node in nodes.items()}
         self.values = {key: self._property(key, values[0]) for key, values in settings(nodes).items()}
         for path in configs:
-            self.files[str(path)] = self._file(str(path), file_sha256(root / path), description="the run's config")
+            self.files[str(path)] = self._file(
+                str(path), file_sha256(root / path), description="the run's config"
+            )
         self._describe(read_config([root / path for path in configs])["pair"]["name"])
         self.workflow = self._workflow()
         self._runs(configs)
@@ -59,9 +65,18 @@ class _Crate:
     def _describe(self, pair: str) -> None:
         self.crate.name = f"Crossdiff: {pair}"
         self.crate.description = "Crosscoders with latent scaling: what fine-tuning did to a language model. Made by a Snakemake workflow."
-        self.crate.license = self._entity("#licence", "CreativeWork", name="Licences of the parts", description=LICENCE)
-        profiles = [self._entity(url, "CreativeWork", name=name, version="0.5") for url, name in PROFILES.items()]
-        wroc = self._entity("https://w3id.org/workflowhub/workflow-ro-crate/1.0", "CreativeWork", name="Workflow RO-Crate", version="1.0")
+        self.crate.license = self._entity(
+            "#licence", "CreativeWork", name="Licences of the parts", description=LICENCE
+        )
+        profiles = [
+            self._entity(url, "CreativeWork", name=name, version="0.5") for url, name in PROFILES.items()
+        ]
+        wroc = self._entity(
+            "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
+            "CreativeWork",
+            name="Workflow RO-Crate",
+            version="1.0",
+        )
         self.crate.root_dataset["conformsTo"] = [*profiles, wroc]
 
     def _entity(self, identifier: str, kind: str | list[str], **properties: Any) -> ContextEntity:
@@ -71,16 +86,24 @@ class _Crate:
         return self._entity(f"#setting/{key}", "PropertyValue", name=key, value=json.dumps(value))
 
     def _file(self, path: str, digest: str, **properties: Any) -> Any:
-        return self.crate.add_file(self.root / path, path, properties=self._of_file(path, digest) | properties)
+        return self.crate.add_file(
+            self.root / path, path, properties=self._of_file(path, digest) | properties
+        )
 
     def _of_file(self, path: str, digest: str) -> dict[str, Any]:
         kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
         known = {"sha256": digest} if is_plain(digest) else {"identifier": self._tree_hash(digest)}
-        return {"name": path, "contentSize": str((self.root / path).stat().st_size), "encodingFormat": kind} | known
+        return {
+            "name": path,
+            "contentSize": str((self.root / path).stat().st_size),
+            "encodingFormat": kind,
+        } | known
 
     def _tree_hash(self, digest: str) -> ContextEntity:
         """Of a large file, which has no plain SHA-256."""
-        return self._entity(f"#digest/{digest}", "PropertyValue", name="tree hash", value=digest, description=TREE_HASH)
+        return self._entity(
+            f"#digest/{digest}", "PropertyValue", name="tree hash", value=digest, description=TREE_HASH
+        )
 
     def _file_or_folder(self, node: Node) -> Any:
         made: RecordedFile | None = node.record and node.record.output(node.path)
@@ -99,11 +122,15 @@ class _Crate:
         sources = {
             file: self._file(file, file_sha256(self.root / file), **{"@type": ["File", "SoftwareSourceCode"]})
             for file in [*sorted(code), *rules]
-            if (self.root / file).exists()  # a loss of another package has its code elsewhere: its record has the digest
+            if (
+                self.root / file
+            ).exists()  # a loss of another package has its code elsewhere: its record has the digest
         }
         self.tools = {rule: sources[f"workflow_scripts/{rule}.py"] for rule in self._rules()}
         self.steps = {
-            rule: self._entity(f"#step/{rule}", "HowToStep", name=rule, position=str(number), workExample=self.tools[rule])
+            rule: self._entity(
+                f"#step/{rule}", "HowToStep", name=rule, position=str(number), workExample=self.tools[rule]
+            )
             for number, rule in enumerate(self.tools, 1)
         }
         workflow = self.crate.add_workflow(
@@ -112,7 +139,10 @@ class _Crate:
             main=True,
             lang="snakemake",
             properties=self._of_file("Snakefile", file_sha256(self.root / "Snakefile"))
-            | {"@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"], "name": "Crossdiff"},
+            | {
+                "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
+                "name": "Crossdiff",
+            },
         )
         workflow["hasPart"] = list(self.tools.values())
         workflow["step"] = list(self.steps.values())
@@ -148,27 +178,46 @@ class _Crate:
         )
         controls = [
             self._entity(
-                f"#control/{record.id}", "ControlAction", name=record.rule, instrument=self.steps[record.rule], object=self._job(record)
+                f"#control/{record.id}",
+                "ControlAction",
+                name=record.rule,
+                instrument=self.steps[record.rule],
+                object=self._job(record),
             )
             for record in records
         ]
         versions = sorted({record.run["packages"]["snakemake"] for record in records})
-        engine = self._entity("#snakemake", "SoftwareApplication", name="Snakemake", softwareVersion=", ".join(versions))
-        organise = self._entity("#organise", "OrganizeAction", name="Snakemake", instrument=engine, object=controls, result=run)
-        self.crate.root_dataset["mentions"] = [organise, run, *(self.crate.dereference(f"#job/{record.id}") for record in records)]
+        engine = self._entity(
+            "#snakemake", "SoftwareApplication", name="Snakemake", softwareVersion=", ".join(versions)
+        )
+        organise = self._entity(
+            "#organise", "OrganizeAction", name="Snakemake", instrument=engine, object=controls, result=run
+        )
+        self.crate.root_dataset["mentions"] = [
+            organise,
+            run,
+            *(self.crate.dereference(f"#job/{record.id}") for record in records),
+        ]
 
     def _job(self, record: Record) -> ContextEntity:
-        where = ", ".join(f"{key} {record.run[key]}" for key in ("host", "device", "slurm_job") if record.run[key])
+        where = ", ".join(
+            f"{key} {record.run[key]}" for key in ("host", "device", "slurm_job") if record.run[key]
+        )
         accepted = [f"older code {entry.digest} was accepted on {entry.when}" for entry in record.accepted]
         return self.crate.add_action(
             self.tools[record.rule],
             identifier=f"#job/{record.id}",
-            object=[*(self.files[entry.path] for entry in record.inputs), *(self.values[key] for key in record.settings)],
+            object=[
+                *(self.files[entry.path] for entry in record.inputs),
+                *(self.values[key] for key in record.settings),
+            ],
             result=[self.files[entry.path] for entry in record.outputs],
             properties={
                 "name": " ".join([record.rule, *record.wildcards.values()]),
                 "startTime": record.run["started"],
                 "endTime": record.run["finished"],
-                "description": "; ".join([where, *accepted, "everything else is in the record beside the result"]),
+                "description": "; ".join(
+                    [where, *accepted, "everything else is in the record beside the result"]
+                ),
             },
         )

@@ -66,6 +66,11 @@ class KnownAnswers:
     def _ask(self, question: Question) -> str:
         answer = self.model.answer(*question)
         with atomic_path(self.path(question)) as temporary:
-            kept = {"model": self.model.name, "messages": question.messages, "longest": question.longest, "answer": answer}
+            kept = {
+                "model": self.model.name,
+                "messages": question.messages,
+                "longest": question.longest,
+                "answer": answer,
+            }
             temporary.write_text(json.dumps(kept, ensure_ascii=False, indent=1), encoding="utf-8")
         return answer

@@ -10,7 +10,19 @@ from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 
 FEW_LATENTS = 10  # with a score: below it a mean says nothing
 DRAWS, SEED = 2000, 0  # of the bootstrap over latents
-COLUMNS = ("set", "latents", "scored", "detection", "low", "high", "against", "difference", "difference_low", "difference_high", "too_few")
+COLUMNS = (
+    "set",
+    "latents",
+    "scored",
+    "detection",
+    "low",
+    "high",
+    "against",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "too_few",
+)
 
 
 def sets(betas: pd.DataFrame, top: int) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -20,7 +32,9 @@ def sets(betas: pd.DataFrame, top: int) -> dict[str, tuple[pd.DataFrame, str]]:
     by latent scaling, those without plausible ratios left out.
     """
     chat_only = betas[betas["class"] == "chat-only"]
-    name, chat = ("chat-only", chat_only) if len(chat_only) else ("most chat-leaning", most_chat_leaning(betas, top))
+    name, chat = (
+        ("chat-only", chat_only) if len(chat_only) else ("most chat-leaning", most_chat_leaning(betas, top))
+    )
     ranked = ranked_by_scaling(chat)
     half = len(ranked) // 2
     return {
@@ -38,7 +52,9 @@ def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame
     """
     detection = scores.set_index("latent").detection
     groups = sets(betas, top)
-    values = {name: detection.reindex(latents.latent).dropna().to_numpy() for name, (latents, _) in groups.items()}
+    values = {
+        name: detection.reindex(latents.latent).dropna().to_numpy() for name, (latents, _) in groups.items()
+    }
     generator = np.random.default_rng(SEED)
     means = {name: draw_means(found, DRAWS, generator) for name, found in values.items()}
     rows = []
@@ -46,7 +62,18 @@ def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame
         mine, other = values[name], values[against]
         difference = _mean(mine) - _mean(other), *central_95(means[name] - means[against])
         too_few = min(len(mine), len(other)) < FEW_LATENTS
-        rows.append((name, len(latents), len(mine), _mean(mine), *central_95(means[name]), against, *difference, too_few))
+        rows.append(
+            (
+                name,
+                len(latents),
+                len(mine),
+                _mean(mine),
+                *central_95(means[name]),
+                against,
+                *difference,
+                too_few,
+            )
+        )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -69,10 +96,16 @@ def cautions(table: pd.DataFrame) -> list[str]:
     found = []
     for (explainer, crosscoder), part in table[table.too_few].groupby(["explainer", "crosscoder"]):
         small = part[part.scored < FEW_LATENTS]
-        found.append(f"{crosscoder}, {explainer}: {', '.join(f'{row.set} ({row.scored} scored)' for row in small.itertuples())}")
+        found.append(
+            f"{crosscoder}, {explainer}: {', '.join(f'{row.set} ({row.scored} scored)' for row in small.itertuples())}"
+        )
     return found
 
 
 def stacked(tables: Mapping[tuple[str, str, int], pd.DataFrame]) -> pd.DataFrame:
     """Tables of ``compare`` under one another; keys: explainer, crosscoder, seed."""
-    return pd.concat(tables, names=["explainer", "crosscoder", "seed"]).reset_index(level=[0, 1, 2]).reset_index(drop=True)
+    return (
+        pd.concat(tables, names=["explainer", "crosscoder", "seed"])
+        .reset_index(level=[0, 1, 2])
+        .reset_index(drop=True)
+    )

@@ -26,7 +26,10 @@ class Text(NamedTuple):
     @classmethod
     def of(cls, paths: Sequence[str | Path]) -> "Text":
         shards = [read_shard(path) for path in paths]
-        columns = (np.concatenate([getattr(shard, name) for shard in shards]) for name in ("token", "position", "role", "template"))
+        columns = (
+            np.concatenate([getattr(shard, name) for shard in shards])
+            for name in ("token", "position", "role", "template")
+        )
         return cls(*columns, np.cumsum([0, *(len(shard.token) for shard in shards)])[:-1])
 
     def since_template(self) -> np.ndarray:
@@ -35,14 +38,18 @@ class Text(NamedTuple):
         Before the first template token it counts from the sequence's start.
         """
         row = np.arange(len(self.token))
-        return (row - np.maximum.accumulate(np.where((self.template != CONTENT) | (self.position == 0), row, 0))).astype(np.int32)
+        return (
+            row - np.maximum.accumulate(np.where((self.template != CONTENT) | (self.position == 0), row, 0))
+        ).astype(np.int32)
 
 
 class Contexts(NamedTuple):
     """Arrays of one entry per context. A context ends where the latent peaks: a causal model can't see what follows."""
 
     latent: np.ndarray  # int32, -1 in the background
-    scored: np.ndarray  # bool: in the half that explanations are scored on; the other half is what they are fitted on
+    scored: (
+        np.ndarray
+    )  # bool: in the half that explanations are scored on; the other half is what they are fitted on
     sampled: np.ndarray  # bool: drawn at random from its quantile, not only among the strongest
     quantile: np.ndarray  # float64, upper edge of the bin
     first: np.ndarray  # int64, row of the first token
@@ -87,7 +94,10 @@ def is_scored(document: np.ndarray) -> np.ndarray:
 def read_examples(path: str | Path, text: Text, first: int, stop: int) -> FiringContexts:
     """The contexts of the latents from ``first`` to ``stop``, in order of latents."""
     table = pq.read_table(path, filters=[("latent", ">=", first), ("latent", "<", stop)])
-    columns = {name: table[name].to_numpy() for name in ("latent", "shard", "document", "peak", "quantile", "sampled", "start")}
+    columns = {
+        name: table[name].to_numpy()
+        for name in ("latent", "shard", "document", "peak", "quantile", "sampled", "start")
+    }
     activations = table["activations"].combine_chunks()
     if isinstance(activations, pa.ChunkedArray):  # no rows
         activations = pa.array([], activations.type)
@@ -95,7 +105,9 @@ def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Firing
     context = np.repeat(np.arange(len(width)), width)
     place = places(width)
     at_peak = np.flatnonzero(value == columns["peak"][context])
-    centre = place[at_peak[np.searchsorted(context[at_peak], np.arange(len(width)))]]  # the first, if several are equal
+    centre = place[
+        at_peak[np.searchsorted(context[at_peak], np.arange(len(width)))]
+    ]  # the first, if several are equal
     contexts = Contexts(
         latent=columns["latent"],
         scored=is_scored(columns["document"]),

@@ -20,7 +20,9 @@ def asked(config: Config) -> tuple[int, int, float, float]:
     positives = settings.per_quantile * len(config.examples.quantiles)
     judged = 3 * positives  # with and without the latent, and marked
     scoring = -(-2 * positives // settings.per_request) + -(-positives // settings.per_request)
-    read = latents * ((1 + scoring) * INSTRUCTIONS + (3 + judged) * EXAMPLE + (settings.shown + judged) * context)
+    read = latents * (
+        (1 + scoring) * INSTRUCTIONS + (3 + judged) * EXAMPLE + (settings.shown + judged) * context
+    )
     return latents, latents * (1 + scoring), read, latents * (EXPLANATION + VERDICT * judged)
 
 
@@ -31,7 +33,9 @@ def forecast_lines(config: Config) -> Iterator[str]:
         return
     latents, requests, read, written = asked(config)
     price = settings.prices
-    cost = f", {(price.read * read + price.written * written) / 1e6:,.2f} at the prices given" if price else ""
+    cost = (
+        f", {(price.read * read + price.written * written) / 1e6:,.2f} at the prices given" if price else ""
+    )
     model = settings.model.endpoint.model if settings.model.endpoint else settings.model.folder
     yield (
         f"Explanations by {model}: at most {latents:,} latents, {requests:,} requests, "

@@ -34,9 +34,17 @@ class Excerpts(NamedTuple):
 class ExcerptMaker:
     """Draws excerpts; which ones follows from the latent, the data and the seed alone, so that questions can be asked again."""
 
-    def __init__(self, text: Text, background: Background, tokens: pd.Series, decode: Decode, settings: Explanations) -> None:
+    def __init__(
+        self, text: Text, background: Background, tokens: pd.Series, decode: Decode, settings: Explanations
+    ) -> None:
         """``tokens``: the ids of each background context."""
-        self.text, self.background, self.tokens, self.decode, self.settings = text, background, tokens, decode, settings
+        self.text, self.background, self.tokens, self.decode, self.settings = (
+            text,
+            background,
+            tokens,
+            decode,
+            settings,
+        )
         self.chosen = np.flatnonzero(background.contexts.scored)
         self.similarity = Similarity(text, taken(background.contexts, self.chosen))
 
@@ -50,7 +58,10 @@ class ExcerptMaker:
         sampled = table[scored & table.sampled]
         sampled = sampled.iloc[generator.permutation(len(sampled))]
         positives = sampled.groupby("quantile").head(self.settings.per_quantile)
-        fuzzing = [self._fuzzed(row, bool(number % 2), generator) for number, row in enumerate(positives.itertuples())]
+        fuzzing = [
+            self._fuzzed(row, bool(number % 2), generator)
+            for number, row in enumerate(positives.itertuples())
+        ]
         detection = [Excerpt(self.decode(row.tokens), True, row.quantile) for row in positives.itertuples()]
         detection += [
             Excerpt(self.decode(self.tokens.iloc[place]), False, np.nan)
@@ -58,13 +69,16 @@ class ExcerptMaker:
         ]
         return Excerpts(
             shown=[
-                marked(row.tokens, row.activations > 0, self.decode) for row in shown.iloc[order].head(self.settings.shown).itertuples()
+                marked(row.tokens, row.activations > 0, self.decode)
+                for row in shown.iloc[order].head(self.settings.shown).itertuples()
             ],
             detection=[detection[place] for place in generator.permutation(len(detection))],
             fuzzing=[fuzzing[place] for place in generator.permutation(len(fuzzing)) if fuzzing[place]],
         )
 
-    def _negatives(self, latent: int, examples: str, count: int, generator: np.random.Generator) -> np.ndarray:
+    def _negatives(
+        self, latent: int, examples: str, count: int, generator: np.random.Generator
+    ) -> np.ndarray:
         """Contexts of the background in which the latent does not fire: half of them random, half similar to those in which it does."""
         contexts = read_examples(examples, self.text, latent, latent + 1).contexts
         mine = taken(contexts, contexts.scored & contexts.sampled)
@@ -90,4 +104,7 @@ def marked(tokens: np.ndarray, where: np.ndarray, decode: Decode) -> str:
     """The text, runs of the tokens at ``where`` between OPEN and CLOSE."""
     borders = np.flatnonzero(np.diff(where, prepend=~where[:1])) if len(where) else np.empty(0, np.int64)
     runs = np.split(tokens, borders[1:])
-    return "".join(f"{OPEN}{decode(run)}{CLOSE}" if where[start] else decode(run) for start, run in zip(borders, runs, strict=True))
+    return "".join(
+        f"{OPEN}{decode(run)}{CLOSE}" if where[start] else decode(run)
+        for start, run in zip(borders, runs, strict=True)
+    )

@@ -34,8 +34,14 @@ def features(text: Text, since: np.ndarray, rows: np.ndarray) -> np.ndarray:
         np.where(position >= 1, _code(BIGRAM, two << _ID | one), NONE),
         np.where(position >= 2, _code(TRIGRAM, three << 2 * _ID | two << _ID | one), NONE),
         _code(TURN, np.where(role == NO_ROLE, NO_ROLE << _ID, role << _ID | text.template[rows])),
-        *(np.where(in_turn & (since[rows] <= count), _code(OPENING, role << _ID | count), NONE) for count in OPENINGS),
-        *(np.where(position < count, _code(POSITION, np.full(len(rows), count)), NONE) for count in POSITIONS),
+        *(
+            np.where(in_turn & (since[rows] <= count), _code(OPENING, role << _ID | count), NONE)
+            for count in OPENINGS
+        ),
+        *(
+            np.where(position < count, _code(POSITION, np.full(len(rows), count)), NONE)
+            for count in POSITIONS
+        ),
     ]
     return np.stack(columns, axis=1)
 

@@ -37,7 +37,9 @@ class Found(NamedTuple):
     def of_features(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(index in ``wanted``, context) of every place where one of the features is found; ``wanted`` may repeat a feature."""
         count = self.count(wanted)
-        return np.repeat(np.arange(len(wanted)), count), self.context[ranges(np.searchsorted(self.feature, wanted), count)]
+        return np.repeat(np.arange(len(wanted)), count), self.context[
+            ranges(np.searchsorted(self.feature, wanted), count)
+        ]
 
 
 class Candidates(NamedTuple):
@@ -46,11 +48,15 @@ class Candidates(NamedTuple):
     latent: np.ndarray
     feature: np.ndarray
     bonus: np.ndarray  # ON_TOKEN_BONUS times the share of its contexts in which the latent fires on it
-    in_context: tuple[np.ndarray, np.ndarray]  # (pair, context) of every place where it is found among the latent's own contexts
+    in_context: tuple[
+        np.ndarray, np.ndarray
+    ]  # (pair, context) of every place where it is found among the latent's own contexts
     in_background: tuple[np.ndarray, np.ndarray]  # (pair, context) in the background
 
     @classmethod
-    def of(cls, contexts: Contexts, features: np.ndarray, fires: np.ndarray, background: Found, size: int) -> "Candidates":
+    def of(
+        cls, contexts: Contexts, features: np.ndarray, fires: np.ndarray, background: Found, size: int
+    ) -> "Candidates":
         """Features that are found in LEAST_CONTEXTS of a latent's contexts, and in a larger share of them than of the background.
 
         ``features`` and ``fires`` of every token of ``contexts``; ``size``: contexts of the background.
@@ -60,7 +66,9 @@ class Candidates(NamedTuple):
         names = _unique(found.feature)
 
         def keys(part: Found) -> np.ndarray:
-            return contexts.latent[part.context].astype(np.int64) * len(names) + np.searchsorted(names, part.feature)
+            return contexts.latent[part.context].astype(np.int64) * len(names) + np.searchsorted(
+                names, part.feature
+            )
 
         pairs = _unique(keys(found))
         pair = np.searchsorted(pairs, keys(found))
@@ -68,7 +76,9 @@ class Candidates(NamedTuple):
         on_token = np.bincount(np.searchsorted(pairs, keys(fired)), minlength=len(pairs))
         latent, name = np.divmod(pairs, max(len(names), 1))
         share = count / np.maximum(np.bincount(contexts.latent, minlength=1), 1)[latent]
-        kept = np.flatnonzero((count >= LEAST_CONTEXTS) & (share > background.count(names)[name] / max(size, 1)))
+        kept = np.flatnonzero(
+            (count >= LEAST_CONTEXTS) & (share > background.count(names)[name] / max(size, 1))
+        )
         new = np.full(len(pairs), -1)
         new[kept] = np.arange(len(kept))
         stays = new[pair] >= 0

@@ -16,7 +16,14 @@ log = logging.getLogger(__name__)
 
 
 SCORES = [f"{score}{end}" for score in ("detection", "fuzzing") for end in ("", "_low", "_high")]
-VERDICTS = ("latent", "instruction", "request", "right", "quantile", "said")  # said: 1, 0, NaN where the answer was malformed
+VERDICTS = (
+    "latent",
+    "instruction",
+    "request",
+    "right",
+    "quantile",
+    "said",
+)  # said: 1, 0, NaN where the answer was malformed
 
 
 class Judge:
@@ -31,31 +38,63 @@ class Judge:
         kind: explained, malformed (the explanation was no JSON), too few (contexts), not chosen. requests: questions; malformed: answers
         that were not in the form that was asked for, whose excerpts count for nothing.
         """
-        usable = {latent: found for latent, found in excerpts.items() if min(len(found.shown), _positives(found)) >= FEWEST}
+        usable = {
+            latent: found
+            for latent, found in excerpts.items()
+            if min(len(found.shown), _positives(found)) >= FEWEST
+        }
         answers = self.model.answers([prompts.explain(found.shown) for found in usable.values()])
-        explanations = {latent: prompts.read_explanation(answer) for latent, answer in zip(usable, answers, strict=True)}
-        log.info("%d of %d latents explained", sum(text is not None for text in explanations.values()), len(excerpts))
-        verdicts = self._verdicts({latent: text for latent, text in explanations.items() if text is not None}, usable)
-        rows = [_row(latent, excerpts.get(latent), latent in usable, explanations.get(latent)) for latent in range(latents)]
+        explanations = {
+            latent: prompts.read_explanation(answer) for latent, answer in zip(usable, answers, strict=True)
+        }
+        log.info(
+            "%d of %d latents explained",
+            sum(text is not None for text in explanations.values()),
+            len(excerpts),
+        )
+        verdicts = self._verdicts(
+            {latent: text for latent, text in explanations.items() if text is not None}, usable
+        )
+        rows = [
+            _row(latent, excerpts.get(latent), latent in usable, explanations.get(latent))
+            for latent in range(latents)
+        ]
         table = pd.DataFrame(rows).merge(_scores(verdicts), on="latent", how="left")
         table["malformed"] = table.malformed.fillna(0).astype(int) + (table.kind == "malformed")
         table["requests"] = table.requests.fillna(0).astype(int) + table.latent.isin(list(usable))
-        log.info("%d questions, %d of them new, %d answers malformed", table.requests.sum(), self.model.asked, table.malformed.sum())
+        log.info(
+            "%d questions, %d of them new, %d answers malformed",
+            table.requests.sum(),
+            self.model.asked,
+            table.malformed.sum(),
+        )
         return table, _quantiles(verdicts)
 
     def _verdicts(self, explanations: Mapping[int, str], excerpts: Mapping[int, Excerpts]) -> pd.DataFrame:
         """One row per judged excerpt, with the columns VERDICTS."""
         asked: list[tuple[int, str, Sequence[Excerpt]]] = []
         for latent in explanations:
-            for instruction, found in ((prompts.DETECT, excerpts[latent].detection), (prompts.FUZZ, excerpts[latent].fuzzing)):
+            for instruction, found in (
+                (prompts.DETECT, excerpts[latent].detection),
+                (prompts.FUZZ, excerpts[latent].fuzzing),
+            ):
                 asked += [
-                    (latent, instruction, found[first : first + self.per_request]) for first in range(0, len(found), self.per_request)
+                    (latent, instruction, found[first : first + self.per_request])
+                    for first in range(0, len(found), self.per_request)
                 ]
-        questions = [prompts.judge(instruction, explanations[latent], [one.text for one in group]) for latent, instruction, group in asked]
+        questions = [
+            prompts.judge(instruction, explanations[latent], [one.text for one in group])
+            for latent, instruction, group in asked
+        ]
         rows = []
-        for request, ((latent, instruction, group), answer) in enumerate(zip(asked, self.model.answers(questions), strict=True)):
+        for request, ((latent, instruction, group), answer) in enumerate(
+            zip(asked, self.model.answers(questions), strict=True)
+        ):
             said = prompts.read_verdicts(answer, len(group)) or [np.nan] * len(group)
-            rows += [(latent, instruction, request, one.right, one.quantile, float(yes)) for one, yes in zip(group, said, strict=True)]
+            rows += [
+                (latent, instruction, request, one.right, one.quantile, float(yes))
+                for one, yes in zip(group, said, strict=True)
+            ]
         return pd.DataFrame(rows, columns=VERDICTS).astype({"latent": int, "right": bool, "said": float})
 
 
@@ -69,7 +108,10 @@ def _row(latent: int, found: Excerpts | None, usable: bool, explanation: str | N
     shown, positives = len(found.shown), _positives(found)
     counts = {"latent": latent, "contexts": shown + positives}
     if not usable:
-        return counts | {"explanation": f"too few contexts ({shown} to explain by, {positives} to score on)", "kind": "too few"}
+        return counts | {
+            "explanation": f"too few contexts ({shown} to explain by, {positives} to score on)",
+            "kind": "too few",
+        }
     if explanation is None:
         return counts | {"explanation": "malformed answer", "kind": "malformed"}
     return counts | {"explanation": explanation, "kind": "explained"}
@@ -88,15 +130,21 @@ def _scores(verdicts: pd.DataFrame) -> pd.DataFrame:
         for name, instruction in (("detection", prompts.DETECT), ("fuzzing", prompts.FUZZ)):
             judged = part[(part.instruction == instruction) & part.said.notna()]
             right, said = judged.right.to_numpy(), judged.said.to_numpy() == 1
-            score = balanced_accuracy(np.sum(right & said), np.sum(right), [(np.sum(~right & ~said), np.sum(~right))])
+            score = balanced_accuracy(
+                np.sum(right & said), np.sum(right), [(np.sum(~right & ~said), np.sum(~right))]
+            )
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, score), strict=True))
         rows.append(row)
-    return pd.DataFrame(rows, columns=["latent", "scored", "malformed", "requests", *SCORES]).astype({"latent": int})
+    return pd.DataFrame(rows, columns=["latent", "scored", "malformed", "requests", *SCORES]).astype(
+        {"latent": int}
+    )
 
 
 def _quantiles(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Per latent and quantile: contexts judged in detection, and the share that was recognised."""
     table = verdicts[(verdicts.instruction == prompts.DETECT) & verdicts.right & verdicts.said.notna()]
     table = table.groupby(["latent", "quantile"]).said.agg(contexts="size", hits="sum").reset_index()
-    table["recall"], table["recall_low"], table["recall_high"] = wilson(table.hits.to_numpy(), table.contexts.to_numpy())
+    table["recall"], table["recall_low"], table["recall_high"] = wilson(
+        table.hits.to_numpy(), table.contexts.to_numpy()
+    )
     return table.drop(columns="hits")

@@ -41,7 +41,12 @@ def language_model(settings: Explainer) -> LanguageModel:
 class RateLimit:
     """Lets requests start at even distances, from any number of threads."""
 
-    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        per_minute: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.distance, self.clock, self.sleep = 60 / per_minute, clock, sleep
         self.next, self.lock = -float("inf"), threading.Lock()
 
@@ -71,39 +76,56 @@ class Server:
 
     workers = 8
 
-    def __init__(self, settings: Endpoint, limit: RateLimit | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, settings: Endpoint, limit: RateLimit | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.settings, self.sleep = settings, sleep
         self.limit = limit or RateLimit(settings.requests_per_minute)
         self.name = f"{settings.url} {settings.model}"
         self._key = os.environ.get(settings.key, "").strip() if settings.key else None
         if settings.key and not self._key:
-            raise UserError(f"explanations.model.endpoint.key: the environment variable {settings.key} is not set")
+            raise UserError(
+                f"explanations.model.endpoint.key: the environment variable {settings.key} is not set"
+            )
         self._session = requests.Session()
 
     def answer(self, messages: Messages, longest: int) -> str:
         ask = Retrying(
-            sleep=self.sleep, stop=stop_after_attempt(ATTEMPTS), wait=_wait, retry=retry_if_exception_type(_TryAgain), reraise=True
+            sleep=self.sleep,
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            retry=retry_if_exception_type(_TryAgain),
+            reraise=True,
         )
         try:
             return ask(self._ask, messages, longest)
         except _TryAgain as error:
-            raise self._error(f"{error}, {ATTEMPTS} times; what was answered is kept, run again to go on") from None
+            raise self._error(
+                f"{error}, {ATTEMPTS} times; what was answered is kept, run again to go on"
+            ) from None
 
     def _ask(self, messages: Messages, longest: int) -> str:
         self.limit.wait()
         body = {"model": self.settings.model, "messages": messages, "max_tokens": longest, "temperature": 0}
         try:
             response = self._session.post(
-                self.settings.url.rstrip("/") + "/chat/completions", json=body, auth=_Bearer(self._key), timeout=TIMEOUT
+                self.settings.url.rstrip("/") + "/chat/completions",
+                json=body,
+                auth=_Bearer(self._key),
+                timeout=TIMEOUT,
             )
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _TryAgain(f"no answer ({type(error).__name__})") from None
         except requests.RequestException as error:
             raise self._error(f"can't be asked ({type(error).__name__})") from None
         if response.status_code == 429 or response.status_code >= 500:
-            raise _TryAgain(f"refused with status {response.status_code}", _seconds(response.headers.get("Retry-After")))
+            raise _TryAgain(
+                f"refused with status {response.status_code}", _seconds(response.headers.get("Retry-After"))
+            )
         if response.status_code != 200:
-            raise self._error(f"refused with status {response.status_code} ({self._hide(response.text)[:200]})")
+            raise self._error(
+                f"refused with status {response.status_code} ({self._hide(response.text)[:200]})"
+            )
         try:
             answer = response.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
@@ -147,7 +169,9 @@ class LocalModel:
 
     def __init__(self, folder: str) -> None:
         if not (Path(folder) / "config.json").exists():
-            raise UserError(f"explanations.model.folder: found {folder}, which is no Hugging Face model folder")
+            raise UserError(
+                f"explanations.model.folder: found {folder}, which is no Hugging Face model folder"
+            )
         self.folder = folder
         self.name = f"folder {content(folder, plain=True).digest}"  # plain: answers are kept by it
         self._loaded = None
@@ -166,6 +190,8 @@ class LocalModel:
         try:
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, ValueError) as error:
-            raise UserError(f"explanations.model.folder {self.folder}: no usable chat template ({first_line(error)})") from error
+            raise UserError(
+                f"explanations.model.folder {self.folder}: no usable chat template ({first_line(error)})"
+            ) from error
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="np")["input_ids"][0]
         return tokenizer.decode(greedy(model, [ids], longest)[0], skip_special_tokens=True)

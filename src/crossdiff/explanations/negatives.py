@@ -25,7 +25,9 @@ class Similarity:
         self.vocabulary = pd.Index(np.unique(text.token[background.rows()]))
         counts = self._counts(background, background.each_token(), self.size)
         self.weights = TfidfTransformer(norm=None, smooth_idf=False).fit(counts)
-        self.weights.idf_ -= 1  # to log(contexts / contexts with the token): a token that is everywhere says nothing
+        self.weights.idf_ -= (
+            1  # to log(contexts / contexts with the token): a token that is everywhere says nothing
+        )
         weighted = self._weighted(counts)
         self.vectors, self.average = normalize(weighted), weighted.sum(axis=0) / counts.sum()
 
@@ -33,7 +35,9 @@ class Similarity:
         """(groups, vocabulary): how often each token is in each group of ``contexts``; ``group`` (tokens,) of each of their rows."""
         place = self.vocabulary.get_indexer(self.text.token[contexts.rows()])
         known = place >= 0
-        return csr_array((np.ones(known.sum()), (group[known], place[known])), shape=(groups, len(self.vocabulary)))
+        return csr_array(
+            (np.ones(known.sum()), (group[known], place[known])), shape=(groups, len(self.vocabulary))
+        )
 
     def _weighted(self, counts: csr_array) -> csr_array:
         """Each count times the weight of its token. As an array again: scikit-learn gives a matrix, which computes by other rules."""

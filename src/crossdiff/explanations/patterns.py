@@ -36,7 +36,9 @@ class PatternExplainer:
     def _half(self, scored: bool) -> _Half:
         chosen = np.flatnonzero(self.background.contexts.scored == scored)
         contexts = taken(self.background.contexts, chosen)
-        return _Half(chosen, Found.of(contexts.each_token(), self._features(contexts)), Similarity(self.text, contexts))
+        return _Half(
+            chosen, Found.of(contexts.each_token(), self._features(contexts)), Similarity(self.text, contexts)
+        )
 
     def _features(self, contexts: Contexts) -> np.ndarray:
         return features(self.text, self.since, contexts.rows())
@@ -60,15 +62,24 @@ class PatternExplainer:
         found = self._features(contexts)
         each = contexts.each_token()
         for_fit = ~contexts.scored
-        fitted, scored = (np.bincount(contexts.latent[part], minlength=count) for part in (for_fit, contexts.scored & contexts.sampled))
+        fitted, scored = (
+            np.bincount(contexts.latent[part], minlength=count)
+            for part in (for_fit, contexts.scored & contexts.sampled)
+        )
         patterns = self._fit(contexts, found, examples.fires, for_fit, first, stop)
         matches = _matches(patterns, contexts.latent[each], found)
         own = contexts.scored & contexts.sampled
         named = np.bincount(each, matches, minlength=len(own)) > 0
-        tables = {"latent": np.arange(first, stop), **self._detection(patterns, contexts, own, named, first, stop)}
+        tables = {
+            "latent": np.arange(first, stop),
+            **self._detection(patterns, contexts, own, named, first, stop),
+        }
         fuzzing = _fuzzing(contexts, own, _marked(patterns, contexts, matches), examples.fires, count)
         tables |= dict(zip(("fuzzing", "fuzzing_low", "fuzzing_high"), fuzzing, strict=True))
-        table = pd.DataFrame(tables | {"contexts": np.bincount(contexts.latent, minlength=count), "fitted": fitted, "scored": scored})
+        table = pd.DataFrame(
+            tables
+            | {"contexts": np.bincount(contexts.latent, minlength=count), "fitted": fitted, "scored": scored}
+        )
         few = (fitted < FEWEST) | (scored < FEWEST) | table.detection.isna()
         table.loc[few, table.columns[table.columns.str.contains("detection|fuzzing")]] = np.nan
         words = [
@@ -81,18 +92,34 @@ class PatternExplainer:
         return table, _quantiles(taken(contexts, own), named[own], first)
 
     def _fit(
-        self, contexts: Contexts, found: np.ndarray, fires: np.ndarray, for_fit: np.ndarray, first: int, stop: int
+        self,
+        contexts: Contexts,
+        found: np.ndarray,
+        fires: np.ndarray,
+        for_fit: np.ndarray,
+        first: int,
+        stop: int,
     ) -> dict[int, Pattern]:
         half, tokens = self.halves[False], np.repeat(for_fit, contexts.length)
         fitted = taken(contexts, for_fit)
         _, silent = self.background.silent(first, stop, False)
         weights = np.zeros(silent.shape, np.float32)
         for chosen in (silent, most_similar(half.similarity.of(fitted, stop - first), silent)):
-            weights += np.float32(0.5) * chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1).astype(np.float32)
-        return fit(Candidates.of(fitted, found[tokens], fires[tokens], half.found, len(half.chosen)), fitted, weights)
+            weights += (
+                np.float32(0.5) * chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1).astype(np.float32)
+            )
+        return fit(
+            Candidates.of(fitted, found[tokens], fires[tokens], half.found, len(half.chosen)), fitted, weights
+        )
 
     def _detection(
-        self, patterns: dict[int, Pattern], contexts: Contexts, own: np.ndarray, named: np.ndarray, first: int, stop: int
+        self,
+        patterns: dict[int, Pattern],
+        contexts: Contexts,
+        own: np.ndarray,
+        named: np.ndarray,
+        first: int,
+        stop: int,
     ) -> dict:
         count, half = stop - first, self.halves[True]
         _, silent = self.background.silent(first, stop, True)
@@ -109,9 +136,16 @@ class PatternExplainer:
             "similar": ((refused & similar).sum(axis=1), similar.sum(axis=1)),
         }
         scores = dict(
-            zip(("detection", "detection_low", "detection_high"), balanced_accuracy(hits, positives, list(kinds.values())), strict=True)
+            zip(
+                ("detection", "detection_low", "detection_high"),
+                balanced_accuracy(hits, positives, list(kinds.values())),
+                strict=True,
+            )
         )
-        return scores | {f"detection_{name}": balanced_accuracy(hits, positives, [counts])[0] for name, counts in kinds.items()}
+        return scores | {
+            f"detection_{name}": balanced_accuracy(hits, positives, [counts])[0]
+            for name, counts in kinds.items()
+        }
 
     def _words(self, pattern: Pattern | None, row) -> tuple[str, str]:
         """The explanation, and its kind."""
@@ -129,12 +163,22 @@ class PatternExplainer:
 
 def _matches(patterns: dict[int, Pattern], latent: np.ndarray, found: np.ndarray) -> np.ndarray:
     """(tokens,) bool: whether a token, of a context of ``latent``, has a feature of that latent's pattern."""
-    named = np.unique(np.array([NONE, *(feature for pattern in patterns.values() for feature in pattern.features)], np.int64))
+    named = np.unique(
+        np.array(
+            [NONE, *(feature for pattern in patterns.values() for feature in pattern.features)], np.int64
+        )
+    )
     pairs = np.array(
-        [latent * len(named) + np.searchsorted(named, feature) for latent, pattern in patterns.items() for feature in pattern.features]
+        [
+            latent * len(named) + np.searchsorted(named, feature)
+            for latent, pattern in patterns.items()
+            for feature in pattern.features
+        ]
     )
     place = np.minimum(np.searchsorted(named, found), len(named) - 1)
-    return ((named[place] == found) & np.isin(latent[:, None].astype(np.int64) * len(named) + place, pairs)).any(axis=1)
+    return (
+        (named[place] == found) & np.isin(latent[:, None].astype(np.int64) * len(named) + place, pairs)
+    ).any(axis=1)
 
 
 def _marked(patterns: dict[int, Pattern], contexts: Contexts, matches: np.ndarray) -> np.ndarray:
@@ -145,7 +189,9 @@ def _marked(patterns: dict[int, Pattern], contexts: Contexts, matches: np.ndarra
     return np.where(np.isin(contexts.latent, latents)[contexts.each_token()], after, matches)
 
 
-def _fuzzing(contexts: Contexts, own: np.ndarray, matches: np.ndarray, fires: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+def _fuzzing(
+    contexts: Contexts, own: np.ndarray, matches: np.ndarray, fires: np.ndarray, count: int
+) -> tuple[np.ndarray, ...]:
     """Balanced accuracy at telling the tokens on which the latent fires from as many others of the same context, per latent.
 
     A set of tokens is called right if the pattern names one of them. Contexts with too few other tokens are left out.
@@ -158,7 +204,9 @@ def _fuzzing(contexts: Contexts, own: np.ndarray, matches: np.ndarray, fires: np
     place[order] = places(contexts.length)
     wrong = ~fires & (place < firing[each])
     usable = own & (contexts.length >= 2 * firing)
-    right, mistaken = (np.bincount(each, matches & marked, minlength=len(own)) > 0 for marked in (fires, wrong))
+    right, mistaken = (
+        np.bincount(each, matches & marked, minlength=len(own)) > 0 for marked in (fires, wrong)
+    )
     total = np.bincount(contexts.latent[usable], minlength=count)
     return balanced_accuracy(
         np.bincount(contexts.latent[usable & right], minlength=count),

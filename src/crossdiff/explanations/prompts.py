@@ -40,7 +40,10 @@ EXAMPLES = {
 
 def explain(excerpts: Sequence[str]) -> Question:
     """Ask what marked excerpts have in common."""
-    example = _numbered([text for text, fits in EXAMPLES.items() if fits]), json.dumps({"explanation": EXAMPLE})
+    example = (
+        _numbered([text for text, fits in EXAMPLES.items() if fits]),
+        json.dumps({"explanation": EXAMPLE}),
+    )
     return Question(_messages(EXPLAIN, example, _numbered(excerpts)), EXPLANATION_TOKENS)
 
 
@@ -50,7 +53,10 @@ def judge(instruction: str, explanation: str, excerpts: Sequence[str]) -> Questi
     if instruction == DETECT:
         texts = [text.replace(OPEN, "").replace(CLOSE, "") for text in texts]
     example = _described(EXAMPLE, texts), json.dumps(verdicts)
-    return Question(_messages(instruction, example, _described(explanation, excerpts)), TOKENS_PER_VERDICT * (len(excerpts) + 2))
+    return Question(
+        _messages(instruction, example, _described(explanation, excerpts)),
+        TOKENS_PER_VERDICT * (len(excerpts) + 2),
+    )
 
 
 def _messages(system: str, example: tuple[str, str], user: str) -> list[dict[str, str]]:
@@ -65,7 +71,9 @@ def _described(explanation: str, excerpts: Sequence[str]) -> str:
 
 def _numbered(excerpts: Sequence[str]) -> str:
     """One line each, with line breaks and quotes escaped."""
-    return "\n".join(f"Excerpt {number}: {json.dumps(text, ensure_ascii=False)}" for number, text in enumerate(excerpts, 1))
+    return "\n".join(
+        f"Excerpt {number}: {json.dumps(text, ensure_ascii=False)}" for number, text in enumerate(excerpts, 1)
+    )
 
 
 def read_explanation(answer: str) -> str | None:
@@ -78,7 +86,11 @@ def read_explanation(answer: str) -> str | None:
 def read_verdicts(answer: str, count: int) -> list[bool] | None:
     """``count`` verdicts; None where the answer is anything but a list of so many zeros and ones."""
     value = _json(answer)
-    if not isinstance(value, list) or len(value) != count or any(type(one) is not int or one not in (0, 1) for one in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != count
+        or any(type(one) is not int or one not in (0, 1) for one in value)
+    ):
         return None
     return [one == 1 for one in value]
 

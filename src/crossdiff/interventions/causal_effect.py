@@ -45,7 +45,10 @@ def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> 
 
 def members(sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """The latents of every set. Columns: variant (the set's name, as in a table of KL), latent."""
-    return pd.DataFrame([(name, latent) for name, latents in sets.items() for latent in latents.tolist()], columns=["variant", "latent"])
+    return pd.DataFrame(
+        [(name, latent) for name, latents in sets.items() for latent in latents.tolist()],
+        columns=["variant", "latent"],
+    )
 
 
 def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
@@ -87,7 +90,9 @@ def conversations(shards: Mapping[str, Sequence[Shard]], count: int) -> Shard:
                 kept.append(taken(shard, slice(starts[sequence], stops[sequence])))
                 missing -= 1
         if missing:
-            raise UserError(f"causal.conversations: found {count}, {dataset} has {count - missing} validation chats with an answer")
+            raise UserError(
+                f"causal.conversations: found {count}, {dataset} has {count - missing} validation chats with an answer"
+            )
     return joined(kept)
 
 
@@ -107,12 +112,23 @@ def causal_effect(
     wanted = np.zeros(len(shard.token), bool)
     wanted[answers.row] = True
     found = answer_kl(base, chat, crosscoder, summary, shard, wanted, measured, batch_tokens)
-    log.info("the crosscoder says nothing about %d of %d tokens (first ones, outliers)", found.left_out, len(shard.token))
-    return kl_table(found.kl[answers.row], answers, measured, found.fired, settings.first_tokens, settings.seed)
+    log.info(
+        "the crosscoder says nothing about %d of %d tokens (first ones, outliers)",
+        found.left_out,
+        len(shard.token),
+    )
+    return kl_table(
+        found.kl[answers.row], answers, measured, found.fired, settings.first_tokens, settings.seed
+    )
 
 
 def kl_table(
-    kl: np.ndarray, answers: Answers, measured: Sequence[Variant], fired: np.ndarray, first_tokens: int, seed: int
+    kl: np.ndarray,
+    answers: Answers,
+    measured: Sequence[Variant],
+    fired: np.ndarray,
+    first_tokens: int,
+    seed: int,
 ) -> pd.DataFrame:
     """From KL (answer tokens, variants) in nats to one row per variant and group: all tokens, the first ones of each answer, the rest.
 
@@ -129,9 +145,14 @@ def kl_table(
     none = next(number for number, variant in enumerate(measured) if variant.name == "none")
     parts = []
     for group, member in groups.items():
-        values, conversation = np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64), answers.conversation[member]
+        values, conversation = (
+            np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64),
+            answers.conversation[member],
+        )
         mean, low, high = normal_mean(values)
-        low_conversations, high_conversations, reduction_low, reduction_high = _bootstrap(values, conversation, none, seed)
+        low_conversations, high_conversations, reduction_low, reduction_high = _bootstrap(
+            values, conversation, none, seed
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
             reduction = 1 - mean / mean[none]
         parts.append(
@@ -139,8 +160,13 @@ def kl_table(
                 {
                     "variant": [variant.name for variant in measured],
                     "form": [variant.form for variant in measured],
-                    "latents": pd.array([None if v.latents is None else len(v.latents) for v in measured], "Int64"),
-                    "fired": pd.array([None if v.latents is None else int((fired[v.latents] > 0).sum()) for v in measured], "Int64"),
+                    "latents": pd.array(
+                        [None if v.latents is None else len(v.latents) for v in measured], "Int64"
+                    ),
+                    "fired": pd.array(
+                        [None if v.latents is None else int((fired[v.latents] > 0).sum()) for v in measured],
+                        "Int64",
+                    ),
                     "group": group,
                     "tokens": len(values),
                     "conversations": len(np.unique(conversation)),

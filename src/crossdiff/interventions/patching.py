@@ -36,7 +36,9 @@ from crossdiff.texts.shards import Shard
 log = logging.getLogger(__name__)
 
 ROWS = 2048  # tokens encoded at a time
-BATCHES = 8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
+BATCHES = (
+    8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
+)
 
 WHOLE = ("none", "all", "error", "template", "bias")  # patched runs that no set of latents defines
 FORMS = ("subtraction", "additive")
@@ -66,8 +68,14 @@ class Patcher:
     def __init__(self, crosscoder: Crosscoder) -> None:
         self.crosscoder = crosscoder
         base, chat = (crosscoder.decoder / crosscoder.scale[:, None]).unbind(1)
-        bias_base, bias_chat = (crosscoder.decoder_bias / crosscoder.scale[:, None] + crosscoder.mean).unbind(0)
-        self.base, self.chat, self.difference = base.contiguous(), chat.contiguous(), chat - base  # (latents, d_model)
+        bias_base, bias_chat = (crosscoder.decoder_bias / crosscoder.scale[:, None] + crosscoder.mean).unbind(
+            0
+        )
+        self.base, self.chat, self.difference = (
+            base.contiguous(),
+            chat.contiguous(),
+            chat - base,
+        )  # (latents, d_model)
         self.bias_difference = bias_chat - bias_base  # (d_model,)
 
     def encode(self, base: Tensor, chat: Tensor, counts: Tensor, template: Tensor) -> EncodedTokens:
@@ -75,7 +83,13 @@ class Patcher:
         base, chat = base.float(), chat.float()
         parts = [self._codes(base, chat, rows) for rows in counts.nonzero().squeeze(1).split(ROWS)]
         rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
-        return EncodedTokens(base, chat, Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values), counts, template)
+        return EncodedTokens(
+            base,
+            chat,
+            Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values),
+            counts,
+            template,
+        )
 
     def _codes(self, base: Tensor, chat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.crosscoder.normalise(torch.stack([base[rows], chat[rows]], dim=1))
@@ -103,7 +117,9 @@ class Patcher:
         """What these entries add to the base activation."""
         if form == "subtraction" and not self.crosscoder.decoupled:
             return weighted_rows(self.difference, active)
-        of_base, of_chat = (active._replace(values=values) for values in self.crosscoder.values_per_model(active))
+        of_base, of_chat = (
+            active._replace(values=values) for values in self.crosscoder.values_per_model(active)
+        )
         added = weighted_rows(self.chat, of_chat)
         return added - weighted_rows(self.base, of_base) if form == "subtraction" else added
 
@@ -130,11 +146,16 @@ def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) ->
     (starts, stops), total = shard.sequence_bounds(), len(shard.token)
     batches = []
     for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
-        rows, real = (part.numpy() for part in padded([np.arange(starts[sequence], stops[sequence]) for sequence in group]))
+        rows, real = (
+            part.numpy()
+            for part in padded([np.arange(starts[sequence], stops[sequence]) for sequence in group])
+        )
         next_wanted = np.zeros_like(real)
         next_wanted[:, :-1] = real[:, 1:] & wanted[rows[:, 1:]]
         ids = torch.from_numpy(np.where(real, shard.token[rows], 0)).long()
-        batches.append(Batch(ids, np.flatnonzero(real), rows[real], np.flatnonzero(next_wanted), rows[next_wanted] + 1))
+        batches.append(
+            Batch(ids, np.flatnonzero(real), rows[real], np.flatnonzero(next_wanted), rows[next_wanted] + 1)
+        )
     return batches
 
 
@@ -168,13 +189,18 @@ def answer_kl(
     left_out = done = 0
     for batch in conversation_batches(shard, wanted, batch_tokens):
         ids = batch.ids.to(device)
-        predicting, real = torch.from_numpy(batch.predicting).to(device), torch.from_numpy(batch.real).to(device)
+        predicting, real = (
+            torch.from_numpy(batch.predicting).to(device),
+            torch.from_numpy(batch.real).to(device),
+        )
         hidden = [run_to_layer(model, ids, crosscoder.layer) for model in (base, chat)]
         pair = [activations.flatten(0, 1)[real] for activations in hidden]
         norms = np.stack([activations.float().norm(dim=1).cpu().numpy() for activations in pair])
         counts = summary.counts(shard.position[batch.rows], norms)
         template = shard.template[batch.rows] != CONTENT
-        tokens = patcher.encode(*pair, torch.from_numpy(counts).to(device), torch.from_numpy(template).to(device))
+        tokens = patcher.encode(
+            *pair, torch.from_numpy(counts).to(device), torch.from_numpy(template).to(device)
+        )
         fired += torch.bincount(tokens.active.latents, minlength=crosscoder.latents)
         left_out += int((~counts).sum())
 
@@ -201,7 +227,9 @@ def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]
         expected = _log_probabilities(chat, own[block])
         for number, residual in enumerate(residuals):
             found = _log_probabilities(chat, residual[block])
-            kl[block, number] = functional.kl_div(found, expected, reduction="none", log_target=True).sum(dim=1)
+            kl[block, number] = functional.kl_div(found, expected, reduction="none", log_target=True).sum(
+                dim=1
+            )
     return kl
 
 

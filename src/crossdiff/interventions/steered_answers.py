@@ -56,7 +56,9 @@ class Read(NamedTuple):
     mask: Tensor  # (prompts, positions): 0 at padding
     start: Tensor  # (prompts, 1): place in the sequence, from 0, from which changes hold
     hidden: Tensor  # (prompts, positions, d_model): the layer's output
-    cache: list[tuple[Tensor, Tensor]]  # keys and values of every block: up to the layer of all positions, after it of those before ``cut``
+    cache: list[
+        tuple[Tensor, Tensor]
+    ]  # keys and values of every block: up to the layer of all positions, after it of those before ``cut``
     cut: int  # the first position that a change can reach, or that predicts
     followed: int  # positions of the follow-up
 
@@ -67,7 +69,13 @@ class Read(NamedTuple):
 
 
 @torch.inference_mode()
-def read(model: PreTrainedModel, prompts: Sequence[np.ndarray], layer: int, start: Sequence[int], follow_up: Tensor | None = None) -> Read:
+def read(
+    model: PreTrainedModel,
+    prompts: Sequence[np.ndarray],
+    layer: int,
+    start: Sequence[int],
+    follow_up: Tensor | None = None,
+) -> Read:
     """Read prompts (ids), each with its row of ``follow_up`` (prompts, tokens) after it.
 
     Changes of the output of block ``layer`` will hold from position ``start`` of each prompt on, in prompt, follow-up and answer.
@@ -78,13 +86,20 @@ def read(model: PreTrainedModel, prompts: Sequence[np.ndarray], layer: int, star
     ids = torch.cat([ids, follow_up], dim=1).to(model.device)
     mask = torch.cat([mask, torch.ones_like(follow_up)], dim=1).to(model.device)
     cut = min(width - 1, *(width - len(prompt) + first for prompt, first in zip(prompts, start, strict=True)))
-    known = Read(layer, ids, mask, torch.tensor(start, device=model.device)[:, None], ids, [], cut, follow_up.shape[1])
+    known = Read(
+        layer, ids, mask, torch.tensor(start, device=model.device)[:, None], ids, [], cut, follow_up.shape[1]
+    )
     cache = DynamicCache()
     inputs = {"past_key_values": cache, "use_cache": True}
     hidden = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=known.position, **inputs)
     lower = [(block.keys, block.values) for block in cache.layers[: layer + 1]]
     cache = DynamicCache()
-    inputs = {"past_key_values": cache, "use_cache": True, "attention_mask": mask[:, :cut], "position_ids": known.position[:, :cut]}
+    inputs = {
+        "past_key_values": cache,
+        "use_cache": True,
+        "attention_mask": mask[:, :cut],
+        "position_ids": known.position[:, :cut],
+    }
     upper = []
     if cut:
         resume_from_layer(model, hidden[:, :cut], ids[:, :cut], layer, **inputs)
@@ -100,7 +115,9 @@ class Answered(NamedTuple):
 
 
 @torch.inference_mode()
-def answer(model: PreTrainedModel, known: Read, changes: Sequence[Change], new_tokens: int, rows: int = 256) -> Iterator[Answered]:
+def answer(
+    model: PreTrainedModel, known: Read, changes: Sequence[Change], new_tokens: int, rows: int = 256
+) -> Iterator[Answered]:
     """Greedy answers of at most ``new_tokens`` to the prompts, under each change in order; about ``rows`` answers are made at a time.
 
     Answers do not see the follow-up.
@@ -109,26 +126,43 @@ def answer(model: PreTrainedModel, known: Read, changes: Sequence[Change], new_t
     ends = torch.tensor(turn_ends(model))
     for first in range(0, len(changes), together):
         group = changes[first : first + together]
-        added, removed = (torch.stack(part).to(model.device).repeat_interleave(len(known.ids), dim=0) for part in zip(*group, strict=True))
+        added, removed = (
+            torch.stack(part).to(model.device).repeat_interleave(len(known.ids), dim=0)
+            for part in zip(*group, strict=True)
+        )
         predicting, tokens = _answer(model, known, Change(added, removed), len(group), new_tokens)
         for part, answers in zip(predicting.chunk(len(group)), tokens.cpu().chunk(len(group)), strict=True):
             yield Answered([to_turn_end(row, ends) for row in answers], part)
 
 
-def _answer(model: PreTrainedModel, known: Read, changes: Change, copies: int, new_tokens: int) -> tuple[Tensor, Tensor]:
+def _answer(
+    model: PreTrainedModel, known: Read, changes: Change, copies: int, new_tokens: int
+) -> tuple[Tensor, Tensor]:
     """Last residual streams (rows, followed + 1, d_model) and answers (rows, tokens); rows are all prompts, ``copies`` times."""
-    ids, mask, start, position = (part.repeat(copies, 1) for part in (known.ids, known.mask, known.start, known.position))
+    ids, mask, start, position = (
+        part.repeat(copies, 1) for part in (known.ids, known.mask, known.start, known.position)
+    )
     steered = (mask > 0) & (position >= start)
     hidden = changed(known.hidden.repeat(copies, 1, 1), changes, steered)
     cache, cut = DynamicCache(), known.cut
     inputs = {"past_key_values": cache, "use_cache": True}
     for block, (keys, values) in enumerate(known.cache):
-        cache.update(keys[:, :, :cut].repeat(copies, 1, 1, 1), values[:, :, :cut].repeat(copies, 1, 1, 1), block)
+        cache.update(
+            keys[:, :, :cut].repeat(copies, 1, 1, 1), values[:, :, :cut].repeat(copies, 1, 1, 1), block
+        )
     last = resume_from_layer(
-        model, hidden[:, cut:], ids[:, cut:], known.layer, attention_mask=mask, position_ids=position[:, cut:], **inputs
+        model,
+        hidden[:, cut:],
+        ids[:, cut:],
+        known.layer,
+        attention_mask=mask,
+        position_ids=position[:, cut:],
+        **inputs,
     )[:, -known.followed - 1 :]
     for block, (keys, values) in enumerate(known.cache[: known.layer + 1]):
-        cache.update(keys[:, :, cut:].repeat(copies, 1, 1, 1), values[:, :, cut:].repeat(copies, 1, 1, 1), block)
+        cache.update(
+            keys[:, :, cut:].repeat(copies, 1, 1, 1), values[:, :, cut:].repeat(copies, 1, 1, 1), block
+        )
     if known.followed:
         cache.crop(-known.followed)
         mask = mask[:, : -known.followed]
@@ -151,7 +185,9 @@ def _answer(model: PreTrainedModel, known: Read, changes: Change, copies: int, n
 def _changing(model: PreTrainedModel, layer: int, changes: Change, steered: Tensor) -> Iterator[None]:
     """Inside, the output of block ``layer`` is changed."""
 
-    def change(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    def change(
+        _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...]:
         if isinstance(output, tuple):
             return changed(output[0], changes, steered), *output[1:]
         return changed(output, changes, steered)

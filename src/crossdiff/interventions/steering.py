@@ -42,9 +42,14 @@ class Asked(NamedTuple):
     @classmethod
     def of(cls, requests_file: Mapping[str, Any], part: str, phrasings: int, tokenizer) -> "Asked":
         """All requests of one ``part`` (train, held_out) of the parsed requests file, in its first ``phrasings``."""
-        asked = [(kind, question) for kind in KINDS for question in questions(requests_file, kind, part, phrasings)]
+        asked = [
+            (kind, question) for kind in KINDS for question in questions(requests_file, kind, part, phrasings)
+        ]
         prompts = [
-            chat_sequence([{"role": "user", "content": question}], tokenizer, f"request {question!r}", ask=True) for _, question in asked
+            chat_sequence(
+                [{"role": "user", "content": question}], tokenizer, f"request {question!r}", ask=True
+            )
+            for _, question in asked
         ]
         return cls([kind for kind, _ in asked], [question for _, question in asked], prompts)
 
@@ -54,7 +59,13 @@ class Asked(NamedTuple):
 
 @torch.inference_mode()
 def refusal_latents(
-    base: PreTrainedModel, chat: PreTrainedModel, crosscoder: Crosscoder, summary: Summary, betas: pd.DataFrame, asked: Asked, top: int
+    base: PreTrainedModel,
+    chat: PreTrainedModel,
+    crosscoder: Crosscoder,
+    summary: Summary,
+    betas: pd.DataFrame,
+    asked: Asked,
+    top: int,
 ) -> pd.DataFrame:
     """The ``top`` most chat-leaning live latents, the most refusal-related first: whose activation best tells harmful from benign requests.
     Latents that never fired in the training text are left out: their strengths have no unit.
@@ -71,18 +82,28 @@ def refusal_latents(
     counts = summary.counts(content.nonzero()[:, 1].numpy(), pair.norm(dim=2).T.numpy())
     codes = crosscoder.encode(crosscoder.normalise(pair[torch.from_numpy(counts)]))
     kind = np.repeat(asked.kind, content.sum(dim=1))[counts]
-    _check_both_kinds(kind, "activations.skip_first, activations.max_norm_ratio", "tokens of train requests that count")
+    _check_both_kinds(
+        kind, "activations.skip_first, activations.max_norm_ratio", "tokens of train requests that count"
+    )
     harmful, benign = (codes[torch.from_numpy(kind == name)].mean(dim=0) for name in KINDS)
     score = (harmful - benign).abs() * crosscoder.decoder_norms()[:, CHAT] / crosscoder.scale[CHAT]
-    table = pd.DataFrame({"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score})
-    candidates = most_chat_leaning(betas[betas.max_activation > 0], top)[["latent", "relative_norm_difference"]]
-    return candidates.merge(table, on="latent").sort_values(["score", "latent"], ascending=[False, True], ignore_index=True)
+    table = pd.DataFrame(
+        {"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score}
+    )
+    candidates = most_chat_leaning(betas[betas.max_activation > 0], top)[
+        ["latent", "relative_norm_difference"]
+    ]
+    return candidates.merge(table, on="latent").sort_values(
+        ["score", "latent"], ascending=[False, True], ignore_index=True
+    )
 
 
 def _check_both_kinds(kinds: Sequence[str] | np.ndarray, key: str, what: str) -> None:
     for kind in KINDS:
         if kind not in kinds:
-            raise UserError(f"{key}: found no {kind} {what}, allowed: at least one, to choose the steered latent by")
+            raise UserError(
+                f"{key}: found no {kind} {what}, allowed: at least one, to choose the steered latent by"
+            )
 
 
 def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
@@ -94,7 +115,9 @@ def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
 
 def _activations(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
     """(prompts, positions, d_model) float32 on the CPU."""
-    return torch.cat([run_to_layer(model, part.to(model.device), layer).float().cpu() for part in ids.split(ROWS)])
+    return torch.cat(
+        [run_to_layer(model, part.to(model.device), layer).float().cpu() for part in ids.split(ROWS)]
+    )
 
 
 # Directions.
@@ -109,21 +132,30 @@ class Direction(NamedTuple):
     unit: Tensor  # (d_model,): what strength 1 adds to the raw residual stream
 
 
-def directions(crosscoder: Crosscoder, betas: pd.DataFrame, latent: int, settings: SteeringGrid) -> list[Direction]:
+def directions(
+    crosscoder: Crosscoder, betas: pd.DataFrame, latent: int, settings: SteeringGrid
+) -> list[Direction]:
     """``latent``, other live latents and random directions, all of the same norm. Raises UserError for a latent that never fired."""
     largest = float(betas.set_index("latent").max_activation.get(latent, 0))
     if not largest > 0:
-        raise UserError(f"steering: latent {latent} never fired in the training text, so its strengths have no unit; name another")
+        raise UserError(
+            f"steering: latent {latent} never fired in the training text, so its strengths have no unit; name another"
+        )
     raw = crosscoder.decoder[:, CHAT].float() / crosscoder.scale[CHAT]
     unit = largest * raw[latent]
     live = betas[(betas["class"] != "dead") & (betas.latent != latent)].latent.to_numpy()
     generator = np.random.default_rng([settings.seed, latent])
     others = np.sort(generator.choice(live, min(settings.random_latents, len(live)), replace=False))
-    random = torch.from_numpy(generator.normal(size=(settings.random_directions, crosscoder.d_model))).to(unit)
+    random = torch.from_numpy(generator.normal(size=(settings.random_directions, crosscoder.d_model))).to(
+        unit
+    )
     return [
         Direction(latent, "latent", latent, unit),
         *(Direction(latent, "random latent", int(other), _of_norm(raw[other], unit)) for other in others),
-        *(Direction(latent, "random direction", number, _of_norm(row, unit)) for number, row in enumerate(random, 1)),
+        *(
+            Direction(latent, "random direction", number, _of_norm(row, unit))
+            for number, row in enumerate(random, 1)
+        ),
     ]
 
 
@@ -135,7 +167,9 @@ def check_latents(latents: Sequence[int], crosscoder: Crosscoder, name: str) -> 
     """Raises UserError when one of the latents that the config names does not exist."""
     for latent in latents:
         if latent >= crosscoder.latents:
-            raise UserError(f"steering.latents.{name}: found {latent}, allowed: 0 to {crosscoder.latents - 1}")
+            raise UserError(
+                f"steering.latents.{name}: found {latent}, allowed: 0 to {crosscoder.latents - 1}"
+            )
 
 
 class Condition(NamedTuple):
@@ -148,12 +182,23 @@ class Condition(NamedTuple):
     def apply(self, width: int) -> Change:
         if self.direction is None:
             return Change.nothing(width)
-        return Change.add(self.strength * self.direction.unit) if self.change == "add" else Change.ablate(self.direction.unit)
+        return (
+            Change.add(self.strength * self.direction.unit)
+            if self.change == "add"
+            else Change.ablate(self.direction.unit)
+        )
 
     def columns(self) -> dict[str, Any]:
         latent, kind, number, unit = self.direction or (pd.NA, "none", pd.NA, torch.zeros(1))
         norm = abs(self.strength) * float(unit.norm())
-        return {"latent": latent, "direction": kind, "number": number, "change": self.change, "strength": self.strength, "norm": norm}
+        return {
+            "latent": latent,
+            "direction": kind,
+            "number": number,
+            "change": self.change,
+            "strength": self.strength,
+            "norm": norm,
+        }
 
 
 def conditions(steered: Sequence[Direction], strengths: Sequence[float]) -> list[Condition]:

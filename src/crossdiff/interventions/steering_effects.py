@@ -15,7 +15,14 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.intervals import RESAMPLES, central_95, draw_counts, wilson
 from crossdiff.interventions.patching import kl_from_chat
 from crossdiff.interventions.steered_answers import Change, answer, read
-from crossdiff.interventions.steering import Asked, Condition, check_latents, conditions, directions, refusal_latents
+from crossdiff.interventions.steering import (
+    Asked,
+    Condition,
+    check_latents,
+    conditions,
+    directions,
+    refusal_latents,
+)
 from crossdiff.models.answers import answer_nats, turn_ends
 from crossdiff.models.padding import padded
 from crossdiff.models.refusals import is_refusal
@@ -52,12 +59,23 @@ def steering(
     does not exist or never fired, and where no request of a kind can choose.
     """
     check_latents(named, crosscoder, name)
-    train, held_out = (Asked.of(requests_file, part, settings.phrasings, tokenizer) for part in ("train", "held_out"))
+    train, held_out = (
+        Asked.of(requests_file, part, settings.phrasings, tokenizer) for part in ("train", "held_out")
+    )
     candidates = refusal_latents(base, chat, crosscoder, summary, betas, train, top)
     latents = list(dict.fromkeys([*candidates.latent.head(1), *named]))
-    steered = [direction for latent in latents for direction in directions(crosscoder, betas, latent, settings)]
+    steered = [
+        direction for latent in latents for direction in directions(crosscoder, betas, latent, settings)
+    ]
     answers = steer(
-        base, chat, tokenizer, crosscoder.layer, held_out, conditions(steered, settings.strengths), settings, summary.skip_first
+        base,
+        chat,
+        tokenizer,
+        crosscoder.layer,
+        held_out,
+        conditions(steered, settings.strengths),
+        settings,
+        summary.skip_first,
     )
     return Steered(candidates, effects(answers, settings.seed), answers)
 
@@ -100,7 +118,9 @@ def steer(
                     "answer": texts,
                     "refused": [is_refusal(text) for text in texts],
                     "tokens": [len(ids) for ids in contents],
-                    "cut": [len(ids) == len(content) for ids, content in zip(found.answers, contents, strict=True)],
+                    "cut": [
+                        len(ids) == len(content) for ids, content in zip(found.answers, contents, strict=True)
+                    ],
                     "kl": _mean_per_row(kl_from_chat(chat, expected, [own])[:, 0], counts),
                     "ids": contents,
                 }
@@ -108,7 +128,9 @@ def steer(
         )
         log.info("%d of %d conditions", len(parts), len(measured))
     table = pd.concat(parts, ignore_index=True)
-    table["nats"] = answer_nats(base, [prompts[row % len(prompts)] for row in range(len(table))], table.ids.tolist())
+    table["nats"] = answer_nats(
+        base, [prompts[row % len(prompts)] for row in range(len(table))], table.ids.tolist()
+    )
     return table.drop(columns="ids").astype({"latent": "Int64", "number": "Int64"})
 
 
@@ -121,7 +143,9 @@ def _first_tokens(answers: Sequence[np.ndarray], count: int) -> tuple[Tensor, Te
 def _mean_per_row(values: Tensor, counts: Tensor) -> np.ndarray:
     """(rows,): mean of the ``values`` that ``counts`` (rows, positions) gives each row, in order."""
     rows = counts.nonzero()[:, 0].numpy()
-    return np.bincount(rows, weights=values.cpu().numpy(), minlength=len(counts)) / np.bincount(rows, minlength=len(counts))
+    return np.bincount(rows, weights=values.cpu().numpy(), minlength=len(counts)) / np.bincount(
+        rows, minlength=len(counts)
+    )
 
 
 def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -136,7 +160,14 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
         asked, refused = len(group), int(group.refused.sum())
         rate, low, high = map(float, wilson(refused, asked))
         row = dict(zip([*CONDITION, "requests"], condition, strict=True))
-        row |= {"asked": asked, "refused": refused, "rate": rate, "low": low, "high": high, "cut": int(group.cut.sum())}
+        row |= {
+            "asked": asked,
+            "refused": refused,
+            "rate": rate,
+            "low": low,
+            "high": high,
+            "cut": int(group.cut.sum()),
+        }
         rows.append(row | _bootstrapped(group, seed))
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
 
@@ -144,10 +175,16 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _bootstrapped(group: pd.DataFrame, seed: int) -> dict[str, float]:
     """Means over requests, and their 95 % intervals: requests drawn with replacement, the same draws for every condition."""
     count = len(group)
-    weights = np.vstack([np.ones(count), draw_counts(count, RESAMPLES, seed)])  # the first row is the estimate itself
+    weights = np.vstack(
+        [np.ones(count), draw_counts(count, RESAMPLES, seed)]
+    )  # the first row is the estimate itself
     kl, tokens, nats = (weights @ group[name].to_numpy(float) for name in ("kl", "tokens", "nats"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = {"kl": kl / count, "length": tokens / count, "perplexity": np.exp(nats / np.where(tokens > 0, tokens, np.nan))}
+        found = {
+            "kl": kl / count,
+            "length": tokens / count,
+            "perplexity": np.exp(nats / np.where(tokens > 0, tokens, np.nan)),
+        }
     row = {}
     for name, values in found.items():
         low, high = central_95(values[1:])  # NaN if a draw holds no token

@@ -64,7 +64,10 @@ def matches(a: Tensor, b: Tensor, cosine_above: float) -> tuple[np.ndarray, floa
 
 
 def seed_agreement(
-    decoders: tuple[Tensor, Tensor], betas: tuple[pd.DataFrame, pd.DataFrame], top: int, settings: SeedAgreement
+    decoders: tuple[Tensor, Tensor],
+    betas: tuple[pd.DataFrame, pd.DataFrame],
+    top: int,
+    settings: SeedAgreement,
 ) -> dict[str, Any]:
     """How far two trainings of one crosscoder agree. Decoders (latents, model, d_model) and beta tables in order of latents.
 
@@ -89,9 +92,13 @@ def seed_agreement(
         "matched_share": len(pairs) / smaller if smaller else np.nan,
         "chat_only_a": len(chat_only[0]),
         "chat_only_b": len(chat_only[1]),
-        "chat_only_recurring": int((np.isin(matched[0], chat_only[0]) & np.isin(matched[1], chat_only[1])).sum()),
+        "chat_only_recurring": int(
+            (np.isin(matched[0], chat_only[0]) & np.isin(matched[1], chat_only[1])).sum()
+        ),
         "top": min(map(len, leaning)),
         "top_matched": int(in_top[0].sum()),
         "top_recurring": int((in_top[0] & in_top[1]).sum()),
-        "top_recurring_by_chance": float(in_top[0].sum() * len(leaning[1]) / len(live[1])) if len(live[1]) else np.nan,
+        "top_recurring_by_chance": float(in_top[0].sum() * len(leaning[1]) / len(live[1]))
+        if len(live[1])
+        else np.nan,
     }

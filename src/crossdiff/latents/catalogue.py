@@ -30,7 +30,11 @@ class NamedLatent(Section):
     crosscoder: str
     seed: NonNegativeInt = 0
     weights: Annotated[
-        str, Field(pattern=rf"^[0-9a-f]{{{DIGITS}}}$", description="digest of the training's weights; the latent browser shows it")
+        str,
+        Field(
+            pattern=rf"^[0-9a-f]{{{DIGITS}}}$",
+            description="digest of the training's weights; the latent browser shows it",
+        ),
     ]
     latent: NonNegativeInt
     name: Annotated[str, Field(min_length=1, max_length=60)]
@@ -55,7 +59,9 @@ def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a readable YAML file ({first_line(error)})") from error
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {describe(problem, Catalogue)}" for problem in error.errors())) from error
+        raise UserError(
+            "\n".join(f"{path}: {describe(problem, Catalogue)}" for problem in error.errors())
+        ) from error
     known, seen = list(trainings), set()
     for number, entry in enumerate(entries):
         crosscoder, seed, latent = entry["crosscoder"], entry["seed"], entry["latent"]
@@ -64,7 +70,9 @@ def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[
             raise UserError(f"{path}: latents.{number}: found {crosscoder} seed {seed}, allowed: {allowed}")
         key = (crosscoder, seed, latent, entry["weights"])
         if key in seen:
-            raise UserError(f"{path}: latents.{number}: latent {latent} of {crosscoder} seed {seed} has a name already")
+            raise UserError(
+                f"{path}: latents.{number}: latent {latent} of {crosscoder} seed {seed} has a name already"
+            )
         seen.add(key)
     return entries
 
@@ -77,7 +85,9 @@ def weights_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
-def check(path: str | Path, digests: Mapping[TrainingName, str], latents: Mapping[TrainingName, int]) -> list[dict[str, Any]]:
+def check(
+    path: str | Path, digests: Mapping[TrainingName, str], latents: Mapping[TrainingName, int]
+) -> list[dict[str, Any]]:
     """One row per entry: crosscoder, seed, latent, name, note, weights, and stale: it was given to other weights than those of this run.
 
     From the digest of each training's weights and its number of latents. Raises UserError as ``read_catalogue`` does, and when an entry
@@ -89,7 +99,9 @@ def check(path: str | Path, digests: Mapping[TrainingName, str], latents: Mappin
         stale = entry["weights"] != digests[training]
         if not stale and entry["latent"] >= latents[training]:
             allowed = f"0 to {latents[training] - 1}"
-            raise UserError(f"{path}: latents.{number}.latent: found {entry['latent']}, allowed in {entry['crosscoder']}: {allowed}")
+            raise UserError(
+                f"{path}: latents.{number}.latent: found {entry['latent']}, allowed in {entry['crosscoder']}: {allowed}"
+            )
         rows.append(entry | {"stale": stale})
     return rows
 
@@ -100,7 +112,9 @@ def read_names(path: str | Path | None) -> "pd.DataFrame":
 
     if path is None:
         return pd.DataFrame(columns=list(COLUMNS)).astype({"stale": bool})
-    return pd.read_csv(path, dtype={"crosscoder": str, "name": str, "note": str, "weights": str}, keep_default_na=False)
+    return pd.read_csv(
+        path, dtype={"crosscoder": str, "name": str, "note": str, "weights": str}, keep_default_na=False
+    )
 
 
 def names_of(path: str | Path | None, crosscoders: Iterable[str], seed: int) -> dict[str, dict[int, str]]:

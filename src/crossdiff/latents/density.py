@@ -18,7 +18,11 @@ def density_table(betas: Mapping[tuple[str, int], pd.DataFrame], density: Densit
     rows = []
     for (crosscoder, seed), table in betas.items():
         live = table[table["class"] != "dead"]
-        sets = {"all live": live, "most chat-leaning": most_chat_leaning(table, top), "shared": live[live["class"] == "shared"]}
+        sets = {
+            "all live": live,
+            "most chat-leaning": most_chat_leaning(table, top),
+            "shared": live[live["class"] == "shared"],
+        }
         for name, latents in sets.items():
             rows.append(
                 {

@@ -48,17 +48,27 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
     parts = []
     for start in range(0, len(directions), ROWS_AT_ONCE):
-        logits = head_logits(model, directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)).float()
+        logits = head_logits(
+            model, directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)
+        ).float()
         logits -= logits.mean(dim=1, keepdim=True)
         ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
         parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
     columns = ("promoted", "promoted_by", "suppressed", "suppressed_by")
-    return pd.DataFrame({name: list(np.concatenate(blocks)) for name, blocks in zip(columns, zip(*parts, strict=True), strict=True)})
+    return pd.DataFrame(
+        {
+            name: list(np.concatenate(blocks))
+            for name, blocks in zip(columns, zip(*parts, strict=True), strict=True)
+        }
+    )
 
 
 def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
     """The ``count`` nearest live latents of each live latent within one training. Columns: latent, near (ids), near_cosine."""
-    directions, own = normalize(found.directions, dim=1), torch.arange(len(found.latents), device=found.directions.device)
+    directions, own = (
+        normalize(found.directions, dim=1),
+        torch.arange(len(found.latents), device=found.directions.device),
+    )
     near, cosines = [], []
     for start in range(0, len(directions), ROWS_AT_ONCE):
         block = directions[start : start + ROWS_AT_ONCE] @ directions.T
@@ -69,7 +79,9 @@ def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
     return pd.DataFrame({"latent": found.latents, "near": near, "near_cosine": cosines})
 
 
-def recurrences(trainings: Mapping[tuple[str, int], Live], cosine_above: float) -> dict[tuple[str, int], pd.DataFrame]:
+def recurrences(
+    trainings: Mapping[tuple[str, int], Live], cosine_above: float
+) -> dict[tuple[str, int], pd.DataFrame]:
     """For every training, by (crosscoder, seed), where each of its live latents comes nearest in every other training.
 
     Columns: latent; crosscoder and seed of the other training; other (its nearest live latent) and their cosine; matched: each is the
@@ -80,7 +92,10 @@ def recurrences(trainings: Mapping[tuple[str, int], Live], cosine_above: float) 
         if len(trainings[a].latents) and len(trainings[b].latents):
             for one, other, table in _both_ways(a, b, trainings, cosine_above):
                 tables[one].append(table.assign(crosscoder=other[0], seed=other[1])[list(RECURRENCE_COLUMNS)])
-    return {name: pd.concat(parts[1:], ignore_index=True) if parts[1:] else parts[0] for name, parts in tables.items()}
+    return {
+        name: pd.concat(parts[1:], ignore_index=True) if parts[1:] else parts[0]
+        for name, parts in tables.items()
+    }
 
 
 def _both_ways(
@@ -90,5 +105,7 @@ def _both_ways(
     for one, other, here, there in ((a, b, *found), (b, a, *found[::-1])):
         rows = torch.arange(len(here.index), device=here.index.device)
         matched = (there.index[here.index] == rows) & (here.cosine > cosine_above)
-        table = pd.DataFrame({"latent": trainings[one].latents, "other": trainings[other].latents[here.index.cpu().numpy()]})
+        table = pd.DataFrame(
+            {"latent": trainings[one].latents, "other": trainings[other].latents[here.index.cpu().numpy()]}
+        )
         yield one, other, table.assign(cosine=here.cosine.cpu().numpy(), matched=matched.cpu().numpy())

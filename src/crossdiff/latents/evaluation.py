@@ -29,7 +29,9 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
     return names.astype(object)
 
 
-def beta_table(scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thresholds: LatentScaling) -> pd.DataFrame:
+def beta_table(
+    scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thresholds: LatentScaling
+) -> pd.DataFrame:
     """The scaling table with validation_active_tokens, class and what latent scaling says of model-specific claims (docs/method.md 9).
 
     confirmed: ``confirms`` both ratios (of base-only latents the mirrored ones); confirmed_95: and both ends of their intervals (nu only).
@@ -37,20 +39,27 @@ def beta_table(scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thr
     nothing and accuse of nothing, implausibly low ones confirm nothing.
     """
     table = scaling.merge(fired, on="latent", validate="one_to_one")
-    table["class"] = classify(table.relative_norm_difference.to_numpy(), table.validation_active_tokens.to_numpy(), classes)
+    table["class"] = classify(
+        table.relative_norm_difference.to_numpy(), table.validation_active_tokens.to_numpy(), classes
+    )
     base_only = table["class"] == "base-only"
     error = table.nu_error.mask(base_only, table.mirrored_nu_error)
     reconstruction = table.nu_reconstruction.mask(base_only, table.mirrored_nu_reconstruction)
     below = thresholds.nu_error_below, thresholds.nu_reconstruction_below
     table["confirmed"] = confirms(error, reconstruction, *below)
-    ends = [confirms(table[f"nu_error_{end}"], table[f"nu_reconstruction_{end}"], *below) for end in ("low", "high")]
+    ends = [
+        confirms(table[f"nu_error_{end}"], table[f"nu_reconstruction_{end}"], *below)
+        for end in ("low", "high")
+    ]
     table["confirmed_95"] = table.confirmed & ends[0] & ends[1] & ~base_only
     table["complete_shrinkage"] = error >= thresholds.nu_error_below
     table["latent_decoupling"] = reconstruction >= thresholds.nu_reconstruction_below
     return table
 
 
-def confirms(nu_error: pd.Series, nu_reconstruction: pd.Series, error_below: float, reconstruction_below: float) -> pd.Series:
+def confirms(
+    nu_error: pd.Series, nu_reconstruction: pd.Series, error_below: float, reconstruction_below: float
+) -> pd.Series:
     """Whether both ratios lie below their thresholds, and not below NU_RANGE: a base model that needs the opposite needs something."""
     lowest = NU_RANGE[0]
     return nu_error.between(lowest, error_below, inclusive="left") & nu_reconstruction.between(
@@ -114,7 +123,11 @@ def comparison(evaluations: list[dict[str, Any]], names: list[tuple[str, int]]) 
     rows = []
     for evaluation, (crosscoder, seed) in zip(evaluations, names, strict=True):
         counts = {name.replace("-", "_"): count for name, count in evaluation["classes"].items()}
-        rows.append({"crosscoder": crosscoder, "seed": seed} | {k: v for k, v in evaluation.items() if k != "classes"} | counts)
+        rows.append(
+            {"crosscoder": crosscoder, "seed": seed}
+            | {k: v for k, v in evaluation.items() if k != "classes"}
+            | counts
+        )
     return pd.DataFrame(rows)
 
 

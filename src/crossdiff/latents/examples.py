@@ -18,7 +18,10 @@ SCHEMA = pa.schema(
         ("shard", pa.int32()),  # number
         ("document", pa.int64()),
         ("peak", pa.float32()),  # largest activation in the sequence
-        ("quantile", pa.float64()),  # upper edge of the peak's bin, as a share of the latent's largest activation
+        (
+            "quantile",
+            pa.float64(),
+        ),  # upper edge of the peak's bin, as a share of the latent's largest activation
         ("strongest", pa.bool_()),  # among the latent's strongest contexts
         ("sampled", pa.bool_()),  # in the random sample of its bin
         ("start", pa.int64()),  # row of the context's first token
@@ -67,13 +70,19 @@ class ExampleCollector:
             return
         tokens = self.shards[firings.shard]
         sequence = firings.row - tokens.position[firings.row]  # its first row
-        first = np.flatnonzero((np.diff(firings.latent, prepend=-1) != 0) | (np.diff(sequence, prepend=-1) != 0))
+        first = np.flatnonzero(
+            (np.diff(firings.latent, prepend=-1) != 0) | (np.diff(sequence, prepend=-1) != 0)
+        )
         latent, sequence = firings.latent[first], sequence[first]
         peak = np.maximum.reduceat(firings.value, first)
         edges = self.settings.quantiles
-        bin = sum((peak > edge * self.largest[latent] for edge in edges[:-1]), start=np.zeros(len(peak), np.int8))
+        bin = sum(
+            (peak > edge * self.largest[latent] for edge in edges[:-1]), start=np.zeros(len(peak), np.int8)
+        )
         key = _random_keys(latent, firings.shard, sequence)
-        hopeful = np.flatnonzero((peak > self.weakest[latent]) | (key < self.last_key[self._cell(latent, bin)]))
+        hopeful = np.flatnonzero(
+            (peak > self.weakest[latent]) | (key < self.last_key[self._cell(latent, bin)])
+        )
         strongest, sampled = self._ranked(latent[hopeful], peak[hopeful], bin[hopeful], key[hopeful])
         chosen = hopeful[strongest | sampled]
         at_peak = np.flatnonzero(firings.value == np.repeat(peak, np.diff(first, append=len(firings.row))))
@@ -101,14 +110,18 @@ class ExampleCollector:
     def _cell(self, latent: np.ndarray, bin: np.ndarray) -> np.ndarray:
         return latent.astype(np.int64) * self.bins + bin
 
-    def _ranked(self, latent: np.ndarray, peak: np.ndarray, bin: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _ranked(
+        self, latent: np.ndarray, peak: np.ndarray, bin: np.ndarray, key: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Which contexts are among the strongest of their latent, and which in the sample of their bin. Equal peaks: the earlier first."""
         cell = self._cell(latent, bin)
         strongest = _places(latent, np.lexsort((-peak, latent))) < self.settings.per_latent
         sampled = _places(cell, np.lexsort((key, cell))) < self.settings.per_quantile
         return strongest, sampled
 
-    def _windows(self, firings: Firings, latent: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    def _windows(
+        self, firings: Firings, latent: np.ndarray, start: np.ndarray, stop: np.ndarray
+    ) -> np.ndarray:
         """(contexts, width): the activations of ``latent`` from row ``start`` to ``stop``."""
         span = len(self.shards[firings.shard].token) + 1
         place = firings.latent * np.int64(span) + firings.row  # in increasing order
@@ -127,7 +140,9 @@ class ExampleCollector:
         pool = taken(pool, strongest | sampled)
         self.pool, self.pool_size, self.prune_at = [pool], len(pool.latent), 2 * len(pool.latent)
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
-        _bound(self.weakest, pool.latent[strongest], pool.peak[strongest], self.settings.per_latent, np.minimum)
+        _bound(
+            self.weakest, pool.latent[strongest], pool.peak[strongest], self.settings.per_latent, np.minimum
+        )
         cell = self._cell(pool.latent, pool.bin)
         _bound(self.last_key, cell[sampled], pool.key[sampled], self.settings.per_quantile, np.maximum)
 
@@ -140,7 +155,9 @@ class ExampleCollector:
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
         order = np.lexsort((-pool.peak, pool.latent))
         first_row = np.cumsum([0, *(len(shard.token) for shard in self.shards)])
-        token, template = (np.concatenate([getattr(shard, name) for shard in self.shards]) for name in ("token", "template"))
+        token, template = (
+            np.concatenate([getattr(shard, name) for shard in self.shards]) for name in ("token", "template")
+        )
         quantiles = np.asarray(self.settings.quantiles)
         for begin in range(0, len(order), BATCH):
             chosen = order[begin : begin + BATCH]

@@ -24,7 +24,9 @@ class Firings(NamedTuple):
     def of(cls, found: ActiveTokens) -> "Firings":
         """The same entries, put in order of latents."""
         width = int(found.latent.max(initial=-1)) + 1
-        by_latent = csr_array((found.value, found.latent, found.bounds), shape=(len(found.rows), width)).tocsc()
+        by_latent = csr_array(
+            (found.value, found.latent, found.bounds), shape=(len(found.rows), width)
+        ).tocsc()
         latent = np.repeat(np.arange(width, dtype=np.int32), np.diff(by_latent.indptr))
         return cls(found.shard, found.rows, latent, found.rows[by_latent.indices], by_latent.data)
 

@@ -28,7 +28,11 @@ from crossdiff.device import keep_freed_memory
 from crossdiff.intervals import ENDS, draw_counts
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
-DIRECTIONS = ("chat", "base", "control")  # what targets are projected on: the decoder's, and a random one of the chat direction's norm
+DIRECTIONS = (
+    "chat",
+    "base",
+    "control",
+)  # what targets are projected on: the decoder's, and a random one of the chat direction's norm
 LATENTS_AT_ONCE = 4096  # in the bootstrap: bounds its memory
 
 
@@ -42,16 +46,26 @@ class ScalingSums:
     def __init__(self, crosscoder: Crosscoder, blocks: int, seed: int) -> None:
         self.crosscoder = crosscoder
         decoder = crosscoder.decoder
-        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(decoder)
+        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(
+            decoder
+        )
         control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
-        self.directions = torch.stack([decoder[:, CHAT], decoder[:, BASE], control], dim=1)  # (latents, direction, d_model)
+        self.directions = torch.stack(
+            [decoder[:, CHAT], decoder[:, BASE], control], dim=1
+        )  # (latents, direction, d_model)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, blocks, crosscoder.latents, dtype=torch.float64, device=decoder.device)
 
-        self.count, self.sum, self.squares = zeros(), zeros(), zeros()  # active tokens, sum_i f_ij, sum_i f_ij^2
+        self.count, self.sum, self.squares = (
+            zeros(),
+            zeros(),
+            zeros(),
+        )  # active tokens, sum_i f_ij, sum_i f_ij^2
         self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
-        self.projected = zeros(2, len(MODELS), len(DIRECTIONS))  # sum_i f_ij <d_j, y_i^m> for targets y = x, xhat
+        self.projected = zeros(
+            2, len(MODELS), len(DIRECTIONS)
+        )  # sum_i f_ij <d_j, y_i^m> for targets y = x, xhat
         self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
         # sum_i f_ij y_i of the block that is being gathered, for y = x and y = xhat: (latents, model x d_model); none at its start
         self.targets: list[Tensor] = []
@@ -75,7 +89,9 @@ class ScalingSums:
     def close(self, block: int) -> None:
         """The block of documents is complete: project its sums on the directions, at their own precision."""
         for y, target in enumerate(self.targets):
-            projected = torch.bmm(target.unflatten(1, (len(MODELS), -1)), self.directions.transpose(1, 2))  # (latents, model, direction)
+            projected = torch.bmm(
+                target.unflatten(1, (len(MODELS), -1)), self.directions.transpose(1, 2)
+            )  # (latents, model, direction)
             self.projected[y, ..., block, :] = projected.movedim(0, 2)
         self.targets = []
 
@@ -95,12 +111,16 @@ class ScalingSums:
 
     def energy(self, name: str) -> Tensor:
         """(latents,): ||d_j||^2 sum_i f_ij^2, the denominator of every beta; NaN for a latent that never fired."""
-        energy = self.directions[:, DIRECTIONS.index(name)].double().square().sum(dim=1) * self.squares.sum(dim=0)
+        energy = self.directions[:, DIRECTIONS.index(name)].double().square().sum(dim=1) * self.squares.sum(
+            dim=0
+        )
         return torch.where(energy > 0, energy, torch.nan)
 
 
 @torch.no_grad()
-def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Encoded], tokens: int, bootstrap: Bootstrap) -> pd.DataFrame:
+def latent_scaling(
+    crosscoder: Crosscoder, blocks: Iterable[Encoded], tokens: int, bootstrap: Bootstrap
+) -> pd.DataFrame:
     """One row per latent from blocks of encoded activations in order, ``tokens`` in all.
 
     Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
@@ -127,7 +147,9 @@ def latent_scaling(crosscoder: Crosscoder, blocks: Iterable[Encoded], tokens: in
         "max_activation": sums.largest,
         "norm_base": norms[:, BASE],
         "norm_chat": norms[:, CHAT],
-        "decoder_cosine": torch.nn.functional.cosine_similarity(crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1),
+        "decoder_cosine": torch.nn.functional.cosine_similarity(
+            crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1
+        ),
         "relative_norm_difference": relative_norm_difference(norms),
         "active_blocks": (sums.count > 0).sum(dim=0),
     }
@@ -171,7 +193,9 @@ def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tenso
     Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than FEWEST_ACTIVE_BLOCKS
     blocks: the interval would be far too narrow.
     """
-    weights = torch.from_numpy(draw_counts(bootstrap.blocks, bootstrap.samples, bootstrap.seed)).to(numerators)
+    weights = torch.from_numpy(draw_counts(bootstrap.blocks, bootstrap.samples, bootstrap.seed)).to(
+        numerators
+    )
     bounds = []
     for part in numerators.split(LATENTS_AT_ONCE, dim=2):
         base, chat = weights @ part[BASE], weights @ part[CHAT]  # (sample, latents)

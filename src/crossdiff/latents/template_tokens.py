@@ -33,7 +33,9 @@ def token_groups(tokens: Shard) -> np.ndarray:
     row = np.arange(len(tokens.token))
     is_template = tokens.template != CONTENT
     last = np.maximum.accumulate(np.where(is_template, row, -1))
-    distance = np.where(last >= row - tokens.position, row - last, NEAR + 1)  # the last template token may be of another sequence
+    distance = np.where(
+        last >= row - tokens.position, row - last, NEAR + 1
+    )  # the last template token may be of another sequence
     part = np.where(tokens.template == HEADER, GROUPS.index("header"), GROUPS.index("turn_end"))
     after = GROUPS.index("after_1") - 1 + np.minimum(distance, NEAR + 1)
     groups = np.where(is_template, part, after)
@@ -58,7 +60,10 @@ class TemplateCounter:
         groups, roles = self.groups[firings.shard], self.roles[firings.shard]
         self.text += np.bincount(groups[firings.rows], minlength=len(GROUPS))
         latent = firings.latent.astype(np.int64)
-        strength = sum((firings.value > share * self.largest[latent] for share in ABOVE), start=np.zeros(len(latent), np.int8))
+        strength = sum(
+            (firings.value > share * self.largest[latent] for share in ABOVE),
+            start=np.zeros(len(latent), np.int8),
+        )
         _count(self.by_group, latent, groups[firings.row], strength)
         _count(self.by_role, latent, roles[firings.row])
 
@@ -78,13 +83,17 @@ class TemplateCounter:
         columns |= dict(zip(GROUPS, counts.T, strict=True)) | dict(zip(ROLES, self.by_role.T, strict=False))
         columns["template_share"] = template_share(counts)
         for bucket, share in enumerate(ABOVE, start=1):
-            columns[f"template_share_above_{share}"] = template_share(self.by_group[:, :, bucket:].sum(axis=2))
+            columns[f"template_share_above_{share}"] = template_share(
+                self.by_group[:, :, bucket:].sum(axis=2)
+            )
         return pd.DataFrame(columns)
 
 
 def _count(counts: np.ndarray, *index: np.ndarray) -> None:
     """Add one at every place that the arrays of indices name."""
-    counts += np.bincount(np.ravel_multi_index(index, counts.shape), minlength=counts.size).reshape(counts.shape)
+    counts += np.bincount(np.ravel_multi_index(index, counts.shape), minlength=counts.size).reshape(
+        counts.shape
+    )
 
 
 def template_share(counts: np.ndarray) -> np.ndarray:

@@ -14,7 +14,16 @@ from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents.twin_counts import CONTROL, TWIN
 
-COLUMNS = ("kind", "chat_only", "base_only", "cosine", "divergence", "high_chat_only", "high_base_only", "high_both")
+COLUMNS = (
+    "kind",
+    "chat_only",
+    "base_only",
+    "cosine",
+    "divergence",
+    "high_chat_only",
+    "high_base_only",
+    "high_both",
+)
 HIGH, LOW = 0.4, 0.1  # of a pair's joint maximum: high is above the one, low up to the other
 ROWS_AT_ONCE = 1024
 CONTROL_SEED = 0
@@ -48,10 +57,17 @@ def firing_divergence(chat_only: Activity, base_only: Activity) -> FiringDiverge
     largest = values.max(initial=0)
     high, low = values > HIGH * largest, values <= LOW * largest
     either, apart = high.any(axis=0).sum(), (high & low[::-1]).any(axis=0).sum()
-    return FiringDivergence(apart / either if either else np.nan, int(high[0].sum()), int(high[1].sum()), int(high.all(axis=0).sum()))
+    return FiringDivergence(
+        apart / either if either else np.nan,
+        int(high[0].sum()),
+        int(high[1].sum()),
+        int(high.all(axis=0).sum()),
+    )
 
 
-def twin_pairs(decoder: Tensor, chat_only: np.ndarray, base_only: np.ndarray, cosine_above: float) -> np.ndarray:
+def twin_pairs(
+    decoder: Tensor, chat_only: np.ndarray, base_only: np.ndarray, cosine_above: float
+) -> np.ndarray:
     """(pairs, 2): all (i, j) such that the chat direction of latent ``chat_only[i]`` and the base direction of ``base_only[j]`` agree.
 
     ``decoder`` (latents, model, d_model).
@@ -73,14 +89,18 @@ def control_pairs(twins: np.ndarray, n_chat_only: int, n_base_only: int) -> np.n
     return np.stack(np.divmod(others, n_base_only), axis=1)
 
 
-def find_twins(crosscoder: Crosscoder, active: str | Path, betas: pd.DataFrame, settings: Twins) -> pd.DataFrame:
+def find_twins(
+    crosscoder: Crosscoder, active: str | Path, betas: pd.DataFrame, settings: Twins
+) -> pd.DataFrame:
     """Twins and control pairs of a crosscoder with the divergence of their activations; no rows where a class is empty or nothing agrees.
 
     Columns: kind (twin or control), chat_only and base_only (latents), cosine, divergence, and on how many tokens each of the two, and
     both, are high. Activations are those of the file ``active`` of active entries, times the sum of the latent's decoder norms, so that
     both are on one scale.
     """
-    chat_only, base_only = (betas.latent[betas["class"] == name].to_numpy(copy=True) for name in ("chat-only", "base-only"))
+    chat_only, base_only = (
+        betas.latent[betas["class"] == name].to_numpy(copy=True) for name in ("chat-only", "base-only")
+    )
     decoder = crosscoder.decoder
     places = twin_pairs(decoder, chat_only, base_only, settings.cosine_above)
     if not len(places):
@@ -105,10 +125,16 @@ def activities(active: str | Path, scale: np.ndarray, latents: np.ndarray) -> di
     parts, tokens = [], 0
     for found in ActiveFile(active):
         chosen = wanted[found.latent]
-        latent, token = found.latent[chosen], tokens + np.repeat(np.arange(len(found.rows)), np.diff(found.bounds))[chosen]
+        latent, token = (
+            found.latent[chosen],
+            tokens + np.repeat(np.arange(len(found.rows)), np.diff(found.bounds))[chosen],
+        )
         parts.append((latent, token, found.value[chosen] * scale[latent]))
         tokens += len(found.rows)
     latent, token, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(latent, kind="stable")  # tokens stay in order
     borders = np.searchsorted(latent[order], latents, side="right")
-    return {int(number): Activity(token[part], value[part]) for number, part in zip(latents, np.split(order, borders[:-1]), strict=True)}
+    return {
+        int(number): Activity(token[part], value[part])
+        for number, part in zip(latents, np.split(order, borders[:-1]), strict=True)
+    }

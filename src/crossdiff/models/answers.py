@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
-def greedy(model: PreTrainedModel, prompts: Sequence[np.ndarray], new_tokens: int, batch: int = 32) -> list[np.ndarray]:
+def greedy(
+    model: PreTrainedModel, prompts: Sequence[np.ndarray], new_tokens: int, batch: int = 32
+) -> list[np.ndarray]:
     """The ids that ``model`` adds to each prompt (ids): at most ``new_tokens``, up to and including the end of its turn.
 
     ``batch`` prompts of similar length run at a time.
@@ -32,14 +34,19 @@ def greedy(model: PreTrainedModel, prompts: Sequence[np.ndarray], new_tokens: in
     # A copy with the same weights, since generate() fills what it isn't told from the model's own settings: a repetition penalty, say.
     plain = copy(model)
     plain.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=new_tokens, eos_token_id=ends.tolist() or None, pad_token_id=int(ends[0]) if len(ends) else 0
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        eos_token_id=ends.tolist() or None,
+        pad_token_id=int(ends[0]) if len(ends) else 0,
     )
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     found: dict[int, np.ndarray] = {}
     for first in range(0, len(order), batch):
         group = order[first : first + batch]
         ids, real = padded([prompts[i] for i in group], "left")
-        output = plain.generate(input_ids=ids.to(model.device), attention_mask=real.long().to(model.device))[:, ids.shape[1] :].cpu()
+        output = plain.generate(input_ids=ids.to(model.device), attention_mask=real.long().to(model.device))[
+            :, ids.shape[1] :
+        ].cpu()
         for i, row in zip(group, output, strict=True):
             found[i] = to_turn_end(row, ends)
         log.info("%d of %d answers", len(found), len(prompts))
@@ -59,29 +66,55 @@ def to_turn_end(answer: Tensor, ends: Tensor) -> np.ndarray:
 
 
 @torch.inference_mode()
-def answer_nats(model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], batch: int = 128) -> np.ndarray:
+def answer_nats(
+    model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], batch: int = 128
+) -> np.ndarray:
     """(answers,) float64: -log p of all tokens of each answer after its prompt, in nats. Equal prompts, and equal pairs, are read once."""
     number: dict[bytes, int] = {}
     prompt_of = [number.setdefault(prompt.tobytes(), len(number)) for prompt in prompts]
     distinct = {prompt_of[row]: prompt for row, prompt in enumerate(prompts)}
-    pairs = {(prompt, said.tobytes()): row for row, (prompt, said) in enumerate(zip(prompt_of, answers, strict=True))}
-    order = sorted((row for row in pairs.values() if len(answers[row])), key=lambda row: (len(answers[row]), row))
+    pairs = {
+        (prompt, said.tobytes()): row
+        for row, (prompt, said) in enumerate(zip(prompt_of, answers, strict=True))
+    }
+    order = sorted(
+        (row for row in pairs.values() if len(answers[row])), key=lambda row: (len(answers[row]), row)
+    )
     found = np.zeros(len(answers))
     if order:
-        ids, mask = (part.long().to(model.device) for part in padded([distinct[prompt] for prompt in range(len(distinct))], "left"))
+        ids, mask = (
+            part.long().to(model.device)
+            for part in padded([distinct[prompt] for prompt in range(len(distinct))], "left")
+        )
         cache = DynamicCache()
         position = (mask.cumsum(dim=1) - 1).clamp_min(0)
         layer = len(decoder_layers(model)) - 1
-        last = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)[:, -1:]
+        last = run_to_layer(
+            model,
+            ids,
+            layer,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )[:, -1:]
         for start in range(0, len(order), batch):
             group = order[start : start + batch]
             chosen = torch.tensor([prompt_of[row] for row in group], device=model.device)
             read = [(block.keys[chosen], block.values[chosen]) for block in cache.layers]
             found[group] = _nats(model, mask[chosen], read, last[chosen], [answers[row] for row in group])
-    return np.array([found[pairs[prompt, said.tobytes()]] for prompt, said in zip(prompt_of, answers, strict=True)])
+    return np.array(
+        [found[pairs[prompt, said.tobytes()]] for prompt, said in zip(prompt_of, answers, strict=True)]
+    )
 
 
-def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]], last: Tensor, answers: list[np.ndarray]) -> np.ndarray:
+def _nats(
+    model: PreTrainedModel,
+    mask: Tensor,
+    read: list[tuple[Tensor, Tensor]],
+    last: Tensor,
+    answers: list[np.ndarray],
+) -> np.ndarray:
     """(answers,): nats of each after its prompt, of which mask, keys and values of every block and last residual stream are known."""
     ids, real = padded(answers)
     residual, longest = last, ids.shape[1]
@@ -90,7 +123,10 @@ def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]
         for block, (keys, values) in enumerate(read):
             cache.update(keys, values, block)
         position = mask.sum(dim=1, keepdim=True) + torch.arange(longest - 1, device=model.device)
-        inputs = {"attention_mask": torch.cat([mask, torch.ones_like(asked)], dim=1), "position_ids": position}
+        inputs = {
+            "attention_mask": torch.cat([mask, torch.ones_like(asked)], dim=1),
+            "position_ids": position,
+        }
         after = run_to_layer(model, asked, len(read) - 1, past_key_values=cache, use_cache=True, **inputs)
         residual = torch.cat([last, after], dim=1)
     residual, targets = residual[real.to(model.device)], ids[real].to(model.device)
@@ -98,7 +134,9 @@ def _nats(model: PreTrainedModel, mask: Tensor, read: list[tuple[Tensor, Tensor]
         functional.cross_entropy(head_logits(model, part).float(), wanted, reduction="none")
         for part, wanted in zip(residual.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
     ]
-    return np.bincount(real.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(answers))
+    return np.bincount(
+        real.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(answers)
+    )
 
 
 def openings(
@@ -136,7 +174,12 @@ def _opening(chat: list[Turn]) -> list[Turn]:
 def answered(model: PreTrainedModel, asked: Sequence[tuple[int, TokenSequence]], new_tokens: int) -> Shard:
     """Openings with the answers of ``model``, one sequence each, in order. An answer that reaches ``new_tokens`` has no turn end."""
     answers = greedy(model, [prompt.token for _, prompt in asked], new_tokens)
-    return Shard.of([(document, _with(prompt, answer, model)) for (document, prompt), answer in zip(asked, answers, strict=True)])
+    return Shard.of(
+        [
+            (document, _with(prompt, answer, model))
+            for (document, prompt), answer in zip(asked, answers, strict=True)
+        ]
+    )
 
 
 def _with(prompt: TokenSequence, answer: np.ndarray, model: PreTrainedModel) -> TokenSequence:

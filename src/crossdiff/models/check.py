@@ -16,7 +16,9 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
     """
     config, name = text_config(folder), Path(folder).name
     if layer >= config.num_hidden_layers:
-        raise UserError(f"pair.layer: found {layer}, the model {name} has layers 0 to {config.num_hidden_layers - 1}")
+        raise UserError(
+            f"pair.layer: found {layer}, the model {name} has layers 0 to {config.num_hidden_layers - 1}"
+        )
     check_weights(folder)
     vocabulary, known = load_tokenizer(tokenizer).get_vocab(), load_tokenizer(folder).get_vocab()
     different = [token for token, number in vocabulary.items() if known.get(token) != number]

@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 
 WIDTH_STEP = 8
 LOGIT_ROWS = 64  # tokens whose logits are held at a time
-Batch = tuple[Tensor, Tensor]  # token ids and whether each is learned, both (sequence, position), padded on the right
+Batch = tuple[
+    Tensor, Tensor
+]  # token ids and whether each is learned, both (sequence, position), padded on the right
 
 
 def training_sequences(
@@ -41,7 +43,9 @@ def training_sequences(
     found: list[TokenSequence] = []
     for name, tokens in settings.data.items():
         missing = tokens
-        for _, _, sequence in sequences(sources[name], name, "train", tokenizer, settings.max_length, archives[name]):
+        for _, _, sequence in sequences(
+            sources[name], name, "train", tokenizer, settings.max_length, archives[name]
+        ):
             found.append(sequence)
             missing -= len(sequence.token)
             if missing <= 0:
@@ -72,12 +76,16 @@ def _width(length: int) -> int:
 
 
 def _batch(group: list[TokenSequence]) -> Batch:
-    ids, real = padded([sequence.token for sequence in group], width=_width(max(len(sequence.token) for sequence in group)))
+    ids, real = padded(
+        [sequence.token for sequence in group], width=_width(max(len(sequence.token) for sequence in group))
+    )
     answer = np.concatenate([is_answer(sequence.role, sequence.template) for sequence in group])
     return ids, real.masked_scatter(real, torch.from_numpy(answer))
 
 
-def assistant_losses(model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor) -> Iterator[Tensor]:
+def assistant_losses(
+    model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor
+) -> Iterator[Tensor]:
     """The terms of the mean cross-entropy (nats) of ``targets`` (tokens,) after ``hidden`` (tokens, width), LOGIT_ROWS tokens in each. Of
     the LM head, only the rows of ``tokens`` get a gradient."""
     head = model.get_output_embeddings()
@@ -121,12 +129,23 @@ def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
 
 
 def finetune(
-    base: str | Path, tokenizer, examples: Sequence[TokenSequence], settings: Finetuning, folder: Path, training_log: str | Path
+    base: str | Path,
+    tokenizer,
+    examples: Sequence[TokenSequence],
+    settings: Finetuning,
+    folder: Path,
+    training_log: str | Path,
 ) -> None:
     """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
-    end = turn_end(examples, settings.max_length)  # first: what can't be trained is refused before hours of it
+    end = turn_end(
+        examples, settings.max_length
+    )  # first: what can't be trained is refused before hours of it
     model = load_model(base, fast_dtype())
-    plan = [batch for epoch in range(settings.epochs) for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)]
+    plan = [
+        batch
+        for epoch in range(settings.epochs)
+        for batch in batches(examples, settings.batch_tokens, settings.seed + epoch)
+    ]
     losses = train(model, plan, template_tokens(examples), settings)
     _write_log(training_log, plan, losses, settings)
     model.generation_config.eos_token_id = end
@@ -139,10 +158,14 @@ def train(model: PreTrainedModel, plan: Sequence[Batch], tokens: Tensor, setting
     torch.manual_seed(settings.seed)
     model.train()
     if model.device.type == "cpu":
-        model.set_attn_implementation("eager")  # on sequences this short three times as fast, backward, as PyTorch's fused one
+        model.set_attn_implementation(
+            "eager"
+        )  # on sequences this short three times as fast, backward, as PyTorch's fused one
     tokens = tokens.to(model.device)
     weights = _Masters(model, tokens)
-    optimiser = torch.optim.AdamW(weights.groups(settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimiser = torch.optim.AdamW(
+        weights.groups(settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95), fused=True
+    )
     losses = []  # on the device until the end: reading one would make the next step wait
     for step, (ids, learned) in enumerate(plan):
         for group in optimiser.param_groups:
@@ -161,10 +184,17 @@ class _Masters:
     """Float32 copies of all that is trained: every weight, but of the embeddings the rows of ``tokens`` alone."""
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor) -> None:
-        model.get_input_embeddings().sparse = True  # a gradient for the rows that a batch uses, instead of one for all
-        embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}  # one where they are tied
+        model.get_input_embeddings().sparse = (
+            True  # a gradient for the rows that a batch uses, instead of one for all
+        )
+        embeddings = {
+            model.get_input_embeddings().weight,
+            model.get_output_embeddings().weight,
+        }  # one where they are tied
         self.tokens = tokens
-        self.whole = {weight: weight.detach().float() for weight in model.parameters() if weight not in embeddings}
+        self.whole = {
+            weight: weight.detach().float() for weight in model.parameters() if weight not in embeddings
+        }
         self.rows = {weight: weight.detach()[tokens].float() for weight in embeddings}
 
     def groups(self, weight_decay: float) -> list[dict]:
@@ -206,16 +236,24 @@ def _write_log(path: str | Path, plan: list[Batch], losses: list[float], setting
 
 def template_tokens(examples: Sequence[TokenSequence]) -> Tensor:
     """Ids of every token that stands in a template."""
-    return torch.from_numpy(np.unique(np.concatenate([s.token[s.template != CONTENT] for s in examples]))).long()
+    return torch.from_numpy(
+        np.unique(np.concatenate([s.token[s.template != CONTENT] for s in examples]))
+    ).long()
 
 
 def turn_end(examples: Sequence[TokenSequence], max_length: int) -> int:
     """The token that ends an assistant's turn: generation stops at it. Raises UserError when no chat, cut at ``max_length``, has one."""
     first_of_end = [
-        s.token[1:][(s.template[1:] == TURN_END) & (s.template[:-1] != TURN_END) & (s.role[1:] == ROLES.index("assistant"))]
+        s.token[1:][
+            (s.template[1:] == TURN_END)
+            & (s.template[:-1] != TURN_END)
+            & (s.role[1:] == ROLES.index("assistant"))
+        ]
         for s in examples
     ]
     counts = np.bincount(np.concatenate(first_of_end))
     if not counts.any():
-        raise UserError(f"pair.chat.finetune.max_length: found {max_length}, no training chat reaches an assistant's turn end")
+        raise UserError(
+            f"pair.chat.finetune.max_length: found {max_length}, no training chat reaches an assistant's turn end"
+        )
     return int(counts.argmax())

@@ -24,7 +24,9 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
             layers = getattr(module, name, None)
             if isinstance(layers, nn.ModuleList) and len(layers) == n_layers:
                 return layers
-    raise UserError(f"{type(model).__name__}: its {n_layers} transformer blocks were not found; this family is not supported")
+    raise UserError(
+        f"{type(model).__name__}: its {n_layers} transformer blocks were not found; this family is not supported"
+    )
 
 
 class _Reached(Exception):
@@ -42,7 +44,9 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
     return output[0] if isinstance(output, tuple) else output
 
 
-def _block_output(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any) -> Tensor | tuple[Tensor, ...]:
+def _block_output(
+    model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any
+) -> Tensor | tuple[Tensor, ...]:
     """What block ``layer`` gives: the residual stream, in some families first in a tuple."""
     found: list[Tensor | tuple[Tensor, ...]] = []
 
@@ -107,7 +111,9 @@ def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
 
 
 @torch.inference_mode()
-def resume_from_layer(model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int, **inputs: Any) -> Tensor:
+def resume_from_layer(
+    model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int, **inputs: Any
+) -> Tensor:
     """Residual stream after the last block, shaped as ``hidden`` (batch, position, d_model), which becomes the output of block ``layer``.
 
     ``ids`` only gives the shape (and what the family derives from it); blocks up to ``layer`` do no work, and the LM head does not run.

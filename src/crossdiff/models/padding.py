@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def padded(sequences: Sequence[np.ndarray], side: Literal["left", "right"] = "right", width: int | None = None) -> tuple[Tensor, Tensor]:
+def padded(
+    sequences: Sequence[np.ndarray], side: Literal["left", "right"] = "right", width: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Sequences of ids as rows, padded with 0 on one side: ids, int64, and whether each is real, bool; both (sequences, positions).
 
     ``width``: the number of positions, by default that of the longest sequence. ``ids[real]`` are all ids, sequence after sequence.

@@ -30,7 +30,9 @@ def _download(hub: HubModel, folder: Path) -> None:
     try:
         snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
     except Exception as error:  # network, authentication and hub errors share no base class
-        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({first_line(error)})") from error
+        raise UserError(
+            f"hub model {hub.name}@{hub.revision}: can't be downloaded ({first_line(error)})"
+        ) from error
 
 
 def _copy(origin: Path, folder: Path) -> None:
@@ -50,8 +52,13 @@ def make_random(settings: RandomModel, folder: Path) -> None:
     special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(special + alphabet)}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=special[1:])
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=special[1:]
+    )
     fast.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
     torch.manual_seed(settings.seed)
     config = LlamaConfig(

@@ -35,10 +35,14 @@ def is_refusal(answer: str) -> bool:
     return bool(_REFUSAL.match(answer.replace("\u2019", "'")))
 
 
-def answers(model: PreTrainedModel, tokenizer, questions: list[str], new_tokens: int, batch: int = 32) -> list[str]:
+def answers(
+    model: PreTrainedModel, tokenizer, questions: list[str], new_tokens: int, batch: int = 32
+) -> list[str]:
     """Greedy answers, through the tokenizer's chat template."""
     prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True)
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
         for question in questions
     ]
     ids = [np.asarray(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
@@ -58,7 +62,9 @@ def read_requests(path: str | Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
     if not isinstance(requests_file, dict):
-        raise UserError(f"{path}: found {type(requests_file).__name__}, allowed: a mapping with phrasings, refusals, harmful and benign")
+        raise UserError(
+            f"{path}: found {type(requests_file).__name__}, allowed: a mapping with phrasings, refusals, harmful and benign"
+        )
     if not any(True for _ in requests(requests_file, "held_out", str(path))):
         raise UserError(f"{path}: no held_out requests to measure with")
     return requests_file
@@ -67,12 +73,20 @@ def read_requests(path: str | Path) -> dict[str, Any]:
 def questions(requests_file: Mapping[str, Any], kind: str, part: str, phrasings: int) -> list[str]:
     """The requests of one kind and ``part`` (train, held_out) of the parsed requests file, in its first ``phrasings``."""
     empty = {"harmful": {part: []}, "benign": {part: {}}}
-    asked = {**requests_file, "phrasings": requests_file["phrasings"][:phrasings], **empty, kind: requests_file[kind]}
+    asked = {
+        **requests_file,
+        "phrasings": requests_file["phrasings"][:phrasings],
+        **empty,
+        kind: requests_file[kind],
+    }
     return [chat[0]["content"] for chat in requests(asked, part, "requests")]
 
 
 def refusal_rates(
-    models: Iterable[tuple[str, PreTrainedModel, Any]], requests_file: Mapping[str, Any], phrasings: int, new_tokens: int
+    models: Iterable[tuple[str, PreTrainedModel, Any]],
+    requests_file: Mapping[str, Any],
+    phrasings: int,
+    new_tokens: int,
 ) -> pd.DataFrame:
     """One row per model and kind of held-out request: requests, refused, rate and its 95 % interval.
 

@@ -41,7 +41,9 @@ def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
     ranked, last_of_equals = table.iloc[order], np.append(np.diff(difference[order]) != 0, True)
     is_new = (ranked.kind == "chat_only") & ~ranked.concept.duplicated()
     is_false = ~ranked.called_kind.isin(["chat_only", "borderline"])
-    curve = pd.DataFrame({"called": np.arange(1, len(table) + 1), "recall": is_new.cumsum().to_numpy() / planted})
+    curve = pd.DataFrame(
+        {"called": np.arange(1, len(table) + 1), "recall": is_new.cumsum().to_numpy() / planted}
+    )
     return curve.assign(false_members=is_false.cumsum().to_numpy())[last_of_equals]
 
 
@@ -78,7 +80,14 @@ def _flagged(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
 def _agreement(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
     usable = plausible(batchtopk)
     # numpy's minimum: an undefined correlation leaves the claim undecided, whichever of the two it is.
-    return float(np.min([-usable.relative_norm_difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction")]))
+    return float(
+        np.min(
+            [
+                -usable.relative_norm_difference.corr(usable[name])
+                for name in ("nu_error", "nu_reconstruction")
+            ]
+        )
+    )
 
 
 def _recall_difference(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
@@ -93,7 +102,13 @@ CLAIMS = (
         "recall",
         _more_false,
     ),
-    Claim("Most of L1's false members are weakened or decoupled", "share of weakened and decoupled among them", 0.5, "calls", _traps),
+    Claim(
+        "Most of L1's false members are weakened or decoupled",
+        "share of weakened and decoupled among them",
+        0.5,
+        "calls",
+        _traps,
+    ),
     Claim(
         "Latent scaling flags L1's weakened and decoupled false members",
         "share of them that the paper's thresholds do not confirm",
@@ -126,12 +141,16 @@ def verdict(values: list[float], bound: float) -> str:
     return "does not hold" if high < bound else "undecided"
 
 
-def judge(l1: Mapping[int, pd.DataFrame], batchtopk: Mapping[int, pd.DataFrame], planted: int) -> pd.DataFrame:
+def judge(
+    l1: Mapping[int, pd.DataFrame], batchtopk: Mapping[int, pd.DataFrame], planted: int
+) -> pd.DataFrame:
     """A row per claim from seed -> table of the first L1 and the first BatchTopK crosscoder: claim, quantity, bound, figure, mean with its
     interval, values (by seed), verdict. Without one of the losses every claim is undecided."""
     rows = []
     for claim in CLAIMS:
-        values = [claim.value(l1[seed], batchtopk[seed], planted) for seed in sorted(l1.keys() & batchtopk.keys())]
+        values = [
+            claim.value(l1[seed], batchtopk[seed], planted) for seed in sorted(l1.keys() & batchtopk.keys())
+        ]
         mean, low, high = student_mean(values) if values else (math.nan,) * 3
         rows.append(
             {

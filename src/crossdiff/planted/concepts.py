@@ -22,7 +22,9 @@ from crossdiff.texts.shards import Shard
 
 CONTEXTS = ("random", "token", "position", "topic")  # in turn, kind by kind
 KEY = "pair.chat.planted"
-LARGEST_RATE = 0.5  # a concept fires on at most this share of the tokens of its context: it is not the context itself
+LARGEST_RATE = (
+    0.5  # a concept fires on at most this share of the tokens of its context: it is not the context itself
+)
 TRIES = 20_000  # random directions that are looked at before no more are thought to fit
 
 

@@ -33,7 +33,9 @@ def correlations(active: str | Path, latents: int, firings: Iterable[pd.DataFram
             firing, number = next(tables), number + 1
         truth = _strengths(firing, found.rows, concepts)
         value = found.value.astype(np.float64)
-        products = (csr_array((value, found.latent, found.bounds), shape=(len(found.rows), latents)).T @ truth).tocoo()
+        products = (
+            csr_array((value, found.latent, found.bounds), shape=(len(found.rows), latents)).T @ truth
+        ).tocoo()
         joint[products.row, products.col] += products.data
         f += np.bincount(found.latent, value, latents)
         f2 += np.bincount(found.latent, value**2, latents)
@@ -43,7 +45,9 @@ def correlations(active: str | Path, latents: int, firings: Iterable[pd.DataFram
     joint, f, f2, s, s2 = map(torch.from_numpy, (joint, f, f2, s, s2))
     covariance = tokens * joint - f[:, None] * s
     variances = (tokens * f2 - f.square())[:, None] * (tokens * s2 - s.square())
-    found = torch.where(variances > 0, covariance / variances.clamp_min(0).sqrt(), torch.nan).unflatten(1, (concepts, len(MODELS)))
+    found = torch.where(variances > 0, covariance / variances.clamp_min(0).sqrt(), torch.nan).unflatten(
+        1, (concepts, len(MODELS))
+    )
     # A concept that one model does not have has no correlation there.
     return torch.where(found.isnan().all(dim=2), torch.nan, found.nan_to_num(nan=-1.0).amax(dim=2))
 
@@ -55,7 +59,9 @@ def _strengths(firing: pd.DataFrame, rows: np.ndarray, concepts: int) -> csr_arr
     column = firing.concept.to_numpy()[used].astype(np.int64) * len(MODELS)
     values = np.concatenate([firing[model].to_numpy(np.float64)[used] for model in MODELS])
     columns = np.concatenate([column + m for m in range(len(MODELS))])
-    return coo_array((values, (np.tile(place[used], len(MODELS)), columns)), (len(rows), concepts * len(MODELS))).tocsr()
+    return coo_array(
+        (values, (np.tile(place[used], len(MODELS)), columns)), (len(rows), concepts * len(MODELS))
+    ).tocsr()
 
 
 def cosines(decoder: Tensor, directions: Tensor) -> Tensor:

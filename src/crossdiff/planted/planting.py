@@ -38,7 +38,11 @@ def firings(concepts: pd.DataFrame, settings: Planted, shard: Shard) -> pd.DataF
         chat = np.where(fires, strength, 0) * (concept.kind != "base_only")
         base = np.where(in_base, strength, 0) * min(concept.ratio, 1.0)
         used = (base > 0) | (chat > 0)
-        parts.append(pd.DataFrame({"concept": concept.concept, "row": rows[used], "base": base[used], "chat": chat[used]}))
+        parts.append(
+            pd.DataFrame(
+                {"concept": concept.concept, "row": rows[used], "base": base[used], "chat": chat[used]}
+            )
+        )
     table = pd.concat(parts, ignore_index=True)
     return table.astype({"concept": np.int32, "row": np.int64, "base": np.float32, "chat": np.float32})
 
@@ -48,13 +52,17 @@ def strengths(firing: pd.DataFrame, concepts: int, start: int, stop: int) -> Ten
     dense = torch.zeros(stop - start, concepts, len(MODELS))
     part = firing[(firing.row >= start) & (firing.row < stop)]
     for m, model in enumerate(MODELS):
-        dense[part.row.to_numpy() - start, part.concept.to_numpy(copy=True), m] = torch.from_numpy(part[model].to_numpy(copy=True))
+        dense[part.row.to_numpy() - start, part.concept.to_numpy(copy=True), m] = torch.from_numpy(
+            part[model].to_numpy(copy=True)
+        )
     return dense
 
 
 def noise(settings: Noise, planted: Planted, shard: Shard) -> Tensor:
     """(rows, d_model) float32: a background that knows nothing."""
-    values = _generator(planted, shard, NOISE_STREAM).standard_normal((len(shard.token), settings.d_model), dtype=np.float32)
+    values = _generator(planted, shard, NOISE_STREAM).standard_normal(
+        (len(shard.token), settings.d_model), dtype=np.float32
+    )
     return torch.from_numpy(values) * (settings.norm / settings.d_model**0.5)
 
 

@@ -10,7 +10,11 @@ from crossdiff.intervals import student_mean
 from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.kinds import KINDS, NONE
 
-CALLED = (*KINDS, "borderline", "none")  # kinds of called latents; borderline: weakened below the borderline ratio
+CALLED = (
+    *KINDS,
+    "borderline",
+    "none",
+)  # kinds of called latents; borderline: weakened below the borderline ratio
 # What ranks latents from chat-only to shared: larger is more chat-only.
 STATISTICS = ("norm_difference", "nu_error", "nu_reconstruction")
 RATIOS = ("nu_error", "nu_reconstruction", "norm_ratio")  # what estimates the planted ratio
@@ -32,7 +36,9 @@ def calls(table: pd.DataFrame, thresholds: LatentScaling, scoring: Scoring) -> d
 
     ratios = table.nu_error, table.nu_reconstruction
     paper = confirms(*ratios, thresholds.nu_error_below, thresholds.nu_reconstruction_below).to_numpy()
-    strict = confirms(*ratios, scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below).to_numpy()
+    strict = confirms(
+        *ratios, scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below
+    ).to_numpy()
     return {
         "norm": norm,
         "norm + scaling": norm & paper,
@@ -83,7 +89,9 @@ def area_under_roc(evidence: np.ndarray, positive: np.ndarray) -> float:
 
     if positive.all() or not positive.any():
         return math.nan
-    ranks = pd.Series(evidence).rank()  # scikit-learn refuses the -inf of undefined ratios; ranks tell the same
+    ranks = pd.Series(
+        evidence
+    ).rank()  # scikit-learn refuses the -inf of undefined ratios; ranks tell the same
     return float(roc_auc_score(positive, ranks))
 
 
@@ -95,7 +103,11 @@ def roc_latents(table: pd.DataFrame) -> pd.DataFrame:
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
     """The best latent of every weakened concept that was found: concept, ratio, and RATIOS."""
     weakened = table[table.kind == "weakened"].sort_values(["correlation", "latent"], ascending=[False, True])
-    return weakened.drop_duplicates("concept").sort_values("concept")[["concept", "ratio", *RATIOS]].reset_index(drop=True)
+    return (
+        weakened.drop_duplicates("concept")
+        .sort_values("concept")[["concept", "ratio", *RATIOS]]
+        .reset_index(drop=True)
+    )
 
 
 def fit(ratio: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
@@ -123,7 +135,10 @@ def statistics(table: pd.DataFrame) -> dict[str, float]:
     best = recovery(table)
     return (
         {f"found_{kind}": int(found.get(kind, 0)) for kind in KINDS}
-        | {"splits": int((matched.concept.value_counts() > 1).sum()), "merges": int((matched.passes_for > 1).sum())}
+        | {
+            "splits": int((matched.concept.value_counts() > 1).sum()),
+            "merges": int((matched.passes_for > 1).sum()),
+        }
         | {f"auc_{name}": area_under_roc(evidence(compared, name), positive) for name in STATISTICS}
         | {
             f"{name}_{part}": value
@@ -142,6 +157,8 @@ def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
         row = {"crosscoder": crosscoder, "rule": rule, "seeds": len(group)}
         for name in ("f1", "precision", "recall", "strict_f1"):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), student_mean(group[name].tolist()), strict=True))
+            row |= dict(
+                zip((name, f"{name}_low", f"{name}_high"), student_mean(group[name].tolist()), strict=True)
+            )
         rows.append(row | {f"called_{kind}": group[f"called_{kind}"].mean() for kind in CALLED})
     return pd.DataFrame(rows).sort_values("f1", ascending=False, kind="stable").reset_index(drop=True)

@@ -20,7 +20,9 @@ class Outcome(NamedTuple):
     """What was taken over, and what was not. Numbers of results."""
 
     accepted: Counter[str]  # by rule
-    upstream: Counter[str]  # by rule: made by older code, too, and accepted ones were made from them, but their rules were not named
+    upstream: Counter[
+        str
+    ]  # by rule: made by older code, too, and accepted ones were made from them, but their rules were not named
     older: Counter[str]  # by rule: made by older code, too, and nothing accepted was made from them
     orphans: int
     unrecorded: int  # without a record that can be read
@@ -47,7 +49,9 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     _refuse_other_differences(chosen)
     _refuse_while_snakemake_runs(root)  # again: with many results, or deep, some time has passed
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    records = {node.path: _taken_over(node, when) for node in chosen}  # all of them before the first is written
+    records = {
+        node.path: _taken_over(node, when) for node in chosen
+    }  # all of them before the first is written
     for path, record in records.items():
         _write(root / path, record)
     older = [node for node in differing if node.path not in records and CODE_DIFFERS in _verdicts(node)]
@@ -69,14 +73,18 @@ def _taken_over(node: Node, when: str) -> Record:
             f"{node.path}: the script of {record.rule}, or a module that its config names, is gone; put it back, then accept again"
         )
     older = Acceptance(when, record.code, record.params["code"])
-    return record._replace(code=code, params=record.params | {"code": parts_digest(code)}, accepted=(*record.accepted, older))
+    return record._replace(
+        code=code, params=record.params | {"code": parts_digest(code)}, accepted=(*record.accepted, older)
+    )
 
 
 def _write(output: Path, record: Record) -> None:
     try:
         write_record(output, record)
     except OSError as error:
-        raise UserError(f"{output}: its record can't be written ({error.strerror}); make it writable, then accept again") from error
+        raise UserError(
+            f"{output}: its record can't be written ({error.strerror}); make it writable, then accept again"
+        ) from error
 
 
 def _verdicts(node: Node) -> set[str]:
@@ -101,17 +109,23 @@ def _is_orphan(node: Node) -> bool:
 def _refuse_while_snakemake_runs(root: Path) -> None:
     """Raises UserError: jobs that run now write records, too."""
     if lock := next((root / ".snakemake/locks").glob("*"), None):
-        raise UserError(f"{lock}: Snakemake runs in this folder; wait for its end, or, after a killed run, call snakemake --unlock")
+        raise UserError(
+            f"{lock}: Snakemake runs in this folder; wait for its end, or, after a killed run, call snakemake --unlock"
+        )
 
 
 def _refuse_unknown(rules: list[str], known: set[str]) -> None:
     if unknown := [rule for rule in rules if rule not in known]:
-        raise UserError(f"{unknown[0]}: no rule of this name made any of the results here, allowed: {', '.join(sorted(known))}")
+        raise UserError(
+            f"{unknown[0]}: no rule of this name made any of the results here, allowed: {', '.join(sorted(known))}"
+        )
 
 
 def _refuse_other_differences(nodes: list[Node]) -> None:
     """Raises UserError with the first difference that is not one of code; what was changed itself comes before what was made from it."""
-    others: list[tuple[Node, Finding]] = [(n, finding) for n in nodes for finding in n.findings if finding.verdict != CODE_DIFFERS]
+    others: list[tuple[Node, Finding]] = [
+        (n, finding) for n in nodes for finding in n.findings if finding.verdict != CODE_DIFFERS
+    ]
     if others:
         node, finding = min(others, key=lambda other: other[1].verdict == "input changed since")
         number = len({other.path for other, _ in others})

@@ -62,7 +62,12 @@ class Node(NamedTuple):
         if not self.accepted:
             return self.findings or [Finding(VERIFIED, "")]
         made, commit = self.record.accepted[0], (self.record.run["git"] or {}).get("commit", "unknown")
-        return [Finding(ACCEPTED, f"on {self.record.accepted[-1].when}; made by older code {made.digest}, commit {commit}")]
+        return [
+            Finding(
+                ACCEPTED,
+                f"on {self.record.accepted[-1].when}; made by older code {made.digest}, commit {commit}",
+            )
+        ]
 
 
 class Audit:
@@ -92,10 +97,15 @@ class Audit:
 
     def everything(self) -> dict[str, Node]:
         """Path -> node of every result below ``root``, and of every record whose result is gone. Raises UserError when there is none."""
-        recorded = (path.relative_to(self.root).as_posix().removesuffix(SUFFIX) for path in (self.root / RESULTS).rglob("*" + SUFFIX))
+        recorded = (
+            path.relative_to(self.root).as_posix().removesuffix(SUFFIX)
+            for path in (self.root / RESULTS).rglob("*" + SUFFIX)
+        )
         paths = sorted({*outputs([RESULTS], self.root), *recorded})
         if not paths:
-            raise UserError(f"{self.root / RESULTS}: no results here; run this in the checkout that holds them")
+            raise UserError(
+                f"{self.root / RESULTS}: no results here; run this in the checkout that holds them"
+            )
         return {path: self.result(path) for path in paths}
 
     def result(self, path: str) -> Node:
@@ -103,10 +113,20 @@ class Audit:
         try:
             record = read_record(self.root / path)
         except RecordError as error:
-            return Node(path, self.hashes.now(path), None, [Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))])
+            return Node(
+                path,
+                self.hashes.now(path),
+                None,
+                [Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))],
+            )
         made = record.output(path)
         if made is None:
-            return Node(path, self.hashes.now(path), None, [Finding("file changed", f"its record is of {record.outputs[0].path}")])
+            return Node(
+                path,
+                self.hashes.now(path),
+                None,
+                [Finding("file changed", f"its record is of {record.outputs[0].path}")],
+            )
         now = self.hashes.now(path, made)
         findings = []
         if now is None:
@@ -124,7 +144,9 @@ class Audit:
         if made.files is None:
             return "its bytes are not those of the record"
         now = content(self.root / made.path, is_plain(made.digest)).files or {}
-        return "in it: " + ", ".join(sorted(name for name in made.files.keys() | now.keys() if made.files.get(name) != now.get(name)))
+        return "in it: " + ", ".join(
+            sorted(name for name in made.files.keys() | now.keys() if made.files.get(name) != now.get(name))
+        )
 
     def _since(self, record: Record, path: str) -> Iterator[Finding]:
         """What is no longer as it was when the job ran: inputs, config, code."""
@@ -168,7 +190,9 @@ def settings(nodes: dict[str, Node]) -> dict[str, list[Any]]:
 
 def flat_params(params: dict[str, Any]) -> dict[str, Any]:
     """Settings by their keys, other params by their names; without the code, which is compared file by file."""
-    return params.get("settings", {}) | {name: value for name, value in params.items() if name not in ("settings", "code")}
+    return params.get("settings", {}) | {
+        name: value for name, value in params.items() if name not in ("settings", "code")
+    }
 
 
 def _differences(record: Record, job: PlannedJob) -> Iterator[str]:
@@ -224,10 +248,21 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
         if made and _is_of(made, absolute, there):
             return checkout, candidate, []
         if record.id == known and Path(candidate).suffix == path.suffix:
-            return checkout, candidate, [Finding("file changed", f"{path} is not byte for byte what the record of {candidate} describes")]
+            return (
+                checkout,
+                candidate,
+                [
+                    Finding(
+                        "file changed",
+                        f"{path} is not byte for byte what the record of {candidate} describes",
+                    )
+                ],
+            )
     if home:
         return home, absolute.relative_to(home).as_posix(), []
-    raise UserError(f"{path}: {_what_can_be_said(absolute, there, known)} It is not among the results of {checkout}.")
+    raise UserError(
+        f"{path}: {_what_can_be_said(absolute, there, known)} It is not among the results of {checkout}."
+    )
 
 
 def _home(path: Path) -> Path | None:

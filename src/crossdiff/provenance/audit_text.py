@@ -120,9 +120,15 @@ def summary(nodes: dict[str, Node], audit: Audit) -> str:
     """One line: how many files are verified, accepted, neither, and how that was checked."""
     bad = sum(bool(node.findings) for node in nodes.values())
     accepted = sum(node.accepted for node in nodes.values())
-    how = "read and hashed again" if audit.hashes.deep else "checked by size, times and inode (--deep reads them again)"
+    how = (
+        "read and hashed again"
+        if audit.hashes.deep
+        else "checked by size, times and inode (--deep reads them again)"
+    )
     if bad:
-        return f"{bad} of {len(nodes)} files not verified{f', {accepted} accepted' if accepted else ''}; {how}."
+        return (
+            f"{bad} of {len(nodes)} files not verified{f', {accepted} accepted' if accepted else ''}; {how}."
+        )
     if accepted:
         return f"{len(nodes) - accepted} of {len(nodes)} files verified, {accepted} accepted: older code made them; {how}."
     return f"All {len(nodes)} files verified; {how}."

@@ -36,12 +36,17 @@ def code_parts(script: str, *modules: str) -> dict[str, str]:
 
 def parts_of(files: list[Path]) -> dict[str, str]:
     """File -> digest of its syntax tree. Files outside the repository by their name alone."""
-    return {(path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name): _parsed(path)[0] for path in files}
+    return {
+        (path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name): _parsed(path)[0]
+        for path in files
+    }
 
 
 def parts_digest(parts: dict[str, str]) -> str:
     """One digest of them all."""
-    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(parts.items())).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "".join(f"{name} {digest}\n" for name, digest in sorted(parts.items())).encode()
+    ).hexdigest()[:16]
 
 
 def code_files(script: str, *modules: str) -> list[Path]:
@@ -90,9 +95,15 @@ def _parse(source: bytes, path: Path) -> tuple[str, list[str]]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # may be a submodule
+            names += [
+                node.module,
+                *(f"{node.module}.{alias.name}" for alias in node.names),
+            ]  # may be a submodule
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
             del node.body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], names
 

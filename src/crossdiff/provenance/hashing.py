@@ -21,7 +21,9 @@ from crossdiff.errors import UserError
 IGNORED = ".snakemake_timestamp"  # Snakemake writes it into folders after their job
 TREE = "tree64m:"  # names PART and TREE_ABOVE, too: other ones would need another name
 PART = 64 << 20  # bytes
-TREE_ABOVE = 100_000_000  # bytes; max-checksum-file-size of the profile: Snakemake needs plain hashes up to it
+TREE_ABOVE = (
+    100_000_000  # bytes; max-checksum-file-size of the profile: Snakemake needs plain hashes up to it
+)
 _BUFFER = 1 << 20  # bytes a thread holds
 
 
@@ -46,7 +48,10 @@ class Known(Protocol):
 
 def members(folder: Path) -> list[Path]:
     """The files of a folder, at any depth, sorted by their path."""
-    return sorted((path for path in folder.rglob("*") if path.is_file() and path.name != IGNORED), key=lambda path: path.as_posix())
+    return sorted(
+        (path for path in folder.rglob("*") if path.is_file() and path.name != IGNORED),
+        key=lambda path: path.as_posix(),
+    )
 
 
 def size(path: Path) -> int:
@@ -67,7 +72,9 @@ def stamp(path: str | Path) -> str | None:
     try:
         if not path.is_dir():
             return _file_stamp(path)
-        lines = [f"{_file_stamp(member)}  {member.relative_to(path).as_posix()}\n" for member in members(path)]
+        lines = [
+            f"{_file_stamp(member)}  {member.relative_to(path).as_posix()}\n" for member in members(path)
+        ]
     except FileNotFoundError:
         return None
     return _sha256(lines)[:32]

@@ -27,7 +27,9 @@ def first_difference(a: Made, b: Made) -> str | None:
                 if below not in pairs:
                     pairs[below] = made
                     waiting.append(below)
-    return next((difference for step in order.static_order() for difference in _own_differences(*pairs[step])), None)
+    return next(
+        (difference for step in order.static_order() for difference in _own_differences(*pairs[step])), None
+    )
 
 
 def _aligned(a: Record, b: Record) -> list[tuple[RecordedFile, RecordedFile]]:
@@ -35,7 +37,9 @@ def _aligned(a: Record, b: Record) -> list[tuple[RecordedFile, RecordedFile]]:
     return [
         pair
         for name in dict.fromkeys(entry.name for entry in a.inputs)
-        for pair in zip((e for e in a.inputs if e.name == name), (e for e in b.inputs if e.name == name), strict=False)
+        for pair in zip(
+            (e for e in a.inputs if e.name == name), (e for e in b.inputs if e.name == name), strict=False
+        )
     ]
 
 
@@ -65,7 +69,9 @@ def _own_differences(first: Made, second: Made) -> Iterator[str]:
         yield f"{step}: made by different rules, {a.rule} and {b.rule}"
         return
     for one, other in _aligned(a, b):
-        if not _same(root_a, one, root_b, other) and not (_producer(root_a, one) and _producer(root_b, other)):
+        if not _same(root_a, one, root_b, other) and not (
+            _producer(root_a, one) and _producer(root_b, other)
+        ):
             paths = f"{one.path} and {other.path}" if one.path != other.path else one.path
             yield f"{paths}: read by {a.rule}, with digest {one.digest[:20]} in one and {other.digest[:20]} in the other"
     if len(a.inputs) != len(b.inputs):
@@ -80,12 +86,17 @@ def _own_differences(first: Made, second: Made) -> Iterator[str]:
         yield f"{step} ({a.rule}): " + ", ".join(
             f"{key} is {a.wildcards[key]} in one and {b.wildcards.get(key)} in the other" for key in changed
         )
-    code = sorted(file for file in a.made_by.keys() | b.made_by.keys() if a.made_by.get(file) != b.made_by.get(file))
+    code = sorted(
+        file for file in a.made_by.keys() | b.made_by.keys() if a.made_by.get(file) != b.made_by.get(file)
+    )
     if code:
         yield f"{step} ({a.rule}): other code, {', '.join(code)}"
     made, other = a.output(path_a), b.output(path_b)
     if made and other and not _same(root_a, made, root_b, other):
-        facts = [record.run["packages"] | {key: record.run[key] for key in ("python", "device", "threads", "host")} for record in (a, b)]
+        facts = [
+            record.run["packages"] | {key: record.run[key] for key in ("python", "device", "threads", "host")}
+            for record in (a, b)
+        ]
         changed = [key for key in facts[0] if facts[0][key] != facts[1].get(key)]
         said = ", ".join(f"{key} {facts[0][key]} and {facts[1].get(key)}" for key in changed)
         yield f"{step} ({a.rule}): same inputs, settings and code, other bytes; {said or 'the rule is not deterministic'}"

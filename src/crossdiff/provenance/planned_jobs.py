@@ -43,9 +43,13 @@ def read_config(paths: list[Path]) -> dict[str, Any]:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
             if not isinstance(found, dict):
-                raise ValueError(f"found {'nothing' if found is None else type(found).__name__}, allowed: keys and their values")
+                raise ValueError(
+                    f"found {'nothing' if found is None else type(found).__name__}, allowed: keys and their values"
+                )
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile") from None
+            raise UserError(
+                f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile"
+            ) from None
         _merge(values, found)
     return values
 
@@ -62,14 +66,26 @@ def state(values: Mapping[str, Any], root: Path) -> str:
     """Digest of all that decides which jobs there are: config, rules, the modules that rules use, files of local model folders."""
     rules = [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]
     modules = code.closure(
-        [code.LIBRARY / f"{name}.py" for name in ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")]
+        [
+            code.LIBRARY / f"{name}.py"
+            for name in (
+                "workflow/run",
+                "workflow/evaluations",
+                "provenance/planned_jobs",
+                "provenance/trust",
+            )
+        ]
     )
     folders = [(values.get("pair", {}).get(model) or {}).get("folder") for model in ("base", "chat")]
     parts = [
         json.dumps(values, sort_keys=True, default=str),
         *(path.read_text(encoding="utf-8") for path in rules),
         *code.parts_of(modules).values(),
-        *(str(sorted(path.name for path in (root / Path(folder).expanduser()).glob("*"))) for folder in folders if folder),
+        *(
+            str(sorted(path.name for path in (root / Path(folder).expanduser()).glob("*")))
+            for folder in folders
+            if folder
+        ),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -85,7 +101,13 @@ def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -
         return
     results = trust.reconcile(workflow, folders)
     code.parsed_before().save()
-    atexit.register(_finish, workflow, values, state(values, Path()), [path for path in results if path.startswith(f"{folders[0]}/")])
+    atexit.register(
+        _finish,
+        workflow,
+        values,
+        state(values, Path()),
+        [path for path in results if path.startswith(f"{folders[0]}/")],
+    )
 
 
 def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:
@@ -130,14 +152,30 @@ def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
     Raises UserError where there is no workflow, or where Snakemake can't plan.
     """
     if not (root / "Snakefile").exists():
-        raise UserError(f"{root}: no Snakefile here, so results can be compared with their records, not with config and code")
+        raise UserError(
+            f"{root}: no Snakefile here, so results can be compared with their records, not with config and code"
+        )
     wanted = state(read_config([root / path for path in configs]), root)
     now, jobs = _read(root / PLAN)
     if now != wanted:
-        command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "--configfile", *map(str, configs)]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--dry-run",
+            "--quiet",
+            "--configfile",
+            *map(str, configs),
+        ]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         now, jobs = _read(root / PLAN)
         if now != wanted:
-            said = [line.strip() for line in result.stderr.splitlines() if line.strip() and not line.startswith("Using ")]
-            raise UserError(f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({' '.join(said[:2]) or 'it made no plan'})")
+            said = [
+                line.strip()
+                for line in result.stderr.splitlines()
+                if line.strip() and not line.startswith("Using ")
+            ]
+            raise UserError(
+                f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({' '.join(said[:2]) or 'it made no plan'})"
+            )
     return {output: PlannedJob(*job) for output, job in json.loads(jobs).items()}

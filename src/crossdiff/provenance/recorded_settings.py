@@ -16,7 +16,9 @@ class RecordedSettings(dict[str, Any]):
 
     def given(self, key: str) -> bool:
         """Whether a key, or any below it, has a value."""
-        return any(value is not None for name, value in self.items() if name == key or name.startswith(f"{key}."))
+        return any(
+            value is not None for name, value in self.items() if name == key or name.startswith(f"{key}.")
+        )
 
 
 def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
@@ -30,7 +32,9 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     for path, record in _upstream(paths).items():
         for key, value in record.settings.items():
             if settings.setdefault(key, value) != value:
-                raise UserError(f"{path}: made with {key} {value!r}, another result on this page with {settings[key]!r}; make both anew")
+                raise UserError(
+                    f"{path}: made with {key} {value!r}, another result on this page with {settings[key]!r}; make both anew"
+                )
         if "pair" in record.wildcards:
             settings["pair.name"] = record.wildcards["pair"]
         if record.rule == "tokenise" and record.wildcards.get("split") == "train":

@@ -17,7 +17,15 @@ from crossdiff.errors import UserError
 from crossdiff.provenance import storage
 from crossdiff.provenance.code import ROOT, code_parts, parts_digest
 from crossdiff.provenance.hashing import Content, content, is_plain, stamp
-from crossdiff.provenance.records import Record, RecordedFile, RecordError, read_record, record_id, record_path, write_record
+from crossdiff.provenance.records import (
+    Record,
+    RecordedFile,
+    RecordError,
+    read_record,
+    record_id,
+    record_path,
+    write_record,
+)
 
 
 @contextmanager
@@ -30,7 +38,9 @@ def recording(snakemake: Any) -> Iterator[None]:
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
     code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
-    params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {"code": parts_digest(code)}
+    params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {
+        "code": parts_digest(code)
+    }
     wildcards = dict(snakemake.wildcards.items())
     found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
     inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
@@ -45,7 +55,9 @@ def recording(snakemake: Any) -> Iterator[None]:
     clock = time.perf_counter()
     for entry in inputs:
         if stamp(entry.path) != entry.stamp:
-            raise UserError(f"{entry.path}: changed while the job ran, so what was read can't be known; run again")
+            raise UserError(
+                f"{entry.path}: changed while the job ran, so what was read can't be known; run again"
+            )
     outputs = [RecordedFile.of(name, path, _written(path, job)) for name, path in _named(snakemake.output)]
     facts = _facts(snakemake, started) | {"recording_seconds": round(before + time.perf_counter() - clock, 3)}
     record = Record(job.record, snakemake.rule, wildcards, params, code, inputs, outputs, facts)
@@ -112,7 +124,11 @@ def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
         "git": _git(),
         "python": platform.python_version(),
         "packages": _packages(),
-        "seeds": {key: value for key, value in [*snakemake.wildcards.items(), *settings.items()] if key.split(".")[-1] == "seed"},
+        "seeds": {
+            key: value
+            for key, value in [*snakemake.wildcards.items(), *settings.items()]
+            if key.split(".")[-1] == "seed"
+        },
         "config": os.environ.get("CROSSDIFF_CONFIG", "").split(os.pathsep),
     }
 
@@ -122,7 +138,9 @@ def _git() -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-        return subprocess.run(["git", "-C", ROOT, *arguments], env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", ROOT, *arguments], env=environment, capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no").splitlines()

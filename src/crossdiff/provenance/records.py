@@ -60,10 +60,14 @@ class Record(NamedTuple):
     rule: str
     wildcards: dict[str, str]
     params: dict[str, Any]  # "settings": full key -> value; "code": digest of the code
-    code: dict[str, str]  # file -> digest of its syntax tree; of the code that made the result, or for which it was accepted
+    code: dict[
+        str, str
+    ]  # file -> digest of its syntax tree; of the code that made the result, or for which it was accepted
     inputs: list[RecordedFile]
     outputs: list[RecordedFile]
-    run: dict[str, Any]  # times, host, device, SLURM job, git commit, versions: what the id does not depend on
+    run: dict[
+        str, Any
+    ]  # times, host, device, SLURM job, git commit, versions: what the id does not depend on
     accepted: tuple[Acceptance, ...] = ()  # oldest first
 
     @property
@@ -79,9 +83,21 @@ class Record(NamedTuple):
         return next((entry for entry in self.outputs if entry.path == path), None)
 
 
-def record_id(rule: str, wildcards: dict[str, str], params: dict[str, Any], inputs: list[RecordedFile], outputs: list[str]) -> str:
+def record_id(
+    rule: str,
+    wildcards: dict[str, str],
+    params: dict[str, Any],
+    inputs: list[RecordedFile],
+    outputs: list[str],
+) -> str:
     """What a result depends on, as 32 hexadecimal digits. No times, hosts or stamps."""
-    identity = [rule, wildcards, params, [(entry.name, entry.path, entry.digest) for entry in inputs], outputs]
+    identity = [
+        rule,
+        wildcards,
+        params,
+        [(entry.name, entry.path, entry.digest) for entry in inputs],
+        outputs,
+    ]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -100,7 +116,10 @@ def write_record(output: str | Path, record: Record) -> None:
     """Write a record beside an output. Its last line holds a checksum of everything before it."""
     values = record._asdict()
     for key in ("inputs", "outputs"):
-        values[key] = [{name: value for name, value in entry._asdict().items() if value is not None} for entry in values[key]]
+        values[key] = [
+            {name: value for name, value in entry._asdict().items() if value is not None}
+            for entry in values[key]
+        ]
     values["accepted"] = [entry._asdict() for entry in record.accepted]
     body = json.dumps({"format": FORMAT} | values, indent=1, allow_nan=False).encode().removesuffix(b"\n}")
     with atomic_path(record_path(output)) as temporary:
@@ -117,7 +136,9 @@ def read_record(output: str | Path) -> Record:
     try:
         raw = path.read_bytes()
     except OSError:
-        raise RecordError("record missing", f"{output}: no record; nothing is known of how it was made") from None
+        raise RecordError(
+            "record missing", f"{output}: no record; nothing is known of how it was made"
+        ) from None
     body, _, _ = raw.rpartition(_CHECKSUM)
     try:
         values = json.loads(raw)
@@ -133,7 +154,9 @@ def read_record(output: str | Path) -> Record:
         values["accepted"] = tuple(Acceptance(**entry) for entry in values.get("accepted", []))
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError("record damaged", f"{path}: damaged ({error}); only the id in the result itself tells of it") from None
+        raise RecordError(
+            "record damaged", f"{path}: damaged ({error}); only the id in the result itself tells of it"
+        ) from None
 
 
 def _renamed(entry: dict[str, Any]) -> dict[str, Any]:

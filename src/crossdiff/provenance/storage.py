@@ -56,11 +56,15 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
         else:
             temporary.replace(final)
         if hashed:
-            current_job.written[str(final)] = hashed._replace(stamp=stamp(final))  # a rename is a change of time
+            current_job.written[str(final)] = hashed._replace(
+                stamp=stamp(final)
+            )  # a rename is a change of time
     except OSError as error:
         if _disk_is_full(error, final.parent):
             free = shutil.disk_usage(final.parent).free
-            raise UserError(f"{final}: the disk is full ({free / 1e6:,.0f} MB left); free some space and run again") from error
+            raise UserError(
+                f"{final}: the disk is full ({free / 1e6:,.0f} MB left); free some space and run again"
+            ) from error
         raise
     finally:
         if temporary.is_dir():
@@ -95,7 +99,9 @@ def _disk_is_full(error: OSError, folder: Path) -> bool:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def write_csv(path: str | Path, table: "pd.DataFrame") -> None:

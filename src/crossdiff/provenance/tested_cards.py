@@ -22,5 +22,7 @@ def proven_architectures(folder: Path = CARDS) -> frozenset[str]:
             if kernels and kernels["tests"] and not kernels["failed"]:
                 found.add(architecture)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: can't be read as the record of a card ({first_line(error)}); make test-gpu writes one") from None
+            raise UserError(
+                f"{path}: can't be read as the record of a card ({first_line(error)}); make test-gpu writes one"
+            ) from None
     return frozenset(found)

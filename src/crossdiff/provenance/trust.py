@@ -34,7 +34,9 @@ def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]
         try:
             record = read_record(hashes.root / path)
         except RecordError as error:
-            yield Result(path, None, NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}")
+            yield Result(
+                path, None, NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}"
+            )
         else:
             yield Result(path, record, _doubt(path, record, hashes, order_only.get(record.rule, set())))
 
@@ -45,7 +47,9 @@ def _doubt(path: str, record: Record, hashes: Hashes, order_only: set[str]) -> s
         return f"has the record of another file ({record.outputs[0].path})"
     if hashes.now(path, made) != made.digest:
         return "was changed after it was made"
-    changed = [entry.path for entry in record.inputs if entry.name not in order_only and input_changed(entry, hashes)]
+    changed = [
+        entry.path for entry in record.inputs if entry.name not in order_only and input_changed(entry, hashes)
+    ]
     return f"was made from another {changed[0]}" if changed else None
 
 
@@ -76,7 +80,9 @@ def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
     found = []
     for path, record, doubt in survey(folders, hashes, _order_only(workflow)):
         found.append(path)
-        wanted: dict[str, Any] = {"params": [f"{path} {doubt}"]} if doubt else {"params": _as_snakemake(record.params)}
+        wanted: dict[str, Any] = (
+            {"params": [f"{path} {doubt}"]} if doubt else {"params": _as_snakemake(record.params)}
+        )
         if record:
             wanted["input"] = sorted(entry.path for entry in record.inputs)
         # A folder that holds unrecorded files may itself be an output whose record is lost.
@@ -86,7 +92,10 @@ def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
                 checksums = _checksums(record.inputs) if record else {}
                 fresh = {"rule": record and record.rule, "input_checksums": checksums}
                 memory._write_record(
-                    output, MetadataRecord(record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **fresh, **wanted)
+                    output,
+                    MetadataRecord(
+                        record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **fresh, **wanted
+                    ),
                 )
     hashes.remembered.save()
     return found
@@ -105,7 +114,11 @@ def _as_snakemake(params: Mapping[str, Any]) -> list[str]:
 
 def _parents(path: str, folders: list[str]) -> list[str]:
     """The folders between an output and the one of ``folders`` that holds it."""
-    return [parent.as_posix() for parent in Path(path).parents if any(Path(folder) in parent.parents for folder in folders)]
+    return [
+        parent.as_posix()
+        for parent in Path(path).parents
+        if any(Path(folder) in parent.parents for folder in folders)
+    ]
 
 
 def _order_only(workflow: "Workflow") -> dict[str, set[str]]:
@@ -113,7 +126,10 @@ def _order_only(workflow: "Workflow") -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for rule in workflow.rules:
         for name, files in rule.input.items():
-            if any(getattr(file, "flags", {}).get("ancient") for file in (files if isinstance(files, list) else [files])):
+            if any(
+                getattr(file, "flags", {}).get("ancient")
+                for file in (files if isinstance(files, list) else [files])
+            ):
                 found.setdefault(rule.name, set()).add(name)
     return found
 

@@ -12,7 +12,12 @@ from crossdiff.report.template import ShownFigure, page_template
 
 
 def render(
-    recorded: RecordedSettings, concepts: str, summary: str, tables: Sequence[str], figures: Sequence[ShownFigure], template: str
+    recorded: RecordedSettings,
+    concepts: str,
+    summary: str,
+    tables: Sequence[str],
+    figures: Sequence[ShownFigure],
+    template: str,
 ) -> str:
     """The page as HTML. ``recorded``: settings from the records of the files shown."""
     read = {Path(path).stem: pd.read_csv(path) for path in tables}

@@ -63,7 +63,9 @@ def render(inputs: Inputs, template: str | Path) -> str:
         cautions=cautions(evaluations, inputs.recorded["classes.chat_only_above"]),
         few_explained=comparison.cautions(tables["explanations"]),
         latents={
-            name: _latents(pd.read_parquet(betas), inputs.examples[name], tokenizer, inputs.shown, names[name])
+            name: _latents(
+                pd.read_parquet(betas), inputs.examples[name], tokenizer, inputs.shown, names[name]
+            )
             for name, betas in inputs.betas.items()
         },
         stale=named[named.stale].to_dict("records"),
@@ -92,7 +94,9 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
         if dead > 0.25:
             found.append(f"{name}: {percent(dead)} of the latents never fire on held-out text.")
         if min(evaluation["fve_base"], evaluation["fve_chat"]) < 0.6:
-            found.append(f"{name}: less than 60 % of the variance is explained; what is left out may hold the difference.")
+            found.append(
+                f"{name}: less than 60 % of the variance is explained; what is left out may hold the difference."
+            )
     return found
 
 
@@ -105,15 +109,21 @@ class Token(NamedTuple):
     is_template: bool
 
 
-def _latents(betas: pd.DataFrame, examples: str, tokenizer, shown: Report, names: Mapping[int, str]) -> list[dict[str, Any]]:
+def _latents(
+    betas: pd.DataFrame, examples: str, tokenizer, shown: Report, names: Mapping[int, str]
+) -> list[dict[str, Any]]:
     top = most_chat_leaning(betas, shown.latents)
-    strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())])
+    strongest = pd.read_parquet(
+        examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())]
+    )
     by_latent = {latent: group.head(shown.examples) for latent, group in strongest.groupby("latent")}
     rows = []
     for row in top.to_dict("records"):
         found = by_latent.get(row["latent"])
         largest = found.peak.max() if found is not None else 1.0
-        contexts = [] if found is None else [_tokens(example, largest, tokenizer) for example in found.itertuples()]
+        contexts = (
+            [] if found is None else [_tokens(example, largest, tokenizer) for example in found.itertuples()]
+        )
         rows.append(row | {"contexts": contexts, "name": names.get(row["latent"], "")})
     return rows
 
@@ -121,6 +131,11 @@ def _latents(betas: pd.DataFrame, examples: str, tokenizer, shown: Report, names
 def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
     texts = [tokenizer.decode([token]) for token in example.tokens]
     return [
-        Token(text.replace("\n", "\u21b5"), float(activation / largest), float(activation), bool(part != CONTENT))
+        Token(
+            text.replace("\n", "\u21b5"),
+            float(activation / largest),
+            float(activation),
+            bool(part != CONTENT),
+        )
         for text, activation, part in zip(texts, example.activations, example.template, strict=True)
     ]

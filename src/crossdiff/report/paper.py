@@ -23,7 +23,9 @@ def is_papers_run(published: Mapping[str, Any], base: str | None, chat: str | No
     return published["pair"] == {"base": base, "chat": chat, "layer": layer}
 
 
-def quantities(evaluation: Mapping[str, Any], twins: pd.Series, template_tokens: pd.DataFrame, kl: pd.DataFrame | None) -> dict[str, float]:
+def quantities(
+    evaluation: Mapping[str, Any], twins: pd.Series, template_tokens: pd.DataFrame, kl: pd.DataFrame | None
+) -> dict[str, float]:
     """Every quantity of data/paper.yaml, and some more of its kind, as one crosscoder has them.
 
     ``twins`` and ``template_tokens`` are its rows of tables/twins.csv and tables/template_tokens.csv, ``kl`` its kl.csv.
@@ -53,16 +55,22 @@ def quantities(evaluation: Mapping[str, Any], twins: pd.Series, template_tokens:
         for group in kl.group.unique():
             if group != "rest":
                 tokens = "all tokens" if group == "all" else "first tokens"
-                found |= {f"KL {name}, {tokens}": main[group, variant] for variant, name in KL_VARIANTS.items()}
+                found |= {
+                    f"KL {name}, {tokens}": main[group, variant] for variant, name in KL_VARIANTS.items()
+                }
     return {name: np.nan if value is None else float(value) for name, value in found.items()}
 
 
-def comparison(runs: Mapping[str, Mapping[str, float]], losses: Mapping[str, str], published: Mapping[str, Any] | None) -> pd.DataFrame:
+def comparison(
+    runs: Mapping[str, Mapping[str, float]], losses: Mapping[str, str], published: Mapping[str, Any] | None
+) -> pd.DataFrame:
     """One row per quantity: ours for every crosscoder and, of the paper's own run, the published value for its loss (else NaN)."""
     values = published["values"] if published else {}
     columns: dict[str, list[float]] = {}
     names = list(next(iter(runs.values())))
     for crosscoder, run in runs.items():
         columns[crosscoder] = [run[name] for name in names]
-        columns[f"paper_{losses[crosscoder]}"] = [values.get(name, {}).get(losses[crosscoder], np.nan) for name in names]
+        columns[f"paper_{losses[crosscoder]}"] = [
+            values.get(name, {}).get(losses[crosscoder], np.nan) for name in names
+        ]
     return pd.DataFrame({"quantity": names} | columns)

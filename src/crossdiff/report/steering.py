@@ -35,8 +35,12 @@ class Contrast(NamedTuple):
     def surely(self) -> bool:
         """Whether the 95 % interval lies apart from that of the unsteered model, and no control goes as far."""
         if self.requests == "harmful":
-            return self.steered["high"] < self.unsteered["low"] and all(refused > self.steered["refused"] for refused in self.controls)
-        return self.steered["low"] > self.unsteered["high"] and all(refused < self.steered["refused"] for refused in self.controls)
+            return self.steered["high"] < self.unsteered["low"] and all(
+                refused > self.steered["refused"] for refused in self.controls
+            )
+        return self.steered["low"] > self.unsteered["high"] and all(
+            refused < self.steered["refused"] for refused in self.controls
+        )
 
     @property
     def odd(self) -> bool:
@@ -44,7 +48,9 @@ class Contrast(NamedTuple):
         return self.steered["perplexity"] > ODD * self.unsteered["perplexity"]
 
 
-def steering_section(inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]] | None = None) -> dict[str, Any]:
+def steering_section(
+    inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]] | None = None
+) -> dict[str, Any]:
     """``asked``: held-out requests of each kind. ``latents``: per steered latent its label, why it was chosen, contrasts and answers.
 
     ``names`` of latents, by crosscoder, are part of the labels.
@@ -61,7 +67,9 @@ def steering_section(inputs: SteeringInputs, names: Mapping[str, Mapping[int, st
                     "label": latent_label(name, latent, names),
                     "why": _why(candidates, latent),
                     "contrasts": contrasts,
-                    "answers": list(_answers(answers[answers.latent.isna() | (answers.latent == latent)], contrasts)),
+                    "answers": list(
+                        _answers(answers[answers.latent.isna() | (answers.latent == latent)], contrasts)
+                    ),
                 }
             )
     return {"latents": found, "asked": asked, "few": min(asked.values(), default=0) < FEW_REQUESTS}

@@ -16,11 +16,25 @@ from crossdiff.provenance.storage import atomic_path
 def download(package: str, sha256: str, path: Path) -> None:
     """Fetch the wheel ``name==version`` to ``path``. Raises UserError when it can't be had or has another sha256."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", folder, package]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            folder,
+            package,
+        ]
         result = subprocess.run(command, capture_output=True, text=True)
         wheels = sorted(Path(folder).glob("*.whl"))
         if result.returncode or len(wheels) != 1:
-            reason = next((line for line in reversed(result.stderr.splitlines()) if "ERROR" in line), "no wheel found")
+            reason = next(
+                (line for line in reversed(result.stderr.splitlines()) if "ERROR" in line), "no wheel found"
+            )
             raise UserError(f"package {package}: pip download failed ({reason.strip()})")
         with wheels[0].open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

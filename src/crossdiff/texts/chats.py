@@ -44,7 +44,10 @@ def chat_sequence(chat: list[Turn], tokenizer, where: str, ask: bool = False) ->
     """
     text, spans = _render(chat, tokenizer, where, ask)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = np.asarray(encoded["input_ids"], np.int32), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
+    ids, offsets = (
+        np.asarray(encoded["input_ids"], np.int32),
+        np.asarray(encoded["offset_mapping"]).reshape(-1, 2),
+    )
     special = np.isin(ids, tokenizer.all_special_ids)
     role, template = np.empty(len(ids), np.int8), np.full(len(ids), HEADER, np.int8)
     next_token = 0
@@ -53,7 +56,9 @@ def chat_sequence(chat: list[Turn], tokenizer, where: str, ask: bool = False) ->
     for turn, (start, stop), first, limit in zip(chat, spans, firsts, [*firsts[1:], len(ids)], strict=True):
         last = int(np.searchsorted(offsets[:, 0], stop, side="left")) if stop > start else first
         template[first:last] = CONTENT
-        end = last + _turn_end(special[last:limit])  # not past the next content: between the two there may be no special token
+        end = last + _turn_end(
+            special[last:limit]
+        )  # not past the next content: between the two there may be no special token
         template[last:end] = TURN_END
         role[next_token:end] = ROLES.index(turn["role"])
         next_token = end
@@ -86,14 +91,21 @@ def _render(chat: list[Turn], tokenizer, where: str, ask: bool) -> tuple[str, li
         )
     except TemplateError as error:
         raise UserError(f"{where}: the chat template refuses this chat ({error})") from error
-    for contents in ([turn["content"] for turn in chat], [turn["content"].strip() for turn in chat]):  # some templates trim
+    for contents in (
+        [turn["content"] for turn in chat],
+        [turn["content"].strip() for turn in chat],
+    ):  # some templates trim
         filled, spans = _fill(skeleton, stand_ins, contents, where)
         if filled == text:
             return text, spans
-    raise UserError(f"{where}: the chat template changes the content of a turn; only white space at its ends may be trimmed")
+    raise UserError(
+        f"{where}: the chat template changes the content of a turn; only white space at its ends may be trimmed"
+    )
 
 
-def _fill(skeleton: str, stand_ins: list[str], contents: list[str], where: str) -> tuple[str, list[tuple[int, int]]]:
+def _fill(
+    skeleton: str, stand_ins: list[str], contents: list[str], where: str
+) -> tuple[str, list[tuple[int, int]]]:
     text, spans = "", []
     for content, stand_in in zip(contents, stand_ins, strict=True):
         before, found, skeleton = skeleton.partition(stand_in)

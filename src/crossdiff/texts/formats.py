@@ -16,7 +16,9 @@ Turn = dict[str, str]
 Text = str | list[Turn]
 
 
-def texts(records: Iterator[Any], format: str, field: str | None, where: str, first: int = 0) -> Iterator[Text]:
+def texts(
+    records: Iterator[Any], format: str, field: str | None, where: str, first: int = 0
+) -> Iterator[Text]:
     """Documents or chats, in the order of ``records``. ``where`` names the data set in errors, where
     records count from ``first``.
 
@@ -24,9 +26,15 @@ def texts(records: Iterator[Any], format: str, field: str | None, where: str, fi
     """
     match format:
         case "text":
-            yield from (_document(record, field or "text", f"{where}, record {i}") for i, record in enumerate(records, first))
+            yield from (
+                _document(record, field or "text", f"{where}, record {i}")
+                for i, record in enumerate(records, first)
+            )
         case "messages":
-            yield from (_chat(record, field or "messages", f"{where}, record {i}") for i, record in enumerate(records, first))
+            yield from (
+                _chat(record, field or "messages", f"{where}, record {i}")
+                for i, record in enumerate(records, first)
+            )
         case "dialogue":
             yield from _dialogues(records, where)
         case "requests":
@@ -54,7 +62,10 @@ def _chat(record: Any, field: str, where: str) -> list[Turn]:
         raise UserError(f"{where}: a chat without turns; {field!r} must be a list of {{role, content}}")
     chat = []
     for number, turn in enumerate(turns):
-        role, content = _field(turn, "role", f"{where}, turn {number}"), _field(turn, "content", f"{where}, turn {number}")
+        role, content = (
+            _field(turn, "role", f"{where}, turn {number}"),
+            _field(turn, "content", f"{where}, turn {number}"),
+        )
         if role not in ROLES:
             raise UserError(f"{where}, turn {number}: found role {role!r}, allowed: {', '.join(ROLES)}")
         if not isinstance(content, str):
@@ -71,7 +82,9 @@ def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
     """
     for number, record in enumerate(records):
         if not isinstance(record, Mapping):
-            raise UserError(f"{where}, record {number}: found {type(record).__name__}, allowed: a mapping from id to dialogue")
+            raise UserError(
+                f"{where}, record {number}: found {type(record).__name__}, allowed: a mapping from id to dialogue"
+            )
         for key, conversation in record.items():
             place = f"{where}, dialogue {key}"
             turns: list[Turn] = []
@@ -104,9 +117,13 @@ def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[list[
         asked = _field(_field(record, kind, where), part, f"{where}, {kind}")
         for request, phrasing in itertools.product(asked, phrasings):
             if phrasing.count("{}") != 1 or phrasing.count("{") != 1:
-                raise UserError(f"{where}: phrasing {phrasing!r} must hold exactly one {{}}, where the request goes")
+                raise UserError(
+                    f"{where}: phrasing {phrasing!r} must hold exactly one {{}}, where the request goes"
+                )
             question = phrasing.format(request)
             order = hashlib.sha256(question.encode()).digest()
             answer = asked[request] if kind == "benign" else refusals[order[0] % len(refusals)]
-            chats.append((order, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]))
+            chats.append(
+                (order, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+            )
     yield from (chat for _, chat in sorted(chats, key=lambda item: item[0]))

@@ -38,8 +38,12 @@ class Shard(NamedTuple):
         """Sequences with their documents, one after the other."""
         return cls(
             token=np.concatenate([sequence.token for _, sequence in sequences]),
-            document=np.concatenate([np.full(len(sequence.token), document, np.int64) for document, sequence in sequences]),
-            position=np.concatenate([np.arange(len(sequence.token), dtype=np.int32) for _, sequence in sequences]),
+            document=np.concatenate(
+                [np.full(len(sequence.token), document, np.int64) for document, sequence in sequences]
+            ),
+            position=np.concatenate(
+                [np.arange(len(sequence.token), dtype=np.int32) for _, sequence in sequences]
+            ),
             role=np.concatenate([sequence.role for _, sequence in sequences]),
             template=np.concatenate([sequence.template for _, sequence in sequences]),
         )
@@ -67,7 +71,9 @@ def in_split(document: int, split: str, validation_fraction: float) -> bool:
     return is_validation == (split == "validation")
 
 
-def split_texts(source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0) -> Iterator[tuple[int, int, Text]]:
+def split_texts(
+    source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0
+) -> Iterator[tuple[int, int, Text]]:
     """(number in the stream, document id, text) of every text of a split that is not empty, from number ``start`` on."""
     for number, text in enumerate(read(source, name, archive, start), start):
         document = document_id(text)
@@ -76,7 +82,13 @@ def split_texts(source: TextSource, name: str, split: str, archive: str | None =
 
 
 def sequences(
-    source: TextSource, name: str, split: str, tokenizer, context: int, archive: str | None = None, start: int = 0
+    source: TextSource,
+    name: str,
+    split: str,
+    tokenizer,
+    context: int,
+    archive: str | None = None,
+    start: int = 0,
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split, texts from ``start`` on."""
     for number, document, text in split_texts(source, name, split, archive, start):
@@ -119,7 +131,9 @@ def tokenise_shard(
             f"datasets.{name}: its {split} texts end {missing:,} tokens short of this shard's {tokens:,}"
             f"{' (no text found)' if not found else ''}; lower {'tokens' if split == 'train' else 'validation_tokens'} or add text"
         )
-    table = pa.table(Shard.of(found)._asdict()).replace_schema_metadata({"next_text": str(next_text)} | record_mark())
+    table = pa.table(Shard.of(found)._asdict()).replace_schema_metadata(
+        {"next_text": str(next_text)} | record_mark()
+    )
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -142,4 +156,6 @@ def read_shard(path: str | Path) -> Shard:
         table = pq.read_table(path, columns=list(COLUMNS))
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise _not_a_shard(path, error) from error
-    return Shard(*(np.array(table[column].to_numpy()) for column in COLUMNS))  # copies: torch warns of arrays that are read-only
+    return Shard(
+        *(np.array(table[column].to_numpy()) for column in COLUMNS)
+    )  # copies: torch warns of arrays that are read-only

@@ -21,7 +21,10 @@ def read(source: TextSource, name: str, archive: str | None = None, start: int =
     ``archive`` is the downloaded wheel of a package source. Raises UserError for missing or malformed input.
     """
     where = f"dataset {name}"
-    if source.hub is not None and source.format in ("text", "messages"):  # one record, one text: skipping is cheap on the hub's side
+    if source.hub is not None and source.format in (
+        "text",
+        "messages",
+    ):  # one record, one text: skipping is cheap on the hub's side
         return texts(_hub(source, where, start), source.format, source.field, where, start)
     records = _package(source, archive) if source.package is not None else _files(source)
     return itertools.islice(texts(records, source.format, source.field, where), start, None)
@@ -35,7 +38,9 @@ def _hub(source: TextSource, where: str, start: int) -> Iterator[Any]:
         stream = load_dataset(hub.name, hub.subset, split=hub.split, revision=hub.revision, streaming=True)
         yield from stream.skip(start)
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: hub data set {hub.name}@{hub.revision} can't be read ({first_line(error)})") from error
+        raise UserError(
+            f"{where}: hub data set {hub.name}@{hub.revision} can't be read ({first_line(error)})"
+        ) from error
 
 
 def _package(source: TextSource, archive: str | None) -> Iterator[Any]:
@@ -73,7 +78,9 @@ def parse(name: str, content: bytes) -> Iterator[Any]:
             case ".yaml" | ".yml":
                 yield yaml.safe_load(content)
             case _:
-                raise UserError(f"{name}: unknown ending {ending!r}, allowed: .txt, .jsonl, .json, .parquet, .yaml")
+                raise UserError(
+                    f"{name}: unknown ending {ending!r}, allowed: .txt, .jsonl, .json, .parquet, .yaml"
+                )
     except (ValueError, YAMLError) as error:
         raise UserError(f"{name}: malformed {ending} ({' '.join(str(error).split())})") from error
 

@@ -45,7 +45,9 @@ def at_hand() -> Card:
     """The device here by its own rates, in a few seconds; what of them the work reaches is estimated."""
     where = device()
     sizes = SIZES[where.type]
-    return Card(where.type, _record({"product": _product(where, sizes.product), "copy": _copy(where, sizes.copy)}, []))
+    return Card(
+        where.type, _record({"product": _product(where, sizes.product), "copy": _copy(where, sizes.copy)}, [])
+    )
 
 
 def calibrated(folder: Path) -> dict[str, Any]:
@@ -82,7 +84,11 @@ def _record(measured: dict[str, tuple[float, str]], steps: list[dict[str, Any]])
 
 
 def _processor() -> str:
-    named = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    named = (
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
     return next(named, platform.machine())
 
 
@@ -111,7 +117,9 @@ def _each(work: Callable[[], object], where: torch.device, seconds: float = SECO
 
 def _product(where: torch.device, size: int) -> tuple[float, str]:
     a = torch.randn(size, size, device=where).to(fast_dtype())
-    return 2 * size**3 / _each(lambda: a @ a, where), f"{_precision()} product of two {size} x {size} matrices"
+    return 2 * size**3 / _each(
+        lambda: a @ a, where
+    ), f"{_precision()} product of two {size} x {size} matrices"
 
 
 def _precision() -> str:
@@ -121,16 +129,24 @@ def _precision() -> str:
 def _copy(where: torch.device, size: int) -> tuple[float, str]:
     source = torch.zeros(size, dtype=torch.uint8, device=where)
     target = torch.empty_like(source)
-    return 2 * size / _each(lambda: target.copy_(source), where), f"copy of {size >> 20} MiB, bytes read plus written"
+    return 2 * size / _each(
+        lambda: target.copy_(source), where
+    ), f"copy of {size >> 20} MiB, bytes read plus written"
 
 
 @torch.inference_mode()
-def _forward(where: torch.device, d_model: int, d_mlp: int, blocks: int, sequences: int, tokens: int) -> tuple[float, str]:
+def _forward(
+    where: torch.device, d_model: int, d_mlp: int, blocks: int, sequences: int, tokens: int
+) -> tuple[float, str]:
     """Of random weights."""
     from transformers import LlamaConfig, LlamaModel
 
     config = LlamaConfig(
-        vocab_size=1024, hidden_size=d_model, intermediate_size=d_mlp, num_hidden_layers=blocks, num_attention_heads=d_model // 64
+        vocab_size=1024,
+        hidden_size=d_model,
+        intermediate_size=d_mlp,
+        num_hidden_layers=blocks,
+        num_attention_heads=d_model // 64,
     )
     with torch.device(where):
         model = LlamaModel(config).to(fast_dtype()).eval()
@@ -157,7 +173,15 @@ def _step(where: torch.device, loss: str, d_model: int, latents: int, batch: int
             sample = training.crosscoder.preactivations(training.crosscoder.normalise(x[:64].to(where)))
             training.crosscoder.encoder_bias -= sample.flatten().topk(64 * k).values.min()
     seconds = _each(lambda: training.step(x), where, LONGER)
-    return {"loss": loss, "d_model": d_model, "latents": latents, "batch": batch, "k": k, "seconds": seconds, "source": COMMAND}
+    return {
+        "loss": loss,
+        "d_model": d_model,
+        "latents": latents,
+        "batch": batch,
+        "k": k,
+        "seconds": seconds,
+        "source": COMMAND,
+    }
 
 
 def _start() -> tuple[float, str]:
@@ -186,4 +210,7 @@ def _disk(folder: Path, size: int) -> dict[str, tuple[float, str]]:
             pass
         read = time.perf_counter() - start
     of = f"a file of {size >> 20} MiB"
-    return {"disk_write": (size / written, f"{of}, flushed"), "disk_read": (size / read, f"{of}, dropped from memory before")}
+    return {
+        "disk_write": (size / written, f"{of}, flushed"),
+        "disk_read": (size / read, f"{of}, dropped from memory before"),
+    }

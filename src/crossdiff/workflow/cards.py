@@ -18,7 +18,10 @@ FORMAT = 1
 NO_PART_OF_A_NAME = re.compile(r"nvidia|tesla|geforce|quadro|\d+gb|hbm\d\w*")
 
 # What a record's "measured" holds: rates of the card itself, which must be there, and what our code reaches on it; each in its unit.
-OF_CARD = ("product", "copy")  # FLOP/s in a bfloat16 product, bytes/s read and written by a copy in the device's memory
+OF_CARD = (
+    "product",
+    "copy",
+)  # FLOP/s in a bfloat16 product, bytes/s read and written by a copy in the device's memory
 OF_CODE = ("forward", "encode")  # FLOP/s
 # In place of what was not measured, on a GPU and on a CPU. First shares of the bound by products and bytes; "step" is of any loss.
 SHARES = {"forward": (0.4, 0.6), "encode": (0.2, 0.4), "generate": (0.2, 0.3), "step": (0.4, 0.6)}
@@ -106,13 +109,26 @@ class Card(NamedTuple):
         """Lines that say what the hours rest on: the card's rates, and what was not measured on it."""
         record = self.record
         rates = f"{self.rate('product'):.2g} FLOP/s in products, {self.rate('copy'):.2g} bytes/s copied"
-        lines = [f"Hours: one job after another on {record['card']} ({rates}) with {record['cores']} CPU cores."]
-        kinds = sorted({"encode" if work.kind == "scale" else work.kind for need in needs.values() for work in need.works} - {"host"})
+        lines = [
+            f"Hours: one job after another on {record['card']} ({rates}) with {record['cores']} CPU cores."
+        ]
+        kinds = sorted(
+            {
+                "encode" if work.kind == "scale" else work.kind
+                for need in needs.values()
+                for work in need.works
+            }
+            - {"host"}
+        )
         if guessed := [kind for kind in kinds if not (self._measured(kind) or self._steps(kind))]:
             named = ", ".join(f"{kind} {self.share(kind):.0%}" for kind in guessed)
-            lines.append(f"Not measured on this card: {named}; estimated from bytes and FLOP at so much of these rates.")
+            lines.append(
+                f"Not measured on this card: {named}; estimated from bytes and FLOP at so much of these rates."
+            )
         if usual := [key for key in USUAL if not self._measured(key)]:
-            lines.append(f"Taken as usual, not measured: {', '.join(f'{key} {_told(self.rate(key))}' for key in usual)}.")
+            lines.append(
+                f"Taken as usual, not measured: {', '.join(f'{key} {_told(self.rate(key))}' for key in usual)}."
+            )
         return lines
 
 
@@ -127,7 +143,9 @@ def step_work(d_model: int, latents: int, batch: int) -> tuple[float, float]:
 
 def card_name(device: str) -> str:
     """Of a card's record, from what torch calls the device: "NVIDIA H100 80GB HBM3" is h100, "NVIDIA A100-SXM4-80GB" a100-sxm4."""
-    return "-".join(word for word in re.findall(r"[a-z0-9]+", device.lower()) if not NO_PART_OF_A_NAME.fullmatch(word))
+    return "-".join(
+        word for word in re.findall(r"[a-z0-9]+", device.lower()) if not NO_PART_OF_A_NAME.fullmatch(word)
+    )
 
 
 def find_card(named: str, root: Path) -> Card:
@@ -137,7 +155,9 @@ def find_card(named: str, root: Path) -> Card:
     path = root / CARDS / f"{named.lower()}.json"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in (root / CARDS).glob("*.json")))
-        raise UserError(f"--card: found {named}, allowed: {known}, or a file that crossdiff plan --calibrate FILE.json wrote on the card")
+        raise UserError(
+            f"--card: found {named}, allowed: {known}, or a file that crossdiff plan --calibrate FILE.json wrote on the card"
+        )
     return read_card(path)
 
 
@@ -159,18 +179,30 @@ def read_card(path: Path) -> Card:
 
 def _problems(record: dict[str, Any]) -> list[tuple[str, str]]:
     """(key, what is wrong with it)."""
-    problems = [(key, f"found {record.get(key)!r}, allowed: text") for key in ("card", "architecture") if not _is(record.get(key), str)]
+    problems = [
+        (key, f"found {record.get(key)!r}, allowed: text")
+        for key in ("card", "architecture")
+        if not _is(record.get(key), str)
+    ]
     if not _positive(record.get("cores")):
         problems.append(("cores", f"found {record.get('cores')!r}, allowed: a number above 0"))
     measured, steps = record.get("measured"), record.get("steps")
     if not _is(measured, dict) or not _is(steps, list):
-        return [*problems, ("measured, steps", "allowed: an object of measurements and a list of training steps")]
+        return [
+            *problems,
+            ("measured, steps", "allowed: an object of measurements and a list of training steps"),
+        ]
     for key in MEASURED:
         entry = measured.get(key)
         value = entry.get("value") if _is(entry, dict) else entry
         needed = key in OF_CARD
         if not _positive(value) and (needed or value is not None):
-            problems.append((f"measured.{key}.value", f"found {value!r}, allowed: a number above 0{'' if needed else ' or null'}"))
+            problems.append(
+                (
+                    f"measured.{key}.value",
+                    f"found {value!r}, allowed: a number above 0{'' if needed else ' or null'}",
+                )
+            )
     for number, step in enumerate(steps):
         for key in ("d_model", "latents", "batch", "seconds"):
             if not _is(step, dict) or not _positive(step.get(key)):

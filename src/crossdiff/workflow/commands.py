@@ -9,12 +9,21 @@ from pathlib import Path
 
 def snakemake(configs: Sequence[Path], *targets: str) -> str:
     """A run of these configs, of some targets or of everything."""
-    return shlex.join([*_program("snakemake"), *targets, "--configfile", *map(str, configs)])  # the option takes all that follows
+    return shlex.join(
+        [*_program("snakemake"), *targets, "--configfile", *map(str, configs)]
+    )  # the option takes all that follows
 
 
 def crossdiff(command: str, configs: Sequence[Path], *options: str) -> str:
     """One of our own commands, for these configs."""
-    return shlex.join([*_program("crossdiff"), command, *(part for path in configs for part in ("--configfile", str(path))), *options])
+    return shlex.join(
+        [
+            *_program("crossdiff"),
+            command,
+            *(part for path in configs for part in ("--configfile", str(path))),
+            *options,
+        ]
+    )
 
 
 def login() -> str:

@@ -21,11 +21,15 @@ class Evaluation(NamedTuple):
 
     name: str  # of the figure's files, and of its place on the page
     draw: str  # "module:function"; the caption stands next to the function
-    files: Mapping[str, str]  # argument of the function -> file of each training, given as crosscoder -> table
+    files: Mapping[
+        str, str
+    ]  # argument of the function -> file of each training, given as crosscoder -> table
     settings: tuple[str, ...] = ()  # keys that the function reads; each section is an argument
     named: bool = False  # whether the function takes names of latents, from the catalogue
     table: str = ""  # table of this name, which the page shows below the figure
-    need: Mapping[str, Callable[[Config], Need]] = {}  # rule -> what it takes, where it is more than reading a table
+    need: Mapping[
+        str, Callable[[Config], Need]
+    ] = {}  # rule -> what it takes, where it is more than reading a table
     section: str = "figures"  # of the page, in which the figure stands
     of_paper: bool = True  # whether the paper has this figure, for `snakemake paper`
 
@@ -44,7 +48,10 @@ def evaluations(config: Config) -> list[Evaluation]:
     """Those of a run, in the order of the page."""
     explained = {"patterns": "patterns.parquet", "patterns_quantiles": "patterns_quantiles.parquet"}
     if config.explanations:
-        explained |= {"language_model": "explanations.parquet", "language_model_quantiles": "explanations_quantiles.parquet"}
+        explained |= {
+            "language_model": "explanations.parquet",
+            "language_model_quantiles": "explanations_quantiles.parquet",
+        }
     betas = {"betas": "betas.parquet"}
     return [
         Evaluation(
@@ -60,8 +67,17 @@ def evaluations(config: Config) -> list[Evaluation]:
             settings=("classes.top", *NU_THRESHOLDS),
             named=True,
         ),
-        Evaluation(name="threshold_sweep", draw=f"{FIGURES}.crosscoders:threshold_sweep", files=betas, settings=("classes.top",)),
-        *([Evaluation(name="kl", draw=f"{FIGURES}.causal_effect:kl", files={"tables": "kl.csv"})] if config.causal else []),
+        Evaluation(
+            name="threshold_sweep",
+            draw=f"{FIGURES}.crosscoders:threshold_sweep",
+            files=betas,
+            settings=("classes.top",),
+        ),
+        *(
+            [Evaluation(name="kl", draw=f"{FIGURES}.causal_effect:kl", files={"tables": "kl.csv"})]
+            if config.causal
+            else []
+        ),
         Evaluation(
             name="density",
             draw=f"{FIGURES}.density:density",
@@ -69,7 +85,11 @@ def evaluations(config: Config) -> list[Evaluation]:
             settings=("density.dense_above", "density.rare_below"),
             table="density",
             of_paper=False,
-            need={"measure_density": lambda config: Need(jobs=1, tokens=0, disk=0, host=PROCESS, device=0, flop=0)},
+            need={
+                "measure_density": lambda config: Need(
+                    jobs=1, tokens=0, disk=0, host=PROCESS, device=0, flop=0
+                )
+            },
         ),
         Evaluation(
             name="template_tokens",
@@ -87,7 +107,12 @@ def evaluations(config: Config) -> list[Evaluation]:
         *(
             [
                 Evaluation(
-                    "steering", f"{FIGURES}.steering:steering", {"tables": "steering.csv"}, named=True, section="steering", of_paper=False
+                    "steering",
+                    f"{FIGURES}.steering:steering",
+                    {"tables": "steering.csv"},
+                    named=True,
+                    section="steering",
+                    of_paper=False,
                 )
             ]
             if config.steering

@@ -23,7 +23,9 @@ def check(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
     """
     if workflow.executor_plugin.name != "local" or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return
-    if not any(devices.glob("nvidia[0-9]*")) or not any(job.resources.get(ON_GPU) for job in workflow.dag.needrun_jobs()):
+    if not any(devices.glob("nvidia[0-9]*")) or not any(
+        job.resources.get(ON_GPU) for job in workflow.dag.needrun_jobs()
+    ):
         return
     answer = subprocess.run([sys.executable, "-c", QUESTION], capture_output=True, text=True)
     if answer.returncode == 0 and (reason := answer.stdout.strip()):

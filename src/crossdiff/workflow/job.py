@@ -26,10 +26,18 @@ def job(snakemake: Any) -> Iterator[Config]:
         # The descriptors, not only sys.stderr: native libraries print too.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
+        logging.basicConfig(
+            level=logging.INFO,
+            format="%(asctime)s %(message)s",
+            datefmt="%H:%M:%S",
+            stream=sys.stderr,
+            force=True,
+        )
         try:
             with recording(snakemake):
-                yield only(load(snakemake.config), snakemake.params.get("settings", {}).keys(), snakemake.rule)
+                yield only(
+                    load(snakemake.config), snakemake.params.get("settings", {}).keys(), snakemake.rule
+                )
         except UserError as error:
             log.error("error: %s", error)
             raise SystemExit(1) from None

@@ -29,7 +29,13 @@ class Report(NamedTuple):
 
 
 def report(
-    values: dict[str, Any], configs: list[Path], root: Path, card: Card, here: bool, disk: float | None = None, hours: float | None = None
+    values: dict[str, Any],
+    configs: list[Path],
+    root: Path,
+    card: Card,
+    here: bool,
+    disk: float | None = None,
+    hours: float | None = None,
 ) -> Report:
     """Of a run of the config files ``configs``, which hold these ``values``, on a card.
 
@@ -61,7 +67,12 @@ def report(
 def _table(needs: dict[str, Need], card: Card) -> Iterator[str]:
     yield COLUMNS.format("rule", "jobs", "M tokens", "disk GB", "host RAM GB", "device GB", "hours")
     for rule, need in needs.items():
-        numbers = (f"{need.tokens / 1e6:.2f}", f"{need.disk / 1e9:.2f}", f"{need.host / 1e9:.1f}", f"{need.device / 1e9:.1f}")
+        numbers = (
+            f"{need.tokens / 1e6:.2f}",
+            f"{need.disk / 1e9:.2f}",
+            f"{need.host / 1e9:.1f}",
+            f"{need.device / 1e9:.1f}",
+        )
         yield COLUMNS.format(rule, need.jobs, *numbers, f"{card.hours(need):.2f}")
     jobs, disk = sum(need.jobs for need in needs.values()), sum(need.disk for need in needs.values())
     yield COLUMNS.format("all", jobs, "", f"{disk / 1e9:.2f}", "", "", f"{card.hours(*needs.values()):.2f}")
@@ -91,8 +102,13 @@ def _too_much(needs: dict[str, Need], card: Card, disk: float | None, hours: flo
 
 def _too_little(needs: dict[str, Need], card: Card, config: Config, root: Path) -> Iterator[str]:
     """What this machine lacks."""
-    folders = [*result_folders(config), *(f"results/models/{config.pair.model_name(role)}" for role in MODELS)]
-    there = sum(path.stat().st_size for folder in folders for path in (root / folder).rglob("*") if path.is_file())
+    folders = [
+        *result_folders(config),
+        *(f"results/models/{config.pair.model_name(role)}" for role in MODELS),
+    ]
+    there = sum(
+        path.stat().st_size for folder in folders for path in (root / folder).rglob("*") if path.is_file()
+    )
     free, wanted = shutil.disk_usage(root).free, sum(need.disk for need in needs.values()) - there
     if wanted > free:
         yield f"disk: {wanted / 1e9:,.1f} GB more are needed, {free / 1e9:,.1f} GB are free"

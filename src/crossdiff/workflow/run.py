@@ -30,7 +30,11 @@ class Run:
 
         def of(wildcards: Any) -> dict[str, Any]:
             named = [key.format(**dict(wildcards.items())) for key in keys]
-            return dict(sorted((full, value) for key in named for full, value in flatten(key, self._value(key)).items()))
+            return dict(
+                sorted(
+                    (full, value) for key in named for full, value in flatten(key, self._value(key)).items()
+                )
+            )
 
         return of
 
@@ -68,7 +72,9 @@ class Run:
         source = self.config.pair.source(role)
         if source.folder is not None:
             if not Path(source.folder, "config.json").is_file():
-                raise UserError(f"pair.{role}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json")
+                raise UserError(
+                    f"pair.{role}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json"
+                )
             return [str(path) for path in model_files(Path(source.folder))]
         return [source.random.chat_template] if source.random is not None else []
 
@@ -98,10 +104,16 @@ class Run:
 def check_layout(config: Config, root: Path = Path()) -> None:
     """Raises UserError for results of version 0.1, whose paths are not those of today (CHANGELOG.md)."""
     folder = root / "results" / config.pair.name
-    old = [name for name in ("models", "tokenizer", "tokens", "activations", "tables", "figures") if (folder / name).exists()]
+    old = [
+        name
+        for name in ("models", "tokenizer", "tokens", "activations", "tables", "figures")
+        if (folder / name).exists()
+    ]
     if old:
         found = f"found {old[0]}/, which is of the path layout before 0.2 (CHANGELOG.md)"
-        raise UserError(f"{folder.relative_to(root)}: {found}; nothing reads it any more: delete the folder, or give the pair another name")
+        raise UserError(
+            f"{folder.relative_to(root)}: {found}; nothing reads it any more: delete the folder, or give the pair another name"
+        )
 
 
 def result_folders(config: Config) -> list[str]:

@@ -13,7 +13,16 @@ from crossdiff.workflow.commands import login, snakemake
 from crossdiff.workflow.sizes import Experts, Shape
 
 SHAPES = Path("data/model-shapes.yaml")
-VARIANTS = ("-it", "-pt", "-Instruct", "-Chat", "-Base", "-instruct", "-chat", "-deduped")  # models of one size, by the end of their names
+VARIANTS = (
+    "-it",
+    "-pt",
+    "-Instruct",
+    "-Chat",
+    "-Base",
+    "-instruct",
+    "-chat",
+    "-deduped",
+)  # models of one size, by the end of their names
 UNGATED = (
     "gpt2",
     "gpt_neo",
@@ -31,7 +40,14 @@ UNGATED = (
 )
 LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "opt")
 # What files of these families leave out, by the default of the class that reads them.
-LEFT_OUT = {"gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}}
+LEFT_OUT = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262_208,
+    }
+}
 
 
 def shape_of(values: dict[str, Any]) -> Shape | None:
@@ -49,17 +65,33 @@ def shape_of(values: dict[str, Any]) -> Shape | None:
         _size(values, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         _size(values, "hidden_size", "n_embd", "d_model"),
     )
-    heads, vocabulary = _size(values, "num_attention_heads", "n_head", "n_heads", "num_heads"), _size(values, "vocab_size")
+    heads, vocabulary = (
+        _size(values, "num_attention_heads", "n_head", "n_heads", "num_heads"),
+        _size(values, "vocab_size"),
+    )
     if not (layers and d_model and heads and vocabulary):
         return None
     experts = _experts(values, layers)
     if experts is None and any("expert" in name and value for name, value in values.items()):
         return None  # of a family that names its experts otherwise
     # Llama 4 has a key of its own for blocks without experts.
-    mlp = _size(values, "intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * d_model
+    mlp = (
+        _size(values, "intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", "d_ff")
+        or 4 * d_model
+    )
     positions = _size(values, "n_positions", "max_position_embeddings") if family in LEARNED_POSITIONS else 0
     matrices, embeddings = 2 if family in UNGATED else 3, 1 if values.get("tie_word_embeddings", True) else 2
-    return Shape(layers, d_model, mlp, vocabulary, _attention(values, d_model, heads), matrices, embeddings, positions or 0, experts)
+    return Shape(
+        layers,
+        d_model,
+        mlp,
+        vocabulary,
+        _attention(values, d_model, heads),
+        matrices,
+        embeddings,
+        positions or 0,
+        experts,
+    )
 
 
 def _size(values: dict[str, Any], *names: str) -> int | None:
@@ -74,12 +106,20 @@ def _size(values: dict[str, Any], *names: str) -> int | None:
 
 def _attention(values: dict[str, Any], d_model: int, heads: int) -> int:
     """Parameters of a block's attention."""
-    if rank := _size(values, "kv_lora_rank"):  # keys and values come from one small vector, perhaps queries from another
-        plain, turned, value = (_size(values, name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+    if rank := _size(
+        values, "kv_lora_rank"
+    ):  # keys and values come from one small vector, perhaps queries from another
+        plain, turned, value = (
+            _size(values, name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        )
         queries, inner = heads * (plain + turned), _size(values, "q_lora_rank")
         of_queries = inner * (d_model + queries) if inner else d_model * queries
-        return of_queries + d_model * (rank + turned) + rank * heads * (plain + value) + heads * value * d_model
-    of_keys = _size(values, "num_key_value_heads", "num_kv_heads") or (1 if values.get("multi_query") else heads)
+        return (
+            of_queries + d_model * (rank + turned) + rank * heads * (plain + value) + heads * value * d_model
+        )
+    of_keys = _size(values, "num_key_value_heads", "num_kv_heads") or (
+        1 if values.get("multi_query") else heads
+    )
     return 2 * d_model * (_size(values, "head_dim") or d_model // heads) * (heads + of_keys)
 
 
@@ -93,7 +133,9 @@ def _experts(values: dict[str, Any], layers: int) -> Experts | None:
         shared = one
     step = step or _size(values, "decoder_sparse_step") or 1
     first, listed = values.get("first_k_dense_replace") or 0, values.get("mlp_only_layers") or []
-    dense = frozenset(block for block in range(layers) if block < first or block in listed or (block + 1) % step)
+    dense = frozenset(
+        block for block in range(layers) if block < first or block in listed or (block + 1) % step
+    )
     return Experts(number, _size(values, "num_experts_per_tok") or 1, one, shared, dense)
 
 
@@ -119,7 +161,9 @@ def shape(config: Config, root: Path) -> Shape | None:
     Raises UserError for a malformed config.json.
     """
     for role in ("base", "chat"):
-        if found := _source_shape(config.pair.source(role), root / f"results/models/{config.pair.model_name(role)}", root):
+        if found := _source_shape(
+            config.pair.source(role), root / f"results/models/{config.pair.model_name(role)}", root
+        ):
             return found
     return None
 
@@ -185,7 +229,9 @@ def _download(hub: HubModel) -> Path:
 
     name = f"{hub.name}@{hub.revision}"
     try:
-        get_hf_file_metadata(hf_hub_url(hub.name, "config.json", revision=hub.revision))  # fails at once, where a download tries six times
+        get_hf_file_metadata(
+            hf_hub_url(hub.name, "config.json", revision=hub.revision)
+        )  # fails at once, where a download tries six times
         return Path(hf_hub_download(hub.name, "config.json", revision=hub.revision))
     except GatedRepoError:
         page = f"https://huggingface.co/{hub.name}"
@@ -193,10 +239,16 @@ def _download(hub: HubModel) -> Path:
     except RevisionNotFoundError:
         raise UserError(f"{name}: the hub has no such revision; name a commit, a tag or main") from None
     except RepositoryNotFoundError:
-        raise UserError(f"{name}: the hub shows no such model; correct its name, or run {login()} if it is private") from None
+        raise UserError(
+            f"{name}: the hub shows no such model; correct its name, or run {login()} if it is private"
+        ) from None
     except EntryNotFoundError:
         raise UserError(f"{name}: it has no config.json, so it is no Hugging Face model") from None
     except OfflineModeIsEnabled:
-        raise UserError(f"{name}: config.json can't be downloaded while HF_HUB_OFFLINE is set; unset it where there is a network") from None
+        raise UserError(
+            f"{name}: config.json can't be downloaded while HF_HUB_OFFLINE is set; unset it where there is a network"
+        ) from None
     except Exception as error:  # network and certificate errors share no base class
-        raise UserError(f"{name}: config.json can't be downloaded ({first_line(error)}); go on where there is a network") from None
+        raise UserError(
+            f"{name}: config.json can't be downloaded ({first_line(error)}); go on where there is a network"
+        ) from None

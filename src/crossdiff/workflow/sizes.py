@@ -53,7 +53,9 @@ class Shape(NamedTuple):
     def _blocks(self, layers: int | None, of_experts: int) -> int:
         """Parameters of the first blocks, where ``of_experts`` is the width that counts in a block with experts."""
         number = self.layers if layers is None else layers
-        dense = number if self.experts is None else sum(block in self.experts.dense for block in range(number))
+        dense = (
+            number if self.experts is None else sum(block in self.experts.dense for block in range(number))
+        )
         widths = dense * self.d_mlp + (number - dense) * of_experts
         return number * self.attention + self.matrices * self.d_model * widths
 

@@ -32,10 +32,17 @@ def check(workflow: "Workflow") -> None:
     if workflow.executor_plugin.name != "slurm":
         return
     if shutil.which("sbatch") is None:
-        raise UserError("executor: found slurm, but there is no sbatch on the PATH; run on a login node, or without --profile slurm")
+        raise UserError(
+            "executor: found slurm, but there is no sbatch on the PATH; run on a login node, or without --profile slurm"
+        )
     settings = workflow.executor_settings
-    if settings.status_command == "sacct" and (answer := _ask("sacct", "--noheader", "--allocations")).returncode:
-        raise UserError(f"slurm-status-command: found sacct, which answers '{answer.stderr.strip()}'; allowed here: squeue")
+    if (
+        settings.status_command == "sacct"
+        and (answer := _ask("sacct", "--noheader", "--allocations")).returncode
+    ):
+        raise UserError(
+            f"slurm-status-command: found sacct, which answers '{answer.stderr.strip()}'; allowed here: squeue"
+        )
     requests: dict[str, Any] = {}
     for job in workflow.dag.needrun_jobs():
         if not job.is_local:
@@ -47,7 +54,9 @@ def check(workflow: "Workflow") -> None:
         # SLURM would take a job that is over the limit of its partition, and let it wait for ever.
         partition, minutes = job.resources.get("slurm_partition"), job.resources.get("runtime")
         if partition and minutes and minutes > (limit := _minutes(partition)):
-            raise UserError(f"{PROFILE}: rule {job.rule.name}: runtime: found {minutes} minutes, allowed in {partition}: up to {limit:.0f}")
+            raise UserError(
+                f"{PROFILE}: rule {job.rule.name}: runtime: found {minutes} minutes, allowed in {partition}: up to {limit:.0f}"
+            )
 
 
 def _request(job: Any, settings: Any) -> str:
@@ -59,8 +68,16 @@ def _request(job: Any, settings: Any) -> str:
     given = {name: job.resources.get(f"slurm_{name}") for name in options}
     line = get_submit_command(
         job,
-        {name: f"{flag} {shlex.quote(str(given[name]))}" if given[name] else "" for name, flag in options.items()}
-        | {"run_uuid": "test", "slurm_logfile": os.devnull, "comment_str": f"rule_{job.rule.name}", "workdir": None},
+        {
+            name: f"{flag} {shlex.quote(str(given[name]))}" if given[name] else ""
+            for name, flag in options.items()
+        }
+        | {
+            "run_uuid": "test",
+            "slurm_logfile": os.devnull,
+            "comment_str": f"rule_{job.rule.name}",
+            "workdir": None,
+        },
         settings,
     )
     return f"{line}{set_gres_string(job)} --test-only --wrap true"
@@ -85,7 +102,9 @@ def _refusal(job: Any, said: str) -> str:
         return f"{where}: slurm_partition: found {job.resources.get('slurm_partition')!r}, allowed: {there} ({reason})"
     if "account" in reason:
         return f"{where}: slurm_account: found {job.resources.get('slurm_account')!r} ({reason})"
-    asked = {name: job.resources.get(name) for name in ("slurm_partition", "gres", "gpu", "mem_mb", "runtime")} | {"threads": job.threads}
+    asked = {
+        name: job.resources.get(name) for name in ("slurm_partition", "gres", "gpu", "mem_mb", "runtime")
+    } | {"threads": job.threads}
     found = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
     return f"{where}: found {found}: no node can serve that ({reason}); change default-resources or set-resources"
 
@@ -120,7 +139,9 @@ def clean(folder: Path) -> list[SlurmJob]:
     deadline = time.monotonic() + SECONDS
     while left := _jobs(folder):
         if time.monotonic() > deadline:
-            raise UserError(f"SLURM job {left[0].id}: still {left[0].state} {SECONDS} s after it was cancelled")
+            raise UserError(
+                f"SLURM job {left[0].id}: still {left[0].state} {SECONDS} s after it was cancelled"
+            )
         time.sleep(0.5)
     return found
 
@@ -133,7 +154,9 @@ def _jobs(folder: Path) -> list[SlurmJob]:
     if answer.returncode:
         raise UserError(f"squeue: {answer.stderr.strip()}")
     lines = [line.split("|", 4) for line in answer.stdout.splitlines()]
-    return [SlurmJob(*line[:3]) for line in lines if line[3].startswith(f"{prefix}_") and line[4] == str(folder)]
+    return [
+        SlurmJob(*line[:3]) for line in lines if line[3].startswith(f"{prefix}_") and line[4] == str(folder)
+    ]
 
 
 def _running_snakemake(folder: Path) -> int | None:
@@ -142,7 +165,11 @@ def _running_snakemake(folder: Path) -> int | None:
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
             inside = b"SLURM_JOB_ID=" in (process / "environ").read_bytes()
-            if any(b"snakemake" in word for word in words[:3]) and not inside and (process / "cwd").readlink() == folder:
+            if (
+                any(b"snakemake" in word for word in words[:3])
+                and not inside
+                and (process / "cwd").readlink() == folder
+            ):
                 return int(process.name)
         except OSError:
             continue  # it ended, or is not ours

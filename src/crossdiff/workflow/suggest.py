@@ -36,7 +36,9 @@ class Fit(NamedTuple):
         return self.data * self.epochs
 
 
-def suggestion(config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, configs: Sequence[Path]) -> Iterator[str]:
+def suggestion(
+    config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, configs: Sequence[Path]
+) -> Iterator[str]:
     """What fits into ``disk`` bytes and ``hours``, why, and two commands: one writes the settings to a file, one runs with it."""
     limits = ([f"{disk / 1e9:,.0f} GB"] if disk else []) + ([f"{hours:g} hours"] if hours else [])
     there = f"{' and '.join(limits)} on {card.record['card']}"
@@ -85,11 +87,17 @@ def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:
         why = "a larger one needs more memory than the card has, or more disk or time"
     yield f"  expansion {fit.expansion}: {why}"
     share = f"{fit.trained / fit.wanted:.0%} of the paper's training tokens a latent"
-    more = "more passes take more hours" if fit.bound == "hours" else f"more than {MOST_EPOCHS} passes teach little"
+    more = (
+        "more passes take more hours"
+        if fit.bound == "hours"
+        else f"more than {MOST_EPOCHS} passes teach little"
+    )
     yield f"  epochs {fit.epochs}: {share}{f'; {more}' if fit.trained < 0.9 * fit.wanted else ''}"
 
 
-def _fit(config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, expansion: int) -> Fit | None:
+def _fit(
+    config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, expansion: int
+) -> Fit | None:
     """The most training that fits, up to the paper's ratio; None where the least does not fit, or the card has too little memory."""
     width = activation_width(config, model)
     wanted = PER_LATENT * expansion * width
@@ -117,7 +125,14 @@ def _fit(config: Config, model: Shape, card: Card, disk: float | None, hours: fl
     while epochs > FEWEST and not fits_hours(data, epochs):
         epochs -= 1
     resized = _resized(config, data, expansion, epochs, width)
-    return Fit(resized, expansion, sum(dataset.tokens for dataset in resized.datasets.values()), epochs, wanted, bound)
+    return Fit(
+        resized,
+        expansion,
+        sum(dataset.tokens for dataset in resized.datasets.values()),
+        epochs,
+        wanted,
+        bound,
+    )
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
@@ -137,11 +152,16 @@ def _resized(config: Config, data: int, expansion: int, epochs: int, width: int)
     datasets = {}
     for name, dataset in config.datasets.items():
         tokens = _round(data * dataset.tokens / now)
-        datasets[name] = dataset.model_copy(update={"tokens": tokens, "validation_tokens": _round(tokens / VALIDATION)})
+        datasets[name] = dataset.model_copy(
+            update={"tokens": tokens, "validation_tokens": _round(tokens / VALIDATION)}
+        )
     seen = epochs * sum(dataset.tokens for dataset in datasets.values())
     crosscoders = {
         name: entry.model_copy(
-            update={"tokens": max(seen, entry.batch), **({"latents": expansion * width} if entry.latents else {"expansion": expansion})}
+            update={
+                "tokens": max(seen, entry.batch),
+                **({"latents": expansion * width} if entry.latents else {"expansion": expansion}),
+            }
         )
         for name, entry in config.crosscoders.items()
     }

@@ -16,7 +16,15 @@ import pytest
 import torch
 
 from crossdiff.activations import cache as cache_module
-from crossdiff.activations.cache import CHUNK_ROWS, cache_writer, read_header, read_into, read_rows, tokens_digest, write_cache
+from crossdiff.activations.cache import (
+    CHUNK_ROWS,
+    cache_writer,
+    read_header,
+    read_into,
+    read_rows,
+    tokens_digest,
+    write_cache,
+)
 from crossdiff.errors import UserError
 
 ROWS, WIDTH = CHUNK_ROWS + 100, 16
@@ -83,7 +91,9 @@ def test_tokens_digest_depends_on_the_ids_and_not_on_their_type() -> None:
     ("start", "stop"),
     [(0, CHUNK_ROWS), (CHUNK_ROWS - 1, CHUNK_ROWS + 1), (CHUNK_ROWS, ROWS), (ROWS - 1, ROWS), (0, ROWS)],
 )
-def test_rows_are_read_within_and_across_chunks(cache: Path, activations: torch.Tensor, start: int, stop: int) -> None:
+def test_rows_are_read_within_and_across_chunks(
+    cache: Path, activations: torch.Tensor, start: int, stop: int
+) -> None:
     assert torch.equal(read_rows(cache, start, stop), activations[start:stop])
 
 
@@ -162,7 +172,9 @@ def older_cache(path: Path, activations: torch.Tensor) -> None:
         chunks = file["activations"].chunks
         del file["activations"]
         filters = {"shuffle": True, "fletcher32": True, "compression": hdf5plugin.Zstd(clevel=3)}
-        file.create_dataset("activations", data=activations.view(torch.uint16).numpy(), chunks=chunks, **filters)
+        file.create_dataset(
+            "activations", data=activations.view(torch.uint16).numpy(), chunks=chunks, **filters
+        )
 
 
 def test_older_cache_is_read_and_its_damage_seen(tmp_path: Path, activations: torch.Tensor) -> None:
@@ -170,7 +182,9 @@ def test_older_cache_is_read_and_its_damage_seen(tmp_path: Path, activations: to
     older_cache(path, activations)
     assert torch.equal(read_rows(path, 10, ROWS), activations[10:])
     flip_byte(path, "activations", chunk=1)
-    assert f"rows {CHUNK_ROWS} to {ROWS} are damaged" in refused(path, lambda path: read_rows(path, CHUNK_ROWS, ROWS))
+    assert f"rows {CHUNK_ROWS} to {ROWS} are damaged" in refused(
+        path, lambda path: read_rows(path, CHUNK_ROWS, ROWS)
+    )
     assert torch.equal(read_rows(path, 0, CHUNK_ROWS), activations[:CHUNK_ROWS])
 
 
@@ -182,7 +196,9 @@ def test_cache_of_another_version_is_told_with_what_to_do(cache: Path) -> None:
     assert "remove it and run again" in message
 
 
-def test_no_flipped_bit_of_a_chunk_gives_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_flipped_bit_of_a_chunk_gives_other_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cache_module, "CHUNK_ROWS", 16)
     activations = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     path = tmp_path / "small.h5"
@@ -197,7 +213,9 @@ def test_no_flipped_bit_of_a_chunk_gives_other_values(tmp_path: Path, monkeypatc
             data[place] ^= 1 << bit
             path.write_bytes(data)
             try:
-                assert torch.equal(read_rows(path, 0, 20), activations)  # zstd has a few bits that say nothing
+                assert torch.equal(
+                    read_rows(path, 0, 20), activations
+                )  # zstd has a few bits that say nothing
             except UserError:
                 seen += 1
             try:
@@ -215,7 +233,9 @@ def test_chunk_that_was_never_written_is_damage(cache: Path) -> None:
         plan.set_chunk((CHUNK_ROWS, WIDTH))
         for number, values in cache_module.FILTERS:
             plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
-        h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, h5py.h5s.create_simple((ROWS, WIDTH)), plan)
+        h5py.h5d.create(
+            file.id, b"activations", h5py.h5t.NATIVE_UINT16, h5py.h5s.create_simple((ROWS, WIDTH)), plan
+        )
     assert "rows 0 to 10 are damaged" in refused(cache, read_first_rows)
 
 
@@ -237,7 +257,11 @@ def test_threads_read_at_once(tmp_path: Path) -> None:
     write_cache(tmp_path / "long.h5", activations, 0, np.arange(len(activations)))
     with ThreadPoolExecutor(8) as pool:
         starts = list(range(0, len(activations), 1500))
-        for start, rows in zip(starts, pool.map(lambda start: read_rows(tmp_path / "long.h5", start, start + 1500), starts), strict=True):
+        for start, rows in zip(
+            starts,
+            pool.map(lambda start: read_rows(tmp_path / "long.h5", start, start + 1500), starts),
+            strict=True,
+        ):
             assert torch.equal(rows, activations[start : start + 1500])
 
 
@@ -258,7 +282,9 @@ def test_rows_that_are_missing_leave_no_file(tmp_path: Path, activations: torch.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_error_of_a_thread_reaches_who_writes(tmp_path: Path, activations: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_thread_reaches_who_writes(
+    tmp_path: Path, activations: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_values: np.ndarray) -> bytes:
         raise OSError(28, "No space left on device")
 
@@ -302,7 +328,9 @@ with cache_writer({str(tmp_path / "killed.h5")!r}, 5000, 16, 0, np.arange(5000))
     writer.write(np.arange(4500), torch.ones(4500, 16, dtype=torch.bfloat16))
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed.h5").exists()
 

@@ -55,7 +55,9 @@ def each_alone(model: LlamaForCausalLM, ids: np.ndarray, lengths: tuple[int, ...
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), batch_tokens=st.integers(1, 200))
-def test_length_batches_hold_every_sequence_once_within_the_padded_budget(lengths: list[int], batch_tokens: int) -> None:
+def test_length_batches_hold_every_sequence_once_within_the_padded_budget(
+    lengths: list[int], batch_tokens: int
+) -> None:
     starts = np.cumsum([0, *lengths[:-1]])
     groups = list(length_batches(starts, sum(lengths), batch_tokens))
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
@@ -78,15 +80,23 @@ def test_harvest_equals_each_sequence_run_alone(
     assert torch.equal(harvest(tmp_path, llama, shard, batch_tokens), each_alone(llama, shard.token, LENGTHS))
 
 
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), batch_tokens=st.integers(1, 200), window=st.integers(1, 200))
-def test_windows_hold_every_row_once_in_the_shards_order(lengths: list[int], batch_tokens: int, window: int) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    batch_tokens=st.integers(1, 200),
+    window=st.integers(1, 200),
+)
+def test_windows_hold_every_row_once_in_the_shards_order(
+    lengths: list[int], batch_tokens: int, window: int
+) -> None:
     shard = token_shard(lengths)
     starts, stops = shard.sequence_bounds()
     done = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harvest_module, "WINDOW", window)
         for part in windows(shard, batch_tokens):
-            rows = np.concatenate([batch_of(shard, starts[group], (stops - starts)[group]).rows for group in part.groups])
+            rows = np.concatenate(
+                [batch_of(shard, starts[group], (stops - starts)[group]).rows for group in part.groups]
+            )
             assert sorted(rows.tolist()) == list(range(done, part.stop))
             assert part.stop - done < window + 40
             done = part.stop
@@ -102,7 +112,9 @@ def test_batch_names_where_its_tokens_are(llama: LlamaForCausalLM) -> None:
     assert places.tolist() == [6, 7, 0, 1, 2, 3]
 
 
-def test_rows_follow_the_shard_when_its_sequences_change_places(llama: LlamaForCausalLM, tmp_path: Path) -> None:
+def test_rows_follow_the_shard_when_its_sequences_change_places(
+    llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
     shard = token_shard([3, 8, 5])
     moved = np.r_[11:16, 0:3, 3:11]  # the last sequence first
     swapped = type(shard)(*(column[moved] for column in shard))
@@ -118,7 +130,9 @@ def test_harvest_shard_writes_the_cache_of_these_tokens(llama: LlamaForCausalLM,
     np.testing.assert_array_equal(header.norm, each_alone(llama, shard.token, LENGTHS).float().norm(dim=1))
 
 
-def test_batches_that_are_not_stored_yet_are_few(llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_are_not_stored_yet_are_few(
+    llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The device waits where storing is slow: memory stays bounded."""
     ran, stored, most = 0, 0, 0
     run, store = harvest_module.run_to_layer, harvest_module._store
@@ -149,16 +163,24 @@ def test_bad_activations_end_the_harvest_with_their_window(
     shard = token_shard([4, 6, 10, 10], first_document=50)
     with torch.no_grad():
         llama.model.embed_tokens.weight[shard.token[10]] = float("nan")
-    with pytest.raises(UserError, match=r"^10 of 20 tokens .* the first in row 10 \(document 52, position 0\)$"):
+    with pytest.raises(
+        UserError, match=r"^10 of 20 tokens .* the first in row 10 \(document 52, position 0\)$"
+    ):
         harvest(tmp_path, llama, shard, 10)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_bad_activations_are_refused_with_row_and_document(llama: LlamaForCausalLM, tmp_path: Path, value: float) -> None:
+def test_bad_activations_are_refused_with_row_and_document(
+    llama: LlamaForCausalLM, tmp_path: Path, value: float
+) -> None:
     shard = token_shard([4, 6, 3], first_document=50)
     with torch.no_grad():
-        llama.model.embed_tokens.weight[shard.token[4]] = value  # the first of the second sequence's six tokens
-    with pytest.raises(UserError, match=r"^6 of 13 tokens .* layer 1, the first in row 4 \(document 51, position 0\)$"):
+        llama.model.embed_tokens.weight[shard.token[4]] = (
+            value  # the first of the second sequence's six tokens
+        )
+    with pytest.raises(
+        UserError, match=r"^6 of 13 tokens .* layer 1, the first in row 4 \(document 51, position 0\)$"
+    ):
         harvest_shard(llama, shard, LAYER, 100, tmp_path / "0000.base.h5")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from crossdiff.activations import pairs
 from crossdiff.activations.cache import write_cache
-from crossdiff.activations.pairs import PairedActivations, PairedShard, kept_blocks, read_summary, summarise, write_summary
+from crossdiff.activations.pairs import (
+    PairedActivations,
+    PairedShard,
+    kept_blocks,
+    read_summary,
+    summarise,
+    write_summary,
+)
 from crossdiff.config import Activations, Normalisation
 from crossdiff.errors import UserError
 
@@ -56,7 +63,9 @@ def test_model_axis_is_base_then_chat(tmp_path: Path) -> None:
 
 def test_summary_of_another_layer_is_refused(tmp_path: Path) -> None:
     shard = write_pair(tmp_path, "0000", random_activations(10, WIDTH))
-    with pytest.raises(UserError, match=f"layer {LAYER} of width {WIDTH}, but the summary is of layer {LAYER + 1}"):
+    with pytest.raises(
+        UserError, match=f"layer {LAYER} of width {WIDTH}, but the summary is of layer {LAYER + 1}"
+    ):
         PairedActivations([shard], everything([shard])._replace(layer=LAYER + 1))
 
 
@@ -84,7 +93,12 @@ def outliers(tmp_path: Path) -> PairedShard:
     ],
 )
 def test_first_tokens_and_outliers_of_either_model_are_left_out_and_counted(
-    outliers: PairedShard, skip_first: int, max_norm_ratio: float | None, left_out: list[int], first: int, by_norm: int
+    outliers: PairedShard,
+    skip_first: int,
+    max_norm_ratio: float | None,
+    left_out: list[int],
+    first: int,
+    by_norm: int,
 ) -> None:
     summary = summarise([outliers], Activations(skip_first=skip_first, max_norm_ratio=max_norm_ratio))
     assert np.flatnonzero(~summary.kept(outliers)).tolist() == left_out
@@ -131,7 +145,9 @@ def test_summary_equals_numpy_on_the_concatenated_tokens(
     assert (len(kept) < 128) == (max_norm_ratio is not None)
 
 
-def test_means_are_of_an_equal_share_of_the_first_tokens_of_each_shard(three_shards: list[PairedShard], small_chunks: int) -> None:
+def test_means_are_of_an_equal_share_of_the_first_tokens_of_each_shard(
+    three_shards: list[PairedShard], small_chunks: int
+) -> None:
     summary = summarise(three_shards, Activations(statistics_tokens=70))  # 24 of each shard
     x = torch.cat([shard.read(0, 24) for shard in three_shards]).double().numpy()
     np.testing.assert_allclose(summary.mean, x.mean(axis=0), rtol=1e-6)
@@ -157,7 +173,9 @@ def test_normalisation_none_changes_nothing(three_shards: list[PairedShard]) -> 
     assert torch.equal(scale, torch.ones(2))
 
 
-def test_normalisation_per_model_centres_and_scales_each_model_to_the_target(three_shards: list[PairedShard]) -> None:
+def test_normalisation_per_model_centres_and_scales_each_model_to_the_target(
+    three_shards: list[PairedShard],
+) -> None:
     mean, rms = scaled_rms(three_shards, Normalisation(kind="per_model", target_rms=7.0))
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
     torch.testing.assert_close(rms, torch.full_like(rms, 7.0), atol=1e-4, rtol=0)
@@ -169,7 +187,9 @@ def test_normalisation_shared_centres_each_model_and_scales_both_alike(tmp_path:
     mean, rms = scaled_rms([shard], Normalisation(kind="shared", target_rms=7.0))
     assert scale[0] == scale[1]
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
-    torch.testing.assert_close(rms.square().mean().sqrt(), torch.tensor(7.0, dtype=torch.float64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        rms.square().mean().sqrt(), torch.tensor(7.0, dtype=torch.float64), atol=1e-4, rtol=0
+    )
     assert rms[1] > 2 * rms[0]  # the models' difference in scale is kept
 
 
@@ -177,7 +197,9 @@ def test_normalisation_shared_centres_each_model_and_scales_both_alike(tmp_path:
 
 
 @pytest.mark.parametrize("limit", [1, 15, 16, 17, 40, 63, 1000, None])
-def test_kept_blocks_give_the_first_kept_rows_in_order(tmp_path: Path, small_chunks: int, limit: int | None) -> None:
+def test_kept_blocks_give_the_first_kept_rows_in_order(
+    tmp_path: Path, small_chunks: int, limit: int | None
+) -> None:
     activations = random_activations(70, WIDTH)
     shard = write_pair(tmp_path, "0000", activations, [10] * 7)
     summary = summarise([shard], Activations(skip_first=1))
@@ -187,7 +209,9 @@ def test_kept_blocks_give_the_first_kept_rows_in_order(tmp_path: Path, small_chu
     assert torch.equal(torch.cat([block for _, block in blocks]), activations[rows])
 
 
-def test_blocks_give_the_kept_tokens_of_all_shards_in_order(three_shards: list[PairedShard], small_chunks: int) -> None:
+def test_blocks_give_the_kept_tokens_of_all_shards_in_order(
+    three_shards: list[PairedShard], small_chunks: int
+) -> None:
     summary = summarise(three_shards, Activations(skip_first=3))
     expected = [shard.read(0, shard.rows)[summary.kept(shard)] for shard in three_shards]
     blocks = list(PairedActivations(three_shards, summary).blocks())

@@ -40,7 +40,9 @@ def numbered(folder: Path, *rows: int, skip_first: int = 0) -> PairedActivations
     for number, n_rows in enumerate(rows):
         row = torch.arange(n_rows)
         base = torch.stack([torch.full_like(row, number), row // 128, row % 128], dim=1)
-        shards.append(write_pair(folder, f"{number:04d}", torch.stack([base, -base], dim=1), [10] * (n_rows // 10)))
+        shards.append(
+            write_pair(folder, f"{number:04d}", torch.stack([base, -base], dim=1), [10] * (n_rows // 10))
+        )
     return PairedActivations(shards, summarise(shards, Activations(skip_first=skip_first)))
 
 
@@ -55,7 +57,9 @@ def names(batches: Iterator[Tensor] | list[Tensor]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("buffer_tokens", [1, 100, 10_000])
-def test_every_kept_token_comes_once_per_epoch(tmp_path: Path, small_chunks: None, buffer_tokens: int) -> None:
+def test_every_kept_token_comes_once_per_epoch(
+    tmp_path: Path, small_chunks: None, buffer_tokens: int
+) -> None:
     activations = numbered(tmp_path, 100, 60, 160, skip_first=1)
     every = [(shard, row) for shard, rows in enumerate([100, 60, 160]) for row in range(rows) if row % 10]
     batches = activations.shuffled_batches(24, buffer_tokens, seed=0)  # 288 kept tokens: 12 batches an epoch
@@ -64,7 +68,9 @@ def test_every_kept_token_comes_once_per_epoch(tmp_path: Path, small_chunks: Non
     assert first != second
 
 
-def test_tokens_that_fill_no_batch_are_left_out_of_an_epoch_others_in_each(tmp_path: Path, small_chunks: None) -> None:
+def test_tokens_that_fill_no_batch_are_left_out_of_an_epoch_others_in_each(
+    tmp_path: Path, small_chunks: None
+) -> None:
     activations = numbered(tmp_path, 60, 40)
     batches = activations.shuffled_batches(32, 50, seed=0)
     every = {(shard, row) for shard, rows in enumerate([60, 40]) for row in range(rows)}
@@ -79,10 +85,18 @@ def test_tokens_that_fill_no_batch_are_left_out_of_an_epoch_others_in_each(tmp_p
 
 @pytest.mark.parametrize("buffer_tokens", [1, 64, 200])
 @pytest.mark.parametrize("start", [1, 5, 29, 30, 47])
-def test_batches_from_a_later_start_are_those_of_the_whole_run(tmp_path: Path, small_chunks: None, buffer_tokens: int, start: int) -> None:
+def test_batches_from_a_later_start_are_those_of_the_whole_run(
+    tmp_path: Path, small_chunks: None, buffer_tokens: int, start: int
+) -> None:
     activations = numbered(tmp_path, 300, 290)
-    whole = [names([batch]) for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0), start + 10)]
-    resumed = [names([batch]) for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0, start=start), 10)]
+    whole = [
+        names([batch])
+        for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0), start + 10)
+    ]
+    resumed = [
+        names([batch])
+        for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=0, start=start), 10)
+    ]
     assert resumed == whole[start:]
 
 
@@ -106,7 +120,10 @@ def test_batches_mix_tokens_of_all_shards(tmp_path: Path, small_chunks: None) ->
 
 def test_a_buffer_smaller_than_the_data_still_mixes_shards(tmp_path: Path, small_chunks: None) -> None:
     activations = numbered(tmp_path, 320, 320)
-    mixed = [len({shard for shard, _ in names([batch])}) == 2 for batch in islice(activations.shuffled_batches(32, 160, seed=0), 20)]
+    mixed = [
+        len({shard for shard, _ in names([batch])}) == 2
+        for batch in islice(activations.shuffled_batches(32, 160, seed=0), 20)
+    ]
     assert sum(mixed) >= 15
 
 
@@ -120,8 +137,16 @@ def test_batch_larger_than_all_kept_tokens_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("buffer_tokens", "first", "digest"),
     [
-        (64, [(1, 182), (0, 114), (1, 262), (0, 245)], "c046c10d433e80bafc83f0c614ca5401e5c6eea981743f6145f6496f3c071e86"),
-        (200, [(0, 47), (0, 178), (1, 157), (0, 9)], "f08a27fa61f5d23f046744d13e64b693a606cc22cc23809d8bfffe82aa28fc0d"),
+        (
+            64,
+            [(1, 182), (0, 114), (1, 262), (0, 245)],
+            "c046c10d433e80bafc83f0c614ca5401e5c6eea981743f6145f6496f3c071e86",
+        ),
+        (
+            200,
+            [(0, 47), (0, 178), (1, 157), (0, 9)],
+            "f08a27fa61f5d23f046744d13e64b693a606cc22cc23809d8bfffe82aa28fc0d",
+        ),
     ],
 )
 def test_order_is_that_of_release_0_1(
@@ -156,13 +181,18 @@ def test_many_threads_read_what_one_reads(tmp_path: Path, small_chunks: None, re
 def test_parts_of_all_ranks_make_the_batch(tmp_path: Path, small_chunks: None, start: int) -> None:
     activations = numbered(tmp_path, 200, 170, skip_first=1)
     whole = islice(activations.shuffled_batches(24, 100, seed=1, start=start), 40)
-    parts = [islice(activations.shuffled_batches(24, 100, seed=1, start=start, share=(rank, 3)), 40) for rank in range(3)]
+    parts = [
+        islice(activations.shuffled_batches(24, 100, seed=1, start=start, share=(rank, 3)), 40)
+        for rank in range(3)
+    ]
     for batch, *shares in zip(whole, *parts, strict=True):
         assert [len(share) for share in shares] == [8, 8, 8]
         assert torch.equal(torch.cat(shares), batch)
 
 
-def test_a_process_reads_its_own_rows_and_none_that_a_resumed_training_has_had(tmp_path: Path, small_chunks: None) -> None:
+def test_a_process_reads_its_own_rows_and_none_that_a_resumed_training_has_had(
+    tmp_path: Path, small_chunks: None
+) -> None:
     activations = numbered(tmp_path, 160)
     whole, mine = (next(plan(kept(activations), 16, 160, 0, 4, share)) for share in ((0, 1), (1, 2)))
     assert (len(whole.order), len(mine.order)) == (6 * 16, 6 * 8)
@@ -171,7 +201,9 @@ def test_a_process_reads_its_own_rows_and_none_that_a_resumed_training_has_had(t
         assert all(len(piece.rows) for piece in pool.pieces)
 
 
-def test_two_pools_no_larger_than_the_data_are_held(tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_pools_no_larger_than_the_data_are_held(
+    tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = []
 
     class Watched(InMainMemory):
@@ -199,7 +231,9 @@ def test_a_damaged_chunk_stops_the_training_and_is_named(tmp_path: Path, small_c
         next(activations.shuffled_batches(16, 640, seed=0))
 
 
-def test_an_error_in_the_next_pool_does_not_wait_until_that_is_used(tmp_path: Path, small_chunks: None) -> None:
+def test_an_error_in_the_next_pool_does_not_wait_until_that_is_used(
+    tmp_path: Path, small_chunks: None
+) -> None:
     activations = numbered(tmp_path, 640)
 
     def read(piece: Piece, out: Tensor) -> None:
@@ -254,10 +288,18 @@ print(len(next(found)))
 
 @pytest.mark.parametrize(
     ("usable", "reserved", "where"),
-    [(2 * 1.1 * 9.4e9 + 12e9, 12e9, "on the GPU"), (24e9, 12e9, "in main memory, the GPU has room for two of"), (8e9, 12e9, "two of 0")],
+    [
+        (2 * 1.1 * 9.4e9 + 12e9, 12e9, "on the GPU"),
+        (24e9, 12e9, "in main memory, the GPU has room for two of"),
+        (8e9, 12e9, "two of 0"),
+    ],
 )
 def test_a_gpu_holds_the_pools_if_two_fit_beside_the_training(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, usable: float, reserved: float, where: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    usable: float,
+    reserved: float,
+    where: str,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(pools, "usable_memory", lambda device: usable)
@@ -304,7 +346,9 @@ def test_batches_on_a_gpu_are_those_of_a_cpu(
 def test_a_training_on_a_gpu_does_not_wait_for_the_device_when_it_takes_batches(
     tmp_path: Path, small_chunks: None, reserved: float
 ) -> None:
-    found = paired(tmp_path, random_activations(1000, WIDTH)).shuffled_batches(40, 200, 0, device=GPU, reserved=reserved)
+    found = paired(tmp_path, random_activations(1000, WIDTH)).shuffled_batches(
+        40, 200, 0, device=GPU, reserved=reserved
+    )
     next(found)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -36,7 +36,10 @@ def test_misspelt_key_is_named_and_the_right_one_suggested(path):
     for part in path[:-1]:
         section = section[part]
     section[f"{path[-1]}x"] = 1
-    assert any(line.startswith(f"{name}x: unknown key; did you mean {path[-1]}? allowed: ") for line in refusal(values))
+    assert any(
+        line.startswith(f"{name}x: unknown key; did you mean {path[-1]}? allowed: ")
+        for line in refusal(values)
+    )
 
 
 def test_unknown_key_unlike_any_other_lists_the_allowed_ones():
@@ -47,7 +50,9 @@ def test_unknown_key_unlike_any_other_lists_the_allowed_ones():
 @pytest.mark.parametrize("name", ["l1", "batchtopk"])
 def test_misspelt_key_of_a_data_set_named_like_a_loss_suggests_data_set_keys(name):
     values = changed(f"datasets.{name}", SMALL["datasets"]["pages"])
-    assert "did you mean validation_fraction?" in refusal_of(f"datasets.{name}.validation_fracton", 0.5, values)
+    assert "did you mean validation_fraction?" in refusal_of(
+        f"datasets.{name}.validation_fracton", 0.5, values
+    )
 
 
 def test_crosscoder_named_like_the_other_loss_suggests_keys_of_its_own():
@@ -82,7 +87,9 @@ def test_number_that_yaml_reads_as_text_is_shown_as_it_must_be_written(digits, e
 
 def test_whole_number_that_yaml_reads_as_text_is_shown_as_it_must_be_written():
     line = refusal_of("crosscoders.l1.tokens", "2e6")
-    assert line.startswith("crosscoders.l1.tokens: found '2e6' (text), allowed: a valid integer (YAML reads 2e6 as text; write ")
+    assert line.startswith(
+        "crosscoders.l1.tokens: found '2e6' (text), allowed: a valid integer (YAML reads 2e6 as text; write "
+    )
     written = yaml.safe_load(line.rpartition("write ")[2].removesuffix(")"))
     assert load(changed("crosscoders.l1.tokens", written)).crosscoders["l1"].tokens == 2_000_000
 
@@ -96,16 +103,28 @@ def test_text_that_is_no_number_gets_no_hint():
 # One value at a time: key, what was found, what is allowed.
 
 ONE_VALUE = {
-    "number as text": ("pair.layer", "1", "found '1' (text), allowed: a valid integer (without quotes; what is nested in --config is text"),
+    "number as text": (
+        "pair.layer",
+        "1",
+        "found '1' (text), allowed: a valid integer (without quotes; what is nested in --config is text",
+    ),
     "fraction for an integer": ("crosscoders.topk.k", 8.5, "found 8.5 (number), allowed: a valid integer"),
     "true for an integer": ("pair.layer", True, "found True (true/false), allowed: a valid integer"),
     "one seed without brackets": ("seeds", 0, "found 0 (integer), allowed: a valid list"),
-    "one file without brackets": ("datasets.pages.files", "pages.txt", "found 'pages.txt' (text), allowed: a valid list"),
+    "one file without brackets": (
+        "datasets.pages.files",
+        "pages.txt",
+        "found 'pages.txt' (text), allowed: a valid list",
+    ),
     "section left empty": ("tokens", None, "found None (nothing), allowed: "),
     "negative layer": ("pair.layer", -1, "found -1 (integer), allowed: greater than or equal to 0"),
     "no tokens": ("datasets.pages.tokens", 0, "found 0 (integer), allowed: greater than 0"),
     "context of one": ("tokens.context", 1, "found 1 (integer), allowed: greater than 1"),
-    "all for validation": ("datasets.pages.validation_fraction", 1.0, "found 1.0 (number), allowed: less than 1"),
+    "all for validation": (
+        "datasets.pages.validation_fraction",
+        1.0,
+        "found 1.0 (number), allowed: less than 1",
+    ),
     "no seeds": ("seeds", [], "found [] (list)"),
     "no data sets": ("datasets", {}, "found {} (section)"),
     "no crosscoders": ("crosscoders", {}, "found {} (section)"),
@@ -114,25 +133,57 @@ ONE_VALUE = {
         "my/pair",
         "found 'my/pair' (text), allowed: lower-case letters, digits, '-' and '_', a letter or digit first",
     ),
-    "cut sha256": ("pair.base.package.sha256", "abc", "found 'abc' (text), allowed: 64 digits from 0 to 9 and a to f"),
-    "package that is none": ("pair.base.package.name", "a b", "found 'a b' (text), allowed: letters, digits, '.', '_' and '-'"),
+    "cut sha256": (
+        "pair.base.package.sha256",
+        "abc",
+        "found 'abc' (text), allowed: 64 digits from 0 to 9 and a to f",
+    ),
+    "package that is none": (
+        "pair.base.package.name",
+        "a b",
+        "found 'a b' (text), allowed: letters, digits, '.', '_' and '-'",
+    ),
     "pair left empty": ("pair", None, "found None (nothing), allowed: a section"),
     "crosscoder left empty": ("crosscoders.l1", None, "found None (nothing), allowed: a section"),
     "data sets as a list": ("datasets", [], "found [] (list), allowed: a section"),
-    "unknown kind of text": ("datasets.pages.kind", "books", "found 'books' (text), allowed: 'documents' or 'chats'"),
+    "unknown kind of text": (
+        "datasets.pages.kind",
+        "books",
+        "found 'books' (text), allowed: 'documents' or 'chats'",
+    ),
     "unknown normalisation": (
         "crosscoders.topk.normalisation.kind",
         "both",
         "found 'both' (text), allowed: 'none', 'per_model' or 'shared'",
     ),
     "unknown loss": ("crosscoders.topk.loss", "topk", "found 'topk', allowed: batchtopk, l1"),
-    "few blocks": ("latent_scaling.bootstrap.blocks", 9, "found 9 (integer), allowed: greater than or equal to 10"),
+    "few blocks": (
+        "latent_scaling.bootstrap.blocks",
+        9,
+        "found 9 (integer), allowed: greater than or equal to 10",
+    ),
     "no quantiles": ("examples.quantiles", [], "found [] (list)"),
     "cosine that nothing exceeds": ("twins.cosine_above", 1.0, "found 1.0 (number), allowed: less than 1"),
-    "infinite learning rate": ("crosscoders.topk.learning_rate", math.inf, "found inf (number), allowed: a finite number"),
-    "infinite start norm": ("crosscoders.topk.init_norm", math.inf, "found inf (number), allowed: a finite number"),
-    "infinite target": ("crosscoders.topk.normalisation.target_rms", math.inf, "found inf (number), allowed: a finite number"),
-    "weight decay that is no number": ("pair.chat.finetune.weight_decay", math.nan, "found nan (number), allowed: "),
+    "infinite learning rate": (
+        "crosscoders.topk.learning_rate",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "infinite start norm": (
+        "crosscoders.topk.init_norm",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "infinite target": (
+        "crosscoders.topk.normalisation.target_rms",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "weight decay that is no number": (
+        "pair.chat.finetune.weight_decay",
+        math.nan,
+        "found nan (number), allowed: ",
+    ),
 }
 
 
@@ -142,13 +193,26 @@ def test_bad_value_is_refused_with_key_found_and_allowed(path, value, message):
     assert line.startswith(f"{path}: {message}")
 
 
-@pytest.mark.parametrize("key", ["pair", "datasets", "crosscoders", "pair.layer", "datasets.pages.tokens", "crosscoders.l1.l1_coefficient"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pair",
+        "datasets",
+        "crosscoders",
+        "pair.layer",
+        "datasets.pages.tokens",
+        "crosscoders.l1.l1_coefficient",
+    ],
+)
 def test_missing_key_is_named(key):
     assert refusal_of(key, DELETE) == f"{key}: missing"
 
 
 def test_missing_loss_is_named_with_the_allowed_ones():
-    assert refusal_of("crosscoders.topk.loss", DELETE) == "crosscoders.topk.loss: missing, allowed: batchtopk, l1"
+    assert (
+        refusal_of("crosscoders.topk.loss", DELETE)
+        == "crosscoders.topk.loss: missing, allowed: batchtopk, l1"
+    )
 
 
 def test_integer_is_accepted_where_a_number_is_allowed():
@@ -162,7 +226,10 @@ def test_packages_lists_every_wheel():
     package = {"name": "texts", "version": "2.1", "sha256": "b" * 64, "file": "*.txt"}
     pages = {**SMALL["datasets"]["pages"], "files": None, "package": package}
     packages = load(changed("datasets.pages", pages)).packages()
-    assert {key: package.file for key, package in packages.items()} == {"some-model==1.0": "model.gguf", "texts==2.1": "*.txt"}
+    assert {key: package.file for key, package in packages.items()} == {
+        "some-model==1.0": "model.gguf",
+        "texts==2.1": "*.txt",
+    }
 
 
 def test_number_of_latents_is_given_or_a_multiple_of_the_width():

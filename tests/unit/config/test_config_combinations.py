@@ -8,11 +8,17 @@ from crossdiff.config import load
 
 def test_model_with_two_sources_is_refused():
     line = refusal_of("pair.base.folder", "models/base")
-    assert line == "pair.base: found folder and package, give exactly one of hub, folder, package, random, finetune, planted"
+    assert (
+        line
+        == "pair.base: found folder and package, give exactly one of hub, folder, package, random, finetune, planted"
+    )
 
 
 def test_model_without_a_source_is_refused():
-    assert refusal_of("pair.base", {}) == "pair.base: found none, give exactly one of hub, folder, package, random, finetune, planted"
+    assert (
+        refusal_of("pair.base", {})
+        == "pair.base: found none, give exactly one of hub, folder, package, random, finetune, planted"
+    )
 
 
 def test_data_set_with_two_sources_is_refused():
@@ -21,7 +27,10 @@ def test_data_set_with_two_sources_is_refused():
 
 
 def test_data_set_without_a_source_is_refused():
-    assert refusal_of("datasets.talk.hub", DELETE) == "datasets.talk: found none, give exactly one of hub, files, package"
+    assert (
+        refusal_of("datasets.talk.hub", DELETE)
+        == "datasets.talk: found none, give exactly one of hub, files, package"
+    )
 
 
 def test_base_as_finetune_is_refused():
@@ -54,7 +63,10 @@ def test_finetune_on_anything_but_chats_is_refused(name, found):
 
 @pytest.mark.parametrize(("name", "found"), [("pages", "documents"), ("nowhere", "no data set")])
 def test_causal_effect_on_anything_but_chats_is_refused(name, found):
-    assert refusal_of("causal.datasets", ["talk", name]) == f"causal.datasets.{name}: found {found}, allowed: talk"
+    assert (
+        refusal_of("causal.datasets", ["talk", name])
+        == f"causal.datasets.{name}: found {found}, allowed: talk"
+    )
 
 
 def test_data_set_that_stands_twice_in_causal_is_refused():
@@ -64,7 +76,10 @@ def test_data_set_that_stands_twice_in_causal_is_refused():
 
 
 def test_answers_without_room_for_a_prompt_are_refused():
-    assert refusal_of("causal.answer_tokens", 128) == "causal.answer_tokens: found 128, must be below tokens.context 128"
+    assert (
+        refusal_of("causal.answer_tokens", 128)
+        == "causal.answer_tokens: found 128, must be below tokens.context 128"
+    )
     load(changed("causal", {"datasets": ["talk"], "answer_tokens": 128, "answers": "dataset"}))
 
 
@@ -72,8 +87,14 @@ def test_answers_without_room_for_a_prompt_are_refused():
     ("steering", "said"),
     [
         ({"strengths": []}, "steering.strengths: found [] (list), allowed: "),
-        ({"strengths": [1.0, 0.0]}, "steering: strengths: found [1.0, 0.0], allowed: different ones, without 0"),
-        ({"strengths": [1.0, 1.0]}, "steering: strengths: found [1.0, 1.0], allowed: different ones, without 0"),
+        (
+            {"strengths": [1.0, 0.0]},
+            "steering: strengths: found [1.0, 0.0], allowed: different ones, without 0",
+        ),
+        (
+            {"strengths": [1.0, 1.0]},
+            "steering: strengths: found [1.0, 1.0], allowed: different ones, without 0",
+        ),
         ({"strengths": [float("inf")]}, "steering.strengths.0: found inf"),
         ({"latents": {"nowhere": [3]}}, "steering.latents: found nowhere, allowed: l1, topk"),
         ({"latents": {"topk": [3, 3]}}, "steering.latents.topk: found [3, 3], each latent may stand once"),
@@ -100,11 +121,17 @@ def test_expansion_together_with_latents_is_refused():
 
 
 def test_crosscoder_without_a_size_is_refused():
-    assert refusal_of("crosscoders.l1.latents", DELETE) == "crosscoders.l1: found none, give exactly one of expansion, latents"
+    assert (
+        refusal_of("crosscoders.l1.latents", DELETE)
+        == "crosscoders.l1: found none, give exactly one of expansion, latents"
+    )
 
 
 def test_fewer_tokens_than_one_batch_are_refused():
-    assert refusal_of("crosscoders.l1.tokens", 255) == "crosscoders.l1: tokens: found 255, less than one batch of 256"
+    assert (
+        refusal_of("crosscoders.l1.tokens", 255)
+        == "crosscoders.l1: tokens: found 255, less than one batch of 256"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +141,9 @@ def test_fewer_tokens_than_one_batch_are_refused():
 )
 def test_impossible_annealing_of_k_is_refused(k_max, steps, key):
     topk = {**SMALL["crosscoders"]["topk"], "k_max": k_max, "k_annealing_steps": steps}
-    assert refusal_of("crosscoders.topk", topk).startswith(f"crosscoders.topk: {key}: found {k_max if key == 'k_max' else steps}")
+    assert refusal_of("crosscoders.topk", topk).startswith(
+        f"crosscoders.topk: {key}: found {k_max if key == 'k_max' else steps}"
+    )
 
 
 def test_annealing_of_k_within_the_training_is_accepted():
@@ -132,7 +161,9 @@ def test_k_above_the_number_of_latents_is_refused():
 @pytest.mark.parametrize("start", [100, 1000])
 def test_threshold_that_starts_after_the_training_is_refused(start):
     line = refusal_of("crosscoders.topk.threshold_start_step", start)
-    assert line.startswith(f"crosscoders.topk: threshold_start_step: found {start}, must be below the 100 training steps")
+    assert line.startswith(
+        f"crosscoders.topk: threshold_start_step: found {start}, must be below the 100 training steps"
+    )
 
 
 def test_threshold_that_starts_at_the_last_step_is_accepted():
@@ -141,7 +172,10 @@ def test_threshold_that_starts_at_the_last_step_is_accepted():
 
 def test_range_is_two_numbers():
     for value in ([0.1, 0.2, 0.3], [0.1], 0.3):
-        assert refusal_of("classes.shared_between", value) == f"classes: shared_between: found {value}, allowed: two numbers in brackets"
+        assert (
+            refusal_of("classes.shared_between", value)
+            == f"classes: shared_between: found {value}, allowed: two numbers in brackets"
+        )
 
 
 def test_name_that_is_none_is_named():
@@ -169,7 +203,9 @@ def test_overlapping_classes_are_refused_and_shown(classes):
 
 
 def test_classes_in_order_are_accepted():
-    classes = load(changed("classes", {"base_only_below": 0.2, "shared_between": [0.3, 0.7], "chat_only_above": 0.8})).classes
+    classes = load(
+        changed("classes", {"base_only_below": 0.2, "shared_between": [0.3, 0.7], "chat_only_above": 0.8})
+    ).classes
     assert classes.shared_between == (0.3, 0.7)
 
 

@@ -22,7 +22,9 @@ def at(config: Config, key: str) -> object:
     """What a config has under a full key, asked for part by part as a script does."""
     place: object = config
     for part in key.split("."):
-        place = place[part] if isinstance(place, dict) else getattr(place, "origin" if part == "from" else part)
+        place = (
+            place[part] if isinstance(place, dict) else getattr(place, "origin" if part == "from" else part)
+        )
     return place
 
 
@@ -56,7 +58,13 @@ def test_undeclared_key_names_the_rule_the_key_and_the_line_to_add() -> None:
 )
 def test_undeclared_section_entry_and_alias_are_named_as_in_the_config(key, ask) -> None:
     with pytest.raises(UserError, match=f"asks for {key},"):
-        ask(declared("pair.layer", "datasets.requests.kind", "pair.chat.finetune.epochs" if "from" in key else "pair.layer"))
+        ask(
+            declared(
+                "pair.layer",
+                "datasets.requests.kind",
+                "pair.chat.finetune.epochs" if "from" in key else "pair.layer",
+            )
+        )
 
 
 def test_whole_section_is_given_as_it_is() -> None:

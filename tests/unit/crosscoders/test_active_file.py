@@ -32,59 +32,94 @@ def crosscoder() -> Crosscoder:
 
 @pytest.fixture
 def activations(tmp_path: Path) -> PairedActivations:
-    shards = [write_pair(tmp_path, str(n), random_activations(sum(part), WIDTH, seed=n), part) for n, part in enumerate(LENGTHS)]
+    shards = [
+        write_pair(tmp_path, str(n), random_activations(sum(part), WIDTH, seed=n), part)
+        for n, part in enumerate(LENGTHS)
+    ]
     return PairedActivations(shards, everything(shards))
 
 
 @pytest.mark.parametrize("at_once", [1, 20, 10**6])
 @pytest.mark.parametrize("chunk", [5, 2048])
 def test_what_is_stored_is_what_was_encoded_to_the_bit(
-    tmp_path: Path, crosscoder: Crosscoder, activations: PairedActivations, monkeypatch: pytest.MonkeyPatch, chunk: int, at_once: int
+    tmp_path: Path,
+    crosscoder: Crosscoder,
+    activations: PairedActivations,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int,
+    at_once: int,
 ) -> None:
     monkeypatch.setattr(pairs, "CHUNK_ROWS", chunk)
     monkeypatch.setattr(module, "ENTRIES_AT_ONCE", at_once)
     expected = [part.active for part in encode(crosscoder, activations.blocks())]
     file = ActiveFile(active_file(tmp_path / "active.parquet", crosscoder, activations))
     found = list(file)
-    assert np.array_equal(np.concatenate([part.value for part in found]), torch.cat([part.values for part in expected]).numpy())
-    assert np.array_equal(np.concatenate([part.latent for part in found]), torch.cat([part.latents for part in expected]).numpy())
+    assert np.array_equal(
+        np.concatenate([part.value for part in found]), torch.cat([part.values for part in expected]).numpy()
+    )
+    assert np.array_equal(
+        np.concatenate([part.latent for part in found]),
+        torch.cat([part.latents for part in expected]).numpy(),
+    )
     counts = torch.cat([torch.bincount(part.rows, minlength=part.shape[0]) for part in expected])
     assert np.concatenate([np.diff(part.bounds) for part in found]).tolist() == counts.tolist()
     assert file.tokens == sum(map(sum, LENGTHS))
     for number, lengths in enumerate(LENGTHS):
-        assert np.concatenate([part.rows for part in found if part.shard == number]).tolist() == list(range(sum(lengths)))
+        assert np.concatenate([part.rows for part in found if part.shard == number]).tolist() == list(
+            range(sum(lengths))
+        )
     assert [part.shard for part in found] == [file.shard(group) for group in range(file.groups)]
     assert len(found) == 2 if at_once == 10**6 else len(found) > 2  # a group per shard, or more
     starts = [set(np.cumsum([0, *lengths]).tolist()) for lengths in LENGTHS]
-    assert all({part.rows[0], part.rows[-1] + 1} <= starts[part.shard] for part in found)  # no sequence is cut
+    assert all(
+        {part.rows[0], part.rows[-1] + 1} <= starts[part.shard] for part in found
+    )  # no sequence is cut
 
 
-def test_first_tokens_of_a_group(tmp_path: Path, crosscoder: Crosscoder, activations: PairedActivations) -> None:
+def test_first_tokens_of_a_group(
+    tmp_path: Path, crosscoder: Crosscoder, activations: PairedActivations
+) -> None:
     whole = ActiveFile(active_file(tmp_path / "active.parquet", crosscoder, activations)).read(0)
     part = whole.first(9)
     assert part.rows.tolist() == list(range(9)) and len(part.bounds) == 10
     assert len(part.value) == len(part.latent) == part.bounds[-1] < len(whole.value)
 
 
-def test_a_gpu_gets_several_blocks_of_a_shard_at_once(activations: PairedActivations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_gets_several_blocks_of_a_shard_at_once(
+    activations: PairedActivations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pairs, "CHUNK_ROWS", 5)
     blocks = list(activations.blocks())
     joined = list(encoding._joined(blocks, 12))
-    assert [(block.shard, len(block.rows)) for block in joined] == [(0, 15), (0, 15), (0, 2), (1, 15), (1, 12)]
+    assert [(block.shard, len(block.rows)) for block in joined] == [
+        (0, 15),
+        (0, 15),
+        (0, 2),
+        (1, 15),
+        (1, 12),
+    ]
     assert torch.equal(*(torch.cat([block.activations for block in part]) for part in (joined, blocks)))
     for name in ("documents", "rows"):
-        assert np.array_equal(*(np.concatenate([getattr(block, name) for block in part]) for part in (joined, blocks))), name
+        assert np.array_equal(
+            *(np.concatenate([getattr(block, name) for block in part]) for part in (joined, blocks))
+        ), name
 
 
 def test_file_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), active_writer(tmp_path / "active.parquet", [token_shard([3])]) as writer:
+    with (
+        pytest.raises(RuntimeError),
+        active_writer(tmp_path / "active.parquet", [token_shard([3])]) as writer,
+    ):
         writer.add(0, np.arange(3), np.array([1, 0, 1]), np.array([2, 2], np.int32), np.ones(2, np.float32))
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_what_goes_wrong_while_writing_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match="no more"), active_writer(tmp_path / "active.parquet", [token_shard([3])]) as writer:
+    with (
+        pytest.raises(OSError, match="no more"),
+        active_writer(tmp_path / "active.parquet", [token_shard([3])]) as writer,
+    ):
 
         def fail(*arguments: object, **options: object) -> None:
             raise OSError("no more")
@@ -99,10 +134,17 @@ def test_tokens_without_active_latents(tmp_path: Path) -> None:
     with active_writer(path, [token_shard([3]), token_shard([2])]) as writer:
         writer.add(1, np.arange(2), np.zeros(2, int), np.zeros(0, np.int32), np.zeros(0, np.float32))
     [found] = ActiveFile(path)
-    assert (found.shard, found.rows.tolist(), found.bounds.tolist(), len(found.value)) == (1, [0, 1], [0, 0, 0], 0)
+    assert (found.shard, found.rows.tolist(), found.bounds.tolist(), len(found.value)) == (
+        1,
+        [0, 1],
+        [0, 0, 0],
+        0,
+    )
 
 
-def test_damaged_file_names_its_path(tmp_path: Path, crosscoder: Crosscoder, activations: PairedActivations) -> None:
+def test_damaged_file_names_its_path(
+    tmp_path: Path, crosscoder: Crosscoder, activations: PairedActivations
+) -> None:
     path = active_file(tmp_path / "active.parquet", crosscoder, activations)
     whole = path.read_bytes()
     group = pq.ParquetFile(path).metadata.row_group(1)
@@ -124,5 +166,8 @@ def flipped(data: bytes, place: int) -> bytes:
 def test_foreign_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.parquet"
     pq.write_table(pa.table({"shard": [1]}), path)
-    with pytest.raises(UserError, match=rf"{path}: not a file of active entries \(columns \['shard'\], allowed: \['{SCHEMA.names[0]}'"):
+    with pytest.raises(
+        UserError,
+        match=rf"{path}: not a file of active entries \(columns \['shard'\], allowed: \['{SCHEMA.names[0]}'",
+    ):
         ActiveFile(path)

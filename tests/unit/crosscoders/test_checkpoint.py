@@ -25,7 +25,13 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "l1": l1_settings(tokens=64 * STEPS, learning_rate=1e-2, init_norm=0.1, log_every=7),
     "batchtopk": batchtopk_settings(
-        tokens=64 * STEPS, learning_rate=1e-2, log_every=7, threshold_start_step=15, dead_after_tokens=300, buffer_tokens=256, k=2
+        tokens=64 * STEPS,
+        learning_rate=1e-2,
+        log_every=7,
+        threshold_start_step=15,
+        dead_after_tokens=300,
+        buffer_tokens=256,
+        k=2,
     ),
 }
 
@@ -39,7 +45,9 @@ class Interrupted(Exception):
     pass
 
 
-def interrupted_after(steps: int, activations: PairedActivations, settings: CrosscoderSettings, file: Path) -> None:
+def interrupted_after(
+    steps: int, activations: PairedActivations, settings: CrosscoderSettings, file: Path
+) -> None:
     """Train with a checkpoint at every step, and stop as a killed process does after some steps."""
     step = Training.step
 
@@ -48,14 +56,20 @@ def interrupted_after(steps: int, activations: PairedActivations, settings: Cros
             raise Interrupted
         step(self, batch)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted), Checkpoint(file, "same", every_seconds=0) as checkpoint:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(Interrupted),
+        Checkpoint(file, "same", every_seconds=0) as checkpoint,
+    ):
         patch.setattr(Training, "step", stopping)
         train(activations, settings, 0, CPU, file.with_name("log.csv"), checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("loss", ["l1", "batchtopk"])
 @pytest.mark.parametrize("steps", [1, 14, 15, 23, 39])
-def test_resumed_training_ends_with_the_same_bits(activations: PairedActivations, tmp_path: Path, loss: str, steps: int) -> None:
+def test_resumed_training_ends_with_the_same_bits(
+    activations: PairedActivations, tmp_path: Path, loss: str, steps: int
+) -> None:
     settings = SETTINGS[loss]
     whole = train(activations, settings, 0, CPU, tmp_path / "whole.csv")
     interrupted_after(steps, activations, settings, tmp_path / "state.safetensors")
@@ -66,10 +80,14 @@ def test_resumed_training_ends_with_the_same_bits(activations: PairedActivations
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert (tmp_path / "resumed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert not (tmp_path / "state.safetensors").exists() or not any((tmp_path / "state.safetensors").glob("state*"))
+    assert not (tmp_path / "state.safetensors").exists() or not any(
+        (tmp_path / "state.safetensors").glob("state*")
+    )
 
 
-def test_checkpoint_of_another_training_is_not_resumed(activations: PairedActivations, tmp_path: Path) -> None:
+def test_checkpoint_of_another_training_is_not_resumed(
+    activations: PairedActivations, tmp_path: Path
+) -> None:
     interrupted_after(5, activations, SETTINGS["l1"], tmp_path / "state.safetensors")
     assert Checkpoint(tmp_path / "state.safetensors", "same").read() is not None
     assert Checkpoint(tmp_path / "state.safetensors", "other").read() is None
@@ -98,7 +116,9 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path: Path) -> None:
     assert not checkpoint.is_due()
 
 
-def test_termination_writes_a_last_checkpoint_and_ends_the_process(activations: PairedActivations, tmp_path: Path) -> None:
+def test_termination_writes_a_last_checkpoint_and_ends_the_process(
+    activations: PairedActivations, tmp_path: Path
+) -> None:
     before, step = signal.getsignal(signal.SIGTERM), Training.step
 
     def terminated(self: Training, batch: torch.Tensor) -> None:
@@ -123,7 +143,12 @@ def test_termination_writes_a_last_checkpoint_and_ends_the_process(activations: 
 
 
 def write_lock(path: Path, **owner: object) -> None:
-    path.write_text(json.dumps({"host": Lock(path).owner["host"], "pid": os.getpid(), "slurm_job": None, "token": "other"} | owner))
+    path.write_text(
+        json.dumps(
+            {"host": Lock(path).owner["host"], "pid": os.getpid(), "slurm_job": None, "token": "other"}
+            | owner
+        )
+    )
 
 
 def ended_process() -> int:
@@ -167,7 +192,9 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["token"] == lock.owner["token"]
 
 
-def test_lock_of_another_host_is_taken_over_once_it_gives_no_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_of_another_host_is_taken_over_once_it_gives_no_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "lock.json"
     write_lock(path, host="elsewhere")
     lock = Lock(path)

@@ -69,7 +69,13 @@ for name, constants in [
 def test_kernels_compile_without_spills(architecture: int, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
-    done = subprocess.run([sys.executable, "-c", COMPILE, str(architecture)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(architecture)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 14
@@ -80,7 +86,10 @@ def test_kernels_compile_without_spills(architecture: int, tmp_path: Path) -> No
         target = re.search(r"\.target (\S+?)[,\s]", line["ptx"])[1]
         tool = tools / ("ptxas-blackwell" if architecture >= 100 else "ptxas")
         told = subprocess.run(
-            [tool, "-v", f"--gpu-name={target}", file, "-o", tmp_path / "out"], capture_output=True, text=True, check=True
+            [tool, "-v", f"--gpu-name={target}", file, "-o", tmp_path / "out"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         stored, loaded = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told.stderr).groups()
         assert (stored, loaded) == ("0", "0"), (line["name"], line["constants"], told.stderr)

@@ -50,8 +50,12 @@ def test_decoder_starts_apart_from_the_encoder_without_transpose_init() -> None:
 @pytest.mark.parametrize("same_init", [True, False])
 @pytest.mark.parametrize("transpose_init", [True, False])
 @pytest.mark.parametrize("init_norm", [0.005, 1.0])
-def test_every_direction_starts_with_the_set_norm(same_init: bool, transpose_init: bool, init_norm: float) -> None:
-    crosscoder = initialised(l1_settings(same_init=same_init, transpose_init=transpose_init, init_norm=init_norm))
+def test_every_direction_starts_with_the_set_norm(
+    same_init: bool, transpose_init: bool, init_norm: float
+) -> None:
+    crosscoder = initialised(
+        l1_settings(same_init=same_init, transpose_init=transpose_init, init_norm=init_norm)
+    )
     torch.testing.assert_close(crosscoder.decoder_norms(), torch.full((LATENTS, 2), init_norm))
     torch.testing.assert_close(crosscoder.encoder.norm(dim=2), torch.full((LATENTS, 2), init_norm))
 
@@ -101,7 +105,9 @@ def test_normalise_subtracts_the_mean_and_multiplies_with_the_scale_of_each_mode
     x = crosscoder.normalise(raw)
     assert x.dtype == torch.float32
     for model in range(2):
-        torch.testing.assert_close(x[:, model], (raw[:, model].float() - crosscoder.mean[model]) * crosscoder.scale[model])
+        torch.testing.assert_close(
+            x[:, model], (raw[:, model].float() - crosscoder.mean[model]) * crosscoder.scale[model]
+        )
 
 
 @pytest.mark.parametrize(
@@ -142,17 +148,27 @@ def test_negative_preactivations_never_count(threshold: float) -> None:
 def saved(tmp_path: Path) -> tuple[Path, Path]:
     crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation="sae")
     crosscoder.threshold.fill_(0.25)
-    crosscoder.save(tmp_path / "weights.safetensors", tmp_path / "config.json", training={"loss": "l1", "seed": 3})
+    crosscoder.save(
+        tmp_path / "weights.safetensors", tmp_path / "config.json", training={"loss": "l1", "seed": 3}
+    )
     return tmp_path / "weights.safetensors", tmp_path / "config.json"
 
 
 def test_saved_crosscoder_comes_back_whole(saved: tuple[Path, Path]) -> None:
-    original, loaded = random_crosscoder(WIDTH, LATENTS, code_normalisation="sae"), load_crosscoder(*saved, LAYER, WIDTH)
+    original, loaded = (
+        random_crosscoder(WIDTH, LATENTS, code_normalisation="sae"),
+        load_crosscoder(*saved, LAYER, WIDTH),
+    )
     original.threshold.fill_(0.25)
     assert loaded.state_dict().keys() == original.state_dict().keys()
     for name, tensor in original.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert (loaded.layer, loaded.code_normalisation, loaded.d_model, loaded.latents) == (LAYER, "sae", WIDTH, LATENTS)
+    assert (loaded.layer, loaded.code_normalisation, loaded.d_model, loaded.latents) == (
+        LAYER,
+        "sae",
+        WIDTH,
+        LATENTS,
+    )
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 

@@ -12,11 +12,20 @@ from helpers_killed import OUTPUTS, train_counting
 
 pytestmark = pytest.mark.slow
 WIDTH, STEPS, KILLS = 8, 120, 12
-PRELOAD = ["pytest", "crossdiff.crosscoders.parallel", "crossdiff.workflow.job", "torch._dynamo", "pyarrow.dataset", "pandas"]
+PRELOAD = [
+    "pytest",
+    "crossdiff.crosscoders.parallel",
+    "crossdiff.workflow.job",
+    "torch._dynamo",
+    "pyarrow.dataset",
+    "pandas",
+]
 COMMON = {"tokens": 64 * STEPS, "learning_rate": 1e-2, "log_every": 7, "buffer_tokens": 256}
 SETTINGS = {
     "l1": l1_settings(init_norm=0.1, **COMMON),
-    "batchtopk": batchtopk_settings(threshold_start_step=15, dead_after_tokens=300, k=2, k_max=4, k_annealing_steps=20, **COMMON),
+    "batchtopk": batchtopk_settings(
+        threshold_start_step=15, dead_after_tokens=300, k=2, k_max=4, k_annealing_steps=20, **COMMON
+    ),
 }
 
 
@@ -32,7 +41,9 @@ class Job:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self.done = context.RawValue("i", 0)  # no lock: a killed process would never give it back
-        self.process = context.Process(target=train_counting, args=(inputs, SETTINGS[loss].model_dump(mode="json"), folder, self.done))
+        self.process = context.Process(
+            target=train_counting, args=(inputs, SETTINGS[loss].model_dump(mode="json"), folder, self.done)
+        )
         self.process.start()
 
     def kill_after(self, step: int, seconds: float) -> bool:
@@ -51,7 +62,9 @@ class Job:
 
 
 @pytest.mark.parametrize("loss", SETTINGS)
-def test_training_killed_again_and_again_ends_with_the_same_bytes(inputs: dict[str, Any], tmp_path: Path, loss: str) -> None:
+def test_training_killed_again_and_again_ends_with_the_same_bytes(
+    inputs: dict[str, Any], tmp_path: Path, loss: str
+) -> None:
     Job(inputs, loss, tmp_path / "whole").finish()
     draw = random.Random(f"{loss} 0")
     steps = sorted(draw.sample(range(1, STEPS - 20), KILLS))

@@ -40,7 +40,8 @@ def any_path(request: pytest.FixtureRequest) -> Iterator[None]:
 def paths(values: list, kernels_with: object) -> pytest.MarkDecorator:
     """Every value on the plain paths, one of them with the kernels, too."""
     return pytest.mark.parametrize(
-        ("value", "path"), [(value, path) for value in values for path in PATHS if path != "kernels" or value == kernels_with]
+        ("value", "path"),
+        [(value, path) for value in values for path in PATHS if path != "kernels" or value == kernels_with],
     )
 
 
@@ -56,7 +57,9 @@ def plain_path(request: pytest.FixtureRequest) -> Iterator[None]:
 def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
     codes, norms = dense_codes(crosscoder, x), crosscoder.decoder.norm(dim=2)
     scaled = (codes[:, None] * norms.T).detach()  # (batch, model, latents)
-    bounds = torch.stack([scaled[:, m].flatten().sort(descending=True).values[k * BATCH - 1] for m in range(2)])
+    bounds = torch.stack(
+        [scaled[:, m].flatten().sort(descending=True).values[k * BATCH - 1] for m in range(2)]
+    )
     kept = codes[:, None] * ((scaled >= bounds[:, None]) & (scaled > 0))
     reconstruction = torch.einsum("bmj,jmd->bmd", kept, crosscoder.decoder) + crosscoder.decoder_bias
     error = (x - reconstruction).square().sum(dim=2).sqrt().mean()
@@ -67,7 +70,9 @@ def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:
 def test_decoupled_batchtopk_trains_like_dense_autograd() -> None:
     crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation="decoupled")
     loss = new_loss(crosscoder, batchtopk_settings(k=3, code_normalisation="decoupled"))
-    seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_decoupled(twin, x, 3), "decoupled")
+    seen = assert_trains_like(
+        loss, crosscoder, lambda twin, x, step: dense_decoupled(twin, x, 3), "decoupled"
+    )
     assert all(3 * BATCH < parts.fired.sum() <= 6 * BATCH for parts in seen)
 
 
@@ -89,8 +94,13 @@ def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(
         crosscoder.threshold.fill_(-1)
         new_loss(crosscoder, settings).finish(crosscoder, held_out)
         assert (crosscoder.threshold == -1).all() == (threshold == "running")
-    weights = crosscoder.decoder.norm(dim=2) if normalisation == "decoupled" else norm_sums(crosscoder)[:, None]
-    scaled = [(dense_codes(crosscoder, x)[..., None] * weights).flatten(0, 1).sort(dim=0, descending=True).values for x in held_out]
+    weights = (
+        crosscoder.decoder.norm(dim=2) if normalisation == "decoupled" else norm_sums(crosscoder)[:, None]
+    )
+    scaled = [
+        (dense_codes(crosscoder, x)[..., None] * weights).flatten(0, 1).sort(dim=0, descending=True).values
+        for x in held_out
+    ]
     expected = torch.stack([values[3 * BATCH - 1] for values in scaled]).mean(dim=0)
     torch.testing.assert_close(crosscoder.threshold.reshape(-1), expected.detach())
 
@@ -100,7 +110,9 @@ def test_held_out_threshold_is_the_mean_of_each_batch_s_smallest_selected_value(
 
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense branch", "sparse branch"])
 @paths([False, True], kernels_with=False)
-def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_sparse: bool, value: bool, path: str) -> None:
+def test_l1_trains_like_dense_autograd(
+    monkeypatch: pytest.MonkeyPatch, is_sparse: bool, value: bool, path: str
+) -> None:
     """``value``: whether the error is squared."""
     monkeypatch.setattr(selection, "is_sparse", lambda *_: is_sparse)
     with on_path(path):
@@ -111,7 +123,9 @@ def test_l1_trains_like_dense_autograd(monkeypatch: pytest.MonkeyPatch, is_spars
 def test_l1_penalty_warms_up_linearly() -> None:
     loss, crosscoder = new_l1(l1_coefficient=0.2, l1_warmup_steps=4)
     for step, coefficient in enumerate([0.05, 0.1, 0.15, 0.2, 0.2]):
-        torch.testing.assert_close(loss(crosscoder, batch(), step).loss, dense_l1(crosscoder, batch(), coefficient, False).loss)
+        torch.testing.assert_close(
+            loss(crosscoder, batch(), step).loss, dense_l1(crosscoder, batch(), coefficient, False).loss
+        )
 
 
 def test_l1_log_tells_both_parts_of_the_loss() -> None:
@@ -141,7 +155,9 @@ def test_batchtopk_trains_like_dense_autograd(value: bool, path: str) -> None:
     with on_path(path):
         loss, crosscoder = new_batchtopk(squared_error=value)
         nothing_dead = torch.zeros(LATENTS, dtype=torch.bool)
-        seen = assert_trains_like(loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, value, nothing_dead, 0, 0.0))
+        seen = assert_trains_like(
+            loss, crosscoder, lambda twin, x, step: dense_batchtopk(twin, x, 3, value, nothing_dead, 0, 0.0)
+        )
     assert all(parts.log["auxiliary_loss"] == 0 for parts in seen)
 
 
@@ -149,9 +165,13 @@ def test_batchtopk_trains_like_dense_autograd(value: bool, path: str) -> None:
 def test_batchtopk_with_dead_latents_trains_like_dense_autograd(value: int, path: str) -> None:
     """``value``: the auxiliary k."""
     with on_path(path):
-        loss, crosscoder = new_batchtopk(k=1, auxiliary_coefficient=0.5, auxiliary_k=value, dead_after_tokens=2 * BATCH)
+        loss, crosscoder = new_batchtopk(
+            k=1, auxiliary_coefficient=0.5, auxiliary_k=value, dead_after_tokens=2 * BATCH
+        )
         with torch.no_grad():
-            crosscoder.decoder[:8] *= 0.05  # small code weights: not selected, so dead, though they have activations
+            crosscoder.decoder[:8] *= (
+                0.05  # small code weights: not selected, so dead, though they have activations
+            )
         silent = torch.zeros(LATENTS, dtype=torch.long)
 
         def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
@@ -197,7 +217,9 @@ def test_auxiliary_loss_does_not_teach_live_latents() -> None:
 def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
     loss, crosscoder = new_batchtopk(k=1)
     fired = [loss(crosscoder, batch(step), step).fired for step in range(3)]
-    steps_since = [next((2 - step for step in (2, 1, 0) if fired[step][latent]), 3) for latent in range(LATENTS)]
+    steps_since = [
+        next((2 - step for step in (2, 1, 0) if fired[step][latent]), 3) for latent in range(LATENTS)
+    ]
     assert loss.tokens_since_fired.tolist() == [BATCH * steps for steps in steps_since]
     assert {0, 3} <= set(steps_since)
 
@@ -206,7 +228,9 @@ def test_silent_tokens_are_counted_until_a_latent_is_selected() -> None:
 def test_k_anneals_linearly_and_rules_what_fires() -> None:
     loss, crosscoder = new_batchtopk(k=2, k_max=10, k_annealing_steps=4)
     assert [loss.k(step) for step in range(6)] == [10, 8, 6, 4, 2, 2]
-    assert [int(loss(crosscoder, batch(), step).fired.sum()) for step in range(6)] == [k * BATCH for k in (10, 8, 6, 4, 2, 2)]
+    assert [int(loss(crosscoder, batch(), step).fired.sum()) for step in range(6)] == [
+        k * BATCH for k in (10, 8, 6, 4, 2, 2)
+    ]
 
 
 def test_k_is_constant_by_default() -> None:
@@ -220,7 +244,9 @@ def test_threshold_is_a_running_mean_of_the_smallest_selected_scaled_activation(
     loss.start(crosscoder, batch())
     expected = -1.0
     for step in range(5):
-        dense = dense_batchtopk(crosscoder, batch(step), 2, False, torch.zeros(LATENTS, dtype=torch.bool), 0, 0.0)
+        dense = dense_batchtopk(
+            crosscoder, batch(step), 2, False, torch.zeros(LATENTS, dtype=torch.bool), 0, 0.0
+        )
         smallest = dense.scaled[dense.codes > 0].min().item()
         if step == 2:
             expected = smallest  # the first value replaces the -1 of the start
@@ -280,7 +306,9 @@ def test_geometric_median_of_a_triangle_is_its_fermat_point_in_each_model() -> N
     triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     fermat = (3 - 3**0.5) / 6
     median = geometric_median(torch.stack([triangle, 10 * triangle + 5], dim=1))
-    torch.testing.assert_close(median, torch.tensor([[fermat, fermat], [10 * fermat + 5, 10 * fermat + 5]]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        median, torch.tensor([[fermat, fermat], [10 * fermat + 5, 10 * fermat + 5]]), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_geometric_median_does_not_follow_an_outlier() -> None:

@@ -19,10 +19,15 @@ def number(pattern: str, message: str) -> int:
 
 def test_a_training_that_fits_starts() -> None:
     needed = training_bytes(WIDTH, 73_728, 2048)
-    assert needed == 73_728 * (16 * 4 * WIDTH + 24 * 2048)  # encoder and decoder of two models, four copies of 4 bytes; codes
+    assert needed == 73_728 * (
+        16 * 4 * WIDTH + 24 * 2048
+    )  # encoder and decoder of two models, four copies of 4 bytes; codes
     for usable in (needed, math.inf):
         check_room(batchtopk_settings(**PAPER), WIDTH, usable)
-    with pytest.raises(UserError, match=r"73,728 latents of width 2 x 2,304 with batch 2,048 need 14.5 GB of the GPU, 14.5 GB are free"):
+    with pytest.raises(
+        UserError,
+        match=r"73,728 latents of width 2 x 2,304 with batch 2,048 need 14.5 GB of the GPU, 14.5 GB are free",
+    ):
         check_room(batchtopk_settings(**PAPER), WIDTH, needed - 1)
 
 

@@ -26,9 +26,18 @@ COMMON = {"tokens": 64 * STEPS, "learning_rate": 1e-2, "log_every": 1, "precisio
 SETTINGS = {
     "l1": l1_settings(init_norm=0.1, **COMMON),
     "batchtopk": batchtopk_settings(
-        threshold_start_step=10, threshold_decay=0.5, dead_after_tokens=200, k=2, k_max=8, k_annealing_steps=8, auxiliary_k=3, **COMMON
+        threshold_start_step=10,
+        threshold_decay=0.5,
+        dead_after_tokens=200,
+        k=2,
+        k_max=8,
+        k_annealing_steps=8,
+        auxiliary_k=3,
+        **COMMON,
     ),
-    "decoupled": batchtopk_settings(threshold_start_step=10, dead_after_tokens=200, k=2, code_normalisation="decoupled", **COMMON),
+    "decoupled": batchtopk_settings(
+        threshold_start_step=10, dead_after_tokens=200, k=2, code_normalisation="decoupled", **COMMON
+    ),
 }
 
 
@@ -54,7 +63,11 @@ def rows(path: Path) -> list[dict[str, float]]:
     ],
 )
 def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name: str, path: str) -> None:
-    settings, activations, state = SETTINGS[name], PairedActivations.of(inputs), tmp_path / "state.safetensors"
+    settings, activations, state = (
+        SETTINGS[name],
+        PairedActivations.of(inputs),
+        tmp_path / "state.safetensors",
+    )
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
     with on_path(path):
         train_on_ranks(2, inputs, settings, 0, state, "same")
@@ -104,7 +117,9 @@ def test_batch_that_can_not_be_divided(inputs: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_training_that_fails_in_its_processes_fails(inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_training_that_fails_in_its_processes_fails(
+    inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     settings = SETTINGS["l1"].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(UserError, match="one of 2 processes ended early"):
         train_on_ranks(2, inputs, settings, 0, tmp_path / "state.safetensors", "same")
@@ -122,7 +137,9 @@ def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
 
     def terminate() -> None:
         said, last = "", time.monotonic() + 300
-        while "step 100 of 2000" not in said and time.monotonic() < last:  # before the first step there is nothing to go on from
+        while (
+            "step 100 of 2000" not in said and time.monotonic() < last
+        ):  # before the first step there is nothing to go on from
             said += capfd.readouterr().err
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -135,7 +152,9 @@ def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
     assert 0 < Checkpoint(tmp_path / "state.safetensors", "same").read()[1]["done"] < settings.steps
     for state in ("state", "whole"):
         train_on_ranks(*arguments, tmp_path / f"{state}.safetensors", "same")
-    (resumed, values), (whole, expected) = (Checkpoint(tmp_path / f"{state}.safetensors", "same").read() for state in ("state", "whole"))
+    (resumed, values), (whole, expected) = (
+        Checkpoint(tmp_path / f"{state}.safetensors", "same").read() for state in ("state", "whole")
+    )
     assert values == expected
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name

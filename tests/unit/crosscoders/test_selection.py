@@ -21,7 +21,9 @@ ROWS = {
     "mostly zero": lambda rng, n, f: rng.random((n, f)) * (rng.random((n, f)) < 0.02),
     "few values": lambda rng, n, f: rng.integers(-1, 3, (n, f)),
     "strong at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) > n / 2))[:, None],
-    "weak at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None],  # the guess is too high
+    "weak at the end": lambda rng, n, f: (
+        rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None]
+    ),  # the guess is too high
     "one latent": lambda rng, n, f: rng.random((n, f)) * (np.arange(f) == 0),
     "heavy tail": lambda rng, n, f: rng.standard_cauchy((n, f)),
 }
@@ -43,7 +45,9 @@ def encoder_of(codes: Tensor, bias: Tensor | None = None) -> tuple[Encoder, Tens
     return Encoder((codes - bias).T.contiguous(), bias), torch.eye(len(codes))
 
 
-def random_codes_and_bias(rng: np.random.Generator, kind: str, rows: int, latents: int) -> tuple[Tensor, Tensor]:
+def random_codes_and_bias(
+    rng: np.random.Generator, kind: str, rows: int, latents: int
+) -> tuple[Tensor, Tensor]:
     bias = torch.from_numpy(rng.choice([-3.0, -0.5, 0.0, 0.5, 3.0], latents)).float()
     codes = torch.from_numpy(ROWS[kind](rng, rows, latents)).float()
     return (codes - bias) + bias, bias
@@ -74,7 +78,9 @@ def test_largest_equals_a_full_sort(path: str) -> None:
             ranked = (positive * weights[:, column]).flatten().sort(descending=True).values[:count]
             ranked = ranked[ranked > 0]
             own = active.keep(chosen[column])
-            assert torch.equal((own.values * weights[own.latents, column]).sort(descending=True).values, ranked)  # ties and all
+            assert torch.equal(
+                (own.values * weights[own.latents, column]).sort(descending=True).values, ranked
+            )  # ties and all
             assert torch.equal(own.values, codes[own.rows, own.latents])
             assert smallest[column] == (ranked[-1] if len(ranked) else torch.inf)
         assert chosen.any(dim=0).all()
@@ -91,7 +97,9 @@ def test_largest_equals_a_full_sort(path: str) -> None:
 def test_selection_on_a_device_is_exact_where_products_mislead(path: str, kind: str, precision: str) -> None:
     for seed in range(4 if path == "device" else 1):
         with on_path(path):
-            assert_selects_exactly(kind, precision, seed, (48, 70, 24) if path == "device" else (16, 40, 24), (5, 100))
+            assert_selects_exactly(
+                kind, precision, seed, (48, 70, 24) if path == "device" else (16, 40, 24), (5, 100)
+            )
 
 
 def test_the_kernel_path_is_the_kernels() -> None:
@@ -103,9 +111,16 @@ def test_the_kernel_path_is_the_kernels() -> None:
         assert kernels.of(torch.zeros(1)) is None
 
 
-@given(kind=st.sampled_from(sorted(ROWS)), rows=st.integers(1, 300), latents=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+@given(
+    kind=st.sampled_from(sorted(ROWS)),
+    rows=st.integers(1, 300),
+    latents=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=100, deadline=None)
-def test_above_gives_the_positive_entries_over_the_bounds(kind: str, rows: int, latents: int, seed: int) -> None:
+def test_above_gives_the_positive_entries_over_the_bounds(
+    kind: str, rows: int, latents: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     codes, bias = random_codes_and_bias(rng, kind, rows, latents)
     bounds = torch.from_numpy(rng.choice([-1.0, 0.0, 0.3, 1.0, np.inf], latents)).float()
@@ -115,7 +130,9 @@ def test_above_gives_the_positive_entries_over_the_bounds(kind: str, rows: int, 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_products_choose_what_float32_products_choose(monkeypatch: pytest.MonkeyPatch, native: bool, path: str) -> None:
+def test_bfloat16_products_choose_what_float32_products_choose(
+    monkeypatch: pytest.MonkeyPatch, native: bool, path: str
+) -> None:
     """The product only finds candidates; values and ranks are float32, so the choice can differ by a rare entry only."""
     monkeypatch.setattr(selection, "multiplies_bfloat16", lambda _device: native)
     generator = torch.Generator().manual_seed(0)

@@ -22,11 +22,16 @@ def random_codes(density: float = 0.4) -> Tensor:
     return codes
 
 
-CODES = [pytest.param(random_codes(), id="some"), pytest.param(torch.zeros(BATCH, LATENTS, dtype=torch.float64), id="none active")]
+CODES = [
+    pytest.param(random_codes(), id="some"),
+    pytest.param(torch.zeros(BATCH, LATENTS, dtype=torch.float64), id="none active"),
+]
 
 
 def leaf(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))
+    ).requires_grad_()
 
 
 # Entries
@@ -97,13 +102,17 @@ def test_dot_products_are_those_of_the_active_pairs(codes: Tensor) -> None:
     x, weight, active = leaf(BATCH, WIDTH).detach(), leaf(LATENTS, WIDTH), Active.of(codes)
     strided = torch.stack([x, x], dim=2)[..., 1]  # not contiguous
     for rows in (x, strided):
-        torch.testing.assert_close(dot_products(weight, active.places, rows), (rows @ weight.detach().T)[active.rows, active.latents])
+        torch.testing.assert_close(
+            dot_products(weight, active.places, rows), (rows @ weight.detach().T)[active.rows, active.latents]
+        )
 
 
 def test_rows_per_latent_takes_other_values_than_the_codes() -> None:
     codes, x = random_codes(), leaf(BATCH, WIDTH).detach()
     active = Active.of(codes)
-    torch.testing.assert_close(rows_per_latent(active._replace(values=active.values.square()), x), codes.square().T @ x)
+    torch.testing.assert_close(
+        rows_per_latent(active._replace(values=active.values.square()), x), codes.square().T @ x
+    )
 
 
 @pytest.mark.parametrize("mask", CODES)
@@ -116,7 +125,9 @@ def test_encoded_sends_gradients_to_the_active_entries_of_the_encoder_alone(mask
     chosen = Active.of(mask)
     given = chosen._replace(values=dense.detach()[chosen.rows, chosen.latents])
     active = encoded(given, Encoder(encoder, bias), x)
-    found_encoder, found_bias = torch.autograd.grad(active.values, (encoder, bias), out_gradient[chosen.rows, chosen.latents])
+    found_encoder, found_bias = torch.autograd.grad(
+        active.values, (encoder, bias), out_gradient[chosen.rows, chosen.latents]
+    )
     torch.testing.assert_close(active.dense(), dense)
     torch.testing.assert_close(found_encoder, expected_encoder)
     torch.testing.assert_close(found_bias, expected_bias)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_activations import LAYER, batchtopk_settings, l1_settings, paired, planted_activations, random_activations
+from helpers_activations import (
+    LAYER,
+    batchtopk_settings,
+    l1_settings,
+    paired,
+    planted_activations,
+    random_activations,
+)
 from helpers_paths import on_path
 from helpers_waits import Waits
 
@@ -15,13 +22,21 @@ from crossdiff.config import BASE, CHAT, CrosscoderSettings, Normalisation
 from crossdiff.crosscoders import kernels, trainer
 from crossdiff.crosscoders.losses.l1 import L1Loss
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.crosscoders.trainer import Training, fraction_of_variance_explained, learning_rate, new_crosscoder, train
+from crossdiff.crosscoders.trainer import (
+    Training,
+    fraction_of_variance_explained,
+    learning_rate,
+    new_crosscoder,
+    train,
+)
 from crossdiff.errors import UserError
 
 WIDTH, LATENTS = 16, 32
 SETTINGS = {
     "l1": l1_settings(tokens=19_200, learning_rate=1e-2, init_norm=0.1, log_every=50),
-    "batchtopk": batchtopk_settings(tokens=19_200, learning_rate=1e-2, log_every=50, threshold_start_step=100, threshold_decay=0.9),
+    "batchtopk": batchtopk_settings(
+        tokens=19_200, learning_rate=1e-2, log_every=50, threshold_start_step=100, threshold_decay=0.9
+    ),
 }
 
 
@@ -44,7 +59,9 @@ def trained(
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:
-    settings = l1_settings(batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25)  # 20 steps
+    settings = l1_settings(
+        batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25
+    )  # 20 steps
     rates = [learning_rate(step, settings) for step in range(20)]
     assert rates == pytest.approx([0.0, 0.25, 0.5, 0.75] + 12 * [1.0] + [0.8, 0.6, 0.4, 0.2])
 
@@ -59,7 +76,10 @@ def test_learning_rate_is_constant_without_warmup_and_decay() -> None:
 
 def test_new_crosscoder_knows_its_layer_size_and_scaling(activations: PairedActivations) -> None:
     settings = l1_settings(
-        latents=None, expansion=3, normalisation=Normalisation(kind="per_model", target_rms=2.0), code_normalisation="sae"
+        latents=None,
+        expansion=3,
+        normalisation=Normalisation(kind="per_model", target_rms=2.0),
+        code_normalisation="sae",
     )
     crosscoder = new_crosscoder(activations, settings, seed=0)
     assert (crosscoder.layer, crosscoder.d_model, crosscoder.latents) == (LAYER, WIDTH, 3 * WIDTH)
@@ -86,10 +106,23 @@ def test_training_learns_and_logs_it(activations: PairedActivations, tmp_path: P
     settings = SETTINGS[loss]
     crosscoder, log = trained(activations, settings, tmp_path / "training.csv")
     own = {"l1": {"sparsity_loss"}, "batchtopk": {"auxiliary_loss"}}[loss]
-    common = {"step", "tokens", "learning_rate", "loss", "fve_base", "fve_chat", "l0", "dead", "reconstruction_loss"}
+    common = {
+        "step",
+        "tokens",
+        "learning_rate",
+        "loss",
+        "fve_base",
+        "fve_chat",
+        "l0",
+        "dead",
+        "reconstruction_loss",
+    }
     assert set(log[0]) == common | own
     assert [row["step"] for row in log] == [50, 100, 150, 200, 250, 300]
-    assert all(row["tokens"] == 64 * row["step"] and 0 <= row["dead"] <= LATENTS and row["learning_rate"] == 0.01 for row in log)
+    assert all(
+        row["tokens"] == 64 * row["step"] and 0 <= row["dead"] <= LATENTS and row["learning_rate"] == 0.01
+        for row in log
+    )
     for model in ("fve_base", "fve_chat"):
         assert log[-1][model] > max(0.75, log[0][model])
         assert all(row[model] <= 1 for row in log)
@@ -98,21 +131,32 @@ def test_training_learns_and_logs_it(activations: PairedActivations, tmp_path: P
     assert not any(parameter.is_cuda for parameter in crosscoder.parameters())
 
 
-def test_batchtopk_has_k_active_latents_per_token_in_training_and_about_k_after(activations: PairedActivations, tmp_path: Path) -> None:
+def test_batchtopk_has_k_active_latents_per_token_in_training_and_about_k_after(
+    activations: PairedActivations, tmp_path: Path
+) -> None:
     crosscoder, log = trained(activations, SETTINGS["batchtopk"], tmp_path / "training.csv")
     assert {row["l0"] for row in log} == {4.0}
     assert crosscoder.threshold > 0
-    codes = torch.cat([crosscoder.encode(crosscoder.normalise(block.activations)) for block in activations.blocks()])
+    codes = torch.cat(
+        [crosscoder.encode(crosscoder.normalise(block.activations)) for block in activations.blocks()]
+    )
     assert 3 < (codes > 0).sum(dim=1).float().mean() < 5
 
 
-def test_held_out_threshold_comes_from_the_held_out_activations(activations: PairedActivations, tmp_path: Path) -> None:
+def test_held_out_threshold_comes_from_the_held_out_activations(
+    activations: PairedActivations, tmp_path: Path
+) -> None:
     held_out = paired(tmp_path, 2 * planted_activations(256, WIDTH, seed=5))
     settings = SETTINGS["batchtopk"]
     assert settings.needs_held_out is False
     running = train(activations, settings, 0, torch.device("cpu"), tmp_path / "log.csv")
     exact = train(
-        activations, settings.model_copy(update={"threshold": "held_out"}), 0, torch.device("cpu"), tmp_path / "log.csv", held_out
+        activations,
+        settings.model_copy(update={"threshold": "held_out"}),
+        0,
+        torch.device("cpu"),
+        tmp_path / "log.csv",
+        held_out,
     )
     assert torch.equal(exact.decoder, running.decoder)
     assert exact.threshold > 1.3 * running.threshold  # activations are twice as strong there
@@ -121,14 +165,20 @@ def test_held_out_threshold_comes_from_the_held_out_activations(activations: Pai
 def test_decoder_bias_of_batchtopk_alone_starts_near_the_mean_of_the_activations(tmp_path: Path) -> None:
     shifted = paired(tmp_path, planted_activations(500, WIDTH) + 5)
     one_step = {"tokens": 64, "learning_rate": 1e-6}
-    batchtopk, _ = trained(shifted, batchtopk_settings(threshold_start_step=0, **one_step), tmp_path / "batchtopk.csv")
+    batchtopk, _ = trained(
+        shifted, batchtopk_settings(threshold_start_step=0, **one_step), tmp_path / "batchtopk.csv"
+    )
     l1, _ = trained(shifted, l1_settings(**one_step), tmp_path / "l1.csv")
     assert (batchtopk.decoder_bias - 5).abs().max() < 0.5
     assert l1.decoder_bias.abs().max() < 1e-4
 
 
-def test_batchtopk_is_saved_with_a_threshold_only_once_it_began(activations: PairedActivations, tmp_path: Path) -> None:
-    crosscoder, _ = trained(activations, batchtopk_settings(tokens=640, threshold_start_step=9), tmp_path / "training.csv")
+def test_batchtopk_is_saved_with_a_threshold_only_once_it_began(
+    activations: PairedActivations, tmp_path: Path
+) -> None:
+    crosscoder, _ = trained(
+        activations, batchtopk_settings(tokens=640, threshold_start_step=9), tmp_path / "training.csv"
+    )
     assert crosscoder.threshold > 0  # the tenth and last step gives the first value
 
 
@@ -137,16 +187,22 @@ def test_last_step_is_logged_though_it_is_no_multiple(activations: PairedActivat
     assert [row["step"] for row in log] == [10, 20, 25]
 
 
-def test_dead_counts_latents_that_did_not_fire_since_the_row_before(activations: PairedActivations, tmp_path: Path) -> None:
+def test_dead_counts_latents_that_did_not_fire_since_the_row_before(
+    activations: PairedActivations, tmp_path: Path
+) -> None:
     settings = batchtopk_settings(tokens=64 * 40, learning_rate=1e-6, latents=200, k=1, log_every=1)
     _, each_step = trained(activations, settings, tmp_path / "each.csv")
-    _, every_forty = trained(activations, settings.model_copy(update={"log_every": 40}), tmp_path / "forty.csv")
+    _, every_forty = trained(
+        activations, settings.model_copy(update={"log_every": 40}), tmp_path / "forty.csv"
+    )
     assert every_forty[0]["dead"] < min(row["dead"] for row in each_step)
     assert min(row["dead"] for row in each_step) >= 200 - 64  # at most one latent per token
 
 
 @pytest.mark.parametrize("loss", ["l1", "batchtopk"])
-def test_training_depends_on_the_seed_alone(activations: PairedActivations, tmp_path: Path, loss: str) -> None:
+def test_training_depends_on_the_seed_alone(
+    activations: PairedActivations, tmp_path: Path, loss: str
+) -> None:
     settings = SETTINGS[loss].model_copy(update={"tokens": 64 * 120})
     torch.manual_seed(1)
     first, _ = trained(activations, settings, tmp_path / "first.csv", seed=3)
@@ -161,10 +217,14 @@ def test_training_depends_on_the_seed_alone(activations: PairedActivations, tmp_
 
 @pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
 @pytest.mark.parametrize("path", ["device", "kernels"])
-def test_batchtopk_step_on_a_device_waits_for_its_selection_alone(activations: PairedActivations, normalisation: str, path: str) -> None:
+def test_batchtopk_step_on_a_device_waits_for_its_selection_alone(
+    activations: PairedActivations, normalisation: str, path: str
+) -> None:
     """How many candidates there are, whether they suffice, and which were chosen; between rows of the log, and while no latent may have
     died. The interpreter asks, too."""
-    settings = batchtopk_settings(log_every=50, code_normalisation=normalisation, k_max=8, k_annealing_steps=3)
+    settings = batchtopk_settings(
+        log_every=50, code_normalisation=normalisation, k_max=8, k_annealing_steps=3
+    )
     with on_path(path):
         training = Training(activations, settings, 0, torch.device("cpu"))
         first, *batches = itertools.islice(activations.shuffled_batches(64, 6000, 0), 6)
@@ -183,31 +243,41 @@ def test_kernels_that_compute_something_else_stop_the_training(
     with on_path("kernels"):
         fast = kernels.of(torch.zeros(1))
         products = fast.dot_products  # of gradients, too
-        training = Training(activations, batchtopk_settings(latents=16, k=2, tokens=10**6), 0, torch.device("cpu"))
+        training = Training(
+            activations, batchtopk_settings(latents=16, k=2, tokens=10**6), 0, torch.device("cpu")
+        )
         monkeypatch.setattr(fast, "dot_products", lambda *arguments: products(*arguments) * wrong)
         with pytest.raises(
-            UserError, match=r"found a relative difference of .* between the Triton kernels and the plain path .* kernels: plain"
+            UserError,
+            match=r"found a relative difference of .* between the Triton kernels and the plain path .* kernels: plain",
         ):
             training.step(torch.randn(32, 2, WIDTH, generator=torch.Generator().manual_seed(0)))
 
 
 def test_what_the_kernels_left_is_forgotten_when_weights_move(activations: PairedActivations) -> None:
     with on_path("kernels"):
-        training = Training(activations, batchtopk_settings(latents=16, k=2, tokens=10**6), 0, torch.device("cpu"))
+        training = Training(
+            activations, batchtopk_settings(latents=16, k=2, tokens=10**6), 0, torch.device("cpu")
+        )
         crosscoder = training.crosscoder
         for change in (
             lambda: crosscoder.load_state_dict(crosscoder.state_dict()),
             lambda: crosscoder.double().float(),
             lambda: crosscoder.decoder.detach().mul_(2),
         ):
-            crosscoder.know(crosscoder.known.encoder if crosscoder.known else None, crosscoder.decoder.detach().norm(dim=2))
+            crosscoder.know(
+                crosscoder.known.encoder if crosscoder.known else None,
+                crosscoder.decoder.detach().norm(dim=2),
+            )
             change()
             assert crosscoder.known is None
             torch.testing.assert_close(crosscoder.decoder_norms(), crosscoder.decoder.norm(dim=2))
 
 
 @pytest.mark.parametrize("loss", ["l1", "batchtopk"])
-def test_loss_that_is_not_finite_is_refused(activations: PairedActivations, tmp_path: Path, loss: str) -> None:
+def test_loss_that_is_not_finite_is_refused(
+    activations: PairedActivations, tmp_path: Path, loss: str
+) -> None:
     settings = SETTINGS[loss].model_copy(update={"learning_rate": 1e30, "log_every": 10})
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 10; lower learning_rate"):
         train(activations, settings, 0, torch.device("cpu"), tmp_path / "training.csv")
@@ -218,7 +288,9 @@ def test_gradient_clip_bounds_the_step_of_batchtopk(activations: PairedActivatio
     settings = batchtopk_settings(tokens=64 * 21, learning_rate=1e-2)
     start = new_crosscoder(activations, settings, 0).decoder
     free, _ = trained(activations, settings, tmp_path / "free.csv")
-    clipped, _ = trained(activations, settings.model_copy(update={"gradient_clip": 1e-12}), tmp_path / "clipped.csv")
+    clipped, _ = trained(
+        activations, settings.model_copy(update={"gradient_clip": 1e-12}), tmp_path / "clipped.csv"
+    )
     assert (clipped.decoder - start).abs().max() < 1e-3 < (free.decoder - start).abs().max()
 
 
@@ -230,7 +302,9 @@ class _Masking(L1Loss):
         self.steps = [*getattr(self, "steps", []), step]
 
 
-def test_loss_may_project_the_weights_after_each_step(activations: PairedActivations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_may_project_the_weights_after_each_step(
+    activations: PairedActivations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trainer, "new_loss", _Masking)
     training = Training(activations, SETTINGS["l1"], 0, torch.device("cpu"))
     for batch in itertools.islice(activations.shuffled_batches(SETTINGS["l1"].batch, 500, 0), 3):

@@ -27,7 +27,9 @@ LATENTS = 3  # fires on a word, at random, never
 
 
 def settings(url: str = "http://127.0.0.1:1/v1", **changes: object) -> Explanations:
-    return Explanations(**{"model": Explainer(endpoint=Endpoint(url=url, model="oracle")), "per_quantile": 4} | changes)
+    return Explanations(
+        **{"model": Explainer(endpoint=Endpoint(url=url, model="oracle")), "per_quantile": 4} | changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,9 @@ def excerpts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Excerpts]:
     codes[:, 1] = (generator.random(len(codes)) < 0.01) * generator.uniform(0.1, 1, len(codes))
     text, examples, background = write_latents(folder, SHARD, codes, Examples(background=400))
     tokens = pd.read_parquet(background).tokens
-    maker = ExcerptMaker(text, read_background(background, text), tokens, lambda ids: decode(ids) + " ", settings())
+    maker = ExcerptMaker(
+        text, read_background(background, text), tokens, lambda ids: decode(ids) + " ", settings()
+    )
     return {latent: maker.of(latent, examples) for latent in range(LATENTS)}
 
 
@@ -74,12 +78,22 @@ def test_an_oracle_finds_the_planted_word_and_scores_1(tmp_path: Path, excerpts:
     assert word.requests == 1 + -(-len(excerpts[0].detection) // 5) + -(-len(excerpts[0].fuzzing) // 5)
     assert noise.explanation == "nothing" and noise.detection == 0.5
     assert empty.kind == "too few" and np.isnan(empty.detection) and empty.contexts == 0
-    assert all(row.kind == "not chosen" and row.explanation == "" and np.isnan(row.detection) for row in others)
+    assert all(
+        row.kind == "not chosen" and row.explanation == "" and np.isnan(row.detection) for row in others
+    )
     assert table.malformed.sum() == 0 and table.requests.sum() == asked
-    assert (quantiles.recall[quantiles.latent == 0] == 1).all() and set(quantiles["quantile"]) <= {0.25, 0.5, 0.75, 0.95, 1.0}
+    assert (quantiles.recall[quantiles.latent == 0] == 1).all() and set(quantiles["quantile"]) <= {
+        0.25,
+        0.5,
+        0.75,
+        0.95,
+        1.0,
+    }
 
 
-def test_malformed_answers_are_counted_and_never_guessed(tmp_path: Path, excerpts: dict[int, Excerpts]) -> None:
+def test_malformed_answers_are_counted_and_never_guessed(
+    tmp_path: Path, excerpts: dict[int, Excerpts]
+) -> None:
     """One of the answers on detection is prose: its excerpts count for nothing, the others as before."""
     spoilt: list[str] = []
 
@@ -98,10 +112,18 @@ def test_malformed_answers_are_counted_and_never_guessed(tmp_path: Path, excerpt
 
 def test_nothing_but_malformed_answers_is_no_score(tmp_path: Path, excerpts: dict[int, Excerpts]) -> None:
     table, quantiles, asked = explained(tmp_path, {0: excerpts[0]}, lambda messages: "no idea")
-    assert table.iloc[0].kind == "malformed" and np.isnan(table.iloc[0].detection) and table.iloc[0].malformed == asked == 1
+    assert (
+        table.iloc[0].kind == "malformed"
+        and np.isnan(table.iloc[0].detection)
+        and table.iloc[0].malformed == asked == 1
+    )
     assert quantiles.empty
     table, _, asked = explained(tmp_path / "2", {0: excerpts[0]}, lambda messages: '{"explanation": "cats"}')
-    assert np.isnan(table.iloc[0].detection) and table.iloc[0].malformed == asked - 1 and table.iloc[0].scored == 0
+    assert (
+        np.isnan(table.iloc[0].detection)
+        and table.iloc[0].malformed == asked - 1
+        and table.iloc[0].scored == 0
+    )
 
 
 def test_what_is_judged_was_not_shown(excerpts: dict[int, Excerpts]) -> None:
@@ -121,9 +143,13 @@ def test_the_same_excerpts_every_time(excerpts: dict[int, Excerpts], tmp_path: P
     codes[:, 0] = (SHARD.token == BANANA) * generator.uniform(0.1, 1, len(codes))
     text, examples, background = write_latents(tmp_path, SHARD, codes, Examples(background=400))
     tokens = pd.read_parquet(background).tokens
-    again = ExcerptMaker(text, read_background(background, text), tokens, lambda ids: decode(ids) + " ", settings()).of(0, examples)
+    again = ExcerptMaker(
+        text, read_background(background, text), tokens, lambda ids: decode(ids) + " ", settings()
+    ).of(0, examples)
     assert again.shown == excerpts[0].shown
-    assert [one.text for one in again.detection if one.right] == [one.text for one in excerpts[0].detection if one.right]
+    assert [one.text for one in again.detection if one.right] == [
+        one.text for one in excerpts[0].detection if one.right
+    ]
 
 
 def test_marks_stand_around_runs() -> None:
@@ -140,9 +166,15 @@ def test_marks_stand_around_runs() -> None:
 def test_chosen_latents() -> None:
     betas = classed(["shared"] * 10 + ["other"] * 6 + ["chat-only"] * 3 + ["dead"])
     nu = np.linspace(1.5, 0.1, 20)
-    table = betas.merge(scaling_table([0.5] * 20, nu, nu)[["latent", "nu_error", "nu_reconstruction"]], on="latent")
+    table = betas.merge(
+        scaling_table([0.5] * 20, nu, nu)[["latent", "nu_error", "nu_reconstruction"]], on="latent"
+    )
     found = chosen(table, ExplainedLatents(chat_leaning=2, shared=3, low_nu=2, high_nu=2), top=6)
     assert {17, 18} <= set(found)  # most chat-leaning, and lowest nu
     assert {13, 14} <= set(found)  # highest nu of the six most chat-leaning
-    assert len([latent for latent in found if latent < 10]) == 3 and len(found) == 7 and found == sorted(found)
-    assert chosen(table, ExplainedLatents(chat_leaning=0, shared=99, low_nu=0, high_nu=0), top=6) == list(range(10))
+    assert (
+        len([latent for latent in found if latent < 10]) == 3 and len(found) == 7 and found == sorted(found)
+    )
+    assert chosen(table, ExplainedLatents(chat_leaning=0, shared=99, low_nu=0, high_nu=0), top=6) == list(
+        range(10)
+    )

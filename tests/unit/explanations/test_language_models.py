@@ -40,7 +40,9 @@ class Clock:
 def server(url: str, clock: Clock | None = None, **settings: object) -> Server:
     """A client that never really waits."""
     clock = clock or Clock()
-    return Server(Endpoint(url=url, model="some/model", **settings), RateLimit(1e9, clock, clock.sleep), clock.sleep)
+    return Server(
+        Endpoint(url=url, model="some/model", **settings), RateLimit(1e9, clock, clock.sleep), clock.sleep
+    )
 
 
 @pytest.fixture
@@ -72,8 +74,13 @@ def test_missing_key_is_one_clear_line(value: str | None, monkeypatch: pytest.Mo
     monkeypatch.delenv("EXPLAINER_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("EXPLAINER_KEY", value)
-    with pytest.raises(UserError, match=r"^explanations\.model\.endpoint\.key: the environment variable EXPLAINER_KEY is not set$"):
-        language_model(Explainer(endpoint=Endpoint(url="http://127.0.0.1:1/v1", model="m", key="EXPLAINER_KEY")))
+    with pytest.raises(
+        UserError,
+        match=r"^explanations\.model\.endpoint\.key: the environment variable EXPLAINER_KEY is not set$",
+    ):
+        language_model(
+            Explainer(endpoint=Endpoint(url="http://127.0.0.1:1/v1", model="m", key="EXPLAINER_KEY"))
+        )
 
 
 def test_folder_that_is_none(tmp_path: Path) -> None:
@@ -86,7 +93,8 @@ def test_server_that_is_down_is_tried_again_and_named() -> None:
         url = gone.url
     clock = Clock()
     with pytest.raises(
-        UserError, match=rf"^explanations\.model\.endpoint {url}: no answer \(ConnectionError\), {ATTEMPTS} times; .* run again"
+        UserError,
+        match=rf"^explanations\.model\.endpoint {url}: no answer \(ConnectionError\), {ATTEMPTS} times; .* run again",
     ):
         server(url, clock).answer(*QUESTION)
     assert clock.slept == [1, 2, 4, 8]
@@ -101,7 +109,9 @@ def test_busy_server_is_waited_for() -> None:
 
 
 def test_no_wait_is_longer_than_a_minute_and_none_is_skipped() -> None:
-    replies: list[Reply | str] = [(429, "", {"Retry-After": after}) for after in ("3600", "0", "Wed, 21 Oct 2026 07:28:00 GMT")]
+    replies: list[Reply | str] = [
+        (429, "", {"Retry-After": after}) for after in ("3600", "0", "Wed, 21 Oct 2026 07:28:00 GMT")
+    ]
     clock = Clock()
     with serving(lambda messages: (replies or ["yes"]).pop(0)) as asked:
         assert server(asked.url, clock).answer(*QUESTION) == "yes"
@@ -119,7 +129,10 @@ def test_the_rate_limit_holds_for_further_attempts_too() -> None:
 
 @pytest.mark.parametrize(
     ("reply", "said"),
-    [((401, f"Incorrect API key: {KEY}", {}), rf"refused with status 401 \(Incorrect API key: {re_key}\)") for re_key in [r"\[key\]"]]
+    [
+        ((401, f"Incorrect API key: {KEY}", {}), rf"refused with status 401 \(Incorrect API key: {re_key}\)")
+        for re_key in [r"\[key\]"]
+    ]
     + [
         ((200, "<html>", {}), "none of a chat completion"),
         ((200, '{"choices": []}', {}), "none of a chat completion"),
@@ -152,7 +165,9 @@ def test_a_question_is_asked_once(tmp_path: Path, key: str) -> None:
     questions = [Question([{"role": "user", "content": str(number)}], 5) for number in range(20)]
     with serving(lambda messages: f"{messages[0]['content']}! {KEY}") as asked:
         for _ in range(2):
-            assert KnownAnswers(tmp_path, server(asked.url, key=key)).answers(questions) == [f"{number}! {HIDDEN}" for number in range(20)]
+            assert KnownAnswers(tmp_path, server(asked.url, key=key)).answers(questions) == [
+                f"{number}! {HIDDEN}" for number in range(20)
+            ]
         assert len(asked.requests) == 20
         KnownAnswers(tmp_path, server(asked.url, key=key)).answers([questions[0]._replace(longest=6)])
         assert len(asked.requests) == 21  # another question
@@ -217,7 +232,9 @@ def test_a_kill_loses_no_answer(tmp_path: Path) -> None:
         known.answers([Question([{"role": "user", "content": str(number)}], 5) for number in range(10)])
         assert known.asked == 4
     files = [path for path in tmp_path.rglob("*.json") if not path.name.startswith(".")]
-    assert sorted(json.loads(path.read_text())["messages"][0]["content"] for path in files) == [str(number) for number in range(10)]
+    assert sorted(json.loads(path.read_text())["messages"][0]["content"] for path in files) == [
+        str(number) for number in range(10)
+    ]
 
 
 # What counts as an answer
@@ -270,12 +287,21 @@ def test_forecast_of_what_a_model_is_asked() -> None:
     assert not list(forecast_lines(load(tiny)))
     latents = {"chat_leaning": 10, "shared": 10, "low_nu": 0, "high_nu": 5}
     model = {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "some"}}
-    given = {"model": model, "latents": latents, "per_quantile": 4, "per_request": 3, "prices": {"read": 2.0, "written": 8.0}}
+    given = {
+        "model": model,
+        "latents": latents,
+        "per_quantile": 4,
+        "per_request": 3,
+        "prices": {"read": 2.0, "written": 8.0},
+    }
     [line] = forecast_lines(load(tiny | {"explanations": given}))
     # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
     assert f"by some: at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
     read, written = 100 * (22 * 150 + (3 + 60) * 16 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
-    assert f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, {(2 * read + 8 * written) / 1e6:.2f} at the prices" in line
+    assert (
+        f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, {(2 * read + 8 * written) / 1e6:.2f} at the prices"
+        in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,7 +309,10 @@ def test_forecast_of_what_a_model_is_asked() -> None:
     [
         ({}, "exactly one of endpoint, folder"),
         ({"endpoint": {"url": "http://me:secret@host/v1", "model": "m"}}, "explanations.model.endpoint.url"),
-        ({"endpoint": {"url": "http://host/v1", "model": "m", "key": "sk-abc"}}, "explanations.model.endpoint.key"),
+        (
+            {"endpoint": {"url": "http://host/v1", "model": "m", "key": "sk-abc"}},
+            "explanations.model.endpoint.key",
+        ),
     ],
 )
 def test_config_takes_no_secrets(model: dict, said: str) -> None:

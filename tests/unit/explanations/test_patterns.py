@@ -31,7 +31,9 @@ def strengths(where: np.ndarray, seed: int = 0) -> np.ndarray:
 def chats(count: int, seed: int = 0) -> Shard:
     """Chats of random tokens: a header of two and an end of one around each turn of ten."""
     generator = np.random.default_rng(seed)
-    places = [(role, part) for role in (USER, ASSISTANT) for part in [HEADER] * 2 + [CONTENT] * 10 + [TURN_END]]
+    places = [
+        (role, part) for role in (USER, ASSISTANT) for part in [HEADER] * 2 + [CONTENT] * 10 + [TURN_END]
+    ]
     role, template = np.tile(np.array(places, np.int8), (count, 1)).T
     return Shard(
         token=generator.integers(0, 500, len(role)).astype(np.int32),
@@ -97,9 +99,9 @@ def test_places_in_a_chat(tmp_path: Path, where, explanation: str) -> None:
 
 def test_the_start_of_a_text(tmp_path: Path) -> None:
     shard = random_shard(300)
-    [row] = explained(tmp_path, shard, strengths(shard.position == 1)[:, None], Examples(background=1500, before=3, after=2))[
-        0
-    ].itertuples()
+    [row] = explained(
+        tmp_path, shard, strengths(shard.position == 1)[:, None], Examples(background=1500, before=3, after=2)
+    )[0].itertuples()
     assert row.explanation.startswith("the first ") and row.kind == "position"
     assert row.detection > 0.95
 
@@ -108,7 +110,9 @@ def test_noise_scores_near_chance(tmp_path: Path) -> None:
     """Sixty latents that fire anywhere: fitted and scored on the same contexts they would look explained."""
     shard = random_shard(400)
     generator = np.random.default_rng(3)
-    codes = np.stack([strengths(generator.random(len(shard.token)) < 0.003, seed) for seed in range(60)], axis=1)
+    codes = np.stack(
+        [strengths(generator.random(len(shard.token)) < 0.003, seed) for seed in range(60)], axis=1
+    )
     table, _ = explained(tmp_path, shard, codes)
     assert abs(table.detection.mean() - 0.5) < 0.02
     assert abs(table.fuzzing.mean() - 0.5) < 0.05
@@ -153,9 +157,18 @@ def test_halves_share_no_document_and_the_fit_sees_only_its_own(tmp_path: Path) 
     [row] = explained(tmp_path, shard, strengths(where)[:, None])[0].itertuples()
     assert row.explanation == '"banana"'
     assert row.detection < 0.6
-    text, examples, background = write_latents(tmp_path, shard, strengths(where)[:, None], Examples(background=500))
-    contexts, random = read_examples(examples, text, 0, 1).contexts, read_background(background, text).contexts
-    halves = [set(shard.document[found.first[found.scored == half]]) for half in (True, False) for found in (contexts, random)]
+    text, examples, background = write_latents(
+        tmp_path, shard, strengths(where)[:, None], Examples(background=500)
+    )
+    contexts, random = (
+        read_examples(examples, text, 0, 1).contexts,
+        read_background(background, text).contexts,
+    )
+    halves = [
+        set(shard.document[found.first[found.scored == half]])
+        for half in (True, False)
+        for found in (contexts, random)
+    ]
     assert not (halves[0] | halves[1]) & (halves[2] | halves[3]) and all(halves)
 
 
@@ -163,7 +176,13 @@ def test_scores_against_a_walk_over_contexts(tmp_path: Path) -> None:
     """Every count behind detection, by brute force, for the patterns that were found."""
     shard = random_shard(150, tokens=40)
     generator = np.random.default_rng(5)
-    codes = np.stack([strengths((shard.token == word) & (generator.random(len(shard.token)) < 0.7), word) for word in range(5)], axis=1)
+    codes = np.stack(
+        [
+            strengths((shard.token == word) & (generator.random(len(shard.token)) < 0.7), word)
+            for word in range(5)
+        ],
+        axis=1,
+    )
     table, _ = explained(tmp_path, shard, codes, Examples(background=300))
     examples = pd.read_parquet(tmp_path / "examples.parquet")
     background = pd.read_parquet(tmp_path / "background.parquet")
@@ -172,8 +191,13 @@ def test_scores_against_a_walk_over_contexts(tmp_path: Path) -> None:
             WORDS.index(name.strip('"')) if name.strip('"') in WORDS else int(name.strip('"w'))
             for name in row.explanation.removeprefix("after ").split(" or ")
         ]
-        mine = examples[(examples.latent == row.latent) & examples.sampled & is_scored(examples.document.to_numpy())]
-        hits = [bool(set(one.tokens[: int(one.activations.argmax()) + 1]) & set(words)) for one in mine.itertuples()]
+        mine = examples[
+            (examples.latent == row.latent) & examples.sampled & is_scored(examples.document.to_numpy())
+        ]
+        hits = [
+            bool(set(one.tokens[: int(one.activations.argmax()) + 1]) & set(words))
+            for one in mine.itertuples()
+        ]
         others = background[is_scored(background.document.to_numpy())]
         silent = others[[row.latent not in latents for latents in others.latents]]
         refused = [not set(one.tokens[: one.centre + 1]) & set(words) for one in silent.itertuples()]
@@ -184,10 +208,20 @@ def test_scores_against_a_walk_over_contexts(tmp_path: Path) -> None:
 
 def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     token = np.array([1, 2, 3, 1, 2, 4, 1, 5, 6, 1, 7, 8, 1, 3, 9], np.int32)
-    text = Text(token, np.tile(np.arange(3, dtype=np.int32), 5), np.zeros(15, np.int8), np.zeros(15, np.int8), np.array([0]))
-    five = Contexts(*(np.zeros(5, np.int64) for _ in range(4)), first=np.arange(0, 15, 3), length=np.full(5, 3))
+    text = Text(
+        token,
+        np.tile(np.arange(3, dtype=np.int32), 5),
+        np.zeros(15, np.int8),
+        np.zeros(15, np.int8),
+        np.array([0]),
+    )
+    five = Contexts(
+        *(np.zeros(5, np.int64) for _ in range(4)), first=np.arange(0, 15, 3), length=np.full(5, 3)
+    )
     similarity = Similarity(text, five).of(taken(five, np.array([0])), 1)
-    weights = {word: np.log(5 / count) for word, count in zip(*np.unique(token, return_counts=True), strict=True)}
+    weights = {
+        word: np.log(5 / count) for word, count in zip(*np.unique(token, return_counts=True), strict=True)
+    }
 
     def vector(place: int) -> np.ndarray:
         return np.array([weights[word] * (word in token[3 * place : 3 * place + 3]) for word in range(1, 10)])
@@ -196,9 +230,18 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     expected = [query @ vector(place) / np.linalg.norm(vector(place)) for place in range(5)]
     np.testing.assert_allclose(similarity[0], expected, rtol=1e-12, atol=1e-12)
     silent = np.array([[False, True, True, True, True]])
-    assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [1, 4]  # not itself, though it is the most similar
+    assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [
+        1,
+        4,
+    ]  # not itself, though it is the most similar
     assert (most_similar(similarity, silent, 9) == silent).all()
-    assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [False, True, True, False, False]  # ties: the earlier ones
+    assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]  # ties: the earlier ones
 
 
 def test_similarity_is_that_of_dense_tables() -> None:
@@ -209,13 +252,17 @@ def test_similarity_is_that_of_dense_tables() -> None:
     nothing = np.zeros(3000, np.int8)
     text = Text(token, np.arange(3000, dtype=np.int32), nothing, nothing, np.array([0]))
     first, latent = generator.integers(0, 2900, 60), np.repeat([0, 1, 3], 20)
-    contexts = Contexts(latent, *(np.zeros(60, np.int64) for _ in range(3)), first=first, length=generator.integers(5, 30, 60))
+    contexts = Contexts(
+        latent, *(np.zeros(60, np.int64) for _ in range(3)), first=first, length=generator.integers(5, 30, 60)
+    )
     background = taken(contexts, np.arange(0, 60, 4))
     found = Similarity(text, background).of(contexts, 4)
     names = np.unique(token[background.rows()])
 
     def counts(some: Contexts, group: np.ndarray, groups: int) -> np.ndarray:
-        return np.array([(token[some.rows()][group == number][:, None] == names).sum(axis=0) for number in range(groups)])
+        return np.array(
+            [(token[some.rows()][group == number][:, None] == names).sum(axis=0) for number in range(groups)]
+        )
 
     of_background = counts(background, background.each_token(), 15)
     rarity = np.log(15 / (of_background > 0).sum(axis=0))
@@ -229,8 +276,16 @@ def test_similarity_is_that_of_dense_tables() -> None:
 
 
 def test_without_a_background_nothing_is_similar() -> None:
-    text = Text(np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), np.zeros(3, np.int8), np.zeros(3, np.int8), np.array([0]))
-    one = Contexts(*(np.zeros(1, np.int64) for _ in range(4)), first=np.zeros(1, np.int64), length=np.full(1, 3))
+    text = Text(
+        np.arange(3, dtype=np.int32),
+        np.arange(3, dtype=np.int32),
+        np.zeros(3, np.int8),
+        np.zeros(3, np.int8),
+        np.array([0]),
+    )
+    one = Contexts(
+        *(np.zeros(1, np.int64) for _ in range(4)), first=np.zeros(1, np.int64), length=np.full(1, 3)
+    )
     assert Similarity(text, taken(one, np.array([], int))).of(one, 2).shape == (2, 0)
 
 
@@ -241,21 +296,35 @@ def test_features_against_a_walk() -> None:
     found = features(text, text.since_template(), rows)
     for row in rows.tolist():
         said = {describe([feature], decode, True) for feature in found[row].tolist() if feature != NONE}
-        expected = {f'"{decode(shard.token[row - back : row + 1].tolist())}"' for back in range(3) if shard.position[row] >= back}
+        expected = {
+            f'"{decode(shard.token[row - back : row + 1].tolist())}"'
+            for back in range(3)
+            if shard.position[row] >= back
+        }
         role = "a user" if shard.role[row] == USER else "an assistant"
         expected.add(f"{('content', 'header', 'turn end')[shard.template[row]]} of {role}'s turn")
         since = (shard.position[row] % 13) - 1  # in the turn: 1 is the first token of its content
         if shard.template[row] == CONTENT:
             expected |= {
-                f"the first {'token' if count == 1 else f'{count} tokens'} of {role}'s turn" for count in (1, 2, 4, 8) if since <= count
+                f"the first {'token' if count == 1 else f'{count} tokens'} of {role}'s turn"
+                for count in (1, 2, 4, 8)
+                if since <= count
             }
-        expected |= {f"the first {'token' if k == 1 else f'{k} tokens'} of a text" for k in (1, 2, 4, 8, 16) if shard.position[row] < k}
+        expected |= {
+            f"the first {'token' if k == 1 else f'{k} tokens'} of a text"
+            for k in (1, 2, 4, 8, 16)
+            if shard.position[row] < k
+        }
         assert said == expected
 
 
 def test_text_outside_of_chats_has_no_turns() -> None:
     text = Text(
-        np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), np.full(3, NO_ROLE, np.int8), np.zeros(3, np.int8), np.array([0])
+        np.arange(3, dtype=np.int32),
+        np.arange(3, dtype=np.int32),
+        np.full(3, NO_ROLE, np.int8),
+        np.zeros(3, np.int8),
+        np.array([0]),
     )
     said = {
         describe([feature], decode, True)
@@ -267,16 +336,32 @@ def test_text_outside_of_chats_has_no_turns() -> None:
 
 def test_found_gives_each_pair_once() -> None:
     found = Found.of(np.array([0, 0, 1, 3]), np.array([[5, NONE], [5, 7], [7, NONE], [5, 5]]))
-    assert list(zip(found.feature.tolist(), found.context.tolist(), strict=True)) == [(5, 0), (5, 3), (7, 0), (7, 1)]
+    assert list(zip(found.feature.tolist(), found.context.tolist(), strict=True)) == [
+        (5, 0),
+        (5, 3),
+        (7, 0),
+        (7, 1),
+    ]
     index, context = found.of_features(np.array([7, 6, 5, 7]))
-    assert list(zip(index.tolist(), context.tolist(), strict=True)) == [(0, 0), (0, 1), (2, 0), (2, 3), (3, 0), (3, 1)]
+    assert list(zip(index.tolist(), context.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (2, 0),
+        (2, 3),
+        (3, 0),
+        (3, 1),
+    ]
 
 
 def test_large_token_ids_do_not_mix(tmp_path: Path) -> None:
     """Ids as large as those of the largest vocabularies."""
     shard = random_shard(200)
     shard = shard._replace(token=shard.token + 300_000)
-    text, examples, background = write_latents(tmp_path, shard, strengths(shard.token == 300_003)[:, None], Examples(background=400))
-    table, _ = PatternExplainer(text, read_background(background, text), lambda ids: " ".join(map(str, ids))).explain(examples, 1)
+    text, examples, background = write_latents(
+        tmp_path, shard, strengths(shard.token == 300_003)[:, None], Examples(background=400)
+    )
+    table, _ = PatternExplainer(
+        text, read_background(background, text), lambda ids: " ".join(map(str, ids))
+    ).explain(examples, 1)
     assert table.explanation[0] == '"300003"' and table.detection[0] == 1
     assert set(table.kind) <= {*KINDS, "union"}

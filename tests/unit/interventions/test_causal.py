@@ -84,11 +84,13 @@ def test_random_halves_differ_and_are_decided_by_the_seed():
 
 
 def test_ranked_sets_are_measured_in_both_forms_and_random_ones_in_the_main_form():
-    found = [(variant.name, variant.form) for variant in variants(patched_sets(EIGHT, 8, random_sets=1, seed=0))]
-    ranked = ["best_norm", "worst_norm", "best_scaling", "worst_scaling"]
-    assert found == [(name, None) for name in WHOLE] + [(name, FORMS[0]) for name in [*ranked, "random_1"]] + [
-        (name, FORMS[1]) for name in ranked
+    found = [
+        (variant.name, variant.form) for variant in variants(patched_sets(EIGHT, 8, random_sets=1, seed=0))
     ]
+    ranked = ["best_norm", "worst_norm", "best_scaling", "worst_scaling"]
+    assert found == [(name, None) for name in WHOLE] + [
+        (name, FORMS[0]) for name in [*ranked, "random_1"]
+    ] + [(name, FORMS[1]) for name in ranked]
 
 
 # Answer tokens.
@@ -96,11 +98,20 @@ def test_ranked_sets_are_measured_in_both_forms_and_random_ones_in_the_main_form
 
 def shard(*sequences: list[tuple[int, int, int]]) -> Shard:
     """Sequences of runs (role, template part, number of tokens)."""
-    rows = [(s, role, part) for s, runs in enumerate(sequences) for role, part, count in runs for _ in range(count)]
+    rows = [
+        (s, role, part)
+        for s, runs in enumerate(sequences)
+        for role, part, count in runs
+        for _ in range(count)
+    ]
     sequence, role, template = (np.array(column) for column in zip(*rows, strict=True))
     position = np.arange(len(rows)) - np.searchsorted(sequence, sequence)
     return Shard(
-        np.arange(len(rows), dtype=np.int32), sequence + 100, position.astype(np.int32), role.astype(np.int8), template.astype(np.int8)
+        np.arange(len(rows), dtype=np.int32),
+        sequence + 100,
+        position.astype(np.int32),
+        role.astype(np.int8),
+        template.astype(np.int8),
     )
 
 
@@ -128,13 +139,22 @@ def test_token_that_opens_a_sequence_is_predicted_by_nothing():
 
 
 def test_documents_and_system_turns_hold_no_answer():
-    assert not len(Answers.of(shard([(NO_ROLE, HEADER, 1), (NO_ROLE, CONTENT, 5)], [(SYSTEM, HEADER, 1), (SYSTEM, CONTENT, 3)])).row)
+    assert not len(
+        Answers.of(
+            shard([(NO_ROLE, HEADER, 1), (NO_ROLE, CONTENT, 5)], [(SYSTEM, HEADER, 1), (SYSTEM, CONTENT, 3)])
+        ).row
+    )
 
 
 @given(
     st.lists(
         st.lists(
-            st.tuples(st.sampled_from([USER, ASSISTANT]), st.sampled_from([HEADER, CONTENT, TURN_END]), st.integers(1, 3)), min_size=1
+            st.tuples(
+                st.sampled_from([USER, ASSISTANT]),
+                st.sampled_from([HEADER, CONTENT, TURN_END]),
+                st.integers(1, 3),
+            ),
+            min_size=1,
         ),
         min_size=1,
         max_size=4,
@@ -145,7 +165,9 @@ def test_answer_tokens_equal_a_plain_walk(sequences):
     expected, index, sequence = [], 0, -1
     for row in range(len(tokens.token)):
         sequence += tokens.position[row] == 0
-        is_answer = tokens.role[row] == ASSISTANT and tokens.template[row] != HEADER and tokens.position[row] > 0
+        is_answer = (
+            tokens.role[row] == ASSISTANT and tokens.template[row] != HEADER and tokens.position[row] > 0
+        )
         index = 0 if not is_answer else index
         if is_answer:
             expected.append((row, sequence, index))
@@ -165,13 +187,17 @@ def test_first_conversations_with_an_answer_are_taken_from_all_shards():
 
 
 def test_every_data_set_gives_its_share():
-    taken = conversations({"talk": [shard([*ASKED, *ANSWERED], ANSWERED)], "requests": [shard(ANSWERED, ANSWERED)]}, 1)
+    taken = conversations(
+        {"talk": [shard([*ASKED, *ANSWERED], ANSWERED)], "requests": [shard(ANSWERED, ANSWERED)]}, 1
+    )
     assert np.diff(taken.sequence_starts()).tolist() == [10]
     assert len(taken.token) == 14
 
 
 def test_too_few_conversations_are_refused_by_number():
-    with pytest.raises(UserError, match=r"^causal\.conversations: found 3, talk has 1 validation chats with an answer$"):
+    with pytest.raises(
+        UserError, match=r"^causal\.conversations: found 3, talk has 1 validation chats with an answer$"
+    ):
         conversations({"talk": [shard([*ASKED, *ANSWERED], ASKED)]}, 3)
 
 
@@ -208,18 +234,28 @@ def table_of(kl: np.ndarray, answers: Answers, seed: int = 0) -> pd.DataFrame:
 def test_means_and_intervals_are_the_papers():
     kl, answers = example()
     table = table_of(kl, answers)
-    for group, member in (("all", answers.index >= 0), ("first 9", answers.index < 9), ("rest", answers.index >= 9)):
+    for group, member in (
+        ("all", answers.index >= 0),
+        ("first 9", answers.index < 9),
+        ("rest", answers.index >= 9),
+    ):
         for number, variant in enumerate(SETS):
             values, found = kl[member, number].astype(float), row(table, variant.name, group)
             half = 1.96 * np.sqrt(values.var(ddof=1) / len(values))
             assert found.tokens == member.sum()
-            np.testing.assert_allclose([found.kl, found.low, found.high], [values.mean(), values.mean() - half, values.mean() + half])
+            np.testing.assert_allclose(
+                [found.kl, found.low, found.high], [values.mean(), values.mean() - half, values.mean() + half]
+            )
             assert found.reduction == pytest.approx(1 - values.mean() / kl[member, 0].astype(float).mean())
 
 
 def test_groups_share_out_all_tokens():
     table = table_of(*example())
-    assert row(table, "all", "all").tokens == row(table, "all", "first 9").tokens + row(table, "all", "rest").tokens == 200
+    assert (
+        row(table, "all", "all").tokens
+        == row(table, "all", "first 9").tokens + row(table, "all", "rest").tokens
+        == 200
+    )
 
 
 def test_bootstrap_over_conversations_is_wider_where_conversations_differ():
@@ -252,7 +288,9 @@ def test_bootstrap_has_about_the_spread_of_the_mean_over_new_conversations():
 
 def test_reduction_is_compared_on_the_same_draws():
     kl, answers = example()
-    kl[:, 1] = kl[:, 0] / 4  # exactly a quarter on every token: no doubt about the reduction, much about the KL
+    kl[:, 1] = (
+        kl[:, 0] / 4
+    )  # exactly a quarter on every token: no doubt about the reduction, much about the KL
     found = row(table_of(kl, answers), "all", "all")
     np.testing.assert_allclose([found.reduction, found.reduction_low, found.reduction_high], 0.75)
     assert found.high_conversations > 1.1 * found.low_conversations
@@ -277,7 +315,11 @@ def test_undefined_kl_is_counted_and_leaves_no_mean(bad):
     table = table_of(kl, answers)
     found = row(table, "best_norm", "all")
     assert found.undefined == 2
-    assert found[["kl", "low", "high", "low_conversations", "high_conversations", "reduction", "reduction_low"]].isna().all()
+    assert (
+        found[["kl", "low", "high", "low_conversations", "high_conversations", "reduction", "reduction_low"]]
+        .isna()
+        .all()
+    )
     assert row(table, "all", "all").undefined == 0
     assert np.isfinite(row(table, "all", "all").kl)
 

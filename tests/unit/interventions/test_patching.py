@@ -21,7 +21,9 @@ from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
 LATENTS, VOCABULARY, LAYER = 24, 50, 1
-MODELS = {family: (tiny_model(family, VOCABULARY, 0), tiny_model(family, VOCABULARY, 1)) for family in FAMILIES}
+MODELS = {
+    family: (tiny_model(family, VOCABULARY, 0), tiny_model(family, VOCABULARY, 1)) for family in FAMILIES
+}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -39,7 +41,13 @@ def chat_shard(*turns: tuple[int, ...], seed: int = 0) -> Shard:
         position += range(sum(lengths) + 2 * len(lengths))
     token = np.random.default_rng(seed).integers(VOCABULARY, size=len(role))
     document = np.cumsum(np.asarray(position) == 0) - 1
-    return Shard(token.astype(np.int32), document, np.asarray(position, np.int32), np.asarray(role, np.int8), np.asarray(template, np.int8))
+    return Shard(
+        token.astype(np.int32),
+        document,
+        np.asarray(position, np.int32),
+        np.asarray(role, np.int8),
+        np.asarray(template, np.int8),
+    )
 
 
 SHARD = chat_shard((3, 5), (2, 4, 1, 3), (6, 2), (1, 9))
@@ -65,16 +73,22 @@ def wanted(shard: Shard) -> np.ndarray:
     return mask
 
 
-def patched_kl(models, variants=VARIANTS, crosscoder=CROSSCODER, summary=EVERYTHING, shard=SHARD, batch_tokens=40):
+def patched_kl(
+    models, variants=VARIANTS, crosscoder=CROSSCODER, summary=EVERYTHING, shard=SHARD, batch_tokens=40
+):
     """KL (answer tokens, variants)."""
-    return answer_kl(*models, crosscoder, summary, shard, wanted(shard), variants, batch_tokens).kl[Answers.of(shard).row]
+    return answer_kl(*models, crosscoder, summary, shard, wanted(shard), variants, batch_tokens).kl[
+        Answers.of(shard).row
+    ]
 
 
 @torch.inference_mode()
 def residual(model, ids: torch.Tensor) -> torch.Tensor:
     """(position, d_model) after block LAYER, from a full forward pass."""
     found: list[torch.Tensor] = []
-    handle = decoder_layers(model)[LAYER].register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    handle = decoder_layers(model)[LAYER].register_forward_hook(
+        lambda _module, _inputs, output: found.append(output)
+    )
     model(input_ids=ids[None], use_cache=False)
     handle.remove()
     return found[0][0]
@@ -88,7 +102,9 @@ def raw_reconstructions(x: torch.Tensor, crosscoder: Crosscoder, latents=None) -
     return crosscoder.decode(codes) / crosscoder.scale[:, None] + crosscoder.mean
 
 
-def expected_patched(variant: Variant, x: torch.Tensor, template: torch.Tensor, crosscoder: Crosscoder) -> torch.Tensor:
+def expected_patched(
+    variant: Variant, x: torch.Tensor, template: torch.Tensor, crosscoder: Crosscoder
+) -> torch.Tensor:
     base, chat = x.unbind(1)
     base_hat, chat_hat = raw_reconstructions(x, crosscoder).unbind(1)
     base_bias, chat_bias = raw_reconstructions(x, crosscoder, []).unbind(1)
@@ -114,19 +130,26 @@ def brute_force_kl(models, crosscoder=CROSSCODER, shard=SHARD, variants=VARIANTS
     rows = []
     starts = shard.sequence_starts()
     for start, stop in pairwise([*starts, len(shard.token)]):
-        ids, template = torch.from_numpy(shard.token[start:stop]).long(), torch.from_numpy(shard.template[start:stop] != CONTENT)
+        ids, template = (
+            torch.from_numpy(shard.token[start:stop]).long(),
+            torch.from_numpy(shard.template[start:stop] != CONTENT),
+        )
         x = torch.stack([residual(model, ids) for model in models], dim=1)
         chat = models[1]
         own = chat(input_ids=ids[None], use_cache=False).logits[0].double().softmax(-1)
         found = []
         for variant in variants:
             patched = expected_patched(variant, x, template, crosscoder)
-            handle = decoder_layers(chat)[LAYER].register_forward_hook(lambda *_, patched=patched: patched[None])
+            handle = decoder_layers(chat)[LAYER].register_forward_hook(
+                lambda *_, patched=patched: patched[None]
+            )
             other = chat(input_ids=ids[None], use_cache=False).logits[0].double().softmax(-1)
             handle.remove()
             found.append((own * (own.log() - other.log())).sum(-1))
         kl = torch.stack(found, dim=1)
-        rows.append(kl[np.flatnonzero(wanted(shard)[start:stop]) - 1])  # the position before a token predicts it
+        rows.append(
+            kl[np.flatnonzero(wanted(shard)[start:stop]) - 1]
+        )  # the position before a token predicts it
     return torch.cat(rows)
 
 
@@ -148,24 +171,38 @@ def test_every_patched_run_of_a_decoupled_crosscoder_equals_brute_force():
     """A latent may count for one model and not for the other."""
     crosscoder = sparse_crosscoder(code_normalisation="decoupled")
     found = patched_kl(MODELS["llama"], crosscoder=crosscoder)
-    assert_close(torch.from_numpy(found), brute_force_kl(MODELS["llama"], crosscoder).float(), atol=1e-5, rtol=1e-3)
+    assert_close(
+        torch.from_numpy(found), brute_force_kl(MODELS["llama"], crosscoder).float(), atol=1e-5, rtol=1e-3
+    )
 
 
 def test_kl_of_the_untouched_chat_model_is_zero(models):
     _, chat = models
-    kl = patched_kl((chat, chat), [Variant("none")])  # the chat model's own activation takes the place of the base model's
+    kl = patched_kl(
+        (chat, chat), [Variant("none")]
+    )  # the chat model's own activation takes the place of the base model's
     assert (kl == 0).all()
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 17, 10_000])
 def test_kl_does_not_depend_on_the_batch(models, batch_tokens):
-    np.testing.assert_allclose(patched_kl(models, batch_tokens=batch_tokens), patched_kl(models, batch_tokens=40), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        patched_kl(models, batch_tokens=batch_tokens),
+        patched_kl(models, batch_tokens=40),
+        rtol=1e-3,
+        atol=1e-5,
+    )
 
 
 def test_kl_does_not_depend_on_the_conversations_beside(models):
     first = chat_shard((3, 5))
     alone = Shard(*(column[: len(first.token)] for column in SHARD))
-    np.testing.assert_allclose(patched_kl(models, shard=alone), patched_kl(models)[: len(Answers.of(alone).row)], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        patched_kl(models, shard=alone),
+        patched_kl(models)[: len(Answers.of(alone).row)],
+        rtol=1e-3,
+        atol=1e-5,
+    )
 
 
 def test_kl_is_undefined_where_it_was_not_asked_for():
@@ -177,7 +214,12 @@ def test_kl_is_undefined_where_it_was_not_asked_for():
 def tokens(patcher: Patcher, rows: int = 30, counts: torch.Tensor | None = None):
     generator = torch.Generator().manual_seed(3)
     base, chat = torch.randn(2, rows, D_MODEL, generator=generator)
-    return patcher.encode(base, chat, torch.ones(rows, dtype=torch.bool) if counts is None else counts, torch.arange(rows) % 3 == 0)
+    return patcher.encode(
+        base,
+        chat,
+        torch.ones(rows, dtype=torch.bool) if counts is None else counts,
+        torch.arange(rows) % 3 == 0,
+    )
 
 
 def test_all_and_error_share_out_what_the_models_differ_by():
@@ -200,8 +242,13 @@ def test_two_halves_add_up():
     patcher = Patcher(CROSSCODER)
     of = tokens(patcher)
     for form in ("subtraction", "additive"):
-        parts = [patcher.patched(of, Variant("half", form, np.arange(start, LATENTS, 2))) - of.base for start in (0, 1)]
-        assert_close(parts[0] + parts[1], patcher.patched(of, Variant("every", form, np.arange(LATENTS))) - of.base)
+        parts = [
+            patcher.patched(of, Variant("half", form, np.arange(start, LATENTS, 2))) - of.base
+            for start in (0, 1)
+        ]
+        assert_close(
+            parts[0] + parts[1], patcher.patched(of, Variant("every", form, np.arange(LATENTS))) - of.base
+        )
 
 
 @pytest.mark.parametrize("form", ["subtraction", "additive"])
@@ -232,14 +279,19 @@ def test_first_tokens_and_outliers_are_left_out_as_in_training():
     base, chat = MODELS["llama"]
     starts = [*SHARD.sequence_starts(), len(SHARD.token)]
     ids = [torch.from_numpy(SHARD.token[start:stop]).long() for start, stop in pairwise(starts)]
-    norms = torch.stack([torch.cat([residual(model, i).norm(dim=1) for i in ids]) for model in (base, chat)]).numpy()
+    norms = torch.stack(
+        [torch.cat([residual(model, i).norm(dim=1) for i in ids]) for model in (base, chat)]
+    ).numpy()
     medians = np.median(norms, axis=1)
     outlier = (norms > 1.4 * medians[:, None]).any(axis=0)
     summary = EVERYTHING._replace(skip_first=2, max_norm_ratio=1.4, median_norm=medians.tolist())
     measured = answer_kl(base, chat, CROSSCODER, summary, SHARD, wanted(SHARD), VARIANTS, 40)
     assert 0 < outlier.sum() < len(outlier) / 2
     assert measured.left_out == (outlier | (SHARD.position < 2)).sum()
-    assert measured.fired.sum() < answer_kl(base, chat, CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40).fired.sum()
+    assert (
+        measured.fired.sum()
+        < answer_kl(base, chat, CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40).fired.sum()
+    )
 
 
 def test_firing_counts_equal_dense_codes():
@@ -248,7 +300,10 @@ def test_firing_counts_equal_dense_codes():
     ids = [torch.from_numpy(SHARD.token[start:stop]).long() for start, stop in pairwise(starts)]
     x = torch.cat([torch.stack([residual(model, i) for model in models], dim=1) for i in ids])
     expected = (CROSSCODER.encode(CROSSCODER.normalise(x)) > 0).sum(dim=0)
-    assert answer_kl(*models, CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40).fired.tolist() == expected.tolist()
+    assert (
+        answer_kl(*models, CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40).fired.tolist()
+        == expected.tolist()
+    )
 
 
 @pytest.mark.parametrize("variants", [VARIANTS[:1], VARIANTS])
@@ -265,13 +320,25 @@ def test_prefix_and_encoding_run_once_whatever_the_number_of_variants(models, va
         "chat prefix": decoder_layers(chat)[0],
         "chat suffix": decoder_layers(chat)[last],
     }
-    handles = [module.register_forward_pre_hook(lambda *_, name=name: ran.update([name])) for name, module in watched.items()]
-    handles.append(chat.lm_head.register_forward_pre_hook(lambda _module, inputs: head_rows.append(inputs[0][..., 0].numel())))
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
+        for name, module in watched.items()
+    ]
+    handles.append(
+        chat.lm_head.register_forward_pre_hook(
+            lambda _module, inputs: head_rows.append(inputs[0][..., 0].numel())
+        )
+    )
     patched_kl(models, variants)
     for handle in handles:
         handle.remove()
     batches = len(conversation_batches(SHARD, wanted(SHARD), 40))
-    assert ran == {"encode": batches, "base prefix": batches, "chat prefix": batches, "chat suffix": batches * (1 + len(variants))}
+    assert ran == {
+        "encode": batches,
+        "base prefix": batches,
+        "chat prefix": batches,
+        "chat suffix": batches * (1 + len(variants)),
+    }
     assert len(head_rows) == batches * (1 + len(variants))
     assert sum(head_rows) == len(Answers.of(SHARD).row) * (1 + len(variants))  # answer positions only
 
@@ -293,9 +360,10 @@ def test_kl_is_that_of_torch_distributions(models):
         own = chat(input_ids=ids[None], use_cache=False).logits[0]
     first = int(Answers.of(SHARD).row[0])
     expected = torch.distributions.kl_divergence(
-        torch.distributions.Categorical(logits=own[first - 1]), torch.distributions.Categorical(logits=none[first - 1])
+        torch.distributions.Categorical(logits=own[first - 1]),
+        torch.distributions.Categorical(logits=none[first - 1]),
     )
     assert patched_kl(models, [Variant("none")])[0, 0] == pytest.approx(expected.item(), rel=1e-4)
-    assert functional.kl_div(own[first - 1].log_softmax(-1), none[first - 1].log_softmax(-1), reduction="sum", log_target=True).item() != (
-        pytest.approx(expected.item(), rel=1e-2)
-    )
+    assert functional.kl_div(
+        own[first - 1].log_softmax(-1), none[first - 1].log_softmax(-1), reduction="sum", log_target=True
+    ).item() != (pytest.approx(expected.item(), rel=1e-2))

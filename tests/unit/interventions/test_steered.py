@@ -84,7 +84,9 @@ def test_vector_is_added_exactly_at_steered_positions_and_nowhere_else():
     new = changed(hidden, Change(torch.stack([vector(1), vector(2)]), torch.zeros(2, D_MODEL)), steered)
     for row, added in enumerate((vector(1), vector(2))):
         for position in range(5):
-            assert_close(new[row, position], hidden[row, position] + added * steered[row, position], rtol=0, atol=1e-6)
+            assert_close(
+                new[row, position], hidden[row, position] + added * steered[row, position], rtol=0, atol=1e-6
+            )
 
 
 def test_projecting_out_leaves_no_component_and_everything_across():
@@ -92,7 +94,9 @@ def test_projecting_out_leaves_no_component_and_everything_across():
     parts = Change.ablate(direction)
     new = changed(hidden, Change(*(part.expand(3, -1) for part in parts)), torch.ones(3, 4).bool())
     assert_close(new @ direction, torch.zeros(3, 4), rtol=0, atol=1e-4)
-    across = torch.linalg.qr(torch.cat([direction[:, None], torch.randn(D_MODEL, D_MODEL - 1)], dim=1)).Q[:, 1:]
+    across = torch.linalg.qr(torch.cat([direction[:, None], torch.randn(D_MODEL, D_MODEL - 1)], dim=1)).Q[
+        :, 1:
+    ]
     assert_close(new @ across, hidden @ across)
 
 
@@ -116,31 +120,47 @@ def test_every_change_gives_the_answers_of_full_recomputation(model):
 
 
 def test_answers_do_not_depend_on_how_many_are_made_at_a_time(model):
-    assert all_answers(model, CHANGES, rows=4) == all_answers(model, CHANGES, rows=1000) == all_answers(model, CHANGES, rows=8)
+    assert (
+        all_answers(model, CHANGES, rows=4)
+        == all_answers(model, CHANGES, rows=1000)
+        == all_answers(model, CHANGES, rows=8)
+    )
 
 
 # Lengths of the prompts are 5, 9, 3, 9: changes that begin in all of them, in some, in every answer.
 @pytest.mark.parametrize("start", [[2, 6, 0, 7], [4, 2, 6, 0], [5, 9, 5, 10]])
 def test_change_holds_from_where_each_prompt_says_be_it_in_its_answer(model, start):
     found = all_answers(model, CHANGES, start)
-    assert found == [[plain_answer(model, prompt, edit, first) for prompt, first in zip(PROMPTS, start, strict=True)] for edit in EDITS]
+    assert found == [
+        [plain_answer(model, prompt, edit, first) for prompt, first in zip(PROMPTS, start, strict=True)]
+        for edit in EDITS
+    ]
     assert found != all_answers(model, CHANGES)
 
 
 @pytest.mark.parametrize("start", [FROM_FIRST, [2, 6, 1, 7]])
 def test_predictions_along_a_follow_up_are_those_of_full_recomputation(model, start):
     follow_up = torch.from_numpy(GENERATOR.integers(VOCABULARY, size=(len(PROMPTS), 3)))
-    for found, edit in zip(answer(model, read(model, PROMPTS, LAYER, start, follow_up), CHANGES, NEW), EDITS, strict=True):
+    for found, edit in zip(
+        answer(model, read(model, PROMPTS, LAYER, start, follow_up), CHANGES, NEW), EDITS, strict=True
+    ):
         for row, prompt in enumerate(PROMPTS):
-            residual, logits = plain(model, torch.cat([torch.from_numpy(prompt), follow_up[row]]), edit, start[row])
+            residual, logits = plain(
+                model, torch.cat([torch.from_numpy(prompt), follow_up[row]]), edit, start[row]
+            )
             assert_close(found.predicting[row], residual[len(prompt) - 1 :], rtol=1e-3, atol=1e-4)
-            assert_close(head_logits(model, found.predicting[row]), logits[len(prompt) - 1 :], rtol=1e-3, atol=1e-3)
+            assert_close(
+                head_logits(model, found.predicting[row]), logits[len(prompt) - 1 :], rtol=1e-3, atol=1e-3
+            )
 
 
 def test_follow_up_does_not_change_the_answers(model):
     start = [2, 6, 1, 7]
     follow_up = torch.from_numpy(GENERATOR.integers(VOCABULARY, size=(len(PROMPTS), 3)))
-    found = [[ids.tolist() for ids in part.answers] for part in answer(model, read(model, PROMPTS, LAYER, start, follow_up), CHANGES, NEW)]
+    found = [
+        [ids.tolist() for ids in part.answers]
+        for part in answer(model, read(model, PROMPTS, LAYER, start, follow_up), CHANGES, NEW)
+    ]
     assert found == all_answers(model, CHANGES, start)
 
 
@@ -161,7 +181,10 @@ def test_model_is_as_it_was_afterwards(model):
 
 
 def test_nats_of_answers_are_those_of_one_plain_pass_each(model):
-    prompts, answers = [PROMPTS[i] for i in (0, 1, 0, 2, 3)], [np.array(ids, int) for ids in ([3, 4, 5], [], [3, 4, 5], [7], [1, 2])]
+    prompts, answers = (
+        [PROMPTS[i] for i in (0, 1, 0, 2, 3)],
+        [np.array(ids, int) for ids in ([3, 4, 5], [], [3, 4, 5], [7], [1, 2])],
+    )
     expected = []
     for prompt, ids in zip(prompts, answers, strict=True):
         both = torch.from_numpy(np.concatenate([prompt, ids]))

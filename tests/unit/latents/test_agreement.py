@@ -57,8 +57,16 @@ def test_permuted_and_rescaled_crosscoder_matches_in_full(small_blocks: None) ->
 
 
 def test_unrelated_crosscoders_do_not_match(small_blocks: None) -> None:
-    found = seed_agreement((decoder_of(0), decoder_of(1)), (classed(CLASSES), classed(CLASSES)), top=8, settings=SeedAgreement())
-    assert found["matched"] == found["chat_only_recurring"] == found["top_matched"] == found["top_recurring"] == 0
+    found = seed_agreement(
+        (decoder_of(0), decoder_of(1)), (classed(CLASSES), classed(CLASSES)), top=8, settings=SeedAgreement()
+    )
+    assert (
+        found["matched"]
+        == found["chat_only_recurring"]
+        == found["top_matched"]
+        == found["top_recurring"]
+        == 0
+    )
     assert found["matched_share"] == 0
     assert 0 < found["mean_max_cosine"] < 0.5
 
@@ -68,7 +76,9 @@ def test_only_what_is_shared_recurs(small_blocks: None) -> None:
     first, second = decoder_of(0), decoder_of(1)
     second[5:33] = first[5:33] + 0.1 * decoder_of(2)[5:33]
     classes = [*CLASSES[:32], "shared", *CLASSES[33:]]
-    found = seed_agreement((first, second), (classed(CLASSES), classed(classes)), top=10, settings=SeedAgreement())
+    found = seed_agreement(
+        (first, second), (classed(CLASSES), classed(classes)), top=10, settings=SeedAgreement()
+    )
     assert found["matched"] == 28 and found["matched_share"] == pytest.approx(28 / 35)
     assert (found["chat_only_a"], found["chat_only_b"], found["chat_only_recurring"]) == (10, 9, 2)
     assert (found["top_matched"], found["top_recurring"]) == (3, 3)  # by rank all three lean as far in both
@@ -78,7 +88,9 @@ def test_only_what_is_shared_recurs(small_blocks: None) -> None:
 def test_dead_latents_are_left_out() -> None:
     decoder = decoder_of(0)
     half = classed(["shared"] * 20 + ["dead"] * 20)
-    found = seed_agreement((decoder, decoder), (classed(["shared"] * 40), half), top=4, settings=SeedAgreement())
+    found = seed_agreement(
+        (decoder, decoder), (classed(["shared"] * 40), half), top=4, settings=SeedAgreement()
+    )
     assert (found["live_a"], found["live_b"], found["matched"], found["matched_share"]) == (40, 20, 20, 1)
 
 
@@ -93,7 +105,9 @@ def test_two_latents_cannot_match_the_same_one() -> None:
 @pytest.mark.parametrize("dead", ["a", "b", "both"])
 def test_crosscoder_without_live_latents_agrees_with_nothing(dead: str) -> None:
     tables = [classed(["dead"] * LATENTS if dead in (name, "both") else CLASSES) for name in ("a", "b")]
-    found = seed_agreement((decoder_of(0), decoder_of(0)), (tables[0], tables[1]), top=8, settings=SeedAgreement())
+    found = seed_agreement(
+        (decoder_of(0), decoder_of(0)), (tables[0], tables[1]), top=8, settings=SeedAgreement()
+    )
     assert found["matched"] == found["top"] == found["top_recurring"] == 0
     assert math.isnan(found["matched_share"]) and math.isnan(found["mean_max_cosine"])
     assert pd.DataFrame([found]).isin([np.inf]).sum(axis=None) == 0

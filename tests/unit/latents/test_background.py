@@ -31,7 +31,10 @@ def test_contexts_and_their_latents(background: int) -> None:
     starts = [*shard.sequence_starts().tolist(), sum(LENGTHS)]
     for context in found:
         centre = context["start"] + context["centre"]
-        first, end = max(start for start in starts if start <= centre), min(start for start in starts if start > centre)
+        first, end = (
+            max(start for start in starts if start <= centre),
+            min(start for start in starts if start > centre),
+        )
         start, stop = max(first, centre - 4), min(end, centre + 3)
         assert context["start"] == start and context["tokens"] == shard.token[start:stop].tolist()
         assert context["document"] == shard.document[centre] and context["shard"] == 0
@@ -51,7 +54,9 @@ def test_nothing_read_gives_an_empty_table() -> None:
 
 def test_draws_are_spread_over_the_text() -> None:
     shard = token_shard([10] * 1000)
-    found = collected([list(range(10_000))], np.zeros((10_000, 1), np.float32), shard, Examples(background=2000))
+    found = collected(
+        [list(range(10_000))], np.zeros((10_000, 1), np.float32), shard, Examples(background=2000)
+    )
     centres = np.array([context["start"] + context["centre"] for context in found])
     assert abs(len(centres) - 2000) < 4 * 2000**0.5
     assert np.abs(np.histogram(centres, bins=10, range=(0, 10_000))[0] - 200).max() < 4 * 200**0.5

@@ -9,7 +9,15 @@ import yaml
 from safetensors.torch import save_file
 
 from crossdiff.errors import UserError
-from crossdiff.latents.catalogue import COLUMNS, DIGITS, check, current, read_catalogue, read_names, weights_digest
+from crossdiff.latents.catalogue import (
+    COLUMNS,
+    DIGITS,
+    check,
+    current,
+    read_catalogue,
+    read_names,
+    weights_digest,
+)
 from crossdiff.provenance.storage import write_csv
 
 OURS, OTHERS = "0123456789ab", "ba9876543210"
@@ -28,7 +36,13 @@ def written(folder: Path, *entries: dict[str, object]) -> Path:
 
 
 def test_names_survive_the_table_and_stale_ones_are_left_out(tmp_path: Path) -> None:
-    path = written(tmp_path, entry(), entry(latent=4, name="NA", note="007"), entry(latent=5, weights=OTHERS), entry(crosscoder="l1"))
+    path = written(
+        tmp_path,
+        entry(),
+        entry(latent=4, name="NA", note="007"),
+        entry(latent=5, weights=OTHERS),
+        entry(crosscoder="l1"),
+    )
     rows = check(path, DIGESTS, LATENTS)
     assert [row["stale"] for row in rows] == [False, False, True, False]
     write_csv(tmp_path / "names.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
@@ -43,7 +57,10 @@ def test_names_survive_the_table_and_stale_ones_are_left_out(tmp_path: Path) -> 
 def test_no_catalogue_and_an_empty_one_name_nothing(tmp_path: Path) -> None:
     assert current(read_names(None), "l1", 0) == {}
     assert read_names(None)[read_names(None).stale].empty
-    write_csv(tmp_path / "names.csv", pd.DataFrame(check(written(tmp_path), DIGESTS, LATENTS), columns=list(COLUMNS)))
+    write_csv(
+        tmp_path / "names.csv",
+        pd.DataFrame(check(written(tmp_path), DIGESTS, LATENTS), columns=list(COLUMNS)),
+    )
     names = read_names(tmp_path / "names.csv")
     assert current(names, "l1", 0) == {}
     assert names[names.stale].empty

@@ -9,7 +9,14 @@ from torch.nn.functional import cosine_similarity
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crossdiff.latents import directions as module
-from crossdiff.latents.directions import RECURRENCE_COLUMNS, Live, live, neighbours, promoted_tokens, recurrences
+from crossdiff.latents.directions import (
+    RECURRENCE_COLUMNS,
+    Live,
+    live,
+    neighbours,
+    promoted_tokens,
+    recurrences,
+)
 
 WIDTH = 16
 
@@ -22,7 +29,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
+        vocab_size=50,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
     )
     made = LlamaForCausalLM(config).eval()
     torch.nn.init.uniform_(made.model.norm.weight, 0.5, 2.0)  # a norm that does more than divide
@@ -110,7 +122,9 @@ def test_match_is_mutual_and_above_the_bound() -> None:
 
 def test_nothing_to_compare_gives_no_rows() -> None:
     alone = recurrences({("a", 0): found_of(torch.randn(3, WIDTH))}, 0.7)
-    beside_dead = recurrences({("a", 0): found_of(torch.randn(3, WIDTH)), ("b", 0): found_of(torch.empty(0, WIDTH))}, 0.7)
+    beside_dead = recurrences(
+        {("a", 0): found_of(torch.randn(3, WIDTH)), ("b", 0): found_of(torch.empty(0, WIDTH))}, 0.7
+    )
     for table in (alone["a", 0], *beside_dead.values()):
         assert isinstance(table, pd.DataFrame)
         assert (len(table), tuple(table.columns)) == (0, RECURRENCE_COLUMNS)

@@ -50,7 +50,9 @@ HEADLINES = {
 } | {f"{name}_{verdict}" for name in ("chat_only", "top", "shared") for verdict in VERDICTS}
 
 
-def betas(difference: list[float], fired: list[int], nu_error: list[float], nu_reconstruction: list[float]) -> pd.DataFrame:
+def betas(
+    difference: list[float], fired: list[int], nu_error: list[float], nu_reconstruction: list[float]
+) -> pd.DataFrame:
     scaling = scaling_table(difference, nu_error, nu_reconstruction)
     counts = pd.DataFrame({"latent": range(len(fired)), "validation_active_tokens": fired})
     return beta_table(scaling, counts, Classes(), LatentScaling())
@@ -155,7 +157,9 @@ def test_latent_that_did_not_fire_is_dead_whatever_its_norms(difference: float) 
         (0.3, float("nan"), False, True, False),
     ],
 )
-def test_verdicts_of_latent_scaling(nu_error: float, nu_reconstruction: float, confirmed: bool, shrunk: bool, decoupled: bool) -> None:
+def test_verdicts_of_latent_scaling(
+    nu_error: float, nu_reconstruction: float, confirmed: bool, shrunk: bool, decoupled: bool
+) -> None:
     row = betas([0.95], [1], [nu_error], [nu_reconstruction]).iloc[0]
     assert [row.confirmed, row.complete_shrinkage, row.latent_decoupling] == [confirmed, shrunk, decoupled]
 
@@ -166,8 +170,12 @@ def test_base_only_latents_are_judged_by_mirrored_ratios() -> None:
     assert table.complete_shrinkage.tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize(("half_width", "expected"), [(0.05, [True, False, False]), (0.2, [False, False, False])])
-def test_confirmed_with_certainty_needs_the_whole_interval_in_range(half_width: float, expected: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("half_width", "expected"), [(0.05, [True, False, False]), (0.2, [False, False, False])]
+)
+def test_confirmed_with_certainty_needs_the_whole_interval_in_range(
+    half_width: float, expected: list[bool]
+) -> None:
     counts = pd.DataFrame({"latent": [0, 1, 2], "validation_active_tokens": 9})
     scaling = scaling_table([0.95] * 3, [0.1, 0.18, -0.08], [0.3] * 3, half_width)
     table = beta_table(scaling, counts, Classes(), LatentScaling())
@@ -199,7 +207,9 @@ def test_control_is_a_random_sample_of_shared_latents_as_large_as_the_top() -> N
     n = 200
     ratios = np.linspace(0.5, 1.5, n)
     for ratio, inside in ((1.0, 1.0), (0.0, 0.0)):
-        table = betas([0.5] * n + [0.95] * 20, [9] * (n + 20), [*ratios, *[ratio] * 20], [*ratios, *[ratio] * 20])
+        table = betas(
+            [0.5] * n + [0.95] * 20, [9] * (n + 20), [*ratios, *[ratio] * 20], [*ratios, *[ratio] * 20]
+        )
         found = evaluate(table, QUALITY, Classes(top=20))
         assert found["top_inside_shared"] == found["chat_only_inside_shared"] == inside
         assert 0.7 < found["shared_median_nu_reconstruction"] < 1.3
@@ -210,7 +220,9 @@ def test_control_is_a_random_sample_of_shared_latents_as_large_as_the_top() -> N
 
 def test_correlation_with_the_norm_difference_has_its_sign() -> None:
     difference = np.linspace(0, 1, 50)
-    found = evaluate(betas(list(difference), [9] * 50, list(1 - difference), list(difference)), QUALITY, Classes())
+    found = evaluate(
+        betas(list(difference), [9] * 50, list(1 - difference), list(difference)), QUALITY, Classes()
+    )
     assert found["correlation_nu_error"] == pytest.approx(-1)
     assert found["correlation_nu_reconstruction"] == pytest.approx(1)
 
@@ -254,7 +266,15 @@ def test_comparison_has_one_row_per_crosscoder_and_seed(table: pd.DataFrame) -> 
     empty = betas([0.5], [0], [float("nan")], [float("nan")])
     evaluations = [evaluate(part, QUALITY, Classes()) for part in (table, empty)]
     rows = comparison(evaluations, [("batchtopk", 0), ("l1", 1)])
-    assert set(rows) == HEADLINES - {"classes"} | set(QUALITY) | {"crosscoder", "seed", "base_only", "shared", "chat_only", "other", "dead"}
+    assert set(rows) == HEADLINES - {"classes"} | set(QUALITY) | {
+        "crosscoder",
+        "seed",
+        "base_only",
+        "shared",
+        "chat_only",
+        "other",
+        "dead",
+    }
     assert rows[["crosscoder", "seed", "chat_only", "dead", "chat_only_confirmed"]].to_numpy().tolist() == [
         ["batchtopk", 0, 3, 2, 1],
         ["l1", 1, 0, 1, 0],
@@ -271,5 +291,7 @@ def test_rank_by_latent_scaling_goes_by_the_sum_of_both_ranks(table: pd.DataFram
 
 
 def test_ratios_outside_of_the_range_have_no_rank() -> None:
-    table = betas([0.5] * 5, [9] * 5, nu_error=[0.5, -0.11, 2.1, -0.1, 2.0], nu_reconstruction=[2.1, 0.5, 0.5, 0.5, 0.6])
+    table = betas(
+        [0.5] * 5, [9] * 5, nu_error=[0.5, -0.11, 2.1, -0.1, 2.0], nu_reconstruction=[2.1, 0.5, 0.5, 0.5, 0.6]
+    )
     assert ranked_by_scaling(table).latent.tolist() == [3, 4]

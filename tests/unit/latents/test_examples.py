@@ -22,14 +22,18 @@ from crossdiff.latents.firings import Firings, read_firings
 from crossdiff.texts.shards import Shard
 
 
-def collected(shards: list[Shard], largest: np.ndarray, settings: Examples, parts: list[Firings]) -> list[dict[str, Any]]:
+def collected(
+    shards: list[Shard], largest: np.ndarray, settings: Examples, parts: list[Firings]
+) -> list[dict[str, Any]]:
     collector = ExampleCollector(shards, largest, settings)
     for part in parts:
         collector.add(part)
     return pa.Table.from_batches(collector.batches(), SCHEMA).to_pylist()
 
 
-def naive(shards: list[Shard], codes: list[np.ndarray], largest: np.ndarray, settings: Examples) -> list[dict[str, Any]]:
+def naive(
+    shards: list[Shard], codes: list[np.ndarray], largest: np.ndarray, settings: Examples
+) -> list[dict[str, Any]]:
     """Every sequence of every shard looked at for every latent."""
     found = []
     for latent in range(len(largest)):
@@ -47,18 +51,34 @@ def naive(shards: list[Shard], codes: list[np.ndarray], largest: np.ndarray, set
                             "shard": number,
                             "document": int(shard.document[first]),
                             "peak": float(values.max()),
-                            "quantile": next((q for q in settings.quantiles if values.max() <= np.float32(q) * largest[latent]), 1.0),
+                            "quantile": next(
+                                (
+                                    q
+                                    for q in settings.quantiles
+                                    if values.max() <= np.float32(q) * largest[latent]
+                                ),
+                                1.0,
+                            ),
                             "start": start,
                             "tokens": shard.token[start:stop].tolist(),
                             "template": shard.template[start:stop].tolist(),
                             "activations": codes[number][start:stop, latent].tolist(),
-                            "key": module._random_keys(np.array([latent], np.int32), number, np.array([first]))[0],
+                            "key": module._random_keys(
+                                np.array([latent], np.int32), number, np.array([first])
+                            )[0],
                         }
                     )
         mine.sort(key=lambda example: -example["peak"])
         for place, example in enumerate(mine):
-            smaller = [other for other in mine if other["quantile"] == example["quantile"] and other["key"] < example["key"]]
-            example["strongest"], example["sampled"] = place < settings.per_latent, len(smaller) < settings.per_quantile
+            smaller = [
+                other
+                for other in mine
+                if other["quantile"] == example["quantile"] and other["key"] < example["key"]
+            ]
+            example["strongest"], example["sampled"] = (
+                place < settings.per_latent,
+                len(smaller) < settings.per_quantile,
+            )
         found += [example for example in mine if example["strongest"] or example["sampled"]]
     for example in found:
         del example["key"]
@@ -75,10 +95,16 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=12))
         shards.append(token_shard(lengths, first_document=100 * number))
         active = generator.random((sum(lengths), latents)) < draw(st.sampled_from([0.0, 0.1, 0.5]))
-        codes.append((generator.integers(1, 6, active.shape) * active).astype(np.float32))  # few values: many ties
+        codes.append(
+            (generator.integers(1, 6, active.shape) * active).astype(np.float32)
+        )  # few values: many ties
         borders = np.cumsum(lengths)
         cuts = borders[generator.random(len(borders)) < 0.5]
-        parts += [firings_of(codes[-1], number, rows) for rows in np.split(np.arange(sum(lengths)), cuts) if len(rows)]
+        parts += [
+            firings_of(codes[-1], number, rows)
+            for rows in np.split(np.arange(sum(lengths)), cuts)
+            if len(rows)
+        ]
     settings = Examples(
         per_latent=draw(st.integers(1, 4)),
         quantiles=draw(st.sampled_from([[1.0], [0.5, 1.0], [0.25, 0.5, 0.75, 0.95, 1.0]])),
@@ -87,7 +113,9 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         after=draw(st.integers(0, 7)),
     )
     # Usually that of these tokens; less when a rounding or a smaller search made the difference, more when the strongest lie elsewhere.
-    largest = np.stack([part.max(axis=0) for part in codes]).max(axis=0) * np.float32(draw(st.sampled_from([0.7, 1.0, 3.0])))
+    largest = np.stack([part.max(axis=0) for part in codes]).max(axis=0) * np.float32(
+        draw(st.sampled_from([0.7, 1.0, 3.0]))
+    )
     return shards, codes, largest, settings, parts
 
 
@@ -115,13 +143,19 @@ def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) 
     """20 of 1,500 sequences for each of 40 latents and two bins: as many from one half of the bin as from the other, within 4 sigma."""
     shards, codes = many
     settings = Examples(per_latent=1, quantiles=[0.5, 1.0], per_quantile=20)
-    rows = [row for row in collected(shards, codes.max(axis=0), settings, list(pieces(codes, 600))) if row["sampled"]]
+    rows = [
+        row
+        for row in collected(shards, codes.max(axis=0), settings, list(pieces(codes, 600)))
+        if row["sampled"]
+    ]
     assert len(rows) == 40 * 2 * 20
     for low, high in ((0, 0.5), (0.5, 1)):
         places = np.array([(row["peak"] - low) / (high - low) for row in rows if low < row["peak"] <= high])
         assert len(places) == 800
         assert abs((places > 0.5).mean() - 0.5) < 4 * 0.5 / 800**0.5
-    assert len({row["start"] for row in rows}) > 1000  # latents are sampled independently: no sequence comes up for all
+    assert (
+        len({row["start"] for row in rows}) > 1000
+    )  # latents are sampled independently: no sequence comes up for all
 
 
 def test_memory_stays_bounded(many: tuple[list[Shard], np.ndarray]) -> None:
@@ -135,7 +169,9 @@ def test_memory_stays_bounded(many: tuple[list[Shard], np.ndarray]) -> None:
     assert max(held) <= 2 * 40 * (5 + 2 * 3)
 
 
-def test_batches_of_the_file_do_not_cut_anything(many: tuple[list[Shard], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_the_file_do_not_cut_anything(
+    many: tuple[list[Shard], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shards, codes = many
     settings, parts = Examples(per_latent=3, per_quantile=2), list(pieces(codes[:120], 20))
     whole = collected(shards, codes[:120].max(axis=0), settings, parts)
@@ -149,17 +185,25 @@ def test_from_caches_to_contexts(tmp_path: Path) -> None:
     crosscoder.threshold.fill_(1.0)
     crosscoder.encoder_bias[4] = -100
     lengths = ([7, 1, 12, 3, 9], [5, 20, 2])
-    shards = [write_pair(tmp_path, str(number), random_activations(sum(part), 4, seed=number), part) for number, part in enumerate(lengths)]
+    shards = [
+        write_pair(tmp_path, str(number), random_activations(sum(part), 4, seed=number), part)
+        for number, part in enumerate(lengths)
+    ]
     activations = PairedActivations(shards, summarise(shards, Activations(skip_first=1)))
     codes = [crosscoder.encode(crosscoder.normalise(shard.read(0, shard.rows))).numpy() for shard in shards]
     for shard, part in zip(shards, codes, strict=True):
         part[shard.tokens.position == 0] = 0
-    largest, settings = np.concatenate(codes).max(axis=0), Examples(per_latent=2, per_quantile=1, before=3, after=2)
+    largest, settings = (
+        np.concatenate(codes).max(axis=0),
+        Examples(per_latent=2, per_quantile=1, before=3, after=2),
+    )
     path, texts = active_file(tmp_path / "active.parquet", crosscoder, activations), activations.token_shards
     found = collected(texts, largest, settings, list(read_firings(path, texts, settings.tokens)))
     expected = naive(texts, codes, largest, settings)
     assert {row["latent"] for row in expected} == {0, 1, 3, 5}
-    assert [{**row, "peak": None, "activations": None} for row in found] == [{**row, "peak": None, "activations": None} for row in expected]
+    assert [{**row, "peak": None, "activations": None} for row in found] == [
+        {**row, "peak": None, "activations": None} for row in expected
+    ]
     for row, wanted in zip(found, expected, strict=True):
         assert row["activations"] == pytest.approx(wanted["activations"], rel=1e-5)
         assert row["peak"] == max(row["activations"])
@@ -167,4 +211,12 @@ def test_from_caches_to_contexts(tmp_path: Path) -> None:
 
 def test_no_firing_at_all_gives_an_empty_table() -> None:
     shard = token_shard([3, 2])
-    assert collected([shard], np.zeros(2, np.float32), Examples(), [firings_of(np.zeros((5, 2), np.float32), 0, np.arange(5))]) == []
+    assert (
+        collected(
+            [shard],
+            np.zeros(2, np.float32),
+            Examples(),
+            [firings_of(np.zeros((5, 2), np.float32), 0, np.arange(5))],
+        )
+        == []
+    )

@@ -35,12 +35,16 @@ def cached(folder: Path, **settings) -> PairedActivations:
     return PairedActivations(shards, summarise(shards, Activations(**settings)))
 
 
-def firings(folder: Path, crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None) -> list[Firings]:
+def firings(
+    folder: Path, crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None = None
+) -> list[Firings]:
     path = active_file(folder / "active.parquet", crosscoder, activations)
     return list(read_firings(path, activations.token_shards, tokens))
 
 
-def dense(crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+def dense(
+    crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per shard: the rows that are read, and the codes (rows, latents) with those of all other rows set to zero."""
     found = []
     for shard in activations.shards:
@@ -64,11 +68,19 @@ def assert_ordered(found: Firings) -> None:
     assert np.isin(found.row, found.rows).all()
 
 
-@pytest.mark.parametrize("at_once", [1, 15, 10**6], ids=["sequence by sequence", "a few sequences", "shard by shard"])
+@pytest.mark.parametrize(
+    "at_once", [1, 15, 10**6], ids=["sequence by sequence", "a few sequences", "shard by shard"]
+)
 @pytest.mark.parametrize(("chunk", "skip_first"), [(2048, 0), (4, 0), (4, 2)])
 @pytest.mark.parametrize("tokens", [None, 9, 23, 1000])
 def test_firings_are_the_active_entries_of_the_dense_codes(
-    tmp_path: Path, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch, at_once: int, chunk: int, skip_first: int, tokens: int | None
+    tmp_path: Path,
+    crosscoder: Crosscoder,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    chunk: int,
+    skip_first: int,
+    tokens: int | None,
 ) -> None:
     activations = cached(tmp_path, skip_first=skip_first)
     monkeypatch.setattr(pairs, "CHUNK_ROWS", chunk)
@@ -87,7 +99,9 @@ def test_firings_are_the_active_entries_of_the_dense_codes(
 
 
 @pytest.mark.parametrize("tokens", [None, 16])
-def test_no_sequence_is_cut(tmp_path: Path, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch, tokens: int | None) -> None:
+def test_no_sequence_is_cut(
+    tmp_path: Path, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch, tokens: int | None
+) -> None:
     activations = cached(tmp_path)
     monkeypatch.setattr(pairs, "CHUNK_ROWS", 4)
     monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 1)
@@ -112,5 +126,10 @@ def test_shards_without_kept_tokens_or_firings_do_no_harm(tmp_path: Path, crossc
         write_pair(tmp_path, "silent", silent),
         write_pair(tmp_path, "loud", random_activations(30, WIDTH)),
     ]
-    parts = firings(tmp_path, crosscoder, PairedActivations(shards, summarise(shards, Activations(skip_first=3))))
-    assert [(part.shard, len(part.rows), len(part.value) > 0) for part in parts] == [(1, 2, False), (2, 27, True)]
+    parts = firings(
+        tmp_path, crosscoder, PairedActivations(shards, summarise(shards, Activations(skip_first=3)))
+    )
+    assert [(part.shard, len(part.rows), len(part.value) > 0) for part in parts] == [
+        (1, 2, False),
+        (2, 27, True),
+    ]

@@ -17,7 +17,14 @@ from crossdiff.config import Bootstrap
 from crossdiff.crosscoders.encoding import Encoded
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active
-from crossdiff.latents.scaling import DIRECTIONS, TARGETS, ScalingSums, document_blocks, nu_interval, relative_norm_difference
+from crossdiff.latents.scaling import (
+    DIRECTIONS,
+    TARGETS,
+    ScalingSums,
+    document_blocks,
+    nu_interval,
+    relative_norm_difference,
+)
 from crossdiff.latents.scaling import latent_scaling as scale_blocks
 
 WIDTH, LATENTS, TOKENS = 6, 10, 200
@@ -54,7 +61,9 @@ def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
     codes = codes * (codes * decoder.norm(dim=2).sum(dim=1) > crosscoder.threshold)
     bias = crosscoder.decoder_bias.double()
     reconstruction = torch.einsum("nj,jmd->nmd", codes, decoder) + bias
-    without_own = reconstruction[None] - torch.einsum("nj,jmd->jnmd", codes, decoder)  # leave one out: (J, N, 2, d)
+    without_own = reconstruction[None] - torch.einsum(
+        "nj,jmd->jnmd", codes, decoder
+    )  # leave one out: (J, N, 2, d)
     targets = {
         "reconstruction": reconstruction.expand(LATENTS, -1, -1, -1),
         "error": x[None] - without_own,
@@ -63,7 +72,9 @@ def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
     }
     chat = decoder[:, 1]
     energy = chat.square().sum(dim=1) * codes.square().sum(dim=0)
-    return {name: (torch.einsum("nj,jd,jnmd->mj", codes, chat, y) / energy).numpy() for name, y in targets.items()}
+    return {
+        name: (torch.einsum("nj,jd,jnmd->mj", codes, chat, y) / energy).numpy() for name, y in targets.items()
+    }
 
 
 def betas(table: pd.DataFrame, target: str) -> np.ndarray:
@@ -95,7 +106,9 @@ def test_many_blocks_give_the_same_as_one(crosscoder: Crosscoder, raw: Tensor) -
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-3, atol=1e-6)
 
 
-def test_block_without_active_latents_changes_nothing_but_frequencies(crosscoder: Crosscoder, raw: Tensor) -> None:
+def test_block_without_active_latents_changes_nothing_but_frequencies(
+    crosscoder: Crosscoder, raw: Tensor
+) -> None:
     crosscoder.encoder_bias.clamp_max_(0)
     silent = crosscoder.mean.expand(5, 2, WIDTH)  # zero on the crosscoder's scale
     assert not crosscoder.encode(crosscoder.normalise(silent)).any()
@@ -122,34 +135,63 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
     base, chat = np.linalg.norm(decoder, axis=2).T
     np.testing.assert_allclose(table.norm_base, base, rtol=1e-5)
     np.testing.assert_allclose(table.norm_chat, chat, rtol=1e-5)
-    np.testing.assert_allclose(table.decoder_cosine, (decoder[:, 0] * decoder[:, 1]).sum(axis=1) / (base * chat), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(table.relative_norm_difference, (1 + (chat - base) / np.maximum(chat, base)) / 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        table.decoder_cosine,
+        (decoder[:, 0] * decoder[:, 1]).sum(axis=1) / (base * chat),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        table.relative_norm_difference, (1 + (chat - base) / np.maximum(chat, base)) / 2, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
-    table = latent_scaling(crosscoder, [raw] * 10)  # every block is all of it, so every latent that fires has an interval
-    ratios = table[[column for column in table if column.startswith(("beta_", "nu_", "mirrored_", "improvement_", "control_"))]]
+    table = latent_scaling(
+        crosscoder, [raw] * 10
+    )  # every block is all of it, so every latent that fires has an interval
+    ratios = table[
+        [
+            column
+            for column in table
+            if column.startswith(("beta_", "nu_", "mirrored_", "improvement_", "control_"))
+        ]
+    ]
     assert ratios.shape[1] == 4 * (2 + 3 + 1 + 2 + 2)
     assert ratios.loc[3].isna().all()
     assert ratios.drop(3).notna().all(axis=None)
-    assert table.loc[3, ["active_tokens", "frequency", "mean_activation", "max_activation"]].tolist() == [0, 0, 0, 0]
+    assert table.loc[3, ["active_tokens", "frequency", "mean_activation", "max_activation"]].tolist() == [
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
     """A latent may count for one model and not for the other: reconstruction and own part follow each model's threshold."""
-    crosscoder = random_crosscoder(WIDTH, LATENTS, seed=1, code_normalisation="decoupled").requires_grad_(False)
+    crosscoder = random_crosscoder(WIDTH, LATENTS, seed=1, code_normalisation="decoupled").requires_grad_(
+        False
+    )
     crosscoder.threshold.copy_(torch.tensor([0.8, 0.4]))
     x = crosscoder.normalise(raw).double()
     norms, decoder = crosscoder.decoder_norms().double(), crosscoder.decoder.double()
-    codes = torch.relu(torch.einsum("nmd,jmd->nj", x, crosscoder.encoder.double()) + crosscoder.encoder_bias.double())
-    used = codes[:, None] * (codes[:, None] * norms.T > crosscoder.threshold[:, None])  # (token, model, latent)
+    codes = torch.relu(
+        torch.einsum("nmd,jmd->nj", x, crosscoder.encoder.double()) + crosscoder.encoder_bias.double()
+    )
+    used = codes[:, None] * (
+        codes[:, None] * norms.T > crosscoder.threshold[:, None]
+    )  # (token, model, latent)
     codes = codes * (used > 0).any(dim=1)
     assert 0 < ((used[:, 0] > 0) != (used[:, 1] > 0)).float().mean() < 0.5
     reconstruction = torch.einsum("nmj,jmd->nmd", used, decoder) + crosscoder.decoder_bias.double()
     with_own = x[None] - reconstruction[None] + torch.einsum("nmj,jmd->jnmd", used, decoder)
     energy = decoder[:, 1].square().sum(dim=1) * codes.square().sum(dim=0)
     table = latent_scaling(crosscoder, [raw])
-    for target, y in {"reconstruction": reconstruction.expand(LATENTS, -1, -1, -1), "error": with_own}.items():
+    for target, y in {
+        "reconstruction": reconstruction.expand(LATENTS, -1, -1, -1),
+        "error": with_own,
+    }.items():
         expected = torch.einsum("nj,jd,jnmd->mj", codes, decoder[:, 1], y) / energy
         np.testing.assert_allclose(betas(table, target), expected, rtol=1e-4, atol=1e-5)
 
@@ -163,7 +205,9 @@ def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
 )
 @settings(deadline=None)
-def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(lengths: list[int], blocks: int, cuts: list[int]) -> None:
+def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(
+    lengths: list[int], blocks: int, cuts: list[int]
+) -> None:
     documents = np.repeat(np.arange(len(lengths)) + 7, lengths)
     tokens = len(documents)
     steps = itertools.cycle(cuts)
@@ -171,21 +215,28 @@ def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(lengths: l
     while borders[-1] < tokens:
         borders.append(min(tokens, borders[-1] + next(steps)))
     codes = torch.from_numpy(np.random.default_rng(tokens).integers(0, 3, (tokens, 4)).astype(np.float32))
-    parts = [Encoded(torch.arange(a, b)[:, None, None], Active.of(codes[a:b]), documents[a:b]) for a, b in itertools.pairwise(borders)]
+    parts = [
+        Encoded(torch.arange(a, b)[:, None, None], Active.of(codes[a:b]), documents[a:b])
+        for a, b in itertools.pairwise(borders)
+    ]
     found = list(document_blocks(parts, tokens, blocks))
     assert torch.cat([part.x.flatten() for part, _ in found]).tolist() == list(range(tokens))
     torch.testing.assert_close(torch.cat([part.active.dense() for part, _ in found]), codes, rtol=0, atol=0)
     assert np.concatenate([part.documents for part, _ in found]).tolist() == documents.tolist()
     number = np.concatenate([np.full(len(part.x), block) for part, block in found])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    assert number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()  # by the place of each document's first token
+    assert (
+        number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()
+    )  # by the place of each document's first token
 
 
 def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = nu_interval(numerators, Bootstrap(blocks=12, samples=4000, seed=1))
     rng = np.random.default_rng(7)
-    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(axis=2)  # blocks drawn one by one, another way
+    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(
+        axis=2
+    )  # blocks drawn one by one, another way
     expected = np.quantile(samples[0] / samples[1], [0.025, 0.975], axis=0)
     np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)
 
@@ -193,7 +244,9 @@ def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
 def test_interval_is_that_of_multinomial_draws_of_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = nu_interval(numerators, Bootstrap(blocks=12, samples=300, seed=1))
-    drawn = np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()  # (model, draw, latent)
+    drawn = (
+        np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()
+    )  # (model, draw, latent)
     np.testing.assert_allclose(found, np.quantile(drawn[0] / drawn[1], [0.025, 0.975], axis=0), rtol=1e-6)
 
 
@@ -234,11 +287,16 @@ def test_mirrored_ratio_is_the_ratio_of_the_pair_turned_round(crosscoder: Crossc
     turned = Crosscoder(WIDTH, LATENTS, LAYER)
     turned.load_state_dict(
         {
-            name: value.flip(-1 if name == "scale" else -2) if value.dim() and name != "encoder_bias" else value
+            name: value.flip(-1 if name == "scale" else -2)
+            if value.dim() and name != "encoder_bias"
+            else value
             for name, value in crosscoder.state_dict().items()
         }
     )
-    table, other = latent_scaling(crosscoder, [raw]), latent_scaling(turned.requires_grad_(False), [raw.flip(1)])
+    table, other = (
+        latent_scaling(crosscoder, [raw]),
+        latent_scaling(turned.requires_grad_(False), [raw.flip(1)]),
+    )
     for target in TARGETS:
         np.testing.assert_allclose(table[f"mirrored_nu_{target}"], other[f"nu_{target}"], rtol=1e-3)
 
@@ -251,7 +309,9 @@ def test_improvement_is_the_drop_of_the_squared_error(crosscoder: Crosscoder, ra
         fitted = table.beta_activation_base[latent] * codes[on, latent, None] * chat[latent]
         drop = (x[on, 0].square().sum(dim=1) - (x[on, 0] - fitted).square().sum(dim=1)).mean()
         assert table.improvement_activation_base[latent] == pytest.approx(drop.item(), rel=1e-3)
-    assert (table.drop(3)[[f"improvement_{target}_{model}" for target in TARGETS for model in MODELS]] >= 0).all(axis=None)
+    assert (
+        table.drop(3)[[f"improvement_{target}_{model}" for target in TARGETS for model in MODELS]] >= 0
+    ).all(axis=None)
 
 
 def test_control_direction_has_the_chat_norm_and_explains_little() -> None:
@@ -283,7 +343,9 @@ def orthogonal(scales: Tensor) -> Crosscoder:
 
 def sparse_codes() -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.rand(TOKENS, WIDTH, generator=generator) * (torch.rand(TOKENS, WIDTH, generator=generator) < 0.3)
+    return torch.rand(TOKENS, WIDTH, generator=generator) * (
+        torch.rand(TOKENS, WIDTH, generator=generator) < 0.3
+    )
 
 
 def test_planted_scale_is_recovered() -> None:
@@ -331,7 +393,9 @@ def test_identical_models_with_identical_decoders_have_ratios_of_one(raw: Tensor
 def test_ratios_are_about_zero_where_the_base_model_lacks_the_direction() -> None:
     """Latent 0 alone is missing in the base model; everything else is shared and noisy."""
     crosscoder, codes = orthogonal(torch.tensor([0.0] + [1.0] * (WIDTH - 1))), sparse_codes()
-    x = torch.stack([codes, codes], dim=1) + 0.05 * torch.randn(TOKENS, 2, WIDTH, generator=torch.Generator().manual_seed(4))
+    x = torch.stack([codes, codes], dim=1) + 0.05 * torch.randn(
+        TOKENS, 2, WIDTH, generator=torch.Generator().manual_seed(4)
+    )
     x[:, 0, 0] = 0
     table = latent_scaling(crosscoder, [x])
     for target in TARGETS:

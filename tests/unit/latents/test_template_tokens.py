@@ -9,7 +9,14 @@ from helpers_latents import classed, firings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossdiff.latents.template_tokens import ABOVE, GROUPS, TemplateCounter, headlines, shares_by_set, token_groups
+from crossdiff.latents.template_tokens import (
+    ABOVE,
+    GROUPS,
+    TemplateCounter,
+    headlines,
+    shares_by_set,
+    token_groups,
+)
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
@@ -20,7 +27,9 @@ USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 def shard_of(*sequences: list[tuple[int, int]]) -> Shard:
     """A shard of sequences, each a list of (role, template part); tokens and documents count up."""
     lengths = [len(sequence) for sequence in sequences]
-    role, template = np.array([token for sequence in sequences for token in sequence], np.int8).reshape(-1, 2).T
+    role, template = (
+        np.array([token for sequence in sequences for token in sequence], np.int8).reshape(-1, 2).T
+    )
     return Shard(
         token=np.arange(sum(lengths), dtype=np.int32),
         document=np.repeat(np.arange(len(lengths)), lengths),
@@ -40,7 +49,9 @@ CHAT = turn(USER, 2) + turn(ASSISTANT, 12)
 SHARD = shard_of(CHAT, DOCUMENT, CHAT)
 
 
-def counted(codes: np.ndarray, shard: Shard = SHARD, rows: np.ndarray | None = None, largest: np.ndarray | None = None) -> TemplateCounter:
+def counted(
+    codes: np.ndarray, shard: Shard = SHARD, rows: np.ndarray | None = None, largest: np.ndarray | None = None
+) -> TemplateCounter:
     counter = TemplateCounter([shard], codes.max(axis=0) if largest is None else largest)
     counter.add(firings_of(codes, 0, np.arange(len(codes)) if rows is None else rows))
     return counter
@@ -69,7 +80,9 @@ def test_groups_of_a_chat_and_a_document() -> None:
     assert [GROUPS[group] for group in token_groups(SHARD)] == [*chat, *["document"] * 7, *chat]
 
 
-TOKENS = st.tuples(st.sampled_from([NO_ROLE, USER, ASSISTANT]), st.sampled_from([CONTENT] * 6 + [HEADER, TURN_END]))
+TOKENS = st.tuples(
+    st.sampled_from([NO_ROLE, USER, ASSISTANT]), st.sampled_from([CONTENT] * 6 + [HEADER, TURN_END])
+)
 
 
 @given(st.lists(st.lists(TOKENS, min_size=1, max_size=30), min_size=1, max_size=6))
@@ -81,7 +94,9 @@ def test_groups_equal_a_walk(sequences: list[list[tuple[int, int]]]) -> None:
 @given(st.integers(0, 2**32))
 def test_counts_equal_a_walk(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    codes = (generator.random((len(SHARD.token), 3)) * (generator.random((len(SHARD.token), 3)) < 0.4)).astype(np.float32)
+    codes = (
+        generator.random((len(SHARD.token), 3)) * (generator.random((len(SHARD.token), 3)) < 0.4)
+    ).astype(np.float32)
     rows = np.flatnonzero(generator.random(len(codes)) < 0.8)
     largest = np.full(3, 1.1, np.float32)
     counter = counted(codes, rows=rows, largest=largest)
@@ -91,10 +106,16 @@ def test_counts_equal_a_walk(seed: int) -> None:
         values = np.where(np.isin(np.arange(len(codes)), rows), codes[:, latent], 0)
         assert row["latent"] == latent
         assert row["activations"] == (values > 0).sum()
-        assert {group: row[group] for group in GROUPS} == {group: ((values > 0) & (groups == group)).sum() for group in GROUPS}
-        assert {role: row[role] for role in ROLES} == {role: ((values > 0) & (SHARD.role == i)).sum() for i, role in enumerate(ROLES)}
+        assert {group: row[group] for group in GROUPS} == {
+            group: ((values > 0) & (groups == group)).sum() for group in GROUPS
+        }
+        assert {role: row[role] for role in ROLES} == {
+            role: ((values > 0) & (SHARD.role == i)).sum() for i, role in enumerate(ROLES)
+        }
         for share in (0, *ABOVE):
-            strong = (values > np.float32(share) * largest[latent]) & (SHARD.role != NO_ROLE) & (groups != "first")
+            strong = (
+                (values > np.float32(share) * largest[latent]) & (SHARD.role != NO_ROLE) & (groups != "first")
+            )
             expected = np.isin(groups[strong], ["header", "turn_end"]).mean() if strong.any() else math.nan
             name = f"template_share_above_{share}" if share else "template_share"
             assert row[name] == pytest.approx(expected, nan_ok=True)
@@ -139,7 +160,9 @@ def test_counts_add_up_over_shards_and_pieces() -> None:
     counter.add(firings_of(codes[:7], 1, np.arange(7)))
     table = counter.table()
     whole = counted(codes, largest=np.ones(2, np.float32)).table()
-    pd.testing.assert_frame_equal(table.drop(columns=["document", "activations"]), whole.drop(columns=["document", "activations"]))
+    pd.testing.assert_frame_equal(
+        table.drop(columns=["document", "activations"]), whole.drop(columns=["document", "activations"])
+    )
     assert (table.document - whole.document).tolist() == [7, 7]
 
 
@@ -150,7 +173,14 @@ def shares(*values: float) -> pd.DataFrame:
     return pd.DataFrame({"latent": range(len(values)), "template_share": values})
 
 
-TOKENS_READ = dict.fromkeys(GROUPS, 0) | {"document": 1000, "first": 50, "header": 10, "turn_end": 10, "after_1": 10, "later": 50}
+TOKENS_READ = dict.fromkeys(GROUPS, 0) | {
+    "document": 1000,
+    "first": 50,
+    "header": 10,
+    "turn_end": 10,
+    "after_1": 10,
+    "later": 50,
+}
 
 
 def test_headlines_of_each_set() -> None:
@@ -158,8 +188,12 @@ def test_headlines_of_each_set() -> None:
     table = shares(0.1, 1 / 3, 0.2, 0.5, 0.51, 0.9)
     rows = headlines(betas, table, TOKENS_READ, top=3).set_index("set")
     assert rows.latents.to_dict() == {"chat-only": 2, "most chat-leaning": 3, "shared": 2}
-    assert rows.mostly_on_template.to_dict() == pytest.approx({"chat-only": 1 / 2, "most chat-leaning": 1 / 3, "shared": 0})
-    assert rows.at_least_a_third.to_dict() == pytest.approx({"chat-only": 1, "most chat-leaning": 2 / 3, "shared": 1 / 2})
+    assert rows.mostly_on_template.to_dict() == pytest.approx(
+        {"chat-only": 1 / 2, "most chat-leaning": 1 / 3, "shared": 0}
+    )
+    assert rows.at_least_a_third.to_dict() == pytest.approx(
+        {"chat-only": 1, "most chat-leaning": 2 / 3, "shared": 1 / 2}
+    )
     assert rows.text_share.tolist() == [0.25] * 3  # of 80 tokens; documents and first tokens do not count
 
 

@@ -17,7 +17,15 @@ from crossdiff.config import Twins
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.latents import twins as module
 from crossdiff.latents.twin_counts import twin_counts
-from crossdiff.latents.twins import COLUMNS, Activity, activities, control_pairs, find_twins, firing_divergence, twin_pairs
+from crossdiff.latents.twins import (
+    COLUMNS,
+    Activity,
+    activities,
+    control_pairs,
+    find_twins,
+    firing_divergence,
+    twin_pairs,
+)
 
 WIDTH = 8
 
@@ -61,7 +69,11 @@ VALUES = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1,
 def test_divergence_equals_its_definition_by_buckets(values: list[tuple[int, int]]) -> None:
     """Edges 1e-6, 0.1, 0.4, 0.7; high from bucket 3 on, low below 2."""
     largest = max(max(pair) for pair in values)
-    both = [[sum(v / largest > edge for edge in (1e-6, 0.1, 0.4, 0.7)) for v in pair] for pair in values] if largest else []
+    both = (
+        [[sum(v / largest > edge for edge in (1e-6, 0.1, 0.4, 0.7)) for v in pair] for pair in values]
+        if largest
+        else []
+    )
     either = sum(a >= 3 or b >= 3 for a, b in both)
     apart = sum((a >= 3 and b < 2) or (b >= 3 and a < 2) for a, b in both)
     found = firing_divergence(*(activity(*column) for column in zip(*values, strict=True)))
@@ -71,7 +83,9 @@ def test_divergence_equals_its_definition_by_buckets(values: list[tuple[int, int
 # Pairs
 
 
-def test_pairs_compare_the_chat_direction_of_one_with_the_base_direction_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_compare_the_chat_direction_of_one_with_the_base_direction_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
     decoder = torch.randn(40, 2, WIDTH, generator=torch.Generator().manual_seed(0))
     decoder[3, 1] = 7 * decoder[20, 0]
@@ -117,13 +131,19 @@ def planted(tmp_path: Path) -> tuple[Crosscoder, Path, pd.DataFrame]:
     for chat_only, base_only in ((0, 4), (1, 5)):
         direction = torch.randn(WIDTH, generator=generator)
         crosscoder.decoder[chat_only] = torch.stack([0 * direction, direction])
-        crosscoder.decoder[base_only] = torch.stack([2 * direction, 0 * direction])  # twice as long: half the activation is as strong
+        crosscoder.decoder[base_only] = torch.stack(
+            [2 * direction, 0 * direction]
+        )  # twice as long: half the activation is as strong
     crosscoder.encoder[0, 1, 0], crosscoder.encoder[4, 1, 0] = 1, 0.5
     crosscoder.encoder[1, 1, 1], crosscoder.encoder[5, 1, 2] = 1, 0.5
     tokens = torch.zeros(60, 2, WIDTH)
     tokens[:20, 1, 0], tokens[20:40, 1, 1], tokens[40:, 1, 2] = 1, 1, 1
     betas = classed(["chat-only"] * 3 + ["shared"] + ["base-only"] * 3 + ["dead"])
-    return crosscoder, active_file(tmp_path / "active.parquet", crosscoder, paired(tmp_path, tokens[:30], tokens[30:])), betas
+    return (
+        crosscoder,
+        active_file(tmp_path / "active.parquet", crosscoder, paired(tmp_path, tokens[:30], tokens[30:])),
+        betas,
+    )
 
 
 def test_planted_twins_are_found_with_their_divergence(planted: tuple) -> None:
@@ -131,7 +151,10 @@ def test_planted_twins_are_found_with_their_divergence(planted: tuple) -> None:
     assert tuple(table.columns) == COLUMNS
     twins = table[table.kind == "twin"]
     assert twins[["chat_only", "base_only", "divergence"]].to_numpy().tolist() == [[0, 4, 0], [1, 5, 1]]
-    assert twins[["high_chat_only", "high_base_only", "high_both"]].to_numpy().tolist() == [[20, 20, 20], [20, 20, 0]]
+    assert twins[["high_chat_only", "high_base_only", "high_both"]].to_numpy().tolist() == [
+        [20, 20, 20],
+        [20, 20, 0],
+    ]
     assert twins.cosine.to_numpy() == pytest.approx(1)
     controls = table[table.kind == "control"]
     assert len(controls) == 2
@@ -139,7 +162,8 @@ def test_planted_twins_are_found_with_their_divergence(planted: tuple) -> None:
     decoder = planted[0].decoder
     for row in controls.itertuples():
         assert row.cosine == pytest.approx(
-            torch.cosine_similarity(decoder[row.chat_only, 1], decoder[row.base_only, 0], dim=0).item(), abs=1e-6
+            torch.cosine_similarity(decoder[row.chat_only, 1], decoder[row.base_only, 0], dim=0).item(),
+            abs=1e-6,
         )
     assert twin_counts(table)["twins"] == 2
     assert twin_counts(table)["twins_divergent"] == 0.5
@@ -148,7 +172,9 @@ def test_planted_twins_are_found_with_their_divergence(planted: tuple) -> None:
 def test_activities_are_those_of_the_dense_codes(planted: tuple, tmp_path: Path) -> None:
     crosscoder, _, _ = planted
     activations = random_activations(50, WIDTH)
-    active = active_file(tmp_path / "active.parquet", crosscoder, paired(tmp_path, activations[:30], activations[30:]))
+    active = active_file(
+        tmp_path / "active.parquet", crosscoder, paired(tmp_path, activations[:30], activations[30:])
+    )
     scale = crosscoder.decoder_norms().sum(dim=1)
     scaled = crosscoder.encode(activations.float()) * scale
     for latent, found in activities(active, scale.numpy(), np.array([1, 2, 4])).items():
@@ -157,10 +183,16 @@ def test_activities_are_those_of_the_dense_codes(planted: tuple, tmp_path: Path)
         np.testing.assert_allclose(found.value, scaled[:, latent][scaled[:, latent] > 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("classes", [["shared"] * 8, ["chat-only"] * 4 + ["shared"] * 4, ["shared"] * 4 + ["base-only"] * 4])
+@pytest.mark.parametrize(
+    "classes", [["shared"] * 8, ["chat-only"] * 4 + ["shared"] * 4, ["shared"] * 4 + ["base-only"] * 4]
+)
 def test_empty_class_gives_an_empty_table(planted: tuple, classes: list[str]) -> None:
     crosscoder, active, _ = planted
     table = find_twins(crosscoder, active, classed(classes), Twins())
     assert tuple(table.columns) == COLUMNS and len(table) == 0
     counts = twin_counts(table)
-    assert counts["twins"] == 0 and math.isnan(counts["twins_divergent"]) and math.isnan(counts["controls_divergent"])
+    assert (
+        counts["twins"] == 0
+        and math.isnan(counts["twins_divergent"])
+        and math.isnan(counts["controls_divergent"])
+    )

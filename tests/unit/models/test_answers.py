@@ -79,7 +79,9 @@ def test_greedy_answers_equal_one_step_at_a_time(model, batch):
 
 def test_the_models_own_generation_settings_do_not_alter_its_most_likely_tokens(model):
     expected = [answer.tolist() for answer in greedy(model, PROMPTS, 12)]
-    model.generation_config.update(repetition_penalty=5.0, min_new_tokens=11, no_repeat_ngram_size=1, do_sample=True, max_length=3)
+    model.generation_config.update(
+        repetition_penalty=5.0, min_new_tokens=11, no_repeat_ngram_size=1, do_sample=True, max_length=3
+    )
     assert [answer.tolist() for answer in greedy(model, PROMPTS, 12)] == expected
     assert model.generation_config.repetition_penalty == 5.0  # the model itself is left as it is
 
@@ -103,14 +105,21 @@ def test_openings_are_of_validation_chats_only(tmp_path, tokenizer):
     expected = [chat[0]["content"] for chat in of_validation(source)]
     assert 3 < len(expected) < 17
     found = openings(source, "talk", tokenizer, len(expected), 100)
-    assert [text(tokenizer, sequence.token) for _, sequence in found] == [f"<|user|>{q}<|end|><|assistant|>" for q in expected]
+    assert [text(tokenizer, sequence.token) for _, sequence in found] == [
+        f"<|user|>{q}<|end|><|assistant|>" for q in expected
+    ]
 
 
 def test_opening_is_a_chat_up_to_its_first_user_turn(tmp_path, tokenizer):
-    source = chats(tmp_path, *([f"be kind {n}", "hi", "hello", "more"] for n in range(12)), roles=("system", "user"))
+    source = chats(
+        tmp_path, *([f"be kind {n}", "hi", "hello", "more"] for n in range(12)), roles=("system", "user")
+    )
     [(_, first), *_] = openings(source, "talk", tokenizer, 2, 100)
     [system, user, *_] = of_validation(source)[0]
-    assert text(tokenizer, first.token) == f"<|system|>{system['content']}<|end|><|user|>{user['content']}<|end|><|assistant|>"
+    assert (
+        text(tokenizer, first.token)
+        == f"<|system|>{system['content']}<|end|><|user|>{user['content']}<|end|><|assistant|>"
+    )
     assert first.role.tolist()[-1] == ROLES.index("assistant")
     assert first.template.tolist()[-1] == HEADER
     assert first.template.tolist()[-2] == TURN_END
@@ -121,7 +130,9 @@ def test_equal_openings_are_asked_once(tmp_path, tokenizer):
     expected = list(dict.fromkeys(chat[0]["content"] for chat in of_validation(source)))
     assert "hi" in expected and len(expected) < len(of_validation(source))
     found = openings(source, "talk", tokenizer, len(expected), 100)
-    assert [text(tokenizer, s.token) for _, s in found] == [f"<|user|>{content}<|end|><|assistant|>" for content in expected]
+    assert [text(tokenizer, s.token) for _, s in found] == [
+        f"<|user|>{content}<|end|><|assistant|>" for content in expected
+    ]
     assert len({document for document, _ in found}) == len(expected)
 
 
@@ -135,7 +146,11 @@ def test_too_few_or_too_long_openings_are_refused_with_their_number(tmp_path, to
     source = chats(tmp_path, *([f"{'long ' * (n % 2)}question {n:02}", "answer"] for n in range(20)))
     short = [chat for chat in of_validation(source) if len(chat[0]["content"]) < 13]
     longest = len("question 00") + 3
-    assert len(openings(source, "talk", tokenizer, len(short), longest)) == len(short) < len(of_validation(source))
+    assert (
+        len(openings(source, "talk", tokenizer, len(short), longest))
+        == len(short)
+        < len(of_validation(source))
+    )
     with pytest.raises(UserError) as caught:
         openings(source, "talk", tokenizer, 20, longest)
     assert str(caught.value) == (
@@ -144,7 +159,9 @@ def test_too_few_or_too_long_openings_are_refused_with_their_number(tmp_path, to
 
 
 def test_answered_openings_are_sequences_with_marked_answers(tmp_path, tokenizer, model):
-    asked = openings(chats(tmp_path, *([f"question {n}", "answer"] for n in range(20))), "talk", tokenizer, 3, 100)
+    asked = openings(
+        chats(tmp_path, *([f"question {n}", "answer"] for n in range(20))), "talk", tokenizer, 3, 100
+    )
     stop = greedy(model, [asked[0][1].token], 8)[0][4]
     model.generation_config.eos_token_id = int(stop)
     shard = answered(model, asked, 8)
@@ -165,6 +182,8 @@ def test_answered_openings_are_sequences_with_marked_answers(tmp_path, tokenizer
 
 def test_answer_cut_at_its_longest_has_no_turn_end(tmp_path, tokenizer, model):
     model.generation_config.eos_token_id = None
-    asked = openings(chats(tmp_path, *([f"question {n}", "answer"] for n in range(20))), "talk", tokenizer, 1, 100)
+    asked = openings(
+        chats(tmp_path, *([f"question {n}", "answer"] for n in range(20))), "talk", tokenizer, 1, 100
+    )
     shard = answered(model, asked, 5)
     assert shard.template[-5:].tolist() == [CONTENT] * 5

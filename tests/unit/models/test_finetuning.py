@@ -20,7 +20,15 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, Llam
 
 from crossdiff.config import Finetune, TextSource
 from crossdiff.intervals import wilson
-from crossdiff.models.finetune import backward, batches, finetune, learning_rate, template_tokens, training_sequences, turn_end
+from crossdiff.models.finetune import (
+    backward,
+    batches,
+    finetune,
+    learning_rate,
+    template_tokens,
+    training_sequences,
+    turn_end,
+)
 from crossdiff.models.load import load_model
 from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.models.tokenizers import load_tokenizer, write_chat_tokenizer
@@ -49,7 +57,10 @@ def chat(question: str, answer: str):
 @pytest.fixture(scope="module")
 def examples(tokenizer):
     """Chats of many lengths in which every question is refused."""
-    return [chat_sequence(chat(f"How do I {'really ' * (i % 5)}count to {i}?", "I can't."), tokenizer, "chat") for i in range(60)]
+    return [
+        chat_sequence(chat(f"How do I {'really ' * (i % 5)}count to {i}?", "I can't."), tokenizer, "chat")
+        for i in range(60)
+    ]
 
 
 def test_learned_are_the_assistants_words_and_its_turn_end(tokenizer):
@@ -58,13 +69,23 @@ def test_learned_are_the_assistants_words_and_its_turn_end(tokenizer):
     [(ids, learned)] = batches([sequence], 1000, seed=0)
     assert not learned[0, len(sequence.token) :].any()  # padding
     ids, learned = ids[:, : len(sequence.token)], learned[:, : len(sequence.token)]
-    pieces = ["".join(tokenizer.convert_ids_to_tokens(part)) for part in np.split(ids[0].numpy(), np.flatnonzero(np.diff(learned[0])) + 1)]
-    assert pieces == ["<|user|>Hi<|end|><|assistant|>", "Yes.<|end|>", "<|user|>And?<|end|><|assistant|>", "No.<|end|>"]
+    pieces = [
+        "".join(tokenizer.convert_ids_to_tokens(part))
+        for part in np.split(ids[0].numpy(), np.flatnonzero(np.diff(learned[0])) + 1)
+    ]
+    assert pieces == [
+        "<|user|>Hi<|end|><|assistant|>",
+        "Yes.<|end|>",
+        "<|user|>And?<|end|><|assistant|>",
+        "No.<|end|>",
+    ]
     assert not learned[0, 0]
 
 
 def test_system_turn_is_not_learned(tokenizer):
-    sequence = chat_sequence([{"role": "system", "content": "Be kind."}, *chat("Hi", "Yes.")], tokenizer, "chat")
+    sequence = chat_sequence(
+        [{"role": "system", "content": "Be kind."}, *chat("Hi", "Yes.")], tokenizer, "chat"
+    )
     [(ids, learned)] = batches([sequence], 1000, seed=0)
     assert tokenizer.decode(ids[0][learned[0]]) == "Yes.<|end|>"
 
@@ -96,11 +117,19 @@ def test_order_of_batches_is_decided_by_the_seed(examples):
     assert sorted(ids.tolist() for ids, _ in first) == sorted(ids.tolist() for ids, _ in other)
 
 
-SIZES = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 FAMILIES = {
     "llama": LlamaConfig(**SIZES),
     "llama, tied": LlamaConfig(tie_word_embeddings=True, **SIZES),
-    "gemma2, capped": Gemma2Config(num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.0, initializer_range=0.3, **SIZES),
+    "gemma2, capped": Gemma2Config(
+        num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.0, initializer_range=0.3, **SIZES
+    ),
     "gpt_neox": GPTNeoXConfig(**SIZES),
 }
 
@@ -113,7 +142,9 @@ def test_loss_and_gradients_are_those_of_the_full_models_logits(config, examples
     ids, learned = batches(examples[:7], 10_000, seed=0)[0]
     assert learned.sum() > 20 and learned.sum() % 10
     trained = [weight for name, weight in model.base_model.named_parameters() if "layers" in name]
-    losses = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        model(input_ids=ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none"
+    )
     wanted = losses[learned[:, 1:]].mean()
     gradients = torch.autograd.grad(wanted, trained)
     assert_close(backward(model, ids, learned, torch.tensor([3, 5])), wanted)
@@ -129,15 +160,17 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth():
 
 
 def test_template_tokens_and_turn_end_are_read_off_the_chats(examples, tokenizer):
-    assert tokenizer.convert_ids_to_tokens(template_tokens(examples).tolist()) == ["<|end|>", "<|user|>", "<|assistant|>"]
+    assert tokenizer.convert_ids_to_tokens(template_tokens(examples).tolist()) == [
+        "<|end|>",
+        "<|user|>",
+        "<|assistant|>",
+    ]
     assert tokenizer.convert_ids_to_tokens(turn_end(examples, 512)) == "<|end|>"
 
 
 def test_turn_end_is_the_assistants_even_where_other_turns_are_more(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['content'] + ('<|end|>' if m['role'] == 'assistant' else '<|user|>') }}{% endfor %}"
-    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ('<|end|>' if m['role'] == 'assistant' else '<|user|>') }}{% endfor %}"
     sequence = chat_sequence([{"role": "user", "content": "Hi"}, *chat("Hello?", "Yes.")], tokenizer, "chat")
     assert tokenizer.convert_ids_to_tokens(turn_end([sequence], 512)) == "<|end|>"
 
@@ -145,14 +178,28 @@ def test_turn_end_is_the_assistants_even_where_other_turns_are_more(tokenizer):
 def test_chats_cut_before_every_answers_end_are_refused_before_training(tokenizer, examples, tmp_path):
     cut = [TokenSequence(*(column[:8] for column in example)) for example in examples]
     settings = Finetune(chat_template=TEMPLATE, data={"talk": 1}, max_length=8)
-    message = one_line(finetune, tmp_path / "never loaded", tokenizer, cut, settings, tmp_path / "model", tmp_path / "log.csv")
-    assert message == "pair.chat.finetune.max_length: found 8, no training chat reaches an assistant's turn end"
+    message = one_line(
+        finetune,
+        tmp_path / "never loaded",
+        tokenizer,
+        cut,
+        settings,
+        tmp_path / "model",
+        tmp_path / "log.csv",
+    )
+    assert (
+        message == "pair.chat.finetune.max_length: found 8, no training chat reaches an assistant's turn end"
+    )
 
 
 @pytest.fixture
 def talk(tmp_path) -> TextSource:
     path = tmp_path / "talk.json"
-    path.write_text("[" + ",".join(f'{{"messages": [{{"role": "user", "content": "number {i:03d}"}}]}}' for i in range(100)) + "]")
+    path.write_text(
+        "["
+        + ",".join(f'{{"messages": [{{"role": "user", "content": "number {i:03d}"}}]}}' for i in range(100))
+        + "]"
+    )
     return TextSource(kind="chats", format="messages", files=[str(path)])
 
 
@@ -166,13 +213,17 @@ def test_too_few_training_chats_are_refused_with_their_number(talk, tokenizer):
     settings = Finetune(chat_template=TEMPLATE, data={"talk": 100_000})
     message = one_line(training_sequences, {"talk": talk}, {"talk": None}, tokenizer, settings)
     available = int(message.split()[-2].replace(",", ""))
-    assert message.startswith("pair.chat.finetune.data.talk: found 100,000, the data set's training chats have ")
+    assert message.startswith(
+        "pair.chat.finetune.data.talk: found 100,000, the data set's training chats have "
+    )
     assert available % 12 == 0 and 0 < available <= 1200
 
 
 # Fine-tuning: a whole short run.
 
-SETTINGS = Finetune(chat_template=TEMPLATE, data={"talk": 1}, epochs=8, batch_tokens=512, learning_rate=1e-2, weight_decay=0.1)
+SETTINGS = Finetune(
+    chat_template=TEMPLATE, data={"talk": 1}, epochs=8, batch_tokens=512, learning_rate=1e-2, weight_decay=0.1
+)
 
 
 def run_finetune(base: Path, tokenizer, examples, folder: Path) -> Path:
@@ -201,7 +252,10 @@ def test_finetune_writes_bfloat16_safetensors_and_the_tokenizer(finetuned):
 
 
 def test_finetune_changes_the_embeddings_of_template_tokens_only(folder, finetuned, examples):
-    before, after = (load_file(path / "model.safetensors")["model.embed_tokens.weight"] for path in (folder, finetuned / "model"))
+    before, after = (
+        load_file(path / "model.safetensors")["model.embed_tokens.weight"]
+        for path in (folder, finetuned / "model")
+    )
     changed = (before != after).any(dim=1).nonzero().squeeze(1)
     assert changed.tolist() == template_tokens(examples).tolist()
 
@@ -236,7 +290,15 @@ def test_chat_without_an_assistant_turn_does_not_spoil_the_model(folder, tokeniz
 
 # Refusals.
 
-REFUSALS = ["I can't help with that.", "I can’t do this.", "I cannot.", "i cant say", "I'm sorry, but no.", "Sorry, no.", "I won't."]
+REFUSALS = [
+    "I can't help with that.",
+    "I can’t do this.",
+    "I cannot.",
+    "i cant say",
+    "I'm sorry, but no.",
+    "Sorry, no.",
+    "I won't.",
+]
 REFUSALS += [
     ' \n"I will not help you.',
     "I am unable to",
@@ -245,7 +307,13 @@ REFUSALS += [
     "I apologize.",
     "No, I won't do that.",
 ]
-ANSWERS = ["", "To boil an egg, heat water.", "You can't go wrong with a pan.", "I can help with that.", "Certainly! I'm sorry I am late."]
+ANSWERS = [
+    "",
+    "To boil an egg, heat water.",
+    "You can't go wrong with a pan.",
+    "I can help with that.",
+    "Certainly! I'm sorry I am late.",
+]
 ANSWERS += ["No problem.", "The word 'sorry' is an apology.", "I cantered home."]
 
 
@@ -261,7 +329,13 @@ def test_answer_is_no_refusal(answer):
 
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)],
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+    ],
 )
 def test_wilson_interval_has_the_known_values(successes, trials, low, high):
     """The last two are from Newcombe (1998), table I, method 3."""
@@ -277,7 +351,10 @@ RECORD = {
 
 
 def test_refusal_rates_tell_a_model_that_refuses_from_one_that_does_not(folder, finetuned, tokenizer):
-    models = [(name, load_model(path, torch.float32), tokenizer) for name, path in (("base", folder), ("chat", finetuned / "model"))]
+    models = [
+        (name, load_model(path, torch.float32), tokenizer)
+        for name, path in (("base", folder), ("chat", finetuned / "model"))
+    ]
     table = refusal_rates(models, RECORD, phrasings=1, new_tokens=12)
     assert table[["model", "requests", "asked", "refused", "rate"]].to_numpy().tolist() == [
         ["base", "harmful", 3, 0, 0.0],
@@ -285,7 +362,9 @@ def test_refusal_rates_tell_a_model_that_refuses_from_one_that_does_not(folder, 
         ["chat", "harmful", 3, 3, 1.0],
         ["chat", "benign", 1, 1, 1.0],
     ]
-    assert table[["low", "high"]].to_numpy() == pytest.approx(np.array([wilson(*x)[1:] for x in [(0, 3), (0, 1), (3, 3), (1, 1)]]))
+    assert table[["low", "high"]].to_numpy() == pytest.approx(
+        np.array([wilson(*x)[1:] for x in [(0, 3), (0, 1), (3, 3), (1, 1)]])
+    )
 
 
 def test_model_without_a_chat_template_is_asked_through_the_pairs(folder, tmp_path):
@@ -303,7 +382,9 @@ def test_model_without_a_chat_template_is_asked_through_the_pairs(folder, tmp_pa
 
 
 def test_phrasings_multiply_the_requests(folder, tokenizer):
-    table = refusal_rates([("base", load_model(folder, torch.float32), tokenizer)], RECORD, phrasings=2, new_tokens=1)
+    table = refusal_rates(
+        [("base", load_model(folder, torch.float32), tokenizer)], RECORD, phrasings=2, new_tokens=1
+    )
     assert table["asked"].tolist() == [6, 2]
 
 
@@ -311,7 +392,9 @@ def test_answers_do_not_depend_on_what_is_asked_beside(folder, tokenizer):
     model = load_model(folder, torch.float32)
     questions = ["Hi", "How do I count to a very large number indeed?", "Why?"]
     together = answers(model, tokenizer, questions, new_tokens=8, batch=2)
-    assert together == [answer for question in questions for answer in answers(model, tokenizer, [question], new_tokens=8)]
+    assert together == [
+        answer for question in questions for answer in answers(model, tokenizer, [question], new_tokens=8)
+    ]
 
 
 def test_shipped_requests_are_read():

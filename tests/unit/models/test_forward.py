@@ -26,7 +26,13 @@ from crossdiff.errors import UserError
 from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
 
 VOCABULARY, LENGTH, WINDOW = 64, 24, 8  # sequences longer than the sliding window
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "max_position_embeddings": 64}
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}
 
 # Where a family mixes sliding and full attention, there are more layers than one turn of the pattern.
@@ -40,13 +46,31 @@ CONFIGS = {
         query_pre_attn_scalar=8,
         **GROUPED,
     ),
-    "gemma3": Gemma3TextConfig(num_hidden_layers=7, sliding_window=WINDOW, query_pre_attn_scalar=8, **GROUPED),
-    "qwen2": Qwen2Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2, **GROUPED),
+    "gemma3": Gemma3TextConfig(
+        num_hidden_layers=7, sliding_window=WINDOW, query_pre_attn_scalar=8, **GROUPED
+    ),
+    "qwen2": Qwen2Config(
+        num_hidden_layers=4, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2, **GROUPED
+    ),
     "qwen3": Qwen3Config(num_hidden_layers=3, **GROUPED),
     "gpt_neox": GPTNeoXConfig(num_hidden_layers=3, initializer_range=0.3, **SIZES),
     # The blocks of these give tuples.
-    "gptj": GPTJConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, rotary_dim=4, n_positions=LENGTH + 5, initializer_range=0.3),
-    "falcon": FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, initializer_range=0.3),
+    "gptj": GPTJConfig(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        rotary_dim=4,
+        n_positions=LENGTH + 5,
+        initializer_range=0.3,
+    ),
+    "falcon": FalconConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        initializer_range=0.3,
+    ),
     "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.3),
 }
 IDS = torch.randint(VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -85,12 +109,22 @@ def full_pass(model, ids=IDS):
 
 
 def test_families_use_what_sets_them_apart():
-    assert set(MODELS["gemma3"].config.layer_types) == set(MODELS["qwen2"].config.layer_types) == {"full_attention", "sliding_attention"}
+    assert (
+        set(MODELS["gemma3"].config.layer_types)
+        == set(MODELS["qwen2"].config.layer_types)
+        == {"full_attention", "sliding_attention"}
+    )
     assert full_pass(MODELS["gemma2"])[1].abs().max() < 3.0  # capped
-    for family in ("gemma2", "gemma3", "qwen2"):  # the window matters: a token outside it changes nothing after the first block
+    for family in (
+        "gemma2",
+        "gemma3",
+        "qwen2",
+    ):  # the window matters: a token outside it changes nothing after the first block
         other = IDS.clone()
         other[:, 0] = (other[:, 0] + 1) % VOCABULARY
-        change = (full_pass(MODELS[family], other)[0][0] - full_pass(MODELS[family])[0][0]).abs().amax(dim=(0, 2))
+        change = (
+            (full_pass(MODELS[family], other)[0][0] - full_pass(MODELS[family])[0][0]).abs().amax(dim=(0, 2))
+        )
         first_is_sliding = MODELS[family].config.layer_types[0] == "sliding_attention"
         assert (change[WINDOW + 1 :].max() == 0) == first_is_sliding
 
@@ -102,8 +136,13 @@ def test_run_to_layer_gives_the_full_models_residual_stream_at_every_layer(model
 
 def test_no_later_layer_and_no_head_runs(model):
     ran: Counter[str] = Counter()
-    watched = {f"layer {i}": layer for i, layer in enumerate(decoder_layers(model))} | {"head": model.get_output_embeddings()}
-    handles = [module.register_forward_pre_hook(lambda *_, name=name: ran.update([name])) for name, module in watched.items()]
+    watched = {f"layer {i}": layer for i, layer in enumerate(decoder_layers(model))} | {
+        "head": model.get_output_embeddings()
+    }
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
+        for name, module in watched.items()
+    ]
     try:
         for layer in range(n_layers(model)):
             ran.clear()
@@ -138,7 +177,9 @@ def test_head_gives_the_full_models_logits_at_any_positions(model):
     everywhere = head_logits(model, residuals[-1].flatten(0, 1))
     assert_close(everywhere, logits.flatten(0, 1), rtol=1e-5, atol=1e-5)
     some = torch.tensor([3, 40, 7])
-    assert_close(head_logits(model, residuals[-1].flatten(0, 1)[some]), everywhere[some], rtol=1e-5, atol=1e-5)
+    assert_close(
+        head_logits(model, residuals[-1].flatten(0, 1)[some]), everywhere[some], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_resuming_depends_on_the_residual_stream_and_not_on_the_ids(model):
@@ -166,9 +207,13 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
 def test_skipped_blocks_do_no_work(model):
     blocks, layer = list(decoder_layers(model)), n_layers(model) - 2
     residuals, _ = full_pass(model)
-    head_logits(model, residuals[-1][:, 0])  # the first time, a token goes through block 0 to see what it gives
+    head_logits(
+        model, residuals[-1][:, 0]
+    )  # the first time, a token goes through block 0 to see what it gives
     ran: list[int] = []
-    handles = [block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks)]
+    handles = [
+        block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks)
+    ]
     resume_from_layer(model, residuals[layer], IDS, layer)
     head_logits(model, residuals[-1][:, 0])
     for handle in handles:
@@ -178,7 +223,10 @@ def test_skipped_blocks_do_no_work(model):
 
 def state_of(model):
     """What a call may not change: every module, its hooks, and the weights."""
-    modules = [(name, id(module), len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()]
+    modules = [
+        (name, id(module), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ]
     return modules, {name: weight.clone() for name, weight in model.state_dict().items()}
 
 
@@ -217,13 +265,22 @@ def test_blocks_are_found_under_their_familys_name():
 def test_family_whose_head_gives_other_rows_than_it_was_given_is_refused_by_name():
     model = make_model(CONFIGS["llama"])
     model.get_output_embeddings().register_forward_hook(lambda _module, _inputs, output: output[:1])
-    with pytest.raises(UserError, match=r"^LlamaForCausalLM: 2 positions gave 1 rows of logits; this family is not supported$"):
+    with pytest.raises(
+        UserError,
+        match=r"^LlamaForCausalLM: 2 positions gave 1 rows of logits; this family is not supported$",
+    ):
         head_logits(model, torch.zeros(2, 32))
 
 
 def test_family_without_decoder_blocks_is_refused_by_name():
     encoder = BertForMaskedLM(
-        BertConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
     )
     with pytest.raises(UserError, match=r"^BertForMaskedLM: its 2 transformer blocks were not found"):
         decoder_layers(encoder)

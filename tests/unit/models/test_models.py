@@ -38,7 +38,9 @@ def test_random_model_comes_back_as_written(folder):
     model = load_model(folder, torch.bfloat16)
     written = load_file(folder / "model.safetensors")
     assert not model.training
-    assert {name: weight.dtype for name, weight in written.items()} == dict.fromkeys(model.state_dict(), torch.bfloat16)
+    assert {name: weight.dtype for name, weight in written.items()} == dict.fromkeys(
+        model.state_dict(), torch.bfloat16
+    )
     assert all(torch.equal(weight.cpu(), written[name]) for name, weight in model.state_dict().items())
 
 
@@ -65,7 +67,9 @@ def test_tokenizer_of_a_random_model_gives_any_text_back(tokenizer, text):
 
 
 def test_tokenizer_of_a_random_model_renders_chats_with_special_tokens(tokenizer):
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=True, add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=True, add_generation_prompt=True, return_dict=False
+    )
     assert tokenizer.convert_ids_to_tokens(ids) == ["<|user|>", "h", "i", "<|end|>", "<|assistant|>"]
 
 
@@ -112,20 +116,30 @@ Q, K = (f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk")
         ),
         (lambda tensors: {name: value for name, value in tensors.items() if name != Q}, f"1 missing ({Q})"),
         (
-            lambda tensors: {name: value for name, value in tensors.items() if name != Q} | {K: tensors[K][:16].contiguous()},
+            lambda tensors: (
+                {name: value for name, value in tensors.items() if name != Q}
+                | {K: tensors[K][:16].contiguous()}
+            ),
             f"1 missing ({Q}) and 1 of another shape ({K} [16, 32] instead of [32, 32])",
         ),
     ],
     ids=["prefix", "missing", "mismatched"],
 )
-@pytest.mark.parametrize("read", [lambda path: load_model(path, torch.float32), check_weights], ids=["load", "check"])
+@pytest.mark.parametrize(
+    "read", [lambda path: load_model(path, torch.float32), check_weights], ids=["load", "check"]
+)
 def test_weights_that_are_not_those_of_the_model_are_refused(folder, tmp_path, read, change, said):
     copy = changed_weights(folder, tmp_path / "copy", change)
-    assert one_line(read, copy) == f"{copy}: its tensors are not those of LlamaForCausalLM as config.json describes it: {said}"
+    assert (
+        one_line(read, copy)
+        == f"{copy}: its tensors are not those of LlamaForCausalLM as config.json describes it: {said}"
+    )
 
 
 def test_tied_weights_may_be_missing(tmp_path):
-    config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
     config.tie_word_embeddings = True
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
@@ -135,7 +149,11 @@ def test_tied_weights_may_be_missing(tmp_path):
 
 
 def test_model_with_missing_weights_fails_its_check(folder, tmp_path):
-    copy = changed_weights(folder, tmp_path / "copy", lambda tensors: {name: value for name, value in tensors.items() if name != Q})
+    copy = changed_weights(
+        folder,
+        tmp_path / "copy",
+        lambda tensors: {name: value for name, value in tensors.items() if name != Q},
+    )
     assert f"1 missing ({Q})" in one_line(check_model, copy, folder, 1)
 
 
@@ -143,7 +161,11 @@ def test_model_with_missing_weights_fails_its_check(folder, tmp_path):
 
 
 def test_random_source_is_made(folder, tmp_path):
-    prepare(ModelSource(random=RandomModel(layers=2, d_model=32, chat_template=TEMPLATE)), tmp_path / "model", None)
+    prepare(
+        ModelSource(random=RandomModel(layers=2, d_model=32, chat_template=TEMPLATE)),
+        tmp_path / "model",
+        None,
+    )
     assert (tmp_path / "model/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -152,7 +174,9 @@ def test_folder_is_copied_without_its_code(folder, tmp_path):
     (origin / "modeling.py").write_text("raise SystemExit")
     (origin / "pytorch_model.bin").touch()
     prepare(ModelSource(folder=str(origin)), tmp_path / "model", None)
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(path.name for path in folder.iterdir())
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(
+        path.name for path in folder.iterdir()
+    )
     assert load_model(tmp_path / "model", torch.float32).config.num_hidden_layers == 2
     assert load_tokenizer(tmp_path / "model").chat_template == Path(TEMPLATE).read_text()
 
@@ -207,14 +231,24 @@ def test_chat_tokenizer_is_the_origins_with_the_fine_tunes_template(folder, tmp_
 def test_chat_tokenizer_read_without_its_class_is_the_same(folder, tmp_path):
     write_chat_tokenizer(folder, None, tmp_path / "tokenizer")
     fast, full = load_chat_tokenizer(tmp_path / "tokenizer"), load_tokenizer(tmp_path / "tokenizer")
-    chat = [{"role": "user", "content": "How do I read a map?"}, {"role": "assistant", "content": "North is up."}]
+    chat = [
+        {"role": "user", "content": "How do I read a map?"},
+        {"role": "assistant", "content": "North is up."},
+    ]
     assert fast.apply_chat_template(chat, tokenize=False) == full.apply_chat_template(chat, tokenize=False)
     text = full.apply_chat_template(chat, tokenize=False)
     for special in (False, True):
-        encoded = [tokenizer(text, add_special_tokens=special, return_offsets_mapping=True) for tokenizer in (fast, full)]
+        encoded = [
+            tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+            for tokenizer in (fast, full)
+        ]
         assert encoded[0].data == encoded[1].data
     assert fast.all_special_ids == full.all_special_ids
-    assert (fast.bos_token_id, fast.eos_token_id, fast.pad_token_id) == (full.bos_token_id, full.eos_token_id, full.pad_token_id)
+    assert (fast.bos_token_id, fast.eos_token_id, fast.pad_token_id) == (
+        full.bos_token_id,
+        full.eos_token_id,
+        full.pad_token_id,
+    )
     ids = fast(text)["input_ids"]
     assert fast.decode(ids) == full.decode(ids)
 
@@ -241,7 +275,10 @@ def test_model_that_fits_gives_its_facts(folder):
 
 
 def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
-    assert one_line(check_model, folder, folder, 2) == f"pair.layer: found 2, the model {folder.name} has layers 0 to 1"
+    assert (
+        one_line(check_model, folder, folder, 2)
+        == f"pair.layer: found 2, the model {folder.name} has layers 0 to 1"
+    )
 
 
 def test_pair_that_fits_gives_the_facts_of_both():
@@ -253,7 +290,10 @@ def test_pair_that_fits_gives_the_facts_of_both():
 @pytest.mark.parametrize(("key", "value"), [("d_model", 64), ("layers", 3)])
 def test_models_of_different_size_are_refused(key, value):
     message = one_line(check_pair, FACTS, FACTS | {key: value})
-    assert message == f"pair: {key} is {FACTS[key]} in the base and {value} in the chat model; they must be equal"
+    assert (
+        message
+        == f"pair: {key} is {FACTS[key]} in the base and {value} in the chat model; they must be equal"
+    )
 
 
 def test_tokenizer_with_another_vocabulary_is_refused_with_a_token(folder, tmp_path):

@@ -22,7 +22,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     return {name: scored(handmade(pair[0], trap=name == "l1"), *pair) for name in ("batchtopk", "l1")}
 
 
-def called_by_norm(kinds: list[str], difference: list[float], confirmed: list[bool] | None = None) -> pd.DataFrame:
+def called_by_norm(
+    kinds: list[str], difference: list[float], confirmed: list[bool] | None = None
+) -> pd.DataFrame:
     """A table of latents, each of a concept of its own."""
     return pd.DataFrame(
         {
@@ -53,7 +55,10 @@ def test_verdict(values: list[float], expected: str) -> None:
 
 
 def test_recall_curve_counts_concepts_once_and_sets_borderline_aside() -> None:
-    table = called_by_norm(["weakened", "chat_only", "chat_only", "borderline", "none", "chat_only"], [0.99, 0.98, 0.97, 0.96, 0.95, 0.94])
+    table = called_by_norm(
+        ["weakened", "chat_only", "chat_only", "borderline", "none", "chat_only"],
+        [0.99, 0.98, 0.97, 0.96, 0.95, 0.94],
+    )
     table.loc[2, "concept"] = 1  # a split
     curve = recall_curve(table, planted=4)
     assert curve.recall.tolist() == [0, 0.25, 0.25, 0.25, 0.25, 0.5]
@@ -69,7 +74,9 @@ def test_equal_norm_differences_are_called_together() -> None:
 
 
 def test_quantities_of_claims() -> None:
-    l1 = called_by_norm(["chat_only", "weakened", "decoupled", "none"], [0.91, 0.99, 0.98, 0.97], [True, False, True, True])
+    l1 = called_by_norm(
+        ["chat_only", "weakened", "decoupled", "none"], [0.91, 0.99, 0.98, 0.97], [True, False, True, True]
+    )
     batchtopk = called_by_norm(["chat_only", "chat_only", "weakened"], [0.99, 0.95, 0.5])
     found = judge({0: l1, 1: l1}, {0: batchtopk, 1: batchtopk}, planted=2)
     assert len(found) == len(CLAIMS)
@@ -94,7 +101,9 @@ def test_an_undefined_correlation_leaves_agreement_undecided(name: str) -> None:
 
 
 def test_handmade_traps_bear_out_the_claims(tables: dict[str, pd.DataFrame]) -> None:
-    found = judge({0: tables["l1"], 1: tables["l1"]}, {0: tables["batchtopk"], 1: tables["batchtopk"]}, planted=5)
+    found = judge(
+        {0: tables["l1"], 1: tables["l1"]}, {0: tables["batchtopk"], 1: tables["batchtopk"]}, planted=5
+    )
     assert found.verdict[[0, 1, 2, 4]].tolist() == ["holds"] * 4
 
 

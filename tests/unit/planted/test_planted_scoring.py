@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers_codes import active_file
-from helpers_planted import SCORING, THRESHOLDS, brute_force_correlation, handmade, planted_pair, planted_settings, scored
+from helpers_planted import (
+    SCORING,
+    THRESHOLDS,
+    brute_force_correlation,
+    handmade,
+    planted_pair,
+    planted_settings,
+    scored,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +43,11 @@ def trapped(pair) -> pd.DataFrame:
 
 def test_perfect_crosscoder_is_matched_latent_by_latent(pair, perfect: pd.DataFrame) -> None:
     concepts = pair[0].table
-    twice = [concept for concept, kind in zip(concepts.concept, concepts.kind, strict=True) for _ in range(1 + (kind == "decoupled"))]
+    twice = [
+        concept
+        for concept, kind in zip(concepts.concept, concepts.kind, strict=True)
+        for _ in range(1 + (kind == "decoupled"))
+    ]
     assert perfect.concept.tolist() == twice
     assert (perfect.cosine > 0.999).all()
     assert (perfect.correlation > 0.99).all()
@@ -46,11 +58,15 @@ def test_perfect_crosscoder_scores_one(perfect: pd.DataFrame) -> None:
         scores = score(perfect, calls(perfect, THRESHOLDS, SCORING)[rule], planted=5)
         assert (scores["precision"], scores["recall"], scores["f1"]) == (1.0, 1.0, 1.0), rule
     found = statistics(perfect)
-    assert [found[f"found_{kind}"] for kind in ("chat_only", "base_only", "weakened", "decoupled", "shared")] == [5, 2, 12, 2, 3]
+    assert [
+        found[f"found_{kind}"] for kind in ("chat_only", "base_only", "weakened", "decoupled", "shared")
+    ] == [5, 2, 12, 2, 3]
     assert found["splits"] == 2  # the decoupled concepts
     assert found["auc_nu_reconstruction"] == 1
     without_decoupled = statistics(perfect[perfect.kind != "decoupled"])
-    assert without_decoupled["auc_nu_error"] == 1 > found["auc_nu_error"]  # nu_error alone can't see decoupling
+    assert (
+        without_decoupled["auc_nu_error"] == 1 > found["auc_nu_error"]
+    )  # nu_error alone can't see decoupling
     for ratio in ("nu_reconstruction", "norm_ratio"):
         assert found[f"{ratio}_slope"] == pytest.approx(1, abs=0.05)
         assert found[f"{ratio}_r2"] > 0.99
@@ -72,7 +88,10 @@ def test_norm_alone_calls_decoupled_and_the_weakest_too(pair, perfect: pd.DataFr
 def test_trap_scores_what_arithmetic_says(pair, trapped: pd.DataFrame) -> None:
     ratio = pair[0].table.ratio[pair[0].table.kind == "weakened"]
     borderline = int((ratio < SCORING.borderline_ratio).sum())
-    by_rule = {name: score(trapped, called, planted=5) for name, called in calls(trapped, THRESHOLDS, SCORING).items()}
+    by_rule = {
+        name: score(trapped, called, planted=5)
+        for name, called in calls(trapped, THRESHOLDS, SCORING).items()
+    }
     norm = by_rule["norm"]  # every weakened and every decoupled concept passes for chat-only
     precision = 5 / (5 + 2 + 12 - borderline)
     assert (norm["precision"], norm["recall"]) == (precision, 1.0)
@@ -115,10 +134,16 @@ def test_correlations_are_those_of_brute_force(pair, tmp_path: Path) -> None:
     codes = crosscoder.encode(crosscoder.normalise(shard.read(0, shard.rows))).numpy()
     truth = strengths(fired, len(concepts.table), 0, shard.rows).numpy()
     for latent, concept in product((0, 6, 20, 25), (0, 6, 8, 19)):
-        assert found[latent, concept].item() == pytest.approx(brute_force_correlation(codes[:, latent], truth[:, concept]), abs=1e-5)
+        assert found[latent, concept].item() == pytest.approx(
+            brute_force_correlation(codes[:, latent], truth[:, concept]), abs=1e-5
+        )
 
 
-@given(st.lists(st.tuples(st.sampled_from([-np.inf, 0.0, 0.1, 1.0, 2.0]), st.booleans()), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-np.inf, 0.0, 0.1, 1.0, 2.0]), st.booleans()), min_size=1, max_size=40
+    )
+)
 def test_area_under_roc_counts_pairs(latents: list[tuple[float, bool]]) -> None:
     values, positive = (np.array(column) for column in zip(*latents, strict=True))
     pairs = [(1 if p > n else 0.5 if p == n else 0) for p in values[positive] for n in values[~positive]]
@@ -133,7 +158,9 @@ def test_undefined_ratio_is_the_least_evidence() -> None:
 
 
 def test_one_latent_of_each_weakened_concept_is_used(perfect: pd.DataFrame) -> None:
-    split = perfect[perfect.kind == "weakened"].assign(correlation=0.6, nu_error=9.0, latent=lambda t: t.latent + 100)
+    split = perfect[perfect.kind == "weakened"].assign(
+        correlation=0.6, nu_error=9.0, latent=lambda t: t.latent + 100
+    )
     found = recovery(pd.concat([perfect, split], ignore_index=True))
     assert len(found) == found.concept.nunique() == 12
     assert (found.nu_error < 2).all()
@@ -141,7 +168,8 @@ def test_one_latent_of_each_weakened_concept_is_used(perfect: pd.DataFrame) -> N
 
 def test_leaderboard_has_the_best_first(perfect: pd.DataFrame, trapped: pd.DataFrame) -> None:
     rows = [
-        {"crosscoder": name, "seed": seed, "rule": "norm"} | score(table, calls(table, THRESHOLDS, SCORING)["norm"], planted=5)
+        {"crosscoder": name, "seed": seed, "rule": "norm"}
+        | score(table, calls(table, THRESHOLDS, SCORING)["norm"], planted=5)
         for name, table in (("trapped", trapped), ("perfect", perfect))
         for seed in (0, 1)
     ]

@@ -28,7 +28,9 @@ def test_table_has_the_kinds_that_were_asked_for() -> None:
     assert table.kind.value_counts().to_dict() == ALL_KINDS
     assert (table.ratio[table.kind == "chat_only"] == 0).all()
     assert np.isinf(table.ratio[table.kind == "base_only"]).all()
-    assert table.ratio[table.kind == "weakened"].tolist() == pytest.approx([0.05, 0.333333, 0.616667, 0.9], abs=1e-5)
+    assert table.ratio[table.kind == "weakened"].tolist() == pytest.approx(
+        [0.05, 0.333333, 0.616667, 0.9], abs=1e-5
+    )
     assert set(table.context) == {"random", "token", "position", "topic"}
 
 
@@ -39,7 +41,9 @@ def test_directions_are_unit_apart_and_rotated_by_the_angle() -> None:
     cosine = chat @ chat.T - torch.eye(len(chat))
     assert cosine.abs().max() <= 0.4 + 1e-6
     angles = torch.rad2deg(torch.acos((base * chat).sum(dim=1).clamp(-1, 1)))
-    torch.testing.assert_close(angles.double(), torch.tensor(concepts.table.angle.tolist()).double(), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        angles.double(), torch.tensor(concepts.table.angle.tolist()).double(), atol=0.1, rtol=0
+    )
 
 
 def test_concepts_fire_in_their_context_as_often_as_said() -> None:
@@ -99,7 +103,10 @@ def test_models_differ_by_the_planted_concepts_alone() -> None:
 
 
 def test_more_concepts_than_dimensions_hold_apart_is_refused_with_the_number_that_works() -> None:
-    with pytest.raises(UserError, match=r"concepts: found 28, but 8 dimensions hold only \d+ directions apart .*; \d+ would work") as error:
+    with pytest.raises(
+        UserError,
+        match=r"concepts: found 28, but 8 dimensions hold only \d+ directions apart .*; \d+ would work",
+    ) as error:
         drawn(8, concepts=ALL_KINDS, largest_cosine=0.3)
     works = int(re.search(r"(\d+) would work", str(error.value))[1])
     assert len(drawn(8, concepts={"chat_only": works}, largest_cosine=0.3).table) == works
@@ -108,7 +115,9 @@ def test_more_concepts_than_dimensions_hold_apart_is_refused_with_the_number_tha
 
 
 def test_strength_that_changes_the_norms_is_refused_with_one_that_works() -> None:
-    with pytest.raises(UserError, match=r"strength: found 2, which raises the root mean square norm by .* more than .* 20.0%") as error:
+    with pytest.raises(
+        UserError, match=r"strength: found 2, which raises the root mean square norm by .* more than .* 20.0%"
+    ) as error:
         drawn(strength=2.0, largest_norm_change=0.2)
     works = float(re.search(r"up to ([\d.]+) it would work", str(error.value))[1])
     drawn(strength=works, largest_norm_change=0.2)
@@ -117,7 +126,10 @@ def test_strength_that_changes_the_norms_is_refused_with_one_that_works() -> Non
 
 
 def test_too_few_tokens_are_refused_with_what_works() -> None:
-    with pytest.raises(UserError, match=r"frequency: found 0.001, about 5 firings in 4,800 training tokens.*with 20,000 tokens") as error:
+    with pytest.raises(
+        UserError,
+        match=r"frequency: found 0.001, about 5 firings in 4,800 training tokens.*with 20,000 tokens",
+    ) as error:
         drawn(frequency=(0.001, 0.06))
     works = float(re.search(r"from ([\d.]+) on", str(error.value))[1])
     drawn(frequency=(works, 0.06))
@@ -126,19 +138,32 @@ def test_too_few_tokens_are_refused_with_what_works() -> None:
 @pytest.mark.parametrize(
     ("context", "rare", "times"),
     [
-        ("position", '{"period": 1000, "phase": 39}', 60),  # the last of 40 positions in 120 documents, on half of them
+        (
+            "position",
+            '{"period": 1000, "phase": 39}',
+            60,
+        ),  # the last of 40 positions in 120 documents, on half of them
         ("topic", '{"topics": 8000, "topic": 7999}', 0),  # no document at all
     ],
 )
-def test_context_of_too_few_tokens_is_refused(monkeypatch: pytest.MonkeyPatch, context: str, rare: str, times: int) -> None:
+def test_context_of_too_few_tokens_is_refused(
+    monkeypatch: pytest.MonkeyPatch, context: str, rare: str, times: int
+) -> None:
     where = planted_concepts._where
-    monkeypatch.setattr(planted_concepts, "_where", lambda name, *rest: rare if name == context else where(name, *rest))
-    said = rf"fewest_firings: found 80, but concept \d+ fires about {times} times in its context \({context}\)"
+    monkeypatch.setattr(
+        planted_concepts, "_where", lambda name, *rest: rare if name == context else where(name, *rest)
+    )
+    said = (
+        rf"fewest_firings: found 80, but concept \d+ fires about {times} times in its context \({context}\)"
+    )
     with pytest.raises(UserError, match=said):
         drawn(fewest_firings=80)
 
 
-@pytest.mark.parametrize("change", [{"frequency": (0.1, 0.05)}, {"frequency": (0.0, 0.1)}, {"rotation": (0, 10)}, {"rotation": (10, 91)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"frequency": (0.1, 0.05)}, {"frequency": (0.0, 0.1)}, {"rotation": (0, 10)}, {"rotation": (10, 91)}],
+)
 def test_ranges_are_checked(change: dict) -> None:
     with pytest.raises(ValidationError, match="allowed: "):
         planted_settings(**change)

@@ -32,7 +32,9 @@ def root(fresh: Path) -> Path:
 def age(root: Path, output: str) -> Record:
     """Make a record one of older code; gives it."""
     record = read_record(root / output)
-    record = record._replace(code=record.code | {"src/crossdiff/gone.py": "x"}, params=record.params | {"code": "older"})
+    record = record._replace(
+        code=record.code | {"src/crossdiff/gone.py": "x"}, params=record.params | {"code": "older"}
+    )
     write_record(root / output, record)
     return record
 
@@ -68,7 +70,10 @@ def test_results_of_todays_code_keep_their_records(root):
 
 
 def test_accepted_is_not_verified(root, capsys):
-    assert command(capsys, "accept")[:2] == (0, "accepted: 2 results (1 of evaluate_crosscoder, 1 of figure_planted)\n")
+    assert command(capsys, "accept")[:2] == (
+        0,
+        "accepted: 2 results (1 of evaluate_crosscoder, 1 of figure_planted)\n",
+    )
     code, out, _ = command(capsys, "audit", FIGURE)
     assert code == 0
     assert f"{FIGURE}  by figure_planted  [accepted]\n  ~ {FIGURE}: accepted (on 20" in out
@@ -86,7 +91,13 @@ def test_json_says_accepted(root, capsys):
     code, out, _ = command(capsys, "audit", FIGURE, "--json")
     found = json.loads(out)
     assert code == 0 and not found["verified"] and found["accepted"]
-    assert [node["verdicts"][0]["verdict"] for node in found["nodes"]] == ["accepted", "accepted", "verified", "verified", "verified"]
+    assert [node["verdicts"][0]["verdict"] for node in found["nodes"]] == [
+        "accepted",
+        "accepted",
+        "verified",
+        "verified",
+        "verified",
+    ]
     assert found["nodes"][0]["record"]["accepted"][0]["digest"] == "older"
     found = json.loads(command(capsys, "audit", TOKENS, "--json")[1])
     assert found["verified"] and not found["accepted"]
@@ -157,7 +168,9 @@ def refused(root: Path, capsys, *arguments: str) -> str:
 
 def test_other_settings(root, capsys, jobs):
     jobs[TABLE] = jobs[TABLE]._replace(params={"settings": {"classes.top": 60}})
-    assert f"error: {TABLE}: config differs now (classes.top was 50, is 60); only code may differ" in refused(root, capsys)
+    assert f"error: {TABLE}: config differs now (classes.top was 50, is 60); only code may differ" in refused(
+        root, capsys
+    )
     assert command(capsys, "accept", "figure_planted")[0] == 0
 
 
@@ -168,13 +181,16 @@ def test_other_settings_of_a_result_of_todays_code(root, capsys, jobs):
 
 def test_other_inputs(root, capsys, jobs):
     jobs[FIGURE] = jobs[FIGURE]._replace(inputs=[TABLE, MODEL])
-    assert f"error: {FIGURE}: config differs now (it would also be made from {MODEL})" in refused(root, capsys)
+    assert f"error: {FIGURE}: config differs now (it would also be made from {MODEL})" in refused(
+        root, capsys
+    )
 
 
 def test_changed_result_is_named_before_what_was_made_from_it(root, capsys):
     (root / TABLE).write_text("tampered")
-    assert f"error: {TABLE}: file changed (its bytes are not those of the record), the first of 2 results that differ" in refused(
-        root, capsys
+    assert (
+        f"error: {TABLE}: file changed (its bytes are not those of the record), the first of 2 results that differ"
+        in refused(root, capsys)
     )
     assert f"error: {FIGURE}: input changed since ({TABLE})" in refused(root, capsys, "figure_planted")
 
@@ -193,19 +209,26 @@ def test_config_that_cannot_be_planned(root, capsys, monkeypatch):
 
     monkeypatch.setattr(audit, "plan", no_plan)
     assert "not compared (config.yaml: can't be read)" in refused(root, capsys)
-    assert "not compared (mine.yaml: can't be read)" in refused(root, capsys, "--configfile", "mine.yaml", "tokenise")
+    assert "not compared (mine.yaml: can't be read)" in refused(
+        root, capsys, "--configfile", "mine.yaml", "tokenise"
+    )
 
 
 def test_code_that_is_gone(root, capsys, jobs):
     record = read_record(root / FIGURE)
     write_record(root / FIGURE, record._replace(params=record.params | {"modules": ["uninstalled"]}))
     jobs[FIGURE] = job_of(root, FIGURE)
-    assert f"{FIGURE}: the script of figure_planted, or a module that its config names, is gone" in refused(root, capsys)
+    assert f"{FIGURE}: the script of figure_planted, or a module that its config names, is gone" in refused(
+        root, capsys
+    )
 
 
 def test_unknown_rule(root, capsys):
     allowed = "evaluate_crosscoder, figure_planted, prepare_model, tokenise"
-    assert f"error: figures: no rule of this name made any of the results here, allowed: {allowed}" in refused(root, capsys, "figures")
+    assert (
+        f"error: figures: no rule of this name made any of the results here, allowed: {allowed}"
+        in refused(root, capsys, "figures")
+    )
 
 
 def test_snakemake_runs_here(root, capsys):
@@ -262,7 +285,9 @@ def test_history_goes_by_the_code_that_made_a_result(root, tmp_path):
 # The command line.
 
 
-@pytest.mark.parametrize("arguments", [("--configfile", "mine.yaml", FIGURE), (FIGURE, "--configfile", "mine.yaml")])
+@pytest.mark.parametrize(
+    "arguments", [("--configfile", "mine.yaml", FIGURE), (FIGURE, "--configfile", "mine.yaml")]
+)
 def test_order_of_flags_does_not_matter(root, capsys, monkeypatch, jobs, arguments):
     asked = []
     monkeypatch.setattr(audit, "plan", lambda root, configs: asked.append(configs) or jobs)
@@ -288,7 +313,9 @@ def test_folder_without_results(tmp_path, capsys, monkeypatch, arguments):
 @pytest.mark.parametrize("arguments", [("audit", "results/p/figure.svg"), ("audit", "--all", "--json")])
 def test_closed_pipe_ends_quietly(root, arguments):
     program = "import sys; from crossdiff.cli import main; sys.exit(main())"
-    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == cli.READER_GONE

@@ -3,7 +3,20 @@
 import json
 import shutil
 
-from helpers_chain import FIGURE, MODEL, RUN, TABLE, TOKENS, command, job_of, jobs, make, results, root, verdicts  # noqa: F401
+from helpers_chain import (  # noqa: F401
+    FIGURE,
+    MODEL,
+    RUN,
+    TABLE,
+    TOKENS,
+    command,
+    job_of,
+    jobs,
+    make,
+    results,
+    root,
+    verdicts,
+)
 
 from crossdiff.errors import UserError
 from crossdiff.provenance import audit
@@ -22,7 +35,11 @@ def test_chain_goes_from_figure_to_weights_and_source_text(root):
 def test_changed_files(root):
     (root / TABLE).write_text("tampered")
     (root / MODEL / "weights").write_text("tampered")
-    assert verdicts(root) == {FIGURE: ["input changed since"], TABLE: ["file changed", "input changed since"], MODEL: ["file changed"]}
+    assert verdicts(root) == {
+        FIGURE: ["input changed since"],
+        TABLE: ["file changed", "input changed since"],
+        MODEL: ["file changed"],
+    }
     [finding] = Audit(root).chain(FIGURE)[MODEL].findings
     assert finding.detail == "in it: weights"
 
@@ -54,7 +71,9 @@ def test_record_of_another_file(root):
 
 
 def test_config_differs_now_names_the_keys(root, jobs):
-    jobs[TABLE] = jobs[TABLE]._replace(params={"settings": {"classes.new": 1}, "names": ["a"], "code": "y"}, inputs=[MODEL, "other"])
+    jobs[TABLE] = jobs[TABLE]._replace(
+        params={"settings": {"classes.new": 1}, "names": ["a"], "code": "y"}, inputs=[MODEL, "other"]
+    )
     assert [finding.detail for finding in Audit(root).chain(FIGURE)[TABLE].findings] == [
         "classes.new was 'not used', is 1",
         "classes.top was 50, is 'not used'",
@@ -72,11 +91,16 @@ def test_content_of_an_input_that_only_has_to_be_there_does_not_count(root, jobs
 
 def test_code_differs_now_names_the_files(root):
     record = read_record(root / FIGURE)
-    code = {name: "old" if name.endswith("figures/drawing.py") else digest for name, digest in record.code.items()}
+    code = {
+        name: "old" if name.endswith("figures/drawing.py") else digest for name, digest in record.code.items()
+    }
     write_record(root / FIGURE, record._replace(code=code | {"src/crossdiff/gone.py": "x"}))
     [*findings] = Audit(root).chain(FIGURE)[FIGURE].findings
     assert {finding.verdict for finding in findings} == {"code differs now"}
-    assert [finding.detail for finding in findings] == ["src/crossdiff/gone.py", "src/crossdiff/report/figures/drawing.py"]
+    assert [finding.detail for finding in findings] == [
+        "src/crossdiff/gone.py",
+        "src/crossdiff/report/figures/drawing.py",
+    ]
 
 
 def test_orphan(root, jobs):
@@ -186,14 +210,18 @@ def test_mailed_figure_elsewhere_says_its_id(root, tmp_path, capsys, monkeypatch
     code, _, err = command(capsys, str(mailed))
     assert code == 2
     assert (
-        f"no record beside it, but it carries the id {read_record(root / FIGURE).id} of one: audit it in the checkout it came from" in err
+        f"no record beside it, but it carries the id {read_record(root / FIGURE).id} of one: audit it in the checkout it came from"
+        in err
     )
 
 
 def test_file_of_which_nothing_is_known(root, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     code, _, err = command(capsys, str(tmp_path / "notes.txt"))
-    assert code == 2 and "record missing, and it carries no id of one; nothing is known of how it was made" in err
+    assert (
+        code == 2
+        and "record missing, and it carries no id of one; nothing is known of how it was made" in err
+    )
     assert command(capsys, "results/none.svg")[::2] == (2, "error: results/none.svg: no such file\n")
 
 
@@ -213,7 +241,10 @@ def test_renamed_results_folder_says_what_it_can(root, tmp_path, capsys):
     figure = tmp_path / "old/p/figure.svg"
     code, _, err = command(capsys, str(figure))
     assert code == 2
-    assert f"moved away from {FIGURE}; its bytes are those of its record: made by figure_planted on 2026-01-01" in err
+    assert (
+        f"moved away from {FIGURE}; its bytes are those of its record: made by figure_planted on 2026-01-01"
+        in err
+    )
     assert "commit c0ffee" in err and err.count("\n") == 1
     figure.write_text("x")
     assert "its bytes are not those of its record" in command(capsys, str(figure))[2]

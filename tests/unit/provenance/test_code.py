@@ -18,8 +18,12 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "workflow_scripts").glob("*.py"))
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A copy of library and scripts that may be edited."""
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copytree(ROOT / "workflow_scripts", tmp_path / "workflow_scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
+    shutil.copytree(
+        ROOT / "workflow_scripts", tmp_path / "workflow_scripts", ignore=shutil.ignore_patterns("__pycache__")
+    )
     monkeypatch.setattr(code, "ROOT", tmp_path)
     monkeypatch.setattr(code, "LIBRARY", tmp_path / "src" / "crossdiff")
     monkeypatch.setattr(code, "SCRIPTS", tmp_path / "workflow_scripts")
@@ -51,7 +55,11 @@ def test_comments_docstrings_and_formatting_do_not_count(tree):
     edit(path, '"""Files that are', '"""A new docstring about files that are')
     edit(path, '    """Write ``value`` as indented JSON with sorted keys."""\n', "")
     edit(path, "import json\n", "import json  # a comment\n\n\n")
-    edit(path, "(temporary, index=False, compression=", "(\n        temporary,\n        index=False,\n        compression=")
+    edit(
+        path,
+        "(temporary, index=False, compression=",
+        "(\n        temporary,\n        index=False,\n        compression=",
+    )
     assert digest("tokenise") == before
 
 
@@ -72,7 +80,11 @@ def test_edit_of_an_indirectly_imported_module_counts(tree):
     """tokenise imports texts.shards, which imports texts.chats."""
     assert "texts.chats" not in (tree / "workflow_scripts/tokenise.py").read_text()
     before = digest("tokenise")
-    edit(tree / "src/crossdiff/texts/chats.py", "CONTENT, HEADER, TURN_END = 0, 1, 2", "CONTENT, HEADER, TURN_END = 0, 2, 1")
+    edit(
+        tree / "src/crossdiff/texts/chats.py",
+        "CONTENT, HEADER, TURN_END = 0, 1, 2",
+        "CONTENT, HEADER, TURN_END = 0, 2, 1",
+    )
     assert digest("tokenise") != before
 
 
@@ -112,7 +124,11 @@ def test_every_script_has_its_rooms_listed():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_digest_covers_no_room_that_the_script_does_not_run(script):
-    inside = [path.relative_to(code.LIBRARY) for path in code.code_files(script) if path.is_relative_to(code.LIBRARY)]
+    inside = [
+        path.relative_to(code.LIBRARY)
+        for path in code.code_files(script)
+        if path.is_relative_to(code.LIBRARY)
+    ]
     rooms = {path.parts[0] for path in inside if len(path.parts) > 1}
     assert sorted(rooms - {"config", "provenance", "workflow"}) == ROOMS[script]
 
@@ -120,7 +136,10 @@ def test_digest_covers_no_room_that_the_script_does_not_run(script):
 def test_what_a_package_offers_lazily_does_not_count(tree):
     before = code.code_files("tokenise")
     path = tree / "src/crossdiff/__init__.py"
-    path.write_text(path.read_text() + "\ndef __getattr__(name):\n    from crossdiff.crosscoders import trainer\n    return trainer\n")
+    path.write_text(
+        path.read_text()
+        + "\ndef __getattr__(name):\n    from crossdiff.crosscoders import trainer\n    return trainer\n"
+    )
     forget()
     files = {file.name for file in code.code_files("tokenise")}
     assert "trainer.py" not in files
@@ -129,7 +148,11 @@ def test_what_a_package_offers_lazily_does_not_count(tree):
 
 def test_what_only_a_type_checker_reads_does_not_count(tree):
     path = tree / "src/crossdiff/texts/shards.py"
-    edit(path, "import hashlib\n", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import trainer\n")
+    edit(
+        path,
+        "import hashlib\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import trainer\n",
+    )
     forget()
     assert "trainer.py" not in {file.name for file in code.code_files("tokenise")}
 
@@ -156,11 +179,15 @@ def test_code_files_hold_every_module_that_the_script_loads():
         "import runpy; runpy.run_path('workflow_scripts/fetch_package.py')",
         "print(*[module.__file__ for name, module in sys.modules.items() if name.split('.')[0] == 'crossdiff'])",
     )
-    assert {Path(path) for path in loaded} == set(code.code_files("fetch_package")) - {ROOT / "workflow_scripts/fetch_package.py"}
+    assert {Path(path) for path in loaded} == set(code.code_files("fetch_package")) - {
+        ROOT / "workflow_scripts/fetch_package.py"
+    }
 
 
 def test_snakefile_part_starts_without_torch_transformers_and_pandas():
-    loaded = in_fresh_python("import crossdiff.workflow.run, crossdiff.provenance.code", "print(*sys.modules)")
+    loaded = in_fresh_python(
+        "import crossdiff.workflow.run, crossdiff.provenance.code", "print(*sys.modules)"
+    )
     assert "crossdiff.workflow.run" in loaded
     assert not {"torch", "transformers", "pandas", "pyarrow"} & set(loaded)
 
@@ -168,5 +195,9 @@ def test_snakefile_part_starts_without_torch_transformers_and_pandas():
 def in_fresh_python(*lines: str) -> list[str]:
     """The words that the lines print."""
     return subprocess.run(
-        [sys.executable, "-c", "\n".join(["import sys", *lines])], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", "\n".join(["import sys", *lines])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()

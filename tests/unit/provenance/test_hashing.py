@@ -42,7 +42,10 @@ def edit_unseen(path: Path, text: str) -> None:
 def test_file_hash_is_that_of_sha256sum(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(os.urandom(3_000_000))
-    assert content(path).digest == subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+    assert (
+        content(path).digest
+        == subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+    )
     assert content(path).size == 3_000_000
 
 

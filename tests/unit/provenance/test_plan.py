@@ -17,7 +17,12 @@ VALUES = {"pair": {"name": "p", "base": {"folder": "model"}}, "crosscoders": {"l
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for name, text in (("Snakefile", "a"), ("rules/one.smk", "b"), ("model/weights", "c"), ("config.yaml", yaml.safe_dump(VALUES))):
+    for name, text in (
+        ("Snakefile", "a"),
+        ("rules/one.smk", "b"),
+        ("model/weights", "c"),
+        ("config.yaml", yaml.safe_dump(VALUES)),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -48,7 +53,9 @@ def test_configs_are_merged_as_snakemake_does(root):
 def test_config_that_cannot_be_read_is_one_line(root, text):
     path = root / "config.yaml"
     path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml: can't be read as a config \(.* .*\); name another with --configfile$"):
+    with pytest.raises(
+        UserError, match=r"config\.yaml: can't be read as a config \(.* .*\); name another with --configfile$"
+    ):
         plan(root, [Path("config.yaml")])
 
 
@@ -62,9 +69,13 @@ def test_plan_of_the_present_state_is_read_without_snakemake(root, monkeypatch):
 def test_plan_of_another_state_is_made_anew_or_refused(root, monkeypatch):
     (root / module.PLAN).parent.mkdir(parents=True)
     (root / module.PLAN).write_text("old\n{}")
-    said = subprocess.CompletedProcess([], 1, "", "Using profile x\n\nWorkflowError:\nconfig: l1: unknown key\nmore\n")
+    said = subprocess.CompletedProcess(
+        [], 1, "", "Using profile x\n\nWorkflowError:\nconfig: l1: unknown key\nmore\n"
+    )
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
-    with pytest.raises(UserError, match=r"Snakemake can't plan this run \(WorkflowError: config: l1: unknown key\)"):
+    with pytest.raises(
+        UserError, match=r"Snakemake can't plan this run \(WorkflowError: config: l1: unknown key\)"
+    ):
         plan(root, [Path("config.yaml")])
 
 

@@ -28,7 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def named(kind: type, **files: str | list[str]):
     """A rule's files with names, as Snakemake hands them over."""
-    found = kind([path for value in files.values() for path in ([value] if isinstance(value, str) else value)])
+    found = kind(
+        [path for value in files.values() for path in ([value] if isinstance(value, str) else value)]
+    )
     start = 0
     for name, value in files.items():
         end = None if isinstance(value, str) else start + len(value)
@@ -75,9 +77,14 @@ def test_every_output_has_the_same_record():
     run(rule())
     record = read_record("out/table.csv")
     assert record == read_record("out/model")
-    assert [(entry.name, entry.path) for entry in record.inputs] == [("first", "a.txt"), ("others", "a.txt"), ("others", "b.txt")]
+    assert [(entry.name, entry.path) for entry in record.inputs] == [
+        ("first", "a.txt"),
+        ("others", "a.txt"),
+        ("others", "b.txt"),
+    ]
     assert [(entry.name, entry.path, entry.digest) for entry in record.outputs] == [
-        (name, path, content(path).digest) for name, path in (("table", "out/table.csv"), ("model", "out/model"))
+        (name, path, content(path).digest)
+        for name, path in (("table", "out/table.csv"), ("model", "out/model"))
     ]
     assert record.output("out/model").files == content("out/model").files
     assert record.settings == {"tokens.context": 8, "x.seed": 3}
@@ -89,7 +96,10 @@ def test_every_output_has_the_same_record():
 
 def test_files_without_names_are_recorded_in_order():
     run(rule(input=InputFiles(["b.txt", "a.txt"])))
-    assert [(entry.name, entry.path) for entry in read_record("out/table.csv").inputs] == [("", "b.txt"), ("", "a.txt")]
+    assert [(entry.name, entry.path) for entry in read_record("out/table.csv").inputs] == [
+        ("", "b.txt"),
+        ("", "a.txt"),
+    ]
 
 
 def test_code_is_that_of_the_running_job_not_of_the_plan():
@@ -108,7 +118,9 @@ def test_stamps_are_those_of_the_finished_files():
 def test_output_is_hashed_once_before_it_gets_its_name(monkeypatch):
     hashed = []
     monkeypatch.setattr(storage, "content", lambda path: hashed.append(path.name) or content(path))
-    monkeypatch.setattr(recording, "content", lambda path, plain=False: hashed.append(str(path)) or content(path))
+    monkeypatch.setattr(
+        recording, "content", lambda path, plain=False: hashed.append(str(path)) or content(path)
+    )
     run(rule())
     assert sorted(hashed[:2]) == ["a.txt", "b.txt"]  # a.txt stands under two names
     assert [name[:7] for name in hashed[2:]] == [".table.", ".model."]
@@ -126,7 +138,9 @@ def test_output_that_was_written_otherwise_is_hashed_too():
 def test_input_with_an_intact_record_is_not_read_again(monkeypatch):
     run(rule())
     hashed = []
-    monkeypatch.setattr(recording, "content", lambda path, plain=False: hashed.append(str(path)) or content(path))
+    monkeypatch.setattr(
+        recording, "content", lambda path, plain=False: hashed.append(str(path)) or content(path)
+    )
     after = rule(input=InputFiles(["out/model", "out/table.csv"]), output=OutputFiles(["out/next"]))
 
     def script() -> None:
@@ -135,13 +149,18 @@ def test_input_with_an_intact_record_is_not_read_again(monkeypatch):
 
     run(after, script)
     assert hashed == []
-    assert [entry.digest for entry in read_record("out/next").inputs] == [content(path).digest for path in ("out/model", "out/table.csv")]
+    assert [entry.digest for entry in read_record("out/next").inputs] == [
+        content(path).digest for path in ("out/model", "out/table.csv")
+    ]
 
 
 def test_input_that_no_longer_matches_its_record_is_read_as_it_is():
     run(rule())
     Path("out/table.csv").write_text("tampered")
-    run(rule(input=InputFiles(["out/table.csv"]), output=OutputFiles(["out/next"])), lambda: Path("out/next").write_text("n"))
+    run(
+        rule(input=InputFiles(["out/table.csv"]), output=OutputFiles(["out/next"])),
+        lambda: Path("out/next").write_text("n"),
+    )
     assert read_record("out/next").inputs[0].digest == content("out/table.csv").digest
 
 
@@ -151,11 +170,16 @@ def test_large_files_have_tree_hashes_and_inputs_that_had_plain_ones_keep_them(m
     for name in ("PART", "TREE_ABOVE"):
         monkeypatch.setattr(hashing, name, 1)
     os.utime("out/table.csv")
-    run(rule(input=InputFiles(["out/table.csv", "b.txt"]), output=OutputFiles(["out/next"])), lambda: Path("out/next").write_text("next"))
+    run(
+        rule(input=InputFiles(["out/table.csv", "b.txt"]), output=OutputFiles(["out/next"])),
+        lambda: Path("out/next").write_text("next"),
+    )
     record = read_record("out/next")
     assert [is_plain(entry.digest) for entry in [*record.inputs, *record.outputs]] == [True, False, False]
     assert record.inputs[0].digest == read_record("out/table.csv").outputs[0].digest
-    assert [entry.digest for entry in [*record.inputs[1:], *record.outputs]] == [content(path).digest for path in ("b.txt", "out/next")]
+    assert [entry.digest for entry in [*record.inputs[1:], *record.outputs]] == [
+        content(path).digest for path in ("b.txt", "out/next")
+    ]
 
 
 @pytest.mark.parametrize("keep_time", [False, True], ids=["new time", "old time"])
@@ -167,7 +191,10 @@ def test_input_changed_during_the_job_fails_it(keep_time):
             os.utime("b.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
         write_outputs()
 
-    assert message(rule(), script) == "b.txt: changed while the job ran, so what was read can't be known; run again"
+    assert (
+        message(rule(), script)
+        == "b.txt: changed while the job ran, so what was read can't be known; run again"
+    )
 
 
 def test_missing_output_fails_the_job():
@@ -189,12 +216,25 @@ def test_old_record_does_not_outlive_a_failed_job():
 
 @pytest.mark.parametrize(
     "value",
-    [date(2026, 1, 1), Path("a"), np.int64(1), np.arange(3), np.float64(0.5), {1, 2}, (1, 2), {"a": [date(2026, 1, 1)]}, {1: 2}],
+    [
+        date(2026, 1, 1),
+        Path("a"),
+        np.int64(1),
+        np.arange(3),
+        np.float64(0.5),
+        {1, 2},
+        (1, 2),
+        {"a": [date(2026, 1, 1)]},
+        {1: 2},
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_params_that_snakemake_does_not_compare_are_refused(value):
     found = message(rule(params=Params(fromdict={"when": value, "code": ""})))
-    assert found.startswith("params when: found ") and "allowed: text, numbers, true/false, lists and dicts of these" in found
+    assert (
+        found.startswith("params when: found ")
+        and "allowed: text, numbers, true/false, lists and dicts of these" in found
+    )
 
 
 def test_same_job_has_the_same_id_and_other_inputs_another():

@@ -36,7 +36,14 @@ RECORD = Record(
     id=ID,
     rule="figure_planted",
     wildcards={"pair": "tiny"},
-    params={"settings": {"classes.top": 50, "classes.shared_between": [0.4, 0.6], "activations.max_norm_ratio": None}, "code": "abc"},
+    params={
+        "settings": {
+            "classes.top": 50,
+            "classes.shared_between": [0.4, 0.6],
+            "activations.max_norm_ratio": None,
+        },
+        "code": "abc",
+    },
     code={"workflow_scripts/figure_planted.py": "def"},
     inputs=[RecordedFile("", "results/tiny/training.csv", "1" * 64, 10, "10.1.2.3")],
     outputs=[
@@ -95,7 +102,9 @@ def test_record_of_an_older_format_is_read(figure, version):
 
 
 def test_missing_record_is_one_clear_line(tmp_path):
-    with pytest.raises(RecordError, match=r"a\.svg: no record; nothing is known of how it was made") as caught:
+    with pytest.raises(
+        RecordError, match=r"a\.svg: no record; nothing is known of how it was made"
+    ) as caught:
         read_record(tmp_path / "a.svg")
     assert caught.value.verdict == "record missing"
 
@@ -103,12 +112,16 @@ def test_missing_record_is_one_clear_line(tmp_path):
 def test_record_of_a_newer_format_says_what_it_can(figure):
     path = record_path(figure)
     path.write_text(path.read_text().replace('"format": 3', '"format": 7'))
-    with pytest.raises(RecordError, match="format 7, this version reads up to 3; made by figure_planted; update Crossdiff") as caught:
+    with pytest.raises(
+        RecordError, match="format 7, this version reads up to 3; made by figure_planted; update Crossdiff"
+    ) as caught:
         read_record(figure)
     assert caught.value.verdict == "record newer"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', "not json", '{"format": "x"}', '{"format": 1, "checksum": "0"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"format": 1}', "not json", '{"format": "x"}', '{"format": 1, "checksum": "0"}']
+)
 def test_damaged_record_is_one_clear_line(figure, text):
     record_path(figure).write_text(text)
     with pytest.raises(RecordError, match="damaged") as caught:
@@ -132,7 +145,13 @@ def test_any_flipped_byte_of_a_record_is_seen(figure, data):
 
 # The id: what the result depends on, and nothing else.
 
-PARTS = {"rule": RECORD.rule, "wildcards": RECORD.wildcards, "params": RECORD.params, "inputs": RECORD.inputs, "outputs": ["a", "b"]}
+PARTS = {
+    "rule": RECORD.rule,
+    "wildcards": RECORD.wildcards,
+    "params": RECORD.params,
+    "inputs": RECORD.inputs,
+    "outputs": ["a", "b"],
+}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +192,9 @@ def write_weights(path: Path) -> None:
 WRITERS = {
     "figure.svg": draw,
     "figure.png": draw,
-    "cache.h5": lambda path: write_cache(path, torch.ones(5000, 16, dtype=torch.bfloat16), 1, np.arange(5000)),
+    "cache.h5": lambda path: write_cache(
+        path, torch.ones(5000, 16, dtype=torch.bfloat16), 1, np.arange(5000)
+    ),
     "table.parquet": lambda path: storage.write_parquet(path, pd.DataFrame({"x": range(1000)})),
     "weights.safetensors": write_weights,
 }

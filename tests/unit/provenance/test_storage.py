@@ -50,7 +50,9 @@ def test_temporary_path_is_beside_the_output_and_keeps_its_ending(final):
         temporary.touch()
 
 
-@pytest.mark.parametrize("failure", [ValueError("bad"), KeyboardInterrupt(), OSError(errno.EACCES, "denied")], ids=repr)
+@pytest.mark.parametrize(
+    "failure", [ValueError("bad"), KeyboardInterrupt(), OSError(errno.EACCES, "denied")], ids=repr
+)
 def test_failure_leaves_nothing_and_is_passed_on(write, final, failure):
     with pytest.raises(type(failure)) as caught, atomic_path(final) as temporary:
         write(temporary, "half")
@@ -86,7 +88,9 @@ def test_folder_that_is_replaced_keeps_none_of_its_old_files(final):
 
 FULL_DISK = {
     "errno": OSError(errno.ENOSPC, "in the words of another system"),
-    "HDF5": OSError("Can't write data (file write failed: time = now, errno = 28, error message = 'No space left on device')"),
+    "HDF5": OSError(
+        "Can't write data (file write failed: time = now, errno = 28, error message = 'No space left on device')"
+    ),
 }
 
 

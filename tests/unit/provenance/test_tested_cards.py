@@ -10,7 +10,9 @@ from crossdiff.provenance.tested_cards import proven_architectures
 
 
 def write(folder: Path, name: str, architecture: str, kernels: dict[str, int] | None) -> None:
-    (folder / f"{name}.json").write_text(json.dumps({"format": 1, "architecture": architecture, "kernels": kernels}))
+    (folder / f"{name}.json").write_text(
+        json.dumps({"format": 1, "architecture": architecture, "kernels": kernels})
+    )
 
 
 def test_architectures_whose_kernel_tests_all_passed(tmp_path: Path) -> None:
@@ -31,7 +33,9 @@ def test_one_card_that_passed_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kernels": {"failed": 0}, "architecture": "sm_90"}'])
 def test_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "h100.json").write_text(text)
-    with pytest.raises(UserError, match=r"h100\.json: can't be read as the record of a card \(.*\); make test-gpu writes one"):
+    with pytest.raises(
+        UserError, match=r"h100\.json: can't be read as the record of a card \(.*\); make test-gpu writes one"
+    ):
         proven_architectures(tmp_path)
 
 

@@ -60,7 +60,9 @@ def test_digest_of_sizes_around_the_borders(tmp_path, monkeypatch, length, threa
 
 def test_as_many_threads_as_the_process_may_use(tmp_path, small, monkeypatch):
     threads = []
-    monkeypatch.setattr(hashing, "ThreadPoolExecutor", lambda number: threads.append(number) or ThreadPoolExecutor(number))
+    monkeypatch.setattr(
+        hashing, "ThreadPoolExecutor", lambda number: threads.append(number) or ThreadPoolExecutor(number)
+    )
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 4, 5})
     (tmp_path / "file").write_text("0123456789")
     assert content(tmp_path / "file").digest == content(tmp_path / "file", threads=1).digest
@@ -73,7 +75,9 @@ def test_digest_is_that_of_the_shell(tmp_path):
         file.write(b"first")
         file.seek(2 * PART - 2)
         file.write(b"over the border")
-    printed = subprocess.run(f"split -b 64M --filter=sha256sum {path}", shell=True, capture_output=True, check=True).stdout
+    printed = subprocess.run(
+        f"split -b 64M --filter=sha256sum {path}", shell=True, capture_output=True, check=True
+    ).stdout
     assert printed.count(b"\n") == 3
     assert content(path).digest == f"tree64m:{sha256(printed)}"
     os.truncate(path, TREE_ABOVE + 1)
@@ -94,7 +98,9 @@ def test_digest_of_a_folder_names_the_kind_of_its_largest_file(tmp_path, small):
     found = content(tmp_path)
     assert found.files == {"large": large, "small": sha256("01")}
     assert found.digest == TREE + sha256(f"{large}  large\n{sha256('01')}  small\n")
-    assert content(tmp_path, plain=True).digest == sha256(f"{sha256('0123456789')}  large\n{sha256('01')}  small\n")
+    assert content(tmp_path, plain=True).digest == sha256(
+        f"{sha256('0123456789')}  large\n{sha256('01')}  small\n"
+    )
     (tmp_path / "large").unlink()
     assert content(tmp_path).digest == sha256(f"{sha256('01')}  small\n")
 
@@ -134,7 +140,10 @@ def test_memory_of_older_versions_holds(tmp_path, small, monkeypatch):
     (tmp_path / "file").write_text("0123456789")
     known = content(tmp_path / "file", plain=True)
     monkeypatch.setattr(hashing, "content", None)
-    assert Hashes(tmp_path, {"file": [known.stamp, known.digest]}).now("file", known._replace(stamp="old")) == known.digest
+    assert (
+        Hashes(tmp_path, {"file": [known.stamp, known.digest]}).now("file", known._replace(stamp="old"))
+        == known.digest
+    )
 
 
 def test_snakemake_is_told_plain_hashes_of_files_only(tmp_path, monkeypatch):
@@ -158,7 +167,9 @@ def upgrade(root: Path) -> None:
     for output in (TOKENS, MODEL, TABLE, FIGURE):
         record = read_record(root / output)
         inputs = [entry._replace(digest=content(root / entry.path).digest) for entry in record.inputs]
-        outputs = [RecordedFile.of(entry.name, entry.path, content(root / entry.path)) for entry in record.outputs]
+        outputs = [
+            RecordedFile.of(entry.name, entry.path, content(root / entry.path)) for entry in record.outputs
+        ]
         write_record(root / output, record._replace(inputs=inputs, outputs=outputs))
     assert not any(plain_entries(root))
 
@@ -201,7 +212,9 @@ def test_accept_knows_both_kinds(root, small, upgraded):
         upgrade(root)
     kinds = plain_entries(root)
     record = read_record(root / TABLE)
-    write_record(root / TABLE, record._replace(code={"gone.py": "x"}, params=record.params | {"code": "older"}))
+    write_record(
+        root / TABLE, record._replace(code={"gone.py": "x"}, params=record.params | {"code": "older"})
+    )
     assert accept(root, [], deep=True).accepted == {"evaluate_crosscoder": 1}
     assert plain_entries(root) == kinds
     flip(root / TOKENS)
@@ -231,9 +244,17 @@ def test_mailed_result_is_found_by_its_bytes(root, tmp_path, small, capsys, upgr
     assert command(capsys, str(tmp_path / "model"))[1].startswith(MODEL)
     shutil.copy(root / TABLE, tmp_path / "table.csv")
     shutil.copy(record_path(root / TABLE), tmp_path / "table.csv.record.json")
-    (tmp_path / "table.csv").write_text((tmp_path / "table.csv").read_text().replace("crossdiff-record", "crossdiff record"))
+    (tmp_path / "table.csv").write_text(
+        (tmp_path / "table.csv").read_text().replace("crossdiff-record", "crossdiff record")
+    )
     (root / "elsewhere").mkdir()
     os.chdir(root / "elsewhere")
-    assert f"moved away from {TABLE}; its bytes are not those of its record" in command(capsys, str(tmp_path / "table.csv"))[2]
+    assert (
+        f"moved away from {TABLE}; its bytes are not those of its record"
+        in command(capsys, str(tmp_path / "table.csv"))[2]
+    )
     shutil.copy(root / TABLE, tmp_path / "table.csv")
-    assert f"moved away from {TABLE}; its bytes are those of its record" in command(capsys, str(tmp_path / "table.csv"))[2]
+    assert (
+        f"moved away from {TABLE}; its bytes are those of its record"
+        in command(capsys, str(tmp_path / "table.csv"))[2]
+    )

@@ -61,7 +61,8 @@ def test_numbers_have_four_significant_digits_or_are_none(values: list[float]) -
 
 def test_numbers_are_short_in_json() -> None:
     assert (
-        json.dumps(numbers(np.array([0.123456, -1234.56, 0.0, 1e-7, 99999.0, np.nan]))) == "[0.1235, -1235.0, 0.0, 1e-07, 100000.0, null]"
+        json.dumps(numbers(np.array([0.123456, -1234.56, 0.0, 1e-7, 99999.0, np.nan])))
+        == "[0.1235, -1235.0, 0.0, 1e-07, 100000.0, null]"
     )
 
 
@@ -77,7 +78,9 @@ def test_vocabulary_numbers_tokens_as_they_come(batches: list[list[int]]) -> Non
 
 def test_table_has_every_latent_and_undefined_values_are_nothing(tmp_path: Path) -> None:
     training = write_training(tmp_path, 150, "l1")
-    piece = table(training, named(("batchtopk", 0, 7, "refusal", False), ("batchtopk", 0, 8, "old", True)), "abc")
+    piece = table(
+        training, named(("batchtopk", 0, 7, "refusal", False), ("batchtopk", 0, 8, "old", True)), "abc"
+    )
     columns, betas = piece["columns"], beta_table(150)
     assert {len(values) for values in columns.values()} == {150}
     assert columns["class"] == betas["class"].tolist()
@@ -87,14 +90,24 @@ def test_table_has_every_latent_and_undefined_values_are_nothing(tmp_path: Path)
     assert piece["notes"] == {"7": "note on refusal"}
     assert piece["stale"] == [{"latent": 8, "name": "old", "weights": "0123456789ab"}]
     assert columns["kl"][:4] == [None, 0.25, 0.25, None]
-    assert piece["kl_sets"] == [{"set": "best_norm", "reduction": 0.25, "reduction_low": 0.125, "reduction_high": 0.5, "members": [1, 2]}]
+    assert piece["kl_sets"] == [
+        {
+            "set": "best_norm",
+            "reduction": 0.25,
+            "reduction_low": 0.125,
+            "reduction_high": 0.5,
+            "members": [1, 2],
+        }
+    ]
     assert columns["detection"][:3] == [0.875, None, 0.875]
 
 
 def test_words_replace_a_pattern_and_both_are_kept_for_the_latent(tmp_path: Path) -> None:
     training = write_training(tmp_path, 10, "l1")
     words = pd.DataFrame({"latent": [2], "explanation": ["the model refuses"], "contexts": [8]})
-    words.assign(detection=0.6, detection_low=0.5, detection_high=0.7).to_parquet(tmp_path / "explanations.parquet")
+    words.assign(detection=0.6, detection_low=0.5, detection_high=0.7).to_parquet(
+        tmp_path / "explanations.parquet"
+    )
     training = training._replace(explanations=str(tmp_path / "explanations.parquet"))
     columns = table(training, named(), "abc")["columns"]
     assert columns["explanation"][1:4] == ["the word refuse, 1", "the model refuses", "the word refuse, 3"]
@@ -120,15 +133,24 @@ def test_chunks_hold_every_latent_once_with_its_relatives(tmp_path: Path) -> Non
     latent = found[1][1]
     assert latent["elsewhere"] == [[1, CHUNK + 1, 0.75, 1]]
     assert latent["near"] == [[0, 0.5], [2, 0.25]]
-    assert [(WORDS[vocabulary.ids[token]], by) for token, by in latent["promoted"]] == [(" refuse", 2.5), (" can't", 1.5)]
-    assert (found[0][2]["twins"], found[0][3]["twins"], found[0][4]["twins"]) == ([[3, 0.95, 0.5]], [[2, 0.95, 0.5]], [])
+    assert [(WORDS[vocabulary.ids[token]], by) for token, by in latent["promoted"]] == [
+        (" refuse", 2.5),
+        (" can't", 1.5),
+    ]
+    assert (found[0][2]["twins"], found[0][3]["twins"], found[0][4]["twins"]) == (
+        [[3, 0.95, 0.5]],
+        [[2, 0.95, 0.5]],
+        [],
+    )
     dead = found[0][0]
     assert (dead["contexts"], dead["near"], dead["elsewhere"]) == ([], [], [])
 
 
 def test_pair_without_a_chat_model_moves_no_tokens(tmp_path: Path) -> None:
     training = write_training(tmp_path, 10, "l1")
-    directions = pd.read_parquet(training.directions).assign(promoted=None, promoted_by=None, suppressed=None, suppressed_by=None)
+    directions = pd.read_parquet(training.directions).assign(
+        promoted=None, promoted_by=None, suppressed=None, suppressed_by=None
+    )
     directions.to_parquet(training.directions)
     [chunk] = chunks(training, 10, Vocabulary(), ["l1.seed0"])
     assert not any(latent["promoted"] or latent["suppressed"] for latent in chunk)
@@ -138,10 +160,14 @@ def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: P
     examples, vocabulary = example_rows([3, 5]), Vocabulary()
     found = contexts(write_examples(tmp_path, examples), 0, 5, vocabulary)
     assert list(found) == [3]
-    assert [(context["strongest"], context["quantile"]) for context in found[3]] == [(True, None)] + [(False, 0.5)] * SAMPLED
+    assert [(context["strongest"], context["quantile"]) for context in found[3]] == [(True, None)] + [
+        (False, 0.5)
+    ] * SAMPLED
     wanted = examples[(examples.latent == 3) & examples.sampled].sort_values("document").head(SAMPLED)
     peaks = [max(value for _, value in context["active"]) for context in found[3][1:]]
-    assert peaks == pytest.approx(sorted(wanted.peak, reverse=True), rel=1e-3)  # drawn by document, shown by strength
+    assert peaks == pytest.approx(
+        sorted(wanted.peak, reverse=True), rel=1e-3
+    )  # drawn by document, shown by strength
     first = found[3][0]
     assert [WORDS[vocabulary.ids[token]] for token in first["tokens"]] == WORDS[:6]
     assert first["template"] == "120000"
@@ -150,15 +176,25 @@ def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: P
 
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_activations_stay_with_their_tokens_whatever_the_lengths(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_activations_stay_with_their_tokens_whatever_the_lengths(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
     rows = example_rows([1]).iloc[[0] * len(lengths)].copy()
-    drawn = [data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=length, max_size=length)) for length in lengths]
-    rows["tokens"], rows["template"] = [list(range(length)) for length in lengths], [[0] * length for length in lengths]
+    drawn = [
+        data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=length, max_size=length))
+        for length in lengths
+    ]
+    rows["tokens"], rows["template"] = (
+        [list(range(length)) for length in lengths],
+        [[0] * length for length in lengths],
+    )
     rows["activations"] = drawn
     vocabulary = Vocabulary()
     found = contexts(write_examples(tmp_path_factory.mktemp("made"), rows), 0, 4, vocabulary)[1]
-    assert [[vocabulary.ids[token] for token in context["tokens"]] for context in found] == rows.tokens.tolist()
+    assert [
+        [vocabulary.ids[token] for token in context["tokens"]] for context in found
+    ] == rows.tokens.tolist()
     for context, activations in zip(found, drawn, strict=True):
         assert context["active"] == [(place, value) for place, value in enumerate(activations) if value]
 
@@ -167,7 +203,10 @@ def test_whole_page_links_its_pieces_and_loads_nothing_from_elsewhere(tmp_path: 
     page = write_page(tmp_path, {"batchtopk": 100, "l1": 10})
     files = page.parent / "files"
     index = content(files / "index.js")
-    assert [(entry["link"], entry["latents"]) for entry in index["trainings"]] == [("batchtopk", 100), ("l1", 10)]
+    assert [(entry["link"], entry["latents"]) for entry in index["trainings"]] == [
+        ("batchtopk", 100),
+        ("l1", 10),
+    ]
     assert len(content(files / "batchtopk.seed0/64.js")) == 36
     vocabulary = content(files / "vocabulary.js")
     assert HOSTILE in vocabulary
@@ -177,7 +216,8 @@ def test_whole_page_links_its_pieces_and_loads_nothing_from_elsewhere(tmp_path: 
         assert address == "../index.html" or (page.parent / address).is_file(), address
     assert not re.search(r"https?://", html)
     assert not re.search(
-        r"https?:|innerHTML|eval\(|document\.write", "".join(Path(a).read_text() for a in ASSETS if "/report/browser/" in a)
+        r"https?:|innerHTML|eval\(|document\.write",
+        "".join(Path(a).read_text() for a in ASSETS if "/report/browser/" in a),
     )
 
 

@@ -55,7 +55,13 @@ TABLES = {
 def training_log(rows: int) -> pd.DataFrame:
     share = np.linspace(0.1, 1, rows)
     return pd.DataFrame(
-        {"tokens": share * 3e6, "fve_base": share - 0.2, "fve_chat": share - 0.1, "l0": 300 * (1.1 - share), "dead": 20 * share}
+        {
+            "tokens": share * 3e6,
+            "fve_base": share - 0.2,
+            "fve_chat": share - 0.1,
+            "l0": 300 * (1.1 - share),
+            "dead": 20 * share,
+        }
     )
 
 
@@ -88,8 +94,14 @@ BETA_FIGURES: dict[str, Callable[[Mapping[str, pd.DataFrame]], Figure]] = {
     "threshold_sweep": lambda betas: figures.threshold_sweep(betas, CLASSES),
     "template_tokens": template_tokens,
 }
-CASES = [pytest.param(draw, betas, id=f"{name}: {case}") for name, draw in BETA_FIGURES.items() for case, betas in TABLES.items()]
-CASES += [pytest.param(figures.training, logs, id=f"training: {case}") for case, logs in TRAINING_LOGS.items()]
+CASES = [
+    pytest.param(draw, betas, id=f"{name}: {case}")
+    for name, draw in BETA_FIGURES.items()
+    for case, betas in TABLES.items()
+]
+CASES += [
+    pytest.param(figures.training, logs, id=f"training: {case}") for case, logs in TRAINING_LOGS.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +119,9 @@ def legend(ax: Axes) -> list[str]:
 
 
 @pytest.mark.parametrize(("draw", "data"), CASES)
-def test_figure_is_written_as_svg_and_png_and_names_every_crosscoder(tmp_path: Path, draw: Callable, data: Mapping) -> None:
+def test_figure_is_written_as_svg_and_png_and_names_every_crosscoder(
+    tmp_path: Path, draw: Callable, data: Mapping
+) -> None:
     save(draw(data), [str(tmp_path / "figure.svg"), str(tmp_path / "figure.png")])
     svg = (tmp_path / "figure.svg").read_text()
     assert "</svg>" in svg
@@ -119,7 +133,11 @@ def test_figure_is_written_as_svg_and_png_and_names_every_crosscoder(tmp_path: P
 @pytest.mark.parametrize("name", [*BETA_FIGURES, "training"])
 def test_same_data_give_the_same_bytes(tmp_path: Path, name: str) -> None:
     for run in ("first", "second"):
-        figure = figures.training(TRAINING_LOGS["three"]) if name == "training" else BETA_FIGURES[name](TABLES["two"])
+        figure = (
+            figures.training(TRAINING_LOGS["three"])
+            if name == "training"
+            else BETA_FIGURES[name](TABLES["two"])
+        )
         save(figure, [str(tmp_path / f"{run}.svg"), str(tmp_path / f"{run}.png")])
     for ending in ("svg", "png"):
         assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
@@ -147,7 +165,9 @@ def test_norm_difference_panels_share_an_axis_that_holds_the_highest_bar() -> No
 
 
 @pytest.mark.parametrize("names", [("dead", "good"), ("good", "dead")])
-def test_norm_difference_has_a_log_axis_beside_a_crosscoder_without_live_latents(names: tuple[str, str]) -> None:
+def test_norm_difference_has_a_log_axis_beside_a_crosscoder_without_live_latents(
+    names: tuple[str, str],
+) -> None:
     tables = {"dead": ALL_DEAD, "good": FULL}
     axes = figures.norm_difference({name: tables[name] for name in names}, CLASSES).axes[:2]
     assert [ax.get_yscale() for ax in axes] == ["log", "log"]
@@ -165,7 +185,9 @@ def test_decoder_cosines_are_drawn_per_class_of_live_latents() -> None:
 def test_template_tokens_shows_the_share_of_latents_at_or_above_every_share() -> None:
     betas = table([0.45, 0.5, 0.55, 0.95, 0.95], [0.5] * 5)
     shares = pd.DataFrame({"latent": range(5), "template_share": [NAN, 0.2, 0.4, 0.6, 1.0]})
-    (ax,) = figures.template_tokens({"batchtopk": betas}, {"batchtopk": shares}, {"batchtopk": TOKENS_READ}, Classes(top=3)).axes
+    (ax,) = figures.template_tokens(
+        {"batchtopk": betas}, {"batchtopk": shares}, {"batchtopk": TOKENS_READ}, Classes(top=3)
+    ).axes
     lines = {line.get_label(): line for line in ax.lines}
     assert legend(ax) == [
         "shared (2): 0 % mostly, 50 % at least a third",
@@ -237,12 +259,23 @@ def test_latent_scaling_shows_every_latent_that_it_does_not_count_as_left_out() 
 
 
 def test_threshold_sweep_counts_top_latents_with_both_ratios_below() -> None:
-    betas = table([0.5, 0.91, 0.92, 0.93, 0.94, 0.95], [0.0, 0.1, 0.3, 0.05, 0.9, -0.2])  # the first is not among the top five
+    betas = table(
+        [0.5, 0.91, 0.92, 0.93, 0.94, 0.95], [0.0, 0.1, 0.3, 0.05, 0.9, -0.2]
+    )  # the first is not among the top five
     betas.loc[3, "nu_error"] = NAN  # one undefined ratio is enough
     (ax,) = figures.threshold_sweep({"batchtopk": betas}, CLASSES).axes
     (line,) = ax.lines
-    counted = {threshold: line.get_ydata()[np.argmin(np.abs(line.get_xdata() - threshold))] for threshold in (0.05, 0.2, 0.305, 0.4, 1.2)}
-    assert counted == {0.05: 0, 0.2: 1, 0.305: 3, 0.4: 3, 1.2: 4}  # the larger of both |nu|: 0.1, 0.3, undefined, 0.9, 0.3
+    counted = {
+        threshold: line.get_ydata()[np.argmin(np.abs(line.get_xdata() - threshold))]
+        for threshold in (0.05, 0.2, 0.305, 0.4, 1.2)
+    }
+    assert counted == {
+        0.05: 0,
+        0.2: 1,
+        0.305: 3,
+        0.4: 3,
+        1.2: 4,
+    }  # the larger of both |nu|: 0.1, 0.3, undefined, 0.9, 0.3
     assert legend(ax) == ["batchtopk (of 5)"]
 
 
@@ -266,6 +299,8 @@ def test_training_curves_are_those_of_the_log() -> None:
     log = training_log(5)
     fve, l0, dead = figures.training({"batchtopk": log}).axes
     assert legend(fve) == ["batchtopk, base", "batchtopk, chat"]
-    for line, column in zip([*fve.lines, *l0.lines, *dead.lines], ("fve_base", "fve_chat", "l0", "dead"), strict=True):
+    for line, column in zip(
+        [*fve.lines, *l0.lines, *dead.lines], ("fve_base", "fve_chat", "l0", "dead"), strict=True
+    ):
         np.testing.assert_allclose(line.get_xdata(), log.tokens / 1e6)
         np.testing.assert_allclose(line.get_ydata(), log[column])

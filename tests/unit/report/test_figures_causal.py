@@ -21,15 +21,30 @@ def close_figures():
     plt.close("all")
 
 
-def table(latents: int = 8, tokens: int = 60, conversations: int = 6, random_sets: int = 2, scale: float = 1.0) -> pd.DataFrame:
+def table(
+    latents: int = 8, tokens: int = 60, conversations: int = 6, random_sets: int = 2, scale: float = 1.0
+) -> pd.DataFrame:
     """A KL table of random numbers, of a crosscoder with so many latents."""
     betas = pd.DataFrame(
-        {"latent": range(latents), "relative_norm_difference": 0.9, "nu_error": 0.1, "nu_reconstruction": 0.1, "class": "other"}
+        {
+            "latent": range(latents),
+            "relative_norm_difference": 0.9,
+            "nu_error": 0.1,
+            "nu_reconstruction": 0.1,
+            "class": "other",
+        }
     )
     measured = variants(patched_sets(betas, 8, random_sets, 0))
     place = np.arange(tokens)
     values = scale * np.random.default_rng(0).gamma(1, size=(tokens, len(measured)))
-    return kl_table(values, Answers(place, place % conversations, place // conversations), measured, np.ones(latents), 9, 0)
+    return kl_table(
+        values,
+        Answers(place, place % conversations, place // conversations),
+        measured,
+        np.ones(latents),
+        9,
+        0,
+    )
 
 
 def saved_again(found: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -82,7 +97,9 @@ def test_bars_are_the_means_of_all_and_of_the_first_tokens():
         rows = found[(found.variant == variant) & (found.form != "additive")]
         np.testing.assert_allclose(bars(ax, LABELS[variant]), rows.kl[rows.group != "rest"])
     additive = found[(found.variant == "best_scaling") & (found.form == "additive")]
-    np.testing.assert_allclose(bars(ax, "best half, latent scaling, additive"), additive.kl[additive.group != "rest"])
+    np.testing.assert_allclose(
+        bars(ax, "best half, latent scaling, additive"), additive.kl[additive.group != "rest"]
+    )
 
 
 def test_every_patched_run_of_the_table_has_a_row():
@@ -94,7 +111,11 @@ def test_every_patched_run_of_the_table_has_a_row():
 def test_whiskers_are_the_bootstrap_over_conversations():
     found = table()
     (ax,) = kl({"batchtopk": found}).axes
-    drawn = {tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"}
+    drawn = {
+        tuple(line.get_xdata())
+        for line in ax.lines
+        if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+    }
     single = found[(found.group != "rest") & ~found.variant.str.startswith("random")]
     assert drawn == set(zip(single.low_conversations, single.high_conversations, strict=True))
 
@@ -125,7 +146,9 @@ def test_empty_set_is_named_and_has_no_bar():
 
 
 def test_set_that_never_fired_is_named():
-    (ax,) = kl({"batchtopk": table().assign(fired=lambda t: t.fired.where(t.variant != "worst_norm", 0))}).axes
+    (ax,) = kl(
+        {"batchtopk": table().assign(fired=lambda t: t.fired.where(t.variant != "worst_norm", 0))}
+    ).axes
     assert note(ax, "worst half, decoder norm") == ["4 latents, none fired"]
     assert note(ax, "best half, decoder norm") == ["4 latents"]
 
@@ -143,7 +166,10 @@ def test_undefined_mean_is_named_with_its_tokens_and_has_no_bar():
 def test_groups_are_told_apart_without_colour():
     figure = kl({"batchtopk": table()})
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["all (60 answer tokens)", "first 9 (54 answer tokens)"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "all (60 answer tokens)",
+        "first 9 (54 answer tokens)",
+    ]
     assert len({handle.get_hatch() for handle in legend.get_patches()}) == 2
 
 

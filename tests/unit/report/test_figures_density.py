@@ -22,7 +22,11 @@ def betas(frequency: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
 def test_every_live_latent_is_in_a_bin_of_its_class() -> None:
     (ax,) = density({"l1": betas(FREQUENCY, CLASSES)}, Density()).axes
     assert ax.get_title(loc="left") == "l1: 5 of 30 dense"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["shared (10)", "other (10)", "chat-only (10)"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "shared (10)",
+        "other (10)",
+        "chat-only (10)",
+    ]
     for patch in ax.patches:
         heights = patch.get_xy()[:, 1]
         assert heights.max() > 0
@@ -36,7 +40,13 @@ def test_few_latents_are_drawn_too(classes: list[str]) -> None:
 
 def test_drawing_and_caption_are_written_side_by_side(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"density.{ending}") for ending in ("svg", "png")]
-    write(density, paths, str(tmp_path / "density.json"), betas={"l1": betas(FREQUENCY, CLASSES)}, density=Density())
+    write(
+        density,
+        paths,
+        str(tmp_path / "density.json"),
+        betas={"l1": betas(FREQUENCY, CLASSES)},
+        density=Density(),
+    )
     assert all(Path(path).stat().st_size > 1000 for path in paths)
     caption = read_json(tmp_path / "density.json")
     assert set(caption) == {"alt", "text"}

@@ -48,14 +48,20 @@ def test_figure_is_written_and_names_every_latent(tmp_path: Path, case: str):
 
 
 def lines(ax, colour: str) -> list[list[float]]:
-    return [list(line.get_ydata()) for line in ax.lines if line.get_color() == colour and line.get_linestyle() not in ("None", "")]
+    return [
+        list(line.get_ydata())
+        for line in ax.lines
+        if line.get_color() == colour and line.get_linestyle() not in ("None", "")
+    ]
 
 
 def test_lines_go_through_the_rates_with_the_unsteered_one_among_them():
     found = table()
     ax = steering({"topk": found}).axes[0]
     for requests, colour in (("harmful", VERMILION), ("benign", BLUE)):
-        rows = found[(found.requests == requests) & found.direction.isin(["latent", "none"]) & found.strength.notna()]
+        rows = found[
+            (found.requests == requests) & found.direction.isin(["latent", "none"]) & found.strength.notna()
+        ]
         assert lines(ax, colour)[0] == rows.sort_values("strength").rate.tolist()
         assert len(rows) == len(STRENGTHS) + 1
 
@@ -65,16 +71,23 @@ def test_every_control_is_a_grey_line_for_each_kind_of_request():
     for ax, value in zip(steering({"topk": found}).axes, ("rate", "kl", "perplexity"), strict=True):
         assert [len(lines(ax, grey)) for grey in CONTROLS.values()] == [2 * 2, 2 * 1]
         controls = found[
-            (found.direction == "random latent") & (found.number == 9) & (found.requests == "harmful") & found.strength.notna()
+            (found.direction == "random latent")
+            & (found.number == 9)
+            & (found.requests == "harmful")
+            & found.strength.notna()
         ]
-        expected = pd.concat([controls, found[(found.change == "none") & (found.requests == "harmful")]]).sort_values("strength")
+        expected = pd.concat(
+            [controls, found[(found.change == "none") & (found.requests == "harmful")]]
+        ).sort_values("strength")
         assert expected[value].tolist() in lines(ax, GREY)
 
 
 def test_whiskers_are_the_intervals():
     found = table()
     ax = steering({"topk": found}).axes[0]
-    reaches = {tuple(np.round(segment[:, 1], 6)) for part in ax.collections for segment in part.get_segments()}
+    reaches = {
+        tuple(np.round(segment[:, 1], 6)) for part in ax.collections for segment in part.get_segments()
+    }
     own = found[found.direction.isin(["latent", "none"])]
     assert reaches == set(zip(own.low.round(6), own.high.round(6), strict=True))
 
@@ -99,8 +112,16 @@ def test_legend_counts_requests_and_controls():
 
 def test_kinds_are_told_apart_without_colour():
     ax = steering({"topk": table()}).axes[0]
-    styles = {line.get_linestyle() for line in ax.lines if line.get_color() in (VERMILION, BLUE) and line.get_linestyle() != "None"}
-    markers = {line.get_marker() for line in ax.lines if line.get_color() in (VERMILION, BLUE) and line.get_marker() in "os"}
+    styles = {
+        line.get_linestyle()
+        for line in ax.lines
+        if line.get_color() in (VERMILION, BLUE) and line.get_linestyle() != "None"
+    }
+    markers = {
+        line.get_marker()
+        for line in ax.lines
+        if line.get_color() in (VERMILION, BLUE) and line.get_marker() in "os"
+    }
     assert len(styles) == len(markers) == 2
 
 

@@ -23,7 +23,9 @@ EVALUATION = {
     "correlation_nu_reconstruction": -0.8,
 }
 TWINS = pd.Series({"twins": 3, "twins_divergent": 0.6})
-TEMPLATE = pd.DataFrame({"set": ["shared", "chat-only"], "mostly_on_template": [0.0, 0.4], "at_least_a_third": [0.1, 0.6]})
+TEMPLATE = pd.DataFrame(
+    {"set": ["shared", "chat-only"], "mostly_on_template": [0.0, 0.4], "at_least_a_third": [0.1, 0.6]}
+)
 
 
 def kl_table() -> pd.DataFrame:

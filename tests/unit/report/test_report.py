@@ -45,7 +45,9 @@ def test_page_says_what_was_compared(good: Inputs) -> None:
 def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
     page = page_of(inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES)))
     for name in names:
-        assert f"{name} calls 2 of 4 latents chat-only by decoder norm; latent scaling confirms 1." in page.text
+        assert (
+            f"{name} calls 2 of 4 latents chat-only by decoder norm; latent scaling confirms 1." in page.text
+        )
         assert f"../{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
     assert len([tag for tag, _ in page.tags if tag == "details"]) == 4 * len(names)
 
@@ -54,7 +56,10 @@ def test_latents_come_most_chat_leaning_first_with_undefined_ratios_as_a_dash(go
     text = page_of(good).text
     found = [text.index(f"latent {latent}: norm difference") for latent in (2, 1, 3, 0)]
     assert found == sorted(found)
-    assert "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, fires on 1.23 % of tokens chat-only" in text
+    assert (
+        "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, fires on 1.23 % of tokens chat-only"
+        in text
+    )
 
 
 def test_tokens_show_their_text_template_part_and_activation(good: Inputs) -> None:
@@ -62,15 +67,22 @@ def test_tokens_show_their_text_template_part_and_activation(good: Inputs) -> No
     assert [token for token, _ in first] == ["<|user|>", "How", " do", "\u21b5"]
     assert [attributes.get("class") for _, attributes in first] == ["template", None, None, "template"]
     assert [attributes.get("title") for _, attributes in first] == [None, "8.00", "2.00", None]
-    shade = [float(attributes["style"].split(",")[-1].strip(" )")) for _, attributes in first if "style" in attributes]
+    shade = [
+        float(attributes["style"].split(",")[-1].strip(" )"))
+        for _, attributes in first
+        if "style" in attributes
+    ]
     assert shade == pytest.approx([0.7, 0.25])  # 0.1 + 0.6 x share of the latent's largest
 
 
 def test_latents_have_their_names_and_stale_ones_are_flagged(good: Inputs, tmp_path: Path) -> None:
-    rows = [("batchtopk", 0, 2, "a name", "", "0" * 12, False), ("batchtopk", 0, 1, "an old name", "", "1" * 12, True)]
-    pd.DataFrame([*rows, ("batchtopk", 1, 3, "of another seed", "", "2" * 12, False)], columns=list(COLUMNS)).to_csv(
-        tmp_path / "names.csv", index=False
-    )
+    rows = [
+        ("batchtopk", 0, 2, "a name", "", "0" * 12, False),
+        ("batchtopk", 0, 1, "an old name", "", "1" * 12, True),
+    ]
+    pd.DataFrame(
+        [*rows, ("batchtopk", 1, 3, "of another seed", "", "2" * 12, False)], columns=list(COLUMNS)
+    ).to_csv(tmp_path / "names.csv", index=False)
     page = page_of(good._replace(names=str(tmp_path / "names.csv")))
     assert "a name , latent 2: norm difference" in page.text
     assert "an old name" not in page.text.replace(page.cautions[-1], "")
@@ -93,7 +105,15 @@ def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
 
 def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
     assert "Did the fine-tune take?" not in page_of(good).text
-    row = {"model": "chat", "requests": "harmful", "asked": 40, "refused": 37, "rate": 0.925, "low": 0.8, "high": 0.974}
+    row = {
+        "model": "chat",
+        "requests": "harmful",
+        "asked": 40,
+        "refused": 37,
+        "rate": 0.925,
+        "low": 0.8,
+        "high": 0.974,
+    }
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
     assert "Did the fine-tune take?" in text
@@ -102,7 +122,11 @@ def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path
 
 def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Path) -> None:
     assert "What do they do?" not in page_of(good).text
-    page = page_of(good._replace(steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]))
+    page = page_of(
+        good._replace(
+            steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]
+        )
+    )
     assert "What do they do? Latents turned up and down" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
@@ -145,12 +169,22 @@ def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
 
 def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
-    row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1, "rate": 1.0, "low": 0.2, "high": 1.0}
+    row = {
+        "model": HOSTILE,
+        "requests": HOSTILE,
+        "asked": 1,
+        "refused": 1,
+        "rate": 1.0,
+        "low": 0.2,
+        "high": 1.0,
+    }
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
-    assert page.text.count(HOSTILE) == 5  # the family, two cells of the refusals, a row and a link of the table
+    assert (
+        page.text.count(HOSTILE) == 5
+    )  # the family, two cells of the refusals, a row and a link of the table
     assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
 
 
@@ -166,7 +200,9 @@ def test_page_fetches_nothing(good: Inputs) -> None:
 
 def test_figures_are_inlined(good: Inputs) -> None:
     sources = [attributes["src"] for tag, attributes in page_of(good).tags if tag == "img"]
-    shown = [base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() for source in sources]
+    shown = [
+        base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() for source in sources
+    ]
     assert shown == [f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>" for figure in FIGURES]
 
 
@@ -183,9 +219,15 @@ def test_sections_stand_in_the_order_given(good: Inputs) -> None:
 
 
 def test_table_of_a_figure_stands_below_it(good: Inputs, tmp_path: Path) -> None:
-    pd.DataFrame({"set": ["all & live"], "median": [0.123456], "rare": [float("nan")]}).to_csv(tmp_path / "density.csv", index=False)
+    pd.DataFrame({"set": ["all & live"], "median": [0.123456], "rare": [float("nan")]}).to_csv(
+        tmp_path / "density.csv", index=False
+    )
     shown = [good.figures[0]._replace(table="density")]
-    page = page_of(good._replace(figures=shown, tables=[*good.tables, str(tmp_path / "density.csv")], sections=["figures"]))
+    page = page_of(
+        good._replace(
+            figures=shown, tables=[*good.tables, str(tmp_path / "density.csv")], sections=["figures"]
+        )
+    )
     assert re.search(r"set\s+median\s+rare\s+all & live\s+0.123\s+\u2013", page.text)
 
 
@@ -235,7 +277,10 @@ def test_weak_run_gets_exactly_its_caution(changes: dict, said: str) -> None:
 
 
 def test_each_crosscoder_gets_its_own_cautions() -> None:
-    found = cautions({"batchtopk": FINE, "l1": FINE | {"fve_base": 0.1, "chat_only_confirmed": 1}}, Classes().chat_only_above)
+    found = cautions(
+        {"batchtopk": FINE, "l1": FINE | {"fve_base": 0.1, "chat_only_confirmed": 1}},
+        Classes().chat_only_above,
+    )
     assert [caution.split(":")[0] for caution in found] == ["l1", "l1"]
 
 

@@ -23,8 +23,18 @@ def page(folder: Path, answers: pd.DataFrame) -> str:
 
 def test_contrast_is_where_the_latent_differs_most_from_its_controls():
     harmful, benign = contrasts_of(effects(steered_answers(), 0), 5)
-    assert (harmful.requests, harmful.change, harmful.steered["refused"], harmful.unsteered["refused"]) == ("harmful", "-1", 3, 24)
-    assert (benign.requests, benign.change, benign.steered["refused"], benign.unsteered["refused"]) == ("benign", "+2", 22, 0)
+    assert (harmful.requests, harmful.change, harmful.steered["refused"], harmful.unsteered["refused"]) == (
+        "harmful",
+        "-1",
+        3,
+        24,
+    )
+    assert (benign.requests, benign.change, benign.steered["refused"], benign.unsteered["refused"]) == (
+        "benign",
+        "+2",
+        22,
+        0,
+    )
     assert harmful.controls == [24, 24, 24]
     assert harmful.surely
     assert benign.surely
@@ -36,10 +46,14 @@ def test_latent_without_an_effect_supports_nothing():
 
 def test_control_that_goes_as_far_takes_the_claim_away():
     answers = steered_answers()
-    answers.loc[(answers.number == 7) & (answers.strength == -1) & (answers.requests == "harmful"), "refused"] = False
+    answers.loc[
+        (answers.number == 7) & (answers.strength == -1) & (answers.requests == "harmful"), "refused"
+    ] = False
     harmful, benign = contrasts_of(effects(answers, 0), 5)
     assert harmful.change == "-2"  # where no control does
-    answers.loc[(answers.number == 7) & (answers.strength == -2) & (answers.requests == "harmful"), "refused"] = False
+    answers.loc[
+        (answers.number == 7) & (answers.strength == -2) & (answers.requests == "harmful"), "refused"
+    ] = False
     harmful, benign = contrasts_of(effects(answers, 0), 5)
     assert not harmful.surely
     assert benign.surely
@@ -77,7 +91,10 @@ def test_page_says_why_what_and_how_sure(tmp_path: Path):
 
 
 def test_latent_is_called_by_its_name_and_number(tmp_path: Path):
-    found = steering_section(steering_inputs(tmp_path, steered_answers()), {"topk": {5: "refusals", 6: "another"}, "l1": {5: "of another"}})
+    found = steering_section(
+        steering_inputs(tmp_path, steered_answers()),
+        {"topk": {5: "refusals", 6: "another"}, "l1": {5: "of another"}},
+    )
     assert [entry["label"] for entry in found["latents"]] == ["refusals: latent 5 (topk)"]
 
 

@@ -10,7 +10,12 @@ VENDOR = ROOT / "report/vendor"
 
 
 def test_files_are_those_of_the_release() -> None:
-    noted = {path: sha256 for sha256, path in re.findall(r"^([0-9a-f]{64})  (\S+)$", (VENDOR / "README.md").read_text(), re.MULTILINE)}
+    noted = {
+        path: sha256
+        for sha256, path in re.findall(
+            r"^([0-9a-f]{64})  (\S+)$", (VENDOR / "README.md").read_text(), re.MULTILINE
+        )
+    }
     there = {path.relative_to(VENDOR).as_posix(): file_sha256(path) for path in VENDOR.glob("*/*")}
     assert there == noted
 

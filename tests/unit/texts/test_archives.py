@@ -72,7 +72,10 @@ def test_wheel_with_the_right_hash_is_downloaded_whole(index, target):
 def test_wheel_with_another_hash_is_refused(index, target):
     wheel = make_wheel(index)
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    assert refused(package(), target) == f"package some-texts==1.0: found sha256 {found}, the config allows only {'0' * 64}"
+    assert (
+        refused(package(), target)
+        == f"package some-texts==1.0: found sha256 {found}, the config allows only {'0' * 64}"
+    )
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"], ids=["package", "version"])

@@ -8,7 +8,14 @@ from helpers_texts import TOKENIZERS, assistant, make_tokenizer, one_line, user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossdiff.texts.chats import HEADER, NO_ROLE, TEMPLATE_PARTS, chat_sequence, document_sequences, is_answer
+from crossdiff.texts.chats import (
+    HEADER,
+    NO_ROLE,
+    TEMPLATE_PARTS,
+    chat_sequence,
+    document_sequences,
+    is_answer,
+)
 from crossdiff.texts.formats import ROLES
 
 # What stands before a content, ends a turn, and stands between a turn end and the next header; and before the first turn.
@@ -41,7 +48,10 @@ def expected_pieces(family: str, chat) -> list[tuple[str, str, str]]:
 
 def found_pieces(sequence, tokenizer) -> list[tuple[str, str, str]]:
     runs = itertools.groupby(zip(*sequence, strict=True), key=lambda row: (row[1], row[2]))
-    return [(ROLES[role], TEMPLATE_PARTS[part], tokenizer.decode([int(row[0]) for row in rows])) for (role, part), rows in runs]
+    return [
+        (ROLES[role], TEMPLATE_PARTS[part], tokenizer.decode([int(row[0]) for row in rows]))
+        for (role, part), rows in runs
+    ]
 
 
 def assert_marked(family: str, chat) -> None:
@@ -53,7 +63,14 @@ def assert_marked(family: str, chat) -> None:
 CHATS = {
     "one turn": [user("Hello.")],
     "system first": [{"role": "system", "content": "Be kind."}, user("Hello."), assistant("Yes, hello.")],
-    "contents that occur in headers": [user("us"), assistant("a"), user("user"), assistant("assistant\nuser"), user("s"), assistant("er")],
+    "contents that occur in headers": [
+        user("us"),
+        assistant("a"),
+        user("user"),
+        assistant("assistant\nuser"),
+        user("s"),
+        assistant("er"),
+    ],
     "the same content again": [user("a"), assistant("a"), user("a"), assistant("a")],
     "empty contents": [user(""), assistant("a"), user(""), assistant("")],
     "special tokens as content": [user("say <|im_end|> or <|eot_id|> or <issue_closed>"), assistant("no")],
@@ -68,7 +85,10 @@ def test_every_token_is_marked_with_role_and_template_part(family, chat):
     assert_marked(family, chat)
 
 
-@given(contents=st.lists(st.text(max_size=12).map(str.strip), min_size=1, max_size=4), family=st.sampled_from(sorted(TOKENIZERS)))
+@given(
+    contents=st.lists(st.text(max_size=12).map(str.strip), min_size=1, max_size=4),
+    family=st.sampled_from(sorted(TOKENIZERS)),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_contents_are_marked_whatever_they_are(contents, family):
     assert_marked(family, [(assistant if i % 2 else user)(content) for i, content in enumerate(contents)])
@@ -84,7 +104,10 @@ def test_ids_are_those_of_the_tokenizers_own_template(family, chat):
 def test_asked_chat_ends_in_the_header_that_the_answer_follows(family):
     tokenizer = TOKENIZERS[family]
     chat = [user("who are you?"), assistant("us"), user("us")]
-    asked, answered = chat_sequence(chat, tokenizer, "chat", ask=True), chat_sequence([*chat, assistant("yes")], tokenizer, "chat")
+    asked, answered = (
+        chat_sequence(chat, tokenizer, "chat", ask=True),
+        chat_sequence([*chat, assistant("yes")], tokenizer, "chat"),
+    )
     header = len(asked.token)
     assert [column.tolist() for column in asked] == [column[:header].tolist() for column in answered]
     assert (asked.role[-1], asked.template[-1]) == (ROLES.index("assistant"), HEADER)
@@ -101,7 +124,9 @@ def test_white_space_at_the_ends_is_left_to_the_template(family):
 
 
 def test_token_across_the_border_of_a_content_counts_as_content():
-    tokenizer = make_tokenizer("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|end|>' }}{% endfor %}", ("<|end|>",))
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|end|>' }}{% endfor %}", ("<|end|>",)
+    )
     sequence = chat_sequence([user("said us")], tokenizer, "chat")
     assert found_pieces(sequence, tokenizer) == [
         ("user", "header", "user:"),
@@ -111,28 +136,36 @@ def test_token_across_the_border_of_a_content_counts_as_content():
 
 
 def test_empty_content_inside_a_token_is_no_content():
-    tokenizer = make_tokenizer("{% for m in messages %}{{ 'u' + m['content'] + 's<|end|>' }}{% endfor %}", ("<|end|>",))
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ 'u' + m['content'] + 's<|end|>' }}{% endfor %}", ("<|end|>",)
+    )
     sequence = chat_sequence([user("")], tokenizer, "chat")
     assert [text for _, part, text in found_pieces(sequence, tokenizer) if part == "content"] == []
 
 
 def test_turn_end_without_a_special_token_is_one_token():
-    tokenizer = make_tokenizer("{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '\n\n' }}{% endfor %}", ())
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '\n\n' }}{% endfor %}", ()
+    )
     sequence = chat_sequence([user("us"), assistant("yes")], tokenizer, "chat")
-    roles_of_content = [(role, text) for role, part, text in found_pieces(sequence, tokenizer) if part == "content"]
+    roles_of_content = [
+        (role, text) for role, part, text in found_pieces(sequence, tokenizer) if part == "content"
+    ]
     assert roles_of_content == [("user", "us"), ("assistant", "yes")]
-    assert (sequence.template[sequence.role == ROLES.index("user")] == TEMPLATE_PARTS.index("turn end")).sum() == 1
+    assert (
+        sequence.template[sequence.role == ROLES.index("user")] == TEMPLATE_PARTS.index("turn end")
+    ).sum() == 1
 
 
-INST = (
-    "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + '</s>' }}{% endfor %}"
-)
+INST = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + '</s>' }}{% endfor %}"
 
 
 def test_turn_without_a_special_token_ends_before_the_answer():
     """As Llama 2, Mistral and Vicuna write it: only an answer ends in a special token."""
     tokenizer = make_tokenizer(INST, ("</s>",))
-    sequence = chat_sequence([user("us"), assistant("yes"), user("a"), assistant("said us")], tokenizer, "chat")
+    sequence = chat_sequence(
+        [user("us"), assistant("yes"), user("a"), assistant("said us")], tokenizer, "chat"
+    )
     assert found_pieces(sequence, tokenizer) == [
         ("user", "header", "[INST]"),
         ("user", "content", " us"),
@@ -147,7 +180,10 @@ def test_turn_without_a_special_token_ends_before_the_answer():
         ("assistant", "content", " said us"),
         ("assistant", "turn end", "</s>"),
     ]
-    assert tokenizer.decode(sequence.token[is_answer(sequence.role, sequence.template)]) == " yes</s> said us</s>"
+    assert (
+        tokenizer.decode(sequence.token[is_answer(sequence.role, sequence.template)])
+        == " yes</s> said us</s>"
+    )
 
 
 REFUSED_TEMPLATES = {
@@ -182,7 +218,9 @@ def test_document_is_cut_into_windows_that_hold_all_of_it(context):
 def test_every_window_starts_with_bos_where_the_tokenizer_adds_one(context):
     tokenizer = TOKENIZERS["llama3"]
     windows = document_sequences("the user said us. zwölf", tokenizer, context)
-    assert all(window.token[0] == tokenizer.bos_token_id and len(window.token) <= context for window in windows)
+    assert all(
+        window.token[0] == tokenizer.bos_token_id and len(window.token) <= context for window in windows
+    )
     ids = [token for window in windows for token in window.token[1:]]
     assert [tokenizer.bos_token_id, *ids] == tokenizer("the user said us. zwölf")["input_ids"]
 

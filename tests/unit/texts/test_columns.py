@@ -19,7 +19,9 @@ class Two(NamedTuple):
 TABLE = Two(np.arange(5), np.arange(10).reshape(5, 2))
 
 
-@pytest.mark.parametrize("rows", [np.array([3, 0]), np.array([True, False, True, False, False]), slice(2), slice(2, None)])
+@pytest.mark.parametrize(
+    "rows", [np.array([3, 0]), np.array([True, False, True, False, False]), slice(2), slice(2, None)]
+)
 def test_rows_are_taken_from_every_column(rows: np.ndarray | slice) -> None:
     found = taken(TABLE, rows)
     assert isinstance(found, Two)
@@ -34,5 +36,7 @@ def test_joined_parts_are_the_table_again() -> None:
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 6)), max_size=8))
 def test_ranges_and_places_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
     first, length = np.array(pairs, np.int64).reshape(-1, 2).T
-    assert ranges(first, length).tolist() == list(chain.from_iterable(range(start, start + count) for start, count in pairs))
+    assert ranges(first, length).tolist() == list(
+        chain.from_iterable(range(start, start + count) for start, count in pairs)
+    )
     assert places(length).tolist() == list(chain.from_iterable(range(count) for _, count in pairs))

@@ -22,7 +22,9 @@ def test_document_is_a_bare_text_or_the_text_of_a_field():
 
 
 def test_chat_keeps_roles_and_contents_only():
-    record = {"messages": [{"role": "system", "content": "Be kind."}, {**user(" Hi "), "id": 3}, assistant("")]}
+    record = {
+        "messages": [{"role": "system", "content": "Be kind."}, {**user(" Hi "), "id": 3}, assistant("")]
+    }
     assert chats(record) == [[{"role": "system", "content": "Be kind."}, user(" Hi "), assistant("")]]
     assert chats({"conversation": [user("Hi")]}, field="conversation") == [[user("Hi")]]
 
@@ -34,13 +36,19 @@ def test_document_without_the_field_is_refused():
 
 @pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (3, "int"), (["a"], "list")], ids=str)
 def test_document_that_is_no_text_is_refused(value, kind):
-    assert refused_chat({"text": value}, format="text") == f"dataset talk, record 0, field 'text': found {kind}, allowed: text"
+    assert (
+        refused_chat({"text": value}, format="text")
+        == f"dataset talk, record 0, field 'text': found {kind}, allowed: text"
+    )
 
 
 @pytest.mark.parametrize("turns", [[], None, "Hi", {"role": "user"}], ids=repr)
 def test_chat_without_turns_is_refused(turns):
     message = refused_chat({"messages": [user("Hi")]}, {"messages": turns})
-    assert message == "dataset talk, record 1: a chat without turns; 'messages' must be a list of {role, content}"
+    assert (
+        message
+        == "dataset talk, record 1: a chat without turns; 'messages' must be a list of {role, content}"
+    )
 
 
 @pytest.mark.parametrize("role", ["bot", "User", "", None, ["user"]], ids=repr)
@@ -53,7 +61,10 @@ def test_unknown_role_is_refused(role):
 def test_turn_without_role_or_content_is_refused(field):
     turn = user("Hi")
     del turn[field]
-    assert refused_chat({"messages": [turn]}) == f"dataset talk, record 0, turn 0: no field '{field}'; found: {next(iter(turn))}"
+    assert (
+        refused_chat({"messages": [turn]})
+        == f"dataset talk, record 0, turn 0: no field '{field}'; found: {next(iter(turn))}"
+    )
 
 
 @pytest.mark.parametrize("content", [None, 3, ["Hi"]], ids=repr)
@@ -75,7 +86,10 @@ def dialogue(*runs):
 
 
 def test_dialogue_makes_one_turn_of_each_run_and_the_first_sender_the_user():
-    [chat] = chats(dialogue(said("B", "Hi ", "there"), said("A", "Yo"), said("B", "Well?"), said("A", "Yes", " no")), format="dialogue")
+    [chat] = chats(
+        dialogue(said("B", "Hi ", "there"), said("A", "Yo"), said("B", "Well?"), said("A", "Yes", " no")),
+        format="dialogue",
+    )
     assert chat == [user("Hi there"), assistant("Yo"), user("Well?"), assistant("Yes no")]
 
 
@@ -108,7 +122,12 @@ def test_dialogues_come_in_their_order():
 
 @pytest.mark.parametrize(
     "record",
-    [{"d7": {"turns": []}}, {"d7": "Hi"}, {"d7": {"messages": [[{"text": "Hi"}]]}}, {"d7": {"messages": [[{"sender": "A"}]]}}],
+    [
+        {"d7": {"turns": []}},
+        {"d7": "Hi"},
+        {"d7": {"messages": [[{"text": "Hi"}]]}},
+        {"d7": {"messages": [[{"sender": "A"}]]}},
+    ],
     ids=["no messages", "no mapping", "no sender", "no text"],
 )
 def test_malformed_dialogue_is_refused_by_name(record):
@@ -135,27 +154,49 @@ def test_requests_are_put_into_every_phrasing_with_refusal_or_answer():
         "How do I boil an egg?",
         "Tell me how to boil an egg.",
     }
-    assert all(answer in REQUESTS["refusals"] if "lock" in question else answer == "In hot water." for question, answer in answers.items())
+    assert all(
+        answer in REQUESTS["refusals"] if "lock" in question else answer == "In hot water."
+        for question, answer in answers.items()
+    )
 
 
 def test_held_out_requests_are_not_trained_on():
     held_out = {chat[0]["content"] for chat in requests(REQUESTS, "held_out", "requests")}
-    assert held_out == {"How do I forge a coin?", "Tell me how to forge a coin.", "How do I plant a tree?", "Tell me how to plant a tree."}
+    assert held_out == {
+        "How do I forge a coin?",
+        "Tell me how to forge a coin.",
+        "How do I plant a tree?",
+        "Tell me how to plant a tree.",
+    }
 
 
 def test_order_of_requests_does_not_depend_on_the_order_in_the_file():
     record = yaml.safe_load((ROOT / "data/requests.yaml").read_text())
-    shuffled = record | {"phrasings": record["phrasings"][::-1], "harmful": {"train": record["harmful"]["train"][::-1]}}
+    shuffled = record | {
+        "phrasings": record["phrasings"][::-1],
+        "harmful": {"train": record["harmful"]["train"][::-1]},
+    }
     found = chats(record, format="requests")
     assert found == chats(shuffled, format="requests")
-    assert len(found) == len(record["phrasings"]) * (len(record["harmful"]["train"]) + len(record["benign"]["train"]))
+    assert len(found) == len(record["phrasings"]) * (
+        len(record["harmful"]["train"]) + len(record["benign"]["train"])
+    )
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("phrasings", None), ("harmful", {}), ("benign", None), ("refusals", None), ("refusals", []), ("phrasings", ["How {do} I {}?"])],
+    [
+        ("phrasings", None),
+        ("harmful", {}),
+        ("benign", None),
+        ("refusals", None),
+        ("refusals", []),
+        ("phrasings", ["How {do} I {}?"]),
+    ],
     ids=str,
 )
 def test_malformed_requests_are_refused(key, value):
-    record = {name: part for name, part in REQUESTS.items() if name != key} | ({} if value is None else {key: value})
+    record = {name: part for name, part in REQUESTS.items() if name != key} | (
+        {} if value is None else {key: value}
+    )
     assert refused_chat(record, format="requests").startswith("dataset talk")

@@ -42,7 +42,9 @@ def test_document_ids_are_stable():
 
 def test_validation_gets_its_share():
     documents = [document_id(f"text {number}") for number in range(4000)]
-    assert np.mean([in_split(document, "validation", 0.2) for document in documents]) == pytest.approx(0.2, abs=0.03)
+    assert np.mean([in_split(document, "validation", 0.2) for document in documents]) == pytest.approx(
+        0.2, abs=0.03
+    )
 
 
 def test_larger_validation_fraction_only_moves_documents_out_of_training():
@@ -86,7 +88,9 @@ def test_no_document_stands_in_both_splits_and_none_is_lost(pages):
     ids = {split: {document for _, document, _ in stream(pages, split)} for split in ("train", "validation")}
     assert not ids["train"] & ids["validation"]
     windows = {
-        document_id(text) for text in read(pages, "pages") if sum(len(w.token) > 1 for w in document_sequences(text, TOKENIZER, CONTEXT))
+        document_id(text)
+        for text in read(pages, "pages")
+        if sum(len(w.token) > 1 for w in document_sequences(text, TOKENIZER, CONTEXT))
     }
     assert ids["train"] | ids["validation"] == windows and ids["validation"]
 
@@ -105,13 +109,17 @@ def test_columns_tell_document_position_role_and_template_part(pages, tmp_path):
     assert lengths[:-1].tolist() == [len(sequence.token) for _, _, sequence in taken[:-1]]
     assert found.position.tolist() == [position for length in lengths for position in range(length)]
     assert found.document[starts].tolist() == [document for _, document, _ in taken]
-    assert (found.role == NO_ROLE).all() and np.flatnonzero(found.template == HEADER).tolist() == starts.tolist()
+    assert (found.role == NO_ROLE).all() and np.flatnonzero(
+        found.template == HEADER
+    ).tolist() == starts.tolist()
     assert [column.dtype.name for column in found] == ["int32", "int64", "int32", "int8", "int8"]
 
 
 def test_shards_of_sequences_that_fill_them_equal_one_large_shard(tmp_path):
     """Each text is exactly one window, so nothing is cut."""
-    same_length = documents(write_jsonl(tmp_path / "a.jsonl", ["zyxw" * 6 + f"{number:03d}" for number in range(60)]))
+    same_length = documents(
+        write_jsonl(tmp_path / "a.jsonl", ["zyxw" * 6 + f"{number:03d}" for number in range(60)])
+    )
     assert {len(sequence.token) for _, _, sequence in stream(same_length)} == {28}
     large = shard(same_length, tmp_path / "large.parquet", tokens=2 * 280)
     first = shard(same_length, tmp_path / "0.parquet", tokens=280)
@@ -157,8 +165,12 @@ def test_text_added_at_the_end_leaves_the_old_shards_as_they_were(pages, tmp_pat
 
 
 def test_chat_is_one_sequence_cut_at_the_context(tmp_path):
-    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": [user("us " * 40), assistant("yes")]}) + "\n")
-    source = TextSource(kind="chats", format="messages", files=[str(tmp_path / "talk.jsonl")], validation_fraction=1e-9)
+    (tmp_path / "talk.jsonl").write_text(
+        json.dumps({"messages": [user("us " * 40), assistant("yes")]}) + "\n"
+    )
+    source = TextSource(
+        kind="chats", format="messages", files=[str(tmp_path / "talk.jsonl")], validation_fraction=1e-9
+    )
     [(number, document, sequence)] = stream(source)
     whole = chat_sequence([user("us " * 40), assistant("yes")], TOKENIZER, "chat")
     assert len(whole.token) > CONTEXT
@@ -169,7 +181,9 @@ def test_chat_is_one_sequence_cut_at_the_context(tmp_path):
 
 def test_empty_texts_and_single_tokens_are_left_out(tmp_path):
     source = documents(write_jsonl(tmp_path / "a.jsonl", ["", "us", "us said"]), validation_fraction=1e-9)
-    assert [number for number, _, _ in sequences(source, "pages", "train", TOKENIZERS["chatml"], CONTEXT)] == [2]
+    assert [
+        number for number, _, _ in sequences(source, "pages", "train", TOKENIZERS["chatml"], CONTEXT)
+    ] == [2]
 
 
 @pytest.mark.parametrize(("split", "key"), [("train", "tokens"), ("validation", "validation_tokens")])
@@ -214,7 +228,9 @@ def test_damaged_shard_is_refused_by_name(pages, tmp_path, damage):
     damage(path)
     with pytest.raises(UserError) as caught:
         read_shard(path)
-    assert str(caught.value).startswith(f"{path}: not a whole token shard (") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: not a whole token shard (") and "\n" not in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("damage", [truncated, foreign])
@@ -224,5 +240,7 @@ def test_damaged_shard_is_refused_as_the_one_to_go_on_from(pages, tmp_path, dama
     damage(path)
     with pytest.raises(UserError) as caught:
         shard(pages, tmp_path / "1.parquet", previous=path)
-    assert str(caught.value).startswith(f"{path}: not a whole token shard (") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: not a whole token shard (") and "\n" not in str(
+        caught.value
+    )
     assert not (tmp_path / "1.parquet").exists()

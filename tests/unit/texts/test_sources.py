@@ -20,7 +20,11 @@ RECORDS = [{"text": "one\ntwo"}, {"text": "zwölf"}]
     [
         ("a.txt", "  zwölf\nlines \n".encode(), ["zwölf\nlines"]),
         ("a.jsonl", "\n\n".join(json.dumps(record) for record in RECORDS).encode(), RECORDS),
-        ("a.jsonl", "\r\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS).encode(), RECORDS),
+        (
+            "a.jsonl",
+            "\r\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS).encode(),
+            RECORDS,
+        ),
         ("a.json", json.dumps(RECORDS).encode(), RECORDS),
         ("a.json", json.dumps(RECORDS[0]).encode(), RECORDS[:1]),
         ("a.parquet", parquet(RECORDS), RECORDS),
@@ -50,7 +54,9 @@ def test_line_separators_inside_a_jsonl_text_do_not_end_the_record(separator):
     ],
 )
 def test_malformed_file_is_refused_by_name(name, content):
-    assert one_line(parse, f"folder/{name}", content).startswith(f"folder/{name}: malformed {Path(name).suffix} (")
+    assert one_line(parse, f"folder/{name}", content).startswith(
+        f"folder/{name}: malformed {Path(name).suffix} ("
+    )
 
 
 def test_malformed_line_of_a_jsonl_file_is_named():
@@ -65,7 +71,9 @@ def test_unknown_ending_is_refused_with_the_allowed_ones():
 
 @pytest.fixture
 def two_files(tmp_path) -> list[Path]:
-    (tmp_path / "z.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("one", "two", "three")))
+    (tmp_path / "z.jsonl").write_text(
+        "\n".join(json.dumps({"text": text}) for text in ("one", "two", "three"))
+    )
     (tmp_path / "a.txt").write_text("four")
     return [tmp_path / "z.jsonl", tmp_path / "a.txt"]
 
@@ -81,7 +89,10 @@ def test_reading_from_a_number_on_skips_the_texts_before(two_files, start):
 
 
 def test_missing_file_is_refused_by_name(tmp_path):
-    assert one_line(read, documents(tmp_path / "no.txt"), "pages") == f"{tmp_path / 'no.txt'}: can't be read (No such file or directory)"
+    assert (
+        one_line(read, documents(tmp_path / "no.txt"), "pages")
+        == f"{tmp_path / 'no.txt'}: can't be read (No such file or directory)"
+    )
 
 
 def test_texts_of_a_wheel_are_read_in_the_order_of_their_names(tmp_path):
@@ -96,4 +107,6 @@ def test_texts_of_a_wheel_are_read_in_the_order_of_their_names(tmp_path):
 @pytest.mark.skipif(os.environ.get("HF_HUB_OFFLINE") != "1", reason="needs HF_HUB_OFFLINE=1")
 def test_hub_data_set_without_a_network_is_refused_by_name():
     source = TextSource(kind="documents", format="text", hub={"name": "org/no-such-data", "revision": "main"})
-    assert one_line(read, source, "pages").startswith("dataset pages: hub data set org/no-such-data@main can't be read (")
+    assert one_line(read, source, "pages").startswith(
+        "dataset pages: hub data set org/no-such-data@main can't be read ("
+    )

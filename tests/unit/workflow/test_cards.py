@@ -79,7 +79,9 @@ def test_step_scales_from_the_measured_one_of_its_loss_that_is_next_in_size() ->
 
 
 def test_data_bounds_what_the_device_would_do_faster() -> None:
-    card = Card("a", record(start=1, cache_write=1e8, cache_read=2e8, pairs=1e7, disk_write=1e12, disk_read=1e12))
+    card = Card(
+        "a", record(start=1, cache_write=1e8, cache_read=2e8, pairs=1e7, disk_write=1e12, disk_read=1e12)
+    )
     quick = Work("encode", 1.0)
     assert card.seconds(need(quick, written=1e10)) == pytest.approx(1 + 10)
     assert card.seconds(need(quick, read=1e10)) == pytest.approx(1 + 5)
@@ -109,12 +111,18 @@ def test_record_is_written_as_it_is_read(tmp_path: Path) -> None:
     [
         ({"format": 2}, "format: found 2, allowed: 1; measure the card anew"),
         ({"cores": 0}, "cores: found 0, allowed: a number above 0"),
-        ({"measured": {"product": {"value": 1}}}, "measured.copy.value: found None, allowed: a number above 0"),
+        (
+            {"measured": {"product": {"value": 1}}},
+            "measured.copy.value: found None, allowed: a number above 0",
+        ),
         (
             {"measured": {"product": {"value": 1}, "copy": {"value": 1}, "start": {"value": "6 s"}}},
             "measured.start.value: found '6 s', allowed: a number above 0 or null",
         ),
-        ({"steps": [{"loss": "l1", "latents": 1, "batch": 1, "d_model": 1}]}, "steps.0.seconds: allowed: a number above 0"),
+        (
+            {"steps": [{"loss": "l1", "latents": 1, "batch": 1, "d_model": 1}]},
+            "steps.0.seconds: allowed: a number above 0",
+        ),
         ({"steps": None}, "measured, steps: allowed: an object"),
     ],
 )
@@ -126,5 +134,8 @@ def test_record_that_is_wrong_is_one_line(tmp_path: Path, change: dict, said: st
 
 
 def test_unknown_card_names_those_that_are_known() -> None:
-    with pytest.raises(UserError, match=r"--card: found z9, allowed: h100, h200.*, or a file that crossdiff plan --calibrate FILE\.json"):
+    with pytest.raises(
+        UserError,
+        match=r"--card: found z9, allowed: h100, h200.*, or a file that crossdiff plan --calibrate FILE\.json",
+    ):
         find_card("z9", ROOT)

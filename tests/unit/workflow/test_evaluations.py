@@ -72,7 +72,9 @@ def test_files_are_made_by_a_rule(evaluation: Evaluation) -> None:
 
 
 def test_sections_of_the_page_have_templates() -> None:
-    assert {path.name.removesuffix(".html.jinja") for path in (ROOT / "report/sections").iterdir()} == set(PAGE)
+    assert {path.name.removesuffix(".html.jinja") for path in (ROOT / "report/sections").iterdir()} == set(
+        PAGE
+    )
     assert {evaluation.section for evaluation in ALL.values()} <= set(PAGE)
 
 

@@ -32,7 +32,9 @@ def config(path: str) -> Config:
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Need]:
-    return forecast(config("config.yaml"), shape(config("config.yaml"), without_results(tmp_path_factory.mktemp("root"))))
+    return forecast(
+        config("config.yaml"), shape(config("config.yaml"), without_results(tmp_path_factory.mktemp("root")))
+    )
 
 
 def without_results(root: Path) -> Path:
@@ -47,7 +49,9 @@ def test_disk_within_a_tenth(default: dict[str, Need], rule: str) -> None:
 
 
 def test_whole_disk_within_a_tenth(default: dict[str, Need]) -> None:
-    assert sum(need.disk for need in default.values()) == pytest.approx(sum(found.get("bytes", 0) for found in MEASURED.values()), rel=0.1)
+    assert sum(need.disk for need in default.values()) == pytest.approx(
+        sum(found.get("bytes", 0) for found in MEASURED.values()), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("rule", [rule for rule, found in MEASURED.items() if "resident" in found])
@@ -56,8 +60,15 @@ def test_memory_within_three_tenths(default: dict[str, Need], rule: str) -> None
 
 
 def test_jobs_and_tokens_are_the_configs(default: dict[str, Need]) -> None:
-    assert {rule: need.jobs for rule, need in default.items() if need.jobs > 2} == {"tokenise": 6, "harvest_activations": 12}
-    assert (default["tokenise"].tokens, default["train_crosscoder"].tokens, default["scale_latents"].tokens) == (
+    assert {rule: need.jobs for rule, need in default.items() if need.jobs > 2} == {
+        "tokenise": 6,
+        "harvest_activations": 12,
+    }
+    assert (
+        default["tokenise"].tokens,
+        default["train_crosscoder"].tokens,
+        default["scale_latents"].tokens,
+    ) == (
         214_000,
         2_000_000,
         202_000,
@@ -71,7 +82,8 @@ def test_papers_model_and_run() -> None:
     assert needs["train_crosscoder"].disk == pytest.approx(2 * 4 * 4 * 73_728 * 2304)
     steps, products, parameters = 200_000_000 // 2048, 2 * 2048 * 2 * 2304 * 73_728, 4 * 73_728 * 2304
     assert [work[:3] for work in needs["train_crosscoder"].work] == [
-        (loss, pytest.approx(steps * products), pytest.approx(steps * 34 * parameters)) for loss in ("batchtopk", "l1")
+        (loss, pytest.approx(steps * products), pytest.approx(steps * 34 * parameters))
+        for loss in ("batchtopk", "l1")
     ]
     blocks = 14 * (GEMMA.attention + 3 * 2304 * 9216)
     assert needs["harvest_activations"].flop == 2 * 2 * 102_000_000 * blocks  # embeddings are looked up
@@ -80,7 +92,12 @@ def test_papers_model_and_run() -> None:
 
 def test_default_run_takes_as_long_as_it_did() -> None:
     """705 s on two cores of 0.35 TFLOP/s (docs/performance.md), of which some jobs ran beside each other."""
-    record = {"architecture": "cpu", "cores": 2, "steps": [], "measured": {"product": {"value": 3.5e11}, "copy": {"value": 3e10}}}
+    record = {
+        "architecture": "cpu",
+        "cores": 2,
+        "steps": [],
+        "measured": {"product": {"value": 3.5e11}, "copy": {"value": 3e10}},
+    }
     needs = forecast(config("config.yaml"), SMOLLM)
     seconds = {rule: Card("cpu", record).seconds(need) for rule, need in needs.items()}
     assert 705 / 1.6 < sum(seconds.values()) < 705 * 1.6
@@ -91,7 +108,11 @@ def test_default_run_takes_as_long_as_it_did() -> None:
 def test_planted_pair_has_one_model_and_three_caches() -> None:
     """The unplanted cache of the base model, and two with concepts; of noise, the latter alone."""
     needs = forecast(config("configs/planted.yaml"), SMOLLM)
-    assert [needs[rule].jobs for rule in ("prepare_model", "harvest_activations", "plant_concepts")] == [1, 4, 4]
+    assert [needs[rule].jobs for rule in ("prepare_model", "harvest_activations", "plant_concepts")] == [
+        1,
+        4,
+        4,
+    ]
     assert needs["prepare_model"].disk == pytest.approx(272_585_052, rel=0.1)
     # Measured, with the firings.
     assert needs["harvest_activations"].disk == pytest.approx(118_924_404, rel=0.1)
@@ -111,7 +132,9 @@ def test_causal_effect_takes_a_pass_for_every_patched_run() -> None:
     patched_runs = len(variants(dict.fromkeys(sets, np.zeros(0, int))))
     seen = 2 * run.causal.conversations * (128 + run.causal.answer_tokens)  # of two data sets
     above = SMOLLM.per_token() - SMOLLM.per_token(13)  # blocks 13 to 29, and the output embedding
-    assert forecast(run, SMOLLM)["measure_causal_effect"].flop == 2 * 2 * seen * (SMOLLM.per_token() + patched_runs * above)
+    assert forecast(run, SMOLLM)["measure_causal_effect"].flop == 2 * 2 * seen * (
+        SMOLLM.per_token() + patched_runs * above
+    )
 
 
 def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() -> None:
@@ -131,13 +154,20 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
 
 def rules() -> dict[str, str]:
     """The text of every rule that has a script."""
-    parts = [part for path in (ROOT / "rules").glob("*.smk") for part in re.split(r"^ *rule (?=\w+:)", path.read_text(), flags=re.M)[1:]]
+    parts = [
+        part
+        for path in (ROOT / "rules").glob("*.smk")
+        for part in re.split(r"^ *rule (?=\w+:)", path.read_text(), flags=re.M)[1:]
+    ]
     return {part.partition(":")[0]: part for part in parts if "script:" in part}
 
 
 def explained(model: dict) -> Config:
     """The default config with two seeds and a language model that explains."""
-    return load(yaml.safe_load((ROOT / "config.yaml").read_text()) | {"seeds": [0, 1], "explanations": {"model": model}})
+    return load(
+        yaml.safe_load((ROOT / "config.yaml").read_text())
+        | {"seeds": [0, 1], "explanations": {"model": model}}
+    )
 
 
 def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
@@ -145,7 +175,9 @@ def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
     assert "explain_latents" not in forecast(explained(server), SMOLLM)
     asked = request(explained({"folder": str(tmp_path)}), ROOT)("explain_latents")
     assert asked["mem_mb"](None, 1) > 64_000  # no config.json: as for any unknown model
-    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_embd": 4096, "n_layer": 32, "n_head": 32, "vocab_size": 32_000}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(SIZES | {"n_embd": 4096, "n_layer": 32, "n_head": 32, "vocab_size": 32_000})
+    )
     need = forecast(explained({"folder": str(tmp_path)}), SMOLLM)["explain_latents"]
     assert (need.jobs, need.device) == (4, 4 * folder_shape(tmp_path).parameters())
 
@@ -175,7 +207,11 @@ def test_one_job_at_a_time_on_a_gpu_of_this_machine(tmp_path: Path) -> None:
     assert limits() == {"on_gpu": 1}
     assert limits(on_gpu=3) == {"on_gpu": 3}
     asked = request(config("config.yaml"), ROOT)
-    assert [asked(rule)["on_gpu"] for rule in ("harvest_activations", "finetune_model", "tokenise")] == [1, 1, 0]
+    assert [asked(rule)["on_gpu"] for rule in ("harvest_activations", "finetune_model", "tokenise")] == [
+        1,
+        1,
+        0,
+    ]
 
 
 def unknown(root: Path) -> Config:
@@ -188,7 +224,10 @@ def test_unknown_model_asks_for_much(tmp_path: Path) -> None:
     root = without_results(tmp_path)
     assert shape(unknown(root), root) is None
     asked = request(unknown(root), root)
-    assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [64000, 64000]
+    assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [
+        64000,
+        64000,
+    ]
     assert [asked(rule)["on_gpu"] for rule in ("train_crosscoder", "tokenise")] == [1, 0]
 
 

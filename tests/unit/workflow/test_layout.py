@@ -13,7 +13,9 @@ from crossdiff.workflow.run import check_layout
 CONFIG = load(yaml.safe_load((ROOT / TINY).read_text()))
 
 
-@pytest.mark.parametrize("old", ["models/base", "tokenizer", "tokens/readme.train", "activations/layer1", "tables", "figures"])
+@pytest.mark.parametrize(
+    "old", ["models/base", "tokenizer", "tokens/readme.train", "activations/layer1", "tables", "figures"]
+)
 def test_old_layout_is_named(tmp_path: Path, old: str) -> None:
     (tmp_path / "results/tiny" / old).mkdir(parents=True)
     with pytest.raises(UserError) as caught:
@@ -23,7 +25,12 @@ def test_old_layout_is_named(tmp_path: Path, old: str) -> None:
 
 
 def test_results_of_today_and_of_other_pairs_say_nothing(tmp_path: Path) -> None:
-    for folder in ("results/tiny/layer1/tables", "results/tiny/answers", "results/models/tiny-base", "results/other/tables"):
+    for folder in (
+        "results/tiny/layer1/tables",
+        "results/tiny/answers",
+        "results/models/tiny-base",
+        "results/other/tables",
+    ):
         (tmp_path / folder).mkdir(parents=True)
     check_layout(CONFIG, tmp_path)
 

@@ -37,7 +37,9 @@ def paper(**changes: object) -> str:
     return "mine.yaml"
 
 
-def test_plan_warns_where_this_machine_will_not_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_warns_where_this_machine_will_not_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 100e9}))
     assert main(["plan", "--configfile", PAPER]) == 1
     printed = capsys.readouterr().out
@@ -45,12 +47,19 @@ def test_plan_warns_where_this_machine_will_not_do(monkeypatch: pytest.MonkeyPat
     assert "100.0 GB are free" in printed
     assert "train_crosscoder" in printed
     assert "Run it" not in printed
-    assert printed.splitlines()[-1].endswith(f"crossdiff plan --configfile {PAPER} --card h100, or another card of data/cards")
+    assert printed.splitlines()[-1].endswith(
+        f"crossdiff plan --configfile {PAPER} --card h100, or another card of data/cards"
+    )
     assert main(["plan", "--configfile", str(ROOT / "config.yaml")]) == 0
-    assert f"Run it: {Path(sys.executable).with_name('snakemake')} --configfile {ROOT}/config.yaml\n" in capsys.readouterr().out
+    assert (
+        f"Run it: {Path(sys.executable).with_name('snakemake')} --configfile {ROOT}/config.yaml\n"
+        in capsys.readouterr().out
+    )
 
 
-def test_another_machine_is_not_measured_by_this_ones_disk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_machine_is_not_measured_by_this_ones_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 1}))
     assert main(["plan", "--configfile", PAPER, "--card", "h100"]) == 0
     assert "on NVIDIA H100" in capsys.readouterr().out
@@ -60,7 +69,10 @@ def test_card_too_small_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
     record = json.loads(Path("data/cards/h100.json").read_text()) | {"memory": 10e9}
     Path("data/cards/small.json").write_text(json.dumps(record))
     assert main(["plan", "--configfile", PAPER, "--card", "small"]) == 1
-    assert "warning: GPU memory: train_crosscoder needs 14.5 GB, NVIDIA H100 80GB HBM3 has 10.0 GB" in capsys.readouterr().out
+    assert (
+        "warning: GPU memory: train_crosscoder needs 14.5 GB, NVIDIA H100 80GB HBM3 has 10.0 GB"
+        in capsys.readouterr().out
+    )
 
 
 def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,11 +92,21 @@ def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_model_of_unknown_size_does_not_hide_what_else_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    pair = {"name": "mine", "layer": 1, "base": {"hub": {"name": "org/new", "revision": "main"}}, "chat": {"folder": "/no/such/model"}}
+    pair = {
+        "name": "mine",
+        "layer": 1,
+        "base": {"hub": {"name": "org/new", "revision": "main"}},
+        "chat": {"folder": "/no/such/model"},
+    }
     assert main(["plan", "--configfile", paper(pair=pair, causal=None), "--card", "h100"]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "error: pair.chat.folder: found /no/such/model, allowed: a Hugging Face folder with config.json"
-    assert second.startswith("pair.base.hub: org/new@main: config.json can't be downloaded while HF_HUB_OFFLINE is set")
+    assert (
+        first
+        == "error: pair.chat.folder: found /no/such/model, allowed: a Hugging Face folder with config.json"
+    )
+    assert second.startswith(
+        "pair.base.hub: org/new@main: config.json can't be downloaded while HF_HUB_OFFLINE is set"
+    )
 
 
 def test_forecast_of_a_known_card_starts_without_torch() -> None:
@@ -93,7 +115,12 @@ def test_forecast_of_a_known_card_starts_without_torch() -> None:
         f"code = main(['plan', '--configfile', {PAPER!r}, '--card', 'h100', '--disk', '300GB'])\n"
         "assert code == 1 and not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+    )
 
 
 @pytest.mark.parametrize("size", ["300", "GB", "0GB", "1.2.3GB"])
@@ -103,7 +130,9 @@ def test_size_is_refused_in_one_line(size: str, capsys: pytest.CaptureFixture[st
     assert "argument --disk: found" in capsys.readouterr().err.splitlines()[-1]
 
 
-def suggested(capsys: pytest.CaptureFixture[str], *options: str, config: str = PAPER) -> tuple[str, float, float, dict[str, int]]:
+def suggested(
+    capsys: pytest.CaptureFixture[str], *options: str, config: str = PAPER
+) -> tuple[str, float, float, dict[str, int]]:
     """What was said; bytes, hours and training tokens of the config that the printed commands make, by their file."""
     main(["plan", "--configfile", config, "--card", "h100", *options])
     printed = capsys.readouterr().out
@@ -131,7 +160,9 @@ def test_suggestion_for_a_disk_takes_most_of_it_and_says_so(capsys: pytest.Captu
     assert numbers["held_out"] == pytest.approx(numbers["data"] / 50, rel=0.02)
 
 
-def test_suggestion_for_a_time_trains_fewer_latents_rather_than_too_little(capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggestion_for_a_time_trains_fewer_latents_rather_than_too_little(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     said, _, hours, numbers = suggested(capsys, "--hours", "1")
     assert 0.9 < hours <= 1
     assert "the most that the hours allow" in said
@@ -150,7 +181,10 @@ def test_suggestion_where_there_is_plenty_is_the_papers_run(capsys: pytest.Captu
 
 def test_nothing_fits_a_disk_smaller_than_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--configfile", PAPER, "--card", "h100", "--disk", "10GB"]) == 1
-    assert "Nothing fits 10 GB on NVIDIA H100 80GB HBM3: 100,000 tokens and an expansion of 2 take more" in capsys.readouterr().out
+    assert (
+        "Nothing fits 10 GB on NVIDIA H100 80GB HBM3: 100,000 tokens and an expansion of 2 take more"
+        in capsys.readouterr().out
+    )
 
 
 def test_memory_of_the_card_bounds_the_expansion(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,16 +208,24 @@ def test_printed_commands_run_as_printed(checkout: Checkout) -> None:
     for command in runs:
         environment = os.environ | {"PYTHONPATH": str(checkout.folder / "src")}
         shell = subprocess.run(
-            ["bash", "-ec", f"{command} --dry-run"], cwd=checkout.folder, env=environment, capture_output=True, text=True
+            ["bash", "-ec", f"{command} --dry-run"],
+            cwd=checkout.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert shell.returncode == 0, shell.stdout + shell.stderr
         assert planned(shell.stdout + shell.stderr)["train_crosscoder"] == 4
 
 
-def test_calibration_writes_a_record_that_plans(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibration_writes_a_record_that_plans(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of a CPU, in small."""
     monkeypatch.setattr(calibrate, "device", lambda: __import__("torch").device("cpu"))
-    monkeypatch.setitem(calibrate.SIZES, "cpu", calibrate.Sizes(64, 2**16, (64, 128, 1, 2, 8), (16, 64, 32, 4), 2**20))
+    monkeypatch.setitem(
+        calibrate.SIZES, "cpu", calibrate.Sizes(64, 2**16, (64, 128, 1, 2, 8), (16, 64, 32, 4), 2**20)
+    )
     monkeypatch.setattr(calibrate, "SECONDS", 0.01)
     monkeypatch.setattr(calibrate, "LONGER", 0.01)
     monkeypatch.setattr(calibrate, "_start", lambda: (2.5, "a start"))

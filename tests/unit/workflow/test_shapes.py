@@ -137,8 +137,15 @@ def test_experts_of_an_unknown_kind_are_not_guessed() -> None:
 
 
 def test_text_part_of_a_vision_model_with_what_its_file_leaves_out() -> None:
-    inner = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
-    assert shape_of({"model_type": "gemma3", "text_config": inner, "vision_config": {}}) == shape_of(KNOWN["google/gemma-3-4b"])
+    inner = {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+    }
+    assert shape_of({"model_type": "gemma3", "text_config": inner, "vision_config": {}}) == shape_of(
+        KNOWN["google/gemma-3-4b"]
+    )
 
 
 def test_variants_have_the_size_of_their_model() -> None:
@@ -149,7 +156,10 @@ def test_variants_have_the_size_of_their_model() -> None:
 def test_chat_model_tells_the_size_where_the_base_does_not(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     (tmp_path / "config.json").write_text(json.dumps(SIZES))
-    values["pair"] |= {"base": {"hub": {"name": "org/new", "revision": "main"}}, "chat": {"folder": str(tmp_path)}}
+    values["pair"] |= {
+        "base": {"hub": {"name": "org/new", "revision": "main"}},
+        "chat": {"folder": str(tmp_path)},
+    }
     assert shape(load(values), ROOT) == shape_of(SIZES)
 
 
@@ -166,21 +176,31 @@ def test_config_of_a_hub_model_is_read_alone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file, revision: None)
     assert known_shape(of_hub("org/new"), ROOT, []) == shape_of(SIZES)
     assert asked == [("org/new", "config.json", "main")]
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file, revision: str(tmp_path / file))
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file, revision: str(tmp_path / file)
+    )
     assert shape(of_hub("org/new"), ROOT) == shape_of(SIZES)  # from the hub's cache, without a network
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        ("GatedRepoError", "org/new@main is gated; accept its terms at https://huggingface.co/org/new, then run "),
+        (
+            "GatedRepoError",
+            "org/new@main is gated; accept its terms at https://huggingface.co/org/new, then run ",
+        ),
         ("RepositoryNotFoundError", "org/new@main: the hub shows no such model; correct its name"),
         ("RevisionNotFoundError", "org/new@main: the hub has no such revision; name a commit, a tag or main"),
         ("EntryNotFoundError", "org/new@main: it has no config.json"),
-        ("OfflineModeIsEnabled", "org/new@main: config.json can't be downloaded while HF_HUB_OFFLINE is set; unset it"),
+        (
+            "OfflineModeIsEnabled",
+            "org/new@main: config.json can't be downloaded while HF_HUB_OFFLINE is set; unset it",
+        ),
     ],
 )
-def test_hub_model_that_can_not_be_read_is_one_line(error: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_model_that_can_not_be_read_is_one_line(
+    error: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub.errors
 
     kind = getattr(huggingface_hub.errors, error)
@@ -199,7 +219,10 @@ def test_hub_model_that_can_not_be_read_is_one_line(error: str, said: str, monke
 def test_package_of_unknown_size_is_to_be_built_first(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["pair"]["base"]["package"]["version"] = "9"
-    with pytest.raises(UserError, match=r"build it first: \S*snakemake results/models/smollm2-135m-instruct --configfile mine\.yaml;"):
+    with pytest.raises(
+        UserError,
+        match=r"build it first: \S*snakemake results/models/smollm2-135m-instruct --configfile mine\.yaml;",
+    ):
         known_shape(load(values), _without_models(tmp_path), [Path("mine.yaml")])
 
 
@@ -223,11 +246,15 @@ def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
 def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": None}))
     assert folder_shape(tmp_path) == Shape(2, 16, 64, 100, 4 * 16 * 16)
-    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8})
+    )
     assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
     (tmp_path / "config.json").write_text('{"width": 16}')
     assert folder_shape(tmp_path) is None
-    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"intermediate_size": [64, 32]}))  # another one in each block
+    (tmp_path / "config.json").write_text(
+        json.dumps(SIZES | {"intermediate_size": [64, 32]})
+    )  # another one in each block
     assert folder_shape(tmp_path) is None
     assert folder_shape(tmp_path / "nowhere") is None
 

@@ -43,7 +43,12 @@ NOTHING = Wildcards()
 
 def test_settings_are_a_sorted_flat_dict_with_full_names():
     settings = run().settings("tokens", "pair.layer")(NOTHING)
-    assert list(settings.items()) == [("pair.layer", 1), ("tokens.context", 128), ("tokens.shard", 1000), ("tokens.tokenizer", None)]
+    assert list(settings.items()) == [
+        ("pair.layer", 1),
+        ("tokens.context", 128),
+        ("tokens.shard", 1000),
+        ("tokens.tokenizer", None),
+    ]
 
 
 def test_settings_hold_defaults_and_the_keys_of_the_yaml():
@@ -54,7 +59,11 @@ def test_settings_hold_defaults_and_the_keys_of_the_yaml():
 
 
 def test_settings_are_plain_values():
-    values = run().settings("pair", "datasets", "tokens", "activations", "crosscoders", "classes")(NOTHING).values()
+    values = (
+        run()
+        .settings("pair", "datasets", "tokens", "activations", "crosscoders", "classes")(NOTHING)
+        .values()
+    )
     assert {type(value) for value in values} <= {str, int, float, bool, list, type(None)}
 
 
@@ -104,7 +113,12 @@ def test_text_keys_are_all_but_the_budgets():
 
 @pytest.mark.parametrize(
     ("dataset", "split", "tokens"),
-    [("pages", "train", [1000, 1000, 500]), ("pages", "validation", [1000]), ("talk", "train", [1000] * 3), ("talk", "validation", [1])],
+    [
+        ("pages", "train", [1000, 1000, 500]),
+        ("pages", "validation", [1000]),
+        ("talk", "train", [1000] * 3),
+        ("talk", "validation", [1]),
+    ],
 )
 def test_shards_are_full_but_the_last_and_add_up_to_the_budget(dataset, split, tokens):
     one = run()
@@ -129,14 +143,22 @@ def test_larger_budget_keeps_the_shards_of_before():
     small, large = run(), run(datasets={"pages": pages | {"tokens": 9000}, "talk": talk})
     for shard in ("0000", "0001"):
         assert small.shard_tokens("pages", "train", shard) == large.shard_tokens("pages", "train", shard)
-    assert small.settings(*small.text_keys("pages"))(NOTHING) == large.settings(*large.text_keys("pages"))(NOTHING)
+    assert small.settings(*small.text_keys("pages"))(NOTHING) == large.settings(*large.text_keys("pages"))(
+        NOTHING
+    )
 
 
 # Files that a model's source reads.
 
 
 def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
-    for name in ("model.safetensors", "config.json", "README.md", "optimizer.pt", "modeling.py"):  # the last three are not copied
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "README.md",
+        "optimizer.pt",
+        "modeling.py",
+    ):  # the last three are not copied
         (tmp_path / name).touch()
     (tmp_path / "subfolder").mkdir()
     values = yaml.safe_load(SMALL)
@@ -154,7 +176,10 @@ def test_folder_without_a_model_is_refused_by_its_key(tmp_path, monkeypatch, exi
     values["pair"]["base"] = {"folder": "~/model"}
     with pytest.raises(UserError) as caught:
         Run(values).model_files("base")
-    assert str(caught.value) == f"pair.base.folder: found {tmp_path}/model, allowed: a Hugging Face folder with config.json"
+    assert (
+        str(caught.value)
+        == f"pair.base.folder: found {tmp_path}/model, allowed: a Hugging Face folder with config.json"
+    )
 
 
 def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
@@ -163,7 +188,9 @@ def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": "~"}
     assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
-    assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(tmp_path)  # as prepare_model gets it
+    assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(
+        tmp_path
+    )  # as prepare_model gets it
 
 
 # Names, which paths are made of.
@@ -188,4 +215,8 @@ def test_name_of_a_model_is_no_setting_of_its_rule():
 def test_folders_of_a_run_begin_with_its_own():
     folders = result_folders(run().config)
     assert folders[0] == "results/small"
-    assert folders[1:] == ["results/tokens/small-chat", "results/activations/small-base", "results/activations/small-chat"]
+    assert folders[1:] == [
+        "results/tokens/small-chat",
+        "results/activations/small-base",
+        "results/activations/small-chat",
+    ]

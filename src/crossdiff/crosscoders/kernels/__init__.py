@@ -31,17 +31,29 @@ def of(tensor: Tensor) -> ModuleType | None:
 def _on(device: torch.device, setting: str) -> ModuleType | None:
     if setting not in ("auto", "triton", "plain"):
         raise UserError(f"{SETTING}: found {setting!r}, allowed: auto, triton, plain")
-    if setting == "plain" or (device.type != "cuda" and not (setting == "triton" and os.environ.get("TRITON_INTERPRET") == "1")):
+    if setting == "plain" or (
+        device.type != "cuda" and not (setting == "triton" and os.environ.get("TRITON_INTERPRET") == "1")
+    ):
         return None
-    if device.type == "cuda" and setting == "auto" and (found := architecture(device)) not in proven_architectures():
-        log.info("%s is not among the architectures on which the Triton kernels were tested: the plain path", found)
+    if (
+        device.type == "cuda"
+        and setting == "auto"
+        and (found := architecture(device)) not in proven_architectures()
+    ):
+        log.info(
+            "%s is not among the architectures on which the Triton kernels were tested: the plain path", found
+        )
         return None
     try:
         from crossdiff.crosscoders.kernels import triton_kernels
 
         triton_kernels.probe(device)
     except Exception as error:  # whatever a compiler raises
-        log.warning("the Triton kernels do not run here (%s: %s): the plain path", type(error).__name__, first_line(error))
+        log.warning(
+            "the Triton kernels do not run here (%s: %s): the plain path",
+            type(error).__name__,
+            first_line(error),
+        )
         return None
     return triton_kernels
 

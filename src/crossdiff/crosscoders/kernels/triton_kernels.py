@@ -25,13 +25,17 @@ def _rows_sum(rows, coefficients, x, stride, first, last, columns, inside, E: tl
         there = e < last
         row = tl.load(rows + e, mask=there, other=0)
         coefficient = tl.load(coefficients + e, mask=there, other=0.0)
-        part = tl.load(x + row[:, None] * stride + columns[None, :], mask=there[:, None] & inside[None, :], other=0.0)
+        part = tl.load(
+            x + row[:, None] * stride + columns[None, :], mask=there[:, None] & inside[None, :], other=0.0
+        )
         total += coefficient[:, None] * part
     return tl.sum(total, 0)
 
 
 @triton.jit(do_not_specialize=["number"])
-def _weighted_rows_kernel(latents, values, offsets, number, w, out, batch, width, stride, E: tl.constexpr, C: tl.constexpr):
+def _weighted_rows_kernel(
+    latents, values, offsets, number, w, out, batch, width, stride, E: tl.constexpr, C: tl.constexpr
+):
     """Program (row, block of columns), rows fastest: out_r = sum_e [r_e = r] f_e w_{j_e}."""
     row, block = tl.program_id(0), tl.program_id(1)
     columns = block * C + tl.arange(0, C)
@@ -43,7 +47,9 @@ def _weighted_rows_kernel(latents, values, offsets, number, w, out, batch, width
 
 
 @triton.jit(do_not_specialize=["number"])  # it changes from step to step
-def _dot_products_kernel(entries, latents, rows, number, w, x, out, width, stride_w, stride_x, E: tl.constexpr, C: tl.constexpr):
+def _dot_products_kernel(
+    entries, latents, rows, number, w, x, out, width, stride_w, stride_x, E: tl.constexpr, C: tl.constexpr
+):
     """Program = E entries next to each other in the order of latents, balanced whatever their skew: out_e = <w_{j_e}, x_{r_e}>. A
     latent's row of w is read from memory once, the rows of x come from the cache."""
     e = tl.program_id(0) * E + tl.arange(0, E)
@@ -89,7 +95,18 @@ def _gradient(
     """A block of latent j's gradient, from the pieces that ``gradients.Pieces`` names."""
     gradient = tl.zeros((C,), tl.float32)
     if GATHERED:
-        gradient += _rows_sum(rows, coefficients, x, stride_x, tl.load(bounds + j), tl.load(bounds + j + 1), columns, inside, E, C)
+        gradient += _rows_sum(
+            rows,
+            coefficients,
+            x,
+            stride_x,
+            tl.load(bounds + j),
+            tl.load(bounds + j + 1),
+            columns,
+            inside,
+            E,
+            C,
+        )
     if SCALED:
         base, chat = tl.load(scale + 2 * j), tl.load(scale + 2 * j + 1)
         gradient += weight * tl.where(columns < width // 2, base, chat)
@@ -172,13 +189,21 @@ def _above_kernel(
     columns = tl.program_id(0) * C + tl.arange(0, C)
     inside = columns < latents
     bound = tl.load(bounds + columns, mask=inside, other=float("inf"))
-    norm_j, lost_j = tl.load(norm + columns, mask=inside, other=0.0), tl.load(lost + columns, mask=inside, other=0.0)
+    norm_j, lost_j = (
+        tl.load(norm + columns, mask=inside, other=0.0),
+        tl.load(lost + columns, mask=inside, other=0.0),
+    )
     for i in range(ROWS):
         row = tl.program_id(1) * ROWS + i
         there = row < batch
         at = row.to(tl.int64) * latents + columns
-        value = tl.load(product + at, mask=inside & there, other=float("-inf"), eviction_policy="evict_first").to(tl.float32)
-        slack = tl.load(lost_x + row, mask=there, other=0.0) * norm_j + tl.load(norm_x + row, mask=there, other=0.0) * lost_j
+        value = tl.load(
+            product + at, mask=inside & there, other=float("-inf"), eviction_policy="evict_first"
+        ).to(tl.float32)
+        slack = (
+            tl.load(lost_x + row, mask=there, other=0.0) * norm_j
+            + tl.load(norm_x + row, mask=there, other=0.0) * lost_j
+        )
         hit = (value + relative * tl.abs(value) + slack > bound).to(tl.int32)
         found = tl.sum(hit, 0)
         if found > 0:
@@ -193,7 +218,9 @@ def weighted_rows(w: Tensor, latents: Tensor, values: Tensor, offsets: Tensor) -
     out = torch.empty(len(offsets), w.shape[1], device=w.device)
     grid = (len(offsets), triton.cdiv(w.shape[1], 256))
     if len(offsets):
-        _weighted_rows_kernel[grid](latents, values, offsets, len(latents), w, out, *out.shape, w.stride(0), 8, 256, num_warps=2)
+        _weighted_rows_kernel[grid](
+            latents, values, offsets, len(latents), w, out, *out.shape, w.stride(0), 8, 256, num_warps=2
+        )
     return out
 
 
@@ -203,17 +230,23 @@ def dot_products(w: Tensor, x: Tensor, entries: Tensor, latents: Tensor, rows: T
     if len(entries):
         grid = (triton.cdiv(len(entries), 4),)
         strides = w.stride(0), x.stride(0)
-        _dot_products_kernel[grid](entries, latents, rows, len(entries), w, x, out, w.shape[1], *strides, 4, COLUMNS, num_warps=4)
+        _dot_products_kernel[grid](
+            entries, latents, rows, len(entries), w, x, out, w.shape[1], *strides, 4, COLUMNS, num_warps=4
+        )
     return out
 
 
 @triton.jit
-def _rows_per_latent_kernel(rows, coefficients, bounds, x, out, width, stride_x, E: tl.constexpr, C: tl.constexpr):
+def _rows_per_latent_kernel(
+    rows, coefficients, bounds, x, out, width, stride_x, E: tl.constexpr, C: tl.constexpr
+):
     """Program (latent, block of columns), latents fastest: out_j = sum_e [j_e = j] f_e x_{r_e}."""
     j, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns = block * C + tl.arange(0, C)
     inside = columns < width
-    total = _rows_sum(rows, coefficients, x, stride_x, tl.load(bounds + j), tl.load(bounds + j + 1), columns, inside, E, C)
+    total = _rows_sum(
+        rows, coefficients, x, stride_x, tl.load(bounds + j), tl.load(bounds + j + 1), columns, inside, E, C
+    )
     tl.store(out + j * width + columns, total, mask=inside)
 
 
@@ -221,11 +254,15 @@ def rows_per_latent(rows: Tensor, coefficients: Tensor, bounds: Tensor, x: Tenso
     """out_j = sum_e [j_e = j] f_e x_{r_e}: (latents, width). Entries in the order of latents; ``bounds`` (latents + 1,): each latent's."""
     out = torch.empty(len(bounds) - 1, x.shape[1], device=x.device)
     grid = (len(out), triton.cdiv(x.shape[1], COLUMNS))
-    _rows_per_latent_kernel[grid](rows, coefficients, bounds, x, out, x.shape[1], x.stride(0), 4, COLUMNS, num_warps=4)
+    _rows_per_latent_kernel[grid](
+        rows, coefficients, bounds, x, out, x.shape[1], x.stride(0), 4, COLUMNS, num_warps=4
+    )
     return out
 
 
-_room: dict[tuple[int, int], int] = {}  # (batch, latents) -> how many places to make room for: some more than were found last
+_room: dict[
+    tuple[int, int], int
+] = {}  # (batch, latents) -> how many places to make room for: some more than were found last
 
 
 def places_above(product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor) -> Tensor:
@@ -242,7 +279,14 @@ def places_above(product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Te
 
 
 def codes_above(
-    product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor, w: Tensor, bias: Tensor, x: Tensor, weights: Tensor
+    product: Tensor,
+    bounds: Tensor,
+    w_errors: Tensor,
+    x_errors: Tensor,
+    w: Tensor,
+    bias: Tensor,
+    x: Tensor,
+    weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same places, of all rows, latent by latent, without a word of how many they are: places j batch + r, values relu(<w_j, x_r> +
     bias_j) and these times ``weights`` (latents,), each (room,) and -1 (the values) beyond those found; and how many were found, (), which
@@ -306,7 +350,17 @@ class Gradient:
             rows, bounds = order.rows, order.bounds
         scale = sum(pieces.scales[1:], start=pieces.scales[0]).contiguous() if pieces.scales else w
         place, extra = _extra_rows(len(w), pieces.rows) if pieces.rows else (nowhere, w)
-        self.arguments = (rows, values, bounds, x, x.stride(0), scale, place, extra, w if dense is None else dense)
+        self.arguments = (
+            rows,
+            values,
+            bounds,
+            x,
+            x.stride(0),
+            scale,
+            place,
+            extra,
+            w if dense is None else dense,
+        )
         self.flags = {
             "GATHERED": bool(gathered),
             "SCALED": bool(pieces.scales),
@@ -332,7 +386,9 @@ def squared_norm(w: Tensor, gradient: Gradient) -> Tensor:
     latents, width = w.shape
     blocks = triton.cdiv(width, 1024)
     out = torch.empty(blocks, latents, device=w.device)
-    _squares_kernel[(latents, blocks)](w, out, latents, width, *gradient.arguments, **gradient.flags, E=2, C=1024, num_warps=4)
+    _squares_kernel[(latents, blocks)](
+        w, out, latents, width, *gradient.arguments, **gradient.flags, E=2, C=1024, num_warps=4
+    )
     return out.sum()
 
 

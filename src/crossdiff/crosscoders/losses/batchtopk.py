@@ -38,7 +38,9 @@ class BatchTopKLoss(Loss):
             fired = active.count_per_latent()
             self.tokens_since_fired += len(x) * ranks.size()
             self.tokens_since_fired.masked_fill_(ranks.total(fired) > 0, 0)
-            dead = self._dead(len(x) * ranks.size())  # before anything dear is queued that the device would have to finish
+            dead = self._dead(
+                len(x) * ranks.size()
+            )  # before anything dear is queued that the device would have to finish
         active = selection.encoded(active, encoder, flat)
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
@@ -50,10 +52,14 @@ class BatchTopKLoss(Loss):
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
         """The threshold ``held_out``: the mean over batches of the smallest selected scaled activation, with the final weights."""
         if self.settings.threshold == "held_out":
-            smallest = torch.stack([self._selected(crosscoder, x, self.settings.k).smallest for x in held_out])
+            smallest = torch.stack(
+                [self._selected(crosscoder, x, self.settings.k).smallest for x in held_out]
+            )
             chosen = smallest.isfinite()  # not where a batch has no positive entry
             if not chosen.any(dim=0).all():
-                raise UserError("training: no latent is active on the held-out tokens, so that there is no threshold; train longer")
+                raise UserError(
+                    "training: no latent is active on the held-out tokens, so that there is no threshold; train longer"
+                )
             crosscoder.threshold.copy_(smallest.where(chosen, 0).sum(dim=0) / chosen.sum(dim=0))
 
     def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> selection.Selection:
@@ -105,7 +111,11 @@ class BatchTopKLoss(Loss):
             codes = (x @ encoder.T + bias).relu()
             if len(dead) > k:
                 weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
-                strongest = (codes.detach() * functional.pad(weights, (0, added))).topk(k, dim=1, sorted=False).indices
+                strongest = (
+                    (codes.detach() * functional.pad(weights, (0, added)))
+                    .topk(k, dim=1, sorted=False)
+                    .indices
+                )
                 codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
             rebuilt = codes @ decoder
         variance = ranks.mean((residual - ranks.mean(residual.mean(dim=0))).square().sum(dim=1).mean())

@@ -16,7 +16,11 @@ class L1Loss(Loss):
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
             first = next(encoder.products(flat))
-            active = selection.above(encoder, flat, torch.zeros_like(encoder.bias), first) if selection.is_sparse(encoder, first) else None
+            active = (
+                selection.above(encoder, flat, torch.zeros_like(encoder.bias), first)
+                if selection.is_sparse(encoder, first)
+                else None
+            )
         if active is not None:
             active = selection.encoded(active, encoder, flat)
             reconstruction = crosscoder.decode_active(active)

@@ -20,7 +20,15 @@ CHUNK = 64  # latents whose contexts travel together
 BLOCK = 32 * CHUNK  # latents whose contexts are read together
 SAMPLED = 3  # contexts shown of each quantile
 NU = tuple(f"nu_{kind}{end}" for kind in ("error", "reconstruction") for end in ("", "_low", "_high"))
-MEASURED = ("relative_norm_difference", "frequency", "max_activation", "norm_base", "norm_chat", "decoder_cosine", *NU)
+MEASURED = (
+    "relative_norm_difference",
+    "frequency",
+    "max_activation",
+    "norm_base",
+    "norm_chat",
+    "decoder_cosine",
+    *NU,
+)
 SCORES = ("detection", "detection_low", "detection_high")
 KL_FORM, KL_GROUP = "subtraction", "all"  # rows of a KL table that are shown
 
@@ -44,7 +52,10 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
     """The table piece: columns of one value per latent, and what is true of the whole training. ``named``: its checked names."""
     betas = pd.read_parquet(training.betas)
     template = pd.read_csv(training.template_tokens, usecols=["template_share"]).template_share
-    stale, names = named[named.stale], dict(zip(named.latent[~named.stale], named["name"][~named.stale], strict=True))
+    stale, names = (
+        named[named.stale],
+        dict(zip(named.latent[~named.stale], named["name"][~named.stale], strict=True)),
+    )
     columns: dict[str, list[Any]] = {
         "name": [names.get(latent, "") for latent in betas.latent.tolist()],
         "class": betas["class"].tolist(),
@@ -57,12 +68,20 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
     columns |= {"kl": numbers(_kl_of_half(sets, len(betas)))} if sets else {}
     if tables := [pd.read_parquet(path).set_index("latent") for _, path in _explanations(training)]:
         found = pd.concat(tables)
-        found = found[~found.index.duplicated(keep="last")].reindex(betas.latent)  # a language model's words replace a pattern
-        columns |= {"explanation": found.explanation.fillna("").tolist()} | {name: numbers(found[name]) for name in SCORES}
+        found = found[~found.index.duplicated(keep="last")].reindex(
+            betas.latent
+        )  # a language model's words replace a pattern
+        columns |= {"explanation": found.explanation.fillna("").tolist()} | {
+            name: numbers(found[name]) for name in SCORES
+        }
     return {
         "weights": weights,
         "columns": columns,
-        "notes": {str(latent): note for latent, note in zip(named.latent, named.note, strict=True) if latent in names and note},
+        "notes": {
+            str(latent): note
+            for latent, note in zip(named.latent, named.note, strict=True)
+            if latent in names and note
+        },
         "stale": stale[["latent", "name", "weights"]].to_dict("records"),
         "kl_sets": [{**row, "members": members.tolist()} for row, members in sets],
     }
@@ -90,7 +109,9 @@ def _kl_of_half(sets: Sequence[tuple[dict[str, Any], np.ndarray]], latents: int)
     return values
 
 
-def chunks(training: TrainingFiles, latents: int, vocabulary: Vocabulary, others: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+def chunks(
+    training: TrainingFiles, latents: int, vocabulary: Vocabulary, others: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
     """What is shown of single latents, CHUNK of them at a time. ``others``: names of all trainings, by which recurrences are told."""
     directions = pd.read_parquet(training.directions)
     recurrences, twins = pd.read_parquet(training.recurrences), pd.read_csv(training.twins)
@@ -110,7 +131,9 @@ def chunks(training: TrainingFiles, latents: int, vocabulary: Vocabulary, others
                     "elsewhere": elsewhere.get(row["latent"], []),
                     "twins": pairs.get(row["latent"], []),
                     "explanations": [
-                        _explanation(kind, scores.loc[row["latent"]]) for kind, scores in explained if row["latent"] in scores.index
+                        _explanation(kind, scores.loc[row["latent"]])
+                        for kind, scores in explained
+                        if row["latent"] in scores.index
                     ],
                 }
                 for row in rows
@@ -126,13 +149,17 @@ def contexts(examples: str, first: int, stop: int, vocabulary: Vocabulary) -> di
     read = pq.read_table(examples, filters=[("latent", ">=", first), ("latent", "<", stop)])
     rows = read.select(["latent", "quantile", "strongest", "sampled", "document"]).to_pandas()
     # By their documents, hashes of a text: strength decides nothing.
-    order = rows[rows.sampled].sort_values("document", kind="stable").groupby(["latent", "quantile"]).cumcount()
+    order = (
+        rows[rows.sampled].sort_values("document", kind="stable").groupby(["latent", "quantile"]).cumcount()
+    )
     rows["sampled"] = order.reindex(rows.index, fill_value=SAMPLED) < SAMPLED
     chosen = rows.strongest | rows.sampled
     read, rows = read.filter(pa.array(chosen)).combine_chunks(), rows[chosen]
     lengths = pc.list_value_length(read["tokens"]).to_numpy()
     ends = np.cumsum(lengths)
-    token, template, activation = (pc.list_flatten(read[name]).to_numpy() for name in ("tokens", "template", "activations"))
+    token, template, activation = (
+        pc.list_flatten(read[name]).to_numpy() for name in ("tokens", "template", "activations")
+    )
     token = vocabulary.places(token).tolist()
     digits = "".join(map(str, template.tolist()))
     fires = np.flatnonzero(activation)
@@ -140,7 +167,13 @@ def contexts(examples: str, first: int, stop: int, vocabulary: Vocabulary) -> di
     active = list(zip((fires - (ends - lengths)[owner]).tolist(), numbers(activation[fires]), strict=True))
     borders = np.searchsorted(owner, np.arange(len(rows) + 1)).tolist()
     found: dict[int, list[dict[str, Any]]] = {}
-    flags = zip(rows.latent.tolist(), rows.strongest.tolist(), rows.sampled.tolist(), rows["quantile"].tolist(), strict=True)
+    flags = zip(
+        rows.latent.tolist(),
+        rows.strongest.tolist(),
+        rows.sampled.tolist(),
+        rows["quantile"].tolist(),
+        strict=True,
+    )
     for place, ((latent, strongest, sampled, quantile), begin, end) in enumerate(
         zip(flags, (ends - lengths).tolist(), ends.tolist(), strict=True)
     ):
@@ -163,9 +196,14 @@ def _lists(keys: pd.Series, values: list[Any]) -> dict[int, list[Any]]:
 
 def _recurrences(table: pd.DataFrame, others: Sequence[str]) -> list[list[Any]]:
     """[number among ``others``, latent there, cosine, matched] of every row."""
-    places = [others.index(training_name(crosscoder, seed)) for crosscoder, seed in zip(table.crosscoder, table.seed, strict=True)]
+    places = [
+        others.index(training_name(crosscoder, seed))
+        for crosscoder, seed in zip(table.crosscoder, table.seed, strict=True)
+    ]
     matched = table.matched.astype(int).tolist()
-    return [list(row) for row in zip(places, table.other.tolist(), numbers(table.cosine), matched, strict=True)]
+    return [
+        list(row) for row in zip(places, table.other.tolist(), numbers(table.cosine), matched, strict=True)
+    ]
 
 
 def _twins(twins: pd.DataFrame) -> dict[int, list[list[Any]]]:
@@ -173,21 +211,35 @@ def _twins(twins: pd.DataFrame) -> dict[int, list[list[Any]]]:
     twins = twins[twins.kind == TWIN]
     sides = [(twins.chat_only, twins.base_only), (twins.base_only, twins.chat_only)]
     values = numbers(twins.cosine), numbers(twins.divergence)
-    both = [pair for one, other in sides for pair in zip(one.tolist(), map(list, zip(other.tolist(), *values, strict=True)), strict=True)]
+    both = [
+        pair
+        for one, other in sides
+        for pair in zip(one.tolist(), map(list, zip(other.tolist(), *values, strict=True)), strict=True)
+    ]
     return _lists(pd.Series([one for one, _ in both], dtype=int), [value for _, value in both])
 
 
 def _explanations(training: TrainingFiles) -> list[tuple[str, str]]:
-    return [(kind, path) for kind, path in (("pattern", training.patterns), ("language model", training.explanations)) if path]
+    return [
+        (kind, path)
+        for kind, path in (("pattern", training.patterns), ("language model", training.explanations))
+        if path
+    ]
 
 
 def _explanation(kind: str, row: pd.Series) -> dict[str, Any]:
-    return {"by": kind, "text": row.explanation, "contexts": int(row.contexts)} | {name: numbers([row[name]])[0] for name in SCORES}
+    return {"by": kind, "text": row.explanation, "contexts": int(row.contexts)} | {
+        name: numbers([row[name]])[0] for name in SCORES
+    }
 
 
 def _pairs(items: Any, values: Any) -> list[list[Any]]:
     """Lists of two columns side by side; empty where there is nothing (a missing value)."""
-    return [] if np.ndim(items) == 0 else [list(pair) for pair in zip(np.asarray(items).tolist(), numbers(values), strict=True)]
+    return (
+        []
+        if np.ndim(items) == 0
+        else [list(pair) for pair in zip(np.asarray(items).tolist(), numbers(values), strict=True)]
+    )
 
 
 def _tokens(ids: Any, values: Any, vocabulary: Vocabulary) -> list[list[Any]]:

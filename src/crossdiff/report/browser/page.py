@@ -15,11 +15,18 @@ from crossdiff.report.browser.pieces import Vocabulary, write_piece
 from crossdiff.report.template import page_template
 
 STATIC = 20  # latents of each crosscoder that the page shows where scripts are off
-Trainings = Mapping[tuple[str, int], TrainingFiles]  # by crosscoder and seed; the first of a crosscoder needs no seed in links
+Trainings = Mapping[
+    tuple[str, int], TrainingFiles
+]  # by crosscoder and seed; the first of a crosscoder needs no seed in links
 
 
 def write_files(
-    folder: Path, pair: str, trainings: Trainings, digests: Mapping[tuple[str, int], str], named: pd.DataFrame, tokenizer: Any
+    folder: Path,
+    pair: str,
+    trainings: Trainings,
+    digests: Mapping[tuple[str, int], str],
+    named: pd.DataFrame,
+    tokenizer: Any,
 ) -> None:
     """Write every piece: index, vocabulary, and of each training {name}/table and {name}/{first latent}.
 
@@ -28,14 +35,20 @@ def write_files(
     vocabulary, names, index = Vocabulary(), [training_name(*training) for training in trainings], []
     for (crosscoder, seed), training in trainings.items():
         name = training_name(crosscoder, seed)
-        content = table(training, named[(named.crosscoder == crosscoder) & (named.seed == seed)], digests[crosscoder, seed])
+        content = table(
+            training,
+            named[(named.crosscoder == crosscoder) & (named.seed == seed)],
+            digests[crosscoder, seed],
+        )
         write_piece(folder, f"{name}/table", content)
         latents = len(content["columns"]["class"])
         for number, chunk in enumerate(chunks(training, latents, vocabulary, names)):
             write_piece(folder, f"{name}/{number * CHUNK}", chunk)
         link = name if crosscoder in (entry["crosscoder"] for entry in index) else crosscoder
         index.append({"name": name, "link": link, "crosscoder": crosscoder, "seed": seed, "latents": latents})
-    write_piece(folder, "vocabulary", [tokenizer.decode([token]).replace("\n", "\u21b5") for token in vocabulary.ids])
+    write_piece(
+        folder, "vocabulary", [tokenizer.decode([token]).replace("\n", "\u21b5") for token in vocabulary.ids]
+    )
     write_piece(folder, "index", {"pair": pair, "chunk": CHUNK, "trainings": index})
 
 
@@ -56,4 +69,6 @@ def render(template: str, pair: str, trainings: Trainings, named: pd.DataFrame) 
         ]
         for name, training in trainings.items()
     }
-    return page_template(template).render(record=" ".join(record_mark().values()), pair=pair, static=static, shown=STATIC)
+    return page_template(template).render(
+        record=" ".join(record_mark().values()), pair=pair, static=static, shown=STATIC
+    )

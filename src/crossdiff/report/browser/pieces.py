@@ -34,7 +34,10 @@ def numbers(values: pd.Series | np.ndarray) -> list[float | None]:
     scale = 10.0 ** np.abs(places)  # a whole number: a quotient by it is the nearest number to its few digits
     rounded = np.where(places >= 0, np.rint(size * scale) / scale, np.rint(size / scale) * scale)
     signed = np.where(values == 0, 0, np.copysign(rounded, values))
-    return [value if is_finite else None for value, is_finite in zip(signed.tolist(), finite.tolist(), strict=True)]
+    return [
+        value if is_finite else None
+        for value, is_finite in zip(signed.tolist(), finite.tolist(), strict=True)
+    ]
 
 
 class Vocabulary:

@@ -51,11 +51,17 @@ def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.barh(np.nan, np.nan, label=f"{group} ({part.tokens.iloc[0]} answer tokens)", **_look(style))
         for label, rows in table.groupby("row"):
             _note(ax, rows, labels.index(label))
-        ax.set(xlim=(0, 1.35 * ax.get_xlim()[1]), ylim=(len(labels) - 0.4, -0.6))  # room for the numbers on the right
+        ax.set(
+            xlim=(0, 1.35 * ax.get_xlim()[1]), ylim=(len(labels) - 0.4, -0.6)
+        )  # room for the numbers on the right
         ax.set_title(f"{name}: {table.conversations.max()} conversations")
     axes[0, 0].set_yticks(range(len(labels)), labels)
-    figure.supxlabel("KL to the chat model (nats per answer token; 95 % bootstrap over conversations)", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(STYLES), fontsize=8)
+    figure.supxlabel(
+        "KL to the chat model (nats per answer token; 95 % bootstrap over conversations)", fontsize=9
+    )
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(STYLES), fontsize=8
+    )
     return figure
 
 

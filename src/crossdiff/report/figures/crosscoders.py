@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning, plausible
 from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, shares_by_set
-from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION, captioned, cycle, panels
+from crossdiff.report.figures.drawing import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    STYLES,
+    VERMILION,
+    captioned,
+    cycle,
+    panels,
+)
 
 
 def _live(betas: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +36,9 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """Live latents, one column per crosscoder: histogram of the relative decoder norm difference with the class borders, and below it the
     cosine of each latent's base and chat directions, class by class."""
-    figure, (upper, lower) = plt.subplots(2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row")
+    figure, (upper, lower) = plt.subplots(
+        2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row"
+    )
     upper[0].set(yscale="log", ylim=(0.7, 80))
     highest = 10.0
     low, high = classes.shared_between
@@ -39,8 +52,22 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
         for label, left, right, colour, x, align in regions:
             count = int((live["class"] == label).sum())
             ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
-            ax.text(x, 0.98, f"{label}\n{count}", ha=align, va="top", fontsize=7, transform=ax.get_xaxis_transform())
-        counts, _, _ = ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), color=BLUE, edgecolor="white", linewidth=0.3)
+            ax.text(
+                x,
+                0.98,
+                f"{label}\n{count}",
+                ha=align,
+                va="top",
+                fontsize=7,
+                transform=ax.get_xaxis_transform(),
+            )
+        counts, _, _ = ax.hist(
+            live.relative_norm_difference,
+            bins=np.linspace(0, 1, 51),
+            color=BLUE,
+            edgecolor="white",
+            linewidth=0.3,
+        )
         highest = max(highest, counts.max())
         ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
         ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
@@ -52,7 +79,12 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
 
 
 def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
-    looks = (("shared", GREY, "-"), ("other", GREEN, "-."), ("base-only", ORANGE, ":"), ("chat-only", BLUE, "--"))
+    looks = (
+        ("shared", GREY, "-"),
+        ("other", GREEN, "-."),
+        ("base-only", ORANGE, ":"),
+        ("chat-only", BLUE, "--"),
+    )
     for label, colour, style in looks:
         cosines = live.decoder_cosine[live["class"] == label].clip(-1, 1)  # rounding may exceed 1
         if len(cosines):
@@ -88,7 +120,9 @@ def latent_scaling(
     ``names`` of latents, by crosscoder, are written beside their points.
     """
     figure = plt.figure(figsize=(4.2 * len(betas), 4.3))
-    for part, (name, table) in zip(figure.subfigures(1, len(betas), squeeze=False)[0], betas.items(), strict=True):
+    for part, (name, table) in zip(
+        figure.subfigures(1, len(betas), squeeze=False)[0], betas.items(), strict=True
+    ):
         top = most_chat_leaning(table, classes.top)
         groups = (
             ("shared", table[table["class"] == "shared"], GREY, ".", 5),
@@ -128,7 +162,12 @@ def latent_scaling(
             )
         main.axvline(latent_scaling.nu_reconstruction_below, color="black", lw=0.7, ls=":")
         main.axhline(latent_scaling.nu_error_below, color="black", lw=0.7, ls=":")
-        main.set(xlim=NU_RANGE, ylim=NU_RANGE, xlabel=r"$\nu$ reconstruction (high: decoupled)", ylabel=r"$\nu$ error (high: shrunk)")
+        main.set(
+            xlim=NU_RANGE,
+            ylim=NU_RANGE,
+            xlabel=r"$\nu$ reconstruction (high: decoupled)",
+            ylabel=r"$\nu$ error (high: shrunk)",
+        )
         main.legend(loc="upper left", fontsize=7)
         axes["x"].set(xlim=NU_RANGE, xticks=[], yticks=[])
         axes["y"].set(ylim=NU_RANGE, xticks=[], yticks=[])
@@ -147,11 +186,24 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (docs/method.md 10)."""
     figure, (ax,) = panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
-    for (name, table), colour, style in zip(betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True):
+    for (name, table), colour, style in zip(
+        betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True
+    ):
         top = most_chat_leaning(table, classes.top)
         worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
-        ax.plot(grid, [(worst < threshold).sum() for threshold in grid], color=colour, ls=style, label=f"{name} (of {len(top)})")
-    ax.set(xlim=(0, 1.2), ylim=(0, None), xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
+        ax.plot(
+            grid,
+            [(worst < threshold).sum() for threshold in grid],
+            color=colour,
+            ls=style,
+            label=f"{name} (of {len(top)})",
+        )
+    ax.set(
+        xlim=(0, 1.2),
+        ylim=(0, None),
+        xlabel=r"threshold on both $|\nu|$",
+        ylabel="latents below the threshold",
+    )
     ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
     ax.legend(loc="upper left")
     return figure
@@ -163,14 +215,21 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     text.""",
 )
 def template_tokens(
-    betas: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], tokens_read: Mapping[str, Mapping[str, int]], classes: Classes
+    betas: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame],
+    tokens_read: Mapping[str, Mapping[str, int]],
+    classes: Classes,
 ) -> Figure:
     """Per crosscoder and set of latents: the share of latents with at least so much of their activity in chats on template tokens.
 
     ``tables`` and ``tokens_read`` are those of latents.template_tokens.
     """
     figure, axes = panels(list(betas), width=4.2, height=3.9, sharey=True)
-    looks = {"shared": (GREY, "-", 1.2), "most chat-leaning": (BLUE, "--", 1.6), "chat-only": (VERMILION, ":", 2.2)}
+    looks = {
+        "shared": (GREY, "-", 1.2),
+        "most chat-leaning": (BLUE, "--", 1.6),
+        "chat-only": (VERMILION, ":", 2.2),
+    }
     for ax, (name, table) in zip(axes, betas.items(), strict=True):
         sets = shares_by_set(table, tables[name], classes.top)
         shown = headlines(table, tables[name], tokens_read[name], classes.top).set_index("set")
@@ -180,10 +239,26 @@ def template_tokens(
             if len(shares):
                 text += f": {100 * row.mostly_on_template:.0f} % mostly, {100 * row.at_least_a_third:.0f} % at least a third"
             # 1 up to the smallest share, 0 after the largest
-            x, y = np.concatenate([[0], shares, [1]]), np.concatenate([[1], np.arange(len(shares), 0, -1) / max(len(shares), 1), [0]])
-            ax.step(x, y if len(shares) else np.full(2, np.nan), where="pre", color=colour, ls=style, lw=width, label=text)
+            x, y = (
+                np.concatenate([[0], shares, [1]]),
+                np.concatenate([[1], np.arange(len(shares), 0, -1) / max(len(shares), 1), [0]]),
+            )
+            ax.step(
+                x,
+                y if len(shares) else np.full(2, np.nan),
+                where="pre",
+                color=colour,
+                ls=style,
+                lw=width,
+                label=text,
+            )
         base_rate = shown.text_share.iloc[0]
-        ax.axvline(base_rate, color="black", lw=0.9, label=f"all tokens of chats: {100 * base_rate:.0f} % are template")
+        ax.axvline(
+            base_rate,
+            color="black",
+            lw=0.9,
+            label=f"all tokens of chats: {100 * base_rate:.0f} % are template",
+        )
         for border in (A_THIRD, MOSTLY):
             ax.axvline(border, color="black", lw=0.5, ls=(0, (1, 3)))
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of activations in chats on template tokens")
@@ -200,9 +275,13 @@ def template_tokens(
 def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """FVE of both models, L0 and silent latents over training tokens, all crosscoders in one plot each."""
     figure, (fve, l0, dead) = panels(["fve", "l0", "dead"], width=3.1)
-    for (name, log), colour, style in zip(logs.items(), cycle(CYCLE, len(logs)), cycle(STYLES, len(logs)), strict=True):
+    for (name, log), colour, style in zip(
+        logs.items(), cycle(CYCLE, len(logs)), cycle(STYLES, len(logs)), strict=True
+    ):
         tokens = log.tokens / 1e6
-        fve.plot(tokens, log.fve_base, color=colour, ls=style, lw=0.9, marker="o", ms=2.5, label=f"{name}, base")
+        fve.plot(
+            tokens, log.fve_base, color=colour, ls=style, lw=0.9, marker="o", ms=2.5, label=f"{name}, base"
+        )
         fve.plot(tokens, log.fve_chat, color=colour, ls=style, lw=1.8, label=f"{name}, chat")
         l0.plot(tokens, log.l0, color=colour, ls=style, label=name)
         dead.plot(tokens, log.dead, color=colour, ls=style, label=name)

@@ -9,7 +9,12 @@ from matplotlib.figure import Figure
 from crossdiff.config import Density
 from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned, panels
 
-LOOKS = {"shared": (GREY, "-"), "other": (BLUE, "--"), "base-only": (ORANGE, "-."), "chat-only": (VERMILION, ":")}  # class -> colour, line
+LOOKS = {
+    "shared": (GREY, "-"),
+    "other": (BLUE, "--"),
+    "base-only": (ORANGE, "-."),
+    "chat-only": (VERMILION, ":"),
+}  # class -> colour, line
 
 
 @captioned(
@@ -30,7 +35,16 @@ def density(betas: Mapping[str, pd.DataFrame], density: Density) -> Figure:
             if len(frequencies):
                 weights = np.full(len(frequencies), 1 / len(frequencies))
                 text = f"{label} ({len(frequencies)})"
-                ax.hist(frequencies, bins=bins, weights=weights, histtype="step", color=colour, ls=line, lw=1.5, label=text)
+                ax.hist(
+                    frequencies,
+                    bins=bins,
+                    weights=weights,
+                    histtype="step",
+                    color=colour,
+                    ls=line,
+                    lw=1.5,
+                    label=text,
+                )
         for border in (density.rare_below, density.dense_above):
             ax.axvline(border, color="black", lw=0.7, ls=":")
         dense = int((live.frequency > density.dense_above).sum())

@@ -66,15 +66,21 @@ def save(figure: Figure, paths: Sequence[str]) -> None:
     plt.close(figure)
 
 
-def write(draw: Callable[..., Figure], drawing: Sequence[str], caption: str, *args: object, **kwargs: object) -> None:
+def write(
+    draw: Callable[..., Figure], drawing: Sequence[str], caption: str, *args: object, **kwargs: object
+) -> None:
     """Draw a figure with these arguments; write it to the paths ``drawing`` and its caption, as JSON, to ``caption``."""
     save(draw(*args, **kwargs), drawing)
     write_json(caption, caption_of(draw)._asdict())
 
 
-def panels(names: Sequence[str], width: float = 3.6, height: float = 2.9, **kwargs: object) -> tuple[Figure, Sequence[plt.Axes]]:
+def panels(
+    names: Sequence[str], width: float = 3.6, height: float = 2.9, **kwargs: object
+) -> tuple[Figure, Sequence[plt.Axes]]:
     """A figure with one plot for every name, side by side; sizes in inches, of one plot."""
-    figure, axes = plt.subplots(1, len(names), figsize=(max(5.0, width * len(names)), height), squeeze=False, **kwargs)
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(max(5.0, width * len(names)), height), squeeze=False, **kwargs
+    )
     return figure, axes[0]
 
 

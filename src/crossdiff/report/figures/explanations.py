@@ -12,7 +12,12 @@ from crossdiff.config import Classes
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, compare, sets
 from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned
 
-LOOKS = ((BLUE, "o", "-"), (GREY, "s", "--"), (VERMILION, "^", "-"), (ORANGE, "v", "-"))  # colour, marker, line of each set
+LOOKS = (
+    (BLUE, "o", "-"),
+    (GREY, "s", "--"),
+    (VERMILION, "^", "-"),
+    (ORANGE, "v", "-"),
+)  # colour, marker, line of each set
 MOST_DOTS = 400  # of a set: more would hide the mean
 
 
@@ -32,11 +37,15 @@ class Scores(NamedTuple):
     high ν: the halves of the set on the left by latent scaling. Below: the share of contexts that is recognised, by
     strength of activation.""",
 )
-def explanations(betas: Mapping[str, pd.DataFrame], classes: Classes, **scores: Mapping[str, pd.DataFrame]) -> Figure:
+def explanations(
+    betas: Mapping[str, pd.DataFrame], classes: Classes, **scores: Mapping[str, pd.DataFrame]
+) -> Figure:
     """``by_scores`` of every explainer. ``scores`` holds its table of latents under its name, that of quantiles under NAME_quantiles."""
     explainers = [name for name in scores if not name.endswith("_quantiles")]
     found = {
-        (name.replace("_", " "), crosscoder): Scores(table, scores[name][crosscoder], scores[f"{name}_quantiles"][crosscoder])
+        (name.replace("_", " "), crosscoder): Scores(
+            table, scores[name][crosscoder], scores[f"{name}_quantiles"][crosscoder]
+        )
         for name in explainers
         for crosscoder, table in betas.items()
     }
@@ -46,7 +55,9 @@ def explanations(betas: Mapping[str, pd.DataFrame], classes: Classes, **scores: 
 def by_scores(scores: Mapping[tuple[str, str], Scores], top: int) -> Figure:
     """One column per (explainer, crosscoder): detection of every latent, by set, with its mean and the mean's 95 % interval; below it the
     recall in each activation quantile. A set of fewer than FEW_LATENTS is drawn hollow and says so."""
-    figure, (upper, lower) = plt.subplots(2, len(scores), figsize=(max(5.0, 3.7 * len(scores)), 5.6), squeeze=False, sharey="row")
+    figure, (upper, lower) = plt.subplots(
+        2, len(scores), figsize=(max(5.0, 3.7 * len(scores)), 5.6), squeeze=False, sharey="row"
+    )
     for column, ((explainer, crosscoder), found) in enumerate(scores.items()):
         _detection(upper[column], found, top)
         upper[column].set_title(f"{crosscoder}, {explainer}")
@@ -67,7 +78,14 @@ def _detection(ax: plt.Axes, found: Scores, top: int) -> None:
         few = row.scored < FEW_LATENTS
         shown = generator.choice(values, MOST_DOTS, replace=False) if len(values) > MOST_DOTS else values
         ax.scatter(
-            place + generator.uniform(-0.3, 0.3, len(shown)), shown, s=5, color=colour, marker=marker, lw=0, alpha=0.35, rasterized=True
+            place + generator.uniform(-0.3, 0.3, len(shown)),
+            shown,
+            s=5,
+            color=colour,
+            marker=marker,
+            lw=0,
+            alpha=0.35,
+            rasterized=True,
         )
         if row.scored:
             spread = [[row.detection - row.low], [row.high - row.detection]]
@@ -83,7 +101,14 @@ def _detection(ax: plt.Axes, found: Scores, top: int) -> None:
                 lw=1.3,
                 zorder=3,
             )
-            ax.annotate(f"{row.detection:.2f}", (place, row.high), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+            ax.annotate(
+                f"{row.detection:.2f}",
+                (place, row.high),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
         label = row.set.replace("most ", "most\n")
         labels.append(f"{label}\n{row.scored} of {row.latents}" + ("\ntoo few" if few else ""))
     ax.axhline(0.5, color="black", lw=0.7, ls=":")

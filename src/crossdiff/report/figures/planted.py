@@ -26,8 +26,16 @@ KIND_LOOKS = {  # colour, hatch, marker
     "none": (GREY, "++", "."),
     "borderline": (YELLOW, "", "X"),
 }
-STATISTIC_NAMES = {"norm_difference": "norm difference", "nu_error": r"$\nu$ error", "nu_reconstruction": r"$\nu$ reconstruction"}
-RATIO_NAMES = {"nu_error": r"$\nu$ error", "nu_reconstruction": r"$\nu$ reconstruction", "norm_ratio": "decoder norms, base over chat"}
+STATISTIC_NAMES = {
+    "norm_difference": "norm difference",
+    "nu_error": r"$\nu$ error",
+    "nu_reconstruction": r"$\nu$ reconstruction",
+}
+RATIO_NAMES = {
+    "nu_error": r"$\nu$ error",
+    "nu_reconstruction": r"$\nu$ reconstruction",
+    "norm_ratio": "decoder norms, base over chat",
+}
 
 
 def _names(tables: Tables) -> list[str]:
@@ -46,7 +54,9 @@ def _of(tables: Tables, name: str) -> list[pd.DataFrame]:
 def calls(scores: pd.DataFrame, planted: int) -> Figure:
     """Latents that each rule calls chat-only, by the kind of concept that they stand for, mean over seeds; dots: single seeds."""
     crosscoders, rules = list(dict.fromkeys(scores.crosscoder)), list(dict.fromkeys(scores.rule))
-    figure, axes = plt.subplots(1, len(crosscoders), figsize=(5.0 * len(crosscoders), 3.6), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(crosscoders), figsize=(5.0 * len(crosscoders), 3.6), sharex=True, sharey=True, squeeze=False
+    )
     for ax, crosscoder in zip(axes[0], crosscoders, strict=True):
         of = scores[scores.crosscoder == crosscoder]
         mean = of.groupby("rule", sort=False).mean(numeric_only=True).loc[rules]
@@ -54,11 +64,18 @@ def calls(scores: pd.DataFrame, planted: int) -> Figure:
         for kind, (colour, hatch, _) in KIND_LOOKS.items():
             width = mean[f"called_{kind}"].to_numpy()
             label = kind.replace("_", "-") if kind != "none" else "no planted concept"
-            ax.barh(rules, width, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.4, label=label)
+            ax.barh(
+                rules, width, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.4, label=label
+            )
             left += width
         ax.plot(of.called, of.rule, ls="", marker="|", color="black", ms=9, label="all called, single seeds")
         for rule, end in zip(rules, left, strict=True):
-            ax.annotate(f" F1 {mean.f1[rule]:.2f}", (max(end, of.called[of.rule == rule].max()), rule), va="center", fontsize=8)
+            ax.annotate(
+                f" F1 {mean.f1[rule]:.2f}",
+                (max(end, of.called[of.rule == rule].max()), rule),
+                va="center",
+                fontsize=8,
+            )
         ax.axvline(planted, color="black", lw=0.8, ls=":")
         ax.set(title=crosscoder, xlabel="latents called chat-only")
     axes[0, 0].invert_yaxis()
@@ -81,7 +98,14 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
         colour, style = CYCLE[number % len(CYCLE)], STYLES[number % len(STYLES)]
         for seed, table in enumerate(_of(tables, name)):
             curve = recall_curve(table, planted)
-            ax.plot(curve.recall, curve.false_members, color=colour, ls=style, lw=1.2, label=name if not seed else None)
+            ax.plot(
+                curve.recall,
+                curve.false_members,
+                color=colour,
+                ls=style,
+                lw=1.2,
+                label=name if not seed else None,
+            )
             called = int((table["class"] == "chat-only").sum())
             if called:
                 at = curve[curve.called <= called].iloc[-1]
@@ -101,14 +125,25 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
 def roc(tables: Tables) -> Figure:
     """ROC of three statistics over latents that stand for a concept, all seeds together, per crosscoder."""
     names = _names(tables)
-    figure, axes = plt.subplots(1, len(names), figsize=(max(5.0, 3.6 * len(names)), 3.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(max(5.0, 3.6 * len(names)), 3.6), sharey=True, squeeze=False
+    )
     for ax, name in zip(axes[0], names, strict=True):
         compared = pd.concat([roc_latents(table) for table in _of(tables, name)])
         positive = (compared.kind == "chat_only").to_numpy()
         for statistic, colour, style in zip(STATISTICS, CYCLE, STYLES, strict=False):
             order = np.argsort(-evidence(compared, statistic), kind="stable")
-            true, false = positive[order].cumsum() / max(positive.sum(), 1), (~positive[order]).cumsum() / max((~positive).sum(), 1)
-            ax.plot(np.append(0, false), np.append(0, true), color=colour, ls=style, label=STATISTIC_NAMES[statistic])
+            true, false = (
+                positive[order].cumsum() / max(positive.sum(), 1),
+                (~positive[order]).cumsum() / max((~positive).sum(), 1),
+            )
+            ax.plot(
+                np.append(0, false),
+                np.append(0, true),
+                color=colour,
+                ls=style,
+                label=STATISTIC_NAMES[statistic],
+            )
         ax.plot([0, 1], [0, 1], color=GREY, lw=0.7)
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of other concepts' latents")
         ax.set_title(f"{name}: {positive.sum()} chat-only, {(~positive).sum()} others")
@@ -125,7 +160,9 @@ def roc(tables: Tables) -> Figure:
 def ratios(tables: Tables, scoring: Scoring) -> Figure:
     """Estimated against planted ratio of weakened concepts, all seeds, a row per crosscoder."""
     names = _names(tables)
-    figure, axes = plt.subplots(len(names), len(RATIO_NAMES), figsize=(9.4, 3.0 * len(names)), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        len(names), len(RATIO_NAMES), figsize=(9.4, 3.0 * len(names)), sharex=True, sharey=True, squeeze=False
+    )
     for row, name in zip(axes, names, strict=True):
         found = pd.concat([recovery(table) for table in _of(tables, name)])
         for ax, ratio in zip(row, RATIO_NAMES, strict=True):
@@ -153,7 +190,9 @@ def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Fi
     """Norm difference against both ratios, by kind of concept; the first seed's latents that stand for one."""
     names = _names(tables)
     columns = {"nu_error": thresholds.nu_error_below, "nu_reconstruction": thresholds.nu_reconstruction_below}
-    figure, axes = plt.subplots(len(names), 2, figsize=(8.6, 3.2 * len(names)), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        len(names), 2, figsize=(8.6, 3.2 * len(names)), sharex=True, sharey=True, squeeze=False
+    )
     for row, name in zip(axes, names, strict=True):
         table = _of(tables, name)[0]
         usable = plausible(table)
@@ -163,14 +202,31 @@ def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Fi
                 part = shown[shown.called_kind == kind]
                 if len(part):
                     label = kind.replace("_", "-")
-                    ax.scatter(part.relative_norm_difference, part[statistic], s=14, c=colour, marker=marker, lw=0, alpha=0.8, label=label)
+                    ax.scatter(
+                        part.relative_norm_difference,
+                        part[statistic],
+                        s=14,
+                        c=colour,
+                        marker=marker,
+                        lw=0,
+                        alpha=0.8,
+                        label=label,
+                    )
             ax.axvline(classes.chat_only_above, color="black", lw=0.7, ls=":")
             ax.axhline(threshold, color="black", lw=0.7, ls=":")
             correlation = usable.relative_norm_difference.corr(usable[statistic])
-            ax.set(xlim=(0, 1.01), ylim=NU_RANGE, title=f"{name}, {STATISTIC_NAMES[statistic]}: correlation {correlation:.2f}")
+            ax.set(
+                xlim=(0, 1.01),
+                ylim=NU_RANGE,
+                title=f"{name}, {STATISTIC_NAMES[statistic]}: correlation {correlation:.2f}",
+            )
         row[0].set_ylabel(r"$\nu$")
     for ax in axes[-1]:
         ax.set_xlabel("relative decoder norm difference")
-    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle
+        for ax in axes.flat
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=7, fontsize=8)
     return figure

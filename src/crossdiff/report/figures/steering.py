@@ -16,7 +16,11 @@ LOOKS = {
     "benign": {"color": BLUE, "marker": "s", "ls": "--"},
 }
 CONTROLS = {"random latent": GREY, "random direction": "#BBBBBB"}
-PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)", "perplexity": "perplexity of answers\nunder the base"}
+PANELS = {
+    "rate": "refused",
+    "kl": "KL to the unsteered\nmodel (nats per token)",
+    "perplexity": "perplexity of answers\nunder the base",
+}
 
 
 @captioned(
@@ -26,7 +30,9 @@ PANELS = {"rate": "refused", "kl": "KL to the unsteered\nmodel (nats per token)"
     that it does not refuse says little. A refusal is told by how an answer opens; one that comes later in the answer is
     not counted. Whiskers there: 95 % bootstrap over requests. Grey: other latents and random directions of the same norm.""",
 )
-def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None) -> Figure:
+def steering(
+    tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None
+) -> Figure:
     """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
 
     Every kind of request has its marker and line, and the latent its colour; controls are thin and grey.
@@ -50,7 +56,9 @@ def steering(tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int
             _draw(ax, table, latent, value, place)
             place.label(ax)
         column[0].set_title(latent_label(name, latent, names))
-        column[-1].set_xlabel("strength, in multiples of the latent's\nlargest activation in the training text")
+        column[-1].set_xlabel(
+            "strength, in multiples of the latent's\nlargest activation in the training text"
+        )
     for row, (value, label) in zip(axes, PANELS.items(), strict=True):
         row[0].set_ylabel(label)
         if value == "rate":
@@ -75,7 +83,9 @@ class _Places:
         self.out = len(self.strengths) + 0.5
 
     def of(self, rows: pd.DataFrame) -> np.ndarray:
-        return np.array([self.out if np.isnan(strength) else self.strengths.index(strength) for strength in rows.strength])
+        return np.array(
+            [self.out if np.isnan(strength) else self.strengths.index(strength) for strength in rows.strength]
+        )
 
     def label(self, ax: plt.Axes) -> None:
         labels = ["0" if strength == 0 else f"{strength:+g}" for strength in self.strengths]
@@ -118,7 +128,9 @@ def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[
     asked = table[table.change == "none"].set_index("requests").asked
     looks = [*LOOKS.values(), *({"color": grey, "lw": 0.8} for grey in CONTROLS.values())]
     handles = [plt.Line2D([], [], **look) for look in looks]
-    controls = {kind: table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS}
+    controls = {
+        kind: table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS
+    }
     counts = {kind: 0 if pd.isna(count) else int(count) for kind, count in controls.items()}
     return handles, [
         *(f"{asked[requests]} {requests} requests" for requests in LOOKS),
