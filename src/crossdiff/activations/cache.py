@@ -1,6 +1,7 @@
-"""The activation cache: one HDF5 file per shard and model, one row per token of the token shard.
+"""The activation cache: one HDF5 file per token shard and model, with one row per token of the shard.
 
-bfloat16 values are stored as their uint16 bit patterns, in chunks of CHUNK_ROWS rows (``activations.chunks``).
+bfloat16 values are stored as their uint16 bit patterns, in chunks of CHUNK_ROWS rows. ``activations.chunks``
+makes the bytes of a chunk.
 """
 
 import hashlib
@@ -24,71 +25,75 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.hashing import stamp
 from crossdiff.provenance.storage import atomic_path, record_mark
 
-# HDF5 notes the name of a filter that is registered: always, so that the same activations are the same bytes.
+# HDF5 writes a filter's name into the file if the filter is registered. It always is, because hdf5plugin is
+# imported here. So equal activations give equal bytes.
 REGISTERED = hdf5plugin.FILTERS["zstd"]
 FORMAT = "crossdiff activations 1"
 CHUNK_ROWS = 2048
-ONE_THREAD = 2**15 - 1  # numbers with which torch computes in the thread that asks
+ONE_THREAD = 2**15 - 1  # up to so many numbers torch computes in the calling thread alone
 
 
 def tokens_digest(ids: np.ndarray) -> str:
-    """Identity of a shard's token ids: two caches with one digest pair up row by row."""
+    """SHA-256 (hex) of a shard's token ids (tokens,). Caches with the same digest match row by row."""
     return hashlib.sha256(np.ascontiguousarray(ids, np.int32).tobytes()).hexdigest()
 
 
 class CacheWriter:
-    """Takes a cache's rows in any order. A chunk is compressed and written by a thread once its rows are there, and leaves memory."""
+    """Takes a cache's rows in any order.
+
+    Once all rows of a chunk are there, a thread compresses and writes it. Then the chunk leaves memory.
+    """
 
     def __init__(
         self, file: h5py.File, rows: int, d_model: int, pool: ThreadPoolExecutor, threads: int
     ) -> None:
         self.rows, self.d_model, self.chunk_rows = rows, d_model, min(rows, CHUNK_ROWS)
         self._norm = np.empty(rows, np.float32)
-        self._open: dict[
-            int, np.ndarray
-        ] = {}  # number of a chunk -> its rows as far as they are known, int16
-        self._spare: list[
-            np.ndarray
-        ] = []  # memory of chunks that were written: new memory costs more than copying into it
-        self._missing = np.bincount(np.arange(rows) // self.chunk_rows)  # of each chunk, rows
+        # From a chunk's number to its rows as far as they are known, int16.
+        self._open: dict[int, np.ndarray] = {}
+        # Memory of chunks that were written. New memory costs more than a copy into this one.
+        self._spare: list[np.ndarray] = []
+        self._missing = np.bincount(np.arange(rows) // self.chunk_rows)  # rows that each chunk still lacks
         self._pool, self._most = pool, 2 * threads
         self._written: deque[Future] = deque()
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plan.set_chunk((self.chunk_rows, d_model))
-        plan.set_obj_track_times(False)  # the same activations are the same bytes
+        plan.set_obj_track_times(False)  # equal activations give equal bytes
         for number, values in FILTERS:
             plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
         space = h5py.h5s.create_simple((rows, d_model))
-        self._file, self._stored = (
-            file,
-            h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, space, plan),
-        )
+        self._file = file
+        self._stored = h5py.h5d.create(file.id, b"activations", h5py.h5t.NATIVE_UINT16, space, plan)
 
     def write(self, rows: np.ndarray, block: Tensor) -> None:
-        """Take ``block`` (n, d_model), bfloat16 on the CPU, as the rows ``rows`` (n,), which ascend; each row once.
+        """Take ``block`` (n, d_model), bfloat16 on the CPU, as the rows numbered ``rows`` (n,).
 
-        Its memory is free again on return. Waits where more than two chunks for each thread are not written yet.
+        ``rows`` ascend, and each row is given once. The caller may reuse the block's memory on return. Waits
+        while more than two chunks per thread are not written yet.
         """
-        # By NumPy: torch would copy with threads of its own, which wait in a loop where the cores are busy with chunks.
+        # NumPy copies in this thread. torch would start threads of its own, which spin while the cores are
+        # busy with chunks.
         values = block.view(torch.int16).numpy()
         chunks, firsts = np.unique(rows // self.chunk_rows, return_index=True)
         for chunk, first, last in zip(chunks.tolist(), firsts, np.append(firsts[1:], len(rows)), strict=True):
             if chunk not in self._open:
-                self._open[chunk] = (
-                    self._spare.pop() if self._spare else np.empty((self.chunk_rows, self.d_model), np.int16)
-                )
+                shape = self.chunk_rows, self.d_model
+                self._open[chunk] = self._spare.pop() if self._spare else np.empty(shape, np.int16)
             self._open[chunk][rows[first:last] - chunk * self.chunk_rows] = values[first:last]
             self._missing[chunk] -= last - first
             if not self._missing[chunk]:
                 if len(self._written) == self._most:
                     self._written.popleft().result()
                 before = self._written[-1] if self._written else None
-                self._written.append(
-                    self._pool.submit(self._finish, chunk * self.chunk_rows, self._open.pop(chunk), before)
-                )
+                start, whole = chunk * self.chunk_rows, self._open.pop(chunk)
+                self._written.append(self._pool.submit(self._finish, start, whole, before))
 
     def _finish(self, start: int, values: np.ndarray, before: Future | None) -> None:
-        """Write a chunk whose rows are there, after the one ``before``: in which order they stand must not depend on the threads."""
+        """Write the whole chunk ``values`` that begins at row ``start``.
+
+        Waits for the chunk ``before``, so that the order of chunks in the file does not depend on the
+        threads.
+        """
         real = values[: self.rows - start]
         values[len(real) :] = 0
         few = max(1, ONE_THREAD // self.d_model)
@@ -101,7 +106,7 @@ class CacheWriter:
         self._stored.write_direct_chunk((start, 0), stored)
 
     def close(self) -> None:
-        """Wait for the threads, and write the norms. Raises ValueError where rows were never given."""
+        """Wait for the threads, then write the norms. Raises ValueError if some rows were never given."""
         for written in self._written:
             written.result()
         if self._missing.any():
@@ -113,7 +118,10 @@ class CacheWriter:
 def cache_writer(
     path: str | Path, rows: int, d_model: int, layer: int, ids: np.ndarray
 ) -> Iterator[CacheWriter]:
-    """A writer of the cache of ``rows`` tokens ``ids``, with the L2 norm of each row. The file appears when every row was written."""
+    """Give a writer for the cache of the tokens ``ids`` (rows,).
+
+    The cache also gets the L2 norm of each row. The file appears under ``path`` once every row is written.
+    """
     threads = torch.get_num_threads()
     with (
         atomic_path(path) as temporary,
@@ -134,20 +142,21 @@ def cache_writer(
 
 
 def write_cache(path: str | Path, activations: Tensor, layer: int, ids: np.ndarray) -> None:
-    """Write ``activations`` (tokens, d_model) bfloat16 with the L2 norm of each row. ``ids`` are the shard's tokens.
+    """Write ``activations`` (tokens, d_model), bfloat16, with the L2 norm of each row.
 
-    Raises TypeError for another type of number.
+    ``ids`` (tokens,) are the shard's tokens. Raises TypeError if the activations are not bfloat16.
     """
     if activations.dtype != torch.bfloat16:
-        raise TypeError(f"activations of {activations.dtype}, not bfloat16")
-    with cache_writer(path, *activations.shape, layer, ids) as writer:
+        raise TypeError(f"activations are {activations.dtype}, not bfloat16")
+    rows, d_model = activations.shape
+    with cache_writer(path, rows, d_model, layer, ids) as writer:
         for start in range(0, len(activations), CHUNK_ROWS):
             block = activations[start : start + CHUNK_ROWS]
             writer.write(np.arange(start, start + len(block)), block)
 
 
 class Header(NamedTuple):
-    """What a cache says of itself."""
+    """What a cache says about itself."""
 
     layer: int
     d_model: int
@@ -166,42 +175,42 @@ def _open(path: str | Path) -> h5py.File:
         file.close()
         if str(found).startswith(FORMAT.rstrip("0123456789")):
             raise UserError(
-                f"{path}: a cache of another version of Crossdiff (format {found!r}, here {FORMAT!r}); remove it and run again, "
-                "or use that version"
+                f"{path}: another version of Crossdiff wrote this cache "
+                f"(format {found!r}, allowed: {FORMAT!r}); remove it and run again, or use that version"
             )
         raise UserError(f"{path}: not an activation cache (format {found!r}, allowed: {FORMAT!r})")
     return file
 
 
 def read_header(path: str | Path) -> Header:
-    """Everything but the activations. Raises UserError for a truncated or foreign file."""
+    """Read everything but the activations. Raises UserError for a truncated, damaged or foreign file."""
     with _open(path) as file:
         try:
             norms = file["norm"][:]
         except (OSError, RuntimeError, KeyError) as error:
-            raise UserError(f"{path}: its norms are damaged ({first_line(error)})") from error
+            raise UserError(f"{path}: the norms are damaged ({first_line(error)})") from error
         try:
             rows, d_model = file["activations"].shape
             return Header(int(file.attrs["layer"]), d_model, rows, str(file.attrs["tokens_sha256"]), norms)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise UserError(
-                f"{path}: parts of it are missing ({first_line(error)}); remove it and run again"
+                f"{path}: parts are missing ({first_line(error)}); remove the file and run again"
             ) from error
 
 
 class _Layout(NamedTuple):
-    """Where the rows of a cache are."""
+    """Where the rows of a cache stand in the file."""
 
-    shape: tuple[int, int]
-    chunk: tuple[int, int]
-    places: (
-        dict[int, tuple[int, int]] | None
-    )  # chunk -> offset, size; None for an older cache, whose checksums are HDF5's own
+    shape: tuple[int, int]  # rows, d_model
+    chunk: tuple[int, int]  # rows, d_model
+    # From a chunk's number to its offset and size in bytes. None for an older cache, which has HDF5's
+    # checksums.
+    places: dict[int, tuple[int, int]] | None
 
 
 @lru_cache(maxsize=1024)
 def _layout(path: str | Path, _stamp: str | None) -> _Layout:
-    """By ``_stamp``, a file that has changed is looked at again."""
+    """The layout of a cache. ``_stamp`` changes with the file, so that a changed file is read again."""
     with _open(path) as file:
         try:
             dataset = file["activations"]
@@ -212,15 +221,15 @@ def _layout(path: str | Path, _stamp: str | None) -> _Layout:
             found: list[h5py.h5d.StoreInfo] = []
             dataset.id.chunk_iter(found.append)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: its index is damaged ({first_line(error)})") from error
+            raise UserError(f"{path}: the index is damaged ({first_line(error)})") from error
         places = {info.chunk_offset[0] // dataset.chunks[0]: (info.byte_offset, info.size) for info in found}
         return _Layout(dataset.shape, dataset.chunks, places)
 
 
 def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
-    """Rows ``start`` to ``stop`` as (rows, d_model) bfloat16. Several threads read at once.
+    """Read rows ``start`` to ``stop`` (exclusive) as (rows, d_model) bfloat16.
 
-    Raises UserError when a checksum is wrong.
+    Several threads may read at the same time. Raises UserError if a checksum is wrong.
     """
     layout = _layout(path, stamp(path))
     start, stop, _ = slice(start, stop).indices(layout.shape[0])
@@ -230,7 +239,10 @@ def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
 
 
 def read_into(path: str | Path, start: int, out: Tensor) -> None:
-    """Fill ``out`` (rows, d_model), bfloat16 on the CPU with any strides, with the rows from ``start``. As ``read_rows``."""
+    """Fill ``out`` (rows, d_model) with the rows from ``start`` on. Otherwise the same as ``read_rows``.
+
+    ``out`` is bfloat16 on the CPU and may have any strides.
+    """
     layout, stop = _layout(path, stamp(path)), start + len(out)
     values = out.view(torch.uint16).numpy()
     if layout.places is None:
@@ -252,7 +264,6 @@ def read_into(path: str | Path, start: int, out: Tensor) -> None:
 
 
 def _read_by_hdf5(path: str | Path, start: int, stop: int, values: np.ndarray) -> None:
-
     with _open(path) as file:
         try:
             values[:] = file["activations"][start:stop]

@@ -1,43 +1,46 @@
-"""The bytes of a chunk of a cache, made and read outside HDF5, whose filters hold one lock: threads compress and read at once.
+"""The bytes of a cache's chunk, encoded and decoded outside HDF5.
 
-The filters are those that HDF5 would apply, byte shuffle and zstd, so any program with HDF5's zstd filter
-reads the file. zstd's own checksum guards the content; every decoder checks it. The parameters suit
-activations (benchmarks/cache.py): the bytes of signs and exponents have few values, but repeat in no order,
-so that a search for repetitions only costs time and ratio.
+HDF5's own filters hold one lock. Here several threads compress and read at the same time.
+
+The filters are those that HDF5 would apply: byte shuffle, then zstd. So any program with HDF5's zstd filter
+reads the file. zstd's own checksum guards the content, and every decoder checks it.
+
+The parameters suit activations (benchmarks/cache.py). The bytes that hold signs and exponents have few
+distinct values but repeat in no order, so a search for repetitions costs time and gains nothing.
 """
 
 import numpy as np
 import zstandard
 
-FILTERS = (
-    (2, (2,)),
-    (32015, (1,)),
-)  # numbers and settings that HDF5 knows: byte shuffle of two-byte values, zstd
+# The filters' numbers and settings in HDF5: byte shuffle of two-byte values, zstd.
+FILTERS = ((2, (2,)), (32015, (1,)))
 ZSTD = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=17, write_checksum=True
 )
 
 
 class DamagedChunk(Exception):
-    """The bytes are not those that were written."""
+    """The stored bytes are not those that were written."""
 
 
 def encode(values: np.ndarray) -> bytes:
-    """``values``, uint16 in any shape, as the bytes of a chunk."""
+    """The bytes that a chunk with ``values`` (uint16, any shape) has in the file."""
     planes = np.empty((2, values.size), np.uint8)
     np.copyto(planes[0].reshape(values.shape), values, casting="unsafe")
     np.right_shift(values, 8, out=planes[1].reshape(values.shape), casting="unsafe")
-    return zstandard.ZstdCompressor(compression_params=ZSTD).compress(planes)
+    return zstandard.ZstdCompressor(compression_params=ZSTD).compress(planes.data)
 
 
 def decode(stored: bytes, shape: tuple[int, int], start: int, out: np.ndarray) -> None:
-    """Fill ``out`` (rows, d_model), uint16, with the rows from ``start`` of a chunk of ``shape``. Raises DamagedChunk."""
+    """Fill ``out`` (rows, d_model), uint16, with rows of a chunk, from row ``start`` of the chunk on.
+
+    ``stored`` holds the bytes of the whole chunk, which has ``shape`` (rows, d_model). Raises DamagedChunk.
+    """
     try:
         frame = zstandard.get_frame_parameters(stored)
         if not frame.has_checksum or frame.content_size != 2 * shape[0] * shape[1]:
-            raise DamagedChunk(
-                f"a frame of {frame.content_size} bytes, {'with' if frame.has_checksum else 'without'} a checksum"
-            )
+            checksum = "with" if frame.has_checksum else "without"
+            raise DamagedChunk(f"a frame of {frame.content_size} bytes, {checksum} a checksum")
         planes = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DamagedChunk(str(error)) from error

@@ -1,4 +1,7 @@
-"""One pass of one model over one token shard, up to a layer. Forward passes, copies to the host, compression and writing run at once."""
+"""Harvest activations: one pass of one model over one token shard, up to a layer.
+
+Forward passes, copies to the host, compression and writing run at the same time.
+"""
 
 import logging
 from collections import deque
@@ -20,12 +23,19 @@ from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
 
-WINDOW = 2**20  # tokens whose sequences are sorted by length together: about as many are in memory
-AHEAD = 6  # batches that the device may be ahead of what is stored: while a window's last chunks are written
+# Tokens of a window, whose sequences are sorted by length together. About as many are in memory.
+WINDOW = 2**20
+# Batches that the device may compute before they are stored. It works on while a window's last chunks are
+# written.
+AHEAD = 6
 
 
 def length_batches(starts: np.ndarray, rows: int, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Groups of sequence numbers, longest first, each group of at most ``batch_tokens`` padded tokens (or one sequence)."""
+    """Group sequences into batches, the longest first, and yield each group's sequence numbers.
+
+    A group has at most ``batch_tokens`` tokens, padding included, or it is a single sequence. ``starts``
+    (sequences,) are the first rows of the sequences, and ``rows`` is the number of all rows.
+    """
     lengths = np.diff(np.append(starts, rows))
     order = np.argsort(-lengths, kind="stable")
     first = 0
@@ -38,12 +48,15 @@ def length_batches(starts: np.ndarray, rows: int, batch_tokens: int) -> Iterator
 class Window(NamedTuple):
     """Sequences that are sorted by length together."""
 
-    stop: int  # the row after its last
-    groups: list[np.ndarray]  # of numbers of sequences in the shard
+    stop: int  # the row after the window's last one
+    groups: list[np.ndarray]  # for each batch, the numbers of its sequences in the shard
 
 
 def windows(shard: Shard, batch_tokens: int) -> Iterator[Window]:
-    """The shard's sequences in windows of about WINDOW tokens, in the shard's order, each in batches as of ``length_batches``."""
+    """Split the shard's sequences, in order, into windows of about WINDOW tokens.
+
+    ``length_batches`` makes the batches of each window.
+    """
     starts, stops = shard.sequence_bounds()
     for part in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(starts // WINDOW)) + 1):
         first, stop = part[0], int(stops[part[-1]])
@@ -55,12 +68,12 @@ class Batch(NamedTuple):
     """Some sequences, padded on the right."""
 
     ids: Tensor  # (sequence, position) int64
-    places: Tensor  # of real tokens in it, flat, in the order of ``rows``
-    rows: np.ndarray  # of these tokens in the shard, ascending
+    places: Tensor  # (tokens,) where the real tokens stand in the flattened ``ids``, in the order of ``rows``
+    rows: np.ndarray  # (tokens,) the rows of these tokens in the shard, ascending
 
 
 def batch_of(shard: Shard, starts: np.ndarray, lengths: np.ndarray) -> Batch:
-    """The sequences that start in rows ``starts`` and have these ``lengths``."""
+    """The batch of the sequences that start in rows ``starts`` (sequence,) with ``lengths`` (sequence,)."""
     position = np.arange(lengths.max())
     real = position < lengths[:, None]
     rows = starts[:, None] + position
@@ -74,9 +87,9 @@ def batch_of(shard: Shard, starts: np.ndarray, lengths: np.ndarray) -> Batch:
 def harvest_shard(
     model: PreTrainedModel, shard: Shard, layer: int, batch_tokens: int, path: str | Path
 ) -> None:
-    """Write the output of block ``layer`` for every token of the shard, as a cache.
+    """Write the output of block ``layer`` for every token of the shard as a cache.
 
-    Memory holds about WINDOW tokens, (WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations.
+    Memory holds about (WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations.
     """
     starts, stops = shard.sequence_bounds()
     total, to_host = len(shard.token), ToHost(model.device)
@@ -95,9 +108,8 @@ def harvest_shard(
                 waiting.append(storing.submit(_store, writer, batch.rows, landing, bad))
                 if len(waiting) > AHEAD:
                     waiting.popleft().result()
-            waiting.append(
-                storing.submit(_check, shard, layer, window.stop, bad)
-            )  # runs when all of them were stored
+            # The one thread that stores runs this after all batches of the window.
+            waiting.append(storing.submit(_check, shard, layer, window.stop, bad))
         for stored in waiting:
             stored.result()
 

@@ -1,6 +1,10 @@
-"""Both models' caches in step: which tokens count, how activations are scaled, and blocks of token pairs."""
+"""Read both models' caches in step.
 
-from collections.abc import Iterator, Mapping, Sequence
+This module decides which tokens count, computes how activations are scaled, and gives blocks and batches of
+token pairs. A token pair is the activations of both models at one token.
+"""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +23,10 @@ CPU = torch.device("cpu")
 
 
 class PairedShard:
-    """One token shard with both models' caches. Raises UserError when the three do not belong together."""
+    """One token shard with both models' caches.
+
+    Raises UserError if the three files do not belong together.
+    """
 
     def __init__(self, tokens: str | Path, base: str | Path, chat: str | Path) -> None:
         self.tokens: Shard = read_shard(tokens)
@@ -27,7 +34,7 @@ class PairedShard:
         headers = [read_header(path) for path in self.paths]
         for path, header in zip(self.paths, headers, strict=True):
             if header.tokens_sha256 != tokens_digest(self.tokens.token):
-                raise UserError(f"{path}: its activations belong to other tokens than {tokens}")
+                raise UserError(f"{path}: the activations belong to other tokens than {tokens}")
             if (header.layer, header.d_model) != (headers[0].layer, headers[0].d_model):
                 raise UserError(
                     f"{path}: layer {header.layer} of width {header.d_model}, "
@@ -37,37 +44,39 @@ class PairedShard:
         self.norms = np.stack([header.norm for header in headers])  # (model, rows)
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Activations of rows ``start`` to ``stop``, (rows, model, d_model) bfloat16."""
+        """Read the activations of rows ``start`` to ``stop`` as (rows, model, d_model) bfloat16."""
         return torch.stack([read_rows(path, start, stop) for path in self.paths], dim=1)
 
     def read_into(self, out: Tensor, start: int, stop: int, rows: np.ndarray) -> None:
-        """Of rows ``start`` to ``stop`` those numbered ``rows``, from 0, into ``out`` (rows, model, d_model) bfloat16 of main memory."""
-        bits = out.view(
-            torch.uint16
-        ).numpy()  # NumPy copies in the calling thread alone, where torch would start others
+        """Read some of the rows ``start`` to ``stop`` into ``out`` (n, model, d_model).
+
+        ``rows`` (n,) numbers them from 0 at ``start``. ``out`` is bfloat16 in main memory.
+        """
+        # NumPy copies in the calling thread alone. torch would start other threads.
+        bits = out.view(torch.uint16).numpy()
         for model, path in enumerate(self.paths):
             bits[:, model] = read_rows(path, start, stop).view(torch.uint16).numpy().take(rows, axis=0)
 
 
 class Summary(NamedTuple):
-    """What is known of all activations of a pair at a layer before any crosscoder sees them."""
+    """Statistics of all activations of a model pair at one layer. No crosscoder is needed for them."""
 
     layer: int
     skip_first: int
     max_norm_ratio: float | None
-    median_norm: list[float]  # per model
-    mean: list[list[float]]  # per model, of the kept tokens
-    rms: list[float]  # per model: root of the summed variances of the kept tokens
+    median_norm: list[float]  # (model,)
+    mean: list[list[float]]  # (model, d_model), over kept tokens
+    rms: list[float]  # (model,): root of the variances of kept tokens, summed over d_model
     tokens: int
     skipped_as_first: int
     skipped_by_norm: int
 
     def kept(self, shard: PairedShard) -> np.ndarray:
-        """(rows,) bool: the tokens that count."""
+        """(rows,) bool: which tokens of the shard count."""
         return self.counts(shard.tokens.position, shard.norms)
 
     def counts(self, position: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        """(tokens,) bool: whether tokens at ``position`` (tokens,) with ``norms`` (model, tokens) count."""
+        """(tokens,) bool: which tokens count, given ``position`` (tokens,) and ``norms`` (model, tokens)."""
         late = position >= self.skip_first
         if self.max_norm_ratio is None:
             return late
@@ -75,7 +84,7 @@ class Summary(NamedTuple):
         return late & (norms <= limit[:, None]).all(axis=0)
 
     def scaling(self, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-        """Mean (model, d_model) to subtract and factor (model,) to multiply with (docs/method.md 3)."""
+        """The mean (model, d_model) to subtract and the factor (model,) to multiply by (docs/method.md 3)."""
         mean, rms = torch.tensor(self.mean), torch.tensor(self.rms)
         match normalisation.kind:
             case "none":
@@ -83,15 +92,15 @@ class Summary(NamedTuple):
             case "per_model":
                 return mean, normalisation.target_rms / rms
             case "shared":
-                return mean, (normalisation.target_rms / rms.square().mean().sqrt()).expand(
-                    len(MODELS)
-                ).clone()
+                factor = normalisation.target_rms / rms.square().mean().sqrt()
+                return mean, factor.expand(len(MODELS)).clone()
 
 
 def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
-    """Median norms over all tokens past ``skip_first``; means and variances over ``statistics_tokens`` kept ones, an equal share per shard.
+    """Compute the summary of all ``shards``.
 
-    Raises UserError when too few tokens are kept.
+    Median norms are over all tokens past ``skip_first``. Means and variances are over ``statistics_tokens``
+    kept tokens, an equal share from every shard. Raises UserError if too few tokens are kept.
     """
     late = [shard.tokens.position >= settings.skip_first for shard in shards]
     norms = np.concatenate([shard.norms[:, rows] for shard, rows in zip(shards, late, strict=True)], axis=1)
@@ -117,7 +126,10 @@ def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
 
 
 def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) -> tuple[Tensor, Tensor]:
-    """Mean (model, d_model) and root of the summed variances (model,) of the first kept tokens of every shard."""
+    """Mean (model, d_model) and root of the summed variances (model,), both float64.
+
+    Every shard gives its first ``per_shard`` kept tokens.
+    """
     count = 0
     total = torch.zeros(len(MODELS), shards[0].d_model, dtype=torch.float64)
     squares = torch.zeros(len(MODELS), dtype=torch.float64)
@@ -129,7 +141,8 @@ def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) ->
             squares += block.square().sum(dim=(0, 2))
     if count < 2:
         raise UserError(
-            f"activations: {count} of {summary.tokens:,} tokens are left; loosen skip_first or max_norm_ratio"
+            f"activations: {count} of {summary.tokens:,} tokens are left, allowed: 2 or more; "
+            "loosen skip_first or max_norm_ratio"
         )
     mean = total / count
     return mean, (squares / count - mean.square().sum(dim=1)).sqrt()
@@ -138,7 +151,10 @@ def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) ->
 def kept_blocks(
     shard: PairedShard, summary: Summary, limit: int | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """(row numbers, activations (rows, model, d_model) bfloat16) of a shard's kept tokens in order, chunk by chunk."""
+    """Yield a shard's kept tokens in order, chunk by chunk, at most ``limit`` of them.
+
+    Each item is the row numbers (n,) and the activations (n, model, d_model), bfloat16.
+    """
     kept = summary.kept(shard)
     left = shard.rows if limit is None else limit
     for start in range(0, shard.rows, CHUNK_ROWS):
@@ -151,7 +167,7 @@ def kept_blocks(
 
 
 def read_summary(path: str | Path) -> Summary:
-    """Read what ``write_summary`` wrote."""
+    """Read a summary that ``write_summary`` wrote."""
     return Summary(**read_json(path))
 
 
@@ -164,13 +180,16 @@ class Block(NamedTuple):
     """Some token pairs of one shard, in order."""
 
     activations: Tensor  # (tokens, model, d_model) bfloat16
-    documents: np.ndarray  # (tokens,) int64, see texts.shards
-    shard: int  # number
-    rows: np.ndarray  # (tokens,) in the shard
+    documents: np.ndarray  # (tokens,) int64, document ids of ``texts.shards``
+    shard: int  # the shard's number
+    rows: np.ndarray  # (tokens,) the tokens' rows in the shard
 
 
 class PairedActivations:
-    """The kept activations of all shards of a split, both models in step."""
+    """The kept activations of all shards of a split, with both models in step.
+
+    Raises UserError if a shard has another layer or width than the summary.
+    """
 
     def __init__(self, shards: Sequence[PairedShard], summary: Summary) -> None:
         self.shards, self.summary = shards, summary
@@ -178,12 +197,16 @@ class PairedActivations:
         for shard in shards:
             if (shard.layer, shard.d_model) != (summary.layer, len(summary.mean[0])):
                 raise UserError(
-                    f"{shard.paths[0]}: layer {shard.layer} of width {shard.d_model}, but the summary is of layer {summary.layer}"
+                    f"{shard.paths[0]}: layer {shard.layer} of width {shard.d_model}, "
+                    f"but the summary is of layer {summary.layer} of width {len(summary.mean[0])}"
                 )
 
     @classmethod
     def of(cls, inputs: Mapping[str, Any], prefix: str = "") -> "PairedActivations":
-        """From a rule's named inputs ``tokens``, ``base``, ``chat`` (lists in the same order), each after ``prefix``, and ``summary``."""
+        """Open the named inputs of a rule: ``tokens``, ``base``, ``chat`` and ``summary``.
+
+        The first three are lists in the same order, and ``prefix`` stands before their names.
+        """
         paths = zip(*(inputs[prefix + name] for name in ("tokens", *MODELS)), strict=True)
         return cls([PairedShard(*shard) for shard in paths], read_summary(inputs["summary"]))
 
@@ -198,7 +221,7 @@ class PairedActivations:
         return sum(int(self.summary.kept(shard).sum()) for shard in self.shards)
 
     def blocks(self) -> Iterator[Block]:
-        """All kept tokens, shard after shard, in order."""
+        """Yield all kept tokens, shard after shard, in order."""
         for number, shard in enumerate(self.shards):
             for rows, activations in kept_blocks(shard, self.summary):
                 yield Block(activations, shard.tokens.document[rows], number, rows)
@@ -212,21 +235,29 @@ class PairedActivations:
         device: torch.device = CPU,
         reserved: float = 0,
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[Tensor]:
-        """Endless batches (batch, model, d_model) bfloat16 in random order, epoch after epoch, from batch number ``start`` on.
+    ) -> Generator[Tensor, None, None]:
+        """Yield batches (batch, model, d_model), bfloat16, in random order, epoch after epoch, without end.
 
-        Chunks of all shards are put in a random order, which is cut into pools of about ``buffer_tokens`` tokens; each is shuffled.
-        Within an epoch each kept token appears once, but for a last few that do not fill a batch. The next pool is read while one is used.
-        What a batch holds follows from its number and the seed alone, so a resumed training goes on where it stopped.
+        The first batch has number ``start``. The seed and a batch's number alone decide what the batch holds.
+        So a resumed training goes on where it stopped.
 
-        Batches are on ``device``. On a GPU the pools are held there too, if two of them fit beside the ``reserved`` bytes that the training
-        takes in all. ``share``: (rank, ranks); each of several processes reads and gets only its part of every batch.
-        Close the iterator to end its threads. Raises UserError when all tokens together do not fill a batch.
+        The chunks of all shards get a random order. That order is cut into pools of about ``buffer_tokens``
+        tokens, and each pool is shuffled. Within an epoch each kept token appears once, except a last few
+        that do not fill a batch. The next pool is read while one is used.
+
+        Batches are on ``device``. A GPU also holds the pools if two of them fit in addition to ``reserved``,
+        the bytes that the training takes. ``share`` is (rank, ranks): each of several processes reads and
+        gets only its part of every batch, (batch / ranks, model, d_model).
+
+        Close the generator to end its threads. Raises UserError if all tokens together do not fill a batch.
         """
         kept = [self.summary.kept(shard) for shard in self.shards]
         tokens = sum(int(np.count_nonzero(rows)) for rows in kept)
         if tokens < batch:
-            raise UserError(f"crosscoders: batch {batch} is larger than the {tokens} tokens that are kept")
+            raise UserError(
+                f"crosscoders: batch {batch} is larger than the {tokens} tokens that are kept; "
+                "lower batch, or raise the tokens of datasets"
+            )
         size = max(1, buffer_tokens // batch) * batch
         plans = plan(kept, batch, size, seed, start, share)
         rows, processes = min(size, tokens - tokens % batch), share[1]

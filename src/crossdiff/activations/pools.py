@@ -1,11 +1,14 @@
-"""Pools of token pairs: what is shuffled together, and how threads read it ahead of a training, onto the GPU where it fits."""
+"""Pools of token pairs: tokens that are shuffled together, which threads read ahead of a training.
+
+The pools are on the GPU if they fit there, else in main memory.
+"""
 
 import itertools
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,27 +22,27 @@ from crossdiff.device import is_synchronous, usable_memory
 
 log = logging.getLogger(__name__)
 
-READERS = 16  # threads at most: more wait for the file system or for Python
+READERS = 16  # threads at most. More would wait for the file system or for Python.
 AHEAD = 2  # batches that are copied to the GPU before they are asked for
-FILLED = 0.95  # of a GPU's memory may be planned: what is left goes to libraries and to gaps
+FILLED = 0.95  # share of a GPU's memory that is planned. Libraries and gaps take the rest.
 
 
 class Piece(NamedTuple):
-    """Rows of a pool that are read together."""
+    """Rows of one chunk that are read together."""
 
-    shard: int
-    start: int  # first row of the chunk
-    rows: np.ndarray  # which of the chunk's rows, from 0, ascending
+    shard: int  # the shard's number
+    start: int  # the chunk's first row in the shard
+    rows: np.ndarray  # (n,) the rows to read, counted from ``start``, ascending
 
 
 class Pool(NamedTuple):
-    """What is read and shuffled together."""
+    """Tokens that are read and shuffled together."""
 
     pieces: list[Piece]
-    order: np.ndarray  # of the rows of all pieces, in which batches take them
+    order: np.ndarray  # (rows,) the order in which batches take the rows of all pieces
 
     def part(self, rows: np.ndarray) -> "Pool":
-        """The pool with only those rows that ``rows``, of the order, name."""
+        """The pool with only ``rows`` (n,), which are entries of ``order``."""
         wanted = np.zeros(sum(len(piece.rows) for piece in self.pieces), bool)
         wanted[rows] = True
         place = np.cumsum(wanted) - 1
@@ -54,9 +57,10 @@ class Pool(NamedTuple):
 def plan(
     kept: Sequence[np.ndarray], batch: int, size: int, seed: int, start: int, share: tuple[int, int]
 ) -> Iterator[Pool]:
-    """Pools of ``size`` tokens, a multiple of ``batch``, the last of an epoch smaller; without the first ``start`` batches. Endless.
+    """Yield pools of ``size`` tokens without end, leaving out the first ``start`` batches.
 
-    ``kept``: per shard, (rows,) bool. ``share``: (rank, ranks); of each batch a rank has an equal part, in order.
+    ``size`` is a multiple of ``batch``. The last pool of an epoch may be smaller. ``kept`` has one (rows,)
+    bool per shard. ``share`` is (rank, ranks): the ranks divide each batch into equal parts, in order.
     """
     chunks = [(i, first) for i, rows in enumerate(kept) for first in range(0, len(rows), CHUNK_ROWS)]
     counts = np.array([np.count_nonzero(kept[i][first : first + CHUNK_ROWS]) for i, first in chunks])
@@ -78,48 +82,50 @@ def plan(
             for place in range(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1):
                 i, first = chunks[permuted[place]]
                 before = ends[place] - counts[permuted[place]]
-                rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])[
-                    max(0, begin - before) : end - before
-                ]
-                pieces.append(Piece(i, first, rows))
+                rows = np.flatnonzero(kept[i][first : first + CHUNK_ROWS])
+                pieces.append(Piece(i, first, rows[max(0, begin - before) : end - before]))
             pool, mine = Pool(pieces, order), np.array_split(batches, ranks, axis=1)[rank].reshape(-1)
             yield pool if len(mine) == len(order) else pool.part(mine)
 
 
-Read = Callable[[Piece, Tensor], None]  # into (rows, model, d_model) bfloat16 in main memory
+# Reads a piece into (rows, model, d_model), bfloat16 in main memory.
+Read = Callable[[Piece, Tensor], None]
 
 
 class InMainMemory:
-    """Two pools in main memory, into which rows are read in place."""
+    """Two pools in main memory. Rows are read directly to their place."""
 
     def __init__(self, rows: int, d_model: int, read: Read, readers: int, pinned: bool) -> None:
         self.pools = [torch.empty(rows, len(MODELS), d_model, dtype=torch.bfloat16) for _ in range(2)]
         self.read, self.readers, self.pinned = read, readers, pinned
-        self.stopped = threading.Event()  # nothing more is to be read
+        self.stopped = threading.Event()  # set when reading must stop
 
     def begin(self) -> None:
-        """Called before a pool is overwritten, by the thread that gathered from it."""
+        """Prepare to overwrite a pool. The thread that gathered from the pool calls this."""
 
     def write(self, number: int, start: int, piece: Piece, reader: int) -> None:
-        """Read a piece to where it belongs in pool ``number``. ``reader``: the number of the thread."""
+        """Read a piece into pool ``number`` from row ``start`` on. ``reader`` is the number of the thread."""
         self.read(piece, self.pools[number][start : start + len(piece.rows)])
 
     def ordered(self, number: int, order: np.ndarray) -> Tensor:
-        """The order of pool ``number`` as indices for ``gather``."""
+        """The ``order`` (rows,) of pool ``number`` as indices for ``gather``."""
         return torch.from_numpy(order)
 
     def gather(self, number: int, rows: Tensor) -> Tensor:
-        """(rows, model, d_model) of pool ``number``, in a tensor of its own."""
+        """Copy the rows ``rows`` (n,) of pool ``number`` into a new tensor (n, model, d_model)."""
         pool = self.pools[number]
         batch = torch.empty(len(rows), *pool.shape[1:], dtype=pool.dtype, pin_memory=self.pinned)
         return torch.index_select(pool, 0, rows, out=batch)
 
 
 class OnGPU:
-    """Two pools on a GPU. Each thread reads into pinned memory of its own, copies from there on a stream beside the training's, and waits.
+    """Two pools on a GPU, with the same methods as ``InMainMemory``.
 
-    So a pool whose threads have ended is whole, for every stream. The other way round, copies into a pool wait for all that the training's
-    stream holds when the pool is given back, its last gather among it.
+    Each thread reads into its own pinned memory, copies from there on a stream separate from the training's,
+    and waits for the copy. So a pool is complete for every stream once its threads have ended.
+
+    Before a pool is overwritten, the copies wait for all work that is queued on the training's stream. That
+    work includes the last gather from the pool.
     """
 
     def __init__(self, rows: int, d_model: int, read: Read, readers: int, device: torch.device) -> None:
@@ -157,9 +163,10 @@ class OnGPU:
 
 
 class _Filling:
-    """Pool ``number`` while threads read what ``plans`` names next. The first thread plans, starts the others and reads like them.
+    """Pool ``number`` while threads fill it with the next pool of ``plans``.
 
-    They end when all is read, one of them failed, reading is stopped, or the process ends.
+    The first thread plans, starts the others and reads like them. The threads end when everything is read,
+    one of them fails, reading is stopped, or the process ends.
     """
 
     def __init__(self, plans: Iterator[Pool], memory: InMainMemory | OnGPU, number: int) -> None:
@@ -204,19 +211,19 @@ class _Filling:
         self.memory.stopped.set()
 
     def check(self) -> None:
-        """Raise what a thread has raised."""
+        """Raise the error of a thread, if there is one."""
         if self.error is not None:
             raise self.error
 
     def wait(self) -> Tensor:
-        """The order in which the pool's rows are used, once they are there."""
+        """Wait until the pool is filled. Gives the order (rows,) in which its rows are used."""
         self.first.join()
         self.check()
         return self.order
 
 
-def batches(plans: Iterator[Pool], memory: InMainMemory | OnGPU, batch: int) -> Iterator[Tensor]:
-    """Batches (batch, model, d_model) of one pool after another; the next is filled while one is used."""
+def batches(plans: Iterator[Pool], memory: InMainMemory | OnGPU, batch: int) -> Generator[Tensor, None, None]:
+    """Yield batches (batch, model, d_model) of one pool after another. The next pool is filled meanwhile."""
     filling = _Filling(plans, memory, 0)
     try:
         for used in itertools.cycle((0, 1)):
@@ -226,18 +233,22 @@ def batches(plans: Iterator[Pool], memory: InMainMemory | OnGPU, batch: int) -> 
                 filling.check()
                 yield memory.gather(used, rows)
     finally:
-        memory.stopped.set()  # each thread finishes the piece that it reads
+        memory.stopped.set()  # each thread finishes its current piece
         filling.first.join()
 
 
-def copied(plans: Iterator[Pool], memory: InMainMemory, batch: int, device: torch.device) -> Iterator[Tensor]:
-    """The same on a GPU, of pools in main memory: a thread gathers into pinned memory and copies on a stream beside the training's."""
+def copied(
+    plans: Iterator[Pool], memory: InMainMemory, batch: int, device: torch.device
+) -> Generator[Tensor, None, None]:
+    """Yield the same batches on a GPU, from pools in main memory.
+
+    A thread gathers each batch into pinned memory and copies it on a stream separate from the training's.
+    """
     stream, pinned = torch.cuda.Stream(device), batches(plans, memory, batch)
 
     def copy() -> tuple[Tensor, torch.cuda.Event]:
-        with torch.cuda.stream(
-            stream
-        ):  # the memory behind a pinned batch is used again only after its copy: PyTorch sees to that
+        # PyTorch uses a pinned batch's memory again only after the copy.
+        with torch.cuda.stream(stream):
             return next(pinned).to(device, non_blocking=True), stream.record_event()
 
     copier = ThreadPoolExecutor(max_workers=1)
@@ -265,24 +276,21 @@ def read_ahead(
     device: torch.device,
     reserved: float,
     processes: int,
-) -> Iterator[Tensor]:
-    """Batches of the pools, which have ``rows`` at most, on ``device``. ``processes`` of this machine share its cores.
+) -> Generator[Tensor, None, None]:
+    """Yield batches (batch, model, d_model) of the pools on ``device``.
 
-    A GPU holds the pools itself if two fit beside ``reserved``, the bytes that the training takes in all; else main memory does.
+    A pool has at most ``rows`` rows. ``processes`` processes share the cores of this machine. A GPU holds the
+    pools if two of them fit in addition to ``reserved``, the bytes that the training takes. Else main memory
+    holds them.
     """
-    if is_synchronous(device):  # the training has the cores
+    if is_synchronous(device):  # one thread reads, because the training needs the cores
         return batches(plans, InMainMemory(rows, d_model, read, 1, pinned=False), batch)
     readers = max(1, min(READERS, len(os.sched_getaffinity(0)) // processes))
     row, usable = 2 * len(MODELS) * d_model, FILLED * usable_memory(device)
-    fit = max(0, int((usable - reserved) / (2 * (row + 8))))  # an index beside each
-    stay = "on the GPU" if rows <= fit else f"in main memory, the GPU has room for two of {fit:,}"
-    log.info(
-        "two pools of %s token pairs, %.1f GB each, %s; read by %d threads",
-        f"{rows:,}",
-        rows * row / 1e9,
-        stay,
-        readers,
-    )
+    fit = max(0, int((usable - reserved) / (2 * (row + 8))))  # each row also needs an index of 8 bytes
+    where = "on the GPU" if rows <= fit else f"in main memory, the GPU has room for two of {fit:,}"
+    size = f"{rows:,} token pairs, {rows * row / 1e9:.1f} GB each"
+    log.info("two pools of %s, are %s; %d threads read them", size, where, readers)
     if rows <= fit:
         return batches(plans, OnGPU(rows, d_model, read, readers, device), batch)
     return copied(plans, InMainMemory(rows, d_model, read, readers, pinned=True), batch, device)
