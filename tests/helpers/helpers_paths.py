@@ -22,9 +22,9 @@ def on_path(path: str) -> Iterator[None]:
         patch.setenv(kernels.SETTING, "triton" if path == "kernels" else "plain")
         assert os.environ["TRITON_INTERPRET"] == "1"
         if path == "kernels":
-            from crossdiff.crosscoders.kernels import triton_kernels
+            from crossdiff.crosscoders.kernels import operations
 
-            patch.setattr(triton_kernels, "ROOM", 64)  # programs are dear when they are interpreted
+            patch.setattr(operations, "ROOM", 64)  # programs are slow when they are interpreted
         if path == "device":
             for module in (selection, optimiser):
                 patch.setattr(module, "is_synchronous", lambda _device: False)

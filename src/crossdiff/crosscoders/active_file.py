@@ -1,8 +1,11 @@
-"""The file of active entries: what a crosscoder's latents are on every kept token of a split, encoded once and read by all that follows.
+"""The file of active entries: a crosscoder's activations on every kept token of a split.
 
-Parquet, a row per token in order: the number of its shard, its row there, the latents that are active on it, and their activations, exactly
-as they were computed. A row group holds whole sequences of one shard, about ENTRIES_AT_ONCE entries, so that readers hold no more. Pages
-bear checksums. Without torch, which most readers need not wait for.
+They are encoded once, and all later steps read the file. It is Parquet with one row per token, in order: the
+number of the token's shard, its row there, the latents that are active on it, and their activations, exactly
+as they were computed. Pages have checksums.
+
+A row group holds whole sequences of one shard with about ENTRIES_AT_ONCE entries. So readers need little
+memory. This module does not import torch, because most readers do not need it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,14 +24,14 @@ from crossdiff.texts.shards import Shard
 
 SCHEMA = pa.schema(
     [
-        ("shard", pa.int32()),  # number
-        ("row", pa.int64()),  # of the token in the shard
-        ("latents", pa.list_(pa.int32())),  # in increasing order
-        ("activations", pa.list_(pa.float32())),  # of these latents
+        ("shard", pa.int32()),  # the shard's number
+        ("row", pa.int64()),  # the token's row in the shard
+        ("latents", pa.list_(pa.int32())),  # the active latents, ascending
+        ("activations", pa.list_(pa.float32())),  # their activations f
     ]
 )
 ENTRIES_AT_ONCE = 4_000_000
-# On the default run: 4.8 bytes an entry instead of 8; one core writes 35 million entries a second.
+# On the default run an entry takes 4.8 bytes instead of 8, and one core writes 35 million entries per second.
 LAYOUT = {
     "compression": "zstd",
     "compression_level": 1,
@@ -44,14 +47,14 @@ LAYOUT = {
 class ActiveTokens(NamedTuple):
     """The active entries of some whole sequences of one shard, token by token."""
 
-    shard: int  # number
+    shard: int  # the shard's number
     rows: np.ndarray  # (tokens,) int64: the kept rows, in order
-    bounds: np.ndarray  # (tokens + 1,): where each token's entries begin, and their end
+    bounds: np.ndarray  # (tokens + 1,) int64: entries bounds[i] to bounds[i + 1] belong to token i
     latent: np.ndarray  # (entries,) int32
     value: np.ndarray  # (entries,) float32
 
     def first(self, tokens: int) -> "ActiveTokens":
-        """Those of the first ``tokens`` tokens."""
+        """The entries of the first ``tokens`` tokens."""
         end = self.bounds[tokens]
         return self._replace(
             rows=self.rows[:tokens],
@@ -62,32 +65,37 @@ class ActiveTokens(NamedTuple):
 
 
 class ActiveWriter:
-    """Takes tokens in order and writes them in row groups of whole sequences, each while the next is gathered."""
+    """Takes tokens in order and writes them in row groups of whole sequences.
+
+    A thread writes a row group while the next one is collected.
+    """
 
     def __init__(self, file: pq.ParquetWriter, pool: ThreadPoolExecutor, shards: Sequence[Shard]) -> None:
         self.file, self.pool = file, pool
         self.starts = [shard.sequence_starts() for shard in shards]
         self.shard, self.size = 0, 0
-        self.waiting: list[tuple[np.ndarray, ...]] = []  # rows, entries of each, latents, values
+        self.waiting: list[tuple[np.ndarray, ...]] = []  # rows, numbers of entries, latents, values
         self.written: Future | None = None
 
     def add(
         self, shard: int, rows: np.ndarray, counts: np.ndarray, latent: np.ndarray, value: np.ndarray
     ) -> None:
-        """Tokens ``rows`` (tokens,) of a shard with ``counts`` (tokens,) entries each: ``latent`` and ``value`` (entries,)."""
+        """Take the tokens in ``rows`` (tokens,) of a shard.
+
+        They have ``counts`` (tokens,) entries with ``latent`` and ``value`` (entries,).
+        """
         if shard != self.shard:
             self.flush()
             self.shard = shard
         self.waiting.append((rows, counts, latent, value))
         self.size += len(rows) + len(latent)
         if self.size >= ENTRIES_AT_ONCE:
+            # The last sequence stays, because it may go on.
             starts = self.starts[shard]
-            self.flush(
-                before=int(starts[np.searchsorted(starts, rows[-1], side="right") - 1])
-            )  # the last sequence may go on: it waits
+            self.flush(before=int(starts[np.searchsorted(starts, rows[-1], side="right") - 1]))
 
     def flush(self, before: int | None = None) -> None:
-        """Write what was gathered, or what of it stands before this row."""
+        """Write all waiting tokens, or only those in rows below ``before``."""
         if not self.waiting:
             return
         rows, counts, latent, value = map(np.concatenate, zip(*self.waiting, strict=True))
@@ -106,19 +114,18 @@ class ActiveWriter:
             "activations": pa.ListArray.from_arrays(offsets, value[:end]),
         }
         self.wait()
-        self.written = self.pool.submit(
-            self.file.write_batch, pa.RecordBatch.from_pydict(columns, SCHEMA), row_group_size=tokens
-        )
+        batch = pa.RecordBatch.from_pydict(columns, SCHEMA)
+        self.written = self.pool.submit(self.file.write_batch, batch, row_group_size=tokens)
 
     def wait(self) -> None:
-        """Until the last row group is written. Raises what went wrong there."""
+        """Wait until the last row group is written. Raises its error if it failed."""
         if self.written:
             self.written.result()
 
 
 @contextmanager
 def active_writer(path: str | Path, shards: Sequence[Shard]) -> Iterator[ActiveWriter]:
-    """Give a writer of the file ``path`` for the tokens of ``shards``. The file is there once all is written."""
+    """Give a writer for the tokens of ``shards``. The file ``path`` appears once all is written."""
     schema = SCHEMA.with_metadata(record_mark())
     with (
         atomic_path(path) as temporary,
@@ -132,7 +139,10 @@ def active_writer(path: str | Path, shards: Sequence[Shard]) -> Iterator[ActiveW
 
 
 class ActiveFile:
-    """Reads a file of active entries, group by group. Raises UserError for a foreign, truncated or damaged one."""
+    """Reads a file of active entries, one row group after another.
+
+    Raises UserError if the file is foreign, truncated or damaged.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -149,11 +159,11 @@ class ActiveFile:
         self.tokens: int = self.file.metadata.num_rows  # kept tokens
 
     def shard(self, group: int) -> int:
-        """The number of the shard that a group is of. Nothing is read for it."""
+        """The number of the shard that row group ``group`` belongs to. It comes from the file's metadata."""
         return self.file.metadata.row_group(group).column(0).statistics.min
 
     def read(self, group: int) -> ActiveTokens:
-        """One group."""
+        """Read row group ``group``. Raises UserError if it is damaged."""
         try:
             table = self.file.read_row_group(group).combine_chunks()
         except (OSError, pa.ArrowInvalid) as error:

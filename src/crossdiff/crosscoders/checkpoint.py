@@ -1,7 +1,9 @@
-"""Checkpoints of a training, kept outside the declared outputs: Snakemake deletes those of a failed job.
+"""Checkpoints of a training, one file per crosscoder and seed.
 
-One file per crosscoder and seed. A lock beside it names its owner: a SLURM job lives on when Snakemake is killed, and it and the job that
-takes its place must never train from one checkpoint at the same time.
+A checkpoint is no declared output, because Snakemake deletes the outputs of a failed job.
+
+A lock file next to it names its owner. A SLURM job lives on when Snakemake is killed. That job and the one
+that replaces it must never train from the same checkpoint at the same time.
 """
 
 import json
@@ -26,14 +28,15 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 300.0
 HEARTBEAT_SECONDS = 20.0
-STALE_SECONDS = 180.0  # an owner on another host that gave no sign of life for so long is dead
+STALE_SECONDS = 180.0  # an owner on another host counts as dead after this time without a sign of life
 
 
 class Checkpoint:
-    """The last state of one training, for a training of the same ``identity`` (settings, code and data) only.
+    """The last state of one training. Only a training of the same ``identity`` reads it.
 
-    As a context manager it holds the lock, waiting for a live owner to finish, and turns SIGTERM (a cancelled job, the end of a time limit)
-    into a last checkpoint and an exit.
+    The identity stands for settings, code and data. As a context manager it first waits until no live owner
+    has the lock, then holds the lock. SIGTERM (a cancelled job, the end of a time limit) makes it write a
+    last checkpoint and exit.
     """
 
     def __init__(self, file: str | Path, identity: str, every_seconds: float = EVERY_SECONDS) -> None:
@@ -44,10 +47,8 @@ class Checkpoint:
 
     def __enter__(self) -> "Checkpoint":
         self.lock.acquire()
-        for pattern in (
-            f".{self.file.name}.*",
-            ".tmp*",
-        ):  # what a killed owner was writing, under our and safetensors' temporary names
+        # A killed owner leaves unfinished files under our temporary names and those of safetensors.
+        for pattern in (f".{self.file.name}.*", ".tmp*"):
             for unfinished in self.file.parent.glob(pattern):
                 unfinished.unlink()
         self.previous_handler = signal.signal(signal.SIGTERM, self._terminate)
@@ -61,44 +62,45 @@ class Checkpoint:
         self.terminated = True
 
     def is_due(self) -> bool:
+        """Whether it is time to write: after SIGTERM, or ``every_seconds`` after the last checkpoint."""
         return self.terminated or time.monotonic() - self.written >= self.every_seconds
 
     def write(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Replace the last state. Ends the process if it was asked to terminate."""
+        """Replace the last state. Raises SystemExit if SIGTERM has come."""
         metadata = {"identity": self.identity, "values": json.dumps(values)}
+        saved = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with atomic_path(self.file) as temporary:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                temporary,
-                metadata,
-            )
+            save_file(saved, temporary, metadata)
         self.written = time.monotonic()
         if self.terminated:
-            log.error("terminated; the next attempt goes on from here")
+            log.error("terminated after writing a checkpoint; the next attempt goes on from there")
             raise SystemExit(128 + signal.SIGTERM)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last state; None if there is none, or one of another training."""
+        """The last state: tensors and plain values. None if there is none that this training can use."""
         if not self.file.exists():
             return None
         try:
             with safe_open(self.file, "pt") as file:
                 metadata = file.metadata()
                 if metadata["identity"] != self.identity:
-                    log.info("%s is of other settings, code or data: starting anew", self.file)
+                    log.info("%s has other settings, code or data; starting from the first step", self.file)
                     return None
                 return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["values"])
         except SafetensorError as error:
-            log.warning("%s is damaged (%s): starting anew", self.file, error)
+            log.warning("%s is damaged (%s); starting from the first step", self.file, error)
             return None
 
     def remove(self) -> None:
-        """Delete the state: the training's outputs are written."""
+        """Delete the state, once the outputs of the training are written."""
         self.file.unlink(missing_ok=True)
 
 
 class Lock:
-    """A lock file that works across hosts on a shared file system: kept alive by its owner, taken over when its owner is dead."""
+    """A lock file that works across hosts on a shared file system.
+
+    Its owner touches it every HEARTBEAT_SECONDS. A dead owner's lock is taken over.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,37 +113,32 @@ class Lock:
         self.released = threading.Event()
 
     def acquire(self, poll_seconds: float = 2.0) -> None:
-        """Take the lock; wait while a live owner has it."""
+        """Take the lock. Waits while a live owner has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         told = False
         while not self._create():
             found = self._read()
             if found is None:
-                continue  # released just now
+                continue  # it was released just now
             if self._is_dead(found):
                 self._set_aside(found)
                 continue
             if not told:
                 job = f", SLURM job {found['slurm_job']}" if found["slurm_job"] else ""
-                log.info(
-                    "%s: held by process %s on %s%s; waiting for it",
-                    self.path,
-                    found["pid"],
-                    found["host"],
-                    job,
-                )
+                owner = f"process {found['pid']} on {found['host']}{job}"
+                log.info("%s: %s holds it; waiting", self.path, owner)
                 told = True
             time.sleep(poll_seconds)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def release(self) -> None:
-        """Give the lock back, unless another took it over."""
+        """Give the lock back, unless another owner took it over."""
         self.released.set()
         if (found := self._read()) is not None and found["token"] == self.owner["token"]:
             self.path.unlink()
 
     def _create(self) -> bool:
-        # A hard link appears whole or not at all: nobody reads half an owner.
+        # A hard link appears whole or not at all, so nobody reads half an owner.
         temporary = self.path.with_name(f".{self.path.name}.{self.owner['token']}")
         temporary.write_text(json.dumps(self.owner))
         try:
@@ -167,7 +164,7 @@ class Lock:
             return False
 
     def _set_aside(self, dead: dict[str, Any]) -> None:
-        """Remove a dead owner's lock, and only that: another waiter may have replaced it in the meantime."""
+        """Remove a dead owner's lock. If another waiter has replaced it meanwhile, put that one back."""
         aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
         try:
             self.path.rename(aside)
@@ -177,9 +174,8 @@ class Lock:
         if moved["token"] != dead["token"]:
             os.link(aside, self.path)
         else:
-            log.info(
-                "%s: its owner, process %s on %s, is dead; taking over", self.path, dead["pid"], dead["host"]
-            )
+            owner = f"process {dead['pid']} on {dead['host']}"
+            log.info("%s: its owner, %s, is dead; taking over", self.path, owner)
         aside.unlink()
 
     def _keep_alive(self) -> None:

@@ -1,4 +1,8 @@
-"""Encoding, once for each token: codes beside what they encode, block by block, and written for all that need codes alone."""
+"""Encode every token once, block by block.
+
+Codes come together with the activations that they encode. They are also written to a file for everything that
+needs codes alone.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -13,7 +17,8 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places
 from crossdiff.device import is_synchronous, to_device
 
-# Tokens that a GPU takes at once. What sums over a block writes a row per latent, however few tokens there are: rarely, then.
+# Tokens that a GPU takes at once. A sum over a block writes a row per latent, however few tokens the block
+# has, so blocks should be few and large.
 TOKENS_ON_GPU = 16_384
 
 
@@ -25,7 +30,7 @@ class Encoded(NamedTuple):
     documents: np.ndarray  # (tokens,) int64
 
     def part(self, first: int, stop: int) -> "Encoded":
-        """Those from token ``first`` to ``stop``."""
+        """The tokens ``first`` to ``stop`` (exclusive)."""
         if (first, stop) == (0, len(self.x)):
             return self
         rows, latents, values = self.active.rows, self.active.latents, self.active.values
@@ -38,7 +43,10 @@ class Encoded(NamedTuple):
 def encode(
     crosscoder: Crosscoder, blocks: Iterable[Block], writer: ActiveWriter | None = None
 ) -> Iterator[Encoded]:
-    """Raw ``blocks`` with their codes; on a GPU, several blocks of a shard in one. ``writer`` gets the codes as well."""
+    """Yield raw ``blocks`` on the crosscoder's scale, with their codes.
+
+    A GPU takes several blocks of a shard as one. If there is a ``writer``, it gets the codes, too.
+    """
     device = crosscoder.decoder.device
     for block in blocks if is_synchronous(device) else _joined(blocks, TOKENS_ON_GPU):
         x = crosscoder.normalise(to_device(block.activations, device))
@@ -51,7 +59,7 @@ def encode(
 
 
 def _joined(blocks: Iterable[Block], tokens: int) -> Iterator[Block]:
-    """The same tokens in blocks of at least ``tokens``, or what a shard holds of fewer."""
+    """Join blocks until they have at least ``tokens`` tokens, or until the shard ends."""
     waiting: list[Block] = []
     for block in blocks:
         if waiting and (block.shard != waiting[0].shard or sum(len(part.rows) for part in waiting) >= tokens):

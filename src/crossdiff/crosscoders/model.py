@@ -1,6 +1,7 @@
-"""The crosscoder: one dictionary of latents for both models, with a decoder direction per model (docs/method.md 1 to 4).
+"""The crosscoder: one dictionary of latents for both models (docs/method.md 1 to 4).
 
-Shapes: an activation x is (batch, model, d_model) with model 0 = base and 1 = chat; a code f is (batch, latents).
+Each latent has a decoder direction per model. An activation x is (batch, model, d_model) with model 0 = base
+and 1 = chat. A code f is (batch, latents).
 """
 
 import json
@@ -19,23 +20,31 @@ from crossdiff.crosscoders.sparse import Active, weighted_rows
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark
 
-MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # docs/method.md 4, defaults of the mixed code normalisation
+MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # weights of the mixed code normalisation (docs/method.md 4)
 
 
 class Known(NamedTuple):
-    """What an optimiser has worked out in its pass over the weights, and the versions of these for which it holds."""
+    """What an optimiser computed in its pass over the weights, and the weights' versions at that time."""
 
-    encoder: Rounded | None  # where products are of bfloat16
-    norms: Tensor  # (latents, model) of the decoder
-    versions: tuple[int, int]
+    encoder: Rounded | None  # the encoder in bfloat16, if products use bfloat16
+    norms: Tensor  # (latents, model): the decoder's norms
+    versions: tuple[int, int]  # of encoder and decoder
 
 
 class Crosscoder(nn.Module):
     """Encoder, decoder, and the scaling of the activations that they were trained on.
 
-    ``threshold`` is what a scaled activation must exceed to count at inference (BatchTopK); 0 keeps every positive one. With decoupled code
-    normalisation each model has a threshold of its own, and a latent may count for one model and not for the other.
+    ``encoder`` and ``decoder`` are (latents, model, d_model), so that the weights of one latent lie together
+    in memory. The biases are (latents,) and (model, d_model).
+
+    A scaled activation must exceed ``threshold`` to count at inference (BatchTopK). A threshold of 0 keeps
+    every positive activation. With decoupled code normalisation each model has its own threshold. Then a
+    latent may count for one model and not for the other.
     """
+
+    threshold: Tensor  # (), or (model,) if decoupled
+    mean: Tensor  # (model, d_model), subtracted from raw activations
+    scale: Tensor  # (model,), multiplied with them afterwards
 
     def __init__(
         self,
@@ -47,7 +56,6 @@ class Crosscoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self.code_normalisation, self.precision = layer, code_normalisation, precision
-        # One row per latent: what an active latent touches lies together in memory.
         self.encoder = nn.Parameter(torch.zeros(latents, len(MODELS), d_model))
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
         self.decoder = nn.Parameter(torch.zeros(latents, len(MODELS), d_model))
@@ -55,45 +63,55 @@ class Crosscoder(nn.Module):
         self.register_buffer("threshold", torch.zeros(len(MODELS)) if self.decoupled else torch.zeros(()))
         self.register_buffer("mean", torch.zeros(len(MODELS), d_model))
         self.register_buffer("scale", torch.ones(len(MODELS)))
-        # For an optimiser that gathers gradients itself (``optimiser``): where they are noted, and what it leaves.
+        # Filled for an optimiser that gathers gradients itself (``optimiser``), and by it.
         self.pieces: dict[str, Pieces] = {}
         self._known: Known | None = None
 
     @property
     def decoupled(self) -> bool:
+        """Whether each model has its own selection and threshold (docs/method.md 4)."""
         return self.code_normalisation == "decoupled"
 
     @property
     def d_model(self) -> int:
+        """Width of one model's activations."""
         return self.decoder.shape[2]
 
     @property
     def latents(self) -> int:
+        """Number of latents."""
         return self.decoder.shape[0]
 
     @torch.no_grad()
     def initialise(self, settings: CrosscoderSettings, generator: torch.Generator) -> None:
-        """Random directions of norm ``init_norm``: the same for both models, and for encoder and decoder, as set (docs/method.md 2)."""
-        self.encoder.copy_(_directions(self.encoder.shape, settings, generator))
+        """Set random directions of norm ``init_norm`` (docs/method.md 2).
+
+        The settings say whether both models, and whether encoder and decoder, start with the same directions.
+        """
+        shape = self.encoder.shape
+        self.encoder.copy_(_directions(shape, settings, generator))
         self.decoder.copy_(
-            self.encoder if settings.transpose_init else _directions(self.encoder.shape, settings, generator)
+            self.encoder if settings.transpose_init else _directions(shape, settings, generator)
         )
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Raw activations (batch, model, d_model), any dtype, to the scale of the crosscoder, float32."""
+        """Raw activations (batch, model, d_model), any dtype, on the crosscoder's scale, in float32."""
         return (x.float() - self.mean) * self.scale[:, None]
 
     def know(self, encoder: Rounded | None, norms: Tensor) -> None:
-        """Take over the encoder in bfloat16 and the decoder's ``norms`` (latents, model), until an operation changes or moves a weight;
-        one on a parameter's ``data`` is not seen."""
+        """Keep the encoder in bfloat16 and the decoder's ``norms`` (latents, model) for later use.
+
+        They are dropped when an operation changes or moves a weight. A change through a parameter's ``data``
+        can't be seen: call ``forget_known`` after it.
+        """
         self._known = Known(encoder, norms, self._versions())
 
     def forget_known(self) -> None:
-        """Weights were changed in a way that may not be seen."""
+        """Drop what ``know`` kept. Needed after a change of weights that may not be seen."""
         self._known = None
 
     def _apply(self, *arguments: Any, **more: Any) -> "Crosscoder":
-        self.forget_known()  # moved to another device
+        self.forget_known()  # the weights move to another device or type
         return super()._apply(*arguments, **more)
 
     def _versions(self) -> tuple[int, int]:
@@ -101,6 +119,7 @@ class Crosscoder(nn.Module):
 
     @property
     def known(self) -> Known | None:
+        """What ``know`` kept, or None if it is no longer true."""
         return self._known if self._known is not None and self._known.versions == self._versions() else None
 
     def decoder_norms(self) -> Tensor:
@@ -108,14 +127,15 @@ class Crosscoder(nn.Module):
         known, pieces = self.known, self.pieces.get("decoder")
         if known is None or (torch.is_grad_enabled() and pieces is None):
             return self.decoder.norm(dim=2)
-        return (
-            known.norms
-            if pieces is None or not torch.is_grad_enabled()
-            else norms_of(self.decoder.flatten(1), known.norms, pieces)
-        )
+        if pieces is None or not torch.is_grad_enabled():
+            return known.norms
+        return norms_of(self.decoder.flatten(1), known.norms, pieces)
 
     def code_weights(self) -> Tensor:
-        """The weight that makes of an activation f a scaled one, v (docs/method.md 4): (latents,), or (latents, model) if decoupled."""
+        """The weights w that scale an activation, v = f w: (latents,), or (latents, model) if decoupled.
+
+        docs/method.md 4 defines them for each code normalisation.
+        """
         norms = self.decoder_norms()
         match self.code_normalisation:
             case "crosscoder":
@@ -130,40 +150,54 @@ class Crosscoder(nn.Module):
                 return torch.ones_like(norms[:, 0])
 
     def preactivations(self, x: Tensor) -> Tensor:
-        """x (batch, model, d_model) on the crosscoder's scale to (batch, latents), before the ReLU. One product for both models."""
+        """The encoder's outputs before the ReLU, (batch, latents).
+
+        ``x`` (batch, model, d_model) is on the crosscoder's scale. One product serves both models.
+        """
         return torch.addmm(self.encoder_bias, x.flatten(1), self.encoder.flatten(1).T)
 
     def encoder_map(self) -> Encoder:
-        """The encoder as sparse operations take it: both models' activations side by side."""
+        """The encoder as the sparse operations take it, with both models' activations in one row."""
         known = None if self.known is None else self.known.encoder
         return Encoder(
             self.encoder.flatten(1), self.encoder_bias, self.precision, known, self.pieces.get("encoder")
         )
 
     def active(self, x: Tensor) -> Active:
-        """Codes f of x (batch, model, d_model) at inference: ReLU, and only where the scaled activation exceeds a threshold."""
+        """The codes of ``x`` (batch, model, d_model) at inference, as active entries.
+
+        ``x`` is on the crosscoder's scale. An entry is active if it is positive and its scaled activation
+        exceeds a threshold.
+        """
         bounds = self.threshold.reshape(-1) / self.code_weights().reshape(self.latents, -1)
         return above(self.encoder_map(), x.flatten(1), bounds.nan_to_num(nan=torch.inf).amin(dim=1))
 
     def encode(self, x: Tensor) -> Tensor:
-        """The same as a dense (batch, latents)."""
+        """The same codes as a dense (batch, latents)."""
         return self.active(x).dense()
 
     def values_per_model(self, active: Active) -> Tensor:
-        """(model, entries): the part of each active value that each model's decoder uses at inference."""
+        """(model, entries): the values that each model's decoder uses at inference.
+
+        Decoupled, a value is 0 for a model whose threshold it does not exceed.
+        """
         if not self.decoupled:
             return active.values.expand(len(MODELS), -1)
         scaled = active.values * self.code_weights()[active.latents].T
         return torch.where(scaled > self.threshold[:, None], active.values, 0)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (batch, latents) to reconstructions (batch, model, d_model)."""
+        """Reconstructions (batch, model, d_model) on the crosscoder's scale, from codes (batch, latents)."""
         if self.decoupled:
             return self.decode_active(Active.of(codes))
         return (codes @ self.decoder.flatten(1)).unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
 
     def decode_active(self, active: Active, per_model: Tensor | None = None) -> Tensor:
-        """The same from active entries; decoupled, from values ``per_model`` (model, entries), by default those of inference."""
+        """Reconstructions (batch, model, d_model) on the crosscoder's scale, from active entries.
+
+        Decoupled, each model's decoder takes its values from ``per_model`` (model, entries). If it is None,
+        the values are those of inference.
+        """
         if not self.decoupled:
             rows = weighted_rows(self.decoder.flatten(1), active, self.pieces.get("decoder"))
             return rows.unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
@@ -174,7 +208,11 @@ class Crosscoder(nn.Module):
         return torch.stack(parts, dim=1) + self.decoder_bias
 
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
-        """Write ``weights`` (safetensors) and ``config`` (JSON: shape, layer, code normalisation and the ``training`` settings)."""
+        """Write the files ``weights`` (safetensors) and ``config`` (JSON).
+
+        The JSON has the shape, the layer, the code normalisation, the precision and the ``training``
+        settings.
+        """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         shape = {
             "d_model": self.d_model,
@@ -199,7 +237,11 @@ def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torc
 def load_crosscoder(
     weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None
 ) -> Crosscoder:
-    """Read a crosscoder. Raises UserError when it is damaged or does not fit activations of ``layer`` and ``d_model``."""
+    """Read a crosscoder, ready for inference.
+
+    Raises UserError if a file is damaged, or if the crosscoder was trained at another layer or width than
+    ``layer`` and ``d_model``. A check whose value is None is left out.
+    """
     shape = read_json(config)
     try:
         crosscoder = Crosscoder(

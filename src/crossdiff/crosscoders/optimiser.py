@@ -1,13 +1,14 @@
-"""Adam with clipped gradients: PyTorch's, or one pass of kernels that gathers the gradients it needs."""
+"""Adam with clipped gradients: PyTorch's, or one pass of kernels that gathers the gradients itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from crossdiff.crosscoders import kernels, ranks
-from crossdiff.crosscoders.gradients import Pieces
+from crossdiff.crosscoders.gradients import Pieces, made_gradient
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.selection import Rounded
 from crossdiff.device import is_synchronous
@@ -16,19 +17,26 @@ MATRICES = ("encoder", "decoder")
 
 
 def new_optimiser(crosscoder: Crosscoder) -> "Adam":
-    """The one that is fastest on the crosscoder's device. Their states are interchangeable."""
-    return Adam(crosscoder) if kernels.of(crosscoder.decoder) is None else KernelAdam(crosscoder)
+    """The fastest optimiser on the crosscoder's device.
+
+    ``Adam`` and ``KernelAdam`` can load each other's state.
+    """
+    fast = kernels.of(crosscoder.decoder)
+    return Adam(crosscoder) if fast is None else KernelAdam(crosscoder, fast)
 
 
 class Adam(torch.optim.Adam):
-    """PyTorch's fused Adam, after the gradients were averaged over ranks and clipped."""
+    """PyTorch's fused Adam. It first averages the gradients over ranks and clips them."""
 
     def __init__(self, crosscoder: Crosscoder) -> None:
         super().__init__(crosscoder.parameters(), fused=True)
         self.crosscoder = crosscoder
 
     def update(self, learning_rate: float, limit: float | None) -> None:
-        """One step, with all gradients scaled so that their common norm is at most ``limit``; then they are cleared."""
+        """Make one step and clear the gradients.
+
+        All gradients are scaled so that their common norm is at most ``limit``. None leaves them as they are.
+        """
         ranks.average_gradients(self.crosscoder)
         for group in self.param_groups:
             group["lr"] = learning_rate
@@ -36,7 +44,7 @@ class Adam(torch.optim.Adam):
         self.zero_grad()
 
     def move(self, limit: float | None) -> None:
-        """What differs: the step itself."""
+        """Clip the gradients and move the weights. ``KernelAdam`` does this in its own way."""
         if limit is not None:
             clip_gradients(self.crosscoder, limit)
         self.step()
@@ -45,32 +53,35 @@ class Adam(torch.optim.Adam):
 def clip_gradients(module: nn.Module, limit: float) -> None:
     """Scale all gradients so that their common norm is at most ``limit``."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if not is_synchronous(norm.device) or norm > limit:  # scaling by 1 would be a pass over all weights
+    norm = nn.utils.get_total_norm([made_gradient(parameter) for parameter in parameters])
+    # A CPU knows the norm at once and can save the pass over all gradients that scales by 1.
+    if not is_synchronous(norm.device) or norm > limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
 class KernelAdam(Adam):
-    """The same step in one pass over each matrix and its moments. On one rank no gradient matrix is made: its pieces are gathered twice,
-    for the common norm and for the step. Several ranks make and average them. The pass leaves what the next step needs of the weights."""
+    """The same step in one pass over each matrix and its moments.
 
-    def __init__(self, crosscoder: Crosscoder) -> None:
+    On one rank no gradient matrix is made. Its pieces are gathered twice, once for the common norm and once
+    for the step. Several ranks make the gradients and average them. The pass also computes what the next step
+    needs from the weights (``Crosscoder.know``). ``fast`` is the module with the kernels (``kernels.of``).
+    """
+
+    def __init__(self, crosscoder: Crosscoder, fast: ModuleType) -> None:
         super().__init__(crosscoder)
+        self.fast = fast
         if ranks.size() == 1:
             crosscoder.pieces = {name: Pieces() for name in MATRICES}
-        low = crosscoder.precision == "bfloat16"
-        self.rounded = (
-            Rounded.of(crosscoder.encoder.detach().flatten(1)) if low else None
-        )  # float32 products take the encoder itself
+        low = crosscoder.precision == "bfloat16"  # float32 products take the encoder itself
+        self.rounded = Rounded.of(crosscoder.encoder.detach().flatten(1)) if low else None
         crosscoder.know(self.rounded, crosscoder.decoder.detach().norm(dim=2))
 
     @torch.no_grad()
     def move(self, limit: float | None) -> None:
-        crosscoder, parameters = self.crosscoder, dict(self.crosscoder.named_parameters())
-        fast = kernels.of(crosscoder.decoder)
-        names = sorted(
-            parameters, key=lambda name: name not in MATRICES
-        )  # while the matrices move, the host has time for the rest
+        crosscoder, fast = self.crosscoder, self.fast
+        parameters = dict(crosscoder.named_parameters())
+        # The matrices come first: the host prepares the biases' steps while they move.
+        names = sorted(parameters, key=lambda name: name not in MATRICES)
         flat = {name: _matrix(name, parameters[name]) for name in names}
         gradients = {
             name: fast.Gradient(flat[name], parameters[name].grad, crosscoder.pieces.get(name, Pieces()))
@@ -78,10 +89,8 @@ class KernelAdam(Adam):
         }
         factor = torch.ones((), device=crosscoder.decoder.device)
         if limit is not None:
-            squares = torch.stack(
-                [fast.squared_norm(flat[name], gradient) for name, gradient in gradients.items()]
-            )
-            factor = (limit / (squares.sum().sqrt() + 1e-6)).clamp_max_(1.0)
+            squares = [fast.squared_norm(flat[name], gradient) for name, gradient in gradients.items()]
+            factor = (limit / (torch.stack(squares).sum().sqrt() + 1e-6)).clamp_max_(1.0)
         left, step = {}, 0
         for name in names:
             state = self._state_of(parameters[name])
@@ -101,7 +110,7 @@ class KernelAdam(Adam):
         crosscoder.know(known, left["decoder"].T.contiguous())
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Its moments and number of steps, this one included, as PyTorch's Adam keeps them."""
+        """The parameter's moments and number of steps, this one included, as PyTorch's Adam keeps them."""
         state = self.state[parameter]
         if not state:
             state |= {
@@ -109,12 +118,12 @@ class KernelAdam(Adam):
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
-        state["step"] = state["step"].cpu() + 1  # on the device only after a resume
+        state["step"] = state["step"].cpu() + 1  # after a resume it is on the device
         return state
 
     @contextmanager
     def made(self) -> Iterator[None]:
-        """Gradients are made, not noted as pieces."""
+        """A context in which gradients are made as usual, not noted as pieces."""
         pieces, self.crosscoder.pieces = self.crosscoder.pieces, {}
         try:
             yield
@@ -129,20 +138,22 @@ class KernelAdam(Adam):
 
     @torch.no_grad()
     def differences(self, plain: dict[str, Tensor]) -> list[Tensor]:
-        """How far the gradients are from ``plain`` ones, by parameter: the norm of the difference over theirs, each ()."""
-        fast, found = kernels.of(self.crosscoder.decoder), []
+        """How far each parameter's gradient is from the one in ``plain``.
+
+        Each entry, (), is the norm of the difference over the norm of the plain gradient.
+        """
+        fast, found = self.fast, []
         for name, parameter in self.crosscoder.named_parameters():
             w, opposite = _matrix(name, parameter), -_matrix(name, plain[name].to(parameter.device))
             wanted = opposite.norm()
             if parameter.grad is not None:
                 opposite += _matrix(name, parameter.grad)
-            squares = fast.squared_norm(
-                w, fast.Gradient(w, opposite, self.crosscoder.pieces.get(name, Pieces()))
-            )
+            pieces = self.crosscoder.pieces.get(name, Pieces())
+            squares = fast.squared_norm(w, fast.Gradient(w, opposite, pieces))
             found.append(squares.sqrt() / wanted.clamp_min(1e-30))
         return found
 
 
 def _matrix(name: str, parameter: Tensor) -> Tensor:
-    """A parameter as the kernels take it: (latents, width), or a bias as one row."""
+    """A parameter as the kernels take it: (latents, width), or a bias as (1, width)."""
     return parameter.detach().reshape(len(parameter) if name in MATRICES else 1, -1)

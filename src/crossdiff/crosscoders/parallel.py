@@ -1,6 +1,7 @@
-"""A training on several GPUs of one node: as many processes, started by torchrun, that take every step and leave a checkpoint.
+"""A training on several GPUs of one node.
 
-The job itself then goes on from that checkpoint as after an interruption, with no step left to take, and writes the outputs.
+torchrun starts one process per GPU. The processes make every step and leave a checkpoint. The job itself then
+resumes from that checkpoint with no step left to make, and writes the outputs.
 """
 
 import json
@@ -30,13 +31,15 @@ from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = timedelta(
-    days=30
-)  # rank 0 may wait for another job's lock; that a rank has died is seen by torchrun
+# Rank 0 may wait for another job's lock. torchrun notices if a rank dies.
+PATIENCE = timedelta(days=30)
 
 
 def gpus(resources: Mapping[str, Any]) -> int:
-    """As many as a job's resources ask for: ``gpu: 4`` or ``gres: "gpu:a100:4"`` (slurm/config.yaml); 1 where they ask for none."""
+    """The number of GPUs that a job's resources ask for, or 1 if they ask for none.
+
+    They ask by ``gpu: 4`` or by ``gres: "gpu:a100:4"`` (slurm/config.yaml).
+    """
     gres = re.fullmatch(r"gpu(?::[^:]+)?:(\d+)", str(resources.get("gres", "")))
     return int(resources.get("gpu") or (gres[1] if gres else 1))
 
@@ -49,23 +52,23 @@ def train_on_ranks(
     state: Path,
     identity: str,
 ) -> None:
-    """Run a training up to its last step in ``processes`` processes; its checkpoint is then in ``state``. SIGTERM is handed on to them.
+    """Run a training up to its last step in ``processes`` processes. The checkpoint is then in ``state``.
 
-    ``inputs``: paths, as ``PairedActivations.of`` takes them. Raises UserError where the batch can't be divided, there are fewer GPUs, or
-    the training failed.
+    ``inputs`` are paths as ``PairedActivations.of`` takes them. SIGTERM is passed on to the processes. Raises
+    UserError if ``processes`` does not divide the batch, if there are fewer GPUs, or if the training fails.
     """
     if settings.batch % processes:
         raise UserError(
-            f"crosscoders: batch: found {settings.batch}, allowed on {processes} GPUs: multiples of {processes}"
+            f"crosscoders: batch: found {settings.batch}, "
+            f"allowed on {processes} GPUs: multiples of {processes}"
         )
     if 0 < torch.cuda.device_count() < processes:
         raise UserError(
-            f"train_crosscoder: found {processes} GPUs among its resources, there are {torch.cuda.device_count()}"
+            f"train_crosscoder: its resources ask for {processes} GPUs, "
+            f"allowed here: up to {torch.cuda.device_count()}"
         )
-    paths = {
-        name: inputs[name] if name == "summary" else list(inputs[name])
-        for name in ("tokens", "base", "chat", "summary")
-    }
+    paths = {name: list(inputs[name]) for name in ("tokens", "base", "chat")}
+    paths["summary"] = inputs["summary"]
     job = {
         "inputs": paths,
         "settings": settings.model_dump(mode="json"),
@@ -78,16 +81,9 @@ def train_on_ranks(
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)
         file.flush()
-        torchrun = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-        ]
-        running = subprocess.Popen(
-            [*torchrun, "-m", __name__, file.name], env=os.environ | {"OMP_NUM_THREADS": threads}
-        )
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, "-m", *torchrun, "-m", __name__, file.name]
+        running = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": threads})
         before = signal.signal(signal.SIGTERM, lambda *_: running.terminate())
         try:
             failed = running.wait()
@@ -95,22 +91,20 @@ def train_on_ranks(
             signal.signal(signal.SIGTERM, before)
     if failed:
         raise UserError(
-            f"train_crosscoder: one of {processes} processes ended early; what it said stands above"
+            f"train_crosscoder: one of {processes} processes ended early; its messages stand above"
         )
 
 
 def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: str, identity: str) -> None:
-    """What each process does. Rank 0 alone holds the lock and writes."""
+    """Train in one of the processes. Only rank 0 holds the lock and writes."""
     first, checkpoint = ranks.rank() == 0, Checkpoint(state, identity)
-    device = (
-        torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     keep_freed_memory()
     with checkpoint if first else nullcontext():
         training = Training(PairedActivations.of(inputs), crosscoder_settings(settings), seed, device)
-        dist.barrier()  # the lock is held: what all read now stays
+        dist.barrier()  # rank 0 holds the lock now, so the checkpoint stays as it is while all ranks read it
         training.resume(checkpoint)
         training.run(checkpoint if first else None)
         if first:
@@ -118,9 +112,9 @@ def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state:
 
 
 def main(job: str) -> None:
-    """Entry point of each process. ``job``: a JSON file with the arguments of ``_work``."""
+    """Run one of the processes. ``job`` is a JSON file with the arguments of ``_work``."""
     first = os.environ["RANK"] == "0"
-    if not first:  # rank 0 must finish its step to write a last checkpoint; when it is gone, the others fail
+    if not first:  # rank 0 needs the others to finish its step and write a last checkpoint
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

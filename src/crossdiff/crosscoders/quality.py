@@ -1,4 +1,4 @@
-"""How well a crosscoder reconstructs held-out activations."""
+"""Measure how well a crosscoder reconstructs held-out activations (docs/method.md 7)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,10 +15,13 @@ from crossdiff.errors import UserError
 def reconstruction_quality(
     crosscoder: Crosscoder, blocks: Iterable[Encoded]
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Over all of ``blocks``: tokens, FVE per model, L0; and how often each latent fired (latents,).
+    """Measure quality over all tokens of ``blocks``.
 
-    FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x) with variances over all tokens, not averaged over batches. Raises UserError for fewer than
-    two tokens, which have no variance.
+    Gives a dict with ``tokens``, ``l0`` (active latents per token), ``fve_base`` and ``fve_chat``, and the
+    number of tokens on which each latent fired (latents,). FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x)
+    (docs/method.md 7). Its variances are over all tokens, not averaged over batches.
+
+    Raises UserError for fewer than two tokens, because they have no variance.
     """
     device = crosscoder.decoder.device
     tokens, fired = 0, torch.zeros(crosscoder.latents, dtype=torch.long, device=device)

@@ -1,38 +1,42 @@
-"""Codes as their active entries: everything after the encoder product costs what is active, not batch x latents.
+"""Codes as lists of active entries.
 
-A code matrix f (batch, latents) is kept as ``Active``: entry e has row r_e, latent j_e and value f_e, in order of rows. Where they run
-(``kernels.of``) the products are Triton kernels, elsewhere operations of PyTorch; the numbers are the same.
+Everything after the encoder's product costs time and memory for active entries only, not for batch x latents.
+A code matrix f (batch, latents) is kept as ``Active``: entry e has row r_e, latent j_e and value f_e. Entries
+are in the order of rows. Triton kernels compute the products where they run (``kernels.of``). PyTorch's
+operations compute the same numbers elsewhere.
 """
 
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from crossdiff.crosscoders import kernels
-from crossdiff.crosscoders.gradients import Pieces
+from crossdiff.crosscoders.gradients import Context, Gathered, Pieces
 
-warnings.filterwarnings(
-    "ignore", message="Sparse CSR tensor support is in beta state"
-)  # said once, by every training
+# PyTorch prints this in every training.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 class Order(NamedTuple):
-    """Entries latent by latent."""
+    """Entries sorted by latent."""
 
-    entries: Tensor  # (entries,) which entry stands at each place
+    entries: Tensor  # (entries,) the numbers of the entries in this order
     latents: Tensor  # (entries,) their latents, ascending
     rows: Tensor  # (entries,) their rows
-    bounds: Tensor  # (latents + 1,): where each latent's begin, and their end
+    bounds: Tensor  # (latents + 1,): entries bounds[j] to bounds[j + 1] belong to latent j
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Which entries of a (batch, latents) matrix are active, ordered by row. Other orders are worked out once, when first asked for."""
+    """Which entries of a (batch, latents) matrix are active, in the order of rows.
+
+    Other orders are computed once, on first use.
+    """
 
     rows: Tensor  # (entries,) int64
     latents: Tensor  # (entries,) int64
@@ -40,18 +44,19 @@ class Places:
 
     @classmethod
     def of(cls, flat: Tensor, shape: tuple[int, int]) -> "Places":
-        """From ascending places in the flattened matrix, (entries,) int64."""
+        """From ascending places in the flattened matrix of ``shape``, (entries,) int64."""
         rows = torch.div(flat, shape[1], rounding_mode="floor")
         return cls(rows, flat - rows * shape[1], shape)
 
     @cached_property
     def offsets(self) -> Tensor:
-        """(batch,): the first entry of every row."""
+        """(batch,) int64: the first entry of every row."""
         return torch.searchsorted(self.rows, torch.arange(self.shape[0], device=self.rows.device))
 
     @cached_property
     def by_latent(self) -> Order:
-        # Half the digits, half the time of a GPU's sort.
+        """The entries in the order of latents, and of rows within a latent."""
+        # With int32, half the digits, a GPU sorts in half the time.
         ascending, entries = torch.sort(self.latents.int(), stable=True)
         bounds = torch.searchsorted(
             ascending, torch.arange(self.shape[1] + 1, dtype=torch.int32, device=ascending.device)
@@ -67,9 +72,10 @@ class Active(NamedTuple):
 
     @classmethod
     def of(cls, codes: Tensor) -> "Active":
-        """The positive entries of dense ``codes``."""
+        """The entries of dense ``codes`` (batch, latents) that are not 0."""
         rows, latents = codes.nonzero().unbind(1)
-        return cls(Places(rows, latents, tuple(codes.shape)), codes[rows, latents])
+        batch, n_latents = codes.shape
+        return cls(Places(rows, latents, (batch, n_latents)), codes[rows, latents])
 
     @property
     def rows(self) -> Tensor:
@@ -84,15 +90,15 @@ class Active(NamedTuple):
         return self.places.shape
 
     def keep(self, mask: Tensor) -> "Active":
-        """The entries where ``mask`` (entries,) holds."""
+        """The entries where ``mask`` (entries,) is true."""
         return self.at(mask.nonzero().squeeze(1))
 
     def at(self, entries: Tensor) -> "Active":
-        """The entries of these numbers, which ascend."""
+        """The entries with the numbers ``entries`` (n,), which ascend."""
         return Active(Places(self.rows[entries], self.latents[entries], self.shape), self.values[entries])
 
     def dense(self) -> Tensor:
-        """(batch, latents)."""
+        """The same codes as a dense (batch, latents)."""
         return self.values.new_zeros(self.shape).index_put((self.rows, self.latents), self.values)
 
     def sum_per_latent(self, values: Tensor) -> Tensor:
@@ -100,24 +106,34 @@ class Active(NamedTuple):
         return values.new_zeros(self.shape[1]).index_add(0, self.latents, values)
 
     def count_per_latent(self) -> Tensor:
-        """(latents,) int64: in how many rows each latent is active."""
+        """(latents,) int64: the number of rows in which each latent is active."""
         return torch.zeros(self.shape[1], dtype=torch.long, device=self.rows.device).index_add_(
             0, self.latents, (self.values > 0).long()
         )
 
 
 def weighted_rows(weight: Tensor, active: Active, pieces: Pieces | None = None) -> Tensor:
-    """out_r = sum_e [r_e = r] f_e weight_{j_e}: (batch, width) from ``weight`` (latents, width). Differentiable.
+    """out_r = sum_e [r_e = r] f_e weight_{j_e}: (batch, width) from ``weight`` (latents, width).
 
-    The gradients are as sparse: for f_e it is <weight_{j_e}, g_{r_e}>, for weight_j it is sum_e [j_e = j] f_e g_{r_e}, with g the
-    gradient of out. With ``pieces`` the latter is not made, but noted there.
+    It is differentiable. The gradients are sparse, too. With g the gradient of out, f_e gets <weight_{j_e},
+    g_{r_e}>, and weight_j gets sum_e [j_e = j] f_e g_{r_e}. If ``pieces`` are given, the gradient of
+    ``weight`` is noted there instead of computed.
     """
     return _WeightedRows.apply(active.values, weight, active.places, pieces)
 
 
+class PlacesContext(Context, Protocol):
+    """What an operation on active entries keeps for its backward pass."""
+
+    places: Places
+    pieces: Pieces | None
+
+
 class _WeightedRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, weight: Tensor, places: Places, pieces: Pieces | None) -> Tensor:
+    def forward(
+        ctx: PlacesContext, values: Tensor, weight: Tensor, places: Places, pieces: Pieces | None
+    ) -> Tensor:
         ctx.save_for_backward(weight, values)
         ctx.places, ctx.pieces = places, pieces
         if (fast := kernels.of(weight)) is not None:
@@ -127,48 +143,48 @@ class _WeightedRows(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: PlacesContext, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weight, values = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        of_values = dot_products(weight, ctx.places, gradient) if ctx.needs_input_grad[0] else None
-        of_weight = (
-            weight_gradient(Active(ctx.places, values), gradient, ctx.pieces)
-            if ctx.needs_input_grad[1]
-            else None
-        )
+        gradient = gradients[0].contiguous()
+        of_values = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_values = dot_products(weight, ctx.places, gradient)
+        if ctx.needs_input_grad[1]:
+            of_weight = weight_gradient(Active(ctx.places, values), gradient, ctx.pieces)
         return of_values, of_weight, None, None
 
 
 def weight_gradient(active: Active, x: Tensor, pieces: Pieces | None) -> Tensor | None:
-    """``rows_per_latent``, or None where it is noted in ``pieces`` instead."""
+    """``rows_per_latent``. With ``pieces`` it is noted there instead, and the result is None."""
     if pieces is None:
         return rows_per_latent(active, x)
     order = active.places.by_latent
-    pieces.gathered.append((order, active.values[order.entries], x))
+    pieces.gathered.append(Gathered(order.rows, active.values[order.entries], order.bounds, x))
     return None
 
 
 def dot_products(weight: Tensor, places: Places, x: Tensor) -> Tensor:
-    """out_e = <weight_{j_e}, x_{r_e}>: (entries,) from ``weight`` (latents, width) and ``x`` (batch, width). No gradient.
+    """out_e = <weight_{j_e}, x_{r_e}>: (entries,), from ``weight`` (latents, width), ``x`` (batch, width).
 
-    A sampled product of dense matrices: no (entries, width) tensor is made. Latent by latent, so that each row of ``weight``, the larger
-    matrix, is read once, and the rows of ``x`` from the cache.
+    It has no gradient. It is a sampled product of dense matrices, and no (entries, width) tensor is made.
+    Entries are taken in the order of latents. So each row of ``weight``, the larger matrix, is read from
+    memory once, and the rows of ``x`` come from the cache.
     """
     order = places.by_latent
     if (fast := kernels.of(weight)) is not None:
         return fast.dot_products(weight.detach(), x.contiguous(), order.entries, order.latents, order.rows)
-    nothing = x.new_zeros(len(order.rows))
-    mask = torch.sparse_csr_tensor(
-        order.bounds, order.rows, nothing, places.shape[::-1], check_invariants=False
-    )
-    products = torch.sparse.sampled_addmm(
-        mask, weight.detach().contiguous(), x.contiguous().T, beta=0
-    ).values()
+    nothing, shape = x.new_zeros(len(order.rows)), places.shape[::-1]
+    mask = torch.sparse_csr_tensor(order.bounds, order.rows, nothing, shape, check_invariants=False)
+    w = weight.detach().contiguous()
+    products = torch.sparse.sampled_addmm(mask, w, x.contiguous().T, beta=0).values()
     return torch.empty_like(nothing).index_put_((order.entries,), products)
 
 
 def rows_per_latent(active: Active, x: Tensor) -> Tensor:
-    """out_j = sum_e [j_e = j] f_e x_{r_e}: (latents, width) from ``x`` (batch, width). Transposes ``weighted_rows``. No gradient."""
+    """out_j = sum_e [j_e = j] f_e x_{r_e}: (latents, width) from ``x`` (batch, width).
+
+    It is the transpose of ``weighted_rows`` and has no gradient.
+    """
     order = active.places.by_latent
     values = active.values[order.entries]
     if (fast := kernels.of(x)) is not None:

@@ -1,11 +1,11 @@
-"""Training one crosscoder on both models' caches."""
+"""Train one crosscoder on both models' caches."""
 
 import copy
 import csv
 import io
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import MODELS, CrosscoderSettings
 from crossdiff.crosscoders import kernels, ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.gradients import made_gradient
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Loss, Parts
 from crossdiff.crosscoders.memory import check_room, training_bytes
@@ -27,11 +28,16 @@ from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
-DIFFERENT_ENTRIES = 16  # of a batch: those whose values float32 can't tell from the last one chosen
+# Entries of a batch that the two paths may choose differently, because float32 can't tell their values apart.
+DIFFERENT_ENTRIES = 16
 
 
 def learning_rate(step: int, settings: CrosscoderSettings) -> float:
-    """Linear warm-up from 0 at the first step, constant, and over the last ``decay_fraction`` of the steps linear to 0."""
+    """The learning rate at ``step`` (0-based).
+
+    It rises linearly from 0, stays constant, and falls linearly to 0 over the last ``decay_fraction`` of the
+    steps.
+    """
     warmup = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
     decay_steps = round(settings.decay_fraction * settings.steps)
     decay = min(1.0, (settings.steps - step) / decay_steps) if decay_steps else 1.0
@@ -39,7 +45,7 @@ def learning_rate(step: int, settings: CrosscoderSettings) -> float:
 
 
 def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings, seed: int) -> Crosscoder:
-    """A crosscoder at its initial weights, with the activations' mean and scale."""
+    """A crosscoder at its initial weights, with the mean and scale of the activations."""
     d_model = activations.d_model
     crosscoder = Crosscoder(
         d_model,
@@ -56,12 +62,18 @@ def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings,
 
 
 def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """(model,): 1 - sum_d Var(x - xhat) / sum_d Var(x), variances over the batch (docs/method.md 7)."""
+    """(model,): 1 - sum_d Var(x - xhat) / sum_d Var(x), with variances over the batch (docs/method.md 7).
+
+    ``x`` and ``reconstruction`` are (batch, model, d_model).
+    """
     return 1 - (x - reconstruction).var(dim=0).sum(dim=1) / x.var(dim=0).sum(dim=1)
 
 
 class TrainingLog:
-    """Rows of ``training.csv``, one every ``log_every`` steps. Counters stay on the device between rows."""
+    """The rows of ``training.csv``, one every ``log_every`` steps.
+
+    Counters stay on the device between rows.
+    """
 
     def __init__(self, settings: CrosscoderSettings, latents: int, device: torch.device) -> None:
         self.settings = settings
@@ -70,6 +82,7 @@ class TrainingLog:
         self.steps = 0
 
     def add(self, step: int, x: Tensor, parts: Parts) -> None:
+        """Count a step (0-based), and add a row if one is due. Raises UserError if the loss is not finite."""
         self.fired += ranks.total(parts.fired)
         self.steps += 1
         if not self.settings.is_logged(step):
@@ -105,7 +118,10 @@ class TrainingLog:
 
 
 class Training:
-    """A crosscoder in training, with everything that the next step depends on."""
+    """A crosscoder in training, with everything that the next step depends on.
+
+    Raises UserError if the training does not fit on the device.
+    """
 
     def __init__(
         self, activations: PairedActivations, settings: CrosscoderSettings, seed: int, device: torch.device
@@ -117,16 +133,16 @@ class Training:
         self.optimiser = new_optimiser(self.crosscoder)
         self.log = TrainingLog(settings, self.crosscoder.latents, device)
         self.done = 0  # steps
-        self.compared = not isinstance(self.optimiser, KernelAdam)  # with the plain path, on one batch
+        self.compared = False  # whether the kernels, if they run, were compared with the plain path
 
     def step(self, batch: Tensor) -> None:
-        """One step on this rank's share (rows, model, d_model) of a batch of raw activations."""
+        """Make one step on this rank's share (rows, model, d_model) of a batch of raw activations."""
         x = self.crosscoder.normalise(to_device(batch, self.device))
         if self.done == 0:
             self.loss.start(self.crosscoder, x)
-        if not self.compared:
+        if isinstance(self.optimiser, KernelAdam) and not self.compared:
             self.compared = True
-            self.compare(x)
+            self.compare(self.optimiser, x)
         parts = self.loss(self.crosscoder, x, self.done)
         parts.loss.backward()
         self.optimiser.update(learning_rate(self.done, self.settings), self.settings.gradient_clip)
@@ -137,28 +153,32 @@ class Training:
         self.log.add(self.done, x, parts)
         self.done += 1
 
-    def compare(self, x: Tensor) -> None:
-        """Raises UserError where the kernels' loss and gradients of a batch are not those of the plain path."""
+    def compare(self, optimiser: KernelAdam, x: Tensor) -> None:
+        """Compare the loss and the gradients of the kernels with those of the plain path on one batch.
+
+        ``x`` (rows, model, d_model) is on the crosscoder's scale. Raises UserError if they differ.
+        """
         threshold = self.crosscoder.threshold.clone()
-        with kernels.off(), self.optimiser.made():
+        with kernels.off(), optimiser.made():
             expected = self._differentiate(x)
-            # In main memory: a training that is resumed has its moments already.
-            plain = {name: parameter.grad.cpu() for name, parameter in self.crosscoder.named_parameters()}
+            # They go to main memory, because a resumed training already has its moments on the device.
+            parameters = self.crosscoder.named_parameters()
+            plain = {name: made_gradient(parameter).cpu() for name, parameter in parameters}
             self.crosscoder.zero_grad()
         self.crosscoder.threshold.copy_(threshold)
         found = self._differentiate(x)
         self.crosscoder.threshold.copy_(threshold)
-        differences = torch.stack(
-            [*self.optimiser.differences(plain), (found.loss - expected.loss).abs() / expected.loss.abs()]
-        )
+        of_loss = (found.loss - expected.loss).abs() / expected.loss.abs()
+        differences = torch.stack([*optimiser.differences(plain), of_loss])
         difference = differences.nan_to_num(nan=torch.inf).max().item()
-        self.optimiser.forget()
-        # An entry's share of the gradient's norm is about 1 / sqrt(entries).
+        optimiser.forget()
+        # One entry's share of the gradient's norm is about 1 / sqrt(entries).
         allowed = min(0.1, (DIFFERENT_ENTRIES / max(1, int(found.fired.sum()))) ** 0.5)
         if expected.loss.isfinite() and difference > allowed:
             raise UserError(
-                f"training: found a relative difference of {difference:.1e} between the Triton kernels and the plain path on one batch, "
-                f"allowed: {allowed:.0e}; set kernels: plain, and report it with the versions of torch, triton and the driver"
+                f"training: found a relative difference of {difference:.1e} between the Triton kernels and "
+                f"the plain path on one batch, allowed: {allowed:.0e}; set kernels: plain, "
+                "and report it with the versions of torch, triton and the driver"
             )
 
     def _differentiate(self, x: Tensor) -> Parts:
@@ -167,7 +187,7 @@ class Training:
         return parts
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
-        """All steps that are left; ``checkpoint`` is written when it is due."""
+        """Make all steps that are left. ``checkpoint`` is written when it is due."""
         settings = self.settings
         if self.done == settings.steps:
             return
@@ -177,8 +197,11 @@ class Training:
                 if checkpoint is not None and checkpoint.is_due():
                     checkpoint.write(*self.state())
 
-    def batches(self, activations: PairedActivations, start: int = 0) -> Iterator[Tensor]:
-        """This rank's share of every batch, on the device. To be closed."""
+    def batches(self, activations: PairedActivations, start: int = 0) -> Generator[Tensor, None, None]:
+        """Yield this rank's share of every batch, on the device, beginning with number ``start``.
+
+        Close the generator after use.
+        """
         settings, size = self.settings, ranks.size()
         reserved = training_bytes(activations.d_model, self.crosscoder.latents, settings.batch // size)
         return activations.shuffled_batches(
@@ -192,7 +215,11 @@ class Training:
         )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and plain values from which ``resume`` goes on, bit for bit where the device is deterministic."""
+        """The tensors and plain values that ``resume`` needs.
+
+        A training resumed from them has the same bits as one that was never interrupted, if the device is
+        deterministic.
+        """
         tensors = {f"crosscoder.{name}": value for name, value in self.crosscoder.state_dict().items()}
         tensors |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
@@ -201,7 +228,7 @@ class Training:
         return tensors, {"done": self.done, "rows": self.log.rows, "steps_since_row": self.log.steps}
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take over the state in ``checkpoint``, if there is one of this training."""
+        """Load the state of this training from ``checkpoint``, if it has one."""
         if (saved := checkpoint.read()) is None:
             return
         tensors, values = saved
@@ -230,24 +257,27 @@ def train(
     held_out: PairedActivations | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Crosscoder:
-    """Train and return the crosscoder. ``training_log`` gets the loss parts, FVE, L0, dead latents and learning rate.
+    """Train a crosscoder and return it on the CPU.
 
-    ``held_out`` is what a threshold estimated after training is taken from (``settings.needs_held_out``). With a ``checkpoint`` an
-    interrupted training goes on where it stopped. "dead" in the log counts latents that did not fire since the row before.
-    Raises UserError when the loss is not finite.
+    The CSV file ``training_log`` gets the loss and its parts, FVE, L0, dead latents and the learning rate.
+    Its column "dead" counts latents that did not fire since the row before.
+
+    ``held_out`` is needed if the threshold is estimated after training (``settings.needs_held_out``). With a
+    ``checkpoint`` an interrupted training goes on where it stopped.
+
+    Raises UserError if the training does not fit on the device or the loss is not finite, and ValueError if
+    ``held_out`` is needed but missing.
     """
+    if settings.needs_held_out and held_out is None:
+        raise ValueError("this training estimates its threshold on held-out activations, which are not given")
     keep_freed_memory()
     training = Training(activations, settings, seed, device)
-    log.info(
-        "%s crosscoder of %d latents, %d tokens",
-        settings.loss,
-        training.crosscoder.latents,
-        activations.tokens,
-    )
+    latents, tokens = training.crosscoder.latents, activations.tokens
+    log.info("training a %s crosscoder of %d latents on %d tokens", settings.loss, latents, tokens)
     if checkpoint is not None:
         training.resume(checkpoint)
     training.run(checkpoint)
-    if settings.needs_held_out:
+    if settings.needs_held_out and held_out is not None:
         with closing(training.batches(held_out)) as batches:
             once = itertools.islice(batches, held_out.tokens // settings.batch)
             training.loss.finish(training.crosscoder, map(training.crosscoder.normalise, once))

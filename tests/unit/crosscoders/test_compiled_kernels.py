@@ -22,15 +22,15 @@ LONG = "rows latents entries offsets bounds place numbers".split()
 FLAGS = ("GATHERED", "SCALED", "EXTRA", "DENSE")
 piece = lambda on: {name: name in on for name in FLAGS}
 for name, constants in [
-    ("_weighted_rows_kernel", {"E": 8, "C": 256, "num_warps": 2}),
-    ("_dot_products_kernel", {"E": 4, "C": 512, "num_warps": 4}),
-    ("_codes_kernel", {"E": 4, "C": 512, "num_warps": 4}),
-    ("_rows_per_latent_kernel", {"E": 4, "C": 512, "num_warps": 4}),
-    ("_above_kernel", {"BY_LATENT": True, "ROWS": 16, "C": 512, "num_warps": 2}),
-    ("_above_kernel", {"BY_LATENT": False, "ROWS": 16, "C": 512, "num_warps": 2}),
-    *(("_squares_kernel", {**piece(on), "E": 2, "C": 1024, "num_warps": 4}) for on in (["GATHERED"], list(FLAGS))),
+    ("weighted_rows_kernel", {"E": 8, "C": 256, "num_warps": 2}),
+    ("dot_products_kernel", {"E": 4, "C": 512, "num_warps": 4}),
+    ("codes_kernel", {"E": 4, "C": 512, "num_warps": 4}),
+    ("rows_per_latent_kernel", {"E": 4, "C": 512, "num_warps": 4}),
+    ("above_kernel", {"BY_LATENT": True, "ROWS": 16, "C": 512, "num_warps": 2}),
+    ("above_kernel", {"BY_LATENT": False, "ROWS": 16, "C": 512, "num_warps": 2}),
+    *(("squares_kernel", {**piece(on), "E": 2, "C": 1024, "num_warps": 4}) for on in (["GATHERED"], list(FLAGS))),
     *(
-        ("_adam_kernel", {**piece(on), **what, "E": 4, "C": 512, "num_warps": 4})
+        ("adam_kernel", {**piece(on), **what, "E": 4, "C": 512, "num_warps": 4})
         for on in (["GATHERED"], ["DENSE"], list(FLAGS))
         for what in ({"ROUNDED": True, "PER_MODEL": False}, {"ROUNDED": False, "PER_MODEL": True})
     ),
@@ -41,10 +41,10 @@ for name, constants in [
     for argument in function.arg_names:
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument == "number" and name in ("_above_kernel", "_codes_kernel"):
+        elif argument == "number" and name in ("above_kernel", "codes_kernel"):
             signature[argument] = "*i32"
         elif argument in ("number", "batch", "width", "room", "stride", "stride_w", "stride_x") or (
-            argument == "latents" and name in ("_above_kernel", "_squares_kernel", "_adam_kernel")
+            argument == "latents" and name in ("above_kernel", "squares_kernel", "adam_kernel")
         ):
             signature[argument] = "i32"
         elif argument in ("factor",):
@@ -55,7 +55,7 @@ for name, constants in [
             signature[argument] = "*bf16"
         elif argument == "flat":
             signature[argument] = "*i32"
-        elif argument in LONG and name != "_above_kernel":
+        elif argument in LONG and name != "above_kernel":
             signature[argument] = "*i64"
         else:
             signature[argument] = "*fp32"

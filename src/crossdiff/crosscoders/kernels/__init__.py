@@ -1,7 +1,8 @@
-"""Triton kernels behind the operations of ``crosscoders.sparse``, ``selection`` and ``optimiser``, and where they run.
+"""Triton kernels behind the operations of ``crosscoders.sparse``, ``selection`` and ``optimiser``.
 
-The same mathematics as the plain operations, in float32. They run on cards of an architecture on which ``make test-gpu`` passed
-(data/cards); the environment variable CROSSDIFF_KERNELS, which the workflow sets from the key ``kernels``, overrules that.
+They compute the same mathematics as the plain operations, in float32. They run on cards of an architecture on
+which ``make test-gpu`` passed (data/cards). The environment variable CROSSDIFF_KERNELS overrules that. The
+workflow sets it from the key ``kernels``.
 """
 
 import logging
@@ -23,7 +24,10 @@ SETTING = "CROSSDIFF_KERNELS"
 
 
 def of(tensor: Tensor) -> ModuleType | None:
-    """The module ``triton_kernels`` if its kernels run on ``tensor``, which must be float32 for it; else None."""
+    """The module ``operations`` if the kernels run on ``tensor``, else None.
+
+    They run on float32 only. Raises UserError for an unknown value of CROSSDIFF_KERNELS.
+    """
     return _on(tensor.device, os.environ.get(SETTING, "auto")) if tensor.dtype == torch.float32 else None
 
 
@@ -31,36 +35,26 @@ def of(tensor: Tensor) -> ModuleType | None:
 def _on(device: torch.device, setting: str) -> ModuleType | None:
     if setting not in ("auto", "triton", "plain"):
         raise UserError(f"{SETTING}: found {setting!r}, allowed: auto, triton, plain")
-    if setting == "plain" or (
-        device.type != "cuda" and not (setting == "triton" and os.environ.get("TRITON_INTERPRET") == "1")
-    ):
+    on_gpu, interpreted = device.type == "cuda", os.environ.get("TRITON_INTERPRET") == "1"
+    if setting == "plain" or not (on_gpu or (setting == "triton" and interpreted)):
         return None
-    if (
-        device.type == "cuda"
-        and setting == "auto"
-        and (found := architecture(device)) not in proven_architectures()
-    ):
-        log.info(
-            "%s is not among the architectures on which the Triton kernels were tested: the plain path", found
-        )
+    if on_gpu and setting == "auto" and (found := architecture(device)) not in proven_architectures():
+        log.info("using the plain path, because the Triton kernels were not tested on %s", found)
         return None
     try:
-        from crossdiff.crosscoders.kernels import triton_kernels
+        from crossdiff.crosscoders.kernels import operations
 
-        triton_kernels.probe(device)
-    except Exception as error:  # whatever a compiler raises
-        log.warning(
-            "the Triton kernels do not run here (%s: %s): the plain path",
-            type(error).__name__,
-            first_line(error),
-        )
+        operations.probe(device)
+    except Exception as error:  # a compiler may raise anything
+        why = f"{type(error).__name__}: {first_line(error)}"
+        log.warning("using the plain path, because the Triton kernels do not run here (%s)", why)
         return None
-    return triton_kernels
+    return operations
 
 
 @contextmanager
 def off() -> Iterator[None]:
-    """The plain path, to compare with."""
+    """A context in which the plain path runs, to compare with."""
     before = os.environ.get(SETTING, "auto")
     os.environ[SETTING] = "plain"
     try:
@@ -70,5 +64,5 @@ def off() -> Iterator[None]:
 
 
 def architecture(device: torch.device) -> str:
-    """Of a CUDA device, as its compiler calls it: "sm_90"."""
+    """The architecture of a CUDA device as its compiler names it, for example "sm_90"."""
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))

@@ -1,4 +1,4 @@
-"""The losses. Which there are: ``config.LOSSES``; how to add one: docs/add-a-loss.md."""
+"""The losses. ``config.LOSSES`` lists them, and docs/add-a-loss.md says how to add one."""
 
 from pkgutil import resolve_name
 
@@ -8,5 +8,5 @@ from crossdiff.crosscoders.model import Crosscoder
 
 
 def new_loss(crosscoder: Crosscoder, settings: CrosscoderSettings) -> Loss:
-    """The loss that ``settings`` names."""
+    """Make the loss that ``settings`` names."""
     return resolve_name(settings.objective)(crosscoder, settings)

@@ -9,18 +9,18 @@ from crossdiff.crosscoders.model import Crosscoder
 
 
 class L1Loss(Loss):
-    """loss = reconstruction + mu * mean_batch sum_j f_j w_j, with w_j the code weight (sum of decoder norms in the paper)."""
+    """loss = reconstruction error + mu * mean over the batch of sum_j f_j w_j (docs/method.md 5).
+
+    w_j is the code weight. In the paper it is the sum of the latent's decoder norms.
+    """
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
-            first = next(encoder.products(flat))
-            active = (
-                selection.above(encoder, flat, torch.zeros_like(encoder.bias), first)
-                if selection.is_sparse(encoder, first)
-                else None
-            )
+            first, active = next(encoder.products(flat)), None
+            if selection.is_sparse(encoder, first):
+                active = selection.above(encoder, flat, torch.zeros_like(encoder.bias), first)
         if active is not None:
             active = selection.encoded(active, encoder, flat)
             reconstruction = crosscoder.decode_active(active)
