@@ -34,7 +34,10 @@ ONE_THREAD = 2**15 - 1  # up to so many numbers torch computes in the calling th
 
 
 def tokens_digest(ids: np.ndarray) -> str:
-    """SHA-256 (hex) of a shard's token ids (tokens,). Caches with the same digest match row by row."""
+    """Return the SHA-256 (hex) of a shard's token ids (tokens,).
+
+    Caches with the same digest match row by row.
+    """
     return hashlib.sha256(np.ascontiguousarray(ids, np.int32).tobytes()).hexdigest()
 
 
@@ -210,7 +213,10 @@ class _Layout(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _layout(path: str | Path, _stamp: str | None) -> _Layout:
-    """The layout of a cache. ``_stamp`` changes with the file, so that a changed file is read again."""
+    """Find where the rows of a cache stand.
+
+    The result is remembered. ``_stamp`` changes with the file, so that a changed file is read again.
+    """
     with _open(path) as file:
         try:
             dataset = file["activations"]
@@ -239,9 +245,9 @@ def read_rows(path: str | Path, start: int, stop: int) -> Tensor:
 
 
 def read_into(path: str | Path, start: int, out: Tensor) -> None:
-    """Fill ``out`` (rows, d_model) with the rows from ``start`` on. Otherwise the same as ``read_rows``.
+    """Fill ``out`` (rows, d_model) with the rows from ``start`` on.
 
-    ``out`` is bfloat16 on the CPU and may have any strides.
+    ``out`` is bfloat16 on the CPU and may have any strides. Threads and errors are as in ``read_rows``.
     """
     layout, stop = _layout(path, stamp(path)), start + len(out)
     values = out.view(torch.uint16).numpy()

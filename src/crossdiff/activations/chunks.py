@@ -24,7 +24,7 @@ class DamagedChunk(Exception):
 
 
 def encode(values: np.ndarray) -> bytes:
-    """The bytes that a chunk with ``values`` (uint16, any shape) has in the file."""
+    """Return the bytes that a chunk with ``values`` (uint16, any shape) has in the file."""
     planes = np.empty((2, values.size), np.uint8)
     np.copyto(planes[0].reshape(values.shape), values, casting="unsafe")
     np.right_shift(values, 8, out=planes[1].reshape(values.shape), casting="unsafe")

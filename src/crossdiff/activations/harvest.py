@@ -73,7 +73,7 @@ class Batch(NamedTuple):
 
 
 def batch_of(shard: Shard, starts: np.ndarray, lengths: np.ndarray) -> Batch:
-    """The batch of the sequences that start in rows ``starts`` (sequence,) with ``lengths`` (sequence,)."""
+    """Make a batch of the sequences that start in rows ``starts`` and have ``lengths``, both (sequence,)."""
     position = np.arange(lengths.max())
     real = position < lengths[:, None]
     rows = starts[:, None] + position

@@ -72,11 +72,14 @@ class Summary(NamedTuple):
     skipped_by_norm: int
 
     def kept(self, shard: PairedShard) -> np.ndarray:
-        """(rows,) bool: which tokens of the shard count."""
+        """Return which tokens of the shard count, (rows,) bool."""
         return self.counts(shard.tokens.position, shard.norms)
 
     def counts(self, position: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        """(tokens,) bool: which tokens count, given ``position`` (tokens,) and ``norms`` (model, tokens)."""
+        """Return which tokens count, (tokens,) bool.
+
+        ``position`` is (tokens,), and ``norms`` is (model, tokens).
+        """
         late = position >= self.skip_first
         if self.max_norm_ratio is None:
             return late
@@ -84,7 +87,10 @@ class Summary(NamedTuple):
         return late & (norms <= limit[:, None]).all(axis=0)
 
     def scaling(self, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-        """The mean (model, d_model) to subtract and the factor (model,) to multiply by (docs/method.md 3)."""
+        """Return the mean (model, d_model) to subtract and the factor (model,) to multiply by.
+
+        Both follow docs/method.md 3.
+        """
         mean, rms = torch.tensor(self.mean), torch.tensor(self.rms)
         match normalisation.kind:
             case "none":
@@ -126,7 +132,7 @@ def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
 
 
 def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) -> tuple[Tensor, Tensor]:
-    """Mean (model, d_model) and root of the summed variances (model,), both float64.
+    """Return the mean (model, d_model) and the root of the summed variances (model,), both float64.
 
     Every shard gives its first ``per_shard`` kept tokens.
     """

@@ -42,7 +42,7 @@ class Pool(NamedTuple):
     order: np.ndarray  # (rows,) the order in which batches take the rows of all pieces
 
     def part(self, rows: np.ndarray) -> "Pool":
-        """The pool with only ``rows`` (n,), which are entries of ``order``."""
+        """Return the pool with only ``rows`` (n,), which are entries of ``order``."""
         wanted = np.zeros(sum(len(piece.rows) for piece in self.pieces), bool)
         wanted[rows] = True
         place = np.cumsum(wanted) - 1
@@ -108,7 +108,7 @@ class InMainMemory:
         self.read(piece, self.pools[number][start : start + len(piece.rows)])
 
     def ordered(self, number: int, order: np.ndarray) -> Tensor:
-        """The ``order`` (rows,) of pool ``number`` as indices for ``gather``."""
+        """Return the ``order`` (rows,) of pool ``number`` as indices for ``gather``."""
         return torch.from_numpy(order)
 
     def gather(self, number: int, rows: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class ActiveTokens(NamedTuple):
     value: np.ndarray  # (entries,) float32
 
     def first(self, tokens: int) -> "ActiveTokens":
-        """The entries of the first ``tokens`` tokens."""
+        """Return the entries of the first ``tokens`` tokens."""
         end = self.bounds[tokens]
         return self._replace(
             rows=self.rows[:tokens],
@@ -159,7 +159,7 @@ class ActiveFile:
         self.tokens: int = self.file.metadata.num_rows  # kept tokens
 
     def shard(self, group: int) -> int:
-        """The number of the shard that row group ``group`` belongs to. It comes from the file's metadata."""
+        """Return the number of the shard of row group ``group``. Only metadata is read."""
         return self.file.metadata.row_group(group).column(0).statistics.min
 
     def read(self, group: int) -> ActiveTokens:

@@ -62,7 +62,7 @@ class Checkpoint:
         self.terminated = True
 
     def is_due(self) -> bool:
-        """Whether it is time to write: after SIGTERM, or ``every_seconds`` after the last checkpoint."""
+        """Return whether to write now: after SIGTERM, or ``every_seconds`` after the last checkpoint."""
         return self.terminated or time.monotonic() - self.written >= self.every_seconds
 
     def write(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Checkpoint:
             raise SystemExit(128 + signal.SIGTERM)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last state: tensors and plain values. None if there is none that this training can use."""
+        """Return the last state, tensors and plain values, or None if this training can use none."""
         if not self.file.exists():
             return None
         try:

@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     documents: np.ndarray  # (tokens,) int64
 
     def part(self, first: int, stop: int) -> "Encoded":
-        """The tokens ``first`` to ``stop`` (exclusive)."""
+        """Return the tokens ``first`` to ``stop`` (exclusive)."""
         if (first, stop) == (0, len(self.x)):
             return self
         rows, latents, values = self.active.rows, self.active.latents, self.active.values

@@ -1,4 +1,4 @@
-"""The gradient of a (latents, width) matrix as a list of terms, which an optimiser sums up itself.
+"""Keep the gradient of a (latents, width) matrix as a list of terms that an optimiser sums up itself.
 
 At 73,728 latents of width 4,608 a gradient takes 1.4 GB. Writing and reading it would cost as much as Adam's
 own pass over the matrix.
@@ -52,14 +52,14 @@ class Context(Protocol):
 
 
 def made_gradient(parameter: nn.Parameter) -> Tensor:
-    """The gradient that a backward pass made for ``parameter``. Raises ValueError if it made none."""
+    """Return the gradient that a backward pass made for ``parameter``. Raises ValueError if it made none."""
     if parameter.grad is None:
         raise ValueError(f"a parameter of shape {tuple(parameter.shape)} has no gradient")
     return parameter.grad
 
 
 def rows_of(weight: Tensor, latents: Tensor, pieces: Pieces | None) -> Tensor:
-    """``weight[latents]``, (n, width), from ``weight`` (latents, width). Differentiable.
+    """Return ``weight[latents]``, (n, width), from ``weight`` (latents, width). It is differentiable.
 
     With ``pieces`` only the gradient of these rows is kept, and noted there. Then rows of zeros are added up
     to a multiple of ALIGNED, because matrix units are slower on other sizes.

@@ -8,7 +8,7 @@ from crossdiff.errors import UserError
 
 
 def _per_latent(d_model: int) -> int:
-    """Bytes of one latent: weights in encoder and decoder, their gradients and two moments, in float32."""
+    """Return the bytes of one latent: its float32 weights in both matrices, their gradients and moments."""
     return 4 * 4 * 2 * len(MODELS) * d_model
 
 
@@ -16,7 +16,10 @@ PER_CODE = 6 * 4  # bytes of one latent in one row of a batch: several tensors o
 
 
 def training_bytes(d_model: int, latents: int, batch: int) -> int:
-    """Bytes that a training takes with ``batch`` rows per process, without the pools of token pairs."""
+    """Return the bytes that a training takes with ``batch`` rows per process.
+
+    The pools of token pairs are not included.
+    """
     return latents * (_per_latent(d_model) + PER_CODE * batch)
 
 

@@ -95,7 +95,7 @@ class Crosscoder(nn.Module):
         )
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Raw activations (batch, model, d_model), any dtype, on the crosscoder's scale, in float32."""
+        """Bring raw activations (batch, model, d_model), any dtype, to the crosscoder's scale, in float32."""
         return (x.float() - self.mean) * self.scale[:, None]
 
     def know(self, encoder: Rounded | None, norms: Tensor) -> None:
@@ -107,7 +107,7 @@ class Crosscoder(nn.Module):
         self._known = Known(encoder, norms, self._versions())
 
     def forget_known(self) -> None:
-        """Drop what ``know`` kept. Needed after a change of weights that may not be seen."""
+        """Drop what ``know`` kept. Call it after a change of weights that may not be seen."""
         self._known = None
 
     def _apply(self, *arguments: Any, **more: Any) -> "Crosscoder":
@@ -123,7 +123,7 @@ class Crosscoder(nn.Module):
         return self._known if self._known is not None and self._known.versions == self._versions() else None
 
     def decoder_norms(self) -> Tensor:
-        """(latents, model): the L2 norm of each decoder direction."""
+        """Return the L2 norm of each decoder direction, (latents, model)."""
         known, pieces = self.known, self.pieces.get("decoder")
         if known is None or (torch.is_grad_enabled() and pieces is None):
             return self.decoder.norm(dim=2)
@@ -132,7 +132,7 @@ class Crosscoder(nn.Module):
         return norms_of(self.decoder.flatten(1), known.norms, pieces)
 
     def code_weights(self) -> Tensor:
-        """The weights w that scale an activation, v = f w: (latents,), or (latents, model) if decoupled.
+        """Return the weights w of scaled activations v = f w: (latents,), or (latents, model) if decoupled.
 
         docs/method.md 4 defines them for each code normalisation.
         """
@@ -150,21 +150,21 @@ class Crosscoder(nn.Module):
                 return torch.ones_like(norms[:, 0])
 
     def preactivations(self, x: Tensor) -> Tensor:
-        """The encoder's outputs before the ReLU, (batch, latents).
+        """Return the encoder's outputs before the ReLU, (batch, latents).
 
         ``x`` (batch, model, d_model) is on the crosscoder's scale. One product serves both models.
         """
         return torch.addmm(self.encoder_bias, x.flatten(1), self.encoder.flatten(1).T)
 
     def encoder_map(self) -> Encoder:
-        """The encoder as the sparse operations take it, with both models' activations in one row."""
+        """Return the encoder as the sparse operations take it, with both models' activations in one row."""
         known = None if self.known is None else self.known.encoder
         return Encoder(
             self.encoder.flatten(1), self.encoder_bias, self.precision, known, self.pieces.get("encoder")
         )
 
     def active(self, x: Tensor) -> Active:
-        """The codes of ``x`` (batch, model, d_model) at inference, as active entries.
+        """Encode ``x`` (batch, model, d_model) at inference to active entries.
 
         ``x`` is on the crosscoder's scale. An entry is active if it is positive and its scaled activation
         exceeds a threshold.
@@ -173,11 +173,11 @@ class Crosscoder(nn.Module):
         return above(self.encoder_map(), x.flatten(1), bounds.nan_to_num(nan=torch.inf).amin(dim=1))
 
     def encode(self, x: Tensor) -> Tensor:
-        """The same codes as a dense (batch, latents)."""
+        """Encode ``x`` as ``active`` does, to dense codes (batch, latents)."""
         return self.active(x).dense()
 
     def values_per_model(self, active: Active) -> Tensor:
-        """(model, entries): the values that each model's decoder uses at inference.
+        """Return the values that each model's decoder uses at inference, (model, entries).
 
         Decoupled, a value is 0 for a model whose threshold it does not exceed.
         """
@@ -187,13 +187,13 @@ class Crosscoder(nn.Module):
         return torch.where(scaled > self.threshold[:, None], active.values, 0)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Reconstructions (batch, model, d_model) on the crosscoder's scale, from codes (batch, latents)."""
+        """Decode ``codes`` (batch, latents) to (batch, model, d_model) on the crosscoder's scale."""
         if self.decoupled:
             return self.decode_active(Active.of(codes))
         return (codes @ self.decoder.flatten(1)).unflatten(1, (len(MODELS), self.d_model)) + self.decoder_bias
 
     def decode_active(self, active: Active, per_model: Tensor | None = None) -> Tensor:
-        """Reconstructions (batch, model, d_model) on the crosscoder's scale, from active entries.
+        """Decode active entries to (batch, model, d_model) on the crosscoder's scale.
 
         Decoupled, each model's decoder takes its values from ``per_model`` (model, entries). If it is None,
         the values are those of inference.

@@ -17,7 +17,7 @@ MATRICES = ("encoder", "decoder")
 
 
 def new_optimiser(crosscoder: Crosscoder) -> "Adam":
-    """The fastest optimiser on the crosscoder's device.
+    """Return the fastest optimiser on the crosscoder's device.
 
     ``Adam`` and ``KernelAdam`` can load each other's state.
     """
@@ -110,7 +110,7 @@ class KernelAdam(Adam):
         crosscoder.know(known, left["decoder"].T.contiguous())
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The parameter's moments and number of steps, this one included, as PyTorch's Adam keeps them."""
+        """Return a parameter's moments and number of steps, with this one, as PyTorch's Adam keeps them."""
         state = self.state[parameter]
         if not state:
             state |= {
@@ -123,7 +123,7 @@ class KernelAdam(Adam):
 
     @contextmanager
     def made(self) -> Iterator[None]:
-        """A context in which gradients are made as usual, not noted as pieces."""
+        """Return a context in which gradients are made as usual, not noted as pieces."""
         pieces, self.crosscoder.pieces = self.crosscoder.pieces, {}
         try:
             yield
@@ -138,7 +138,7 @@ class KernelAdam(Adam):
 
     @torch.no_grad()
     def differences(self, plain: dict[str, Tensor]) -> list[Tensor]:
-        """How far each parameter's gradient is from the one in ``plain``.
+        """Return how far each parameter's gradient is from the one in ``plain``.
 
         Each entry, (), is the norm of the difference over the norm of the plain gradient.
         """
@@ -155,5 +155,5 @@ class KernelAdam(Adam):
 
 
 def _matrix(name: str, parameter: Tensor) -> Tensor:
-    """A parameter as the kernels take it: (latents, width), or a bias as (1, width)."""
+    """Return a parameter as the kernels take it: (latents, width), or a bias as (1, width)."""
     return parameter.detach().reshape(len(parameter) if name in MATRICES else 1, -1)

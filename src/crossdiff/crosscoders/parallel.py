@@ -36,7 +36,7 @@ PATIENCE = timedelta(days=30)
 
 
 def gpus(resources: Mapping[str, Any]) -> int:
-    """The number of GPUs that a job's resources ask for, or 1 if they ask for none.
+    """Return the number of GPUs that a job's resources ask for, or 1 if they ask for none.
 
     They ask by ``gpu: 4`` or by ``gres: "gpu:a100:4"`` (slurm/config.yaml).
     """

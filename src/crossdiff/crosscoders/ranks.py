@@ -2,7 +2,7 @@
 
 Every rank takes its share of each batch. This is data-parallel training as in PyTorch's DDP, started by
 torchrun (``parallel.py``). All ranks hold the same weights, a loss is the mean over the rank's share, and
-gradients are averaged before the step. In a single process every function returns its argument.
+gradients are averaged before the step. In a single process the tensors are returned unchanged.
 """
 
 import torch
@@ -13,22 +13,22 @@ from crossdiff.crosscoders.gradients import made_gradient
 
 
 def size() -> int:
-    """Number of ranks. It is 1 without torchrun."""
+    """Return the number of ranks. It is 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this rank, 0-based. Rank 0 writes logs, checkpoints and outputs."""
+    """Return the number of this rank, 0-based. Rank 0 writes logs, checkpoints and outputs."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over ranks, with the same bits on every rank. The shapes must agree. No gradient."""
+    """Return the sum over ranks, with the same bits on every rank and no gradient. Shapes must agree."""
     return _reduced(values, dist.ReduceOp.SUM)
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over ranks. No gradient.
+    """Return the mean over ranks, without a gradient.
 
     Shares are equal, so the mean over ranks of means over shares is the mean over the batch.
     """
@@ -36,14 +36,15 @@ def mean(values: Tensor) -> Tensor:
 
 
 def least(values: Tensor) -> Tensor:
-    """The smallest value over ranks, element by element. No gradient."""
+    """Return the smallest value over ranks, element by element, without a gradient."""
     return _reduced(values, dist.ReduceOp.MIN)
 
 
 def gathered(rows: Tensor) -> tuple[Tensor, slice]:
-    """The rows (rows, ...) of all ranks, rank after rank, and the slice of this rank's rows. No gradient.
+    """Return the rows (rows, ...) of all ranks, rank after rank, and the slice of this rank's rows.
 
-    Ranks may have different numbers of rows. The call waits for the device to learn these numbers.
+    They have no gradient. Ranks may have different numbers of rows. The call waits for the device to learn
+    these numbers.
     """
     if size() == 1:
         return rows, slice(None)
@@ -75,7 +76,7 @@ def _reduced(values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
 
 
 def _counts(rows: int, device: torch.device) -> list[int]:
-    """The ``rows`` of every rank."""
+    """Return the ``rows`` of every rank."""
     mine = torch.tensor([rows], device=device)
     counts = [torch.empty_like(mine) for _ in range(size())]
     dist.all_gather(counts, mine)

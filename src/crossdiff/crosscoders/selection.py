@@ -89,7 +89,7 @@ class Encoder:
             yield product
 
     def errors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds for the error of products: ``w_errors`` (2, latents), and ``x_errors`` (2, rows) for ``x``.
+        """Return bounds for the error of products, ``w_errors`` (2, latents) and ``x_errors`` (2, rows).
 
         Before it is stored, the product of row r and latent j is off by at most
         w_errors_0j x_errors_0r + w_errors_1j x_errors_1r. With x' and w' as rounded, <x, w> - <x', w'> =
@@ -103,7 +103,7 @@ class Encoder:
         return torch.stack([of_w, torch.zeros_like(of_w)]), torch.stack([FLOAT32_ERROR * of_x, of_x])
 
     def values(self, x: Tensor, places: Places) -> Tensor:
-        """(entries,): relu(<x_r, weight_j> + bias_j) at ``places``, in full precision."""
+        """Return relu(<x_r, weight_j> + bias_j) at ``places`` in full precision, (entries,)."""
         return (dot_products(self.weight, places, x) + self.bias[places.latents]).relu_()
 
 
@@ -120,7 +120,7 @@ def _full_sums() -> Iterator[None]:
 
 
 def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = None) -> Active:
-    """The entries of relu(encoder x) that are positive and exceed ``bounds`` (latents,).
+    """Return the entries of relu(encoder x) that are positive and exceed ``bounds`` (latents,).
 
     ``x`` is (batch, width). ``first`` is the first block of ``encoder.products(x)``, if it is known already.
     A CPU overwrites it.
@@ -130,7 +130,7 @@ def above(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None = No
 
 
 def _candidates(encoder: Encoder, x: Tensor, bounds: Tensor, first: Tensor | None) -> Active:
-    """All entries that ``above`` gives, and some others that are close to their bound."""
+    """Return all entries that ``above`` gives, and some others that are close to their bound."""
     known, rest = ([], x) if first is None else ([first], x[len(first) :])
     find = _found_on_cpu if is_synchronous(x.device) and kernels.of(x) is None else _found_by_norms
     found, done, latents = [], 0, len(encoder.weight)
@@ -158,12 +158,12 @@ def _found_by_norms(encoder: Encoder, x: Tensor, block: Tensor, bounds: Tensor) 
 
 
 def _least(encoder: Encoder, bounds: Tensor) -> Tensor:
-    """(latents,): what a product must exceed so that its value exceeds ``bounds`` (latents,), all >= 0."""
+    """Return what products must exceed so that values exceed ``bounds`` >= 0, both (latents,)."""
     return bounds - encoder.bias - 2**-20 * (bounds + encoder.bias.abs())
 
 
 def _positive(block: Tensor) -> Tensor:
-    """The places (n,) in the flattened ``block`` that are not zero."""
+    """Return the places (n,) in the flattened ``block`` that are not zero."""
     flat = block.flatten()
     # They are few. So words of eight bytes are searched first.
     size = 8 // flat.element_size()
@@ -271,7 +271,7 @@ class Answer:
 
 
 def _suffices(guess: Tensor, best: Tensor, count: int) -> bool:
-    """Whether the ``count`` largest entries are all among the candidates.
+    """Return whether the ``count`` largest entries are all among the candidates.
 
     They are if ``count`` candidates exceed the ``guess`` (column,), or if the guess is 0. ``best`` (column,
     up to count) are the largest scaled values of the candidates.
@@ -304,7 +304,7 @@ def _guesses(first: Tensor, bias: Tensor, weights: Tensor, per_row: float) -> It
 
 
 def is_sparse(encoder: Encoder, first: Tensor) -> bool:
-    """Whether sparse operations are faster, judged by the positive entries in some rows of ``first``."""
+    """Return whether sparse operations are faster, judged by positive entries in rows of ``first``."""
     positive = first[:BLOCK_ROWS] > -encoder.bias.to(first.dtype)
     return bool(positive.float().mean() < DENSE_ABOVE[encoder.precision])
 

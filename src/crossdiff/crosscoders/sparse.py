@@ -44,7 +44,7 @@ class Places:
 
     @classmethod
     def of(cls, flat: Tensor, shape: tuple[int, int]) -> "Places":
-        """From ascending places in the flattened matrix of ``shape``, (entries,) int64."""
+        """Make them from ascending places in the flattened matrix of ``shape``, (entries,) int64."""
         rows = torch.div(flat, shape[1], rounding_mode="floor")
         return cls(rows, flat - rows * shape[1], shape)
 
@@ -72,7 +72,7 @@ class Active(NamedTuple):
 
     @classmethod
     def of(cls, codes: Tensor) -> "Active":
-        """The entries of dense ``codes`` (batch, latents) that are not 0."""
+        """Return the entries of dense ``codes`` (batch, latents) that are not 0."""
         rows, latents = codes.nonzero().unbind(1)
         batch, n_latents = codes.shape
         return cls(Places(rows, latents, (batch, n_latents)), codes[rows, latents])
@@ -90,23 +90,23 @@ class Active(NamedTuple):
         return self.places.shape
 
     def keep(self, mask: Tensor) -> "Active":
-        """The entries where ``mask`` (entries,) is true."""
+        """Return the entries where ``mask`` (entries,) is true."""
         return self.at(mask.nonzero().squeeze(1))
 
     def at(self, entries: Tensor) -> "Active":
-        """The entries with the numbers ``entries`` (n,), which ascend."""
+        """Return the entries with the numbers ``entries`` (n,), which ascend."""
         return Active(Places(self.rows[entries], self.latents[entries], self.shape), self.values[entries])
 
     def dense(self) -> Tensor:
-        """The same codes as a dense (batch, latents)."""
+        """Return the same codes as a dense (batch, latents)."""
         return self.values.new_zeros(self.shape).index_put((self.rows, self.latents), self.values)
 
     def sum_per_latent(self, values: Tensor) -> Tensor:
-        """Sum of ``values`` (entries,) over the entries of each latent: (latents,)."""
+        """Sum ``values`` (entries,) over the entries of each latent: (latents,)."""
         return values.new_zeros(self.shape[1]).index_add(0, self.latents, values)
 
     def count_per_latent(self) -> Tensor:
-        """(latents,) int64: the number of rows in which each latent is active."""
+        """Return the number of rows in which each latent is active, (latents,) int64."""
         return torch.zeros(self.shape[1], dtype=torch.long, device=self.rows.device).index_add_(
             0, self.latents, (self.values > 0).long()
         )
@@ -155,7 +155,7 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def weight_gradient(active: Active, x: Tensor, pieces: Pieces | None) -> Tensor | None:
-    """``rows_per_latent``. With ``pieces`` it is noted there instead, and the result is None."""
+    """Compute ``rows_per_latent``. With ``pieces`` it is noted there instead, and the result is None."""
     if pieces is None:
         return rows_per_latent(active, x)
     order = active.places.by_latent

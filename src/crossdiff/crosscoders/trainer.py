@@ -33,7 +33,7 @@ DIFFERENT_ENTRIES = 16
 
 
 def learning_rate(step: int, settings: CrosscoderSettings) -> float:
-    """The learning rate at ``step`` (0-based).
+    """Return the learning rate at ``step`` (0-based).
 
     It rises linearly from 0, stays constant, and falls linearly to 0 over the last ``decay_fraction`` of the
     steps.
@@ -45,7 +45,7 @@ def learning_rate(step: int, settings: CrosscoderSettings) -> float:
 
 
 def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings, seed: int) -> Crosscoder:
-    """A crosscoder at its initial weights, with the mean and scale of the activations."""
+    """Return a crosscoder at its initial weights, with the mean and scale of the activations."""
     d_model = activations.d_model
     crosscoder = Crosscoder(
         d_model,
@@ -62,9 +62,9 @@ def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings,
 
 
 def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """(model,): 1 - sum_d Var(x - xhat) / sum_d Var(x), with variances over the batch (docs/method.md 7).
+    """Return 1 - sum_d Var(x - xhat) / sum_d Var(x), (model,), with variances over the batch.
 
-    ``x`` and ``reconstruction`` are (batch, model, d_model).
+    ``x`` and ``reconstruction`` are (batch, model, d_model). docs/method.md 7 has the formula.
     """
     return 1 - (x - reconstruction).var(dim=0).sum(dim=1) / x.var(dim=0).sum(dim=1)
 
@@ -109,7 +109,7 @@ class TrainingLog:
         self.steps = 0
 
     def text(self) -> str:
-        """The rows as CSV."""
+        """Return the rows as CSV."""
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(buffer, self.rows[0])
         writer.writeheader()
@@ -215,7 +215,7 @@ class Training:
         )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors and plain values that ``resume`` needs.
+        """Return the tensors and plain values that ``resume`` needs.
 
         A training resumed from them has the same bits as one that was never interrupted, if the device is
         deterministic.

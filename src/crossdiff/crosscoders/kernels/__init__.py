@@ -1,8 +1,8 @@
-"""Triton kernels behind the operations of ``crosscoders.sparse``, ``selection`` and ``optimiser``.
+"""Decide where Triton kernels run for ``crosscoders.sparse``, ``selection`` and ``optimiser``.
 
-They compute the same mathematics as the plain operations, in float32. They run on cards of an architecture on
-which ``make test-gpu`` passed (data/cards). The environment variable CROSSDIFF_KERNELS overrules that. The
-workflow sets it from the key ``kernels``.
+The kernels compute the same mathematics as the plain operations, in float32. They run on cards of an
+architecture on which ``make test-gpu`` passed (data/cards). The environment variable CROSSDIFF_KERNELS
+overrules that. The workflow sets it from the key ``kernels``.
 """
 
 import logging
@@ -24,7 +24,7 @@ SETTING = "CROSSDIFF_KERNELS"
 
 
 def of(tensor: Tensor) -> ModuleType | None:
-    """The module ``operations`` if the kernels run on ``tensor``, else None.
+    """Return the module ``operations`` if the kernels run on ``tensor``, else None.
 
     They run on float32 only. Raises UserError for an unknown value of CROSSDIFF_KERNELS.
     """
@@ -54,7 +54,7 @@ def _on(device: torch.device, setting: str) -> ModuleType | None:
 
 @contextmanager
 def off() -> Iterator[None]:
-    """A context in which the plain path runs, to compare with."""
+    """Return a context in which the plain path runs, to compare with."""
     before = os.environ.get(SETTING, "auto")
     os.environ[SETTING] = "plain"
     try:
@@ -64,5 +64,5 @@ def off() -> Iterator[None]:
 
 
 def architecture(device: torch.device) -> str:
-    """The architecture of a CUDA device as its compiler names it, for example "sm_90"."""
+    """Return the architecture of a CUDA device as its compiler names it, for example "sm_90"."""
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))

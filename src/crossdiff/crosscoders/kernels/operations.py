@@ -1,7 +1,7 @@
-"""The operations that Triton kernels compute. Imported only where Triton runs (``kernels.of``).
+"""The operations that Triton kernels compute. ``kernels.of`` imports them only where Triton runs.
 
 Shapes: w (latents, width), x (batch, width), both with rows of consecutive numbers. Entries (row, latent,
-value) are those of ``crosscoders.sparse``.
+value) are those of ``crosscoders.sparse``. Block sizes were chosen on an H200 at width 4,608.
 """
 
 import torch
@@ -72,10 +72,10 @@ def rows_per_latent(rows: Tensor, coefficients: Tensor, bounds: Tensor, x: Tenso
 
 
 def places_above(product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor) -> Tensor:
-    """Flat places (places,), ascending, where the exact product could exceed ``bounds`` (latents,).
+    """Return the flat places (places,), ascending, where the exact product could exceed ``bounds``.
 
-    ``product`` is (batch, latents), computed with an error. ``w_errors`` (2, latents) and ``x_errors``
-    (2, batch) bound the error (``selection.Encoder.errors``).
+    ``bounds`` is (latents,). ``product`` is (batch, latents), computed with an error. ``w_errors`` (2,
+    latents) and ``x_errors`` (2, batch) bound the error (``selection.Encoder.errors``).
     """
     number = torch.zeros((), dtype=torch.int32, device=product.device)
     while True:
@@ -89,11 +89,11 @@ def codes_above(
     product: Tensor, bounds: Tensor, w_errors: Tensor, x_errors: Tensor, w: Tensor, bias: Tensor, x: Tensor,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The places of ``places_above``, latent by latent, with their codes. The device is not waited for.
+    """Find the places of ``places_above`` and their codes, without waiting for the device.
 
-    Gives the places j batch + r, the values relu(<w_j, x_r> + bias_j), these times ``weights`` (latents,),
-    and how many were found, (). The first three are (room,). Beyond the found places the values are -1.
-    Whether there was room for all of them must be asked later (``is_room``).
+    Gives, latent by latent, the places j batch + r, the values relu(<w_j, x_r> + bias_j), these times
+    ``weights`` (latents,), and how many were found, (). The first three are (room,). Beyond the found places
+    the values are -1. Whether there was room for all of them must be asked later (``is_room``).
     """
     number, room = torch.zeros((), dtype=torch.int32, device=product.device), _room_for(product)
     flat = _above(product, bounds, w_errors, x_errors, room, number, True).sort().values
@@ -125,7 +125,7 @@ def _above(
 
 
 def _room_for(product: Tensor) -> int:
-    """The number of places to make room for.
+    """Return the number of places to make room for.
 
     It grows in large steps, so that memory of the same size is asked for again and again. It is a multiple of
     4, because a program of ``codes_above`` takes 4 entries.
@@ -134,7 +134,7 @@ def _room_for(product: Tensor) -> int:
 
 
 def is_room(product: Tensor, found: int) -> bool:
-    """Whether ``codes_above`` had room for all ``found`` places. If not, it has the next time."""
+    """Return whether ``codes_above`` had room for all ``found`` places. If not, it has the next time."""
     return _is_room(product, _room_for(product), found)
 
 
@@ -172,7 +172,7 @@ class Gradient:
 
 
 def _extra_rows(latents: int, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Where each latent's row stands, (latents,) with -1 for none, and the rows (n, width)."""
+    """Return where each latent's row stands, (latents,) with -1 for none, and the rows (n, width)."""
     numbers, rows = parts[0]
     if len(parts) > 1:
         numbers, inverse = torch.cat([part[0] for part in parts]).unique(return_inverse=True)
@@ -184,7 +184,7 @@ def _extra_rows(latents: int, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tenso
 
 
 def squared_norm(w: Tensor, gradient: Gradient) -> Tensor:
-    """The squared norm, (), of the gradient of ``w`` (latents, width). The gradient matrix is not made."""
+    """Return the squared norm, (), of the gradient of ``w`` (latents, width), without making the gradient."""
     latents, width = w.shape
     blocks = triton.cdiv(width, 1024)
     out = torch.empty(blocks, latents, device=w.device)

@@ -1,10 +1,10 @@
 # Triton types a kernel's arguments when it compiles the kernel. Annotations can't express these types.
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""Triton kernels. ``operations`` calls them.
+"""The Triton kernels that ``operations`` calls.
 
 Arguments: w (latents, width) and x (batch, width) have rows of consecutive numbers. An entry has a row r, a
 latent j and a value f, as in ``crosscoders.sparse``. C is the number of columns that a program holds, and E
-the number of entries that it takes at once. Block sizes were chosen on an H200 at width 4,608.
+the number of entries that it takes at once.
 """
 
 import triton
@@ -29,7 +29,7 @@ def _rows_sum(rows, coefficients, x, stride, first, last, columns, inside, E: tl
 
 @triton.jit
 def _products(w, x, latent, row, there, width, stride_w, stride_x, E: tl.constexpr, C: tl.constexpr):
-    """Products of w_latent and x_row for E entries, summed over blocks of columns: (E, C).
+    """Sum products of w_latent and x_row over blocks of columns, for E entries: (E, C).
 
     Their sum over C is <w_latent, x_row>. It is 0 where an entry is not ``there``.
     """
@@ -112,7 +112,7 @@ def _gradient(
     dense, GATHERED: tl.constexpr, SCALED: tl.constexpr, EXTRA: tl.constexpr, DENSE: tl.constexpr,
     E: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """A block of latent j's gradient, the sum of the pieces of ``gradients.Pieces``: (C,)."""
+    """Sum a block of latent j's gradient from the pieces of ``gradients.Pieces``: (C,)."""
     gradient = tl.zeros((C,), tl.float32)
     if GATHERED:
         first, last = tl.load(bounds + j), tl.load(bounds + j + 1)
@@ -134,7 +134,7 @@ def squares_kernel(
     GATHERED: tl.constexpr, SCALED: tl.constexpr, EXTRA: tl.constexpr, DENSE: tl.constexpr, E: tl.constexpr,
     C: tl.constexpr,
 ):  # fmt: skip
-    """The sum of squares of a block of the gradient, which is not kept.
+    """Sum the squares of a block of the gradient, which is not kept.
 
     A program takes (latent, block of columns), latents fastest.
     """
@@ -159,7 +159,7 @@ def adam_kernel(
     GATHERED: tl.constexpr, SCALED: tl.constexpr, EXTRA: tl.constexpr, DENSE: tl.constexpr, E: tl.constexpr,
     C: tl.constexpr,
 ):  # fmt: skip
-    """Adam in place on a block (latent, columns), with the gradient times *factor.
+    """Make a step of Adam in place on a block (latent, columns), with the gradient times *factor.
 
     The same pass stores squared norms of the new weights, (block, 2, latents). With ROUNDED they are those of
     the row and of what rounding to bfloat16 takes from it, and the rounded copy is stored, too. With

@@ -43,7 +43,7 @@ class Loss(nn.Module):
         """
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
-        """The loss of one batch at training step ``step`` (0-based).
+        """Return the loss of one batch at training step ``step`` (0-based).
 
         ``x`` (batch, model, d_model) is on the crosscoder's scale.
         """
@@ -51,7 +51,7 @@ class Loss(nn.Module):
 
 
 def products_of(crosscoder: Crosscoder, x: Tensor) -> torch.autocast:
-    """A context for dense products in the crosscoder's precision.
+    """Return a context for dense products in the crosscoder's precision.
 
     Weights, sums and gradients stay float32.
     """
@@ -60,9 +60,9 @@ def products_of(crosscoder: Crosscoder, x: Tensor) -> torch.autocast:
 
 
 def reconstruction_error(x: Tensor, reconstruction: Tensor, squared: bool) -> Tensor:
-    """Mean over batch and models of ||x_m - xhat_m||_2, or of its square if ``squared`` (docs/method.md 5).
+    """Return the mean over batch and models of ||x_m - xhat_m||_2, or of its square if ``squared``, ().
 
-    ``x`` and ``reconstruction`` are (batch, model, d_model). The result is ().
+    ``x`` and ``reconstruction`` are (batch, model, d_model). docs/method.md 5 has the formula.
     """
     error = (x - reconstruction).square().sum(dim=2)
     return error.mean() if squared else (error + torch.finfo(error.dtype).tiny).sqrt().mean()

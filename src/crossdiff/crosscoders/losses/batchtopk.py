@@ -76,7 +76,10 @@ class BatchTopKLoss(Loss):
         return selected._replace(smallest=selected.smallest.view_as(crosscoder.threshold))
 
     def k(self, step: int) -> int:
-        """The number of active latents per token at ``step``: linear from k_max to k while k is annealed."""
+        """Return the number of active latents per token at ``step``.
+
+        It goes linearly from k_max to k during the first k_annealing_steps steps.
+        """
         settings = self.settings
         if settings.k_max is None or step >= settings.k_annealing_steps:
             return settings.k
@@ -94,7 +97,7 @@ class BatchTopKLoss(Loss):
         crosscoder.threshold.copy_(torch.where(smallest.isfinite(), moved, crosscoder.threshold))
 
     def _dead(self, tokens: int) -> Tensor:
-        """The latents (dead,) that are dead now. ``tokens`` tokens have passed since the last call.
+        """Return the latents (dead,) that are dead now. ``tokens`` tokens have passed since the last call.
 
         The device is asked only once the latent that was silent longest could have died. While some latents
         are dead, it is asked at every step.
@@ -108,7 +111,7 @@ class BatchTopKLoss(Loss):
         return dead
 
     def _auxiliary(self, crosscoder: Crosscoder, x: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
-        """The auxiliary loss (docs/method.md 6), ().
+        """Return the auxiliary loss (docs/method.md 6), ().
 
         Each token's strongest latents among ``dead`` (dead,) rebuild ``residual`` (batch, width) from ``x``
         (batch, width), without a bias. The loss is the squared error over the residual's variance.
@@ -133,7 +136,7 @@ class BatchTopKLoss(Loss):
 
 
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-    """The point with the least summed distance to the rows of ``x``, for each model.
+    """Return the point with the least summed distance to the rows of ``x``, for each model.
 
     ``x`` is (batch, model, d_model), the result (model, d_model). The algorithm is that of Weiszfeld (1937).
     It stops when the point moves by less than ``tolerance``.
