@@ -211,9 +211,10 @@ def largest(encoder: Encoder, x: Tensor, weights: Tensor, count: int) -> Selecti
             break
         known = first if keep else None
     positive = values > 0
-    smallest = values.new_full((len(values),), torch.inf)
     if values.shape[1]:
         smallest = values.masked_fill(~positive, torch.inf).amin(dim=1)
+    else:
+        smallest = values.new_full((len(values),), torch.inf)
     # If the guess is positive, all values are, and the device need not be asked which.
     if len(values) == ranks.size() == 1 and guess > 0:
         used = numbers[0].sort().values

@@ -127,8 +127,8 @@ class BatchTopKLoss(Loss):
             codes = (x @ encoder.T + bias).relu()
             if len(dead) > k:
                 weights = crosscoder.code_weights().detach().reshape(crosscoder.latents, -1).sum(dim=1)[dead]
-                scaled = codes.detach() * functional.pad(weights, (0, added))
-                strongest = scaled.topk(k, dim=1, sorted=False).indices
+                weights = functional.pad(weights, (0, added))
+                strongest = (codes.detach() * weights).topk(k, dim=1, sorted=False).indices
                 codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1)
             rebuilt = codes @ decoder
         variance = ranks.mean((residual - ranks.mean(residual.mean(dim=0))).square().sum(dim=1).mean())
