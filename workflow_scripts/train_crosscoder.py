@@ -10,7 +10,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.parallel import gpus, train_on_ranks
 from crossdiff.crosscoders.trainer import train
 from crossdiff.device import device
-from crossdiff.provenance.storage import atomic_path, current_record
+from crossdiff.provenance.storage import current_record
 from crossdiff.workflow.job import job
 
 
@@ -26,13 +26,11 @@ def main(
 ) -> None:
     state = Path(weights).with_name(".checkpoint.safetensors")
     if processes > 1:
-        train_on_ranks(processes, inputs, settings, seed, state, identity)
+        train_on_ranks(processes, inputs, settings, seed, state, identity, training_log)
     held_out = PairedActivations.of(inputs, "held_out_") if settings.needs_held_out else None
     with Checkpoint(state, identity) as checkpoint:
-        with atomic_path(training_log) as log:
-            crosscoder = train(
-                PairedActivations.of(inputs), settings, seed, device(), log, held_out, checkpoint
-            )
+        activations = PairedActivations.of(inputs)
+        crosscoder = train(activations, settings, seed, device(), training_log, held_out, checkpoint)
         crosscoder.save(weights, config, training=settings.model_dump(mode="json") | {"seed": seed})
         checkpoint.remove()
 

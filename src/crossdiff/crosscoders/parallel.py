@@ -51,6 +51,7 @@ def train_on_ranks(
     seed: int,
     state: Path,
     identity: str,
+    training_log: str,
 ) -> None:
     """Run a training up to its last step in ``processes`` processes. The checkpoint is then in ``state``.
 
@@ -75,6 +76,7 @@ def train_on_ranks(
         "seed": seed,
         "state": str(state),
         "identity": identity,
+        "training_log": training_log,
     }
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
     log.info("training in %d processes", processes)
@@ -95,7 +97,14 @@ def train_on_ranks(
         )
 
 
-def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state: str, identity: str) -> None:
+def _work(
+    inputs: Mapping[str, Any],
+    settings: dict[str, Any],
+    seed: int,
+    state: str,
+    identity: str,
+    training_log: str,
+) -> None:
     """Train in one of the processes. Only rank 0 holds the lock and writes."""
     first, checkpoint = ranks.rank() == 0, Checkpoint(state, identity)
     device = torch.device("cpu")
@@ -103,7 +112,8 @@ def _work(inputs: Mapping[str, Any], settings: dict[str, Any], seed: int, state:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     keep_freed_memory()
     with checkpoint if first else nullcontext():
-        training = Training(PairedActivations.of(inputs), crosscoder_settings(settings), seed, device)
+        activations, grows = PairedActivations.of(inputs), Path(training_log) if first else None
+        training = Training(activations, crosscoder_settings(settings), seed, device, grows)
         dist.barrier()  # rank 0 holds the lock now, so the checkpoint stays as it is while all ranks read it
         training.resume(checkpoint)
         training.run(checkpoint if first else None)

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import io
 import itertools
 import logging
 from collections.abc import Generator
@@ -25,6 +24,7 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.optimiser import KernelAdam, new_optimiser
 from crossdiff.device import keep_freed_memory, to_device, usable_memory
 from crossdiff.errors import UserError
+from crossdiff.provenance.storage import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +72,14 @@ def fraction_of_variance_explained(x: Tensor, reconstruction: Tensor) -> Tensor:
 class TrainingLog:
     """The rows of ``training.csv``, one every ``log_every`` steps.
 
-    Counters stay on the device between rows.
+    The file grows while the training runs: each row replaces it by a whole one. Counters stay on the device
+    between rows.
     """
 
-    def __init__(self, settings: CrosscoderSettings, latents: int, device: torch.device) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: CrosscoderSettings, latents: int, device: torch.device, file: Path | None
+    ) -> None:
+        self.settings, self.file = settings, file
         self.rows: list[dict[str, Any]] = []
         self.fired = torch.zeros(latents, dtype=torch.long, device=device)
         self.steps = 0
@@ -101,6 +104,7 @@ class TrainingLog:
             "dead": int((self.fired == 0).sum()),
         } | {name: f"{value.item():.6g}" for name, value in named.items()}
         self.rows.append(row)
+        self.write()
         shown = ", ".join(f"{key} {row[key]}" for key in ("loss", "fve_base", "fve_chat", "l0", "dead"))
         log.info("step %d of %d: %s", step + 1, self.settings.steps, shown)
         if not torch.isfinite(loss):
@@ -108,13 +112,14 @@ class TrainingLog:
         self.fired.zero_()
         self.steps = 0
 
-    def text(self) -> str:
-        """Return the rows as CSV."""
-        buffer = io.StringIO(newline="")
-        writer = csv.DictWriter(buffer, self.rows[0])
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return buffer.getvalue()
+    def write(self) -> None:
+        """Write the rows that there are, if there is a file to write and any row."""
+        if self.file is None or not self.rows:
+            return
+        with atomic_path(self.file) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 class Training:
@@ -124,14 +129,19 @@ class Training:
     """
 
     def __init__(
-        self, activations: PairedActivations, settings: CrosscoderSettings, seed: int, device: torch.device
+        self,
+        activations: PairedActivations,
+        settings: CrosscoderSettings,
+        seed: int,
+        device: torch.device,
+        training_log: Path | None = None,
     ) -> None:
         check_room(settings, activations.d_model, usable_memory(device), ranks.size())
         self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
         self.optimiser = new_optimiser(self.crosscoder)
-        self.log = TrainingLog(settings, self.crosscoder.latents, device)
+        self.log = TrainingLog(settings, self.crosscoder.latents, device, training_log)
         self.done = 0  # steps
         self.compared = False  # whether the kernels, if they run, were compared with the plain path
 
@@ -245,6 +255,7 @@ class Training:
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
         self.log.fired.copy_(parts["log"]["fired"])
         self.done, self.log.rows, self.log.steps = values["done"], values["rows"], values["steps_since_row"]
+        self.log.write()
         log.info("resumed after step %d of %d", self.done, self.settings.steps)
 
 
@@ -259,8 +270,8 @@ def train(
 ) -> Crosscoder:
     """Train a crosscoder and return it on the CPU.
 
-    The CSV file ``training_log`` gets the loss and its parts, FVE, L0, dead latents and the learning rate.
-    Its column "dead" counts latents that did not fire since the row before.
+    The CSV file ``training_log`` grows with the training. It gets the loss and its parts, FVE, L0, dead latents
+    and the learning rate. Its column "dead" counts latents that did not fire since the row before.
 
     ``held_out`` is needed if the threshold is estimated after training (``settings.needs_held_out``). With a
     ``checkpoint`` an interrupted training goes on where it stopped.
@@ -271,7 +282,7 @@ def train(
     if settings.needs_held_out and held_out is None:
         raise ValueError("this training estimates its threshold on held-out activations, which are not given")
     keep_freed_memory()
-    training = Training(activations, settings, seed, device)
+    training = Training(activations, settings, seed, device, Path(training_log))
     latents, tokens = training.crosscoder.latents, activations.tokens
     log.info("training a %s crosscoder of %d latents on %d tokens", settings.loss, latents, tokens)
     if checkpoint is not None:
@@ -281,5 +292,4 @@ def train(
         with closing(training.batches(held_out)) as batches:
             once = itertools.islice(batches, held_out.tokens // settings.batch)
             training.loss.finish(training.crosscoder, map(training.crosscoder.normalise, once))
-    Path(training_log).write_text(training.log.text())
     return training.crosscoder.cpu()

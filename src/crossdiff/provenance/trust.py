@@ -6,7 +6,7 @@ Where a file, or what it was made from, is not what the record says, the reason 
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,10 +38,15 @@ def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]
                 path, None, NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}"
             )
         else:
-            yield Result(path, record, _doubt(path, record, hashes, order_only.get(record.rule, set())))
+            yield Result(
+                path, record, reason_to_doubt(path, record, hashes, order_only.get(record.rule, set()))
+            )
 
 
-def _doubt(path: str, record: Record, hashes: Hashes, order_only: set[str]) -> str | None:
+def reason_to_doubt(
+    path: str, record: Record, hashes: Hashes, order_only: Collection[str] = ()
+) -> str | None:
+    """Why a result can't be believed, None if it can. ``order_only``: names of inputs whose content does not count."""
     made = record.output(path)
     if made is None:
         return f"has the record of another file ({record.outputs[0].path})"

@@ -70,7 +70,7 @@ def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name
     )
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
     with on_path(path):
-        train_on_ranks(2, inputs, settings, 0, state, "same")
+        train_on_ranks(2, inputs, settings, 0, state, "same", str(tmp_path / "log.csv"))
     with Checkpoint(state, "same") as checkpoint:
         assert checkpoint.read()[1]["done"] == STEPS
         two = train(activations, settings, 0, CPU, tmp_path / "two.csv", checkpoint=checkpoint)
@@ -113,7 +113,7 @@ def test_processes_are_as_many_as_gpus_asked_for(resources: dict[str, Any], coun
 
 def test_batch_that_can_not_be_divided(inputs: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="crosscoders: batch: found 64, allowed on 3 GPUs: multiples of 3"):
-        train_on_ranks(3, inputs, SETTINGS["l1"], 0, tmp_path / "state", "same")
+        train_on_ranks(3, inputs, SETTINGS["l1"], 0, tmp_path / "state", "same", str(tmp_path / "log.csv"))
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_training_that_fails_in_its_processes_fails(
 ) -> None:
     settings = SETTINGS["l1"].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(UserError, match="one of 2 processes ended early"):
-        train_on_ranks(2, inputs, settings, 0, tmp_path / "state.safetensors", "same")
+        train_on_ranks(2, inputs, settings, 0, tmp_path / "state.safetensors", "same", str(tmp_path / "log.csv"))
     assert "lower learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "state.lock").exists()
 
@@ -147,11 +147,11 @@ def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
     thread = threading.Thread(target=terminate)
     thread.start()
     with pytest.raises(UserError, match="one of 2 processes ended early"):
-        train_on_ranks(*arguments, tmp_path / "state.safetensors", "same")
+        train_on_ranks(*arguments, tmp_path / "state.safetensors", "same", str(tmp_path / "log.csv"))
     thread.join()
     assert 0 < Checkpoint(tmp_path / "state.safetensors", "same").read()[1]["done"] < settings.steps
     for state in ("state", "whole"):
-        train_on_ranks(*arguments, tmp_path / f"{state}.safetensors", "same")
+        train_on_ranks(*arguments, tmp_path / f"{state}.safetensors", "same", str(tmp_path / "log.csv"))
     (resumed, values), (whole, expected) = (
         Checkpoint(tmp_path / f"{state}.safetensors", "same").read() for state in ("state", "whole")
     )

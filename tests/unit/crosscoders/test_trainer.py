@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,15 @@ def test_loss_may_project_the_weights_after_each_step(
     assert (training.crosscoder.decoder[:4, BASE] == 0).all()
     assert (training.crosscoder.decoder[4:, BASE] != 0).any(dim=1).all()
     assert (training.crosscoder.decoder[:4, CHAT] != 0).any(dim=1).all()
+
+
+def test_log_grows_while_the_training_runs(activations: PairedActivations, tmp_path: Path) -> None:
+    settings, file = SETTINGS["l1"], tmp_path / "training.csv"
+    training = Training(activations, settings, 0, torch.device("cpu"), file)
+    rows = []
+    with closing(training.batches(activations)) as batches:
+        for batch in itertools.islice(batches, 2 * settings.log_every):
+            training.step(batch)
+            rows.append(len(list(csv.DictReader(file.open()))) if file.exists() else 0)
+    every = settings.log_every
+    assert rows == [0] * (every - 1) + [1] * every + [2]

@@ -1,0 +1,1 @@
+"""Finished results in a notebook: a crosscoder, its tables and contexts, and the pair of models behind it."""

@@ -1,0 +1,206 @@
+"""A trained crosscoder in a notebook: encode, decode, and what its tables and contexts say of each latent."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from crossdiff.config import MODELS
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.errors import UserError
+from crossdiff.latents.catalogue import current, read_names
+from crossdiff.models.chat_tokenizer import load_chat_tokenizer
+from crossdiff.provenance.records import Record
+from crossdiff.results.described import describe
+from crossdiff.results.home import PairNames, pair_names, record_of, tokenizer_folder
+from crossdiff.results.tokens import Codes, TextActivations
+
+TOP_COLUMNS = (
+    *("norm_base", "norm_chat", "relative_norm_difference", "nu_error", "nu_reconstruction"),
+    *("class", "confirmed", "name"),
+)
+
+
+class LoadedCrosscoder:
+    """A trained crosscoder and the tables of its latents, if they lie next to it. ``crossdiff.load`` makes
+    one.
+
+    Activations go in raw, as the models give them. The crosscoder applies its own mean, scale and threshold.
+    """
+
+    def __init__(self, module: Crosscoder, folder: Path, record: Record | None, check: bool) -> None:
+        self.module = module  # torch's: weights, and operations on scaled activations
+        self.folder = folder
+        self.names = pair_names(record)  # of the models that it was trained on, where the record tells
+        self._record, self._check = record, check
+
+    def __repr__(self) -> str:
+        return f"LoadedCrosscoder({str(self.folder)!r}, {self.latents} latents, layer {self.layer})"
+
+    @property
+    def latents(self) -> int:
+        """Number of latents."""
+        return self.module.latents
+
+    @property
+    def d_model(self) -> int:
+        """Width of one model's activations."""
+        return self.module.d_model
+
+    @property
+    def layer(self) -> int:
+        """The 0-based block whose output the crosscoder was trained on."""
+        return self.module.layer
+
+    @torch.inference_mode()
+    def encode(self, activations: TextActivations | Tensor) -> Codes:
+        """Codes f (docs/method.md 1) of raw activations: of a text, or (tokens, model, d_model) of any dtype.
+
+        No crosscoder was trained on a text's first tokens and outliers, so these get no active latent. Codes
+        are dense and take tokens x latents x 4 bytes. Raises UserError for activations of another width,
+        layer or pair."""
+        if isinstance(activations, Tensor):
+            return Codes(self._encode(activations), None)
+        self.check_pair(activations.names, activations.layer)
+        codes = self._encode(activations.values)
+        codes[torch.from_numpy(~activations.counts)] = 0
+        return Codes(codes, activations.tokens)
+
+    def _encode(self, values: Tensor) -> Tensor:
+        if tuple(values.shape[1:]) != (len(MODELS), self.d_model) or values.dim() != 3:
+            wanted = f"(tokens, {len(MODELS)}, {self.d_model})"
+            raise UserError(
+                f"activations: found the shape {tuple(values.shape)}, {self.folder} takes {wanted}"
+            )
+        device = self.module.decoder.device
+        return self.module.encode(self.module.normalise(values.to(device))).cpu()
+
+    @torch.inference_mode()
+    def decode(self, codes: Codes | Tensor) -> Tensor:
+        """Raw activations (tokens, model, d_model) float32 that codes (tokens, latents) stand for.
+
+        Raises UserError for codes of another number of latents.
+        """
+        values = codes.values if isinstance(codes, Codes) else codes
+        if values.dim() != 2 or values.shape[1] != self.latents:
+            wanted = f"(tokens, {self.latents})"
+            raise UserError(f"codes: found the shape {tuple(values.shape)}, {self.folder} takes {wanted}")
+        scaled = self.module.decode(values.to(self.module.decoder.device).float())
+        return (scaled / self.module.scale[:, None] + self.module.mean).cpu()
+
+    @torch.inference_mode()
+    def top(self, codes: Codes, n: int = 5) -> pd.DataFrame:
+        """The ``n`` strongest active latents of every token, strongest first: one row per token and latent.
+
+        Columns: position, token, latent, activation f and strength v. Strength is f times the weight of the
+        latent's decoder (docs/method.md 4), and orders a token's rows. Where the folder holds ``table``, its
+        norms, nu ratios, class, verdict and name stand next to them."""
+        strength = codes.values * self._weights()
+        best = strength.topk(min(n, self.latents), dim=1)
+        row, place = (best.values > 0).nonzero(as_tuple=True)
+        latent = best.indices[row, place]
+        found = pd.DataFrame(
+            {
+                "position": row.numpy(),
+                "token": [None if codes.tokens is None else codes.tokens[number] for number in row.tolist()],
+                "latent": latent.numpy(),
+                "activation": codes.values[row, latent].numpy(),
+                "strength": best.values[row, place].numpy(),
+            }
+        )
+        if not self._has("betas.parquet"):
+            return found
+        table = self.table()
+        wanted = ["latent", *(column for column in TOP_COLUMNS if column in table)]
+        return found.merge(table[wanted], on="latent", how="left")
+
+    def _weights(self) -> Tensor:
+        """(latents,) on the CPU; with decoupled code normalisation the larger of both models'."""
+        return self.module.code_weights().reshape(self.latents, -1).amax(dim=1).cpu()
+
+    def table(self) -> pd.DataFrame:
+        """One row per latent: norms, betas, nu ratios, class, verdicts and name. ``columns`` describes each
+        column.
+
+        ``name`` comes from the catalogue, else from a language model's explanation, else from a pattern.
+        ``named_by`` says which. Raises UserError where the folder holds no table, or a stale one."""
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        betas = pd.read_parquet(self._file("betas.parquet", "evaluation"))
+        betas["name"], betas["named_by"] = pd.NA, pd.NA
+        for file, by in (("patterns.parquet", "pattern"), ("explanations.parquet", "language model")):
+            if self._has(file):
+                found = pd.read_parquet(self._file(file, "explanations")).dropna(subset="explanation")
+                self._name(betas, dict(zip(found.latent, found.explanation, strict=True)), by)
+        catalogue = self.folder.parent.parent / "tables/names.csv"
+        if catalogue.exists():
+            training = self.folder.parent.name, int(self.folder.name.removeprefix("seed"))
+            self._name(betas, current(read_names(self._checked(catalogue)), *training), "catalogue")
+        return betas
+
+    @staticmethod
+    def _name(betas: pd.DataFrame, names: dict[int, str], by: str) -> None:
+        rows = betas.latent.isin(names.keys())
+        betas.loc[rows, "name"], betas.loc[rows, "named_by"] = betas.latent[rows].map(names), by
+
+    def columns(self) -> pd.DataFrame:
+        """What each column of ``table`` is: column, unit, meaning, source (a section of docs/method.md)."""
+        known = describe("betas.parquet") | describe("LoadedCrosscoder.table")
+        rows = [(name, *known[name]) for name in self._table.columns]
+        return pd.DataFrame(rows, columns=["column", "unit", "meaning", "source"])
+
+    def contexts(self, latent: int, n: int = 10) -> pd.DataFrame:
+        """The ``n`` strongest contexts of a latent in the training text, strongest first.
+
+        Columns: peak (its largest activation in the sequence), text, token (the one at the peak), and two
+        lists with an entry per token of the context: tokens and activations. Raises UserError for a latent
+        that does not exist, and where the folder holds no contexts, or stale ones."""
+        self.check_latent(latent)
+        path = self._file("examples.parquet", "latents")
+        found = pd.read_parquet(path, filters=[("latent", "==", latent), ("strongest", "==", True)])
+        found = found.sort_values("peak", ascending=False, kind="stable", ignore_index=True).head(n)
+        tokenizer = load_chat_tokenizer(tokenizer_folder(path, self._record))
+        tokens = [tokenizer.batch_decode([[token] for token in row]) for row in found.tokens]
+        peaks = [int(np.argmax(row)) for row in found.activations]
+        return pd.DataFrame(
+            {
+                "peak": found.peak,
+                "text": tokenizer.batch_decode(list(found.tokens)),
+                "token": [row[peak] for row, peak in zip(tokens, peaks, strict=True)],
+                "tokens": tokens,
+                "activations": [row.tolist() for row in found.activations],
+            }
+        )
+
+    def check_latent(self, latent: int) -> None:
+        """Raises UserError for a latent that does not exist."""
+        if not 0 <= latent < self.latents:
+            raise UserError(f"latent: found {latent}, allowed: 0 to {self.latents - 1}")
+
+    def check_pair(self, names: PairNames, layer: int) -> None:
+        """Raises UserError where activations of ``layer`` of these models are not those it was trained on."""
+        if layer != self.layer:
+            raise UserError(
+                f"{self.folder}: trained at layer {self.layer}, the pair's activations are of layer {layer}"
+            )
+        if self.names is not None and self.names != names:
+            trained, found = (f"{pair.base} and {pair.chat}" for pair in (self.names, names))
+            raise UserError(f"{self.folder}: trained on {trained}, the pair is {found}")
+
+    def _has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def _file(self, name: str, stage: str) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            raise UserError(f"{path}: not there; the {stage} of a run writes it, and this is not its folder")
+        return self._checked(path)
+
+    def _checked(self, path: Path) -> Path:
+        record_of(path, self._check)
+        return path

@@ -1,0 +1,68 @@
+"""Finding a crosscoder: in a folder of results, in any folder or file, or on the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.device import device
+from crossdiff.errors import UserError, first_line
+from crossdiff.results.crosscoder import LoadedCrosscoder
+from crossdiff.results.home import record_of
+
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+NAMED = 4  # crosscoders that an error names
+
+
+def load(source: str | Path, check: bool = True) -> LoadedCrosscoder:
+    """A trained crosscoder, on the GPU if there is one.
+
+    ``source`` is one of these. Only a name that is no path here is looked for on the hub.
+
+    - a training's folder, ``results/{pair}/layer{layer}/{crosscoder}/seed{seed}``, or a folder above a single
+      one
+    - the ``weights.safetensors`` in such a folder
+    - ``owner/name`` of a hub repository that holds ``weights.safetensors`` and ``config.json``
+
+    Raises UserError where there is no crosscoder, where it is damaged, and where it is stale. ``check=False``
+    loads what is stale too, its tables included."""
+    path = Path(source).expanduser()
+    if path.exists():
+        folder = _folder(path)
+    elif HUB_NAME.fullmatch(str(source)):
+        folder = _downloaded(str(source))
+    else:
+        raise UserError(
+            f"{source}: not there; allowed: a training's folder, its {WEIGHTS}, or a hub name owner/name"
+        )
+    record = record_of(folder / WEIGHTS, check)
+    record_of(folder / CONFIG, check)
+    module = load_crosscoder(folder / WEIGHTS, folder / CONFIG).to(device())
+    return LoadedCrosscoder(module, folder, record, check)
+
+
+def _folder(path: Path) -> Path:
+    if path.is_file():
+        if path.name != WEIGHTS:
+            raise UserError(f"{path}: allowed: {WEIGHTS} of a crosscoder, with its {CONFIG} next to it")
+        path = path.parent
+    found = [path] if (path / WEIGHTS).exists() else sorted({file.parent for file in path.rglob(WEIGHTS)})
+    if len(found) > 1:
+        names = ", ".join(map(str, found[:NAMED])) + (", ..." if len(found) > NAMED else "")
+        raise UserError(f"{path}: found {len(found)} crosscoders, name one: {names}")
+    if not found or not (found[0] / CONFIG).exists():
+        raise UserError(f"{path}: found no crosscoder, allowed: a folder with {WEIGHTS} and {CONFIG}")
+    return found[0]
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{name}: no such folder here, and the hub does not give it ({first_line(error)})"
+        ) from error
+    return _folder(folder)

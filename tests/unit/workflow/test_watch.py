@@ -1,0 +1,121 @@
+"""What ``crossdiff watch`` says of running jobs, from their files alone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from crossdiff.workflow import running as running_module
+from crossdiff.workflow.running import LOST, RUNNING, running, running_jobs
+from crossdiff.workflow.watch import progress, report
+
+LOG = """\
+12:00:00 resumed after step 100 of 976
+12:00:10 step 200 of 976: loss 41.2, fve_base 0.81
+12:00:30 step 300 of 976: loss 40.1, fve_base 0.84
+"""
+
+
+def a_job(log: str = "logs/train.log") -> SimpleNamespace:
+    return SimpleNamespace(rule="train_crosscoder", wildcards={"crosscoder": "l1", "seed": "0"}, log=[log])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_progress_of_a_training() -> None:
+    found = progress(LOG)
+    assert found is not None
+    assert (found.done, found.total, found.unit, found.rate) == (300, 976, "steps", 5.0)
+    assert found.left == pytest.approx(676 / 5)
+    assert found.values == "loss 40.1, fve_base 0.84"
+
+
+def test_progress_of_other_jobs() -> None:
+    found = progress("23:59:50 1000 of 9000 tokens\nsome warning\n00:00:10 3000 of 9000 tokens\n")
+    assert found is not None
+    assert (found.unit, found.rate, found.left) == ("tokens", 100.0, 60.0)
+
+
+@pytest.mark.parametrize("log", ["", "12:00:00 reading\n", "refused 3 of 8 requests\n"])
+def test_no_progress(log: str) -> None:
+    assert progress(log) is None
+
+
+def test_no_rate_from_one_line_or_another_pass() -> None:
+    one, other = (
+        progress("12:00:00 1 of 4 answers\n"),
+        progress("12:00:00 8 of 9 tokens\n12:00:09 1 of 4 tokens\n"),
+    )
+    assert one is not None and other is not None
+    assert one.rate is other.rate is one.left is None
+
+
+def test_a_job_is_listed_while_it_runs(folder: Path) -> None:
+    Path("logs").mkdir()
+    Path("logs/train.log").write_text(LOG)
+    with running(a_job()):
+        first, second = report(folder)
+        assert first.startswith(
+            f"train_crosscoder  crosscoder=l1 seed=0  ({socket.gethostname()}; runs for 0:00:0"
+        )
+        assert second == "    300 of 976 steps, 5 a second, 0:02:15 left, loss 40.1, fve_base 0.84"
+    assert list(report(folder)) == ["no job runs in this folder"]
+
+
+def test_a_failed_job_is_not_listed(folder: Path) -> None:
+    with pytest.raises(ZeroDivisionError), running(a_job()):
+        raise ZeroDivisionError
+    assert running_jobs(folder) == []
+
+
+def test_a_killed_job_is_not_listed(folder: Path) -> None:
+    code = """
+import time
+from types import SimpleNamespace
+from crossdiff.workflow.running import running
+with running(SimpleNamespace(rule="tokenise", wildcards={}, log=["log"])):
+    print("runs", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        assert [job.pid for job in running_jobs(folder)] == [process.pid]
+        process.kill()
+    assert running_jobs(folder) == []
+    assert not list((folder / RUNNING).iterdir())
+
+
+def test_a_job_on_another_machine_counts_until_it_is_silent(folder: Path) -> None:
+    with running(a_job()):
+        [path] = (folder / RUNNING).iterdir()
+        job = json.loads(path.read_text())
+    other = folder / RUNNING / "node7.1.json"
+    other.write_text(json.dumps(job | {"host": "node7", "slurm_job": "123"}))
+    assert "(node7, SLURM job 123; runs for" in next(report(folder))
+    os.utime(other, (time.time() - 2 * LOST,) * 2)
+    assert running_jobs(folder) == []
+
+
+def test_a_job_renews_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "RENEWED", 0.01)
+    threads = threading.active_count()
+    with running(a_job()):
+        [path] = (folder / RUNNING).iterdir()
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0
+    assert threading.active_count() == threads
