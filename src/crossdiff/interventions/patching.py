@@ -4,8 +4,9 @@ The patched activation is formed from both models' activations. The predictions 
 chat model itself.
 
 Scale. The crosscoder sees (x_m - mean_m) scale_m. So on the scale of the raw activation x_m its
-reconstruction is xhat_m = sum_j f_j d_j^m + b^m, with d_j^m = decoder_j^m / scale_m and b^m = decoder_bias_m
-/ scale_m + mean_m. All patched runs use the raw scale:
+reconstruction is xhat_m = sum_j f_j d_j^m + b^m.
+Here d_j^m = decoder_j^m / scale_m, and b^m = decoder_bias_m / scale_m + mean_m.
+All patched runs use the raw scale:
 
 - none: x_base
 - template: x_chat at template tokens, x_base elsewhere
@@ -218,7 +219,7 @@ def answer_kl(
 def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
     """KL(p_chat || p_other) in nats at n positions: (n, variants).
 
-    ``own`` (n, d_model) is the chat model's last residual stream; ``residuals`` are the other ones, one per
+    ``own`` (n, d_model) is the chat model's last residual stream. ``residuals`` are the other ones, one per
     variant.
     """
     kl = torch.empty(len(own), len(residuals), device=own.device)

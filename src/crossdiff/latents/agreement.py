@@ -80,7 +80,7 @@ def seed_agreement(
 ) -> dict[str, Any]:
     """Measure how far two trainings of one crosscoder agree.
 
-    ``decoders`` are (latents, model, d_model); ``betas`` are their beta tables in order of latents. Only live
+    ``decoders`` are (latents, model, d_model). ``betas`` are their beta tables in order of latents. Only live
     latents are compared, by the cosine of their concatenated base and chat directions (see ``matches``).
 
     Gives COLUMNS from live_a on:

@@ -51,9 +51,12 @@ class Catalogue(Section):
 def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[dict[str, Any]]:
     """Read the entries of a catalogue, as dictionaries with the fields of NamedLatent.
 
-    ``trainings`` are the (crosscoder, seed) of this run. Raises UserError, one line per problem, if the file
-    can't be read, an entry has a wrong form, an entry names a training that this run does not have, or two
-    entries name the same latent.
+    ``trainings`` are the (crosscoder, seed) of this run. Raises UserError, one line per problem, if:
+
+    - the file can't be read
+    - an entry has a wrong form
+    - an entry names a training that this run does not have
+    - two entries name the same latent
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -41,10 +41,12 @@ def live(decoder: Tensor, betas: pd.DataFrame) -> Live:
 def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS) -> pd.DataFrame:
     """The logit lens: send each direction (latents, d_model) alone through the final norm and the LM head.
 
-    Gives one row per direction. Columns: promoted and suppressed, lists of the ``count`` token ids furthest
-    above and below the mean logit over the vocabulary, furthest first; promoted_by and suppressed_by, lists
-    of their distances from that mean in logits. All directions get the same length, so the columns show what
-    a direction says, not how strongly.
+    All directions get the same length first, so the columns show what a direction says, not how strongly.
+    Gives one row per direction, with lists of ``count`` entries, the furthest first:
+
+    - promoted: token ids with the logits furthest above the mean over the vocabulary
+    - promoted_by: their distances from that mean, in logits
+    - suppressed, suppressed_by: the same below the mean
     """
     # A root mean square of 1. The final norm alone is not enough: its epsilon shrinks short directions.
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
@@ -63,7 +65,7 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
 def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
     """Find the ``count`` nearest live latents of each live latent, within one training.
 
-    Columns: latent; near, a list of latents, the nearest first; near_cosine, a list of their cosines.
+    Columns: latent, near (list of latents, the nearest first) and near_cosine (list of their cosines).
     """
     directions = normalize(found.directions, dim=1)
     own = torch.arange(len(found.latents), device=found.directions.device)
@@ -82,9 +84,13 @@ def recurrences(
 ) -> dict[tuple[str, int], pd.DataFrame]:
     """Find, for each live latent of each training, the nearest live latent of every other training.
 
-    Trainings are named by (crosscoder, seed). Gives a table per training. Columns: latent; crosscoder and
-    seed of the other training; other, its nearest live latent; cosine; matched, true if each of the two is
-    the other's nearest and their cosine exceeds ``cosine_above``, as in latents/agreement.py.
+    Trainings are named by (crosscoder, seed). Gives a table per training, with the columns:
+
+    - latent
+    - crosscoder, seed: the other training
+    - other, cosine: its nearest live latent
+    - matched: whether each of the two is the other's nearest and their cosine exceeds ``cosine_above``, as in
+      latents/agreement.py
     """
     tables = {name: [pd.DataFrame(columns=RECURRENCE_COLUMNS)] for name in trainings}
     for a, b in combinations(trainings, 2):

@@ -41,7 +41,7 @@ def beta_table(
 ) -> pd.DataFrame:
     """Make the beta table: the scaling table with held-out counts, classes and verdicts.
 
-    See docs/method.md 8 and 9. ``scaling`` is the table of ``latent_scaling``; ``fired`` has the columns
+    See docs/method.md 8 and 9. ``scaling`` is the table of ``latent_scaling``. ``fired`` has the columns
     latent and validation_active_tokens. For base-only latents the mirrored ratios are used. The verdicts are:
 
     - confirmed: both ratios pass ``confirms``.

@@ -9,9 +9,9 @@ are on the crosscoder's scale:
 - activation: x^m
 - activation_no_bias: x^m - decoder bias
 
-Betas are computed for two more directions. With the base decoder's direction, the mirrored ratio beta^chat /
-beta^base judges base-only latents; this extends the paper. A random direction of the chat direction's norm
-shows what chance gives; this is the paper's control.
+Betas are computed for two more directions. With the base decoder's direction, the mirrored ratio
+beta^chat / beta^base judges base-only latents. This extends the paper. A random direction of the chat
+direction's norm shows what chance gives. This is the paper's control.
 """
 
 from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ class ScalingSums:
     def add(self, x: Tensor, active: Active, block: int) -> None:
         """Add tokens of one ``block`` of documents.
 
-        ``x`` (tokens, model, d_model) is on the crosscoder's scale; ``active`` holds its codes.
+        ``x`` (tokens, model, d_model) is on the crosscoder's scale. ``active`` holds its codes.
         """
         f = active.values
         for y, target in enumerate((x, self.crosscoder.decode_active(active))):

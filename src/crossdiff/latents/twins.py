@@ -138,7 +138,7 @@ def find_twins(
 def activities(active: str | Path, scale: np.ndarray, latents: np.ndarray) -> dict[int, Activity]:
     """Read the activations of a few ``latents`` on all kept tokens, times ``scale``.
 
-    ``latents`` are numbers in increasing order; ``scale`` is (all latents,).
+    ``latents`` are numbers in increasing order. ``scale`` is (all latents,).
     """
     wanted = np.isin(np.arange(len(scale)), latents)
     parts, tokens = [], 0

@@ -79,8 +79,12 @@ def draw(settings: Planted, shards: Sequence[Shard], norm: float, d_model: int) 
 def eligible(where: str, shard: Shard) -> np.ndarray:
     """The tokens of a concept's context, (rows,) bool.
 
-    ``where`` is JSON: ``{}`` means every token; ``tokens`` lists ids; ``period`` and ``phase`` choose
-    positions of a sequence; ``topics`` and ``topic`` choose documents.
+    ``where`` is JSON with these keys:
+
+    - none, as in ``{}``: every token
+    - ``tokens``: the tokens with these ids
+    - ``period``, ``phase``: positions of a sequence that leave the remainder ``phase``
+    - ``topics``, ``topic``: documents whose number leaves the remainder ``topic``
     """
     match json.loads(where):
         case {"tokens": tokens}:

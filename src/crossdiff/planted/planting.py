@@ -26,9 +26,12 @@ def firings(concepts: pd.DataFrame, settings: Planted, shard: Shard) -> pd.DataF
     """Draw where each concept fires in a shard, and how strongly.
 
     ``concepts`` is the table of ``Concepts``. Strengths are log-normal. In the base model, a decoupled
-    concept keeps ``1 - decoupled_share`` of its firings; on average it gains as many on other tokens of its
-    context as it loses. Columns: concept; row, of the shard; base and chat, the strength in each model in
-    activation units, 0 where the concept does not fire.
+    concept keeps ``1 - decoupled_share`` of its firings. On average it gains as many on other tokens of its
+    context as it loses. Columns:
+
+    - concept
+    - row: of the shard
+    - base, chat: strength in each model, in activation units, 0 where the concept does not fire
     """
     parts = []
     for concept in concepts.itertuples():
@@ -52,7 +55,7 @@ def firings(concepts: pd.DataFrame, settings: Planted, shard: Shard) -> pd.DataF
 def strengths(firing: pd.DataFrame, concepts: int, start: int, stop: int) -> Tensor:
     """The strengths on rows ``start`` to ``stop``, as a dense (stop - start, concepts, model) float32.
 
-    ``firing`` is the table of ``firings``; ``concepts`` is the number of concepts.
+    ``firing`` is the table of ``firings``. ``concepts`` is the number of concepts.
     """
     dense = torch.zeros(stop - start, concepts, len(MODELS))
     part = firing[(firing.row >= start) & (firing.row < stop)]

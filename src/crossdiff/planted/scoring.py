@@ -181,9 +181,13 @@ def statistics(table: pd.DataFrame) -> dict[str, float]:
 def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     """Average scores over seeds: one row per crosscoder and rule, the best F1 first.
 
-    ``scores`` has the columns crosscoder, seed, rule and those of ``score``. Gives crosscoder, rule and seeds
-    (their number); f1, precision, recall and strict_f1, each with the ends _low and _high of its 95 %
-    interval (Student's t); and the mean of each called_{kind}.
+    ``scores`` has the columns crosscoder, seed, rule and those of ``score``. Columns:
+
+    - crosscoder, rule
+    - seeds: number of seeds
+    - f1, precision, recall, strict_f1: means, each with the ends _low and _high of its 95 % interval
+      (Student's t)
+    - called_{kind}: mean numbers of called latents
     """
     rows = []
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
