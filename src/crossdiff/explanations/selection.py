@@ -9,8 +9,8 @@ from crossdiff.latents.evaluation import SAMPLE_SEED, most_chat_leaning, ranked_
 def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:
     """Numbers of the latents that a config asks for, in order.
 
-    There are fewer if the crosscoder has not so many. ``top`` is the size of the most chat-leaning set in
-    which latent scaling ranks.
+    There are fewer if the crosscoder has too few of a kind. Low and high nu are ranked among the ``top`` most
+    chat-leaning latents.
     """
     ranked = ranked_by_scaling(most_chat_leaning(betas, top))
     shared = betas[betas["class"] == "shared"]

@@ -1,8 +1,9 @@
 """Latent scaling (docs/method.md 9): how much of latent j does each model need?
 
-beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2
-sum_i f_ij^2). The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat. The targets y^m
-are on the crosscoder's scale:
+beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so
+beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2 sum_i f_ij^2).
+The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat.
+The targets y^m are on the crosscoder's scale:
 
 - reconstruction: xhat^m, latent j and bias included
 - error: x^m - xhat^m + f_j d_j^m, the error with latent j's own part added back
@@ -38,8 +39,8 @@ LATENTS_AT_ONCE = 4096  # bounds the memory of the bootstrap
 class ScalingSums:
     """The sums behind every beta, for each block of documents.
 
-    One pass gathers them, and it touches active entries only. A latent's targets are first summed, sum_i f_ij
-    y_i^m. The sum is projected on the latent's directions when a block of documents is complete. The
+    One pass gathers them, and it touches active entries only. A latent's targets are summed first, as sum_i
+    f_ij y_i^m. The sum is projected on the latent's directions when a block of documents is complete. The
     leave-one-out term needs no extra pass: sum_i f_ij <d_j, f_ij d_j^m> = <d_j, d_j^m> sum_i f_ij^2.
     """
 

@@ -1,6 +1,6 @@
 """Twins: a chat-only and a base-only latent of nearly the same direction (docs/method.md 11).
 
-Do they fire in the same places?
+This module finds them, and measures whether they fire in the same places.
 """
 
 from pathlib import Path

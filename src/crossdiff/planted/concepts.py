@@ -53,12 +53,13 @@ def draw(settings: Planted, shards: Sequence[Shard], norm: float, d_model: int) 
     ``norm`` is the root mean square centred norm of the background. Raises UserError, which says what would
     work, if directions can't be held apart, a concept would fire too rarely, or norms would change too much.
     """
-    random, (lowest, highest) = np.random.default_rng(settings.seed), np.log(settings.frequency)
+    random = np.random.default_rng(settings.seed)
     kinds = [kind for kind in KINDS for _ in range(getattr(settings.concepts, kind))]
     numbers = np.concatenate([np.arange(getattr(settings.concepts, kind)) for kind in KINDS])
     table = pd.DataFrame({"concept": np.arange(len(kinds)), "kind": kinds})
     table["context"] = [CONTEXTS[number % len(CONTEXTS)] for number in numbers]
-    table["frequency"] = np.exp(random.uniform(lowest, highest, len(kinds)))
+    low, high = np.log(settings.frequency)
+    table["frequency"] = np.exp(random.uniform(low, high, len(kinds)))
     table["strength"] = settings.strength * norm
     table["ratio"] = table.kind.map({"chat_only": 0.0, "base_only": np.inf}).fillna(1.0)
     _spread_evenly(table, "weakened", "ratio", settings.weakened_ratio)

@@ -51,13 +51,13 @@ def correlations(active: str | Path, latents: int, firings: Iterable[pd.DataFram
 def _larger_correlation(n: int, joint: Tensor, f: Tensor, f2: Tensor, s: Tensor, s2: Tensor) -> Tensor:
     """Correlations (latents, concepts), the larger one of both models, from sums over ``n`` tokens.
 
-    ``joint`` is (latents, concepts x model), ``f`` and ``f2`` are (latents,), ``s`` and ``s2`` (concepts x
-    model,).
+    ``joint`` is (latents, concepts x model). ``f`` and ``f2`` are (latents,). ``s`` and ``s2`` are
+    (concepts x model,).
     """
     covariance = n * joint - f[:, None] * s
     variances = (n * f2 - f.square())[:, None] * (n * s2 - s.square())
     found = torch.where(variances > 0, covariance / variances.clamp_min(0).sqrt(), torch.nan)
-    found = found.unflatten(1, (-1, len(MODELS)))
+    found = found.unflatten(1, (len(s) // len(MODELS), len(MODELS)))
     # If one model does not have a concept, its correlation there is undefined and does not count.
     return torch.where(found.isnan().all(dim=2), torch.nan, found.nan_to_num(nan=-1.0).amax(dim=2))
 
