@@ -1,1 +1,4 @@
-"""What latents fire on, in words, and how well these words tell contexts in which a latent fires from others (docs/explanations.md)."""
+"""Latents explained in words (docs/explanations.md).
+
+A score says how well the words tell contexts in which a latent fires from others.
+"""

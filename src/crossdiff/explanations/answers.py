@@ -1,4 +1,7 @@
-"""Answers that are kept: a question is asked once, whatever happens to the process that asked it."""
+"""Answers of language models, kept in files.
+
+A question is asked once, even if the process that asked it is killed later.
+"""
 
 import fcntl
 import hashlib
@@ -14,28 +17,35 @@ from crossdiff.provenance.storage import atomic_path
 
 
 class Question(NamedTuple):
-    """What a language model is asked."""
+    """A question to a language model."""
 
     messages: Messages
-    longest: int  # tokens of the answer
+    longest: int  # most tokens of the answer
 
 
 class KnownAnswers:
-    """Asks a model what has not been asked before; each answer is a file of its own, named by model and question."""
+    """Asks a model only what it has not been asked before.
+
+    Each answer is a file in ``folder``. Its name is a hash of the model and the question.
+    """
 
     def __init__(self, folder: str | Path, model: LanguageModel) -> None:
         self.folder, self.model = Path(folder), model
-        self.asked = 0  # questions that went to the model
+        self.asked = 0  # number of questions that went to the model
 
     def path(self, question: Question) -> Path:
-        """Where the answer lies, or will."""
+        """Where the answer to a question is, or will be."""
         key = hashlib.sha256(json.dumps([self.model.name, *question], sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.json"
 
     def answers(self, questions: Sequence[Question]) -> list[str]:
-        """An answer to each, several at a time where the model allows it. Raises UserError when the model fails; what it said is kept."""
-        found = [self._known(question) for question in questions]
-        missing = [number for number, answer in enumerate(found) if answer is None]
+        """Answer each question. The model gets several at a time, if it allows that.
+
+        Raises UserError if the model fails. The answers that it gave before are kept.
+        """
+        known = [self._known(question) for question in questions]
+        found = {number: answer for number, answer in enumerate(known) if answer is not None}
+        missing = [number for number in range(len(questions)) if number not in found]
         if missing:
             with self._alone(), ThreadPoolExecutor(max_workers=self.model.workers) as pool:
                 waiting = {pool.submit(self._ask, questions[number]): number for number in missing}
@@ -46,11 +56,14 @@ class KnownAnswers:
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
-        return found
+        return [found[number] for number in range(len(questions))]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process asks at a time: a limit on requests is one on all of them. The lock ends with the process, however it ends."""
+        """Let only one process ask at a time, so that a limit on requests holds for all of them together.
+
+        The lock ends when the process ends, however that happens.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -60,7 +73,7 @@ class KnownAnswers:
         try:
             answer = json.loads(self.path(question).read_text(encoding="utf-8"))["answer"]
         except (OSError, ValueError, LookupError, TypeError):
-            return None  # never asked, or a file that something else has damaged
+            return None  # never asked, or something else has damaged the file
         return answer if isinstance(answer, str) else None
 
     def _ask(self, question: Question) -> str:

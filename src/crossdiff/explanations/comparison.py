@@ -1,4 +1,8 @@
-"""Are chat-specific latents easier to explain than shared ones, and those that latent scaling confirms than others (docs/method.md 13)?"""
+"""Comparison of detection scores between sets of latents (docs/method.md 13).
+
+Are chat-specific latents easier to explain than shared ones? Are latents that latent scaling confirms easier
+to explain than others?
+"""
 
 from collections.abc import Mapping
 
@@ -8,8 +12,8 @@ import pandas as pd
 from crossdiff.intervals import central_95, draw_means
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 
-FEW_LATENTS = 10  # with a score: below it a mean says nothing
-DRAWS, SEED = 2000, 0  # of the bootstrap over latents
+FEW_LATENTS = 10  # a mean over fewer latents with a score says nothing
+DRAWS, SEED = 2000, 0  # for the bootstrap over latents
 COLUMNS = (
     "set",
     "latents",
@@ -26,15 +30,15 @@ COLUMNS = (
 
 
 def sets(betas: pd.DataFrame, top: int) -> dict[str, tuple[pd.DataFrame, str]]:
-    """Name -> (latents, name of the set that they are compared with). Pairs: chat-specific and shared, low nu and high nu.
+    """The sets of latents that are compared: name -> (latents, name of the set to compare them with).
 
-    Chat-specific are those of the class chat-only or, where there are none, the ``top`` most chat-leaning. Low and high nu: their halves
-    by latent scaling, those without plausible ratios left out.
+    Chat-specific latents are compared with shared ones, and low nu with high nu. Chat-specific latents are
+    the class chat-only or, if it is empty, the ``top`` most chat-leaning latents. Low and high nu are the
+    halves of the chat-specific ones by latent scaling. Latents without plausible ratios are in neither half.
     """
-    chat_only = betas[betas["class"] == "chat-only"]
-    name, chat = (
-        ("chat-only", chat_only) if len(chat_only) else ("most chat-leaning", most_chat_leaning(betas, top))
-    )
+    name, chat = "chat-only", betas[betas["class"] == "chat-only"]
+    if not len(chat):
+        name, chat = "most chat-leaning", most_chat_leaning(betas, top)
     ranked = ranked_by_scaling(chat)
     half = len(ranked) // 2
     return {
@@ -46,9 +50,15 @@ def sets(betas: pd.DataFrame, top: int) -> dict[str, tuple[pd.DataFrame, str]]:
 
 
 def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame:
-    """One row per set of ``sets``, with COLUMNS: mean detection of those with a score, and its 95 % interval (bootstrap over latents).
+    """Compare the mean detection score of each set with that of its counterpart. One row per set of ``sets``.
 
-    ``difference``: to the mean of the set named in ``against``. ``too_few``: one of the two sets has fewer than FEW_LATENTS with a score.
+    ``scores`` has the columns latent and detection. The columns are COLUMNS:
+
+    - set, latents, scored: the set's name, its size, and how many of its latents have a score
+    - detection, low, high: mean score and its 95 % interval by a bootstrap over latents
+    - against: the counterpart
+    - difference, difference_low, difference_high: to the counterpart's mean, and its 95 % interval
+    - too_few: whether one of the two sets has fewer than FEW_LATENTS latents with a score
     """
     detection = scores.set_index("latent").detection
     groups = sets(betas, top)
@@ -62,23 +72,16 @@ def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame
         mine, other = values[name], values[against]
         difference = _mean(mine) - _mean(other), *central_95(means[name] - means[against])
         too_few = min(len(mine), len(other)) < FEW_LATENTS
-        rows.append(
-            (
-                name,
-                len(latents),
-                len(mine),
-                _mean(mine),
-                *central_95(means[name]),
-                against,
-                *difference,
-                too_few,
-            )
-        )
+        own = name, len(latents), len(mine), _mean(mine), *central_95(means[name])
+        rows.append((*own, against, *difference, too_few))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def by_quantile(betas: pd.DataFrame, quantiles: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Mean recall of the two main sets per activation quantile: columns set, quantile, recall, low, high (bootstrap over latents)."""
+    """Mean recall of the chat-specific and the shared set in each activation quantile.
+
+    Columns: set, quantile, recall, and low and high, its 95 % interval by a bootstrap over latents.
+    """
     rows, generator = [], np.random.default_rng(SEED)
     for name, (latents, _) in list(sets(betas, top).items())[:2]:
         for quantile, part in quantiles[quantiles.latent.isin(latents.latent)].groupby("quantile"):
@@ -92,20 +95,19 @@ def _mean(values: np.ndarray) -> float:
 
 
 def cautions(table: pd.DataFrame) -> list[str]:
-    """What a table of ``compare`` over crosscoders and explainers is too small to conclude, for a caption."""
+    """List the sets of a table that are too small for a conclusion, one line per crosscoder and explainer.
+
+    ``table`` is the one of ``stacked``. The lines are for a caption.
+    """
     found = []
     for (explainer, crosscoder), part in table[table.too_few].groupby(["explainer", "crosscoder"]):
         small = part[part.scored < FEW_LATENTS]
-        found.append(
-            f"{crosscoder}, {explainer}: {', '.join(f'{row.set} ({row.scored} scored)' for row in small.itertuples())}"
-        )
+        counts = ", ".join(f"{row.set} ({row.scored} scored)" for row in small.itertuples())
+        found.append(f"{crosscoder}, {explainer}: {counts}")
     return found
 
 
 def stacked(tables: Mapping[tuple[str, str, int], pd.DataFrame]) -> pd.DataFrame:
-    """Tables of ``compare`` under one another; keys: explainer, crosscoder, seed."""
-    return (
-        pd.concat(tables, names=["explainer", "crosscoder", "seed"])
-        .reset_index(level=[0, 1, 2])
-        .reset_index(drop=True)
-    )
+    """Stack tables of ``compare``. Their keys (explainer, crosscoder, seed) become columns."""
+    table = pd.concat(tables, names=["explainer", "crosscoder", "seed"])
+    return table.reset_index(level=[0, 1, 2]).reset_index(drop=True)

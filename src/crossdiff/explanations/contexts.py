@@ -1,4 +1,4 @@
-"""Contexts of latents and of the background as rows of one long text, and the halves that they are split into."""
+"""Contexts of latents and of the background as rows of one long text, and their split into two halves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,70 +15,77 @@ from crossdiff.texts.shards import read_shard
 
 
 class Text(NamedTuple):
-    """The tokens of all shards, one after the other."""
+    """The tokens of all shards, one shard after the other. Each field is (rows,) unless it says otherwise."""
 
     token: np.ndarray  # int32
     position: np.ndarray  # int32, in the sequence
     role: np.ndarray  # int8
     template: np.ndarray  # int8
-    first_row: np.ndarray  # of each shard
+    first_row: np.ndarray  # (shards,) row of each shard's first token
 
     @classmethod
     def of(cls, paths: Sequence[str | Path]) -> "Text":
+        """Read the shards at ``paths``."""
         shards = [read_shard(path) for path in paths]
-        columns = (
-            np.concatenate([getattr(shard, name) for shard in shards])
-            for name in ("token", "position", "role", "template")
+        return cls(
+            token=np.concatenate([shard.token for shard in shards]),
+            position=np.concatenate([shard.position for shard in shards]),
+            role=np.concatenate([shard.role for shard in shards]),
+            template=np.concatenate([shard.template for shard in shards]),
+            first_row=np.cumsum([0, *(len(shard.token) for shard in shards)])[:-1],
         )
-        return cls(*columns, np.cumsum([0, *(len(shard.token) for shard in shards)])[:-1])
 
     def since_template(self) -> np.ndarray:
-        """(rows,) int32: how many tokens after the last template token of its sequence a token is; 0 for a template token.
+        """The distance of each token from the last template token of its sequence, (rows,) int32.
 
-        Before the first template token it counts from the sequence's start.
+        It is 0 for template tokens. Before the first template token, it counts from the sequence's start.
         """
         row = np.arange(len(self.token))
-        return (
-            row - np.maximum.accumulate(np.where((self.template != CONTENT) | (self.position == 0), row, 0))
-        ).astype(np.int32)
+        starts = (self.template != CONTENT) | (self.position == 0)
+        return (row - np.maximum.accumulate(np.where(starts, row, 0))).astype(np.int32)
 
 
 class Contexts(NamedTuple):
-    """Arrays of one entry per context. A context ends where the latent peaks: a causal model can't see what follows."""
+    """Contexts. Each field is (contexts,).
+
+    A context ends where the latent peaks, because a causal model can't see what follows.
+    """
 
     latent: np.ndarray  # int32, -1 in the background
-    scored: (
-        np.ndarray
-    )  # bool: in the half that explanations are scored on; the other half is what they are fitted on
-    sampled: np.ndarray  # bool: drawn at random from its quantile, not only among the strongest
+    scored: np.ndarray  # bool: in the half for scoring explanations; the other half is for fitting them
+    sampled: np.ndarray  # bool: in the random sample of its quantile
     quantile: np.ndarray  # float64, upper edge of the bin
     first: np.ndarray  # int64, row of the first token
-    length: np.ndarray  # int64
+    length: np.ndarray  # int64, number of tokens
 
     def rows(self) -> np.ndarray:
-        """The rows of all tokens, context after context."""
+        """The rows of all tokens, context after context: (tokens,)."""
         return ranges(self.first, self.length)
 
     def each_token(self) -> np.ndarray:
-        """The number of the context of each of ``rows``."""
+        """The number of the context of each of ``rows``: (tokens,)."""
         return np.repeat(np.arange(len(self.first)), self.length)
 
 
 class FiringContexts(NamedTuple):
-    """Where latents fire."""
+    """Contexts in which latents fire, and on which of their tokens."""
 
     contexts: Contexts
-    fires: np.ndarray  # (tokens,) bool, of each of ``contexts.rows()``
+    fires: np.ndarray  # (tokens,) bool, for each of ``contexts.rows()``
 
 
 class Background(NamedTuple):
-    """Random contexts, and which latents fire in each, in their whole width."""
+    """Random contexts, and which latents fire anywhere in each."""
 
     contexts: Contexts
     pairs: np.ndarray  # (n, 2): context, latent
 
     def silent(self, first: int, stop: int, scored: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The contexts of one half, and (latents, contexts) bool: those in which each latent from ``first`` to ``stop`` does not fire."""
+        """Find the contexts of one half in which latents do not fire.
+
+        Gives the numbers of the half's contexts, and (latents, contexts) bool: whether each latent from
+        ``first`` to ``stop`` does not fire there.
+        """
         chosen = np.flatnonzero(self.contexts.scored == scored)
         silent = np.ones((stop - first, len(self.contexts.scored)), bool)
         mine = self.pairs[(self.pairs[:, 1] >= first) & (self.pairs[:, 1] < stop)]
@@ -87,12 +94,15 @@ class Background(NamedTuple):
 
 
 def is_scored(document: np.ndarray) -> np.ndarray:
-    """Whether contexts of a document are for scoring: decided by its hash, so that no document is on both sides, whatever the latent."""
+    """Whether contexts of each document are for scoring, (documents,) bool.
+
+    The hash of the document decides. So no document is in both halves, for any latent.
+    """
     return pd.util.hash_array(np.asarray(document, np.int64)) % np.uint64(2) == 1
 
 
 def read_examples(path: str | Path, text: Text, first: int, stop: int) -> FiringContexts:
-    """The contexts of the latents from ``first`` to ``stop``, in order of latents."""
+    """Read the contexts of the latents from ``first`` up to ``stop``, in order of latents."""
     table = pq.read_table(path, filters=[("latent", ">=", first), ("latent", "<", stop)])
     columns = {
         name: table[name].to_numpy()
@@ -105,9 +115,8 @@ def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Firing
     context = np.repeat(np.arange(len(width)), width)
     place = places(width)
     at_peak = np.flatnonzero(value == columns["peak"][context])
-    centre = place[
-        at_peak[np.searchsorted(context[at_peak], np.arange(len(width)))]
-    ]  # the first, if several are equal
+    # If several tokens reach the peak, the first one counts.
+    centre = place[at_peak[np.searchsorted(context[at_peak], np.arange(len(width)))]]
     contexts = Contexts(
         latent=columns["latent"],
         scored=is_scored(columns["document"]),
@@ -120,7 +129,7 @@ def read_examples(path: str | Path, text: Text, first: int, stop: int) -> Firing
 
 
 def read_background(path: str | Path, text: Text) -> Background:
-    """The random contexts of a crosscoder."""
+    """Read the random contexts of a crosscoder."""
     table = pq.read_table(path, columns=["shard", "document", "start", "centre", "latents"])
     columns = {name: table[name].to_numpy() for name in ("shard", "document", "start", "centre")}
     count = len(columns["start"])

@@ -1,7 +1,10 @@
-"""What a language model gets to see of a latent: contexts to explain it by, and others to judge, from documents of the other half."""
+"""What a language model gets to see of a latent.
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+Some contexts are shown to explain the latent by. Others, from documents of the other half, are to be judged.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,44 +15,50 @@ from crossdiff.explanations.negatives import SIMILAR, Similarity, most_similar
 from crossdiff.explanations.prompts import CLOSE, OPEN
 from crossdiff.texts.columns import taken
 
-Decode = Callable[[Sequence[int]], str]
+Decode = Callable[[np.ndarray], str]  # ids (tokens,) to text
+
+
+class _Example(Protocol):
+    """A row of the table of examples (``latents.examples.SCHEMA``)."""
+
+    tokens: np.ndarray
+    activations: np.ndarray
+    quantile: float
 
 
 class Excerpt(NamedTuple):
-    """A text to judge."""
+    """A text that the language model judges."""
 
     text: str
-    right: bool  # the latent fires in it; or: it fires where the text is marked
-    quantile: float  # of its activation; NaN without one
+    right: bool  # for detection, whether the latent fires in it; for fuzzing, whether it fires where marked
+    quantile: float  # of the peak activation; NaN if the latent does not fire
 
 
 class Excerpts(NamedTuple):
-    """All that is shown of one latent."""
+    """All texts that are shown for one latent."""
 
-    shown: list[str]  # marked, to be explained
+    shown: list[str]  # marked texts, to explain the latent by
     detection: list[Excerpt]
     fuzzing: list[Excerpt]
 
 
 class ExcerptMaker:
-    """Draws excerpts; which ones follows from the latent, the data and the seed alone, so that questions can be asked again."""
+    """Draws excerpts.
+
+    They depend on the latent, the data and the seed only, so that the same questions can be asked again.
+    """
 
     def __init__(
         self, text: Text, background: Background, tokens: pd.Series, decode: Decode, settings: Explanations
     ) -> None:
         """``tokens``: the ids of each background context."""
-        self.text, self.background, self.tokens, self.decode, self.settings = (
-            text,
-            background,
-            tokens,
-            decode,
-            settings,
-        )
+        self.text, self.background, self.tokens = text, background, tokens
+        self.decode, self.settings = decode, settings
         self.chosen = np.flatnonzero(background.contexts.scored)
         self.similarity = Similarity(text, taken(background.contexts, self.chosen))
 
     def of(self, latent: int, examples: str) -> Excerpts:
-        """Excerpts of a latent, from its contexts in the file ``examples``."""
+        """Draw the excerpts of a latent, from its contexts in the file ``examples``."""
         generator = np.random.default_rng([self.settings.seed, latent])
         table = pd.read_parquet(examples, filters=[("latent", "==", latent)])
         scored = is_scored(table.document.to_numpy())
@@ -58,10 +67,8 @@ class ExcerptMaker:
         sampled = table[scored & table.sampled]
         sampled = sampled.iloc[generator.permutation(len(sampled))]
         positives = sampled.groupby("quantile").head(self.settings.per_quantile)
-        fuzzing = [
-            self._fuzzed(row, bool(number % 2), generator)
-            for number, row in enumerate(positives.itertuples())
-        ]
+        numbered = enumerate(positives.itertuples())
+        marks = [self._fuzzed(row, bool(number % 2), generator) for number, row in numbered]
         detection = [Excerpt(self.decode(row.tokens), True, row.quantile) for row in positives.itertuples()]
         detection += [
             Excerpt(self.decode(self.tokens.iloc[place]), False, np.nan)
@@ -73,13 +80,16 @@ class ExcerptMaker:
                 for row in shown.iloc[order].head(self.settings.shown).itertuples()
             ],
             detection=[detection[place] for place in generator.permutation(len(detection))],
-            fuzzing=[fuzzing[place] for place in generator.permutation(len(fuzzing)) if fuzzing[place]],
+            fuzzing=[one for place in generator.permutation(len(marks)) if (one := marks[place])],
         )
 
     def _negatives(
         self, latent: int, examples: str, count: int, generator: np.random.Generator
     ) -> np.ndarray:
-        """Contexts of the background in which the latent does not fire: half of them random, half similar to those in which it does."""
+        """Draw ``count`` contexts of the background in which the latent does not fire.
+
+        Half of them are random, half are similar to contexts in which the latent fires.
+        """
         contexts = read_examples(examples, self.text, latent, latent + 1).contexts
         mine = taken(contexts, contexts.scored & contexts.sampled)
         mine = mine._replace(latent=np.zeros_like(mine.latent))
@@ -89,8 +99,11 @@ class ExcerptMaker:
         others = np.setdiff1d(np.flatnonzero(silent[0]), similar)
         return self.chosen[np.concatenate([similar, generator.permutation(others)[: count - len(similar)]])]
 
-    def _fuzzed(self, row, right: bool, generator: np.random.Generator) -> Excerpt | None:
-        """A context with marks where the latent fires or, if not ``right``, on as many other tokens; None where there are too few."""
+    def _fuzzed(self, row: _Example, right: bool, generator: np.random.Generator) -> Excerpt | None:
+        """Mark the tokens of a context on which the latent fires or, if not ``right``, as many other tokens.
+
+        Gives None if there are too few other tokens.
+        """
         fires = row.activations > 0
         if not right:
             others = generator.permutation(np.flatnonzero(~fires))[: fires.sum()]
@@ -101,7 +114,7 @@ class ExcerptMaker:
 
 
 def marked(tokens: np.ndarray, where: np.ndarray, decode: Decode) -> str:
-    """The text, runs of the tokens at ``where`` between OPEN and CLOSE."""
+    """The text of ``tokens``, with each run of tokens at ``where`` (tokens,) bool between OPEN and CLOSE."""
     borders = np.flatnonzero(np.diff(where, prepend=~where[:1])) if len(where) else np.empty(0, np.int64)
     runs = np.split(tokens, borders[1:])
     return "".join(

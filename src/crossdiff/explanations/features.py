@@ -1,10 +1,12 @@
-"""What can be said of one token without a language model: features of the token, of those before it, and of its place.
+"""Features of tokens: what can be said of a token without a language model.
 
-A feature is an int64: its kind in the top bits, what it is about below. ``describe`` puts it into words.
+They describe the token itself, the tokens before it, and its place. A feature is an int64, with its kind in
+the top bits and what it refers to in the lower bits. ``describe`` puts it into words.
 """
 
 import json
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,20 +14,25 @@ from crossdiff.explanations.contexts import Text
 from crossdiff.texts.chats import CONTENT, NO_ROLE, TEMPLATE_PARTS
 from crossdiff.texts.formats import ROLES
 
-# In order of preference: of two features that tell contexts apart equally well, the one of the earlier kind is the simpler.
+# In order of preference. Of features that tell contexts apart equally well, the earlier kind is the simpler.
 KINDS = ("token", "bigram", "trigram", "turn", "opening", "position")
 TOKEN, BIGRAM, TRIGRAM, TURN, OPENING, POSITION = range(len(KINDS))
-WORDS = (TOKEN, BIGRAM, TRIGRAM)  # kinds of which several may stand side by side in one pattern
+WORDS = (TOKEN, BIGRAM, TRIGRAM)  # a pattern may combine several features of these kinds
 NGRAM = {TOKEN: 1, BIGRAM: 2, TRIGRAM: 3}
-OPENINGS = (1, 2, 4, 8)  # the first so many tokens of a turn
-POSITIONS = (1, 2, 4, 8, 16)  # the first so many tokens of a sequence
-NONE = -1  # a token that a feature's kind says nothing of
+OPENINGS = (1, 2, 4, 8)  # an opening is the first 1, 2, 4 or 8 tokens of a turn
+POSITIONS = (1, 2, 4, 8, 16)  # a position is among the first 1, 2, ... tokens of a sequence
+NONE = -1  # stands for no feature, where a kind says nothing about a token
 
-_KIND, _ID = 60, 20  # bits below the kind; bits of a token id or of another small number
+_KIND, _ID = 60, 20  # number of bits below the kind, and of a token id or another small number
+
+Feature = TypeVar("Feature", int, np.ndarray)
 
 
 def features(text: Text, since: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(rows, columns) int64: everything that holds of each token, NONE elsewhere. ``since`` is ``text.since_template()``."""
+    """List the features of each token: (rows, columns) int64, NONE where a kind has none.
+
+    ``rows`` are rows of ``text``. ``since`` is ``text.since_template()``.
+    """
     token, position, role = text.token.astype(np.int64), text.position[rows], text.role[rows].astype(np.int64)
     one, two, three = (token[np.maximum(rows - back, 0)] for back in range(3))
     in_turn = (role != NO_ROLE) & (text.template[rows] == CONTENT)
@@ -50,19 +57,22 @@ def _code(kind: int, payload: np.ndarray) -> np.ndarray:
     return np.int64(kind << _KIND) | payload
 
 
-def kind_of(feature: np.ndarray) -> np.ndarray:
-    """The index in KINDS."""
+def kind_of(feature: Feature) -> Feature:
+    """The kind of one feature or of an array of features, as an index in KINDS."""
     return feature >> _KIND
 
 
 def tokens_of(feature: int) -> list[int]:
-    """The token ids of a feature of one of WORDS, in order."""
+    """The token ids of a feature whose kind is one of WORDS, in order."""
     count = NGRAM[feature >> _KIND]
     return [feature >> _ID * place & (1 << _ID) - 1 for place in reversed(range(count))]
 
 
 def describe(pattern: list[int], decode: Callable[[list[int]], str], on_token: bool) -> str:
-    """A pattern, a union of features, in words. ``on_token``: the latent fires on what is named, not after it."""
+    """Put a pattern, a union of features, into words.
+
+    ``on_token``: whether the latent fires on what is named, or else after it.
+    """
     first = pattern[0]
     if first >> _KIND in WORDS:
         names = [json.dumps(decode(tokens_of(feature)), ensure_ascii=False) for feature in pattern]

@@ -1,4 +1,8 @@
-"""The pattern of every latent: the feature, or the few words, that best tell its contexts from those in which it does not fire."""
+"""The pattern of each latent.
+
+It is the feature, or the few words, that best tell the latent's contexts from those in which it does not
+fire.
+"""
 
 from typing import NamedTuple
 
@@ -8,21 +12,24 @@ from crossdiff.explanations.contexts import Contexts
 from crossdiff.explanations.features import NONE, WORDS, kind_of
 from crossdiff.texts.columns import ranges
 
-MOST_FEATURES = 5  # side by side in one pattern
-LEAST_CONTEXTS = 2  # that a feature has to be found in: one may be chance
-LEAST_GAIN = 0.03  # of balanced accuracy, by another word
-ON_TOKEN_BONUS = 1e-3  # of two features that are equally good, the one that the latent fires on and not after
+MOST_FEATURES = 5  # in one pattern
+LEAST_CONTEXTS = 2  # a feature must be in this many contexts, because one may be chance
+LEAST_GAIN = 0.03  # a further word must raise the balanced accuracy by more than this
+ON_TOKEN_BONUS = 1e-3  # prefers, of two equally good features, the one that the latent fires on, not after
 
 
 class Found(NamedTuple):
-    """Which features are found in which contexts, each pair once, ordered by feature."""
+    """Which features are in which contexts. Each pair is listed once, in order of features."""
 
     feature: np.ndarray  # int64
     context: np.ndarray  # int64
 
     @classmethod
     def of(cls, contexts: np.ndarray, features: np.ndarray) -> "Found":
-        """``contexts``: (tokens,) the context of each token; ``features``: (tokens, columns)."""
+        """Collect the features of tokens.
+
+        ``contexts`` (tokens,) is the context of each token. ``features`` is (tokens, columns).
+        """
         held = features != NONE
         feature, context = features[held], np.broadcast_to(contexts[:, None], features.shape)[held]
         names = _unique(feature)
@@ -30,45 +37,49 @@ class Found(NamedTuple):
         pairs = _unique(np.searchsorted(names, feature) * most + context)
         return cls(names[pairs // most], pairs % most)
 
-    def count(self, features: np.ndarray) -> np.ndarray:
-        """In how many contexts each of ``features`` is found."""
+    def counts_of(self, features: np.ndarray) -> np.ndarray:
+        """The number of contexts that have each of ``features``."""
         return np.searchsorted(self.feature, features, side="right") - np.searchsorted(self.feature, features)
 
     def of_features(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(index in ``wanted``, context) of every place where one of the features is found; ``wanted`` may repeat a feature."""
-        count = self.count(wanted)
-        return np.repeat(np.arange(len(wanted)), count), self.context[
-            ranges(np.searchsorted(self.feature, wanted), count)
-        ]
+        """Find the contexts that have some features.
+
+        Gives (index in ``wanted``, context) for each of them. ``wanted`` may repeat a feature.
+        """
+        count = self.counts_of(wanted)
+        entries = ranges(np.searchsorted(self.feature, wanted), count)
+        return np.repeat(np.arange(len(wanted)), count), self.context[entries]
 
 
 class Candidates(NamedTuple):
-    """Features of latents: arrays of one entry per pair, ordered by latent."""
+    """Features that may explain latents.
+
+    Arrays have one entry per pair of latent and feature, ordered by latent, unless they say otherwise.
+    """
 
     latent: np.ndarray
     feature: np.ndarray
     bonus: np.ndarray  # ON_TOKEN_BONUS times the share of its contexts in which the latent fires on it
-    in_context: tuple[
-        np.ndarray, np.ndarray
-    ]  # (pair, context) of every place where it is found among the latent's own contexts
-    in_background: tuple[np.ndarray, np.ndarray]  # (pair, context) in the background
+    in_context: tuple[np.ndarray, np.ndarray]  # (pair, context) for every context of the latent that has it
+    in_background: tuple[np.ndarray, np.ndarray]  # (pair, context) for every background context that has it
 
     @classmethod
     def of(
         cls, contexts: Contexts, features: np.ndarray, fires: np.ndarray, background: Found, size: int
     ) -> "Candidates":
-        """Features that are found in LEAST_CONTEXTS of a latent's contexts, and in a larger share of them than of the background.
+        """Select features that are typical of a latent's contexts.
 
-        ``features`` and ``fires`` of every token of ``contexts``; ``size``: contexts of the background.
+        They are in LEAST_CONTEXTS of them or more, and in a larger share of them than of the background.
+        ``features`` (tokens, columns) and ``fires`` (tokens,) belong to the tokens of ``contexts``. ``size``
+        is the number of background contexts.
         """
         each = contexts.each_token()
         found, fired = Found.of(each, features), Found.of(each[fires], features[fires])
         names = _unique(found.feature)
 
         def keys(part: Found) -> np.ndarray:
-            return contexts.latent[part.context].astype(np.int64) * len(names) + np.searchsorted(
-                names, part.feature
-            )
+            latent = contexts.latent[part.context].astype(np.int64)
+            return latent * len(names) + np.searchsorted(names, part.feature)
 
         pairs = _unique(keys(found))
         pair = np.searchsorted(pairs, keys(found))
@@ -76,9 +87,8 @@ class Candidates(NamedTuple):
         on_token = np.bincount(np.searchsorted(pairs, keys(fired)), minlength=len(pairs))
         latent, name = np.divmod(pairs, max(len(names), 1))
         share = count / np.maximum(np.bincount(contexts.latent, minlength=1), 1)[latent]
-        kept = np.flatnonzero(
-            (count >= LEAST_CONTEXTS) & (share > background.count(names)[name] / max(size, 1))
-        )
+        usual = background.counts_of(names)[name] / max(size, 1)
+        kept = np.flatnonzero((count >= LEAST_CONTEXTS) & (share > usual))
         new = np.full(len(pairs), -1)
         new[kept] = np.arange(len(kept))
         stays = new[pair] >= 0
@@ -92,23 +102,27 @@ class Candidates(NamedTuple):
 
 
 def _unique(values: np.ndarray) -> np.ndarray:
-    """Sorted. By a sort, which is several times faster here than the hash table of np.unique."""
+    """Sort the values and drop repeated ones.
+
+    Sorting is several times as fast here as the hash table of np.unique.
+    """
     values = np.sort(values)
     return values[np.diff(values, prepend=values[:1] - 1) != 0]
 
 
 class Pattern(NamedTuple):
-    """The features of one latent, the best first; none where nothing tells its contexts apart."""
+    """The features of one latent, the best first."""
 
     features: list[int]
-    on_token: bool  # the latent fires on the first one, not after it, in at least half of its contexts
+    on_token: bool  # whether the latent fires on the first one, not after it, in at least half its contexts
 
 
 def fit(candidates: Candidates, contexts: Contexts, weights: np.ndarray) -> dict[int, Pattern]:
-    """Latent -> pattern, by greedy choice of the largest balanced accuracy.
+    """Fit a pattern to each latent, by greedy choice of the largest balanced accuracy: latent -> pattern.
 
-    ``contexts``: of the latents, all for fitting. ``weights``: (latents, background contexts), each row a distribution over the contexts
-    in which the latent does not fire; row 0 is the lowest latent's, numbered as ``candidates.latent`` is.
+    A latent without a feature that tells its contexts apart has no pattern. ``contexts`` are the latents'
+    contexts for fitting. ``weights`` is (latents, background contexts): each row is a distribution over the
+    contexts in which the latent does not fire. Latents are numbered as in ``candidates.latent``.
     """
     (pair, own), (background_pair, background) = candidates.in_context, candidates.in_background
     total = np.bincount(contexts.latent, minlength=len(weights)).astype(float)
@@ -132,7 +146,7 @@ def fit(candidates: Candidates, contexts: Contexts, weights: np.ndarray) -> dict
         is_best[best] = True
         open_own[own[is_best[pair]]] = 0
         open_weights[place[is_best[background_pair]]] = 0
-        # On go words that are worth something by themselves, of latents for which a word was found in this round.
+        # Latents for which this round found a word go on, with words that raise the accuracy on their own.
         goes_on = np.zeros(len(weights), bool)
         goes_on[candidates.latent[best[is_word[best]]]] = True
         stays = goes_on[candidates.latent] & is_word & ~is_best & (gain > 0)
@@ -142,9 +156,14 @@ def fit(candidates: Candidates, contexts: Contexts, weights: np.ndarray) -> dict
 
 
 def _best(candidates: Candidates, gain: np.ndarray, enough: np.ndarray) -> np.ndarray:
-    """The index of each latent's best candidate. Ties: what it fires on before what it fires after, then the simpler kind."""
+    """The index of each latent's best candidate.
+
+    If candidates tie, one that the latent fires on comes before one that it fires after, then the simpler
+    kind.
+    """
     index = np.flatnonzero(enough)
     feature = candidates.feature[index]
-    score = np.round(gain[index] + candidates.bonus[index], 9)  # sums in another order must not break a tie
+    # Rounded, so that the order of summation does not break a tie.
+    score = np.round(gain[index] + candidates.bonus[index], 9)
     order = index[np.lexsort((feature, -score, candidates.latent[index]))]
     return order[np.flatnonzero(np.diff(candidates.latent[order], prepend=-1))]

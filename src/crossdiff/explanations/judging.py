@@ -1,4 +1,7 @@
-"""Latents explained by a language model, and its explanations scored by detection and fuzzing (docs/method.md 13)."""
+"""Explanation of latents by a language model, and scores of its explanations (docs/method.md 13).
+
+The scores are detection and fuzzing.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,27 +19,28 @@ log = logging.getLogger(__name__)
 
 
 SCORES = [f"{score}{end}" for score in ("detection", "fuzzing") for end in ("", "_low", "_high")]
-VERDICTS = (
-    "latent",
-    "instruction",
-    "request",
-    "right",
-    "quantile",
-    "said",
-)  # said: 1, 0, NaN where the answer was malformed
+# said is 1 or 0, and NaN if the answer was malformed.
+VERDICTS = ("latent", "instruction", "request", "right", "quantile", "said")
 
 
 class Judge:
-    """Asks a language model about latents. What it has answered before is not asked again."""
+    """Asks a language model about latents.
+
+    What the model has answered before is not asked again.
+    """
 
     def __init__(self, model: KnownAnswers, per_request: int) -> None:
         self.model, self.per_request = model, per_request
 
     def explain(self, excerpts: Mapping[int, Excerpts], latents: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Tables like those of patterns.PatternExplainer; latents that ``excerpts`` lacks have no explanation and no score.
+        """Explain latents and score the explanations. Gives tables like those of patterns.PatternExplainer.
 
-        kind: explained, malformed (the explanation was no JSON), too few (contexts), not chosen. requests: questions; malformed: answers
-        that were not in the form that was asked for, whose excerpts count for nothing.
+        ``latents`` is the number of all latents. Those that ``excerpts`` lacks have no explanation and no
+        score. These columns differ from those of patterns:
+
+        - kind: explained, malformed (the explanation was no JSON), too few (contexts) or not chosen
+        - requests: number of questions about the latent
+        - malformed: number of answers without the form that was asked for; their excerpts are not scored
         """
         usable = {
             latent: found
@@ -47,14 +51,9 @@ class Judge:
         explanations = {
             latent: prompts.read_explanation(answer) for latent, answer in zip(usable, answers, strict=True)
         }
-        log.info(
-            "%d of %d latents explained",
-            sum(text is not None for text in explanations.values()),
-            len(excerpts),
-        )
-        verdicts = self._verdicts(
-            {latent: text for latent, text in explanations.items() if text is not None}, usable
-        )
+        given = {latent: text for latent, text in explanations.items() if text is not None}
+        log.info("%d of %d latents explained", len(given), len(excerpts))
+        verdicts = self._verdicts(given, usable)
         rows = [
             _row(latent, excerpts.get(latent), latent in usable, explanations.get(latent))
             for latent in range(latents)
@@ -62,22 +61,16 @@ class Judge:
         table = pd.DataFrame(rows).merge(_scores(verdicts), on="latent", how="left")
         table["malformed"] = table.malformed.fillna(0).astype(int) + (table.kind == "malformed")
         table["requests"] = table.requests.fillna(0).astype(int) + table.latent.isin(list(usable))
-        log.info(
-            "%d questions, %d of them new, %d answers malformed",
-            table.requests.sum(),
-            self.model.asked,
-            table.malformed.sum(),
-        )
+        counts = table.requests.sum(), self.model.asked, table.malformed.sum()
+        log.info("%d questions, %d of them new, %d malformed answers", *counts)
         return table, _quantiles(verdicts)
 
     def _verdicts(self, explanations: Mapping[int, str], excerpts: Mapping[int, Excerpts]) -> pd.DataFrame:
-        """One row per judged excerpt, with the columns VERDICTS."""
+        """Ask for verdicts. Gives one row per judged excerpt, with the columns VERDICTS."""
         asked: list[tuple[int, str, Sequence[Excerpt]]] = []
         for latent in explanations:
-            for instruction, found in (
-                (prompts.DETECT, excerpts[latent].detection),
-                (prompts.FUZZ, excerpts[latent].fuzzing),
-            ):
+            shown = excerpts[latent]
+            for instruction, found in ((prompts.DETECT, shown.detection), (prompts.FUZZ, shown.fuzzing)):
                 asked += [
                     (latent, instruction, found[first : first + self.per_request])
                     for first in range(0, len(found), self.per_request)
@@ -87,10 +80,9 @@ class Judge:
             for latent, instruction, group in asked
         ]
         rows = []
-        for request, ((latent, instruction, group), answer) in enumerate(
-            zip(asked, self.model.answers(questions), strict=True)
-        ):
-            said = prompts.read_verdicts(answer, len(group)) or [np.nan] * len(group)
+        answered = zip(asked, self.model.answers(questions), strict=True)
+        for request, ((latent, instruction, group), answer) in enumerate(answered):
+            said: Sequence[float] = prompts.read_verdicts(answer, len(group)) or [np.nan] * len(group)
             rows += [
                 (latent, instruction, request, one.right, one.quantile, float(yes))
                 for one, yes in zip(group, said, strict=True)
@@ -106,19 +98,23 @@ def _row(latent: int, found: Excerpts | None, usable: bool, explanation: str | N
     if found is None:
         return {"latent": latent, "explanation": "", "kind": "not chosen", "contexts": 0}
     shown, positives = len(found.shown), _positives(found)
-    counts = {"latent": latent, "contexts": shown + positives}
+    counts: dict[str, object] = {"latent": latent, "contexts": shown + positives}
     if not usable:
-        return counts | {
-            "explanation": f"too few contexts ({shown} to explain by, {positives} to score on)",
-            "kind": "too few",
-        }
+        text = f"too few contexts ({shown} to explain by, {positives} to score on)"
+        return counts | {"explanation": text, "kind": "too few"}
     if explanation is None:
         return counts | {"explanation": "malformed answer", "kind": "malformed"}
     return counts | {"explanation": explanation, "kind": "explained"}
 
 
 def _scores(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Per latent: detection and fuzzing with intervals, scored (judged contexts with the latent), malformed and requests (answers)."""
+    """The scores of each latent, from its verdicts. Columns:
+
+    - latent
+    - scored: number of judged contexts in which it fires
+    - malformed, requests: numbers of answers
+    - detection, fuzzing: scores with their 95 % intervals
+    """
     rows = []
     for latent, part in verdicts.groupby("latent"):
         row = {
@@ -130,21 +126,21 @@ def _scores(verdicts: pd.DataFrame) -> pd.DataFrame:
         for name, instruction in (("detection", prompts.DETECT), ("fuzzing", prompts.FUZZ)):
             judged = part[(part.instruction == instruction) & part.said.notna()]
             right, said = judged.right.to_numpy(), judged.said.to_numpy() == 1
-            score = balanced_accuracy(
-                np.sum(right & said), np.sum(right), [(np.sum(~right & ~said), np.sum(~right))]
-            )
+            refused = np.sum(~right & ~said), np.sum(~right)
+            score = balanced_accuracy(np.sum(right & said), np.sum(right), [refused])
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, score), strict=True))
         rows.append(row)
-    return pd.DataFrame(rows, columns=["latent", "scored", "malformed", "requests", *SCORES]).astype(
-        {"latent": int}
-    )
+    columns = ["latent", "scored", "malformed", "requests", *SCORES]
+    return pd.DataFrame(rows, columns=columns).astype({"latent": int})
 
 
 def _quantiles(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Per latent and quantile: contexts judged in detection, and the share that was recognised."""
+    """The recall of detection for each latent and quantile, with its 95 % interval (Wilson).
+
+    ``contexts`` is the number of judged contexts in which the latent fires.
+    """
     table = verdicts[(verdicts.instruction == prompts.DETECT) & verdicts.right & verdicts.said.notna()]
     table = table.groupby(["latent", "quantile"]).said.agg(contexts="size", hits="sum").reset_index()
-    table["recall"], table["recall_low"], table["recall_high"] = wilson(
-        table.hits.to_numpy(), table.contexts.to_numpy()
-    )
+    hits, contexts = table.hits.to_numpy(), table.contexts.to_numpy()
+    table["recall"], table["recall_low"], table["recall_high"] = wilson(hits, contexts)
     return table.drop(columns="hits")

@@ -1,11 +1,11 @@
-"""Language models that explain and judge: one method, two backends."""
+"""Language models that explain and judge: a server, or a local folder."""
 
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -14,32 +14,48 @@ from crossdiff.config import Endpoint, Explainer
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.hashing import content
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Messages = list[dict[str, str]]  # role and content of each turn
 
-ATTEMPTS = 5
-LONGEST_WAIT = 60.0  # seconds before a request is tried again
+ATTEMPTS = 5  # for each request
+LONGEST_WAIT = 60.0  # seconds between two attempts
 BACKOFF = wait_exponential()  # 1, 2, 4, ... seconds
-TIMEOUT = 300  # seconds
-HIDDEN = "[key]"
+TIMEOUT = 300  # seconds that a server may take to answer
+HIDDEN = "[key]"  # replaces the key in what the server says
 
 
 class LanguageModel(Protocol):
     """Anything that answers a conversation."""
 
-    name: str  # of all that an answer depends on besides the conversation
-    workers: int  # requests at a time
+    name: str  # identifies everything but the conversation that an answer depends on
+    workers: int  # number of requests at a time
 
     def answer(self, messages: Messages, longest: int) -> str:
-        """The next turn, at most ``longest`` tokens; the most likely one. Raises UserError when there can be none."""
+        """The next turn of a conversation, the most likely one, of at most ``longest`` tokens.
+
+        Raises UserError if the model can't answer.
+        """
 
 
 def language_model(settings: Explainer) -> LanguageModel:
-    """The model that a config names. Raises UserError where its key is missing."""
-    return Server(settings.endpoint) if settings.endpoint else LocalModel(settings.folder)
+    """Make the model that a config names.
+
+    Raises UserError if the server's key is missing, or the folder holds no model.
+    """
+    if settings.endpoint is not None:
+        return Server(settings.endpoint)
+    if settings.folder is not None:
+        return LocalModel(settings.folder)
+    raise UserError("explanations.model: found nothing, allowed: exactly one of endpoint, folder")
 
 
 class RateLimit:
-    """Lets requests start at even distances, from any number of threads."""
+    """Lets requests start at equal intervals, from any number of threads.
+
+    ``per_minute``: requests per minute.
+    """
 
     def __init__(
         self,
@@ -51,7 +67,7 @@ class RateLimit:
         self.next, self.lock = -float("inf"), threading.Lock()
 
     def wait(self) -> None:
-        """Return when the caller may start."""
+        """Return when the caller may start its request."""
         with self.lock:
             start = max(self.next, self.clock())
             self.next = start + self.distance
@@ -60,7 +76,7 @@ class RateLimit:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """The key, as a header. As ``auth``, so that a password in ~/.netrc does not take its place."""
+    """Sends the key in a header. As ``auth`` it takes precedence over a password in ~/.netrc."""
 
     def __init__(self, key: str | None) -> None:
         self.key = key
@@ -72,7 +88,11 @@ class _Bearer(requests.auth.AuthBase):
 
 
 class Server:
-    """An OpenAI-compatible endpoint. The key is read from the environment, and taken out of whatever the server says."""
+    """An OpenAI-compatible endpoint.
+
+    The key is read from the environment. It is removed from everything that the server says. Raises UserError
+    if the key is missing.
+    """
 
     workers = 8
 
@@ -84,12 +104,12 @@ class Server:
         self.name = f"{settings.url} {settings.model}"
         self._key = os.environ.get(settings.key, "").strip() if settings.key else None
         if settings.key and not self._key:
-            raise UserError(
-                f"explanations.model.endpoint.key: the environment variable {settings.key} is not set"
-            )
+            unset = f"the environment variable {settings.key} is not set"
+            raise UserError(f"explanations.model.endpoint.key: {unset}")
         self._session = requests.Session()
 
     def answer(self, messages: Messages, longest: int) -> str:
+        """See ``LanguageModel``. Up to ATTEMPTS requests are sent."""
         ask = Retrying(
             sleep=self.sleep,
             stop=stop_after_attempt(ATTEMPTS),
@@ -100,9 +120,8 @@ class Server:
         try:
             return ask(self._ask, messages, longest)
         except _TryAgain as error:
-            raise self._error(
-                f"{error}, {ATTEMPTS} times; what was answered is kept, run again to go on"
-            ) from None
+            kept = "earlier answers are kept, so run again to continue"
+            raise self._error(f"{error}, {ATTEMPTS} times; {kept}") from None
 
     def _ask(self, messages: Messages, longest: int) -> str:
         self.limit.wait()
@@ -118,20 +137,17 @@ class Server:
             raise _TryAgain(f"no answer ({type(error).__name__})") from None
         except requests.RequestException as error:
             raise self._error(f"can't be asked ({type(error).__name__})") from None
+        refused = f"refused with status {response.status_code}"
         if response.status_code == 429 or response.status_code >= 500:
-            raise _TryAgain(
-                f"refused with status {response.status_code}", _seconds(response.headers.get("Retry-After"))
-            )
+            raise _TryAgain(refused, _seconds(response.headers.get("Retry-After")))
         if response.status_code != 200:
-            raise self._error(
-                f"refused with status {response.status_code} ({self._hide(response.text)[:200]})"
-            )
+            raise self._error(f"{refused} ({self._hide(response.text)[:200]})")
         try:
             answer = response.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
             answer = None
         if not isinstance(answer, str):
-            raise self._error(f"its reply is none of a chat completion ({self._hide(response.text)[:200]})")
+            raise self._error(f"the reply is not a chat completion ({self._hide(response.text)[:200]})")
         return self._hide(answer)
 
     def _hide(self, text: str) -> str:
@@ -142,7 +158,7 @@ class Server:
 
 
 class _TryAgain(Exception):
-    """A request that may succeed later, after so many seconds."""
+    """A request that may succeed later. ``after``: seconds that the server asks to wait, if it does."""
 
     def __init__(self, what: str, after: float | None = None) -> None:
         super().__init__(what)
@@ -150,33 +166,44 @@ class _TryAgain(Exception):
 
 
 def _seconds(header: str | None) -> float | None:
-    """Of a Retry-After header; None for a date."""
+    """The seconds in a Retry-After header. None if there is no header, or if it holds a date."""
+    if header is None:
+        return None
     try:
         return max(0.0, float(header))
-    except (TypeError, ValueError):
+    except ValueError:
         return None
 
 
 def _wait(state: RetryCallState) -> float:
-    """Seconds until the next attempt: those that the server names, else 1, 2, 4, ...; LONGEST_WAIT at most."""
-    return min(LONGEST_WAIT, state.outcome.exception().after or BACKOFF(state))
+    """Seconds until the next attempt, at most LONGEST_WAIT.
+
+    They are what the server asks for, or else 1, 2, 4, ...
+    """
+    error = state.outcome.exception() if state.outcome else None
+    named = error.after if isinstance(error, _TryAgain) else None
+    return min(LONGEST_WAIT, named or BACKOFF(state))
 
 
 class LocalModel:
-    """A Hugging Face folder. Loaded at the first question: where all answers are known, there is none."""
+    """A model in a Hugging Face folder.
+
+    It is loaded at the first question, so not at all if every answer is known. Raises UserError if the folder
+    holds no model.
+    """
 
     workers = 1
 
     def __init__(self, folder: str) -> None:
         if not (Path(folder) / "config.json").exists():
-            raise UserError(
-                f"explanations.model.folder: found {folder}, which is no Hugging Face model folder"
-            )
+            what = "no Hugging Face model folder, because it has no config.json"
+            raise UserError(f"explanations.model.folder: found {folder}, which is {what}")
         self.folder = folder
-        self.name = f"folder {content(folder, plain=True).digest}"  # plain: answers are kept by it
-        self._loaded = None
+        self.name = f"folder {content(folder, plain=True).digest}"  # plain, because answers are kept by it
+        self._loaded: tuple[PreTrainedModel, Any] | None = None  # model and tokenizer
 
     def answer(self, messages: Messages, longest: int) -> str:
+        """See ``LanguageModel``. Raises UserError if the chat template can't be used."""
         import torch  # not needed to ask a server
         from jinja2 import TemplateError
 
@@ -190,8 +217,7 @@ class LocalModel:
         try:
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, ValueError) as error:
-            raise UserError(
-                f"explanations.model.folder {self.folder}: no usable chat template ({first_line(error)})"
-            ) from error
+            why = f"no usable chat template ({first_line(error)})"
+            raise UserError(f"explanations.model.folder {self.folder}: {why}") from error
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="np")["input_ids"][0]
         return tokenizer.decode(greedy(model, [ids], longest)[0], skip_special_tokens=True)

@@ -1,4 +1,7 @@
-"""Contexts in which a latent does not fire: random ones, and those most similar to contexts in which it does."""
+"""Contexts in which a latent does not fire.
+
+Some are random. Others are those most similar to contexts in which it fires.
+"""
 
 import numpy as np
 import pandas as pd
@@ -8,43 +11,51 @@ from sklearn.preprocessing import normalize
 
 from crossdiff.explanations.contexts import Contexts, Text
 
-SIMILAR = 25  # of each latent, in each half
+SIMILAR = 25  # similar contexts of each latent, in each half
 
 
 class Similarity:
-    """How alike contexts of a background and of latents are: the cosine of their tf-idf vectors.
+    """The similarity of background contexts to contexts of latents, as the cosine of their tf-idf vectors.
 
-    Similarity is measured after subtracting the average context; otherwise long contexts resemble everything. Tokens that the background
-    lacks do not count.
+    The average context is subtracted first. Otherwise long contexts resemble everything. Tokens that are not
+    in the background do not count.
     """
 
     def __init__(self, text: Text, background: Contexts) -> None:
         self.text, self.size = text, len(background.first)
         if not self.size:
-            return  # scikit-learn takes no empty table, and there is nothing to compare with
+            return  # there is nothing to compare with, and scikit-learn refuses an empty table
         self.vocabulary = pd.Index(np.unique(text.token[background.rows()]))
         counts = self._counts(background, background.each_token(), self.size)
         self.weights = TfidfTransformer(norm=None, smooth_idf=False).fit(counts)
-        self.weights.idf_ -= (
-            1  # to log(contexts / contexts with the token): a token that is everywhere says nothing
-        )
+        # Now log(contexts / contexts with the token), so that a token in all contexts has weight 0.
+        self.weights.idf_ -= 1
         weighted = self._weighted(counts)
         self.vectors, self.average = normalize(weighted), weighted.sum(axis=0) / counts.sum()
 
     def _counts(self, contexts: Contexts, group: np.ndarray, groups: int) -> csr_array:
-        """(groups, vocabulary): how often each token is in each group of ``contexts``; ``group`` (tokens,) of each of their rows."""
+        """How often each token is in each group of ``contexts``: (groups, vocabulary).
+
+        ``group`` (tokens,) is the group of each token.
+        """
         place = self.vocabulary.get_indexer(self.text.token[contexts.rows()])
         known = place >= 0
-        return csr_array(
-            (np.ones(known.sum()), (group[known], place[known])), shape=(groups, len(self.vocabulary))
-        )
+        at = (group[known], place[known])
+        return csr_array((np.ones(known.sum()), at), shape=(groups, len(self.vocabulary)))
 
     def _weighted(self, counts: csr_array) -> csr_array:
-        """Each count times the weight of its token. As an array again: scikit-learn gives a matrix, which computes by other rules."""
+        """Multiply each count by the weight of its token.
+
+        scikit-learn gives a sparse matrix. It is turned into an array again, because a matrix computes by
+        other rules.
+        """
         return csr_array(self.weights.transform(counts))
 
     def of(self, contexts: Contexts, latents: int) -> np.ndarray:
-        """(latents, background contexts): of all contexts of each latent together; rows do not compare with one another."""
+        """The similarity of all contexts of each latent together to each background context.
+
+        Gives (latents, background contexts). Compare values within a row only.
+        """
         if not self.size:
             return np.zeros((latents, 0))
         counts = self._counts(contexts, contexts.latent[contexts.each_token()], latents)
@@ -53,11 +64,15 @@ class Similarity:
 
 
 def most_similar(similarity: np.ndarray, silent: np.ndarray, count: int = SIMILAR) -> np.ndarray:
-    """(latents, contexts) bool: for each latent the ``count`` most similar contexts in which it is silent, all where there are fewer."""
+    """For each latent, choose the ``count`` most similar contexts in which it does not fire.
+
+    ``similarity`` and ``silent`` (bool) are (latents, contexts), and so is the result (bool). If there are
+    fewer such contexts, all are chosen.
+    """
     if silent.shape[1] <= count:
         return silent
     alike = np.where(silent, similarity, -np.inf)
     bound = np.partition(alike, -count, axis=1)[:, -count, None]
-    # Equally similar ones may be more than are wanted: the earlier ones then.
+    # If too many contexts are equally similar, the earlier ones are taken.
     above, level = silent & (alike > bound), silent & (alike == bound)
     return above | level & (np.cumsum(level, axis=1) <= count - above.sum(axis=1, keepdims=True))

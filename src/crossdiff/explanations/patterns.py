@@ -1,7 +1,7 @@
-"""Patterns of all latents of a crosscoder: fitted on one half of the documents, scored on the other."""
+"""Patterns of all latents of a crosscoder: fitted on one half of the documents, scored on the other half."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,15 +14,24 @@ from crossdiff.explanations.scores import FEWEST, balanced_accuracy
 from crossdiff.intervals import wilson
 from crossdiff.texts.columns import places, taken
 
-AT_ONCE = 256  # latents: bounds memory
+AT_ONCE = 256  # latents explained at a time; bounds memory
 
 
 class _Half(NamedTuple):
-    """The background's half for fitting or for scoring."""
+    """One half of the background, for fitting or for scoring."""
 
-    chosen: np.ndarray  # which of the background's contexts
+    chosen: np.ndarray  # numbers of its contexts in the background
     found: Found
     similarity: Similarity
+
+
+class _Counted(Protocol):
+    """A latent's numbers of contexts, and its detection score."""
+
+    contexts: int
+    fitted: int
+    scored: int
+    detection: float
 
 
 class PatternExplainer:
@@ -36,19 +45,28 @@ class PatternExplainer:
     def _half(self, scored: bool) -> _Half:
         chosen = np.flatnonzero(self.background.contexts.scored == scored)
         contexts = taken(self.background.contexts, chosen)
-        return _Half(
-            chosen, Found.of(contexts.each_token(), self._features(contexts)), Similarity(self.text, contexts)
-        )
+        found = Found.of(contexts.each_token(), self._features(contexts))
+        return _Half(chosen, found, Similarity(self.text, contexts))
 
     def _features(self, contexts: Contexts) -> np.ndarray:
         return features(self.text, self.since, contexts.rows())
 
     def explain(self, path: str, latents: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The tables of all ``latents``, from their examples at ``path``.
+        """Explain latents 0 to ``latents`` - 1, from their examples at ``path``. Gives two tables.
 
-        First one row per latent: latent, explanation, kind; detection, fuzzing (each with _low and _high); detection_random and
-        detection_similar, against one kind of negatives alone; contexts (all that are known), fitted, scored (positives of each half).
-        Then one row per latent with a score and quantile of its contexts: latent, quantile, contexts, recall, recall_low, recall_high.
+        The first has one row per latent:
+
+        - latent, explanation, kind
+        - detection, fuzzing: scores, each with its 95 % interval _low, _high
+        - detection_random, detection_similar: detection against one kind of negatives only
+        - contexts: number of known contexts
+        - fitted, scored: numbers of positive contexts for fitting and for scoring
+
+        The second has one row per quantile of each latent with a score:
+
+        - latent, quantile
+        - contexts: number of scored contexts
+        - recall, recall_low, recall_high: share of them that the pattern names, and its 95 % interval
         """
         parts = []
         for first in range(0, latents, AT_ONCE):
@@ -105,12 +123,10 @@ class PatternExplainer:
         _, silent = self.background.silent(first, stop, False)
         weights = np.zeros(silent.shape, np.float32)
         for chosen in (silent, most_similar(half.similarity.of(fitted, stop - first), silent)):
-            weights += (
-                np.float32(0.5) * chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1).astype(np.float32)
-            )
-        return fit(
-            Candidates.of(fitted, found[tokens], fires[tokens], half.found, len(half.chosen)), fitted, weights
-        )
+            count = np.maximum(chosen.sum(axis=1, keepdims=True), 1)
+            weights += np.float32(0.5) * chosen / count.astype(np.float32)
+        candidates = Candidates.of(fitted, found[tokens], fires[tokens], half.found, len(half.chosen))
+        return fit(candidates, fitted, weights)
 
     def _detection(
         self,
@@ -120,7 +136,7 @@ class PatternExplainer:
         named: np.ndarray,
         first: int,
         stop: int,
-    ) -> dict:
+    ) -> dict[str, np.ndarray]:
         count, half = stop - first, self.halves[True]
         _, silent = self.background.silent(first, stop, True)
         similar = most_similar(half.similarity.of(taken(contexts, own), count), silent)
@@ -135,70 +151,62 @@ class PatternExplainer:
             "random": ((refused & silent).sum(axis=1), silent.sum(axis=1)),
             "similar": ((refused & similar).sum(axis=1), similar.sum(axis=1)),
         }
-        scores = dict(
-            zip(
-                ("detection", "detection_low", "detection_high"),
-                balanced_accuracy(hits, positives, list(kinds.values())),
-                strict=True,
-            )
-        )
-        return scores | {
+        score, low, high = balanced_accuracy(hits, positives, list(kinds.values()))
+        return {"detection": score, "detection_low": low, "detection_high": high} | {
             f"detection_{name}": balanced_accuracy(hits, positives, [counts])[0]
             for name, counts in kinds.items()
         }
 
-    def _words(self, pattern: Pattern | None, row) -> tuple[str, str]:
-        """The explanation, and its kind."""
+    def _words(self, pattern: Pattern | None, row: _Counted) -> tuple[str, str]:
+        """The explanation of a latent, and its kind."""
         if not row.contexts:
-            return "never fires in what was read", "empty"
+            return "never fires in the text that was read", "empty"
         if min(row.fitted, row.scored) < FEWEST:
             return f"too few contexts ({row.fitted} to fit on, {row.scored} to score on)", "too few"
         if np.isnan(row.detection):
             return "fires in nearly every context", "everywhere"
         if pattern is None:
             return "no pattern found", "none"
-        kind = "union" if len(pattern.features) > 1 else KINDS[int(kind_of(pattern.features[0]))]
+        kind = "union" if len(pattern.features) > 1 else KINDS[kind_of(pattern.features[0])]
         return describe(pattern.features, self.decode, pattern.on_token), kind
 
 
 def _matches(patterns: dict[int, Pattern], latent: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """(tokens,) bool: whether a token, of a context of ``latent``, has a feature of that latent's pattern."""
-    named = np.unique(
-        np.array(
-            [NONE, *(feature for pattern in patterns.values() for feature in pattern.features)], np.int64
-        )
-    )
-    pairs = np.array(
-        [
-            latent * len(named) + np.searchsorted(named, feature)
-            for latent, pattern in patterns.items()
-            for feature in pattern.features
-        ]
-    )
+    """Whether each token has a feature of the pattern of its context's latent, (tokens,) bool.
+
+    ``latent`` is (tokens,). ``found`` (tokens, columns) holds the features of each token.
+    """
+    flat = [(number, feature) for number, pattern in patterns.items() for feature in pattern.features]
+    named = np.unique(np.array([NONE, *(feature for _, feature in flat)], np.int64))
+    pairs = np.array([number * len(named) + np.searchsorted(named, feature) for number, feature in flat])
     place = np.minimum(np.searchsorted(named, found), len(named) - 1)
-    return (
-        (named[place] == found) & np.isin(latent[:, None].astype(np.int64) * len(named) + place, pairs)
-    ).any(axis=1)
+    of_latent = np.isin(latent[:, None].astype(np.int64) * len(named) + place, pairs)
+    return ((named[place] == found) & of_latent).any(axis=1)
 
 
 def _marked(patterns: dict[int, Pattern], contexts: Contexts, matches: np.ndarray) -> np.ndarray:
-    """(tokens,) bool: where a pattern says that its latent fires: on its match, or on the token after it."""
+    """Where a pattern says that its latent fires, (tokens,) bool.
+
+    This is where it matches, or the token after it.
+    """
     latents = np.array([latent for latent, pattern in patterns.items() if not pattern.on_token], np.int64)
     after = np.roll(matches, 1)
-    after[(np.cumsum(contexts.length) - contexts.length)] = False  # a context's first token
+    after[np.cumsum(contexts.length) - contexts.length] = False  # the first token of each context
     return np.where(np.isin(contexts.latent, latents)[contexts.each_token()], after, matches)
 
 
 def _fuzzing(
     contexts: Contexts, own: np.ndarray, matches: np.ndarray, fires: np.ndarray, count: int
 ) -> tuple[np.ndarray, ...]:
-    """Balanced accuracy at telling the tokens on which the latent fires from as many others of the same context, per latent.
+    """Fuzzing score of each latent, with its 95 % interval: (latents,) each.
 
-    A set of tokens is called right if the pattern names one of them. Contexts with too few other tokens are left out.
+    It is the balanced accuracy at telling the tokens on which the latent fires from as many others of the
+    same context. A set of tokens is called right if the pattern names one of them. Contexts with too few
+    other tokens are left out.
     """
     each, rows = contexts.each_token(), contexts.rows()
     keys = pd.util.hash_array(rows.astype(np.uint64)) >> np.uint64(2)
-    order = np.lexsort((keys, fires, each))  # in each context first the silent tokens, in random order
+    order = np.lexsort((keys, fires, each))  # in each context, silent tokens come first, in random order
     firing = np.bincount(each, fires, minlength=len(own)).astype(np.int64)
     place = np.empty(len(order), np.int64)
     place[order] = places(contexts.length)
@@ -216,7 +224,7 @@ def _fuzzing(
 
 
 def _quantiles(contexts: Contexts, named: np.ndarray, first: int) -> pd.DataFrame:
-    """How many of the scored contexts of each latent and quantile the pattern names."""
+    """Count how many scored contexts of each latent and quantile the pattern names."""
     table = pd.DataFrame({"latent": contexts.latent + first, "quantile": contexts.quantile, "named": named})
     table = table.groupby(["latent", "quantile"]).named.agg(contexts="size", hits="sum").reset_index()
     table["recall"], table["recall_low"], table["recall_high"] = wilson(table.hits, table.contexts)

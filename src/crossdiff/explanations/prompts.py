@@ -1,4 +1,4 @@
-"""What a language model is asked, and what counts as an answer (docs/method.md 13)."""
+"""The questions to a language model, and how its answers are read (docs/method.md 13)."""
 
 import itertools
 import json
@@ -7,26 +7,29 @@ from typing import Any
 
 from crossdiff.explanations.answers import Question
 
-EXPLANATION_TOKENS = 120  # of an answer at most
-TOKENS_PER_VERDICT = 4
-OPEN, CLOSE = "<<", ">>"
+EXPLANATION_TOKENS = 120  # most tokens of an answer that explains
+TOKENS_PER_VERDICT = 4  # most tokens of an answer that judges, for each excerpt and two more
+OPEN, CLOSE = "<<", ">>"  # around marked places
 
-EXPLAIN = f"""You study one unit of a language model. You get excerpts of text.
+EXPLAIN = f"""\
+You study one unit of a language model. You get excerpts of text.
 Where the unit is active, the text stands between {OPEN} and {CLOSE}.
 Say in one short, concrete phrase what the marked places have in common: what the unit responds to.
 Answer with JSON and nothing else, in this form: {{"explanation": "..."}}"""
 
-DETECT = """You get a description of what one unit of a language model responds to, and numbered excerpts of text.
+DETECT = """\
+You get a description of what one unit of a language model responds to, and numbered excerpts of text.
 For each excerpt decide whether the unit responds to something in it: 1 for yes, 0 for no.
 Answer with JSON and nothing else: a list with one number for each excerpt, in their order."""
 
-FUZZ = f"""You get a description of what one unit of a language model responds to, and numbered excerpts of text.
+FUZZ = f"""\
+You get a description of what one unit of a language model responds to, and numbered excerpts of text.
 In each some places are marked: they stand between {OPEN} and {CLOSE}.
 For each excerpt decide whether the marked places are what the unit responds to: 1 for yes, 0 for no.
 Answer with JSON and nothing else: a list with one number for each excerpt, in their order."""
 
-
-# Worked in front of every question, with as many excerpts as it has: small models keep to a form that they have just seen.
+# Every question starts with this example and its answer. The example has as many excerpts as the question,
+# because small models follow a form that they have just seen.
 EXAMPLE = "bodies of water"
 EXAMPLES = {
     f"We walked along the {OPEN}river{CLOSE} until dark.": 1,
@@ -40,23 +43,20 @@ EXAMPLES = {
 
 def explain(excerpts: Sequence[str]) -> Question:
     """Ask what marked excerpts have in common."""
-    example = (
-        _numbered([text for text, fits in EXAMPLES.items() if fits]),
-        json.dumps({"explanation": EXAMPLE}),
-    )
+    fitting = _numbered([text for text, fits in EXAMPLES.items() if fits])
+    example = fitting, json.dumps({"explanation": EXAMPLE})
     return Question(_messages(EXPLAIN, example, _numbered(excerpts)), EXPLANATION_TOKENS)
 
 
 def judge(instruction: str, explanation: str, excerpts: Sequence[str]) -> Question:
-    """Ask which excerpts an explanation fits; ``instruction`` is DETECT or FUZZ."""
-    texts, verdicts = zip(*itertools.islice(itertools.cycle(EXAMPLES.items()), len(excerpts)), strict=True)
+    """Ask which excerpts an explanation fits. ``instruction`` is DETECT or FUZZ."""
+    chosen = list(itertools.islice(itertools.cycle(EXAMPLES.items()), len(excerpts)))
+    texts, verdicts = [text for text, _ in chosen], [fits for _, fits in chosen]
     if instruction == DETECT:
         texts = [text.replace(OPEN, "").replace(CLOSE, "") for text in texts]
     example = _described(EXAMPLE, texts), json.dumps(verdicts)
-    return Question(
-        _messages(instruction, example, _described(explanation, excerpts)),
-        TOKENS_PER_VERDICT * (len(excerpts) + 2),
-    )
+    messages = _messages(instruction, example, _described(explanation, excerpts))
+    return Question(messages, TOKENS_PER_VERDICT * (len(excerpts) + 2))
 
 
 def _messages(system: str, example: tuple[str, str], user: str) -> list[dict[str, str]]:
@@ -70,33 +70,30 @@ def _described(explanation: str, excerpts: Sequence[str]) -> str:
 
 
 def _numbered(excerpts: Sequence[str]) -> str:
-    """One line each, with line breaks and quotes escaped."""
-    return "\n".join(
-        f"Excerpt {number}: {json.dumps(text, ensure_ascii=False)}" for number, text in enumerate(excerpts, 1)
-    )
+    """One line for each excerpt, with line breaks and quotes escaped."""
+    escaped = (json.dumps(text, ensure_ascii=False) for text in excerpts)
+    return "\n".join(f"Excerpt {number}: {text}" for number, text in enumerate(escaped, 1))
 
 
 def read_explanation(answer: str) -> str | None:
-    """The explanation that an answer gives; None where it is not in the form that was asked for."""
+    """Read the explanation in an answer. None if the answer has another form than the one asked for."""
     value = _json(answer)
     text = value.get("explanation") if isinstance(value, dict) else None
     return " ".join(text.split()) if isinstance(text, str) and text.strip() else None
 
 
 def read_verdicts(answer: str, count: int) -> list[bool] | None:
-    """``count`` verdicts; None where the answer is anything but a list of so many zeros and ones."""
+    """Read ``count`` verdicts. None if the answer is not a list of that many zeros and ones."""
     value = _json(answer)
-    if (
-        not isinstance(value, list)
-        or len(value) != count
-        or any(type(one) is not int or one not in (0, 1) for one in value)
-    ):
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    if any(type(one) is not int or one not in (0, 1) for one in value):
         return None
     return [one == 1 for one in value]
 
 
 def _json(answer: str) -> Any:
-    """What the answer holds, a Markdown fence around it left out; None where it is no JSON."""
+    """Parse an answer, with or without a Markdown fence around it. None if it is not JSON."""
     text = answer.strip()
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json")

@@ -1,21 +1,23 @@
-"""Detection scores: balanced accuracy with an interval (docs/method.md 13)."""
+"""Detection scores: balanced accuracy with its 95 % interval (docs/method.md 13)."""
 
 import numpy as np
 
 from crossdiff.intervals import wilson
 
-FEWEST = 5  # contexts of each kind below which nothing is said
+FEWEST = 5  # with fewer contexts of a kind there is no score
 
 
 def weighted_rate(
     counts: list[tuple[float, np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A weighted mean of independent rates with its 95 % interval, elementwise. ``counts``: (weight, successes, trials) of each.
+    """A weighted mean of independent rates and both ends of its 95 % interval, elementwise.
 
-    The intervals of the rates are put together as Newcombe (1998) does for a difference: squares of what lies to one side are added. So
-    a score of 1 from a few contexts still has a width. Contexts are taken for independent, which those of one document are not quite.
+    ``counts`` holds (weight, successes, trials) of each rate. The intervals of the rates are combined as
+    Newcombe (1998) combines them for a difference: the squared distances from the rates to their lower ends
+    are added, and likewise for the upper ends. So a score of 1 from a few contexts still has an interval.
+    Contexts count as independent, although contexts of one document are not quite.
     """
-    total, below, above = 0.0, 0.0, 0.0
+    total, below, above = (np.zeros(()) for _ in range(3))
     for weight, successes, trials in counts:
         rate, low, high = wilson(successes, trials)
         total = total + weight * rate
@@ -27,13 +29,16 @@ def weighted_rate(
 def balanced_accuracy(
     hits: np.ndarray, positives: np.ndarray, refusals: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(score, low, high): half the share of positives that are hit, half that of negatives that are refused, each kind of negative alike.
+    """Balanced accuracy and both ends of its 95 % interval, elementwise: (score, low, high).
 
-    ``refusals``: (refused, number) of each kind of negative. NaN where there are fewer than FEWEST of anything.
+    The score is half the share of positives that are hit, plus half the share of negatives that are refused.
+    ``refusals`` holds (refused, number) of each kind of negatives, and all kinds have equal weight. NaN if
+    there are fewer than FEWEST positives, or negatives of any kind.
     """
     share = 0.5 / len(refusals)
-    found = weighted_rate([(0.5, hits, positives), *((share, right, number) for right, number in refusals)])
+    rates = [(0.5, hits, positives), *((share, right, number) for right, number in refusals)]
     scorable = np.asarray(positives) >= FEWEST
     for _, number in refusals:
         scorable = scorable & (np.asarray(number) >= FEWEST)
-    return tuple(np.where(scorable, values, np.nan) for values in found)
+    score, low, high = (np.where(scorable, values, np.nan) for values in weighted_rate(rates))
+    return score, low, high

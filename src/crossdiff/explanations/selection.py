@@ -1,4 +1,4 @@
-"""Which latents a language model is asked about."""
+"""The choice of latents that a language model is asked about."""
 
 import pandas as pd
 
@@ -7,7 +7,11 @@ from crossdiff.latents.evaluation import SAMPLE_SEED, most_chat_leaning, ranked_
 
 
 def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:
-    """Numbers of the latents that a config names, in order; fewer where there are not so many."""
+    """Numbers of the latents that a config asks for, in order.
+
+    There are fewer if the crosscoder has too few of a kind. Low and high nu are ranked among the ``top`` most
+    chat-leaning latents.
+    """
     ranked = ranked_by_scaling(most_chat_leaning(betas, top))
     shared = betas[betas["class"] == "shared"]
     parts = [

@@ -1,7 +1,8 @@
-"""Causal effect (docs/method.md 12): which sets of latents carry what fine-tuning changed in the chat model's answers?
+"""Causal effect (docs/method.md 12): which latents carry what fine-tuning changed in the chat model?
 
-The effective chat-only set is ranked twice, by decoder norm difference and by latent scaling; each half of each ranking is patched from the
-chat into the base model's activations. If a ranking finds what matters, its best half lowers the KL to the chat model more than its worst.
+The effective chat-only set is ranked twice, by decoder norm difference and by latent scaling. Each half of
+each ranking is patched from the chat model's into the base model's activations. If a ranking finds what
+matters, its best half lowers the KL to the chat model more than its worst half does.
 """
 
 import logging
@@ -27,9 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> dict[str, np.ndarray]:
-    """Halves of the ``top`` most chat-leaning live latents (ids): best and worst by each ranking, and random ones.
+    """Form halves of the ``top`` most chat-leaning live latents: name -> ids.
 
-    Of an odd number the middle one is in neither half. Latents without a rank by latent scaling are in neither of its halves.
+    There are a best and a worst half by each ranking, and ``random_sets`` random halves. If the number of
+    latents is odd, the middle one is in neither half. Latents without a rank by latent scaling are in neither
+    of its halves.
     """
     chat_leaning = most_chat_leaning(betas, top)
     rankings = {"norm": chat_leaning, "scaling": ranked_by_scaling(chat_leaning)}
@@ -44,15 +47,13 @@ def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> 
 
 
 def members(sets: dict[str, np.ndarray]) -> pd.DataFrame:
-    """The latents of every set. Columns: variant (the set's name, as in a table of KL), latent."""
-    return pd.DataFrame(
-        [(name, latent) for name, latents in sets.items() for latent in latents.tolist()],
-        columns=["variant", "latent"],
-    )
+    """List the latents of every set. Columns: variant (the set's name, as in ``kl_table``), latent."""
+    rows = [(name, latent) for name, latents in sets.items() for latent in latents.tolist()]
+    return pd.DataFrame(rows, columns=["variant", "latent"])
 
 
 def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
-    """Every patched run: those without a set, every set in the subtraction form, and the ranked sets in the additive form too."""
+    """List every patched run: WHOLE, all sets in subtraction form, and ranked sets in additive form too."""
     main, extra = FORMS
     return [
         *(Variant(name) for name in WHOLE),
@@ -62,25 +63,31 @@ def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
 
 
 class Answers(NamedTuple):
-    """The tokens whose prediction is compared, arrays of one entry per token."""
+    """The tokens whose prediction is compared. Each field is (tokens,) int64."""
 
     row: np.ndarray  # in the shard
     conversation: np.ndarray  # number of the sequence
-    index: np.ndarray  # place in its answer, from 0
+    place: np.ndarray  # in the token's answer, from 0
 
     @classmethod
     def of(cls, shard: Shard) -> "Answers":
-        """The assistant's words and turn ends; not the first token of a sequence, which nothing predicts."""
+        """Select the assistant's words and turn ends.
+
+        The first token of a sequence is left out, because nothing predicts it.
+        """
         answer = is_answer(shard.role, shard.template) & (shard.position > 0)
         row = np.flatnonzero(answer)
         begins = ~answer[row - 1]  # a header stands between two answers, and before the first one
-        place = np.arange(len(row))
-        index = place - np.maximum.accumulate(np.where(begins, place, 0))
-        return cls(row, np.searchsorted(shard.sequence_starts(), row, side="right") - 1, index)
+        number = np.arange(len(row))
+        place = number - np.maximum.accumulate(np.where(begins, number, 0))
+        return cls(row, np.searchsorted(shard.sequence_starts(), row, side="right") - 1, place)
 
 
 def conversations(shards: Mapping[str, Sequence[Shard]], count: int) -> Shard:
-    """The first ``count`` conversations with an answer of each data set's shards, as one shard. Raises UserError when there are fewer."""
+    """Take the first ``count`` conversations with an answer from each data set, as one shard.
+
+    Raises UserError if a data set has fewer.
+    """
     kept: list[Shard] = []
     for dataset, of_dataset in shards.items():
         missing = count
@@ -90,9 +97,9 @@ def conversations(shards: Mapping[str, Sequence[Shard]], count: int) -> Shard:
                 kept.append(taken(shard, slice(starts[sequence], stops[sequence])))
                 missing -= 1
         if missing:
-            raise UserError(
-                f"causal.conversations: found {count}, {dataset} has {count - missing} validation chats with an answer"
-            )
+            has = f"{dataset} has {count - missing} validation chats with an answer"
+            todo = f"lower the key or give {dataset} more tokens"
+            raise UserError(f"causal.conversations: found {count}, {has}; {todo}")
     return joined(kept)
 
 
@@ -106,20 +113,20 @@ def causal_effect(
     settings: Patching,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """One row per patched run and group of answer tokens: the table that ``kl_table`` describes. ``sets`` of latents (ids) by name."""
+    """Patch every variant of ``sets`` into the chat model, and measure the KL of the answers.
+
+    ``sets``: name -> latents (ids). ``shard`` holds the conversations. A batch has about ``batch_tokens``
+    tokens. Gives the table of ``kl_table``, one row per patched run and group of answer tokens.
+    """
     measured = variants(sets)
     answers = Answers.of(shard)
     wanted = np.zeros(len(shard.token), bool)
     wanted[answers.row] = True
     found = answer_kl(base, chat, crosscoder, summary, shard, wanted, measured, batch_tokens)
-    log.info(
-        "the crosscoder says nothing about %d of %d tokens (first ones, outliers)",
-        found.left_out,
-        len(shard.token),
-    )
-    return kl_table(
-        found.kl[answers.row], answers, measured, found.fired, settings.first_tokens, settings.seed
-    )
+    said = "the crosscoder says nothing about %d of %d tokens (first tokens and outliers)"
+    log.info(said, found.left_out, len(shard.token))
+    kl = found.kl[answers.row]
+    return kl_table(kl, answers, measured, found.fired, settings.first_tokens, settings.seed)
 
 
 def kl_table(
@@ -130,25 +137,35 @@ def kl_table(
     first_tokens: int,
     seed: int,
 ) -> pd.DataFrame:
-    """From KL (answer tokens, variants) in nats to one row per variant and group: all tokens, the first ones of each answer, the rest.
+    """Summarise the KL of answer tokens, one row per variant and group of tokens.
 
-    Columns: variant, form; latents (in the set) and fired (of these, on these conversations); group, tokens, conversations, undefined
-    (tokens whose KL is not finite: the mean is then NaN); kl (mean), low and high (its 95 % interval 1.96 sqrt(var / tokens), the
-    paper's, which takes tokens for independent); low_conversations and high_conversations (95 % bootstrap over conversations: tokens of one
-    answer are not independent); reduction (1 - kl / kl of none) with the bootstrap's reduction_low and reduction_high.
+    ``kl`` is (answer tokens, variants) in nats. ``fired`` (latents,) counts the tokens on which each latent
+    fired. The groups are all tokens, the first ``first_tokens`` of each answer, and the rest. Columns:
+
+    - variant, form: the patched run
+    - latents, fired: latents in the set, and how many of these fired on the conversations
+    - group, tokens, conversations
+    - undefined: tokens whose KL is not finite; if there are any, the mean is NaN
+    - kl: mean in nats
+    - low, high: its 95 % interval, +- 1.96 sqrt(var / tokens), which is the paper's and takes tokens as
+      independent
+    - low_conversations, high_conversations: its 95 % interval by a bootstrap over conversations, because
+      tokens of one answer are not independent
+    - reduction: 1 - kl / kl of the variant none, with reduction_low and reduction_high from the same
+      bootstrap
     """
     groups = {
         "all": np.ones(len(kl), bool),
-        f"first {first_tokens}": answers.index < first_tokens,
-        "rest": answers.index >= first_tokens,
+        f"first {first_tokens}": answers.place < first_tokens,
+        "rest": answers.place >= first_tokens,
     }
+    sizes = [None if variant.latents is None else len(variant.latents) for variant in measured]
+    firing = [None if v.latents is None else int((fired[v.latents] > 0).sum()) for v in measured]
     none = next(number for number, variant in enumerate(measured) if variant.name == "none")
     parts = []
     for group, member in groups.items():
-        values, conversation = (
-            np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64),
-            answers.conversation[member],
-        )
+        values = np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64)
+        conversation = answers.conversation[member]
         mean, low, high = normal_mean(values)
         low_conversations, high_conversations, reduction_low, reduction_high = _bootstrap(
             values, conversation, none, seed
@@ -160,13 +177,8 @@ def kl_table(
                 {
                     "variant": [variant.name for variant in measured],
                     "form": [variant.form for variant in measured],
-                    "latents": pd.array(
-                        [None if v.latents is None else len(v.latents) for v in measured], "Int64"
-                    ),
-                    "fired": pd.array(
-                        [None if v.latents is None else int((fired[v.latents] > 0).sum()) for v in measured],
-                        "Int64",
-                    ),
+                    "latents": pd.array(sizes, "Int64"),
+                    "fired": pd.array(firing, "Int64"),
                     "group": group,
                     "tokens": len(values),
                     "conversations": len(np.unique(conversation)),
@@ -186,9 +198,10 @@ def kl_table(
 
 
 def _bootstrap(values: np.ndarray, conversation: np.ndarray, none: int, seed: int) -> tuple[np.ndarray, ...]:
-    """95 % intervals of the mean (low, high) and of the reduction (low, high), conversations drawn with replacement.
+    """Bootstrap 95 % intervals of the mean (low, high) and of the reduction (low, high), (variants,) each.
 
-    All variants are seen on the same draws. NaN for fewer than two conversations.
+    Conversations are drawn with replacement, and all variants are measured on the same draws. The ends are
+    NaN for fewer than two conversations. ``none`` is the number of the variant without a patch.
     """
     names, number = np.unique(conversation, return_inverse=True)
     if len(names) < 2:

@@ -1,17 +1,24 @@
-"""Patching (docs/method.md 12): a patched run of both models' activations at the layer goes through the rest of the chat model, and its
-predictions are compared with the chat model's own.
+"""Patching (docs/method.md 12): a patched activation at the layer goes through the rest of the chat model.
 
-Scale. The crosscoder sees (x_m - mean_m) scale_m, so on the scale of the raw activation x_m its reconstruction is
-xhat_m = sum_j f_j d_j^m + b^m with d_j^m = decoder_j^m / scale_m and b^m = decoder_bias_m / scale_m + mean_m. All patched runs are raw:
+The patched activation is formed from both models' activations. The predictions are compared with those of the
+chat model itself.
 
-- none: x_base; template: x_chat at template tokens, x_base elsewhere
-- a set S of latents, subtraction form: x_base + sum_{j in S} f_j (d_j^chat - d_j^base); additive form: x_base + sum_{j in S} f_j d_j^chat
+Scale. The crosscoder sees (x_m - mean_m) scale_m. So on the scale of the raw activation x_m its
+reconstruction is xhat_m = sum_j f_j d_j^m + b^m.
+Here d_j^m = decoder_j^m / scale_m, and b^m = decoder_bias_m / scale_m + mean_m.
+All patched runs use the raw scale:
+
+- none: x_base
+- template: x_chat at template tokens, x_base elsewhere
+- a set S of latents, subtraction form: x_base + sum_{j in S} f_j (d_j^chat - d_j^base)
+- a set S of latents, additive form: x_base + sum_{j in S} f_j d_j^chat
 - all: xhat_chat + (x_base - xhat_base) = the subtraction form of all latents + (b^chat - b^base)
-- bias: x_base + (b^chat - b^base), that part of "all" which no latent has; centred activations put their mean difference here
+- bias: x_base + (b^chat - b^base), the part of "all" that belongs to no latent. If activations are centred,
+  it contains the difference of their means.
 - error: xhat_base + (x_chat - xhat_chat) = x_base + x_chat - all
 
-At tokens that the crosscoder was not trained on (the first ones, outliers) it says nothing: there the whole activation is error, so every
-set, "all" and "bias" leave x_base, and "error" is x_chat.
+The crosscoder was not trained on the first tokens of a sequence and on outliers, and it says nothing about
+them. The whole activation is error there: every set, "all" and "bias" give x_base, and "error" gives x_chat.
 """
 
 import logging
@@ -36,16 +43,14 @@ from crossdiff.texts.shards import Shard
 log = logging.getLogger(__name__)
 
 ROWS = 2048  # tokens encoded at a time
-BATCHES = (
-    8  # at least so many: few conversations in one batch, sorted by length or not, would be mostly padding
-)
+BATCHES = 8  # at least this many: if all conversations were in one batch, most of it would be padding
 
 WHOLE = ("none", "all", "error", "template", "bias")  # patched runs that no set of latents defines
-FORMS = ("subtraction", "additive")
+FORMS = ("subtraction", "additive")  # of a set of latents
 
 
 class Variant(NamedTuple):
-    """One patched run. ``latents`` (ids) and ``form`` are None for those of ``WHOLE``."""
+    """One patched run. ``form`` and ``latents`` (ids) are None for the runs of ``WHOLE``."""
 
     name: str
     form: str | None = None
@@ -57,39 +62,33 @@ class EncodedTokens(NamedTuple):
 
     base: Tensor  # (tokens, d_model) float32
     chat: Tensor
-    active: Active  # codes; none at tokens that do not count
-    counts: Tensor  # (tokens,) bool
-    template: Tensor  # (tokens,) bool
+    active: Active  # codes; there are none at tokens that do not count
+    counts: Tensor  # (tokens,) bool: whether the crosscoder says something about the token
+    template: Tensor  # (tokens,) bool: whether it is a template token
 
 
 class Patcher:
-    """Forms patched runs with one crosscoder."""
+    """Forms patched activations with one crosscoder."""
 
     def __init__(self, crosscoder: Crosscoder) -> None:
         self.crosscoder = crosscoder
         base, chat = (crosscoder.decoder / crosscoder.scale[:, None]).unbind(1)
-        bias_base, bias_chat = (crosscoder.decoder_bias / crosscoder.scale[:, None] + crosscoder.mean).unbind(
-            0
-        )
-        self.base, self.chat, self.difference = (
-            base.contiguous(),
-            chat.contiguous(),
-            chat - base,
-        )  # (latents, d_model)
+        bias = crosscoder.decoder_bias / crosscoder.scale[:, None] + crosscoder.mean
+        bias_base, bias_chat = bias.unbind(0)
+        # (latents, d_model) each
+        self.base, self.chat, self.difference = base.contiguous(), chat.contiguous(), chat - base
         self.bias_difference = bias_chat - bias_base  # (d_model,)
 
     def encode(self, base: Tensor, chat: Tensor, counts: Tensor, template: Tensor) -> EncodedTokens:
-        """From raw activations (tokens, d_model) of any dtype and masks (tokens,)."""
+        """Encode raw activations (tokens, d_model) of any dtype.
+
+        ``counts`` and ``template`` are the masks (tokens,) of ``EncodedTokens``.
+        """
         base, chat = base.float(), chat.float()
         parts = [self._codes(base, chat, rows) for rows in counts.nonzero().squeeze(1).split(ROWS)]
         rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
-        return EncodedTokens(
-            base,
-            chat,
-            Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values),
-            counts,
-            template,
-        )
+        active = Active(Places(rows, latents, (len(base), self.crosscoder.latents)), values)
+        return EncodedTokens(base, chat, active, counts, template)
 
     def _codes(self, base: Tensor, chat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.crosscoder.normalise(torch.stack([base[rows], chat[rows]], dim=1))
@@ -97,7 +96,7 @@ class Patcher:
         return rows[active.rows], active.latents, active.values
 
     def patched(self, tokens: EncodedTokens, variant: Variant) -> Tensor:
-        """(tokens, d_model) float32, see the head of this module."""
+        """The patched activation of a variant, (tokens, d_model) float32, as defined above in this module."""
         match variant.name:
             case "none":
                 return tokens.base
@@ -113,8 +112,8 @@ class Patcher:
         chosen[torch.tensor(variant.latents, device=chosen.device)] = True
         return tokens.base + self._latents(tokens.active.keep(chosen[tokens.active.latents]), variant.form)
 
-    def _latents(self, active: Active, form: str) -> Tensor:
-        """What these entries add to the base activation."""
+    def _latents(self, active: Active, form: str | None) -> Tensor:
+        """What the entries of ``active`` add to the base activation."""
         if form == "subtraction" and not self.crosscoder.decoupled:
             return weighted_rows(self.difference, active)
         of_base, of_chat = (
@@ -135,21 +134,22 @@ class Batch(NamedTuple):
     """Some conversations, padded on the right."""
 
     ids: Tensor  # (conversation, position)
-    real: np.ndarray  # places (flat, in order) that are no padding
+    real: np.ndarray  # flat places that are not padding, in order
     rows: np.ndarray  # their rows in the shard
-    predicting: np.ndarray  # places that predict a token asked for
-    predicted: np.ndarray  # the rows of those tokens
+    predicting: np.ndarray  # flat places that predict a wanted token
+    predicted: np.ndarray  # the rows of the wanted tokens
 
 
 def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) -> list[Batch]:
-    """All sequences of a shard, longest first, in batches of ``batch_tokens`` padded tokens or less; ``wanted`` (rows,) are predicted."""
+    """Put all sequences of a shard into batches of at most ``batch_tokens`` padded tokens, longest first.
+
+    ``wanted`` (rows,) bool marks the tokens whose prediction is asked for.
+    """
     (starts, stops), total = shard.sequence_bounds(), len(shard.token)
     batches = []
     for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
-        rows, real = (
-            part.numpy()
-            for part in padded([np.arange(starts[sequence], stops[sequence]) for sequence in group])
-        )
+        ranges = [np.arange(starts[sequence], stops[sequence]) for sequence in group]
+        rows, real = (part.numpy() for part in padded(ranges))
         next_wanted = np.zeros_like(real)
         next_wanted[:, :-1] = real[:, 1:] & wanted[rows[:, 1:]]
         ids = torch.from_numpy(np.where(real, shard.token[rows], 0)).long()
@@ -160,11 +160,11 @@ def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) ->
 
 
 class AnswerKL(NamedTuple):
-    """What patching gives."""
+    """The result of patching."""
 
-    kl: np.ndarray  # (rows of the shard, variants) float32, nats; NaN in rows that were not asked for
+    kl: np.ndarray  # (rows of the shard, variants) float32, nats; NaN in rows that are not wanted
     fired: np.ndarray  # (latents,): tokens on which each latent fired
-    left_out: int  # tokens that the crosscoder says nothing about
+    left_out: int  # number of tokens that the crosscoder says nothing about
 
 
 @torch.inference_mode()
@@ -178,10 +178,11 @@ def answer_kl(
     variants: Sequence[Variant],
     batch_tokens: int,
 ) -> AnswerKL:
-    """KL(p_chat || p_patched) of the prediction of every ``wanted`` token (rows,) of ``shard``, for every variant.
+    """Compute KL(p_chat || p_patched) for the prediction of every wanted token, for each variant.
 
-    Per batch, both models run to the layer once and the crosscoder encodes once; a variant costs the blocks after the layer and, at the
-    predicting positions only, the LM head.
+    ``wanted`` (rows,) bool marks tokens of ``shard``.
+    In each batch, both models run to the layer once and the crosscoder encodes once. A variant costs the
+    blocks after the layer, and the LM head at the predicting positions only.
     """
     device, patcher = chat.device, Patcher(crosscoder)
     kl = np.full((len(shard.token), len(variants)), np.nan, np.float32)
@@ -189,18 +190,14 @@ def answer_kl(
     left_out = done = 0
     for batch in conversation_batches(shard, wanted, batch_tokens):
         ids = batch.ids.to(device)
-        predicting, real = (
-            torch.from_numpy(batch.predicting).to(device),
-            torch.from_numpy(batch.real).to(device),
-        )
+        predicting, real = (torch.from_numpy(part).to(device) for part in (batch.predicting, batch.real))
         hidden = [run_to_layer(model, ids, crosscoder.layer) for model in (base, chat)]
-        pair = [activations.flatten(0, 1)[real] for activations in hidden]
-        norms = np.stack([activations.float().norm(dim=1).cpu().numpy() for activations in pair])
+        of_base, of_chat = (activations.flatten(0, 1)[real] for activations in hidden)
+        norms = np.stack([found.float().norm(dim=1).cpu().numpy() for found in (of_base, of_chat)])
         counts = summary.counts(shard.position[batch.rows], norms)
         template = shard.template[batch.rows] != CONTENT
-        tokens = patcher.encode(
-            *pair, torch.from_numpy(counts).to(device), torch.from_numpy(template).to(device)
-        )
+        count, is_template = (torch.from_numpy(mask).to(device) for mask in (counts, template))
+        tokens = patcher.encode(of_base, of_chat, count, is_template)
         fired += torch.bincount(tokens.active.latents, minlength=crosscoder.latents)
         left_out += int((~counts).sum())
 
@@ -220,16 +217,19 @@ def answer_kl(
 
 @torch.inference_mode()
 def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
-    """(n, variants): KL in nats at n positions between the chat model's ``own`` last residual stream (n, d_model) and each other one."""
+    """KL(p_chat || p_other) in nats at n positions: (n, variants).
+
+    ``own`` (n, d_model) is the chat model's last residual stream. ``residuals`` are the other ones, one per
+    variant.
+    """
     kl = torch.empty(len(own), len(residuals), device=own.device)
     for first in range(0, len(own), HEAD_POSITIONS):
         block = slice(first, first + HEAD_POSITIONS)
         expected = _log_probabilities(chat, own[block])
         for number, residual in enumerate(residuals):
             found = _log_probabilities(chat, residual[block])
-            kl[block, number] = functional.kl_div(found, expected, reduction="none", log_target=True).sum(
-                dim=1
-            )
+            per_token = functional.kl_div(found, expected, reduction="none", log_target=True)
+            kl[block, number] = per_token.sum(dim=1)
     return kl
 
 

@@ -1,10 +1,11 @@
-"""Answers of a model whose residual stream is changed at one layer, for many prompts and many changes at once.
+"""Answers of a model with a changed residual stream at one layer, for many prompts and changes at once.
 
-Whatever the change, blocks up to the layer see the same prompt, and all blocks see the same up to the first changed position. Both are read
-once (``read``); every change goes on from there (``answer``) with a cache of keys and values.
+Two parts of the computation do not depend on the change: all blocks up to the layer, and all positions before
+the first changed one. ``read`` computes both once. ``answer`` continues from there for each change, with a
+cache of keys and values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
 
 from crossdiff.models.answers import to_turn_end, turn_ends
 from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
@@ -19,14 +21,14 @@ from crossdiff.models.padding import padded
 
 
 class Change(NamedTuple):
-    """What becomes of the layer's output h at a steered token: h - <h, removed> removed + added. Both (d_model,) float32."""
+    """A change of the layer's output h at a steered token, to h - <h, removed> removed + added."""
 
-    added: Tensor
-    removed: Tensor  # a unit vector, or zero
+    added: Tensor  # (d_model,) float32
+    removed: Tensor  # (d_model,) float32, a unit vector or zero
 
     @classmethod
     def nothing(cls, width: int) -> "Change":
-        """Leave residual streams of this width as they are."""
+        """Leave residual streams of ``width`` dimensions as they are."""
         return cls.add(torch.zeros(width))
 
     @classmethod
@@ -36,12 +38,15 @@ class Change(NamedTuple):
 
     @classmethod
     def ablate(cls, direction: Tensor) -> "Change":
-        """Leave nothing of ``direction`` (d_model,), of any length."""
+        """Remove the component along ``direction`` (d_model,), which may have any length."""
         return cls(torch.zeros_like(direction), direction / direction.norm())
 
 
 def changed(hidden: Tensor, changes: Change, steered: Tensor) -> Tensor:
-    """``hidden`` (rows, positions, d_model) with the change of its row, (rows, d_model) each, where ``steered`` (rows, positions) holds."""
+    """Change ``hidden`` (rows, positions, d_model) where ``steered`` (rows, positions) is true.
+
+    Each row has its own change: both fields of ``changes`` are (rows, d_model).
+    """
     added, removed = (part[:, None] for part in changes)
     new = hidden.float()
     new = new - (new * removed).sum(dim=2, keepdim=True) * removed + added
@@ -49,22 +54,23 @@ def changed(hidden: Tensor, changes: Change, steered: Tensor) -> Tensor:
 
 
 class Read(NamedTuple):
-    """Prompts, and what may follow them, as a model has read them: as far as no change can reach, and all of it up to the layer."""
+    """Prompts with their follow-ups, as far as a model can read them without knowing the change.
+
+    Blocks up to the layer have read all positions. Later blocks have read the positions before ``cut``.
+    """
 
     layer: int
     ids: Tensor  # (prompts, positions): padding, prompt, follow-up
     mask: Tensor  # (prompts, positions): 0 at padding
-    start: Tensor  # (prompts, 1): place in the sequence, from 0, from which changes hold
+    start: Tensor  # (prompts, 1): changes apply from this place in the sequence on, counted from 0
     hidden: Tensor  # (prompts, positions, d_model): the layer's output
-    cache: list[
-        tuple[Tensor, Tensor]
-    ]  # keys and values of every block: up to the layer of all positions, after it of those before ``cut``
-    cut: int  # the first position that a change can reach, or that predicts
-    followed: int  # positions of the follow-up
+    cache: list[tuple[Tensor, Tensor]]  # keys and values of every block
+    cut: int  # the first position that a change can reach or that predicts
+    followed: int  # number of positions of the follow-up
 
     @property
     def position(self) -> Tensor:
-        """(prompts, positions): place in the sequence, from 0."""
+        """The place of each position in its sequence, from 0: (prompts, positions)."""
         return (self.mask.cumsum(dim=1) - 1).clamp_min(0)
 
 
@@ -76,9 +82,10 @@ def read(
     start: Sequence[int],
     follow_up: Tensor | None = None,
 ) -> Read:
-    """Read prompts (ids), each with its row of ``follow_up`` (prompts, tokens) after it.
+    """Read ``prompts`` (ids), each followed by its row of ``follow_up`` (prompts, tokens) if that is given.
 
-    Changes of the output of block ``layer`` will hold from position ``start`` of each prompt on, in prompt, follow-up and answer.
+    A change of the output of block ``layer`` will apply from position ``start`` of each prompt on: in the
+    prompt, the follow-up and the answer.
     """
     ids, mask = (part.long() for part in padded(prompts, "left"))
     width = ids.shape[1]
@@ -86,13 +93,12 @@ def read(
     ids = torch.cat([ids, follow_up], dim=1).to(model.device)
     mask = torch.cat([mask, torch.ones_like(follow_up)], dim=1).to(model.device)
     cut = min(width - 1, *(width - len(prompt) + first for prompt, first in zip(prompts, start, strict=True)))
-    known = Read(
-        layer, ids, mask, torch.tensor(start, device=model.device)[:, None], ids, [], cut, follow_up.shape[1]
-    )
+    starts = torch.tensor(start, device=model.device)[:, None]
+    known = Read(layer, ids, mask, starts, ids, [], cut, follow_up.shape[1])
     cache = DynamicCache()
     inputs = {"past_key_values": cache, "use_cache": True}
     hidden = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=known.position, **inputs)
-    lower = [(block.keys, block.values) for block in cache.layers[: layer + 1]]
+    lower = _keys_and_values(cache.layers[: layer + 1])
     cache = DynamicCache()
     inputs = {
         "past_key_values": cache,
@@ -103,24 +109,35 @@ def read(
     upper = []
     if cut:
         resume_from_layer(model, hidden[:, :cut], ids[:, :cut], layer, **inputs)
-        upper = [(block.keys, block.values) for block in cache.layers[layer + 1 :]]
+        upper = _keys_and_values(cache.layers[layer + 1 :])
     return known._replace(hidden=hidden, cache=lower + upper)
+
+
+def _keys_and_values(blocks: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values that each block has cached. Raises TypeError if a block has no attention."""
+    found = []
+    for block in blocks:
+        if not isinstance(block, CacheLayerMixin) or block.keys is None or block.values is None:
+            raise TypeError(f"a {type(block).__name__} holds no keys and values")
+        found.append((block.keys, block.values))
+    return found
 
 
 class Answered(NamedTuple):
     """What a model does under one change."""
 
-    answers: list[np.ndarray]  # of each prompt, up to and including the end of the turn
-    predicting: Tensor  # (prompts, followed + 1, d_model): last residual stream at the prompt's last token and at the follow-up
+    answers: list[np.ndarray]  # the ids of each answer, up to and including the end of the turn
+    # (prompts, followed + 1, d_model): last residual stream at the prompt's last token and at the follow-up
+    predicting: Tensor
 
 
 @torch.inference_mode()
 def answer(
     model: PreTrainedModel, known: Read, changes: Sequence[Change], new_tokens: int, rows: int = 256
 ) -> Iterator[Answered]:
-    """Greedy answers of at most ``new_tokens`` to the prompts, under each change in order; about ``rows`` answers are made at a time.
+    """Answer the prompts under each change, in order, with greedy decoding of at most ``new_tokens``.
 
-    Answers do not see the follow-up.
+    About ``rows`` answers are generated at a time. Answers do not see the follow-up.
     """
     together = max(1, rows // len(known.ids))
     ends = torch.tensor(turn_ends(model))
@@ -138,7 +155,10 @@ def answer(
 def _answer(
     model: PreTrainedModel, known: Read, changes: Change, copies: int, new_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Last residual streams (rows, followed + 1, d_model) and answers (rows, tokens); rows are all prompts, ``copies`` times."""
+    """Last residual streams (rows, followed + 1, d_model) and answers (rows, tokens).
+
+    The rows are all prompts, ``copies`` times. ``changes`` holds one change per row.
+    """
     ids, mask, start, position = (
         part.repeat(copies, 1) for part in (known.ids, known.mask, known.start, known.position)
     )
@@ -146,10 +166,9 @@ def _answer(
     hidden = changed(known.hidden.repeat(copies, 1, 1), changes, steered)
     cache, cut = DynamicCache(), known.cut
     inputs = {"past_key_values": cache, "use_cache": True}
-    for block, (keys, values) in enumerate(known.cache):
-        cache.update(
-            keys[:, :, :cut].repeat(copies, 1, 1, 1), values[:, :, :cut].repeat(copies, 1, 1, 1), block
-        )
+    for block, read_before in enumerate(known.cache):
+        keys, values = (part[:, :, :cut].repeat(copies, 1, 1, 1) for part in read_before)
+        cache.update(keys, values, block)
     last = resume_from_layer(
         model,
         hidden[:, cut:],
@@ -159,10 +178,9 @@ def _answer(
         position_ids=position[:, cut:],
         **inputs,
     )[:, -known.followed - 1 :]
-    for block, (keys, values) in enumerate(known.cache[: known.layer + 1]):
-        cache.update(
-            keys[:, :, cut:].repeat(copies, 1, 1, 1), values[:, :, cut:].repeat(copies, 1, 1, 1), block
-        )
+    for block, read_before in enumerate(known.cache[: known.layer + 1]):
+        keys, values = (part[:, :, cut:].repeat(copies, 1, 1, 1) for part in read_before)
+        cache.update(keys, values, block)
     if known.followed:
         cache.crop(-known.followed)
         mask = mask[:, : -known.followed]
@@ -183,7 +201,7 @@ def _answer(
 
 @contextmanager
 def _changing(model: PreTrainedModel, layer: int, changes: Change, steered: Tensor) -> Iterator[None]:
-    """Inside, the output of block ``layer`` is changed."""
+    """Change the output of block ``layer`` inside the context."""
 
     def change(
         _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""What steering does to the chat model's answers, condition by condition: refusals, KL, length and perplexity (see steering.py)."""
+"""The effects of steering on the chat model's answers, condition by condition (see steering.py)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossdiff.activations.pairs import Summary
 from crossdiff.config import SteeringGrid
@@ -33,17 +33,17 @@ CONDITION = ["latent", "direction", "number", "change", "strength", "norm"]
 
 
 class Steered(NamedTuple):
-    """What steering gives of one crosscoder."""
+    """The results of steering with one crosscoder."""
 
-    candidates: pd.DataFrame  # of refusal_latents
-    effects: pd.DataFrame  # of effects
-    answers: pd.DataFrame  # of steer
+    candidates: pd.DataFrame  # from ``refusal_latents``
+    effects: pd.DataFrame  # from ``effects``
+    answers: pd.DataFrame  # from ``steer``
 
 
 def steering(
     base: PreTrainedModel,
     chat: PreTrainedModel,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     crosscoder: Crosscoder,
     summary: Summary,
     betas: pd.DataFrame,
@@ -53,10 +53,12 @@ def steering(
     top: int,
     settings: SteeringGrid,
 ) -> Steered:
-    """Steer the most refusal-related latent and the ``named`` ones of the crosscoder that the config calls ``name``.
+    """Steer with the most refusal-related latent and with the ``named`` ones.
 
-    ``requests_file`` is the parsed file: its training requests choose, its held-out ones measure. Raises UserError for a named latent that
-    does not exist or never fired, and where no request of a kind can choose.
+    ``name`` is the crosscoder's name in the config. ``requests_file`` is the parsed file. Its training
+    requests choose the refusal-related latent among the ``top`` most chat-leaning ones. Its held-out requests
+    measure. Raises UserError if a named latent does not exist or never fired, and as ``refusal_latents``
+    does.
     """
     check_latents(named, crosscoder, name)
     train, held_out = (
@@ -83,18 +85,25 @@ def steering(
 def steer(
     base: PreTrainedModel,
     chat: PreTrainedModel,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     layer: int,
     asked: Asked,
     measured: Sequence[Condition],
     settings: SteeringGrid,
     skip_first: int,
 ) -> pd.DataFrame:
-    """One row per condition and request: the columns of the condition, and of the chat model's greedy answer
+    """Let the chat model answer each request under each condition. Gives one row per condition and request.
 
-    requests (harmful or benign), question, answer (text), refused; tokens (without the end of the turn), cut (whether it reached
-    ``answer_tokens``); kl: KL(p_chat || p_steered) in nats, the mean over the first tokens of the unsteered answer, which both predict;
-    nats: what the base model needs for the answer's tokens, after the same prompt.
+    Changes apply at block ``layer``, from token ``skip_first`` of each prompt on. Answers are greedy.
+    Columns, after those of the condition:
+
+    - requests (harmful or benign), question
+    - answer (text), refused
+    - tokens: number of the answer's tokens, without the end of the turn
+    - cut: whether the answer reached ``answer_tokens``
+    - kl: KL(p_chat || p_steered) in nats, mean over the first tokens of the unsteered answer, which both
+      predict
+    - nats: -log p of the answer's tokens under the base model, after the same prompt
     """
     prompts, ends = [prompt.token for prompt in asked.prompt], turn_ends(chat)
     start = [skip_first] * len(prompts)
@@ -108,7 +117,7 @@ def steer(
         own = found.predicting[counts.to(found.predicting.device)]
         expected = own if expected is None else expected  # the first condition changes nothing
         contents = [ids[~np.isin(ids, ends)] for ids in found.answers]
-        texts = tokenizer.batch_decode(contents, skip_special_tokens=True)
+        texts = tokenizer.batch_decode([ids.tolist() for ids in contents], skip_special_tokens=True)
         parts.append(
             pd.DataFrame(
                 condition.columns()
@@ -118,9 +127,7 @@ def steer(
                     "answer": texts,
                     "refused": [is_refusal(text) for text in texts],
                     "tokens": [len(ids) for ids in contents],
-                    "cut": [
-                        len(ids) == len(content) for ids, content in zip(found.answers, contents, strict=True)
-                    ],
+                    "cut": [len(a) == len(b) for a, b in zip(found.answers, contents, strict=True)],
                     "kl": _mean_per_row(kl_from_chat(chat, expected, [own])[:, 0], counts),
                     "ids": contents,
                 }
@@ -128,56 +135,60 @@ def steer(
         )
         log.info("%d of %d conditions", len(parts), len(measured))
     table = pd.concat(parts, ignore_index=True)
-    table["nats"] = answer_nats(
-        base, [prompts[row % len(prompts)] for row in range(len(table))], table.ids.tolist()
-    )
+    asked_again = [prompts[row % len(prompts)] for row in range(len(table))]
+    table["nats"] = answer_nats(base, asked_again, table.ids.tolist())
     return table.drop(columns="ids").astype({"latent": "Int64", "number": "Int64"})
 
 
 def _first_tokens(answers: Sequence[np.ndarray], count: int) -> tuple[Tensor, Tensor]:
-    """The first ``count`` - 1 tokens of each answer, and which of its first ``count`` it has: (answers, count) bool."""
+    """The first ``count`` - 1 tokens of each answer, and a mask (answers, count) of the tokens that exist."""
     tokens, real = padded([ids[:count] for ids in answers], width=count)
     return tokens[:, :-1], real
 
 
 def _mean_per_row(values: Tensor, counts: Tensor) -> np.ndarray:
-    """(rows,): mean of the ``values`` that ``counts`` (rows, positions) gives each row, in order."""
+    """The mean of each row's values, (rows,).
+
+    ``values`` belong to the true places of ``counts`` (rows, positions), in order.
+    """
     rows = counts.nonzero()[:, 0].numpy()
-    return np.bincount(rows, weights=values.cpu().numpy(), minlength=len(counts)) / np.bincount(
-        rows, minlength=len(counts)
-    )
+    sums = np.bincount(rows, weights=values.cpu().numpy(), minlength=len(counts))
+    return sums / np.bincount(rows, minlength=len(counts))
 
 
 def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """From the answers of ``steer`` to one row per condition and kind of request.
+    """Summarise the answers of ``steer``, one row per condition and kind of request.
 
-    Columns: those of the condition, requests; asked, refused, rate and its 95 % interval low, high (Wilson); cut (answers that reached
-    the longest length); kl (mean over requests), length (mean tokens) and perplexity (under the base model: exp of all nats over all
-    tokens; NaN where no answer has a token), and the 95 % bootstrap over requests of these three, *_low and *_high.
+    Columns, after those of the condition:
+
+    - requests: harmful or benign
+    - asked, refused: numbers of requests
+    - rate, low, high: refused / asked, and its 95 % interval (Wilson)
+    - cut: number of answers that reached the longest length
+    - kl: mean over requests, in nats
+    - length: mean number of tokens
+    - perplexity: under the base model, exp(all nats / all tokens); NaN if no answer has a token
+    - {kl, length, perplexity}_low and _high: 95 % intervals by a bootstrap over requests, seeded with
+      ``seed``
     """
     rows = []
     for condition, group in answers.groupby([*CONDITION, "requests"], sort=False, dropna=False):
         asked, refused = len(group), int(group.refused.sum())
         rate, low, high = map(float, wilson(refused, asked))
         row = dict(zip([*CONDITION, "requests"], condition, strict=True))
-        row |= {
-            "asked": asked,
-            "refused": refused,
-            "rate": rate,
-            "low": low,
-            "high": high,
-            "cut": int(group.cut.sum()),
-        }
-        rows.append(row | _bootstrapped(group, seed))
+        row |= {"asked": asked, "refused": refused, "rate": rate, "low": low, "high": high}
+        rows.append(row | {"cut": int(group.cut.sum())} | _bootstrapped(group, seed))
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
 
 
 def _bootstrapped(group: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Means over requests, and their 95 % intervals: requests drawn with replacement, the same draws for every condition."""
+    """Means over requests, and their 95 % intervals by a bootstrap.
+
+    Requests are drawn with replacement, and all conditions get the same draws.
+    """
     count = len(group)
-    weights = np.vstack(
-        [np.ones(count), draw_counts(count, RESAMPLES, seed)]
-    )  # the first row is the estimate itself
+    # The first row gives the estimate itself.
+    weights = np.vstack([np.ones(count), draw_counts(count, RESAMPLES, seed)])
     kl, tokens, nats = (weights @ group[name].to_numpy(float) for name in ("kl", "tokens", "nats"))
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
@@ -185,8 +196,8 @@ def _bootstrapped(group: pd.DataFrame, seed: int) -> dict[str, float]:
             "length": tokens / count,
             "perplexity": np.exp(nats / np.where(tokens > 0, tokens, np.nan)),
         }
-    row = {}
+    row: dict[str, float] = {}
     for name, values in found.items():
         low, high = central_95(values[1:])  # NaN if a draw holds no token
-        row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
+        row |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
     return row

@@ -1,4 +1,4 @@
-"""Agreement across seeds: which latents of one training does another find again?"""
+"""Agreement across seeds: which latents of one training does another training find again?"""
 
 from typing import Any, NamedTuple
 
@@ -28,18 +28,22 @@ COLUMNS = (
     "top_recurring",
     "top_recurring_by_chance",
 )
-ROWS_AT_ONCE = 1024  # of one crosscoder against all of the other
+ROWS_AT_ONCE = 1024  # rows of one crosscoder that are compared at once with all rows of the other
 
 
 class Nearest(NamedTuple):
-    """For every row the row of the other side with the largest cosine."""
+    """The nearest row of the other side, for every row of one side. Both fields are (rows,)."""
 
-    cosine: Tensor
-    index: Tensor
+    cosine: Tensor  # the largest cosine with a row of the other side
+    row: Tensor  # int64, the row of the other side that has it
 
 
 def nearest(a: Tensor, b: Tensor) -> tuple[Nearest, Nearest]:
-    """Nearest neighbours of the rows of ``a`` (n, width) in ``b`` (m, width) and the other way round, without an n x m matrix."""
+    """Find the nearest row of ``b`` for each row of ``a``, and the other way round.
+
+    ``a`` is (n, width) and ``b`` is (m, width). Gives the neighbours of ``a``, then those of ``b``.
+    Memory stays below an n x m matrix: ROWS_AT_ONCE rows of ``a`` are compared at a time.
+    """
     a, b = normalize(a, dim=1), normalize(b, dim=1)
     of_a = []
     of_b = Nearest(a.new_full((len(b),), -torch.inf), torch.zeros(len(b), dtype=torch.long, device=b.device))
@@ -48,18 +52,23 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Nearest, Nearest]:
         of_a.append(cosines.max(dim=1))
         best, row = cosines.max(dim=0)
         better = best > of_b.cosine
-        of_b = Nearest(torch.where(better, best, of_b.cosine), torch.where(better, row + start, of_b.index))
+        of_b = Nearest(torch.where(better, best, of_b.cosine), torch.where(better, row + start, of_b.row))
     return Nearest(*(torch.cat(column) for column in zip(*of_a, strict=True))), of_b
 
 
 def matches(a: Tensor, b: Tensor, cosine_above: float) -> tuple[np.ndarray, float]:
-    """(pairs, 2): rows of ``a`` and ``b`` that are each other's nearest and agree; and the mean over both sides of the largest cosine."""
+    """Match the rows of ``a`` (n, width) and ``b`` (m, width).
+
+    Two rows match if each is the other's nearest and their cosine exceeds ``cosine_above``. Gives the pairs
+    (pairs, 2) int64, row of ``a`` first, and the mean of all largest cosines, over the rows of both sides.
+    The mean is NaN if one side is empty.
+    """
     if not len(a) or not len(b):
         return np.empty((0, 2), np.int64), np.nan
     of_a, of_b = nearest(a, b)
     rows = torch.arange(len(a), device=a.device)
-    mutual = (of_b.index[of_a.index] == rows) & (of_a.cosine > cosine_above)
-    pairs = torch.stack([rows, of_a.index], dim=1)[mutual]
+    mutual = (of_b.row[of_a.row] == rows) & (of_a.cosine > cosine_above)
+    pairs = torch.stack([rows, of_a.row], dim=1)[mutual]
     return pairs.cpu().numpy(), float(torch.cat([of_a.cosine, of_b.cosine]).mean())
 
 
@@ -69,21 +78,32 @@ def seed_agreement(
     top: int,
     settings: SeedAgreement,
 ) -> dict[str, Any]:
-    """How far two trainings of one crosscoder agree. Decoders (latents, model, d_model) and beta tables in order of latents.
+    """Measure how far two trainings of one crosscoder agree.
 
-    Live latents are compared by the cosine of their base and chat directions put together. Gives: live latents of each; mean_max_cosine;
-    matched, the pairs that are each other's nearest with a cosine above ``cosine_above``, and their share of the smaller side; chat-only
-    latents of each and the matched pairs of two; the same for the ``top`` most chat-leaning ones: how many of the first training's have any
-    match, how many one among the second's, and how many would if matches were drawn by chance.
+    ``decoders`` are (latents, model, d_model). ``betas`` are their beta tables in order of latents. Only live
+    latents are compared, by the cosine of their concatenated base and chat directions (see ``matches``).
+
+    Gives COLUMNS from live_a on:
+
+    - live_a, live_b: live latents of each training.
+    - mean_max_cosine: mean over the latents of both of the cosine with the nearest latent of the other.
+    - matched, matched_share: number of matched pairs, and their share of the smaller side.
+    - chat_only_a, chat_only_b: chat-only latents of each. chat_only_recurring: matched pairs of two chat-only
+      latents.
+    - top: size of the sets of most chat-leaning latents, at most ``top``. top_matched: how many of the first
+      set have a match. top_recurring: how many have their match in the second set. top_recurring_by_chance:
+      how many would, if their matches were drawn at random from the live latents.
     """
     live = [table.latent[table["class"] != "dead"].to_numpy(copy=True) for table in betas]
     directions = [decoder[latents].flatten(1) for decoder, latents in zip(decoders, live, strict=True)]
-    pairs, mean_max_cosine = matches(*directions, settings.cosine_above)
+    pairs, mean_max_cosine = matches(directions[0], directions[1], settings.cosine_above)
     matched = [latents[side] for latents, side in zip(live, pairs.T, strict=True)]
     chat_only = [table.latent[table["class"] == "chat-only"] for table in betas]
     leaning = [most_chat_leaning(table, top).latent for table in betas]
     in_top = [np.isin(*sides) for sides in zip(matched, leaning, strict=True)]
     smaller = min(map(len, live))
+    by_chance = float(in_top[0].sum() * len(leaning[1]) / len(live[1])) if len(live[1]) else np.nan
+    both_chat_only = np.isin(matched[0], chat_only[0]) & np.isin(matched[1], chat_only[1])
     return {
         "live_a": len(live[0]),
         "live_b": len(live[1]),
@@ -92,13 +112,9 @@ def seed_agreement(
         "matched_share": len(pairs) / smaller if smaller else np.nan,
         "chat_only_a": len(chat_only[0]),
         "chat_only_b": len(chat_only[1]),
-        "chat_only_recurring": int(
-            (np.isin(matched[0], chat_only[0]) & np.isin(matched[1], chat_only[1])).sum()
-        ),
+        "chat_only_recurring": int(both_chat_only.sum()),
         "top": min(map(len, leaning)),
         "top_matched": int(in_top[0].sum()),
         "top_recurring": int((in_top[0] & in_top[1]).sum()),
-        "top_recurring_by_chance": float(in_top[0].sum() * len(leaning[1]) / len(live[1]))
-        if len(live[1])
-        else np.nan,
+        "top_recurring_by_chance": by_chance,
     }

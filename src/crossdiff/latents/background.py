@@ -1,4 +1,7 @@
-"""Random contexts, the same for every latent, with all latents that fire in each: where a latent does not fire is read off here."""
+"""Random contexts, the same for every latent, each with the list of all latents that fire in it.
+
+They show where a latent does not fire.
+"""
 
 from collections.abc import Sequence
 
@@ -13,30 +16,32 @@ from crossdiff.texts.shards import Shard
 
 SCHEMA = pa.schema(
     [
-        ("shard", pa.int32()),  # number
+        ("shard", pa.int32()),  # number of the shard
         ("document", pa.int64()),
         ("start", pa.int64()),  # row of the context's first token
-        ("centre", pa.int32()),  # place of the token that was drawn, in the context
+        ("centre", pa.int32()),  # place in the context of the token that was drawn
         ("tokens", pa.list_(pa.int32())),
-        ("latents", pa.list_(pa.int32())),  # that fire on any token of the context, in order
+        ("latents", pa.list_(pa.int32())),  # those that fire on any token of the context, in order
     ]
 )
 
 
 class BackgroundCollector:
-    """Draws tokens from a stream of firings, each with the context that an example with its peak there would have.
+    """Draws tokens from a stream of firings, and keeps the context around each.
 
-    A token is drawn if its random key is small enough: the same ones however the stream is cut, and about as many as asked for.
+    The context is the one that an example with its peak at that token would have. A token is drawn if its
+    random key is small enough. So about as many are drawn as ``settings.background`` asks for, and the same
+    ones however the stream is cut.
     """
 
     def __init__(self, shards: Sequence[Shard], tokens: int, settings: Examples) -> None:
-        """``tokens``: how many the stream holds."""
+        """``tokens``: how many tokens the stream holds."""
         self.shards, self.settings = shards, settings
         self.highest_key = np.uint64(min(1.0, settings.background / max(tokens, 1)) * (2**64 - 2**11))
         self.parts: list[pa.RecordBatch] = []
 
     def add(self, firings: Firings) -> None:
-        """Firings of whole sequences, in order of shards and rows."""
+        """Read firings of whole sequences. They must come in order of shards and rows."""
         tokens = self.shards[firings.shard]
         keys = pd.util.hash_array(np.uint64(firings.shard) << np.uint64(40) | firings.rows.astype(np.uint64))
         centre = firings.rows[keys <= self.highest_key]
@@ -58,7 +63,7 @@ class BackgroundCollector:
         self.parts.append(pa.RecordBatch.from_pydict(columns, SCHEMA))
 
     def _latents(self, firings: Firings, start: np.ndarray, stop: np.ndarray) -> pa.ListArray:
-        """The latents that fire between each start and stop."""
+        """List the latents that fire from each ``start`` up to its ``stop`` (rows of the shard)."""
         order = np.argsort(firings.row, kind="stable")
         low, high = (np.searchsorted(firings.row[order], rows) for rows in (start, stop))
         count = high - low
@@ -69,7 +74,7 @@ class BackgroundCollector:
         return pa.ListArray.from_arrays(_offsets(per_context), (pairs & 0xFFFFFFFF).astype(np.int32))
 
     def table(self) -> pa.Table:
-        """All contexts, in SCHEMA."""
+        """All contexts, with the columns of SCHEMA."""
         return pa.Table.from_batches(self.parts, SCHEMA)
 
 

@@ -1,6 +1,7 @@
 """The catalogue: names that people give to latents, in a YAML file that they edit (docs/read-the-report.md).
 
-A number means nothing in another training, so every entry says which weights it was given to. Torch-free: the Snakefile imports it.
+A latent's number means nothing in another training. So every entry says for which weights it was written.
+This module needs no torch, because the Snakefile imports it.
 """
 
 import hashlib
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 TrainingName = tuple[str, int]  # crosscoder and seed
 COLUMNS = ("crosscoder", "seed", "latent", "name", "note", "weights", "stale")
-DIGITS = 12  # of a weights' digest
+DIGITS = 12  # hexadecimal digits of a digest of weights
 
 
 class NamedLatent(Section):
-    """A latent worth naming."""
+    """One entry: a name for one latent of one training."""
 
     crosscoder: str
     seed: NonNegativeInt = 0
@@ -42,16 +43,20 @@ class NamedLatent(Section):
 
 
 class Catalogue(Section):
-    """The file: a list of entries under ``latents``."""
+    """The whole file: a list of entries under ``latents``."""
 
     latents: list[NamedLatent]
 
 
 def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[dict[str, Any]]:
-    """The entries of a file, as dictionaries with the fields of NamedLatent, about ``trainings``, (crosscoder, seed) of this run.
+    """Read the entries of a catalogue, as dictionaries with the fields of NamedLatent.
 
-    Raises UserError, one line per problem, when the file can't be read, when an entry is not as it should be, names a training that this
-    run does not have, or names a latent that has a name.
+    ``trainings`` are the (crosscoder, seed) of this run. Raises UserError, one line per problem, if:
+
+    - the file can't be read
+    - an entry has a wrong form
+    - an entry names a training that this run does not have
+    - two entries name the same latent
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -59,9 +64,8 @@ def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a readable YAML file ({first_line(error)})") from error
     except ValidationError as error:
-        raise UserError(
-            "\n".join(f"{path}: {describe(problem, Catalogue)}" for problem in error.errors())
-        ) from error
+        lines = (f"{path}: {describe(problem, Catalogue)}" for problem in error.errors())
+        raise UserError("\n".join(lines)) from error
     known, seen = list(trainings), set()
     for number, entry in enumerate(entries):
         crosscoder, seed, latent = entry["crosscoder"], entry["seed"], entry["latent"]
@@ -70,15 +74,19 @@ def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[
             raise UserError(f"{path}: latents.{number}: found {crosscoder} seed {seed}, allowed: {allowed}")
         key = (crosscoder, seed, latent, entry["weights"])
         if key in seen:
+            named = f"latent {latent} of {crosscoder} seed {seed}"
             raise UserError(
-                f"{path}: latents.{number}: latent {latent} of {crosscoder} seed {seed} has a name already"
+                f"{path}: latents.{number}: {named} has a name already; remove one of the entries"
             )
         seen.add(key)
     return entries
 
 
 def weights_digest(path: str | Path) -> str:
-    """Short digest of the tensors in a safetensors file; its metadata, which name the record of the job, do not count."""
+    """Digest of the tensors in a safetensors file: the first DIGITS hexadecimal digits of their SHA-256.
+
+    The file's header is left out, because its metadata name the record of the job that wrote it.
+    """
     with Path(path).open("rb") as file:
         (header,) = struct.unpack("<Q", file.read(8))
         file.seek(8 + header)
@@ -88,42 +96,46 @@ def weights_digest(path: str | Path) -> str:
 def check(
     path: str | Path, digests: Mapping[TrainingName, str], latents: Mapping[TrainingName, int]
 ) -> list[dict[str, Any]]:
-    """One row per entry: crosscoder, seed, latent, name, note, weights, and stale: it was given to other weights than those of this run.
+    """Check a catalogue against the weights of this run. Gives one row per entry, with COLUMNS.
 
-    From the digest of each training's weights and its number of latents. Raises UserError as ``read_catalogue`` does, and when an entry
-    about these weights names a latent that they do not have.
+    ``digests`` holds the digest of each training's weights, ``latents`` its number of latents. An entry is
+    stale if it was written for other weights than those of this run. Raises UserError as ``read_catalogue``
+    does, and if an entry that is not stale names a latent that the training does not have.
     """
     rows = []
     for number, entry in enumerate(read_catalogue(path, digests)):
         training = (entry["crosscoder"], entry["seed"])
         stale = entry["weights"] != digests[training]
         if not stale and entry["latent"] >= latents[training]:
-            allowed = f"0 to {latents[training] - 1}"
-            raise UserError(
-                f"{path}: latents.{number}.latent: found {entry['latent']}, allowed in {entry['crosscoder']}: {allowed}"
-            )
+            allowed = f"allowed in {entry['crosscoder']}: 0 to {latents[training] - 1}"
+            raise UserError(f"{path}: latents.{number}.latent: found {entry['latent']}, {allowed}")
         rows.append(entry | {"stale": stale})
     return rows
 
 
 def read_names(path: str | Path | None) -> "pd.DataFrame":
-    """The table of checked names, COLUMNS; without rows where there is no catalogue."""
+    """Read the table of checked names, with COLUMNS. It has no rows if ``path`` is None (no catalogue)."""
     import pandas as pd
 
     if path is None:
         return pd.DataFrame(columns=list(COLUMNS)).astype({"stale": bool})
-    return pd.read_csv(
-        path, dtype={"crosscoder": str, "name": str, "note": str, "weights": str}, keep_default_na=False
-    )
+    text = {"crosscoder": str, "name": str, "note": str, "weights": str}
+    return pd.read_csv(path, dtype=text, keep_default_na=False)
 
 
 def names_of(path: str | Path | None, crosscoders: Iterable[str], seed: int) -> dict[str, dict[int, str]]:
-    """Crosscoder -> latent -> name, of one seed, from the table of checked names; empty where there is no catalogue."""
+    """The names of one seed: crosscoder -> latent -> name.
+
+    ``path`` is the table of checked names. If it is None (no catalogue), there are no names.
+    """
     rows = read_names(path)
     return {crosscoder: current(rows, crosscoder, seed) for crosscoder in crosscoders}
 
 
 def current(rows: "pd.DataFrame", crosscoder: str, seed: int) -> dict[int, str]:
-    """Latent -> name, of one training, from the table of checked names; stale ones are left out."""
+    """The names of one training: latent -> name. Stale ones are left out.
+
+    ``rows`` is the table of checked names.
+    """
     found = rows[(rows.crosscoder == crosscoder) & (rows.seed == seed) & ~rows.stale]
     return dict(zip(found.latent.tolist(), found["name"].tolist(), strict=True))

@@ -1,4 +1,7 @@
-"""Density: the share of tokens on which a latent fires (docs/method.md 14). Without torch, which figures need not wait for."""
+"""Density: the share of tokens on which a latent fires (docs/method.md 14).
+
+This module needs no torch, so that figures which import it start quickly.
+"""
 
 from collections.abc import Mapping
 
@@ -9,11 +12,16 @@ from crossdiff.latents.evaluation import most_chat_leaning
 
 
 def density_table(betas: Mapping[tuple[str, int], pd.DataFrame], density: Density, top: int) -> pd.DataFrame:
-    """One row per training, (crosscoder, seed), and set of live latents: all, the ``top`` most chat-leaning, and the class shared.
+    """Count dense and rare latents. ``betas`` holds the beta table of each training (crosscoder, seed).
 
-    Columns: crosscoder, seed, set, latents, median (density), dense (latents that fire on more than ``dense_above`` of the tokens) and rare
-    (on fewer than ``rare_below``). The median of an empty set is NaN. A latent that fires on many tokens is seldom a concept: a set that
-    holds many of them says little, whatever their norms are.
+    Gives one row per training and set of live latents. The sets are all of them, the ``top`` most
+    chat-leaning ones, and the class shared. Columns:
+
+    - crosscoder, seed, set, latents: the training, the set's name and its size.
+    - median: median density, a share of tokens; NaN for an empty set.
+    - dense: latents that fire on more than ``dense_above`` of the tokens. Such a latent is seldom a concept,
+      so a set with many of them says little, whatever their norms are.
+    - rare: latents that fire on fewer than ``rare_below`` of the tokens.
     """
     rows = []
     for (crosscoder, seed), table in betas.items():

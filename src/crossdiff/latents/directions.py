@@ -1,6 +1,6 @@
 """Where the directions of latents point: at tokens, through the chat model's head, and at each other.
 
-Two latents are as near as the cosine of their base and chat directions put together.
+The nearness of two latents is the cosine of their concatenated base and chat directions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from crossdiff.latents.agreement import nearest
 from crossdiff.models.forward import head_logits
 
-TOKENS = 10  # promoted, and suppressed, of each latent
-NEIGHBOURS = 5
+TOKENS = 10  # promoted tokens of each latent, and as many suppressed ones
+NEIGHBOURS = 5  # of each latent
 ROWS_AT_ONCE = 256  # latents whose logits are held together
 COLUMNS = ("latent", "promoted", "promoted_by", "suppressed", "suppressed_by", "near", "near_cosine")
 RECURRENCE_COLUMNS = ("latent", "crosscoder", "seed", "other", "cosine", "matched")
@@ -28,51 +28,51 @@ class Live(NamedTuple):
     """The latents of one training that fire on held-out text."""
 
     latents: np.ndarray  # (live,) ids, increasing
-    directions: Tensor  # (live, 2 * d_model): the base and the chat direction, put together
+    directions: Tensor  # (live, 2 * d_model): base direction, then chat direction
 
 
 def live(decoder: Tensor, betas: pd.DataFrame) -> Live:
-    """From a decoder (latents, model, d_model) and the beta table in order of latents."""
+    """Select the live latents of ``decoder`` (latents, model, d_model). ``betas`` is in order of latents."""
     latents = np.flatnonzero((betas["class"] != "dead").to_numpy())
     return Live(latents, decoder[latents].flatten(1))
 
 
 @torch.inference_mode()
 def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS) -> pd.DataFrame:
-    """The logit lens: each direction (latents, d_model) alone through the model's final norm and LM head.
+    """The logit lens: send each direction (latents, d_model) alone through the final norm and the LM head.
 
-    Columns: promoted and suppressed (the ``count`` tokens furthest from the mean over the vocabulary, furthest first), promoted_by
-    and suppressed_by (how far, in logits). All are given one length: these tell what a direction says, not how loudly.
+    All directions get the same length first, so the columns show what a direction says, not how strongly.
+    Gives one row per direction, with lists of ``count`` entries, the furthest first:
+
+    - promoted: token ids with the logits furthest above the mean over the vocabulary
+    - promoted_by: their distances from that mean, in logits
+    - suppressed, suppressed_by: the same below the mean
     """
-    # That of a root mean square of 1. The final norm alone would not do: of short directions its epsilon leaves too little.
+    # A root mean square of 1. The final norm alone is not enough: its epsilon shrinks short directions.
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
     parts = []
     for start in range(0, len(directions), ROWS_AT_ONCE):
-        logits = head_logits(
-            model, directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)
-        ).float()
+        block = directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)
+        logits = head_logits(model, block).float()
         logits -= logits.mean(dim=1, keepdim=True)
         ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
         parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
-    columns = ("promoted", "promoted_by", "suppressed", "suppressed_by")
-    return pd.DataFrame(
-        {
-            name: list(np.concatenate(blocks))
-            for name, blocks in zip(columns, zip(*parts, strict=True), strict=True)
-        }
-    )
+    names = ("promoted", "promoted_by", "suppressed", "suppressed_by")
+    columns = (list(np.concatenate(blocks)) for blocks in zip(*parts, strict=True))
+    return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
 
 def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
-    """The ``count`` nearest live latents of each live latent within one training. Columns: latent, near (ids), near_cosine."""
-    directions, own = (
-        normalize(found.directions, dim=1),
-        torch.arange(len(found.latents), device=found.directions.device),
-    )
+    """Find the ``count`` nearest live latents of each live latent, within one training.
+
+    Columns: latent, near (list of latents, the nearest first) and near_cosine (list of their cosines).
+    """
+    directions = normalize(found.directions, dim=1)
+    own = torch.arange(len(found.latents), device=found.directions.device)
     near, cosines = [], []
     for start in range(0, len(directions), ROWS_AT_ONCE):
         block = directions[start : start + ROWS_AT_ONCE] @ directions.T
-        block[own[: len(block)], own[start : start + len(block)]] = -torch.inf  # nobody is its own neighbour
+        block[own[: len(block)], own[start : start + len(block)]] = -torch.inf  # not its own neighbour
         best = block.topk(min(count, len(directions) - 1), dim=1)
         near += list(found.latents[best.indices.cpu().numpy()])
         cosines += list(best.values.cpu().numpy())
@@ -82,10 +82,15 @@ def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:
 def recurrences(
     trainings: Mapping[tuple[str, int], Live], cosine_above: float
 ) -> dict[tuple[str, int], pd.DataFrame]:
-    """For every training, by (crosscoder, seed), where each of its live latents comes nearest in every other training.
+    """Find, for each live latent of each training, the nearest live latent of every other training.
 
-    Columns: latent; crosscoder and seed of the other training; other (its nearest live latent) and their cosine; matched: each is the
-    other's nearest and the cosine exceeds ``cosine_above``, as in latents/agreement.py.
+    Trainings are named by (crosscoder, seed). Gives a table per training, with the columns:
+
+    - latent
+    - crosscoder, seed: the other training
+    - other, cosine: its nearest live latent
+    - matched: whether each of the two is the other's nearest and their cosine exceeds ``cosine_above``, as in
+      latents/agreement.py
     """
     tables = {name: [pd.DataFrame(columns=RECURRENCE_COLUMNS)] for name in trainings}
     for a, b in combinations(trainings, 2):
@@ -103,9 +108,8 @@ def _both_ways(
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int], pd.DataFrame]]:
     found = nearest(trainings[a].directions, trainings[b].directions)
     for one, other, here, there in ((a, b, *found), (b, a, *found[::-1])):
-        rows = torch.arange(len(here.index), device=here.index.device)
-        matched = (there.index[here.index] == rows) & (here.cosine > cosine_above)
-        table = pd.DataFrame(
-            {"latent": trainings[one].latents, "other": trainings[other].latents[here.index.cpu().numpy()]}
-        )
+        rows = torch.arange(len(here.row), device=here.row.device)
+        matched = (there.row[here.row] == rows) & (here.cosine > cosine_above)
+        others = trainings[other].latents[here.row.cpu().numpy()]
+        table = pd.DataFrame({"latent": trainings[one].latents, "other": others})
         yield one, other, table.assign(cosine=here.cosine.cpu().numpy(), matched=matched.cpu().numpy())

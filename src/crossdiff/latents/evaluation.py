@@ -1,4 +1,7 @@
-"""The class of every latent, and what a crosscoder comes to in numbers. Without torch, which figures need not wait for."""
+"""The class of every latent, and the headline numbers of a crosscoder.
+
+This module needs no torch, so that figures which import it start quickly.
+"""
 
 from typing import Any
 
@@ -9,12 +12,16 @@ from crossdiff.config import Classes, LatentScaling
 from crossdiff.intervals import ENDS
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
-NU_RANGE = (-0.1, 2.0)  # ratios outside are left out of plots and rankings, and counted (docs/method.md 10)
-SAMPLE_SEED = 42  # of the random sample of shared latents (docs/method.md 10)
+NU_RANGE = (-0.1, 2.0)  # ratios outside are counted, but not plotted or ranked (docs/method.md 10)
+SAMPLE_SEED = 42  # for the random sample of shared latents (docs/method.md 10)
 
 
 def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.ndarray:
-    """The class of each latent from its relative decoder norm difference; "dead" if it did not fire on held-out text (docs/method.md 8)."""
+    """Give each latent its class, one of CLASSES: (latents,) strings (docs/method.md 8).
+
+    ``difference`` (latents,) is the relative decoder norm difference. ``fired`` (latents,) counts the
+    held-out tokens on which a latent fires; a latent with 0 is "dead", whatever its difference.
+    """
     low, high = classes.shared_between
     names = np.select(
         [
@@ -32,11 +39,18 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
 def beta_table(
     scaling: pd.DataFrame, fired: pd.DataFrame, classes: Classes, thresholds: LatentScaling
 ) -> pd.DataFrame:
-    """The scaling table with validation_active_tokens, class and what latent scaling says of model-specific claims (docs/method.md 9).
+    """Make the beta table: the scaling table with held-out counts, classes and verdicts.
 
-    confirmed: ``confirms`` both ratios (of base-only latents the mirrored ones); confirmed_95: and both ends of their intervals (nu only).
-    complete_shrinkage: nu_error is not below its threshold; latent_decoupling: nu_reconstruction is not below. Undefined ratios confirm
-    nothing and accuse of nothing, implausibly low ones confirm nothing.
+    See docs/method.md 8 and 9. ``scaling`` is the table of ``latent_scaling``. ``fired`` has the columns
+    latent and validation_active_tokens. For base-only latents the mirrored ratios are used. The verdicts are:
+
+    - confirmed: both ratios pass ``confirms``.
+    - confirmed_95: so do the lower and the upper ends of their 95 % intervals. Never true for base-only
+      latents, because mirrored ratios have no interval.
+    - complete_shrinkage: nu_error is at least its threshold.
+    - latent_decoupling: nu_reconstruction is at least its threshold.
+
+    For undefined ratios all verdicts are false. Ratios below NU_RANGE confirm nothing.
     """
     table = scaling.merge(fired, on="latent", validate="one_to_one")
     table["class"] = classify(
@@ -60,7 +74,11 @@ def beta_table(
 def confirms(
     nu_error: pd.Series, nu_reconstruction: pd.Series, error_below: float, reconstruction_below: float
 ) -> pd.Series:
-    """Whether both ratios lie below their thresholds, and not below NU_RANGE: a base model that needs the opposite needs something."""
+    """Test whether both ratios lie below their thresholds but not below NU_RANGE: (latents,) bool.
+
+    A clearly negative ratio means that the base model uses the direction with the opposite sign, so the
+    direction is not absent from it.
+    """
     lowest = NU_RANGE[0]
     return nu_error.between(lowest, error_below, inclusive="left") & nu_reconstruction.between(
         lowest, reconstruction_below, inclusive="left"
@@ -68,17 +86,26 @@ def confirms(
 
 
 def plausible(table: pd.DataFrame) -> pd.DataFrame:
-    """Latents whose two ratios are defined and within NU_RANGE: what plots and rankings use (docs/method.md 10)."""
+    """Keep the latents whose two ratios are defined and within NU_RANGE (docs/method.md 10).
+
+    Plots and rankings use only these.
+    """
     return table[table.nu_error.between(*NU_RANGE) & table.nu_reconstruction.between(*NU_RANGE)]
 
 
 def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> dict[str, Any]:
-    """The headline numbers of one crosscoder, from its beta table and reconstruction quality.
+    """Compute the headline numbers of one crosscoder, from its beta table and its reconstruction quality.
 
-    Two sets claim to be chat-specific: the class chat-only, and ``top``, the effective set of equal size for every loss. ``shared`` is a
-    random sample of as many shared latents, the control. ``inside_shared``: the share of a set whose nu_reconstruction lies in the
-    central 95 % of the shared latents'. Correlations (Pearson) of ratios with the norm difference are over live latents with plausible
-    ratios.
+    The result starts with the entries of ``quality``. Three sets of latents are judged by latent scaling:
+
+    - chat_only: the class chat-only.
+    - top: the effective set, the ``classes.top`` most chat-leaning latents. It has the same size for every
+      loss.
+    - shared: the control, a random sample of as many shared latents as ``top`` has.
+
+    ``{set}_inside_shared`` is the share of a set whose nu_reconstruction lies in the central 95 % of the
+    values of all shared latents. The correlations are Pearson's, of a ratio with the norm difference, over
+    live latents with plausible ratios. A number without data is None.
     """
     live = betas[betas["class"] != "dead"]
     usable = plausible(live)
@@ -106,7 +133,7 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
 
 
 def _verdicts(name: str, latents: pd.DataFrame, shared: pd.DataFrame) -> dict[str, Any]:
-    """What latent scaling says of a set of latents."""
+    """Count and summarise the verdicts of latent scaling on a set of latents."""
     low, high = shared.nu_reconstruction.quantile(list(ENDS))
     ratios = latents.nu_reconstruction.dropna()
     flags = ("confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling")
@@ -119,7 +146,7 @@ def _verdicts(name: str, latents: pd.DataFrame, shared: pd.DataFrame) -> dict[st
 
 
 def comparison(evaluations: list[dict[str, Any]], names: list[tuple[str, int]]) -> pd.DataFrame:
-    """One row per crosscoder and seed: the headline numbers, classes in columns of their own."""
+    """Put headline numbers of ``evaluate`` into a table: a row per (crosscoder, seed), a column per class."""
     rows = []
     for evaluation, (crosscoder, seed) in zip(evaluations, names, strict=True):
         counts = {name.replace("-", "_"): count for name, count in evaluation["classes"].items()}
@@ -132,15 +159,18 @@ def comparison(evaluations: list[dict[str, Any]], names: list[tuple[str, int]]) 
 
 
 def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The ``count`` live latents with the largest relative decoder norm difference: a set of equal size for every loss."""
+    """Select the ``count`` live latents with the largest relative decoder norm difference.
+
+    Equal ones come in order of latents. The size of this set does not depend on the loss.
+    """
     live = betas[betas["class"] != "dead"]
     return live.sort_values(["relative_norm_difference", "latent"], ascending=[False, True]).head(count)
 
 
 def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:
-    """Latents by rank(nu_reconstruction) + rank(nu_error), the most chat-specific first (docs/method.md 10).
+    """Sort latents by rank(nu_reconstruction) + rank(nu_error), most chat-specific first (docs/method.md 10).
 
-    Latents with a ratio that is undefined or outside of ``NU_RANGE`` have no rank and are left out.
+    Latents with a ratio that is undefined or outside NU_RANGE have no rank and are left out.
     """
     ranked = plausible(betas)
     rank_sum = ranked.nu_reconstruction.rank() + ranked.nu_error.rank()

@@ -1,4 +1,4 @@
-"""Contexts in which each latent fires: its strongest ones, and a random sample of every quantile (docs/method.md 13)."""
+"""Contexts in which each latent fires: the strongest, and a sample of each quantile (docs/method.md 13)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,26 +15,25 @@ from crossdiff.texts.shards import Shard
 SCHEMA = pa.schema(
     [
         ("latent", pa.int32()),
-        ("shard", pa.int32()),  # number
+        ("shard", pa.int32()),  # number of the shard
         ("document", pa.int64()),
         ("peak", pa.float32()),  # largest activation in the sequence
-        (
-            "quantile",
-            pa.float64(),
-        ),  # upper edge of the peak's bin, as a share of the latent's largest activation
+        # Upper edge of the peak's bin, as a share of the latent's largest activation.
+        ("quantile", pa.float64()),
         ("strongest", pa.bool_()),  # among the latent's strongest contexts
         ("sampled", pa.bool_()),  # in the random sample of its bin
         ("start", pa.int64()),  # row of the context's first token
-        ("tokens", pa.list_(pa.int32())),  # per token of the context: id,
-        ("template", pa.list_(pa.int8())),  # 0 content, 1 header, 2 turn end,
-        ("activations", pa.list_(pa.float32())),  # and the latent's activation
+        # One entry per token of the context.
+        ("tokens", pa.list_(pa.int32())),  # ids
+        ("template", pa.list_(pa.int8())),  # 0 content, 1 header, 2 turn end
+        ("activations", pa.list_(pa.float32())),  # of the latent
     ]
 )
-BATCH = 65_536  # contexts written at once
+BATCH = 65_536  # contexts written at a time
 
 
 class ExampleContexts(NamedTuple):
-    """One context per latent and sequence: arrays of equal length."""
+    """Contexts, at most one per latent and sequence. Each field is (contexts,) unless it says otherwise."""
 
     latent: np.ndarray  # int32
     shard: np.ndarray  # int32
@@ -48,10 +47,14 @@ class ExampleContexts(NamedTuple):
 
 
 class ExampleCollector:
-    """Gathers contexts from a stream of firings; holds about (per_latent + per_quantile x bins) of each latent, twice at most.
+    """Gathers contexts from a stream of firings.
 
-    A sequence counts once for a latent, ranked by its largest activation. Samples are those with the smallest random keys: as fair as a
-    reservoir, and the same however the stream is cut, for a key depends on the latent and the place alone.
+    A sequence counts once for a latent, by its largest activation there.
+
+    The random sample of a bin consists of the contexts with the smallest random keys. This is as fair as
+    reservoir sampling. A key depends on the latent and the sequence only, so the sample is the same however
+    the stream is cut. Memory holds about (per_latent + per_quantile x bins) contexts of each latent, and at
+    most twice as many.
     """
 
     def __init__(self, shards: Sequence[Shard], largest: np.ndarray, settings: Examples) -> None:
@@ -60,29 +63,26 @@ class ExampleCollector:
         self.bins = len(settings.quantiles)
         self.pool: list[ExampleContexts] = []
         self.pool_size, self.prune_at = 0, 0
-        # What a newcomer must beat; set by the last pruning, so never too strict.
+        # What a new context must beat. The last pruning set these bounds, so they are never too strict.
         self.weakest = np.full(len(largest), -np.inf, np.float32)
         self.last_key = np.full(len(largest) * self.bins, np.iinfo(np.uint64).max)
 
     def add(self, firings: Firings) -> None:
-        """Firings of whole sequences, in order of shards and rows."""
+        """Read firings of whole sequences. They must come in order of shards and rows."""
         if not len(firings.latent):
             return
         tokens = self.shards[firings.shard]
         sequence = firings.row - tokens.position[firings.row]  # its first row
-        first = np.flatnonzero(
-            (np.diff(firings.latent, prepend=-1) != 0) | (np.diff(sequence, prepend=-1) != 0)
-        )
+        new_latent, new_sequence = np.diff(firings.latent, prepend=-1), np.diff(sequence, prepend=-1)
+        first = np.flatnonzero((new_latent != 0) | (new_sequence != 0))
         latent, sequence = firings.latent[first], sequence[first]
         peak = np.maximum.reduceat(firings.value, first)
         edges = self.settings.quantiles
-        bin = sum(
-            (peak > edge * self.largest[latent] for edge in edges[:-1]), start=np.zeros(len(peak), np.int8)
-        )
+        above = (peak > edge * self.largest[latent] for edge in edges[:-1])
+        bin = sum(above, start=np.zeros(len(peak), np.int8))
         key = _random_keys(latent, firings.shard, sequence)
-        hopeful = np.flatnonzero(
-            (peak > self.weakest[latent]) | (key < self.last_key[self._cell(latent, bin)])
-        )
+        may_be_sampled = key < self.last_key[self._cell(latent, bin)]
+        hopeful = np.flatnonzero((peak > self.weakest[latent]) | may_be_sampled)
         strongest, sampled = self._ranked(latent[hopeful], peak[hopeful], bin[hopeful], key[hopeful])
         chosen = hopeful[strongest | sampled]
         at_peak = np.flatnonzero(firings.value == np.repeat(peak, np.diff(first, append=len(firings.row))))
@@ -113,7 +113,10 @@ class ExampleCollector:
     def _ranked(
         self, latent: np.ndarray, peak: np.ndarray, bin: np.ndarray, key: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which contexts are among the strongest of their latent, and which in the sample of their bin. Equal peaks: the earlier first."""
+        """Tell which contexts are among their latent's strongest, and which are in their bin's sample.
+
+        Both answers are (contexts,) bool. Of equal peaks the earlier one ranks first.
+        """
         cell = self._cell(latent, bin)
         strongest = _places(latent, np.lexsort((-peak, latent))) < self.settings.per_latent
         sampled = _places(cell, np.lexsort((key, cell))) < self.settings.per_quantile
@@ -122,7 +125,10 @@ class ExampleCollector:
     def _windows(
         self, firings: Firings, latent: np.ndarray, start: np.ndarray, stop: np.ndarray
     ) -> np.ndarray:
-        """(contexts, width): the activations of ``latent`` from row ``start`` to ``stop``."""
+        """The activations of each ``latent`` from row ``start`` up to ``stop``.
+
+        Gives (contexts, width) float32, zero from ``stop`` on.
+        """
         span = len(self.shards[firings.shard].token) + 1
         place = firings.latent * np.int64(span) + firings.row  # in increasing order
         low, high = (np.searchsorted(place, latent * np.int64(span) + row) for row in (start, stop))
@@ -134,20 +140,25 @@ class ExampleCollector:
         return window
 
     def _prune(self) -> None:
-        """Drop what is no longer wanted. Next when the pool has doubled: the cost of all prunings is that of the last few."""
+        """Drop contexts that are no longer wanted.
+
+        The next pruning comes when the pool has doubled, so all prunings together cost as much as the last
+        few.
+        """
         pool = joined(self.pool)
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
         pool = taken(pool, strongest | sampled)
         self.pool, self.pool_size, self.prune_at = [pool], len(pool.latent), 2 * len(pool.latent)
         strongest, sampled = self._ranked(pool.latent, pool.peak, pool.bin, pool.key)
-        _bound(
-            self.weakest, pool.latent[strongest], pool.peak[strongest], self.settings.per_latent, np.minimum
-        )
-        cell = self._cell(pool.latent, pool.bin)
-        _bound(self.last_key, cell[sampled], pool.key[sampled], self.settings.per_quantile, np.maximum)
+        latent, cell = pool.latent[strongest], self._cell(pool.latent, pool.bin)[sampled]
+        _bound(self.weakest, latent, pool.peak[strongest], self.settings.per_latent, np.minimum)
+        _bound(self.last_key, cell, pool.key[sampled], self.settings.per_quantile, np.maximum)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All contexts in SCHEMA, latent by latent, strongest first; equal peaks in order of shard and row."""
+        """All contexts with the columns of SCHEMA: latent by latent, the strongest first.
+
+        Equal peaks come in order of shard and row.
+        """
         if not self.pool:
             return
         self._prune()
@@ -186,7 +197,10 @@ def _random_keys(latent: np.ndarray, shard: int, sequence: np.ndarray) -> np.nda
 
 
 def _places(group: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Each element's place within its group, 0 first; ``order`` sorts by group, then by what decides the place."""
+    """The place of each element in its group, from 0.
+
+    ``order`` sorts the elements by group, then by what decides the place.
+    """
     first = np.flatnonzero(np.diff(group[order], prepend=-1))
     place = np.empty(len(order), np.int64)
     place[order] = places(np.diff(first, append=len(order)))
@@ -194,7 +208,7 @@ def _places(group: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _bound(bounds: np.ndarray, group: np.ndarray, values: np.ndarray, full: int, worst: np.ufunc) -> None:
-    """Set the bound of every group that holds ``full`` values to the worst of them."""
+    """Set the bound of each group to the worst of its values, if it holds ``full`` of them."""
     order = np.argsort(group, kind="stable")
     first = np.flatnonzero(np.diff(group[order], prepend=-1))
     is_full = np.diff(first, append=len(order)) == full

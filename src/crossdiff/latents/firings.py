@@ -1,4 +1,4 @@
-"""Where latents fire: every activation of every latent on the tokens of a split, read from the file of active entries."""
+"""Where latents fire: all activations of all latents, read from the file of active entries."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,27 +14,27 @@ from crossdiff.texts.shards import Shard
 class Firings(NamedTuple):
     """All activations on some whole sequences of one shard, ordered by latent, then row."""
 
-    shard: int  # number
-    rows: np.ndarray  # (tokens,) the kept rows that were read, in order
+    shard: int  # number of the shard
+    rows: np.ndarray  # (tokens,) int64, the kept rows that were read, in order
     latent: np.ndarray  # (entries,) int32
     row: np.ndarray  # (entries,) int64, in the shard
     value: np.ndarray  # (entries,) float32
 
     @classmethod
     def of(cls, found: ActiveTokens) -> "Firings":
-        """The same entries, put in order of latents."""
+        """Sort the same entries by latent."""
         width = int(found.latent.max(initial=-1)) + 1
-        by_latent = csr_array(
-            (found.value, found.latent, found.bounds), shape=(len(found.rows), width)
-        ).tocsc()
+        by_row = csr_array((found.value, found.latent, found.bounds), shape=(len(found.rows), width))
+        by_latent = by_row.tocsc()
         latent = np.repeat(np.arange(width, dtype=np.int32), np.diff(by_latent.indptr))
         return cls(found.shard, found.rows, latent, found.rows[by_latent.indices], by_latent.data)
 
 
 def read_firings(path: str | Path, shards: Sequence[Shard], tokens: int | None = None) -> Iterator[Firings]:
-    """Activations on all kept tokens, or on about ``tokens``: as many from the start of every shard, so that no data set is left out.
+    """Read the activations on all kept tokens, or on about ``tokens`` of them.
 
-    The last sequence is read to its end: a context that reaches past a cut would lack what fires there.
+    With ``tokens``, every shard gives an equal number from its start, so that no data set is left out. The
+    last sequence is read to its end, because a context that reaches past a cut would lack what fires there.
     """
     file = ActiveFile(path)
     left = [file.tokens if tokens is None else -(-tokens // len(shards))] * len(shards)
@@ -49,6 +49,9 @@ def read_firings(path: str | Path, shards: Sequence[Shard], tokens: int | None =
 
 
 def _whole(rows: np.ndarray, starts: np.ndarray, share: int) -> int:
-    """How many of the kept ``rows`` are the first ``share`` and what is left of the sequence in which these end."""
+    """The number of kept ``rows`` from the first to the end of the sequence in which number ``share`` lies.
+
+    ``starts`` are the first rows of all sequences.
+    """
     sequence = np.searchsorted(starts, rows, side="right")
     return int(np.searchsorted(sequence, sequence[share - 1], side="right"))

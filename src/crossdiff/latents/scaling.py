@@ -1,15 +1,18 @@
 """Latent scaling (docs/method.md 9): how much of latent j does each model need?
 
-beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2 sum_i f_ij^2).
-The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat. Targets y^m, on the crosscoder's scale:
+beta_j^m minimises sum_i || beta f_j(x_i) d_j - y_i^m ||^2, so
+beta_j^m = sum_i f_ij <d_j, y_i^m> / (||d_j||^2 sum_i f_ij^2).
+The direction d_j is the chat decoder's, and nu_j = beta_j^base / beta_j^chat.
+The targets y^m are on the crosscoder's scale:
 
-- reconstruction: xhat^m, latent j and bias included;
-- error: x^m - xhat^m + f_j d_j^m, the error with latent j's own part added back;
-- activation: x^m;
-- activation_no_bias: x^m - decoder bias.
+- reconstruction: xhat^m, latent j and bias included
+- error: x^m - xhat^m + f_j d_j^m, the error with latent j's own part added back
+- activation: x^m
+- activation_no_bias: x^m - decoder bias
 
-Two more directions: the base decoder's, whose mirrored ratio beta^chat / beta^base judges base-only latents (an extension of the paper),
-and a random one of the chat direction's norm, whose betas show what chance gives (the paper's control).
+Betas are computed for two more directions. With the base decoder's direction, the mirrored ratio
+beta^chat / beta^base judges base-only latents. This extends the paper. A random direction of the chat
+direction's norm shows what chance gives. This is the paper's control.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,50 +31,47 @@ from crossdiff.device import keep_freed_memory
 from crossdiff.intervals import ENDS, draw_counts
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
-DIRECTIONS = (
-    "chat",
-    "base",
-    "control",
-)  # what targets are projected on: the decoder's, and a random one of the chat direction's norm
-LATENTS_AT_ONCE = 4096  # in the bootstrap: bounds its memory
+# Targets are projected on the decoder's two directions and on a random one of the chat direction's norm.
+DIRECTIONS = ("chat", "base", "control")
+LATENTS_AT_ONCE = 4096  # bounds the memory of the bootstrap
 
 
 class ScalingSums:
-    """The sums behind every beta, gathered in one pass that touches active entries only, separately for every block of documents.
+    """The sums behind every beta, for each block of documents.
 
-    A latent's targets are summed first, sum_i f_ij y_i^m, and projected on its directions once a block of documents is complete. The
+    One pass gathers them, and it touches active entries only. A latent's targets are summed first, as sum_i
+    f_ij y_i^m. The sum is projected on the latent's directions when a block of documents is complete. The
     leave-one-out term needs no extra pass: sum_i f_ij <d_j, f_ij d_j^m> = <d_j, d_j^m> sum_i f_ij^2.
     """
 
     def __init__(self, crosscoder: Crosscoder, blocks: int, seed: int) -> None:
         self.crosscoder = crosscoder
         decoder = crosscoder.decoder
-        control = torch.randn(decoder[:, CHAT].shape, generator=torch.Generator().manual_seed(seed)).to(
-            decoder
-        )
+        generator = torch.Generator().manual_seed(seed)
+        control = torch.randn(decoder[:, CHAT].shape, generator=generator).to(decoder)
         control *= (decoder[:, CHAT].norm(dim=1) / control.norm(dim=1))[:, None]
-        self.directions = torch.stack(
-            [decoder[:, CHAT], decoder[:, BASE], control], dim=1
-        )  # (latents, direction, d_model)
+        # (latents, direction, d_model)
+        self.directions = torch.stack([decoder[:, CHAT], decoder[:, BASE], control], dim=1)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, blocks, crosscoder.latents, dtype=torch.float64, device=decoder.device)
 
-        self.count, self.sum, self.squares = (
-            zeros(),
-            zeros(),
-            zeros(),
-        )  # active tokens, sum_i f_ij, sum_i f_ij^2
-        self.own = zeros(len(MODELS))  # sum_i f_ij times what model m's reconstruction takes of f_ij
-        self.projected = zeros(
-            2, len(MODELS), len(DIRECTIONS)
-        )  # sum_i f_ij <d_j, y_i^m> for targets y = x, xhat
+        # Active tokens, sum_i f_ij and sum_i f_ij^2: (block, latents) each.
+        self.count, self.sum, self.squares = zeros(), zeros(), zeros()
+        # sum_i f_ij times the part of f_ij that model m's reconstruction uses: (model, block, latents).
+        self.own = zeros(len(MODELS))
+        # sum_i f_ij <d_j, y_i^m> for y = x and y = xhat: (target, model, direction, block, latents).
+        self.projected = zeros(2, len(MODELS), len(DIRECTIONS))
         self.largest = torch.zeros(crosscoder.latents, dtype=decoder.dtype, device=decoder.device)
-        # sum_i f_ij y_i of the block that is being gathered, for y = x and y = xhat: (latents, model x d_model); none at its start
+        # sum_i f_ij y_i of the current block, for y = x and y = xhat: (latents, model x d_model).
+        # The list is empty where a block begins.
         self.targets: list[Tensor] = []
 
     def add(self, x: Tensor, active: Active, block: int) -> None:
-        """Activations (tokens, model, d_model) on the crosscoder's scale and their codes, all of one block of documents."""
+        """Add tokens of one ``block`` of documents.
+
+        ``x`` (tokens, model, d_model) is on the crosscoder's scale. ``active`` holds its codes.
+        """
         f = active.values
         for y, target in enumerate((x, self.crosscoder.decode_active(active))):
             summed = rows_per_latent(active, target.flatten(1))
@@ -87,16 +87,15 @@ class ScalingSums:
         self.largest.scatter_reduce_(0, active.latents, f, "amax")
 
     def close(self, block: int) -> None:
-        """The block of documents is complete: project its sums on the directions, at their own precision."""
+        """Project the sums of a complete ``block`` on the directions, in the precision of the sums."""
         for y, target in enumerate(self.targets):
-            projected = torch.bmm(
-                target.unflatten(1, (len(MODELS), -1)), self.directions.transpose(1, 2)
-            )  # (latents, model, direction)
+            per_model = target.unflatten(1, (len(MODELS), -1))
+            projected = torch.bmm(per_model, self.directions.transpose(1, 2))  # (latents, model, direction)
             self.projected[y, ..., block, :] = projected.movedim(0, 2)
         self.targets = []
 
     def numerators(self, name: str) -> dict[str, Tensor]:
-        """{target: (model, block, latents)}: sum_i f_ij <d_j, y_i^m> for the direction ``name``."""
+        """For each target, sum_i f_ij <d_j, y_i^m> along the direction ``name``: (model, block, latents)."""
         number = DIRECTIONS.index(name)
         direction, decoder = self.directions[:, number].double(), self.crosscoder.decoder.double()
         own = torch.einsum("jmd,jd->mj", decoder, direction)[:, None] * self.own
@@ -110,10 +109,9 @@ class ScalingSums:
         }
 
     def energy(self, name: str) -> Tensor:
-        """(latents,): ||d_j||^2 sum_i f_ij^2, the denominator of every beta; NaN for a latent that never fired."""
-        energy = self.directions[:, DIRECTIONS.index(name)].double().square().sum(dim=1) * self.squares.sum(
-            dim=0
-        )
+        """||d_j||^2 sum_i f_ij^2, the denominator of every beta: (latents,), NaN if a latent never fired."""
+        direction = self.directions[:, DIRECTIONS.index(name)].double()
+        energy = direction.square().sum(dim=1) * self.squares.sum(dim=0)
         return torch.where(energy > 0, energy, torch.nan)
 
 
@@ -121,13 +119,26 @@ class ScalingSums:
 def latent_scaling(
     crosscoder: Crosscoder, blocks: Iterable[Encoded], tokens: int, bootstrap: Bootstrap
 ) -> pd.DataFrame:
-    """One row per latent from blocks of encoded activations in order, ``tokens`` in all.
+    """Compute every beta and nu, one row per latent. ``blocks`` hold ``tokens`` tokens in order.
 
-    Columns: latent, active_tokens, frequency, mean_activation, max_activation; norm_base, norm_chat, decoder_cosine,
-    relative_norm_difference; per target beta_{target}_{model}, improvement_{target}_{model} (drop of the mean squared error over the
-    latent's tokens from beta = 0 to beta), nu_{target} with its 95 % interval nu_{target}_low, nu_{target}_high, mirrored_nu_{target}
-    (base direction, chat over base) and control_beta_{target}_{model} (random direction); active_blocks, the blocks of documents in which
-    the latent fires. NaN where undefined: a dead latent, a denominator of 0, or an interval of too few active blocks.
+    Columns about the latent:
+
+    - latent, active_tokens, frequency (share of tokens), mean_activation and max_activation (over active
+      tokens)
+    - norm_base, norm_chat, decoder_cosine, relative_norm_difference: of its two decoder directions
+    - active_blocks: blocks of documents in which it fires
+
+    Columns for each target:
+
+    - beta_{target}_{model}, along the chat direction
+    - improvement_{target}_{model}: drop of the mean squared error over the latent's tokens, from beta = 0 to
+      beta
+    - nu_{target}, and its 95 % interval nu_{target}_low, nu_{target}_high
+    - mirrored_nu_{target}: chat over base, along the base direction
+    - control_beta_{target}_{model}: along the random direction
+
+    A value is NaN where it is undefined: for a dead latent, for a denominator of 0, and for an interval from
+    fewer than FEWEST_ACTIVE_BLOCKS active blocks.
     """
     keep_freed_memory()
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
@@ -169,9 +180,10 @@ def latent_scaling(
 
 
 def document_blocks(parts: Iterable[Encoded], tokens: int, blocks: int) -> Iterator[tuple[Encoded, int]]:
-    """(part, block number): ``parts`` cut where a new one of ``blocks`` blocks begins.
+    """Cut ``parts`` where a new block begins. Gives pairs of a part and its block's number.
 
-    Blocks are of about equal size, and of whole documents: a document belongs where its first token does.
+    The ``blocks`` blocks have about equal size and hold whole documents. A document belongs to the block in
+    which its first token lies. ``tokens`` is the number of tokens in all parts.
     """
     seen, document, start = 0, None, 0
     for part in parts:
@@ -188,19 +200,20 @@ def document_blocks(parts: Iterable[Encoded], tokens: int, blocks: int) -> Itera
 
 
 def nu_interval(numerators: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
-    """95 % interval of nu, twice (latents,), from numerators (model, block, latents): the percentile bootstrap over blocks of documents.
+    """Both ends of the 95 % interval of nu, (latents,) each.
 
-    Tokens of one document are not independent, so whole blocks are drawn. NaN for a latent that fires in fewer than FEWEST_ACTIVE_BLOCKS
-    blocks: the interval would be far too narrow.
+    The interval is a percentile bootstrap over blocks of documents. ``numerators`` is (model, block,
+    latents). Tokens of one document are not independent, so whole blocks are drawn. The ends are NaN for a
+    latent that fires in fewer than FEWEST_ACTIVE_BLOCKS blocks, because its interval would be far too narrow.
     """
-    weights = torch.from_numpy(draw_counts(bootstrap.blocks, bootstrap.samples, bootstrap.seed)).to(
-        numerators
-    )
+    draws = draw_counts(bootstrap.blocks, bootstrap.samples, bootstrap.seed)
+    weights = torch.from_numpy(draws).to(numerators)
     bounds = []
     for part in numerators.split(LATENTS_AT_ONCE, dim=2):
         base, chat = weights @ part[BASE], weights @ part[CHAT]  # (sample, latents)
         low_high = torch.nanquantile(_ratio(base, chat), torch.tensor(ENDS).to(part), dim=0)
-        # Fewer than one draw in 20,000 misses so many blocks of the denominator and is undefined: dropped, it moves nothing.
+        # A draw that misses all active blocks has no ratio and is dropped. With this many active blocks that
+        # happens in fewer than one draw in 20,000, which does not move the quantiles.
         few = (part[CHAT] != 0).sum(dim=0) < FEWEST_ACTIVE_BLOCKS
         bounds.append(low_high.masked_fill(few, torch.nan))
     low, high = torch.cat(bounds, dim=1)
@@ -212,6 +225,9 @@ def _ratio(over: Tensor, under: Tensor) -> Tensor:
 
 
 def relative_norm_difference(norms: Tensor) -> Tensor:
-    """(latents,) in [0, 1] from decoder norms (latents, model): 0 base-only, 1/2 equal, 1 chat-only (docs/method.md 8)."""
+    """Relative decoder norm difference, (latents,), from decoder norms (latents, model) (docs/method.md 8).
+
+    0 means base-only, 1/2 equal norms, and 1 chat-only.
+    """
     base, chat = norms.unbind(dim=1)
     return 0.5 * (1 + (chat - base) / torch.maximum(chat, base).clamp_min(torch.finfo(norms.dtype).tiny))

@@ -1,7 +1,8 @@
-"""How much of each latent's activity falls on chat-template tokens, and how far after them the rest lies (docs/method.md 13).
+"""How much of each latent's activity falls on chat-template tokens, and how far after them the rest lies.
 
-Shares are taken over chats alone, as in the paper: documents have no template. The first token of a sequence (BOS where there is one) is
-counted by itself, for its activations are unlike all others.
+See docs/method.md 13. Shares are taken over chats only, as in the paper, because documents have no template.
+The first token of a sequence (BOS if there is one) is counted by itself, because its activations are unlike
+all others.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
-if TYPE_CHECKING:  # figures read this module, and need not wait for what reads firings
+if TYPE_CHECKING:  # figures import this module and start faster without the imports of firings
     from crossdiff.latents.firings import Firings
 
-NEAR = 10  # distances after a template token that are counted one by one
+NEAR = 10  # up to this distance after a template token, each distance is a group
 OUTSIDE = ("document", "first")
 TEMPLATE = ("header", "turn_end")
-# Every token is in exactly one group; after_3 is the third content token after a template token.
+# Every token is in exactly one group. after_3 is the third content token after a template token.
 GROUPS = (*OUTSIDE, *TEMPLATE, *(f"after_{distance}" for distance in range(1, NEAR + 1)), "later")
 ABOVE = (0.1, 0.4, 0.7)  # shares of the latent's largest activation (docs/method.md 13)
 
@@ -29,13 +30,12 @@ MOSTLY, A_THIRD = 1 / 2, 1 / 3
 
 
 def token_groups(tokens: Shard) -> np.ndarray:
-    """(rows,) int8: the index in GROUPS of every token of a shard."""
+    """The index in GROUPS of every token of a shard, (rows,) int8."""
     row = np.arange(len(tokens.token))
     is_template = tokens.template != CONTENT
     last = np.maximum.accumulate(np.where(is_template, row, -1))
-    distance = np.where(
-        last >= row - tokens.position, row - last, NEAR + 1
-    )  # the last template token may be of another sequence
+    # The last template token may belong to another sequence.
+    distance = np.where(last >= row - tokens.position, row - last, NEAR + 1)
     part = np.where(tokens.template == HEADER, GROUPS.index("header"), GROUPS.index("turn_end"))
     after = GROUPS.index("after_1") - 1 + np.minimum(distance, NEAR + 1)
     groups = np.where(is_template, part, after)
@@ -45,10 +45,10 @@ def token_groups(tokens: Shard) -> np.ndarray:
 
 
 class TemplateCounter:
-    """Counts, from a stream of firings, each latent's activations by group of token, strength and role."""
+    """Counts the activations of each latent by group of token, by strength and by role."""
 
     def __init__(self, shards: Sequence[Shard], largest: np.ndarray) -> None:
-        """``largest``: (latents,) the largest activation of each latent over all training tokens."""
+        """``largest`` (latents,): the largest activation of each latent over all training tokens."""
         self.largest = largest
         self.groups = [token_groups(shard) for shard in shards]
         self.roles = [shard.role for shard in shards]
@@ -57,54 +57,64 @@ class TemplateCounter:
         self.by_role = np.zeros((len(largest), len(ROLES) + 1), np.int64)
 
     def add(self, firings: "Firings") -> None:
+        """Count some firings of a stream."""
         groups, roles = self.groups[firings.shard], self.roles[firings.shard]
         self.text += np.bincount(groups[firings.rows], minlength=len(GROUPS))
         latent = firings.latent.astype(np.int64)
-        strength = sum(
-            (firings.value > share * self.largest[latent] for share in ABOVE),
-            start=np.zeros(len(latent), np.int8),
-        )
+        above = (firings.value > share * self.largest[latent] for share in ABOVE)
+        strength = sum(above, start=np.zeros(len(latent), np.int8))
         _count(self.by_group, latent, groups[firings.row], strength)
         _count(self.by_role, latent, roles[firings.row])
 
     def tokens(self) -> dict[str, int]:
-        """How many of the tokens read are in each group."""
+        """The number of tokens in each group, over all tokens that were read."""
         return dict(zip(GROUPS, self.text.tolist(), strict=True))
 
     def table(self) -> pd.DataFrame:
-        """One row per latent.
+        """Give the counts as a table with one row per latent.
 
-        Columns: latent; activations (all of them) and their number in each group of GROUPS and in each role's turns; template_share, the
-        share of activations in chats that are on template tokens, and template_share_above_{x}, the same of those above x times the
-        latent's largest activation. A share is NaN for a latent without such activations.
+        Columns:
+
+        - latent
+        - activations: number of all its activations
+        - a column for each group of GROUPS and for each role of ROLES: number of its activations there
+        - template_share: share of its activations in chats that are on template tokens
+        - template_share_above_{x}: the same for activations above x times its largest one
+
+        A share is NaN for a latent without such activations.
         """
         counts = self.by_group.sum(axis=2)
         columns = {"latent": np.arange(len(counts)), "activations": counts.sum(axis=1)}
         columns |= dict(zip(GROUPS, counts.T, strict=True)) | dict(zip(ROLES, self.by_role.T, strict=False))
         columns["template_share"] = template_share(counts)
         for bucket, share in enumerate(ABOVE, start=1):
-            columns[f"template_share_above_{share}"] = template_share(
-                self.by_group[:, :, bucket:].sum(axis=2)
-            )
+            strong = self.by_group[:, :, bucket:].sum(axis=2)
+            columns[f"template_share_above_{share}"] = template_share(strong)
         return pd.DataFrame(columns)
 
 
 def _count(counts: np.ndarray, *index: np.ndarray) -> None:
-    """Add one at every place that the arrays of indices name."""
-    counts += np.bincount(np.ravel_multi_index(index, counts.shape), minlength=counts.size).reshape(
-        counts.shape
-    )
+    """Add one at each place that the arrays of indices name, in place."""
+    flat = np.ravel_multi_index(index, counts.shape)
+    counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
 
 
 def template_share(counts: np.ndarray) -> np.ndarray:
-    """Share of template tokens among those in chats, from counts (..., group); NaN where there are none."""
+    """The share of template tokens among tokens in chats, (...), from counts (..., group).
+
+    It is NaN where there are no tokens in chats.
+    """
     template = counts[..., [GROUPS.index(group) for group in TEMPLATE]].sum(axis=-1)
     chats = counts[..., len(OUTSIDE) :].sum(axis=-1)
     return template / np.where(chats > 0, chats, np.nan)
 
 
 def shares_by_set(betas: pd.DataFrame, table: pd.DataFrame, top: int) -> dict[str, pd.Series]:
-    """The template shares of the latents of each set that fire in chats: chat-only by class, the ``top`` most chat-leaning, shared."""
+    """Template shares by set of latents, for the latents that fire in chats.
+
+    The sets are the class chat-only, the ``top`` most chat-leaning latents, and the class shared. ``table``
+    is the one of ``TemplateCounter``.
+    """
     members = {
         "chat-only": betas[betas["class"] == "chat-only"],
         "most chat-leaning": most_chat_leaning(betas, top),
@@ -115,9 +125,14 @@ def shares_by_set(betas: pd.DataFrame, table: pd.DataFrame, top: int) -> dict[st
 
 
 def headlines(betas: pd.DataFrame, table: pd.DataFrame, tokens: dict[str, int], top: int) -> pd.DataFrame:
-    """One row per set of latents: how many fire in chats, and which shares of these do so mostly, or by a third, on template tokens.
+    """Summarise template shares: one row for each set of ``shares_by_set``. Columns:
 
-    text_share is the share of template tokens in the chats that were read. Shares of an empty set are NaN.
+    - set, latents: the set's name, and how many of its latents fire in chats.
+    - mostly_on_template: share of these latents whose template share is above 1/2.
+    - at_least_a_third: share of these latents whose template share is 1/3 or more.
+    - text_share: share of template tokens in the chats that were read, the same in all rows.
+
+    Shares of an empty set are NaN.
     """
     text_share = float(template_share(np.array([tokens[group] for group in GROUPS])))
     rows = [

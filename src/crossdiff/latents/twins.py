@@ -1,4 +1,7 @@
-"""Twins: a chat-only and a base-only latent of nearly the same direction, and whether they fire in the same places (docs/method.md 11)."""
+"""Twins: a chat-only and a base-only latent of nearly the same direction (docs/method.md 11).
+
+This module finds them, and measures whether they fire in the same places.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,31 +27,33 @@ COLUMNS = (
     "high_base_only",
     "high_both",
 )
-HIGH, LOW = 0.4, 0.1  # of a pair's joint maximum: high is above the one, low up to the other
-ROWS_AT_ONCE = 1024
+HIGH, LOW = 0.4, 0.1  # shares of a pair's joint maximum: high is above HIGH, low is up to LOW
+ROWS_AT_ONCE = 1024  # chat-only latents compared at a time
 CONTROL_SEED = 0
 
 
 class Activity(NamedTuple):
-    """Where one latent fires, and how strongly."""
+    """Where one latent fires, and how strongly. Both fields are (activations,)."""
 
     token: np.ndarray  # number among the kept tokens, in increasing order
-    value: np.ndarray
+    value: np.ndarray  # activation
 
 
 class FiringDivergence(NamedTuple):
-    """How far a chat-only and a base-only latent fire apart, and on how many tokens each of them, and both, are high."""
+    """The divergence of a chat-only and a base-only latent, and the tokens on which they are high."""
 
     divergence: float
-    high_chat_only: int
+    high_chat_only: int  # tokens on which the chat-only latent is high
     high_base_only: int
     high_both: int
 
 
 def firing_divergence(chat_only: Activity, base_only: Activity) -> FiringDivergence:
-    """(# one high and the other low) / (# one of them high), activations over the pair's joint maximum.
+    """Measure how far two latents fire apart (docs/method.md 11).
 
-    1: never strong together, 0: always; NaN for two that never fire.
+    Divergence is the number of tokens on which one is high and the other low, over those on which one is
+    high. High and low refer to the joint maximum of both latents. 1 means that they are never strong
+    together, 0 that they always are. NaN if neither ever fires.
     """
     tokens = np.union1d(chat_only.token, base_only.token)
     values = np.zeros((2, len(tokens)))
@@ -68,9 +73,11 @@ def firing_divergence(chat_only: Activity, base_only: Activity) -> FiringDiverge
 def twin_pairs(
     decoder: Tensor, chat_only: np.ndarray, base_only: np.ndarray, cosine_above: float
 ) -> np.ndarray:
-    """(pairs, 2): all (i, j) such that the chat direction of latent ``chat_only[i]`` and the base direction of ``base_only[j]`` agree.
+    """Find all pairs of a chat-only and a base-only latent whose directions agree.
 
-    ``decoder`` (latents, model, d_model).
+    Directions agree if the cosine of the first latent's chat direction and the second latent's base direction
+    exceeds ``cosine_above``. ``decoder`` is (latents, model, d_model). Gives (pairs, 2): places in
+    ``chat_only`` and in ``base_only``.
     """
     base = normalize(decoder[base_only, BASE], dim=1)
     found = [torch.empty(0, 2, dtype=torch.long, device=decoder.device)]
@@ -82,7 +89,10 @@ def twin_pairs(
 
 
 def control_pairs(twins: np.ndarray, n_chat_only: int, n_base_only: int) -> np.ndarray:
-    """(pairs, 2): as many random pairs as there are ``twins``, none of them a twin; fewer where the classes hold no more."""
+    """Draw as many random pairs as there are ``twins`` (pairs, 2), none of them a twin. Gives (pairs, 2).
+
+    There are fewer if the two classes hold no more.
+    """
     n_pairs = n_chat_only * n_base_only
     drawn = np.random.default_rng(CONTROL_SEED).choice(n_pairs, min(n_pairs, 2 * len(twins)), replace=False)
     others = drawn[~np.isin(drawn, twins[:, 0] * n_base_only + twins[:, 1])][: len(twins)]
@@ -92,11 +102,17 @@ def control_pairs(twins: np.ndarray, n_chat_only: int, n_base_only: int) -> np.n
 def find_twins(
     crosscoder: Crosscoder, active: str | Path, betas: pd.DataFrame, settings: Twins
 ) -> pd.DataFrame:
-    """Twins and control pairs of a crosscoder with the divergence of their activations; no rows where a class is empty or nothing agrees.
+    """Find the twins of a crosscoder, and control pairs.
 
-    Columns: kind (twin or control), chat_only and base_only (latents), cosine, divergence, and on how many tokens each of the two, and
-    both, are high. Activations are those of the file ``active`` of active entries, times the sum of the latent's decoder norms, so that
-    both are on one scale.
+    There are no rows if a class is empty or no directions agree.
+    ``active`` is the file of active entries. Its activations are multiplied by the sum of the latent's
+    decoder norms, so that both latents of a pair are on one scale. Columns:
+
+    - kind: twin or control
+    - chat_only, base_only: the two latents
+    - cosine: of the chat direction of the one and the base direction of the other
+    - divergence: see ``firing_divergence``
+    - high_chat_only, high_base_only, high_both: tokens on which each of the two, or both, are high
     """
     chat_only, base_only = (
         betas.latent[betas["class"] == name].to_numpy(copy=True) for name in ("chat-only", "base-only")
@@ -120,15 +136,16 @@ def find_twins(
 
 
 def activities(active: str | Path, scale: np.ndarray, latents: np.ndarray) -> dict[int, Activity]:
-    """The activations, times ``scale`` (of every latent), of a few latents (numbers in increasing order) on all kept tokens."""
+    """Read the activations of a few ``latents`` on all kept tokens, times ``scale``.
+
+    ``latents`` are numbers in increasing order. ``scale`` is (all latents,).
+    """
     wanted = np.isin(np.arange(len(scale)), latents)
     parts, tokens = [], 0
     for found in ActiveFile(active):
         chosen = wanted[found.latent]
-        latent, token = (
-            found.latent[chosen],
-            tokens + np.repeat(np.arange(len(found.rows)), np.diff(found.bounds))[chosen],
-        )
+        latent = found.latent[chosen]
+        token = tokens + np.repeat(np.arange(len(found.rows)), np.diff(found.bounds))[chosen]
         parts.append((latent, token, found.value[chosen] * scale[latent]))
         tokens += len(found.rows)
     latent, token, value = (np.concatenate(column) for column in zip(*parts, strict=True))

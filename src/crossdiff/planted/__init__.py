@@ -1,1 +1,1 @@
-"""Planted concepts: activations of a pair whose every difference is known, and how crosscoders score on them."""
+"""Planted concepts: activations of two models whose every difference is known, and scores of crosscoders."""

@@ -1,7 +1,8 @@
 """The paper's claims about L1 and BatchTopK, judged where the truth is known.
 
-Every claim is a quantity with a bound that was fixed beforehand. It holds where the 95 % interval of the mean over seeds (Student's t) lies
-above the bound, does not hold where it lies below, and is undecided otherwise: always with a single seed.
+Each claim is a quantity with a bound that was fixed before any result was seen. The verdict depends on the
+95 % interval of the quantity's mean over seeds (Student's t). The claim holds if the interval lies above the
+bound, and does not hold if it lies below. Otherwise it is undecided, and so it always is with a single seed.
 """
 
 import math
@@ -15,27 +16,37 @@ from crossdiff.intervals import student_mean
 from crossdiff.latents.evaluation import plausible
 from crossdiff.planted.scoring import evidence
 
-TRAPS = ("weakened", "decoupled")
+TRAPS = ("weakened", "decoupled")  # kinds that L1 is said to mistake for chat-only
 
 
 class Claim(NamedTuple):
-    """``value`` of the L1 and the BatchTopK table of one seed (see scoring.latent_table) and the number of planted chat-only concepts."""
+    """One claim of the paper.
+
+    ``value`` computes the quantity for one seed. It takes the tables of L1 and BatchTopK
+    (``scoring.latent_table``) and the number of planted chat-only concepts.
+    """
 
     claim: str
-    quantity: str
-    bound: float
-    figure: str
+    quantity: str  # what ``value`` computes, in words
+    bound: float  # that the quantity exceeds if the claim holds
+    figure: str  # name of the figure that shows it
     value: Callable[[pd.DataFrame, pd.DataFrame, int], float]
 
 
 def false_members(table: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
-    """The called latents that stand for no chat-only concept, borderline ones left out."""
+    """Select the called latents that stand for no chat-only concept. Borderline ones are left out.
+
+    ``called`` is (latents,) bool.
+    """
     return table[called & ~table.called_kind.isin(["chat_only", "borderline"]).to_numpy()]
 
 
 def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
-    """As ever more latents are called, the largest norm difference first and equal ones together: called so far, recall of chat-only
-    concepts, and false members."""
+    """Call latents one after the other, the largest norm difference first. Equal ones are called together.
+
+    ``planted`` is the number of planted chat-only concepts. Columns: called (latents so far), recall (share
+    of the chat-only concepts that are found) and false_members (as ``false_members`` defines them).
+    """
     difference = evidence(table, "norm_difference")
     order = np.argsort(-difference, kind="stable")
     ranked, last_of_equals = table.iloc[order], np.append(np.diff(difference[order]) != 0, True)
@@ -48,7 +59,11 @@ def recall_curve(table: pd.DataFrame, planted: int) -> pd.DataFrame:
 
 
 def false_at(curve: pd.DataFrame, recall: float) -> float:
-    """False members that come before ``recall`` is reached; NaN if it never is, or is 0: whoever finds nothing can't be compared."""
+    """The number of false members that are called before ``recall`` is reached.
+
+    NaN if the recall is never reached. Also NaN if it is 0, because a set that finds nothing can't be
+    compared.
+    """
     reached = curve[curve.recall >= recall - 1e-9]
     return float(reached.false_members.iloc[0]) if recall > 0 and len(reached) else math.nan
 
@@ -79,15 +94,10 @@ def _flagged(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
 
 def _agreement(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
     usable = plausible(batchtopk)
-    # numpy's minimum: an undefined correlation leaves the claim undecided, whichever of the two it is.
-    return float(
-        np.min(
-            [
-                -usable.relative_norm_difference.corr(usable[name])
-                for name in ("nu_error", "nu_reconstruction")
-            ]
-        )
-    )
+    difference = usable.relative_norm_difference
+    correlations = [-difference.corr(usable[name]) for name in ("nu_error", "nu_reconstruction")]
+    # NumPy's minimum is NaN if either correlation is undefined. The claim is then undecided.
+    return float(np.min(correlations))
 
 
 def _recall_difference(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) -> float:
@@ -97,35 +107,35 @@ def _recall_difference(l1: pd.DataFrame, batchtopk: pd.DataFrame, planted: int) 
 CLAIMS = (
     Claim(
         "At equal recall L1's chat-only set holds more false members than BatchTopK's",
-        "false members of L1 less those of BatchTopK, at the smaller of both recalls by norm",
+        "false members of L1 minus those of BatchTopK, at the smaller of both recalls by norm",
         0.0,
         "recall",
         _more_false,
     ),
     Claim(
         "Most of L1's false members are weakened or decoupled",
-        "share of weakened and decoupled among them",
+        "share of weakened and decoupled concepts among them",
         0.5,
         "calls",
         _traps,
     ),
     Claim(
         "Latent scaling flags L1's weakened and decoupled false members",
-        "share of them that the paper's thresholds do not confirm",
+        "share of them that latent scaling does not confirm at the paper's thresholds",
         0.5,
         "calls",
         _flagged,
     ),
     Claim(
         "BatchTopK's norm difference agrees with nu",
-        "the weaker of its correlations with -nu_error and -nu_reconstruction over plausible latents",
+        "the smaller of its correlations with -nu_error and -nu_reconstruction over plausible latents",
         0.7,
         "agreement",
         _agreement,
     ),
     Claim(
         "BatchTopK's recall of chat-only concepts is no worse than L1's",
-        "recall of BatchTopK less that of L1, by norm; 0.05 less counts as no worse",
+        "recall of BatchTopK minus that of L1, by norm; down to -0.05 counts as no worse",
         -0.05,
         "calls",
         _recall_difference,
@@ -134,7 +144,10 @@ CLAIMS = (
 
 
 def verdict(values: list[float], bound: float) -> str:
-    """holds, does not hold, or undecided, of a claim that the mean of ``values`` (one per seed) exceeds ``bound``."""
+    """Judge the claim that the mean of ``values`` (one per seed) exceeds ``bound``.
+
+    Gives "holds", "does not hold" or "undecided".
+    """
     _, low, high = student_mean(values)
     if low > bound:
         return "holds"
@@ -144,13 +157,16 @@ def verdict(values: list[float], bound: float) -> str:
 def judge(
     l1: Mapping[int, pd.DataFrame], batchtopk: Mapping[int, pd.DataFrame], planted: int
 ) -> pd.DataFrame:
-    """A row per claim from seed -> table of the first L1 and the first BatchTopK crosscoder: claim, quantity, bound, figure, mean with its
-    interval, values (by seed), verdict. Without one of the losses every claim is undecided."""
+    """Judge every claim. Gives one row per claim.
+
+    ``l1`` and ``batchtopk`` hold the tables of the first crosscoder with each loss, by seed. ``planted`` is
+    the number of planted chat-only concepts. Columns: claim, verdict, quantity, bound, mean, low, high (its
+    95 % interval), values (one per seed), figure. If one of the losses is missing, every claim is undecided.
+    """
     rows = []
     for claim in CLAIMS:
-        values = [
-            claim.value(l1[seed], batchtopk[seed], planted) for seed in sorted(l1.keys() & batchtopk.keys())
-        ]
+        seeds = sorted(l1.keys() & batchtopk.keys())
+        values = [claim.value(l1[seed], batchtopk[seed], planted) for seed in seeds]
         mean, low, high = student_mean(values) if values else (math.nan,) * 3
         rows.append(
             {

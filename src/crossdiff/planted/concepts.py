@@ -1,6 +1,7 @@
-"""Which concepts are planted: their kind, directions, strengths and the tokens on which they may fire.
+"""Which concepts are planted: their kinds, directions and strengths, and the tokens on which they may fire.
 
-Everything follows from the settings, the training tokens and the background's centred norm, so it is known before any token is changed.
+Everything follows from the settings, the training tokens and the background's centred norm. So it is known
+before any activation is changed.
 """
 
 import json
@@ -20,34 +21,45 @@ from crossdiff.planted.kinds import KINDS
 from crossdiff.provenance.storage import atomic_path, record_mark, write_csv
 from crossdiff.texts.shards import Shard
 
-CONTEXTS = ("random", "token", "position", "topic")  # in turn, kind by kind
+CONTEXTS = ("random", "token", "position", "topic")  # concepts of each kind get them in turn
 KEY = "pair.chat.planted"
-LARGEST_RATE = (
-    0.5  # a concept fires on at most this share of the tokens of its context: it is not the context itself
-)
-TRIES = 20_000  # random directions that are looked at before no more are thought to fit
+# A concept fires on at most this share of its context's tokens, so that it differs from the context itself.
+LARGEST_RATE = 0.5
+TRIES = 20_000  # random directions that are tried before ``draw`` gives up
 
 
 class Concepts(NamedTuple):
-    """Ground truth. ``table`` has a row per concept: concept, kind, context, where (JSON, see ``eligible``), frequency, rate (probability
-    of firing on a token of the context), strength (median in the stronger model, activation units), ratio (base over chat; inf for
-    base-only ones, 1 for decoupled, rotated and shared ones), angle (degrees)."""
+    """The ground truth. ``table`` has one row per concept, with the columns:
+
+    - concept: number
+    - kind: one of ``KINDS``
+    - context: one of ``CONTEXTS``
+    - where: the context's tokens, as JSON (see ``eligible``)
+    - frequency: share of all tokens on which it fires
+    - rate: probability that it fires on a token of its context
+    - strength: median in the stronger model, in activation units
+    - ratio: strength in the base over strength in the chat model; inf for base-only concepts, 1 for
+      decoupled, rotated and shared ones
+    - angle: between its directions in the two models, in degrees
+    """
 
     table: pd.DataFrame
     directions: Tensor  # (concepts, model, d_model) float32, unit
 
 
 def draw(settings: Planted, shards: Sequence[Shard], norm: float, d_model: int) -> Concepts:
-    """Concepts for a background of root mean square centred norm ``norm``, read on the training ``shards``.
+    """Draw the concepts for the training ``shards``.
 
-    Raises UserError, with what would work, where directions can't be held apart, firings would be too few, or norms would change too much.
+    ``norm`` is the root mean square centred norm of the background. Raises UserError, which says what would
+    work, if directions can't be held apart, a concept would fire too rarely, or norms would change too much.
     """
     random = np.random.default_rng(settings.seed)
     kinds = [kind for kind in KINDS for _ in range(getattr(settings.concepts, kind))]
     numbers = np.concatenate([np.arange(getattr(settings.concepts, kind)) for kind in KINDS])
     table = pd.DataFrame({"concept": np.arange(len(kinds)), "kind": kinds})
     table["context"] = [CONTEXTS[number % len(CONTEXTS)] for number in numbers]
-    table["frequency"] = np.exp(random.uniform(*np.log(settings.frequency), len(kinds)))
+    low, high = np.log(settings.frequency)
+    table["frequency"] = np.exp(random.uniform(low, high, len(kinds)))
     table["strength"] = settings.strength * norm
     table["ratio"] = table.kind.map({"chat_only": 0.0, "base_only": np.inf}).fillna(1.0)
     _spread_evenly(table, "weakened", "ratio", settings.weakened_ratio)
@@ -66,9 +78,14 @@ def draw(settings: Planted, shards: Sequence[Shard], norm: float, d_model: int) 
 
 
 def eligible(where: str, shard: Shard) -> np.ndarray:
-    """(rows,) bool: the tokens of a concept's context.
+    """The tokens of a concept's context, (rows,) bool.
 
-    ``where``: ``{}`` every token; ``tokens`` these ids; ``period``, ``phase`` positions of a sequence; ``topics``, ``topic`` documents.
+    ``where`` is JSON with these keys:
+
+    - none, as in ``{}``: every token
+    - ``tokens``: the tokens with these ids
+    - ``period``, ``phase``: positions of a sequence that leave the remainder ``phase``
+    - ``topics``, ``topic``: documents whose number leaves the remainder ``topic``
     """
     match json.loads(where):
         case {"tokens": tokens}:
@@ -82,7 +99,7 @@ def eligible(where: str, shard: Shard) -> np.ndarray:
 
 
 def _where(context: str, frequency: float, shards: Sequence[Shard], random: np.random.Generator) -> str:
-    """A random context of this kind that holds enough tokens for ``frequency``."""
+    """Draw a context of this kind that holds enough tokens for ``frequency``."""
     parts = max(1, min(8, int(LARGEST_RATE / frequency)))
     match context:
         case "token":
@@ -94,7 +111,7 @@ def _where(context: str, frequency: float, shards: Sequence[Shard], random: np.r
         case "position":
             return json.dumps({"period": parts, "phase": int(random.integers(parts))})
         case "topic":
-            # The remainder of a hash: documents of few shards may be few, so a topic must hold some of them.
+            # A topic is a remainder of the document's hash. With few documents, topics may be empty or small.
             documents = np.concatenate([shard.document for shard in shards])
             shares = np.bincount(documents % parts, minlength=parts) / len(documents)
             large = np.flatnonzero(shares >= min(frequency / LARGEST_RATE, shares.max()))
@@ -111,26 +128,35 @@ def _spread_evenly(table: pd.DataFrame, kind: str, column: str, between: tuple[f
 def _check_firings(table: pd.DataFrame, settings: Planted, tokens: int) -> None:
     lowest = settings.fewest_firings / tokens
     if settings.frequency[0] < lowest:
+        firings, needed = settings.frequency[0] * tokens, settings.fewest_firings / settings.frequency[0]
         raise UserError(
-            f"{KEY}.frequency: found {settings.frequency[0]}, about {settings.frequency[0] * tokens:.0f} firings in {tokens:,} training "
-            f"tokens, fewer than fewest_firings {settings.fewest_firings}; from {lowest:.2g} on it would work, or with "
-            f"{settings.fewest_firings / settings.frequency[0]:,.0f} tokens"
+            f"{KEY}.frequency: found {settings.frequency[0]}, about {firings:.0f} firings in {tokens:,} "
+            f"training tokens, fewer than fewest_firings {settings.fewest_firings}; "
+            f"use at least {lowest:.2g}, or train with {needed:,.0f} tokens"
         )
 
 
 def _check_contexts(table: pd.DataFrame, settings: Planted, tokens: int) -> None:
-    """Rates are cut at LARGEST_RATE, so a context of few tokens, or none, lowers a frequency that was high enough."""
+    """Check that every concept still fires often enough in its context.
+
+    Rates are cut at LARGEST_RATE, so a context of few tokens, or none, may have lowered a frequency.
+    """
     rarest = table.loc[table.frequency.idxmin()]
     firings = rarest.frequency * tokens
     if round(firings) < settings.fewest_firings:
         raise UserError(
-            f"{KEY}.fewest_firings: found {settings.fewest_firings}, but concept {rarest.concept} fires about {firings:.0f} times in its "
-            f"context ({rarest.context}), which holds too few tokens; another seed, lower frequency or more documents may help"
+            f"{KEY}.fewest_firings: found {settings.fewest_firings}, but concept {rarest.concept} fires "
+            f"only about {firings:.0f} times, because its context ({rarest.context}) holds too few tokens; "
+            f"try another seed, a lower frequency or more documents"
         )
 
 
 def _check_norms(table: pd.DataFrame, settings: Planted, norm: float) -> None:
-    """The mean square of log-normal strengths is median^2 exp(2 spread^2); concepts fire independently."""
+    """Check that planting does not raise norms too much.
+
+    The mean square of log-normal strengths is median^2 exp(2 spread^2). Concepts fire independently, so their
+    energies add up.
+    """
     energy = table.frequency * table.strength**2 * np.exp(2 * settings.strength_spread**2)
     base = (energy * table.ratio.replace(np.inf, 1.0) ** 2).sum()
     chat = energy[table.kind != "base_only"].sum()
@@ -139,13 +165,14 @@ def _check_norms(table: pd.DataFrame, settings: Planted, norm: float) -> None:
     if added > allowed:
         found, works = np.sqrt(1 + added) - 1, settings.strength * np.sqrt(allowed / added)
         raise UserError(
-            f"{KEY}.strength: found {settings.strength:.3g}, which raises the root mean square norm by {found:.1%}, more than "
-            f"largest_norm_change {settings.largest_norm_change:.1%}; up to {np.floor(1000 * works) / 1000:.3f} it would work"
+            f"{KEY}.strength: found {settings.strength:.3g}, which raises the root mean square norm by "
+            f"{found:.1%}, more than largest_norm_change {settings.largest_norm_change:.1%}; "
+            f"up to {np.floor(1000 * works) / 1000:.3f} would work"
         )
 
 
 def _directions(count: int, d_model: int, settings: Planted) -> Tensor:
-    """(count, d_model) random unit vectors, no two of a larger |cosine| than allowed."""
+    """Draw (count, d_model) random unit vectors. No two have a larger |cosine| than is allowed."""
     generator = torch.Generator().manual_seed(settings.seed)
     kept = torch.empty(0, d_model)
     for _ in range(TRIES):
@@ -156,12 +183,15 @@ def _directions(count: int, d_model: int, settings: Planted) -> Tensor:
                 return kept
     raise UserError(
         f"{KEY}.concepts: found {count}, but {d_model} dimensions hold only {len(kept)} directions apart "
-        f"(largest_cosine {settings.largest_cosine}); {len(kept)} would work"
+        f"(largest_cosine {settings.largest_cosine}); up to {len(kept)} would work"
     )
 
 
 def _with_base(directions: Tensor, angles: np.ndarray, seed: int) -> Tensor:
-    """(concepts, model, d_model): the chat directions, and those turned by ``angles`` (degrees) towards random normals for the base."""
+    """Directions of both models, (concepts, model, d_model), from those of the chat model.
+
+    The base model's directions are turned by ``angles`` (degrees) towards random normals.
+    """
     generator = torch.Generator().manual_seed(seed + 1)
     away = torch.randn(directions.shape, generator=generator)
     normals = normalize(away - (away * directions).sum(dim=1, keepdim=True) * directions, dim=1)
@@ -170,12 +200,12 @@ def _with_base(directions: Tensor, angles: np.ndarray, seed: int) -> Tensor:
 
 
 def write_concepts(table: str, directions: str, concepts: Concepts) -> None:
-    """Write the ground truth: a table, and directions as safetensors."""
+    """Write the ground truth: the table as CSV and the directions as safetensors."""
     write_csv(table, concepts.table)
     with atomic_path(directions) as temporary:
         save_file({"directions": concepts.directions}, temporary, metadata=record_mark())
 
 
 def read_concepts(table: str, directions: str) -> Concepts:
-    """Read what ``write_concepts`` wrote."""
+    """Read the ground truth that ``write_concepts`` wrote."""
     return Concepts(pd.read_csv(table), load_file(directions)["directions"])

@@ -1,4 +1,4 @@
-"""The kinds of planted concepts. Without torch, which scores need not wait for."""
+"""The kinds of planted concepts. This module needs no torch, so that scores are computed without it."""
 
 from crossdiff.config import PlantedConcepts
 

@@ -1,4 +1,4 @@
-"""Planting: where each concept fires in a shard, and both models' activations with it."""
+"""Planting: where each concept fires in a shard, and both models' activations with the concepts added."""
 
 import numpy as np
 import pandas as pd
@@ -10,20 +10,28 @@ from crossdiff.config import MODELS, Noise, Planted
 from crossdiff.planted.concepts import Concepts, eligible
 from crossdiff.texts.shards import Shard
 
-ROWS_AT_ONCE = 8192
-NOISE_STREAM = 2**31  # beyond the number of any concept
+ROWS_AT_ONCE = 8192  # bounds memory
+NOISE_STREAM = 2**31  # larger than the number of any concept
 
 
 def _generator(settings: Planted, shard: Shard, stream: int) -> np.random.Generator:
-    """Random numbers that depend on the seed and the shard's tokens alone, not on the order of jobs."""
+    """Random numbers for one ``stream``.
+
+    They depend on the seed, the stream and the shard's tokens only, not on the order of jobs.
+    """
     return np.random.default_rng([settings.seed, stream, int(tokens_digest(shard.token)[:12], 16)])
 
 
 def firings(concepts: pd.DataFrame, settings: Planted, shard: Shard) -> pd.DataFrame:
-    """Columns concept, row (of the shard), base, chat: the strength of every firing in each model, 0 where it does not fire.
+    """Draw where each concept fires in a shard, and how strongly.
 
-    Strengths are log-normal. A decoupled concept keeps ``1 - decoupled_share`` of its firings in the base; as many as it loses are on
-    other tokens of its context.
+    ``concepts`` is the table of ``Concepts``. Strengths are log-normal. In the base model, a decoupled
+    concept keeps ``1 - decoupled_share`` of its firings. On average it gains as many on other tokens of its
+    context as it loses. Columns:
+
+    - concept
+    - row: of the shard
+    - base, chat: strength in each model, in activation units, 0 where the concept does not fire
     """
     parts = []
     for concept in concepts.itertuples():
@@ -38,36 +46,37 @@ def firings(concepts: pd.DataFrame, settings: Planted, shard: Shard) -> pd.DataF
         chat = np.where(fires, strength, 0) * (concept.kind != "base_only")
         base = np.where(in_base, strength, 0) * min(concept.ratio, 1.0)
         used = (base > 0) | (chat > 0)
-        parts.append(
-            pd.DataFrame(
-                {"concept": concept.concept, "row": rows[used], "base": base[used], "chat": chat[used]}
-            )
-        )
+        columns = {"concept": concept.concept, "row": rows[used], "base": base[used], "chat": chat[used]}
+        parts.append(pd.DataFrame(columns))
     table = pd.concat(parts, ignore_index=True)
     return table.astype({"concept": np.int32, "row": np.int64, "base": np.float32, "chat": np.float32})
 
 
 def strengths(firing: pd.DataFrame, concepts: int, start: int, stop: int) -> Tensor:
-    """(stop - start, concepts, model) float32: the strengths on rows ``start`` to ``stop``."""
+    """The strengths on rows ``start`` to ``stop``, as a dense (stop - start, concepts, model) float32.
+
+    ``firing`` is the table of ``firings``. ``concepts`` is the number of concepts.
+    """
     dense = torch.zeros(stop - start, concepts, len(MODELS))
     part = firing[(firing.row >= start) & (firing.row < stop)]
+    row, concept = part.row.to_numpy() - start, part.concept.to_numpy(copy=True)
     for m, model in enumerate(MODELS):
-        dense[part.row.to_numpy() - start, part.concept.to_numpy(copy=True), m] = torch.from_numpy(
-            part[model].to_numpy(copy=True)
-        )
+        dense[row, concept, m] = torch.from_numpy(part[model].to_numpy(copy=True))
     return dense
 
 
 def noise(settings: Noise, planted: Planted, shard: Shard) -> Tensor:
-    """(rows, d_model) float32: a background that knows nothing."""
-    values = _generator(planted, shard, NOISE_STREAM).standard_normal(
-        (len(shard.token), settings.d_model), dtype=np.float32
-    )
+    """A background of Gaussian noise, (rows, d_model) float32, of root mean square norm ``settings.norm``."""
+    random = _generator(planted, shard, NOISE_STREAM)
+    values = random.standard_normal((len(shard.token), settings.d_model), dtype=np.float32)
     return torch.from_numpy(values) * (settings.norm / settings.d_model**0.5)
 
 
 def plant(background: Tensor, concepts: Concepts, firing: pd.DataFrame) -> Tensor:
-    """Background (rows, d_model) with concepts added: (model, rows, d_model) bfloat16. Without concepts both models are the same."""
+    """Add concepts to a ``background`` (rows, d_model). Gives (model, rows, d_model) bfloat16.
+
+    ``firing`` is the table of ``firings``. Without concepts both models are the same.
+    """
     planted = []
     for start in range(0, len(background), ROWS_AT_ONCE):
         block = background[start : start + ROWS_AT_ONCE].float()

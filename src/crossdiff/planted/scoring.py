@@ -1,4 +1,7 @@
-"""Scores on planted concepts: who calls which latents chat-only, and how well nu recovers the planted ratios (docs/planted.md)."""
+"""Scores on planted concepts (docs/planted.md).
+
+Which latents does each rule call chat-only, and how well does nu recover the planted ratios?
+"""
 
 import math
 
@@ -10,18 +13,19 @@ from crossdiff.intervals import student_mean
 from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.kinds import KINDS, NONE
 
-CALLED = (
-    *KINDS,
-    "borderline",
-    "none",
-)  # kinds of called latents; borderline: weakened below the borderline ratio
-# What ranks latents from chat-only to shared: larger is more chat-only.
+# Kinds of called latents. Borderline means weakened below the borderline ratio.
+CALLED = (*KINDS, "borderline", "none")
+# Statistics that rank latents from chat-only to shared (see ``evidence``).
 STATISTICS = ("norm_difference", "nu_error", "nu_reconstruction")
-RATIOS = ("nu_error", "nu_reconstruction", "norm_ratio")  # what estimates the planted ratio
+RATIOS = ("nu_error", "nu_reconstruction", "norm_ratio")  # estimates of the planted ratio
 
 
 def latent_table(betas: pd.DataFrame, matches: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
-    """Live latents with the concept each stands for. ``called_kind`` sets weakened concepts below the borderline ratio apart."""
+    """Join the beta table and the table of ``match``, for live latents.
+
+    Adds called_kind, which is the kind, except that it is "borderline" for weakened concepts below the
+    borderline ratio, and norm_ratio, the norm of the base direction over that of the chat direction.
+    """
     table = betas.merge(matches, on="latent", validate="one_to_one")
     table = table[table["class"] != "dead"].reset_index(drop=True)
     borderline = (table.kind == "weakened") & (table.ratio < scoring.borderline_ratio)
@@ -31,14 +35,15 @@ def latent_table(betas: pd.DataFrame, matches: pd.DataFrame, scoring: Scoring) -
 
 
 def calls(table: pd.DataFrame, thresholds: LatentScaling, scoring: Scoring) -> dict[str, np.ndarray]:
-    """Rule -> (latents,) bool: the latents that it calls chat-only. Undefined ratios, and those below NU_RANGE, confirm nothing."""
-    norm = (table["class"] == "chat-only").to_numpy()
+    """The latents that each rule calls chat-only: rule -> (latents,) bool.
 
+    Undefined ratios, and those below NU_RANGE, confirm nothing.
+    """
+    norm = (table["class"] == "chat-only").to_numpy()
     ratios = table.nu_error, table.nu_reconstruction
-    paper = confirms(*ratios, thresholds.nu_error_below, thresholds.nu_reconstruction_below).to_numpy()
-    strict = confirms(
-        *ratios, scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below
-    ).to_numpy()
+    limits = thresholds.nu_error_below, thresholds.nu_reconstruction_below
+    strict_limits = scoring.strict_nu_error_below, scoring.strict_nu_reconstruction_below
+    paper, strict = (confirms(*ratios, *below).to_numpy() for below in (limits, strict_limits))
     return {
         "norm": norm,
         "norm + scaling": norm & paper,
@@ -49,10 +54,17 @@ def calls(table: pd.DataFrame, thresholds: LatentScaling, scoring: Scoring) -> d
 
 
 def score(table: pd.DataFrame, called: np.ndarray, planted: int) -> dict[str, float]:
-    """Precision over called latents, recall over the ``planted`` chat-only concepts, F1, and the number of called latents by kind.
+    """Score the ``called`` latents, (latents,) bool, of a ``latent_table``.
 
-    Borderline latents count neither as true nor as false, in the strict score as false. Precision is NaN where nothing is called; F1 is 0
-    where nothing true is.
+    ``planted`` is the number of planted chat-only concepts. Gives:
+
+    - called, called_{kind}: number of called latents, in all and by kind
+    - precision: share of called latents that stand for a chat-only concept; NaN if nothing is called
+    - recall: share of the planted chat-only concepts that a called latent stands for
+    - f1: their harmonic mean; 0 if no called latent stands for a chat-only concept
+    - strict_precision, strict_f1: the same, but borderline latents count as false
+
+    Outside of the strict scores, borderline latents do not count.
     """
     kinds = table.called_kind[called].value_counts()
     true, borderline = int(kinds.get("chat_only", 0)), int(kinds.get("borderline", 0))
@@ -77,41 +89,53 @@ def score(table: pd.DataFrame, called: np.ndarray, planted: int) -> dict[str, fl
 
 
 def evidence(table: pd.DataFrame, statistic: str) -> np.ndarray:
-    """(latents,): larger is more chat-only. A ratio counts by its distance from 0; an undefined one is the least evidence."""
+    """How chat-only each latent looks by a statistic, (latents,): larger is more chat-only.
+
+    Ratios count by their distance from 0. An undefined ratio is the least evidence.
+    """
     if statistic == "norm_difference":
         return table.relative_norm_difference.to_numpy()
     return -table[statistic].abs().fillna(np.inf).to_numpy()
 
 
 def area_under_roc(evidence: np.ndarray, positive: np.ndarray) -> float:
-    """Probability that a positive has more evidence than a negative, ties counted half; NaN without either."""
-    from sklearn.metrics import roc_auc_score  # 0.8 s, which the figures that import this module do not pay
+    """The probability that a positive has more evidence than a negative. Ties count half.
+
+    ``evidence`` and ``positive`` are (latents,). NaN if there are no positives or no negatives.
+    """
+    from sklearn.metrics import roc_auc_score  # takes 0.8 s to import; figures import this module without it
 
     if positive.all() or not positive.any():
         return math.nan
-    ranks = pd.Series(
-        evidence
-    ).rank()  # scikit-learn refuses the -inf of undefined ratios; ranks tell the same
+    # scikit-learn refuses the -inf of undefined ratios. Ranks give the same area.
+    ranks = pd.Series(evidence).rank()
     return float(roc_auc_score(positive, ranks))
 
 
 def roc_latents(table: pd.DataFrame) -> pd.DataFrame:
-    """Latents on which a ROC is drawn: those that stand for a concept, borderline ones left out. Others would make it look better."""
+    """Select the latents on which a ROC is drawn: those that stand for a concept and are not borderline.
+
+    Latents that stand for none would make the ROC look better than it is.
+    """
     return table[(table.concept != NONE) & (table.called_kind != "borderline")]
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
-    """The best latent of every weakened concept that was found: concept, ratio, and RATIOS."""
+    """The best latent of each weakened concept that was found, by correlation.
+
+    Columns: concept, ratio (planted), and RATIOS.
+    """
     weakened = table[table.kind == "weakened"].sort_values(["correlation", "latent"], ascending=[False, True])
-    return (
-        weakened.drop_duplicates("concept")
-        .sort_values("concept")[["concept", "ratio", *RATIOS]]
-        .reset_index(drop=True)
-    )
+    best = weakened.drop_duplicates("concept").sort_values("concept")
+    return best[["concept", "ratio", *RATIOS]].reset_index(drop=True)
 
 
 def fit(ratio: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
-    """Line through estimates against planted ratios: slope, r2, and rmse from the truth itself; NaN for fewer than three."""
+    """Fit a line to estimates against planted ratios. ``ratio`` and ``estimate`` are (concepts,).
+
+    Gives slope, r2, rmse (of the estimates from the planted ratios) and undefined (number of estimates that
+    are not finite). The first three are NaN for fewer than three finite estimates, or if all are equal.
+    """
     defined = np.isfinite(estimate)
     ratio, estimate = ratio[defined], estimate[defined]
     if len(ratio) < 3 or not estimate.std() or not ratio.std():
@@ -126,8 +150,14 @@ def fit(ratio: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
 
 
 def statistics(table: pd.DataFrame) -> dict[str, float]:
-    """Concepts found by kind, splits (concepts with several latents), merges (latents that could stand for several concepts), areas under
-    the ROC, and how well weakened ratios are recovered."""
+    """Statistics of a ``latent_table``.
+
+    - found_{kind}: number of concepts that some latent stands for
+    - splits: number of concepts with several latents
+    - merges: number of latents that could stand for several concepts
+    - auc_{statistic}: area under the ROC of each of STATISTICS
+    - {ratio}_slope, _r2, _rmse, _undefined: how well each of RATIOS recovers the planted ratios (see ``fit``)
+    """
     matched = table[table.concept != NONE]
     found = matched.drop_duplicates("concept").kind.value_counts()
     compared = roc_latents(table)
@@ -149,16 +179,21 @@ def statistics(table: pd.DataFrame) -> dict[str, float]:
 
 
 def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
-    """Over seeds: a row per crosscoder and rule, the best F1 first: mean and interval of precision, recall and F1, mean counts by kind.
+    """Average scores over seeds: one row per crosscoder and rule, the best F1 first.
 
-    ``scores`` has columns crosscoder, seed, rule and those of ``score``.
+    ``scores`` has the columns crosscoder, seed, rule and those of ``score``. Columns:
+
+    - crosscoder, rule
+    - seeds: number of seeds
+    - f1, precision, recall, strict_f1: means, each with the ends _low and _high of its 95 % interval
+      (Student's t)
+    - called_{kind}: mean numbers of called latents
     """
     rows = []
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
         row = {"crosscoder": crosscoder, "rule": rule, "seeds": len(group)}
         for name in ("f1", "precision", "recall", "strict_f1"):
-            row |= dict(
-                zip((name, f"{name}_low", f"{name}_high"), student_mean(group[name].tolist()), strict=True)
-            )
+            mean, low, high = student_mean(group[name].tolist())
+            row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {f"called_{kind}": group[f"called_{kind}"].mean() for kind in CALLED})
     return pd.DataFrame(rows).sort_values("f1", ascending=False, kind="stable").reset_index(drop=True)

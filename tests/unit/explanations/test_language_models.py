@@ -134,9 +134,9 @@ def test_the_rate_limit_holds_for_further_attempts_too() -> None:
         for re_key in [r"\[key\]"]
     ]
     + [
-        ((200, "<html>", {}), "none of a chat completion"),
-        ((200, '{"choices": []}', {}), "none of a chat completion"),
-        ((200, '{"choices": [{"message": {"content": null}}]}', {}), "none of a chat completion"),
+        ((200, "<html>", {}), "not a chat completion"),
+        ((200, '{"choices": []}', {}), "not a chat completion"),
+        ((200, '{"choices": [{"message": {"content": null}}]}', {}), "not a chat completion"),
     ],
 )
 def test_refusals_are_one_clear_line_without_the_key(reply: Reply, said: str, key: str) -> None:

@@ -122,12 +122,12 @@ ANSWERED = [(ASSISTANT, HEADER, 1), (ASSISTANT, CONTENT, 2), (ASSISTANT, TURN_EN
 def test_answer_tokens_are_the_assistants_words_and_turn_end():
     answers = Answers.of(shard([*ASKED, *ANSWERED]))
     assert answers.row.tolist() == [7, 8, 9]
-    assert answers.index.tolist() == [0, 1, 2]
+    assert answers.place.tolist() == [0, 1, 2]
 
 
 def test_every_answer_counts_from_its_own_start():
     answers = Answers.of(shard([*ASKED, *ANSWERED, *ASKED, *ANSWERED], [*ASKED, *ANSWERED]))
-    assert answers.index.tolist() == [0, 1, 2] * 3
+    assert answers.place.tolist() == [0, 1, 2] * 3
     assert answers.conversation.tolist() == [0] * 6 + [1] * 3
     assert answers.row.tolist() == [7, 8, 9, 17, 18, 19, 27, 28, 29]
 
@@ -135,7 +135,7 @@ def test_every_answer_counts_from_its_own_start():
 def test_token_that_opens_a_sequence_is_predicted_by_nothing():
     answers = Answers.of(shard([(ASSISTANT, CONTENT, 3)], [(ASSISTANT, CONTENT, 2)]))
     assert answers.row.tolist() == [1, 2, 4]
-    assert answers.index.tolist() == [0, 1, 0]
+    assert answers.place.tolist() == [0, 1, 0]
 
 
 def test_documents_and_system_turns_hold_no_answer():
@@ -196,7 +196,7 @@ def test_every_data_set_gives_its_share():
 
 def test_too_few_conversations_are_refused_by_number():
     with pytest.raises(
-        UserError, match=r"^causal\.conversations: found 3, talk has 1 validation chats with an answer$"
+        UserError, match=r"^causal\.conversations: found 3, talk has 1 validation chats with an answer;"
     ):
         conversations({"talk": [shard([*ASKED, *ANSWERED], ASKED)]}, 3)
 
@@ -235,9 +235,9 @@ def test_means_and_intervals_are_the_papers():
     kl, answers = example()
     table = table_of(kl, answers)
     for group, member in (
-        ("all", answers.index >= 0),
-        ("first 9", answers.index < 9),
-        ("rest", answers.index >= 9),
+        ("all", answers.place >= 0),
+        ("first 9", answers.place < 9),
+        ("rest", answers.place >= 9),
     ):
         for number, variant in enumerate(SETS):
             values, found = kl[member, number].astype(float), row(table, variant.name, group)
@@ -334,7 +334,7 @@ def test_one_conversation_has_no_interval_over_conversations():
 
 def test_group_without_tokens_is_undefined():
     kl, answers = example()
-    found = row(table_of(kl, answers._replace(index=answers.index % 9)), "all", "rest")
+    found = row(table_of(kl, answers._replace(place=answers.place % 9)), "all", "rest")
     assert (found.tokens, found.conversations) == (0, 0)
     assert np.isnan([found.kl, found.low, found.low_conversations, found.reduction]).all()
 

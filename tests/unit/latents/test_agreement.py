@@ -39,7 +39,7 @@ def test_nearest_neighbours_equal_those_of_the_whole_matrix(n: int, m: int, seed
         of_a, of_b = nearest(a, b)
     for found, dim in ((of_a, 1), (of_b, 0)):
         torch.testing.assert_close(found.cosine, cosines.max(dim=dim).values)
-        assert found.index.tolist() == cosines.argmax(dim=dim).tolist()
+        assert found.row.tolist() == cosines.argmax(dim=dim).tolist()
 
 
 def test_permuted_and_rescaled_crosscoder_matches_in_full(small_blocks: None) -> None:

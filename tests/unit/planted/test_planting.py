@@ -105,7 +105,7 @@ def test_models_differ_by_the_planted_concepts_alone() -> None:
 def test_more_concepts_than_dimensions_hold_apart_is_refused_with_the_number_that_works() -> None:
     with pytest.raises(
         UserError,
-        match=r"concepts: found 28, but 8 dimensions hold only \d+ directions apart .*; \d+ would work",
+        match=r"concepts: found 28, but 8 dimensions hold only \d+ directions apart .*; up to \d+ would work",
     ) as error:
         drawn(8, concepts=ALL_KINDS, largest_cosine=0.3)
     works = int(re.search(r"(\d+) would work", str(error.value))[1])
@@ -119,7 +119,7 @@ def test_strength_that_changes_the_norms_is_refused_with_one_that_works() -> Non
         UserError, match=r"strength: found 2, which raises the root mean square norm by .* more than .* 20.0%"
     ) as error:
         drawn(strength=2.0, largest_norm_change=0.2)
-    works = float(re.search(r"up to ([\d.]+) it would work", str(error.value))[1])
+    works = float(re.search(r"up to ([\d.]+) would work", str(error.value))[1])
     drawn(strength=works, largest_norm_change=0.2)
     with pytest.raises(UserError):
         drawn(strength=works + 0.002, largest_norm_change=0.2)
@@ -131,7 +131,7 @@ def test_too_few_tokens_are_refused_with_what_works() -> None:
         match=r"frequency: found 0.001, about 5 firings in 4,800 training tokens.*with 20,000 tokens",
     ) as error:
         drawn(frequency=(0.001, 0.06))
-    works = float(re.search(r"from ([\d.]+) on", str(error.value))[1])
+    works = float(re.search(r"at least ([\d.]+),", str(error.value))[1])
     drawn(frequency=(works, 0.06))
 
 
@@ -153,9 +153,7 @@ def test_context_of_too_few_tokens_is_refused(
     monkeypatch.setattr(
         planted_concepts, "_where", lambda name, *rest: rare if name == context else where(name, *rest)
     )
-    said = (
-        rf"fewest_firings: found 80, but concept \d+ fires about {times} times in its context \({context}\)"
-    )
+    said = rf"found 80, but concept \d+ fires only about {times} times, because its context \({context}\)"
     with pytest.raises(UserError, match=said):
         drawn(fewest_firings=80)
 
