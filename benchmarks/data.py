@@ -51,10 +51,8 @@ def write_shard(folder: Path, number: int, rows: int, width: int) -> PairedShard
     paths = []
     for model in ("base", "chat"):
         values = (topic + torch.randn(rows, width, generator=generator)).bfloat16()
-        values[:, 0], values[:, 1] = (
-            torch.from_numpy(document // 128),
-            torch.from_numpy(document % 128),
-        )  # exact in bfloat16
+        # exact in bfloat16
+        values[:, 0], values[:, 1] = (torch.from_numpy(document // 128), torch.from_numpy(document % 128))
         paths.append(folder / f"{number}.{model}.h5")
         write_cache(paths[-1], values, 0, shard.token)
     return PairedShard(tokens, *paths)

@@ -42,10 +42,8 @@ SMALL = {
     "head_dim": 16,
     "vocab_size": 512,
 }
-SHAPES = {
-    "gemma-2-2b": ({"num_hidden_layers": 15}, 13),
-    "tiny": ({"num_hidden_layers": 4} | SMALL, 2),
-}  # configuration, layer
+# configuration, layer
+SHAPES = {"gemma-2-2b": ({"num_hidden_layers": 15}, 13), "tiny": ({"num_hidden_layers": 4} | SMALL, 2)}
 
 
 def made_up(shape: str, tokens: int) -> tuple[PreTrainedModel, Shard, int]:

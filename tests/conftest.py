@@ -30,9 +30,8 @@ TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings eac
 def pytest_configure(config: pytest.Config) -> None:
     """Start the warm Pythons, one set for all workers of pytest-xdist."""
     if config.option.markexpr != "gpu":
-        os.environ.setdefault(
-            "TRITON_INTERPRET", "1"
-        )  # kernels run as Python, where a test asks for them; read when triton is imported
+        # kernels run as Python, where a test asks for them; read when triton is imported
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     if not hasattr(config, "workerinput"):
         folder = os.environ["CROSSDIFF_WARM"] = tempfile.mkdtemp(prefix="warm-")
         servers = warm.start(folder)

@@ -42,12 +42,8 @@ def with_ridge(checkout: Checkout) -> tuple[Checkout, str]:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ridge\nVersion: 1\n")
     (installed / "entry_points.txt").write_text("[crossdiff.losses]\nridge = ridge.settings:Ridge\n")
     ridge = {"loss": "ridge", "latents": 64, "ridge": 0.01, "batch": 256, "tokens": 5120, "warmup_steps": 5}
-    changes = {
-        "crosscoders": {"ridge": ridge},
-        "seeds": [0],
-        "steering": None,
-        "catalogue": None,
-    }  # the last two name crosscoders
+    # the last two name crosscoders
+    changes = {"crosscoders": {"ridge": ridge}, "seeds": [0], "steering": None, "catalogue": None}
     return checkout, checkout.changed("configs/tiny.yaml", changes)
 
 

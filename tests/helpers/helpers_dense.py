@@ -121,9 +121,8 @@ def assert_trains_like(
         reference_optimiser.zero_grad()
         parts.loss.backward()
         expected.loss.backward()
-        for name, wanted in (
-            twin.named_parameters() if step % 6 == 0 or not crosscoder.pieces else ()
-        ):  # interpreted kernels are slow
+        # interpreted kernels are slow
+        for name, wanted in twin.named_parameters() if step % 6 == 0 or not crosscoder.pieces else ():
             assert_same(gradient(crosscoder, name), wanted.grad, f"gradient of {name} at step {step}")
         clipped = 0.5 * torch.nn.utils.get_total_norm([parameter.grad for parameter in twin.parameters()])
         torch.nn.utils.clip_grad_norm_(twin.parameters(), clipped)

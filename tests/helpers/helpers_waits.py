@@ -20,10 +20,8 @@ WAITING = {
     ATEN.bincount,
     ATEN.lift_fresh,  # torch.tensor
 }
-INDEXING, MASKS = (
-    {ATEN.index, ATEN.index_put, ATEN.index_put_},
-    (torch.bool, torch.uint8),
-)  # by a mask, as by its nonzero
+# by a mask, as by its nonzero
+INDEXING, MASKS = ({ATEN.index, ATEN.index_put, ATEN.index_put_}, (torch.bool, torch.uint8))
 
 
 class Waits(TorchDispatchMode):

@@ -17,15 +17,8 @@ from torch import Tensor
 
 NORMALISATIONS = ("crosscoder", "sae", "mixed", "none", "decoupled")
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
-UNUSED = [
-    "nnsight",
-    "zstandard",
-    "datasets",
-    "loguru",
-    "tools.utils",
-    "tools.cc_utils",
-    "tools.configs",
-]  # imported, never called
+# imported, never called
+UNUSED = ["nnsight", "zstandard", "datasets", "loguru", "tools.utils", "tools.cc_utils", "tools.configs"]
 UNUSED += ["tools.latent_scaler.scaler_training"]
 LEARNING_RATE, L1_COEFFICIENT, K = 0.01, 0.03, 4
 
@@ -185,9 +178,8 @@ def train_batchtopk(
     )
     if dead_after is not None:
         trainer.dead_feature_threshold = dead_after
-    crosscoder.decoder.bias.data = trainer.geometric_median(
-        given["batches"][0].double()
-    )  # the first update does so too, after our look
+    # the first update does so too, after our look
+    crosscoder.decoder.bias.data = trainer.geometric_median(given["batches"][0].double())
     found, parts, thresholds, unfired = {}, [], [], []
     for step, x in enumerate(given["batches"][:steps].double()):
         counts = trainer.num_tokens_since_fired.clone()

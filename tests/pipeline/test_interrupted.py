@@ -50,6 +50,5 @@ def test_harvest_goes_on_with_the_missing_shards(checkout: Checkout, tmp_path: P
         name: content for name, (_, content) in whole.items()
     }
     kept = [name for name in before if after[name] == before[name]]
-    assert (
-        len(kept) >= len(before) - 1
-    )  # the last one may have had its name, but not yet Snakemake's word that it is whole
+    # the last one may have had its name, but not yet Snakemake's word that it is whole
+    assert len(kept) >= len(before) - 1

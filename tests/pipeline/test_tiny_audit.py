@@ -51,9 +51,8 @@ def test_fast_audit_takes_less_than_a_second(finished):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert finished.crossdiff("audit", FIGURE, fresh=True).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    )  # of computing: the machine may have other work
+    # of computing: the machine may have other work
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_every_result_has_a_record_and_those_that_can_carry_its_id(finished):

@@ -109,6 +109,5 @@ def test_crate_names_the_kind(renewed, tmp_path, no_network, profile):  # noqa: 
     assert "split -b 64M --filter=sha256sum FILE" in identifier["description"]
     files = [entity for entity in entities.values() if "File" in entity["@type"]]
     assert all(("sha256" in entity) != ("identifier" in entity) for entity in files)
-    assert (
-        sum("identifier" in entity for entity in files) < 10 < len(files)
-    )  # its records say plain ones of the others
+    # its records say plain ones of the others
+    assert sum("identifier" in entity for entity in files) < 10 < len(files)

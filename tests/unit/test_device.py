@@ -201,9 +201,8 @@ def test_run_goes_on(devices: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         gpu.check(workflow(), devices)
-    monkeypatch.setattr(
-        gpu, "QUESTION", "raise ModuleNotFoundError('torch')"
-    )  # each rule has an environment of its own
+    # each rule has an environment of its own
+    monkeypatch.setattr(gpu, "QUESTION", "raise ModuleNotFoundError('torch')")
     gpu.check(workflow(), devices)
     monkeypatch.undo()
     gpu.check(workflow(), devices)  # here torch has nothing to complain of

@@ -11,18 +11,8 @@ from hypothesis import strategies as st
 
 from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean
 
-T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-)  # printed in textbooks: 1, 2, ... degrees of freedom
+# printed in textbooks: 1, 2, ... degrees of freedom
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @pytest.mark.parametrize(("freedom", "t"), enumerate(T_975, 1))

@@ -213,9 +213,8 @@ def test_no_flipped_bit_of_a_chunk_gives_other_values(
             data[place] ^= 1 << bit
             path.write_bytes(data)
             try:
-                assert torch.equal(
-                    read_rows(path, 0, 20), activations
-                )  # zstd has a few bits that say nothing
+                # zstd has a few bits that say nothing
+                assert torch.equal(read_rows(path, 0, 20), activations)
             except UserError:
                 seen += 1
             try:

@@ -137,9 +137,8 @@ def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
 
     def terminate() -> None:
         said, last = "", time.monotonic() + 300
-        while (
-            "step 100 of 2000" not in said and time.monotonic() < last
-        ):  # before the first step there is nothing to go on from
+        # before the first step there is nothing to go on from
+        while "step 100 of 2000" not in said and time.monotonic() < last:
             said += capfd.readouterr().err
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)

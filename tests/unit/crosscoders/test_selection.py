@@ -21,9 +21,8 @@ ROWS = {
     "mostly zero": lambda rng, n, f: rng.random((n, f)) * (rng.random((n, f)) < 0.02),
     "few values": lambda rng, n, f: rng.integers(-1, 3, (n, f)),
     "strong at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) > n / 2))[:, None],
-    "weak at the end": lambda rng, n, f: (
-        rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None]
-    ),  # the guess is too high
+    # the guess is too high
+    "weak at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None],
     "one latent": lambda rng, n, f: rng.random((n, f)) * (np.arange(f) == 0),
     "heavy tail": lambda rng, n, f: rng.standard_cauchy((n, f)),
 }
@@ -78,9 +77,10 @@ def test_largest_equals_a_full_sort(path: str) -> None:
             ranked = (positive * weights[:, column]).flatten().sort(descending=True).values[:count]
             ranked = ranked[ranked > 0]
             own = active.keep(chosen[column])
+            # ties and all
             assert torch.equal(
                 (own.values * weights[own.latents, column]).sort(descending=True).values, ranked
-            )  # ties and all
+            )
             assert torch.equal(own.values, codes[own.rows, own.latents])
             assert smallest[column] == (ranked[-1] if len(ranked) else torch.inf)
         assert chosen.any(dim=0).all()

@@ -59,9 +59,8 @@ def trained(
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:
-    settings = l1_settings(
-        batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25
-    )  # 20 steps
+    # 20 steps
+    settings = l1_settings(batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25)
     rates = [learning_rate(step, settings) for step in range(20)]
     assert rates == pytest.approx([0.0, 0.25, 0.5, 0.75] + 12 * [1.0] + [0.8, 0.6, 0.4, 0.2])
 

@@ -230,18 +230,11 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     expected = [query @ vector(place) / np.linalg.norm(vector(place)) for place in range(5)]
     np.testing.assert_allclose(similarity[0], expected, rtol=1e-12, atol=1e-12)
     silent = np.array([[False, True, True, True, True]])
-    assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [
-        1,
-        4,
-    ]  # not itself, though it is the most similar
+    # not itself, though it is the most similar
+    assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [1, 4]
     assert (most_similar(similarity, silent, 9) == silent).all()
-    assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]  # ties: the earlier ones
+    # ties: the earlier ones
+    assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [False, True, True, False, False]
 
 
 def test_similarity_is_that_of_dense_tables() -> None:

@@ -288,9 +288,8 @@ def test_bootstrap_has_about_the_spread_of_the_mean_over_new_conversations():
 
 def test_reduction_is_compared_on_the_same_draws():
     kl, answers = example()
-    kl[:, 1] = (
-        kl[:, 0] / 4
-    )  # exactly a quarter on every token: no doubt about the reduction, much about the KL
+    # exactly a quarter on every token: no doubt about the reduction, much about the KL
+    kl[:, 1] = kl[:, 0] / 4
     found = row(table_of(kl, answers), "all", "all")
     np.testing.assert_allclose([found.reduction, found.reduction_low, found.reduction_high], 0.75)
     assert found.high_conversations > 1.1 * found.low_conversations

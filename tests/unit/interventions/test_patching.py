@@ -147,9 +147,8 @@ def brute_force_kl(models, crosscoder=CROSSCODER, shard=SHARD, variants=VARIANTS
             handle.remove()
             found.append((own * (own.log() - other.log())).sum(-1))
         kl = torch.stack(found, dim=1)
-        rows.append(
-            kl[np.flatnonzero(wanted(shard)[start:stop]) - 1]
-        )  # the position before a token predicts it
+        # the position before a token predicts it
+        rows.append(kl[np.flatnonzero(wanted(shard)[start:stop]) - 1])
     return torch.cat(rows)
 
 
@@ -178,9 +177,8 @@ def test_every_patched_run_of_a_decoupled_crosscoder_equals_brute_force():
 
 def test_kl_of_the_untouched_chat_model_is_zero(models):
     _, chat = models
-    kl = patched_kl(
-        (chat, chat), [Variant("none")]
-    )  # the chat model's own activation takes the place of the base model's
+    # the chat model's own activation takes the place of the base model's
+    kl = patched_kl((chat, chat), [Variant("none")])
     assert (kl == 0).all()
 
 

@@ -100,14 +100,8 @@ def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, c
     base, chat, _ = models
     asked = asked_of(models, "train")
     found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,), silent=(20,)), asked, top=6)
-    assert sorted(found.latent) == [
-        16,
-        17,
-        18,
-        19,
-        21,
-        22,
-    ]  # the most chat-leaning live ones that fired in the training text
+    # the most chat-leaning live ones that fired in the training text
+    assert sorted(found.latent) == [16, 17, 18, 19, 21, 22]
     codes = {"harmful": [], "benign": []}
     for kind, prompt, question in zip(asked.kind, asked.prompt, asked.question, strict=True):
         ids = torch.from_numpy(prompt.token).long()[None]

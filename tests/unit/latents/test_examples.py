@@ -95,9 +95,8 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=12))
         shards.append(token_shard(lengths, first_document=100 * number))
         active = generator.random((sum(lengths), latents)) < draw(st.sampled_from([0.0, 0.1, 0.5]))
-        codes.append(
-            (generator.integers(1, 6, active.shape) * active).astype(np.float32)
-        )  # few values: many ties
+        # few values: many ties
+        codes.append((generator.integers(1, 6, active.shape) * active).astype(np.float32))
         borders = np.cumsum(lengths)
         cuts = borders[generator.random(len(borders)) < 0.5]
         parts += [
@@ -153,9 +152,8 @@ def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) 
         places = np.array([(row["peak"] - low) / (high - low) for row in rows if low < row["peak"] <= high])
         assert len(places) == 800
         assert abs((places > 0.5).mean() - 0.5) < 4 * 0.5 / 800**0.5
-    assert (
-        len({row["start"] for row in rows}) > 1000
-    )  # latents are sampled independently: no sequence comes up for all
+    # latents are sampled independently: no sequence comes up for all
+    assert len({row["start"] for row in rows}) > 1000
 
 
 def test_memory_stays_bounded(many: tuple[list[Shard], np.ndarray]) -> None:

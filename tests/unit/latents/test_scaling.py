@@ -61,9 +61,8 @@ def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
     codes = codes * (codes * decoder.norm(dim=2).sum(dim=1) > crosscoder.threshold)
     bias = crosscoder.decoder_bias.double()
     reconstruction = torch.einsum("nj,jmd->nmd", codes, decoder) + bias
-    without_own = reconstruction[None] - torch.einsum(
-        "nj,jmd->jnmd", codes, decoder
-    )  # leave one out: (J, N, 2, d)
+    # leave one out: (J, N, 2, d)
+    without_own = reconstruction[None] - torch.einsum("nj,jmd->jnmd", codes, decoder)
     targets = {
         "reconstruction": reconstruction.expand(LATENTS, -1, -1, -1),
         "error": x[None] - without_own,
@@ -147,9 +146,8 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
 
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
-    table = latent_scaling(
-        crosscoder, [raw] * 10
-    )  # every block is all of it, so every latent that fires has an interval
+    # every block is all of it, so every latent that fires has an interval
+    table = latent_scaling(crosscoder, [raw] * 10)
     ratios = table[
         [
             column
@@ -179,9 +177,8 @@ def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
     codes = torch.relu(
         torch.einsum("nmd,jmd->nj", x, crosscoder.encoder.double()) + crosscoder.encoder_bias.double()
     )
-    used = codes[:, None] * (
-        codes[:, None] * norms.T > crosscoder.threshold[:, None]
-    )  # (token, model, latent)
+    # (token, model, latent)
+    used = codes[:, None] * (codes[:, None] * norms.T > crosscoder.threshold[:, None])
     codes = codes * (used > 0).any(dim=1)
     assert 0 < ((used[:, 0] > 0) != (used[:, 1] > 0)).float().mean() < 0.5
     reconstruction = torch.einsum("nmj,jmd->nmd", used, decoder) + crosscoder.decoder_bias.double()
@@ -225,18 +222,16 @@ def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(
     assert np.concatenate([part.documents for part, _ in found]).tolist() == documents.tolist()
     number = np.concatenate([np.full(len(part.x), block) for part, block in found])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    assert (
-        number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()
-    )  # by the place of each document's first token
+    # by the place of each document's first token
+    assert number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()
 
 
 def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = nu_interval(numerators, Bootstrap(blocks=12, samples=4000, seed=1))
     rng = np.random.default_rng(7)
-    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(
-        axis=2
-    )  # blocks drawn one by one, another way
+    # blocks drawn one by one, another way
+    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(axis=2)
     expected = np.quantile(samples[0] / samples[1], [0.025, 0.975], axis=0)
     np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)
 
@@ -244,9 +239,8 @@ def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
 def test_interval_is_that_of_multinomial_draws_of_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = nu_interval(numerators, Bootstrap(blocks=12, samples=300, seed=1))
-    drawn = (
-        np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()
-    )  # (model, draw, latent)
+    # (model, draw, latent)
+    drawn = np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()
     np.testing.assert_allclose(found, np.quantile(drawn[0] / drawn[1], [0.025, 0.975], axis=0), rtol=1e-6)
 
 

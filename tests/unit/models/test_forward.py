@@ -115,11 +115,8 @@ def test_families_use_what_sets_them_apart():
         == {"full_attention", "sliding_attention"}
     )
     assert full_pass(MODELS["gemma2"])[1].abs().max() < 3.0  # capped
-    for family in (
-        "gemma2",
-        "gemma3",
-        "qwen2",
-    ):  # the window matters: a token outside it changes nothing after the first block
+    # the window matters: a token outside it changes nothing after the first block
+    for family in ("gemma2", "gemma3", "qwen2"):
         other = IDS.clone()
         other[:, 0] = (other[:, 0] + 1) % VOCABULARY
         change = (
@@ -207,9 +204,8 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
 def test_skipped_blocks_do_no_work(model):
     blocks, layer = list(decoder_layers(model)), n_layers(model) - 2
     residuals, _ = full_pass(model)
-    head_logits(
-        model, residuals[-1][:, 0]
-    )  # the first time, a token goes through block 0 to see what it gives
+    # the first time, a token goes through block 0 to see what it gives
+    head_logits(model, residuals[-1][:, 0])
     ran: list[int] = []
     handles = [
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks)

@@ -165,9 +165,8 @@ def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: P
     ] * SAMPLED
     wanted = examples[(examples.latent == 3) & examples.sampled].sort_values("document").head(SAMPLED)
     peaks = [max(value for _, value in context["active"]) for context in found[3][1:]]
-    assert peaks == pytest.approx(
-        sorted(wanted.peak, reverse=True), rel=1e-3
-    )  # drawn by document, shown by strength
+    # drawn by document, shown by strength
+    assert peaks == pytest.approx(sorted(wanted.peak, reverse=True), rel=1e-3)
     first = found[3][0]
     assert [WORDS[vocabulary.ids[token]] for token in first["tokens"]] == WORDS[:6]
     assert first["template"] == "120000"

@@ -182,9 +182,8 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
-    assert (
-        page.text.count(HOSTILE) == 5
-    )  # the family, two cells of the refusals, a row and a link of the table
+    # the family, two cells of the refusals, a row and a link of the table
+    assert page.text.count(HOSTILE) == 5
     assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
 
 

@@ -8,13 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_texts import (
-    TOKENIZERS,
-    assistant,
-    documents,
-    user,
-    write_jsonl,
-)
+from helpers_texts import TOKENIZERS, assistant, documents, user, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 

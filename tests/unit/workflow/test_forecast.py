@@ -68,11 +68,7 @@ def test_jobs_and_tokens_are_the_configs(default: dict[str, Need]) -> None:
         default["tokenise"].tokens,
         default["train_crosscoder"].tokens,
         default["scale_latents"].tokens,
-    ) == (
-        214_000,
-        2_000_000,
-        202_000,
-    )
+    ) == (214_000, 2_000_000, 202_000)
 
 
 def test_papers_model_and_run() -> None:

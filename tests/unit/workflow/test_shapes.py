@@ -252,9 +252,8 @@ def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
     assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
     (tmp_path / "config.json").write_text('{"width": 16}')
     assert folder_shape(tmp_path) is None
-    (tmp_path / "config.json").write_text(
-        json.dumps(SIZES | {"intermediate_size": [64, 32]})
-    )  # another one in each block
+    # another one in each block
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"intermediate_size": [64, 32]}))
     assert folder_shape(tmp_path) is None
     assert folder_shape(tmp_path / "nowhere") is None
 
