@@ -63,7 +63,7 @@ def make_conversations(count: int, prompt: int, answer: int) -> Shard:
 
 
 def make_crosscoder(models: tuple[PreTrainedModel, PreTrainedModel], ids: torch.Tensor) -> Crosscoder:
-    """Make a random crosscoder. Its threshold leaves ``L0`` latents active on ``ids`` (conversation, position)."""
+    """Make a random crosscoder with ``L0`` latents above threshold on ``ids`` (conversation, position)."""
     crosscoder = Crosscoder(D_MODEL, LATENTS, LAYER).requires_grad_(False).to(device())
     torch.nn.init.normal_(crosscoder.encoder)
     torch.nn.init.normal_(crosscoder.decoder, std=0.04)
