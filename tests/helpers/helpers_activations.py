@@ -104,7 +104,7 @@ def rule_inputs(folder: Path, *parts: Tensor) -> dict[str, Any]:
 def random_crosscoder(
     d_model: int, latents: int, seed: int = 0, code_normalisation: str = "crosscoder"
 ) -> Crosscoder:
-    """Make a crosscoder with random weights, biases, means and scales, so that code can't ignore any of them."""
+    """Make a crosscoder with random weights, biases, means and scales, so that none can be left out."""
     crosscoder = Crosscoder(d_model, latents, LAYER, code_normalisation)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

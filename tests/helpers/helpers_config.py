@@ -22,15 +22,15 @@ pair:
     finetune: {{chat_template: data/markers.jinja, data: {{talk: 1000}}, learning_rate: 0.001}}
 datasets:
   pages: {{kind: documents, format: text, files: [pages.txt], tokens: 4000, validation_tokens: 400}}
-    talk:
-      {{kind: chats, format: messages, hub: {{name: org/talk, revision: main}},
-       tokens: 4000, validation_tokens: 400}}
+  talk:
+    {{kind: chats, format: messages, hub: {{name: org/talk, revision: main}},
+     tokens: 4000, validation_tokens: 400}}
 tokens: {{context: 128, shard: 2000}}
 activations: {{batch_tokens: 4096, max_norm_ratio: 10.0}}
 crosscoders:
-    topk:
-      {{loss: batchtopk, expansion: 4, k: 8, batch: 256, tokens: 25600, threshold_start_step: 50,
-       normalisation: {{kind: shared}}}}
+  topk:
+    {{loss: batchtopk, expansion: 4, k: 8, batch: 256, tokens: 25600, threshold_start_step: 50,
+     normalisation: {{kind: shared}}}}
   l1: {{loss: l1, latents: 96, l1_coefficient: 0.05, batch: 256, tokens: 25600}}
 seeds: [0, 1]
 latent_scaling: {{nu_error_below: 0.2, bootstrap: {{blocks: 20}}}}

@@ -26,7 +26,7 @@ def decode(tokens: list[int]) -> str:
 def random_shard(
     documents: int, length: int = 40, tokens: int = 200, seed: int = 0, words: int = len(WORDS)
 ) -> Shard:
-    """Documents of random tokens, one sequence each. The first ``words`` ids are WORDS, as rare as the rest."""
+    """Documents of random tokens, one sequence each. The first ids are WORDS, as rare as all others."""
     generator = np.random.default_rng(seed)
     rows = documents * length
     return Shard(
