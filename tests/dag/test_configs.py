@@ -204,6 +204,6 @@ def test_number_that_yaml_reads_as_text_is_named(checkout: Checkout) -> None:
     result = checkout.snakemake("--dry-run")
     assert result.returncode == 1
     assert (
-        "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: a valid number (YAML reads 1e-3 as text; write 1.0e-3)"
-        in (result.stdout)
+        "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: "
+        "a valid number (YAML reads 1e-3 as text; write 1.0e-3)" in (result.stdout)
     )

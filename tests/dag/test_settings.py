@@ -101,7 +101,8 @@ def follows(record: Record, made: set[str], jobs: dict[str, Any]) -> bool:
 def test_table_has_a_row_for_every_key_and_no_other() -> None:
     missing = sorted(KEYS.keys() - TABLE.keys())
     assert not missing, (
-        f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: first rule that runs again when it changes'"
+        f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: "
+        "first rule that runs again when it changes'"
     )
     assert not TABLE.keys() - KEYS.keys(), f"{FILE.name} has rows for keys that {TINY} does not have"
     unchanged = [key for key in KEYS if other(KEYS[key]) is None and "to" not in TABLE[key]]

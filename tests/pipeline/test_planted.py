@@ -77,6 +77,7 @@ def test_concepts_without_room_are_refused_before_anything_is_planted(finished: 
     result = finished.snakemake("results/planted-tiny/layer0/planted/concepts.csv", "--configfile", config)
     assert result.returncode == 1
     assert re.search(
-        r"error: pair\.chat\.planted\.concepts: found 450, but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
+        r"error: pair\.chat\.planted\.concepts: found 450, "
+        r"but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
         result.stdout,
     )

@@ -206,7 +206,8 @@ def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
         (
             {"gres": "gpu:3"},
             [],
-            "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, threads 1: no node",
+            "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, "
+            "threads 1: no node",
         ),
         (
             {"runtime": 700},

@@ -12,7 +12,10 @@ from crossdiff import device
 from crossdiff.errors import UserError
 from crossdiff.workflow import gpu
 
-NVRM = "NVRM version: NVIDIA UNIX {kind}x86_64 Kernel Module  {version}  Fri Nov  3 13:20:11 UTC 2023\nGCC version: gcc 11.4.0\n"
+NVRM = (
+    "NVRM version: NVIDIA UNIX {kind}x86_64 Kernel Module  {version}  Fri Nov  3 13:20:11 UTC 2023\nGCC "
+    "version: gcc 11.4.0\n"
+)
 BUILT_FOR = ["sm_75", "sm_80", "sm_90", "sm_120", "compute_120"]
 CU126 = "pip install torch==2.13.0+cu126 --index-url https://download.pytorch.org/whl/cu126"
 
@@ -73,7 +76,8 @@ def test_driver_too_old_for_the_build(machine: Callable[..., None], open_kernel:
     with pytest.raises(UserError) as error:
         device.device()
     assert str(error.value) == (
-        "device: found a GPU with driver 535.104.05, but torch 2.13.0+cu130 is built for CUDA 13.0, which needs driver 580 or newer; "
+        "device: found a GPU with driver 535.104.05, but torch 2.13.0+cu130 is built for CUDA 13.0, "
+        "which needs driver 580 or newer; "
         f"{CU126}, or set device: cpu"
     )
 
@@ -93,7 +97,8 @@ def test_card_too_old_for_the_build(machine: Callable[..., None]) -> None:
         device.device()
     built = "sm_75, sm_80, sm_90, sm_120, compute_120"
     assert str(error.value) == (
-        f"device: found a Some Card (sm_70), but torch 2.13.0+cu130 is built for {built}; {CU126}, or set device: cpu"
+        f"device: found a Some Card (sm_70), but torch 2.13.0+cu130 is built for {built}; {CU126}, "
+        "or set device: cpu"
     )
 
 

@@ -79,7 +79,8 @@ def test_number_that_yaml_reads_as_text_is_shown_as_it_must_be_written(digits, e
     assert isinstance(yaml.safe_load(text), str)
     line = refusal_of("crosscoders.l1.learning_rate", text)
     assert line.startswith(
-        f"crosscoders.l1.learning_rate: found '{text}' (text), allowed: a valid number (YAML reads {text} as text; write "
+        f"crosscoders.l1.learning_rate: found '{text}' (text), allowed: "
+        f"a valid number (YAML reads {text} as text; write "
     )
     written = yaml.safe_load(line.rpartition("write ")[2].removesuffix(")"))
     assert isinstance(written, float) and math.isclose(written, float(text))

@@ -248,7 +248,10 @@ def test_kernels_that_compute_something_else_stop_the_training(
         monkeypatch.setattr(fast, "dot_products", lambda *arguments: products(*arguments) * wrong)
         with pytest.raises(
             UserError,
-            match=r"found a relative difference of .* between the Triton kernels and the plain path .* kernels: plain",
+            match=(
+                r"found a relative difference of .* between the Triton kernels and the plain path .* "
+                r"kernels: plain"
+            ),
         ):
             training.step(torch.randn(32, 2, WIDTH, generator=torch.Generator().manual_seed(0)))
 

@@ -94,7 +94,10 @@ def test_server_that_is_down_is_tried_again_and_named() -> None:
     clock = Clock()
     with pytest.raises(
         UserError,
-        match=rf"^explanations\.model\.endpoint {url}: no answer \(ConnectionError\), {ATTEMPTS} times; .* run again",
+        match=(
+            rf"^explanations\.model\.endpoint {url}: no answer \(ConnectionError\), {ATTEMPTS} times; "
+            rf".* run again"
+        ),
     ):
         server(url, clock).answer(*QUESTION)
     assert clock.slept == [1, 2, 4, 8]
@@ -299,8 +302,8 @@ def test_forecast_of_what_a_model_is_asked() -> None:
     assert f"by some: at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
     read, written = 100 * (22 * 150 + (3 + 60) * 16 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
     assert (
-        f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, {(2 * read + 8 * written) / 1e6:.2f} at the prices"
-        in line
+        f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, "
+        f"{(2 * read + 8 * written) / 1e6:.2f} at the prices" in line
     )
 
 

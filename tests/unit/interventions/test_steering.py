@@ -147,7 +147,10 @@ def test_no_training_requests_at_all_are_refused(models, crosscoder):
 def test_training_requests_without_a_token_that_counts_are_refused(models, crosscoder, change):
     with pytest.raises(
         UserError,
-        match=r"^activations\.skip_first, activations\.max_norm_ratio: found no harmful tokens of train requests",
+        match=(
+            r"^activations\.skip_first, activations\.max_norm_ratio: "
+            r"found no harmful tokens of train requests"
+        ),
     ):
         refusal_latents(
             *models[:2], crosscoder, SUMMARY._replace(**change), betas(), asked_of(models, "train"), top=6

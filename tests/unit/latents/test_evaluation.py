@@ -108,7 +108,10 @@ def test_constant_shift_of_the_reconstruction_costs_no_variance(crosscoder: Cros
 
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_too_few_validation_tokens_are_refused(crosscoder: Crosscoder, tokens: int) -> None:
-    said = rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; raise validation_tokens, or loosen [^\n]*$"
+    said = (
+        rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; "
+        rf"raise validation_tokens, or loosen [^\n]*$"
+    )
     with pytest.raises(UserError, match=said):
         reconstruction_quality(crosscoder, encoded(crosscoder, [torch.randn(1, 2, WIDTH)] * tokens))
 

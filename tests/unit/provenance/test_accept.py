@@ -138,7 +138,8 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
 def test_named_rule_from_which_others_were_made(root, capsys):
     assert command(capsys, "accept", "evaluate_crosscoder")[1].splitlines() == [
         "accepted: 1 results (1 of evaluate_crosscoder)",
-        "not accepted, and snakemake makes them anew, as their code differs now: 1 results (1 of figure_planted)",
+        "not accepted, and snakemake makes them anew, as their code differs now: "
+        "1 results (1 of figure_planted)",
     ]
 
 
@@ -189,8 +190,8 @@ def test_other_inputs(root, capsys, jobs):
 def test_changed_result_is_named_before_what_was_made_from_it(root, capsys):
     (root / TABLE).write_text("tampered")
     assert (
-        f"error: {TABLE}: file changed (its bytes are not those of the record), the first of 2 results that differ"
-        in refused(root, capsys)
+        f"error: {TABLE}: file changed (its bytes are not those of the record), "
+        "the first of 2 results that differ" in refused(root, capsys)
     )
     assert f"error: {FIGURE}: input changed since ({TABLE})" in refused(root, capsys, "figure_planted")
 

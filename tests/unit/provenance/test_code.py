@@ -151,7 +151,8 @@ def test_what_only_a_type_checker_reads_does_not_count(tree):
     edit(
         path,
         "import hashlib\n",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import trainer\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import "
+        "trainer\n",
     )
     forget()
     assert "trainer.py" not in {file.name for file in code.code_files("tokenise")}
@@ -177,7 +178,8 @@ def test_scripts_have_different_digests():
 def test_code_files_hold_every_module_that_the_script_loads():
     loaded = in_fresh_python(
         "import runpy; runpy.run_path('workflow_scripts/fetch_package.py')",
-        "print(*[module.__file__ for name, module in sys.modules.items() if name.split('.')[0] == 'crossdiff'])",
+        "print(*[module.__file__ for name, module in sys.modules.items() if name.split('.')[0] == "
+        "'crossdiff'])",
     )
     assert {Path(path) for path in loaded} == set(code.code_files("fetch_package")) - {
         ROOT / "workflow_scripts/fetch_package.py"

@@ -89,7 +89,8 @@ def test_folder_that_is_replaced_keeps_none_of_its_old_files(final):
 FULL_DISK = {
     "errno": OSError(errno.ENOSPC, "in the words of another system"),
     "HDF5": OSError(
-        "Can't write data (file write failed: time = now, errno = 28, error message = 'No space left on device')"
+        "Can't write data (file write failed: time = now, errno = 28, "
+        "error message = 'No space left on device')"
     ),
 }
 

@@ -134,7 +134,10 @@ def test_change_against_none_stands_beside_each_bar():
     found = table()
     (ax,) = kl({"batchtopk": found}).axes
     row = found[(found.variant == "all") & (found.group == "all")].iloc[0]
-    expected = f"{round(-100 * row.reduction):+d} % ({round(-100 * row.reduction_high):+d} to {round(-100 * row.reduction_low):+d})"
+    expected = (
+        f"{round(-100 * row.reduction):+d} % ({round(-100 * row.reduction_high):+d} to "
+        f"{round(-100 * row.reduction_low):+d})"
+    )
     assert expected in [text.get_text() for text in ax.texts]
 
 

@@ -57,8 +57,8 @@ def test_latents_come_most_chat_leaning_first_with_undefined_ratios_as_a_dash(go
     found = [text.index(f"latent {latent}: norm difference") for latent in (2, 1, 3, 0)]
     assert found == sorted(found)
     assert (
-        "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, fires on 1.23 % of tokens chat-only"
-        in text
+        "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, "
+        "fires on 1.23 % of tokens chat-only" in text
     )
 
 

@@ -157,7 +157,10 @@ def test_turn_end_without_a_special_token_is_one_token():
     ).sum() == 1
 
 
-INST = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + '</s>' }}{% endfor %}"
+INST = (
+    "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + "
+    "m['content'] + '</s>' }}{% endfor %}"
+)
 
 
 def test_turn_without_a_special_token_ends_before_the_answer():

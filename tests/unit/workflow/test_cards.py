@@ -94,8 +94,10 @@ def test_what_was_not_measured_is_told() -> None:
     needs = {"a": need(Work("forward", 1)), "b": need(Work("l1", 1, 1, 1)), "c": need(Work("scale", 1))}
     lines = Card("a", record(**{key: 1.0 for key in USUAL if key != "start"}, forward=5e14)).told(needs)
     assert lines == [
-        "Hours: one job after another on a card (1e+15 FLOP/s in products, 1e+12 bytes/s copied) with 10 CPU cores.",
-        "Not measured on this card: encode 20%, l1 40%; estimated from bytes and FLOP at so much of these rates.",
+        "Hours: one job after another on a card (1e+15 FLOP/s in products, "
+        "1e+12 bytes/s copied) with 10 CPU cores.",
+        "Not measured on this card: encode 20%, l1 40%; "
+        "estimated from bytes and FLOP at so much of these rates.",
         "Taken as usual, not measured: start 6.",
     ]
 
@@ -136,6 +138,9 @@ def test_record_that_is_wrong_is_one_line(tmp_path: Path, change: dict, said: st
 def test_unknown_card_names_those_that_are_known() -> None:
     with pytest.raises(
         UserError,
-        match=r"--card: found z9, allowed: h100, h200.*, or a file that crossdiff plan --calibrate FILE\.json",
+        match=(
+            r"--card: found z9, allowed: h100, h200.*, or a file that crossdiff plan --calibrate "
+            r"FILE\.json"
+        ),
     ):
         find_card("z9", ROOT)
