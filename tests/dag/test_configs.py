@@ -1,4 +1,4 @@
-"""Every shipped config gives the DAG that it describes; a bad one gives one clear line and exit code 1 before any job."""
+"""Every shipped config gives the DAG that it describes. A bad one stops with one line before any job."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which jobs a change of each setting runs again: no more, no fewer; and that scripts read what their rules declare, and only that."""
+"""A change of a setting runs exactly the jobs that depend on it. Scripts read exactly what rules declare."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def other(value: Any) -> Any:
 
 
 def changed_config(finished: Checkout, key: str, name: str) -> str:
-    """The tiny config with another value of one key, and what the table says has to change along for it to stay valid."""
+    """Change one key of the tiny config, and what the table says has to change with it."""
     row = TABLE[key]
     config = finished.changed(TINY, {key: row.get("to", other(KEYS[key]))} | row.get("with", {}), name)
     values = yaml.safe_load((finished.folder / config).read_text())
@@ -65,7 +65,10 @@ def changed_config(finished: Checkout, key: str, name: str) -> str:
 
 
 def expected(finished: Checkout, row: dict[str, Any]) -> Counter[str]:
-    """Rule -> number of jobs that should run: those of the first rules (whose outputs contain ``only``), and all that follow from them."""
+    """{rule: number of jobs} that should run: jobs of the first rules, and all that follow from them.
+
+    Of the first rules only jobs count whose outputs contain ``only``.
+    """
     jobs = plan(finished.folder, [Path(TINY)])
     records = {(record := read_record(finished.folder / output)).id: record for output in jobs}
     rules = [row["first"]] if isinstance(row["first"], str) else row["first"]

@@ -1,4 +1,4 @@
-"""Explanations by a language model through real Snakemake: a server on loopback, its failures, and where its key does not go."""
+"""Explanations by a language model through real Snakemake: a server on loopback, its failures and its key."""
 
 import json
 from collections.abc import Iterator

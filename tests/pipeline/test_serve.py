@@ -1,4 +1,4 @@
-"""Explanations by a real OpenAI-compatible server: `transformers serve`, on loopback, with the base model of the default pair."""
+"""Explanations by a real OpenAI-compatible server: `transformers serve`, the default pair's base model."""
 
 import json
 import socket
@@ -75,7 +75,8 @@ def test_a_small_model_explains_badly_and_the_score_says_so(
     assert asked.requests.sum() == len(kept) and asked.malformed.sum() == sum(
         not _is_read(**one) for one in kept
     )
-    # It repeats the example that it was given, so what it says is not told from chance; where too little can be read, there is no score.
+    # It repeats the example that it was given, so its answers are no better than chance. Where too few of
+    # them can be read, there is no score.
     scored = asked.detection.notna()
     assert scored.any() and not scored[asked.kind == "malformed"].any()
     assert (asked.detection_low[scored] <= 0.5).all() and asked.detection[scored].mean() < 0.6

@@ -51,7 +51,7 @@ def test_fast_audit_takes_less_than_a_second(finished):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert finished.crossdiff("audit", FIGURE, fresh=True).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # of computing: the machine may have other work
+    # Seconds of computing, since the machine may have other work.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
@@ -117,7 +117,7 @@ def test_two_seeds_differ_by_their_seed(finished):
 
 
 def test_captions_hold_the_recorded_values_not_those_of_the_config(ours):
-    """The figures were made with a threshold of 0.2; a page written after an edit of the config must not say 0.3."""
+    """The figures were made with a threshold of 0.2. A page written after an edit of the config keeps it."""
     (ours.folder / TINY).write_text(
         (ours.folder / TINY).read_text() + "\nlatent_scaling: {nu_error_below: 0.3}\n"
     )

@@ -13,8 +13,8 @@ from crossdiff.errors import UserError
 from crossdiff.workflow import gpu
 
 NVRM = (
-    "NVRM version: NVIDIA UNIX {kind}x86_64 Kernel Module  {version}  Fri Nov  3 13:20:11 UTC 2023\nGCC "
-    "version: gcc 11.4.0\n"
+    "NVRM version: NVIDIA UNIX {kind}x86_64 Kernel Module  {version}  Fri Nov  3 13:20:11 UTC 2023\n"
+    "GCC version: gcc 11.4.0\n"
 )
 BUILT_FOR = ["sm_75", "sm_80", "sm_90", "sm_120", "compute_120"]
 CU126 = "pip install torch==2.13.0+cu126 --index-url https://download.pytorch.org/whl/cu126"
@@ -22,7 +22,7 @@ CU126 = "pip install torch==2.13.0+cu126 --index-url https://download.pytorch.or
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Pretend a machine: its driver, whether there is a card, the capability that torch sees, and torch's build."""
+    """Pretend a machine: its driver, its card, the capability that torch sees, and torch's build."""
 
     def pretend(
         driver: str | None = None,
@@ -199,15 +199,16 @@ def test_run_stops_before_its_first_job(devices: Path) -> None:
 
 
 def test_run_goes_on(devices: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    gpu.check(workflow(executor="slurm"), devices)  # its nodes have other cards
+    """``gpu.check`` raises nothing in each of these cases; the test above shows that it can."""
+    gpu.check(workflow(executor="slurm"), devices)  # the nodes of a cluster have other cards
     gpu.check(workflow(on_gpu=0), devices)
     (tmp_path / "none").mkdir()
     gpu.check(workflow(), tmp_path / "none")
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         gpu.check(workflow(), devices)
-    # each rule has an environment of its own
+    # Each rule may have an environment of its own, so torch may be missing here.
     monkeypatch.setattr(gpu, "QUESTION", "raise ModuleNotFoundError('torch')")
     gpu.check(workflow(), devices)
     monkeypatch.undo()
-    gpu.check(workflow(), devices)  # here torch has nothing to complain of
+    gpu.check(workflow(), devices)  # torch has nothing to complain about

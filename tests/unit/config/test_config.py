@@ -1,4 +1,4 @@
-"""The configuration: what it refuses, and that each refusal is one line with the key, what was found and what is allowed."""
+"""The configuration refuses errors in one line each, with the key, what was found and what is allowed."""
 
 import math
 

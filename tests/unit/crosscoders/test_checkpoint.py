@@ -234,7 +234,10 @@ def _count(path: Path, counter: Path, rounds: int) -> None:
 
 
 def test_only_one_process_is_inside_at_a_time(tmp_path: Path) -> None:
-    """Each adds one by reading and writing back: two inside at once would lose counts. A dead owner's lock stands at the start."""
+    """Each process adds one by reading and writing back: two inside at once would lose counts.
+
+    A dead owner's lock is there at the start.
+    """
     path, counter = tmp_path / "folder/lock.json", tmp_path / "counter"
     path.parent.mkdir()
     counter.write_text("0")

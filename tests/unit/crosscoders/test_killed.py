@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments (kill -9 of real processes) and started again end with the same bytes."""
+"""A training that is killed at a random moment (kill -9) and started again ends with the same bytes."""
 
 import multiprocessing
 import random

@@ -219,8 +219,10 @@ def test_training_depends_on_the_seed_alone(
 def test_batchtopk_step_on_a_device_waits_for_its_selection_alone(
     activations: PairedActivations, normalisation: str, path: str
 ) -> None:
-    """How many candidates there are, whether they suffice, and which were chosen; between rows of the log, and while no latent may have
-    died. The interpreter asks, too."""
+    """It asks how many candidates there are, whether they suffice, and which were chosen.
+
+    This holds between rows of the log, and while no latent may have died. The interpreter asks, too.
+    """
     settings = batchtopk_settings(
         log_every=50, code_normalisation=normalisation, k_max=8, k_annealing_steps=3
     )

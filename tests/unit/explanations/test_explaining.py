@@ -1,4 +1,4 @@
-"""The whole way of an explanation by a language model, with an oracle in its place: a real server that knows which word is planted."""
+"""An explanation by a language model from start to end, with a real server that knows the planted word."""
 
 import json
 import re

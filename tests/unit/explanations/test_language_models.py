@@ -1,4 +1,7 @@
-"""Language models as explainers and judges: a real server on loopback, keys, limits, malformed answers, and answers that outlive a kill."""
+"""Language models as explainers and judges, through a real server on loopback.
+
+Keys stay secret, limits are kept, malformed answers are counted, and answers outlive a kill.
+"""
 
 import json
 import os
@@ -211,7 +214,8 @@ from test_language_models import server
 from crossdiff.explanations.answers import KnownAnswers, Question
 client = server({url!r})
 client.workers = 1
-KnownAnswers({folder!r}, client).answers([Question([{{"role": "user", "content": str(number)}}], 5) for number in range(10)])
+questions = [Question([{{"role": "user", "content": str(number)}}], 5) for number in range(10)]
+KnownAnswers({folder!r}, client).answers(questions)
 """
 
 
@@ -298,7 +302,8 @@ def test_forecast_of_what_a_model_is_asked() -> None:
         "prices": {"read": 2.0, "written": 8.0},
     }
     [line] = forecast_lines(load(tiny | {"explanations": given}))
-    # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
+    # 25 latents of 2 crosscoders and 2 seeds. Each takes one question for the explanation, 40 contexts with
+    # and without it, and 20 marked ones, 3 at a time.
     assert f"by some: at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
     read, written = 100 * (22 * 150 + (3 + 60) * 16 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
     assert (

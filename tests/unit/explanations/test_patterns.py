@@ -1,4 +1,4 @@
-"""Patterns: planted ones are found and score 1, noise does not, halves share no document, and numbers agree with a walk over contexts."""
+"""Planted patterns are found and score 1, noise does not, halves share no document, and counts are exact."""
 
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def test_blocks_of_latents_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_halves_share_no_document_and_the_fit_sees_only_its_own(tmp_path: Path) -> None:
-    """In the documents of the scored half the latent fires on another word: the pattern of the fitted half finds nothing there."""
+    """In the scored half the latent fires on another word: the fitted half's pattern finds nothing there."""
     shard = random_shard(400)
     scored = is_scored(shard.document)
     where = np.where(scored, shard.token == SORRY, shard.token == BANANA)
@@ -238,7 +238,7 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
 
 
 def test_similarity_is_that_of_dense_tables() -> None:
-    """Tokens that the background lacks, a token that is in all of its contexts, a latent without a context."""
+    """Three cases: the background lacks tokens, a token is in all its contexts, a latent has no context."""
     generator = np.random.default_rng(0)
     token = generator.geometric(0.1, 3000).astype(np.int32)
     token[::5] = 7

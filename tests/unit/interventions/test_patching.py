@@ -32,7 +32,10 @@ def models(request):
 
 
 def chat_shard(*turns: tuple[int, ...], seed: int = 0) -> Shard:
-    """Conversations from the lengths of their turns' contents, the user's first; a turn has a header and an end of one token each."""
+    """Make conversations from the lengths of their turns' contents, the user's first.
+
+    A turn has a header and an end of one token each.
+    """
     role, template, position = [], [], []
     for lengths in turns:
         for number, length in enumerate(lengths):

@@ -1,4 +1,4 @@
-"""Which latents are steered and by what, and what is counted of the answers, against brute force and by hand."""
+"""Which latents are steered and by how much, and what answers count as, against brute force and by hand."""
 
 import numpy as np
 import pandas as pd

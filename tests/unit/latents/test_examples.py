@@ -87,7 +87,7 @@ def naive(
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray, Examples, list[Firings]]:
-    """Shards, their codes, largest activations, settings, and the firings cut at random borders of sequences."""
+    """Shards, codes, largest activations and settings, and the firings cut at random ends of sequences."""
     latents = draw(st.integers(1, 3))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     shards, codes, parts = [], [], []
@@ -111,7 +111,8 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         before=draw(st.integers(0, 7)),
         after=draw(st.integers(0, 7)),
     )
-    # Usually that of these tokens; less when a rounding or a smaller search made the difference, more when the strongest lie elsewhere.
+    # Usually the maximum of these tokens. It is less after a rounding or a smaller search, and more when the
+    # strongest tokens lie elsewhere.
     largest = np.stack([part.max(axis=0) for part in codes]).max(axis=0) * np.float32(
         draw(st.sampled_from([0.7, 1.0, 3.0]))
     )
@@ -127,7 +128,10 @@ def test_examples_equal_a_naive_search(stream: tuple) -> None:
 
 @pytest.fixture
 def many() -> tuple[list[Shard], np.ndarray]:
-    """A shard of 3,000 sequences of two tokens, and codes of 40 latents: the peaks of each are all different, the strongest at the end."""
+    """A shard of 3,000 sequences of two tokens, and codes of 40 latents.
+
+    The peaks of a latent all differ, with the strongest at the end.
+    """
     shard = token_shard([2] * 3000)
     codes = np.zeros((6000, 40), np.float32)
     codes[1::2] = np.arange(1, 3001)[:, None] / 3000
@@ -139,7 +143,10 @@ def pieces(codes: np.ndarray, size: int) -> Iterator[Firings]:
 
 
 def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) -> None:
-    """20 of 1,500 sequences for each of 40 latents and two bins: as many from one half of the bin as from the other, within 4 sigma."""
+    """20 of 1,500 sequences are drawn for each of 40 latents and two bins.
+
+    Each half of a bin gets the same number, within 4 sigma.
+    """
     shards, codes = many
     settings = Examples(per_latent=1, quantiles=[0.5, 1.0], per_quantile=20)
     rows = [
@@ -152,7 +159,7 @@ def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) 
         places = np.array([(row["peak"] - low) / (high - low) for row in rows if low < row["peak"] <= high])
         assert len(places) == 800
         assert abs((places > 0.5).mean() - 0.5) < 4 * 0.5 / 800**0.5
-    # latents are sampled independently: no sequence comes up for all
+    # Latents are sampled independently: no sequence comes up for all of them.
     assert len({row["start"] for row in rows}) > 1000
 
 

@@ -54,7 +54,7 @@ def raw() -> Tensor:
 
 
 def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
-    """{target: (model, latents)}: every target written out for every latent and token, least squares by its closed form."""
+    """{target: (model, latents)}: each target written out per latent and token, with closed least squares."""
     x = (raw.double() - crosscoder.mean.double()) * crosscoder.scale.double()[:, None]
     encoder, decoder = crosscoder.encoder.double(), crosscoder.decoder.double()
     codes = torch.relu(torch.einsum("nmd,jmd->nj", x, encoder) + crosscoder.encoder_bias.double())
@@ -167,7 +167,7 @@ def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Ten
 
 
 def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
-    """A latent may count for one model and not for the other: reconstruction and own part follow each model's threshold."""
+    """A latent may count for one model only: reconstruction and own part follow each model's threshold."""
     crosscoder = random_crosscoder(WIDTH, LATENTS, seed=1, code_normalisation="decoupled").requires_grad_(
         False
     )
@@ -326,7 +326,7 @@ def test_control_direction_has_the_chat_norm_and_explains_little() -> None:
 
 
 def orthogonal(scales: Tensor) -> Crosscoder:
-    """Latent j reads unit vector j of the chat model; its base decoder is ``scales[j]`` times its chat decoder."""
+    """Latent j reads unit vector j of the chat model; its base decoder is ``scales[j]`` times that of chat."""
     crosscoder = Crosscoder(WIDTH, WIDTH, LAYER)
     with torch.no_grad():
         crosscoder.encoder[:, 1] = torch.eye(WIDTH)

@@ -122,7 +122,10 @@ def test_controls_run_out_with_the_pairs() -> None:
 
 @pytest.fixture
 def planted(tmp_path: Path) -> tuple[Crosscoder, Path, pd.DataFrame]:
-    """Latents 0 and 1 (chat-only) are twins of 4 and 5 (base-only): 0 and 4 fire on the same tokens, 1 and 5 on different ones."""
+    """Latents 0 and 1 (chat-only) are twins of 4 and 5 (base-only).
+
+    0 and 4 fire on the same tokens, 1 and 5 on different ones.
+    """
     crosscoder = random_crosscoder(WIDTH, 8).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in (crosscoder.encoder, crosscoder.encoder_bias, crosscoder.mean):

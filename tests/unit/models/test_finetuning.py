@@ -170,7 +170,8 @@ def test_template_tokens_and_turn_end_are_read_off_the_chats(examples, tokenizer
 
 def test_turn_end_is_the_assistants_even_where_other_turns_are_more(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ('<|end|>' if m['role'] == 'assistant' else '<|user|>') }}{% endfor %}"
+    end = "'<|end|>' if m['role'] == 'assistant' else '<|user|>'"
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m['content'] + ({end}) }}}}{{% endfor %}}"
     sequence = chat_sequence([{"role": "user", "content": "Hi"}, *chat("Hello?", "Yes.")], tokenizer, "chat")
     assert tokenizer.convert_ids_to_tokens(turn_end([sequence], 512)) == "<|end|>"
 

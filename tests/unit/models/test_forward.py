@@ -1,4 +1,4 @@
-"""A part of a model gives what the whole model gives: up to a layer, and on from it, for every supported family."""
+"""Running a part of a model, up to a layer or from it on, gives what the whole model gives."""
 
 import copy
 from collections import Counter
@@ -188,7 +188,7 @@ def test_resuming_depends_on_the_residual_stream_and_not_on_the_ids(model):
 
 
 def test_residual_stream_of_another_model_can_be_put_in(model):
-    """Resuming is what patches one model's activations into the other: equal to replacing the block's output in a full pass."""
+    """Resuming with another model's activations equals replacing the block's output in a full pass."""
     layer = n_layers(model) // 2
     foreign = torch.randn(*IDS.shape, 32, generator=torch.Generator().manual_seed(1))
     handle = decoder_layers(model)[layer].register_forward_hook(

@@ -110,8 +110,8 @@ Q, K = (f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk")
     [
         (
             lambda tensors: {f"_orig_mod.{name}": value for name, value in tensors.items()},
-            "21 missing (lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight, "
-            "...); "
+            "21 missing (lm_head.weight, model.embed_tokens.weight, "
+            "model.layers.0.input_layernorm.weight, ...); "
             "21 that the model does not know (_orig_mod.lm_head.weight, _orig_mod.model.embed_tokens.weight, "
             "_orig_mod.model.layers.0.input_layernorm.weight, ...)",
         ),

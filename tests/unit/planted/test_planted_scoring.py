@@ -1,4 +1,4 @@
-"""Scores: hand-made crosscoders, whose scores follow from arithmetic, and the statistics against brute force."""
+"""Scores of handmade crosscoders follow from arithmetic, and statistics agree with brute force."""
 
 import math
 from itertools import product

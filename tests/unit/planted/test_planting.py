@@ -1,4 +1,4 @@
-"""Planting: that the truth says what is in the activations, that it does not depend on the order of jobs, and what is refused."""
+"""Planting: the truth says what is in the activations, in any order of jobs; wrong settings are refused."""
 
 import re
 

@@ -32,7 +32,7 @@ def write(request):
 
 @pytest.fixture
 def final(tmp_path):
-    """Where the output goes: in a folder that does not exist yet, so that everything in it was left by atomic_path."""
+    """Where the output goes: a folder that does not exist yet, so atomic_path left everything in it."""
     return tmp_path / "results" / "output.bin"
 
 

@@ -20,7 +20,7 @@ CLASSES = Classes(top=5)
 
 
 def table(difference: list[float], nu: list[float], fired: int = 1) -> pd.DataFrame:
-    """A beta table with both ratios ``nu``, but that nu_error is a tenth lower; cosines of the directions fall with the difference."""
+    """A beta table with ratios ``nu``; nu_error is a tenth lower. Cosines fall as the difference grows."""
     difference, nu = np.asarray(difference, np.float32), np.asarray(nu, np.float64)
     return pd.DataFrame(
         {

@@ -134,10 +134,8 @@ def test_change_against_none_stands_beside_each_bar():
     found = table()
     (ax,) = kl({"batchtopk": found}).axes
     row = found[(found.variant == "all") & (found.group == "all")].iloc[0]
-    expected = (
-        f"{round(-100 * row.reduction):+d} % ({round(-100 * row.reduction_high):+d} to "
-        f"{round(-100 * row.reduction_low):+d})"
-    )
+    change, low, high = (round(-100 * row[f"reduction{end}"]) for end in ("", "_high", "_low"))
+    expected = f"{change:+d} % ({low:+d} to {high:+d})"
     assert expected in [text.get_text() for text in ax.texts]
 
 

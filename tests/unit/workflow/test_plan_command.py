@@ -133,7 +133,7 @@ def test_size_is_refused_in_one_line(size: str, capsys: pytest.CaptureFixture[st
 def suggested(
     capsys: pytest.CaptureFixture[str], *options: str, config: str = PAPER
 ) -> tuple[str, float, float, dict[str, int]]:
-    """What was said; bytes, hours and training tokens of the config that the printed commands make, by their file."""
+    """Give what was said, and bytes, hours and training tokens of each config in the printed commands."""
     main(["plan", "--configfile", config, "--card", "h100", *options])
     printed = capsys.readouterr().out
     said, _, commands = printed[printed.index("What fits") :].partition("\n\n")

@@ -237,9 +237,8 @@ def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
     assert shape(tiny, tmp_path) == Shape(3, 32, 64, 260, 4 * 32 * 32, embeddings=2)
     folder = tmp_path / "results/models/tiny-base"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(
-        '{"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100, "num_attention_heads": 4}'
-    )
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100}
+    (folder / "config.json").write_text(json.dumps(sizes | {"num_attention_heads": 4}))
     assert shape(tiny, tmp_path) == Shape(2, 16, 48, 100, 4 * 16 * 16)
 
 
