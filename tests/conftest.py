@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,20 @@ def checkout(tmp_path: Path) -> Checkout:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A finished run of the tiny config. Tests leave it alone: they plan in it, and change copies of it."""
     return once(tmp_path_factory, "tiny", run_tiny)
+
+
+@pytest.fixture
+def ours(finished: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of the finished run that a test may change and damage."""
+    return finished.copy(tmp_path / "ours")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close the figures that a test has drawn."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 def run_tiny(checkout: Checkout) -> None:

@@ -29,12 +29,6 @@ def rules(pending: dict[str, str], checkout: Checkout) -> set[str]:
     }
 
 
-@pytest.fixture
-def ours(finished: Checkout, tmp_path: Path) -> Checkout:
-    """A copy of a finished run that may be damaged."""
-    return finished.copy(tmp_path / "ours")
-
-
 def plain(checkout: Checkout) -> Checkout:
     """A copy of a checkout, as it is, in which Snakemake plans without looking at the records."""
     copy = checkout.copy(checkout.folder.parent / "plain")

@@ -93,7 +93,7 @@ def weights(crosscoder: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
 
 
 def between(values: Tensor, share: float) -> Tensor:
-    """Give a bound above ``share`` of the positive values; it lies between two, so rounding decides nothing."""
+    """Give a bound above ``share`` of the positive values, halfway between two: rounding decides nothing."""
     ordered = values[values > 0].sort().values
     middle = int(share * len(ordered))
     return ordered[middle - 1 : middle + 1].mean()

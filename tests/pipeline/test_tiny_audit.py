@@ -20,12 +20,6 @@ FIGURE = "results/tiny/layer1/figures/training.svg"
 REPORT = "results/tiny/layer1/report/index.html"
 
 
-@pytest.fixture
-def ours(finished: Checkout, tmp_path: Path) -> Checkout:
-    """A copy of a finished run that may be damaged."""
-    return finished.copy(tmp_path / "ours")
-
-
 def test_whole_run_is_verified(finished):
     for arguments in (["--all"], ["--all", "--deep"], [FIGURE], [REPORT]):
         result = finished.crossdiff("audit", *arguments)

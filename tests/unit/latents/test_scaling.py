@@ -326,7 +326,7 @@ def test_control_direction_has_the_chat_norm_and_explains_little() -> None:
 
 
 def orthogonal(scales: Tensor) -> Crosscoder:
-    """Latent j reads unit vector j of the chat model; its base decoder is ``scales[j]`` times that of chat."""
+    """Latent j reads unit vector j of the chat model. Base decoders are ``scales`` times chat decoders."""
     crosscoder = Crosscoder(WIDTH, WIDTH, LAYER)
     with torch.no_grad():
         crosscoder.encoder[:, 1] = torch.eye(WIDTH)

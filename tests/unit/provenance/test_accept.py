@@ -18,8 +18,6 @@ from crossdiff.provenance.code import code_parts, parts_digest
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.records import Record, embedded_id, read_record, record_path, write_record
 
-DRAWING = "src/crossdiff/report/figures/drawing.py"
-
 
 @pytest.fixture
 def root(fresh: Path) -> Path:

@@ -104,12 +104,6 @@ CASES += [
 ]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def texts(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
