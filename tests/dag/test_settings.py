@@ -41,7 +41,7 @@ KEYS = complete()
 
 
 def other(value: Any) -> Any:
-    """Another value of the same kind; None where the table has to give one."""
+    """Give another value of the same kind; None where the table has to give one."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -149,7 +149,7 @@ def test_plan_of_a_fork_is_that_of_a_fresh_python(finished: Checkout, key: str) 
 
 
 def messages(printed: str) -> list[str]:
-    """The messages of all jobs of a dry-run."""
+    """Give the messages of all jobs of a dry-run."""
     return sorted(re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""Planted concepts in noise through real Snakemake: the truth is found, and the page says what was found."""
+"""Planted concepts in noise are found through real Snakemake, and the page says so."""
 
 import re
 from pathlib import Path

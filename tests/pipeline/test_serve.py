@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a server that runs while the tests of this module do."""
+    """The address of a server that runs while the tests of this module do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ def test_a_small_model_explains_badly_and_the_score_says_so(
 
 
 def _is_read(messages: Messages, answer: str, **_: object) -> bool:
-    """Whether an answer is in the form that its question asks for."""
+    """Tell whether an answer has the form that its question asks for."""
     if messages[0]["content"] == prompts.EXPLAIN:
         return prompts.read_explanation(answer) is not None
     return prompts.read_verdicts(answer, len(excerpts_of(messages))) is not None

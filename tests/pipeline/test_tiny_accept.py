@@ -1,4 +1,4 @@
-"""Results of older code, taken over as a user does it: in a copy of a finished run, with real Snakemake."""
+"""Results of older code are accepted as a user does it: in a copy of a finished run, with real Snakemake."""
 
 import json
 
@@ -150,7 +150,7 @@ def test_other_sources_are_refused_and_nothing_is_written(ours):
 
 
 def test_results_of_another_config_are_compared_with_that_one(ours):
-    """They are orphans of a config that is named, and no reason to refuse."""
+    """The results are orphans of a config that is named, so they are no reason to refuse."""
     edit(ours, ALL)
     other = ours.changed(TINY, {"pair.name": "other"}, name="other")
     said = accepted(ours, "--configfile", other)

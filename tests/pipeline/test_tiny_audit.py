@@ -1,4 +1,4 @@
-"""Audit and export of a finished run, as a user runs them."""
+"""Audit and export a finished run, as a user does."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_captions_hold_the_recorded_values_not_those_of_the_config(ours):
     assert "readme (documents, 6,000)" in page and "requests (chats, 12,000)" in page
 
 
-# Any flipped byte.
+# An audit finds any flipped byte.
 
 
 @pytest.fixture(scope="module")

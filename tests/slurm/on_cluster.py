@@ -83,7 +83,7 @@ class OnCluster(Checkout):
         (self.folder / "slurm/config.yaml").write_text(yaml.safe_dump(profile))
 
     def pause(self, seconds: float) -> None:
-        """Of every training step from now on."""
+        """Let every training step take this long from now on."""
         (self.folder / "pause.new").write_text(str(seconds))
         (self.folder / "pause.new").replace(self.folder / "pause")
 

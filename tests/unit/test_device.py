@@ -1,4 +1,4 @@
-"""GPUs that torch can't use, as it says so on such machines: here they are pretended."""
+"""GPUs that torch can't use are named with what to do; the machines are pretended."""
 
 import logging
 from collections.abc import Callable
@@ -143,7 +143,7 @@ def test_driver_by_nvidia_smi_where_the_kernel_is_silent(
 
 
 class OfDevice:
-    """torch.cuda.device without one."""
+    """Stands in for torch.cuda.device without a GPU."""
 
     def __init__(self, index: int | None) -> None:
         pass
@@ -186,7 +186,7 @@ def workflow(executor: str = "local", on_gpu: int = 1) -> SimpleNamespace:
 
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with a card, whose torch complains."""
+    """A machine with a card and a torch that complains about it."""
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(gpu, "QUESTION", "print('device: found a GPU, but no')")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

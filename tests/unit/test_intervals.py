@@ -1,4 +1,4 @@
-"""Intervals: against tables and formulas, and the bootstrap against draws one by one."""
+"""Intervals agree with tables and formulas, and the bootstrap with draws one by one."""
 
 import math
 import subprocess
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean
 
-# printed in textbooks: 1, 2, ... degrees of freedom
+# Quantiles as textbooks print them, for 1, 2, ... degrees of freedom.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 

@@ -1,4 +1,4 @@
-"""The file of active entries: what goes in comes out to the bit, group by group, and damage is seen."""
+"""The file of active entries gives back what went in, bit for bit and group by group, and damage is seen."""
 
 from pathlib import Path
 

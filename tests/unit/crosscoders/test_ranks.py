@@ -131,13 +131,13 @@ def test_training_that_fails_in_its_processes_fails(
 def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
     inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As at the end of a time limit; what comes out is as if nothing had happened."""
+    """This happens at the end of a time limit. The result is the same as without an interruption."""
     settings = SETTINGS["batchtopk"].model_copy(update={"tokens": 64 * 2000, "log_every": 100})
     arguments = (2, inputs, settings, 0)
 
     def terminate() -> None:
         said, last = "", time.monotonic() + 300
-        # before the first step there is nothing to go on from
+        # Before the first step there is no checkpoint to continue from.
         while "step 100 of 2000" not in said and time.monotonic() < last:
             said += capfd.readouterr().err
             time.sleep(0.01)

@@ -107,7 +107,7 @@ def test_the_start_of_a_text(tmp_path: Path) -> None:
 
 
 def test_noise_scores_near_chance(tmp_path: Path) -> None:
-    """Sixty latents that fire anywhere: fitted and scored on the same contexts they would look explained."""
+    """Sixty latents fire anywhere. Fitted and scored on the same contexts they would look explained."""
     shard = random_shard(400)
     generator = np.random.default_rng(3)
     codes = np.stack(
@@ -230,10 +230,10 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     expected = [query @ vector(place) / np.linalg.norm(vector(place)) for place in range(5)]
     np.testing.assert_allclose(similarity[0], expected, rtol=1e-12, atol=1e-12)
     silent = np.array([[False, True, True, True, True]])
-    # not itself, though it is the most similar
+    # The query itself is the most similar and does not count.
     assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [1, 4]
     assert (most_similar(similarity, silent, 9) == silent).all()
-    # ties: the earlier ones
+    # Of equal ones the earlier come first.
     assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [False, True, True, False, False]
 
 

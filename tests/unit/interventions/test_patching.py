@@ -1,4 +1,4 @@
-"""Patching against brute force: a hook in a full forward pass, dense codes, one conversation at a time."""
+"""Patching agrees with brute force: hooks in full forward passes, dense codes, single conversations."""
 
 from collections import Counter
 from itertools import pairwise
@@ -57,7 +57,7 @@ SHARD = chat_shard((3, 5), (2, 4, 1, 3), (6, 2), (1, 9))
 
 
 def sparse_crosscoder(seed: int = 0, code_normalisation: str = "crosscoder") -> Crosscoder:
-    """A random one that leaves most codes at 0, with a mean and scale of its own for each model."""
+    """A random crosscoder with most codes at 0, and with a mean and scale per model."""
     crosscoder = random_crosscoder(D_MODEL, LATENTS, seed, code_normalisation)
     crosscoder.layer = LAYER
     crosscoder.threshold += torch.tensor([0.7, 0.4]) if crosscoder.decoupled else 1.0
@@ -150,7 +150,7 @@ def brute_force_kl(models, crosscoder=CROSSCODER, shard=SHARD, variants=VARIANTS
             handle.remove()
             found.append((own * (own.log() - other.log())).sum(-1))
         kl = torch.stack(found, dim=1)
-        # the position before a token predicts it
+        # The position before a token predicts it.
         rows.append(kl[np.flatnonzero(wanted(shard)[start:stop]) - 1])
     return torch.cat(rows)
 
@@ -180,7 +180,7 @@ def test_every_patched_run_of_a_decoupled_crosscoder_equals_brute_force():
 
 def test_kl_of_the_untouched_chat_model_is_zero(models):
     _, chat = models
-    # the chat model's own activation takes the place of the base model's
+    # The chat model's own activation takes the place of the base model's.
     kl = patched_kl((chat, chat), [Variant("none")])
     assert (kl == 0).all()
 
@@ -351,7 +351,7 @@ def test_models_in_bfloat16_give_nearly_the_same():
 
 
 def test_kl_is_that_of_torch_distributions(models):
-    """The direction: the chat model's distribution first."""
+    """KL has the chat model's distribution first."""
     base, chat = models
     ids = torch.from_numpy(SHARD.token[: SHARD.sequence_starts()[1]]).long()
     with torch.inference_mode():

@@ -100,7 +100,7 @@ def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, c
     base, chat, _ = models
     asked = asked_of(models, "train")
     found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,), silent=(20,)), asked, top=6)
-    # the most chat-leaning live ones that fired in the training text
+    # The most chat-leaning live latents that fired in the training text.
     assert sorted(found.latent) == [16, 17, 18, 19, 21, 22]
     codes = {"harmful": [], "benign": []}
     for kind, prompt, question in zip(asked.kind, asked.prompt, asked.question, strict=True):
@@ -163,7 +163,7 @@ def test_training_requests_without_a_token_that_counts_are_refused(models, cross
 def test_strength_one_is_the_latents_largest_activation_on_the_raw_scale(crosscoder):
     [own, *_] = directions(crosscoder, betas(), 5, GRID)
     assert_close(own.unit, 6 * crosscoder.decoder[5, 1] / crosscoder.scale[1])
-    # What the crosscoder would read as 6 more of the latent's chat reconstruction.
+    # The crosscoder would read this as 6 more of the latent's chat reconstruction.
     assert_close(own.unit * crosscoder.scale[1], 6 * crosscoder.decoder[5, 1])
 
 

@@ -1,4 +1,4 @@
-"""The contexts of each latent against a naive search, however the stream of firings is cut."""
+"""Each latent's contexts agree with a naive search, however the stream of firings is cut."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -95,7 +95,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=12))
         shards.append(token_shard(lengths, first_document=100 * number))
         active = generator.random((sum(lengths), latents)) < draw(st.sampled_from([0.0, 0.1, 0.5]))
-        # few values: many ties
+        # Few values, so there are many ties.
         codes.append((generator.integers(1, 6, active.shape) * active).astype(np.float32))
         borders = np.cumsum(lengths)
         cuts = borders[generator.random(len(borders)) < 0.5]

@@ -61,7 +61,7 @@ def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
     codes = codes * (codes * decoder.norm(dim=2).sum(dim=1) > crosscoder.threshold)
     bias = crosscoder.decoder_bias.double()
     reconstruction = torch.einsum("nj,jmd->nmd", codes, decoder) + bias
-    # leave one out: (J, N, 2, d)
+    # One latent is left out: (J, N, 2, d).
     without_own = reconstruction[None] - torch.einsum("nj,jmd->jnmd", codes, decoder)
     targets = {
         "reconstruction": reconstruction.expand(LATENTS, -1, -1, -1),
@@ -146,7 +146,7 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
 
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
-    # every block is all of it, so every latent that fires has an interval
+    # Every block is the whole data, so every latent that fires has an interval.
     table = latent_scaling(crosscoder, [raw] * 10)
     ratios = table[
         [
@@ -222,7 +222,7 @@ def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(
     assert np.concatenate([part.documents for part, _ in found]).tolist() == documents.tolist()
     number = np.concatenate([np.full(len(part.x), block) for part, block in found])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    # by the place of each document's first token
+    # The place of a document's first token decides its block.
     assert number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()
 
 
@@ -230,7 +230,7 @@ def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = nu_interval(numerators, Bootstrap(blocks=12, samples=4000, seed=1))
     rng = np.random.default_rng(7)
-    # blocks drawn one by one, another way
+    # Here blocks are drawn one by one.
     samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(axis=2)
     expected = np.quantile(samples[0] / samples[1], [0.025, 0.975], axis=0)
     np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)

@@ -134,7 +134,7 @@ def planted(tmp_path: Path) -> tuple[Crosscoder, Path, pd.DataFrame]:
     for chat_only, base_only in ((0, 4), (1, 5)):
         direction = torch.randn(WIDTH, generator=generator)
         crosscoder.decoder[chat_only] = torch.stack([0 * direction, direction])
-        # twice as long: half the activation is as strong
+        # The vector is twice as long, so half the activation is as strong.
         crosscoder.decoder[base_only] = torch.stack([2 * direction, 0 * direction])
     crosscoder.encoder[0, 1, 0], crosscoder.encoder[4, 1, 0] = 1, 0.5
     crosscoder.encoder[1, 1, 1], crosscoder.encoder[5, 1, 2] = 1, 0.5

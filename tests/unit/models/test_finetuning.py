@@ -281,7 +281,7 @@ def test_finetuned_model_ends_its_turn(finetuned, tokenizer):
 
 
 def test_chat_without_an_assistant_turn_does_not_spoil_the_model(folder, tokenizer, examples, tmp_path):
-    """Such as a chat whose first turn fills the whole context."""
+    """A chat whose first turn fills the whole context has no assistant turn."""
     silent = chat_sequence([{"role": "user", "content": "us " * 160}], tokenizer, "chat")
     run_finetune(folder, tokenizer, [silent, *examples[:20]], tmp_path / "run")
     weights = load_file(tmp_path / "run/model/model.safetensors")

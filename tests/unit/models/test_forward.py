@@ -115,7 +115,7 @@ def test_families_use_what_sets_them_apart():
         == {"full_attention", "sliding_attention"}
     )
     assert full_pass(MODELS["gemma2"])[1].abs().max() < 3.0  # capped
-    # the window matters: a token outside it changes nothing after the first block
+    # The window matters: a token outside it changes nothing after the first block.
     for family in ("gemma2", "gemma3", "qwen2"):
         other = IDS.clone()
         other[:, 0] = (other[:, 0] + 1) % VOCABULARY
@@ -204,7 +204,7 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
 def test_skipped_blocks_do_no_work(model):
     blocks, layer = list(decoder_layers(model)), n_layers(model) - 2
     residuals, _ = full_pass(model)
-    # the first time, a token goes through block 0 to see what it gives
+    # The first call sends a token through block 0 to see what it returns.
     head_logits(model, residuals[-1][:, 0])
     ran: list[int] = []
     handles = [
@@ -218,7 +218,7 @@ def test_skipped_blocks_do_no_work(model):
 
 
 def state_of(model):
-    """What a call may not change: every module, its hooks, and the weights."""
+    """Give what a call may not change: every module, its hooks, and the weights."""
     modules = [
         (name, id(module), len(module._forward_hooks), len(module._forward_pre_hooks))
         for name, module in model.named_modules()

@@ -64,7 +64,7 @@ def test_perfect_crosscoder_scores_one(perfect: pd.DataFrame) -> None:
     assert found["splits"] == 2  # the decoupled concepts
     assert found["auc_nu_reconstruction"] == 1
     without_decoupled = statistics(perfect[perfect.kind != "decoupled"])
-    # nu_error alone can't see decoupling
+    # nu_error alone can't see decoupling.
     assert without_decoupled["auc_nu_error"] == 1 > found["auc_nu_error"]
     for ratio in ("nu_reconstruction", "norm_ratio"):
         assert found[f"{ratio}_slope"] == pytest.approx(1, abs=0.05)

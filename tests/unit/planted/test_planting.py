@@ -138,7 +138,7 @@ def test_too_few_tokens_are_refused_with_what_works() -> None:
 @pytest.mark.parametrize(
     ("context", "rare", "times"),
     [
-        # the last of 40 positions in 120 documents, on half of them
+        # The last of 40 positions in 120 documents; it fires on half of them.
         ("position", '{"period": 1000, "phase": 39}', 60),
         ("topic", '{"topics": 8000, "topic": 7999}', 0),  # no document at all
     ],

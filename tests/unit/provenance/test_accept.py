@@ -1,4 +1,4 @@
-"""Results of older code, taken over: on a small chain of results that is written here, without Snakemake."""
+"""Results of older code are accepted on a small chain of results, without Snakemake."""
 
 import json
 import re
@@ -21,14 +21,14 @@ from crossdiff.provenance.records import Record, embedded_id, read_record, recor
 
 @pytest.fixture
 def root(fresh: Path) -> Path:
-    """A chain of results of which older code made the table and the figure."""
+    """A chain of results. Older code made its table and figure."""
     for output in (TABLE, FIGURE):
         age(fresh, output)
     return fresh
 
 
 def age(root: Path, output: str) -> Record:
-    """Make a record one of older code; gives it."""
+    """Make a record one of older code; give the record."""
     record = read_record(root / output)
     record = record._replace(
         code=record.code | {"src/crossdiff/gone.py": "x"}, params=record.params | {"code": "older"}

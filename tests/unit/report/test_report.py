@@ -182,7 +182,7 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
-    # the family, two cells of the refusals, a row and a link of the table
+    # It stands in the family, two cells of the refusals, and a row and a link of the table.
     assert page.text.count(HOSTILE) == 5
     assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
 
@@ -232,7 +232,8 @@ def test_table_of_a_figure_stands_below_it(good: Inputs, tmp_path: Path) -> None
 
 def test_every_figure_has_a_description(good: Inputs) -> None:
     page = page_of(good)
-    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    alts = [attributes.get("alt") for tag, attributes in page.tags if tag == "img"]
+    assert sorted(alts) == sorted(f"What {figure} shows" for figure in FIGURES)
     assert len([tag for tag, _ in page.tags if tag == "figcaption"]) == len(FIGURES)
 
 

@@ -163,7 +163,7 @@ INST = (
 
 
 def test_turn_without_a_special_token_ends_before_the_answer():
-    """As Llama 2, Mistral and Vicuna write it: only an answer ends in a special token."""
+    """Llama 2, Mistral and Vicuna write it like this: only an answer ends in a special token."""
     tokenizer = make_tokenizer(INST, ("</s>",))
     sequence = chat_sequence(
         [user("us"), assistant("yes"), user("a"), assistant("said us")], tokenizer, "chat"

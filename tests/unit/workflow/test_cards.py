@@ -13,7 +13,7 @@ from crossdiff.workflow.sizes import PROCESS, Need, Work
 
 
 def record(steps: list[dict[str, Any]] | None = None, **measured: float) -> dict[str, Any]:
-    """A card of 1e15 FLOP/s and 1e12 bytes/s, beside 10 cores."""
+    """Make the record of a card of 1e15 FLOP/s and 1e12 bytes/s, with 10 cores."""
     values = {"product": 1e15, "copy": 1e12} | measured
     return {
         "card": "a card",
@@ -52,7 +52,7 @@ def test_records_that_ship_are_whole_and_bear_their_cards_names(path: Path) -> N
 
 
 def test_seconds_by_what_was_measured() -> None:
-    """A second of start, and each rule by its own rate."""
+    """A job takes a second to start, and each rule has its own rate."""
     card = Card("a", record(start=1, load=1e9, forward=5e14, encode=1e14, harvest=0.8, scaling=3))
     assert card.seconds(need(Work("forward", 1e16))) == pytest.approx(1 + 20)
     assert card.seconds(need(Work("forward", 1e16), loads=4e9)) == pytest.approx(1 + 4 + 20)

@@ -87,7 +87,7 @@ def test_papers_model_and_run() -> None:
 
 
 def test_default_run_takes_as_long_as_it_did() -> None:
-    """705 s on two cores of 0.35 TFLOP/s (docs/performance.md), of which some jobs ran beside each other."""
+    """It took 705 s on two cores of 0.35 TFLOP/s (docs/performance.md), with some jobs side by side."""
     record = {
         "architecture": "cpu",
         "cores": 2,

@@ -76,7 +76,7 @@ def test_card_too_small_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    """Word for word as tests/dag/test_configs.py has it of a run; the table is there none the less."""
+    """The messages are those that tests/dag/test_configs.py expects of a run; the table is still printed."""
     values = yaml.safe_load(Path(PAPER).read_text())
     values["pair"] |= {"layer": 26, "chat": {"folder": "/no/such/model"}}
     values["datasets"]["lmsys"] |= {"hub": None, "files": ["gone.jsonl"]}

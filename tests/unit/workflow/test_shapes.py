@@ -106,7 +106,7 @@ def config(path: str) -> Config:
 
 
 def of_hub(name: str) -> Config:
-    """The paper's config with another base model, of which the chat model is a variant."""
+    """The paper's config with another base model; the chat model is its variant."""
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     values["pair"]["base"]["hub"] = {"name": name, "revision": "main"}
     values["pair"]["chat"]["hub"] = {"name": f"{name}-it", "revision": "main"}
@@ -251,7 +251,7 @@ def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
     assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
     (tmp_path / "config.json").write_text('{"width": 16}')
     assert folder_shape(tmp_path) is None
-    # another one in each block
+    # Each block has another size.
     (tmp_path / "config.json").write_text(json.dumps(SIZES | {"intermediate_size": [64, 32]}))
     assert folder_shape(tmp_path) is None
     assert folder_shape(tmp_path / "nowhere") is None

@@ -152,7 +152,7 @@ def test_larger_budget_keeps_the_shards_of_before():
 
 
 def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
-    # the last three are not copied
+    # The last three are not copied.
     for name in ("model.safetensors", "config.json", "README.md", "optimizer.pt", "modeling.py"):
         (tmp_path / name).touch()
     (tmp_path / "subfolder").mkdir()
@@ -183,7 +183,7 @@ def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": "~"}
     assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
-    # as prepare_model gets it
+    # prepare_model gets the full path.
     assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(tmp_path)
 
 
