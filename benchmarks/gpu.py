@@ -145,20 +145,8 @@ def pipeline(budget: float, smoke: bool) -> dict[str, Any]:
         start = time.perf_counter()
         cores = str(len(os.sched_getaffinity(0)))
         wanted = ["results/models/tiny-base"] if smoke else []
-        run(
-            [
-                sys.executable,
-                "-m",
-                "snakemake",
-                *wanted,
-                "--configfile",
-                "configs/tiny.yaml",
-                "--cores",
-                cores,
-            ],
-            budget,
-            Path(folder),
-        )
+        options = ["--configfile", "configs/tiny.yaml", "--cores", cores]
+        run([sys.executable, "-m", "snakemake", *wanted, *options], budget, Path(folder))
         return {"seconds": time.perf_counter() - start}
 
 

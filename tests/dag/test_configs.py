@@ -65,23 +65,13 @@ def test_second_planted_set_has_the_same_crosscoders_and_other_concepts() -> Non
         load(yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text()))
         for name in ("planted", "planted-second")
     )
-    assert (first.crosscoders, first.scoring, first.datasets) == (
-        second.crosscoders,
-        second.scoring,
-        second.datasets,
-    )
+    for section in ("crosscoders", "scoring", "datasets"):
+        assert getattr(first, section) == getattr(second, section)
     assert not set(first.seeds) & set(second.seeds)
     one, other = first.pair.chat.planted, second.pair.chat.planted
     assert one.concepts == other.concepts
-    for name in (
-        "seed",
-        "frequency",
-        "strength",
-        "strength_spread",
-        "weakened_ratio",
-        "decoupled_share",
-        "rotation",
-    ):
+    changed = "seed frequency strength strength_spread weakened_ratio decoupled_share rotation"
+    for name in changed.split():
         assert getattr(one, name) != getattr(other, name)
 
 

@@ -23,21 +23,11 @@ from crossdiff.errors import UserError
 WIDTH, STEPS = 12, 30
 CPU = torch.device("cpu")
 COMMON = {"tokens": 64 * STEPS, "learning_rate": 1e-2, "log_every": 1, "precision": "float32"}
+TOPK = COMMON | {"k": 2, "threshold_start_step": 10, "dead_after_tokens": 200}
 SETTINGS = {
     "l1": l1_settings(init_norm=0.1, **COMMON),
-    "batchtopk": batchtopk_settings(
-        threshold_start_step=10,
-        threshold_decay=0.5,
-        dead_after_tokens=200,
-        k=2,
-        k_max=8,
-        k_annealing_steps=8,
-        auxiliary_k=3,
-        **COMMON,
-    ),
-    "decoupled": batchtopk_settings(
-        threshold_start_step=10, dead_after_tokens=200, k=2, code_normalisation="decoupled", **COMMON
-    ),
+    "batchtopk": batchtopk_settings(threshold_decay=0.5, k_max=8, k_annealing_steps=8, auxiliary_k=3, **TOPK),
+    "decoupled": batchtopk_settings(code_normalisation="decoupled", **TOPK),
 }
 
 

@@ -146,20 +146,12 @@ def test_documents_and_system_turns_hold_no_answer():
     )
 
 
-@given(
-    st.lists(
-        st.lists(
-            st.tuples(
-                st.sampled_from([USER, ASSISTANT]),
-                st.sampled_from([HEADER, CONTENT, TURN_END]),
-                st.integers(1, 3),
-            ),
-            min_size=1,
-        ),
-        min_size=1,
-        max_size=4,
-    )
+RUN = st.tuples(
+    st.sampled_from([USER, ASSISTANT]), st.sampled_from([HEADER, CONTENT, TURN_END]), st.integers(1, 3)
 )
+
+
+@given(st.lists(st.lists(RUN, min_size=1), min_size=1, max_size=4))
 def test_answer_tokens_equal_a_plain_walk(sequences):
     tokens = shard(*sequences)
     expected, index, sequence = [], 0, -1

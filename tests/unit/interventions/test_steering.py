@@ -292,15 +292,8 @@ def test_named_latents_are_steered_besides_the_chosen_one_and_once(models, cross
 
 
 def answer_rows(**columns) -> pd.DataFrame:
-    plain = {
-        "latent": 5,
-        "direction": "latent",
-        "number": 5,
-        "change": "add",
-        "strength": 1.0,
-        "norm": 2.0,
-        "requests": "harmful",
-    }
+    plain = {"latent": 5, "direction": "latent", "number": 5, "change": "add", "strength": 1.0, "norm": 2.0}
+    plain |= {"requests": "harmful", "cut": False}
     return pd.DataFrame(plain | columns).astype({"latent": "Int64", "number": "Int64"})
 
 
@@ -323,51 +316,32 @@ def test_effects_are_counted_and_averaged_by_hand():
 
 
 def test_answers_without_a_token_have_no_perplexity():
-    [found] = effects(
-        answer_rows(refused=[False] * 2, cut=False, kl=[0.1, 0.2], tokens=[0, 0], nats=[0.0, 0.0]), 0
-    ).to_dict("records")
+    rows = answer_rows(refused=[False] * 2, kl=[0.1, 0.2], tokens=[0, 0], nats=[0.0, 0.0])
+    [found] = effects(rows, 0).to_dict("records")
     assert np.isnan([found["perplexity"], found["perplexity_low"]]).all()
     assert found["length"] == 0
 
 
 def test_undefined_divergence_stays_undefined():
-    [found] = effects(
-        answer_rows(refused=[False] * 2, cut=False, kl=[0.1, NAN], tokens=[1, 2], nats=[1.0, 2.0]), 0
-    ).to_dict("records")
+    rows = answer_rows(refused=[False] * 2, kl=[0.1, NAN], tokens=[1, 2], nats=[1.0, 2.0])
+    [found] = effects(rows, 0).to_dict("records")
     assert np.isnan([found["kl"], found["kl_low"]]).all()
 
 
 def test_ablated_rows_without_a_strength_are_a_condition_too():
-    rows = pd.concat(
-        [
-            answer_rows(refused=[True], cut=False, kl=0.0, tokens=1, nats=1.0, strength=NAN, change="ablate"),
-            answer_rows(refused=[False], cut=False, kl=0.0, tokens=1, nats=1.0),
-            answer_rows(
-                refused=[False],
-                cut=False,
-                kl=0.0,
-                tokens=1,
-                nats=1.0,
-                latent=pd.NA,
-                number=pd.NA,
-                direction="none",
-                change="none",
-            ),
-        ]
-    )
+    measured = {"refused": [True], "kl": 0.0, "tokens": 1, "nats": 1.0}
+    none = {"latent": pd.NA, "number": pd.NA, "direction": "none", "change": "none"}
+    conditions = ({"strength": NAN, "change": "ablate"}, {}, none)
+    rows = pd.concat([answer_rows(**measured, **condition) for condition in conditions])
     assert effects(rows, 0).change.tolist() == ["ablate", "add", "none"]
 
 
 def test_bootstrap_is_that_of_multinomial_draws_of_requests():
     generator = np.random.default_rng(3)
-    kl, tokens, nats = (
-        generator.exponential(size=9),
-        generator.integers(1, 20, 9),
-        generator.exponential(30, size=9),
-    )
-    [found] = effects(
-        answer_rows(refused=[False] * 9, cut=False, kl=kl, tokens=tokens, nats=nats), 4
-    ).to_dict("records")
+    kl, tokens = generator.exponential(size=9), generator.integers(1, 20, 9)
+    nats = generator.exponential(30, size=9)
+    rows = answer_rows(refused=[False] * 9, kl=kl, tokens=tokens, nats=nats)
+    [found] = effects(rows, 4).to_dict("records")
     drawn = np.random.default_rng(4).multinomial(9, [1 / 9] * 9, size=1000)
     expected = {
         "kl": drawn @ kl / 9,
@@ -382,8 +356,7 @@ def test_bootstrap_is_that_of_multinomial_draws_of_requests():
 
 def test_bootstrap_has_about_the_spread_of_the_mean_over_new_requests():
     values = np.random.default_rng(0).normal(5, 1, size=200)
-    [found] = effects(
-        answer_rows(refused=[False] * 200, cut=False, kl=values, tokens=1, nats=1.0), 0
-    ).to_dict("records")
+    rows = answer_rows(refused=[False] * 200, kl=values, tokens=1, nats=1.0)
+    [found] = effects(rows, 0).to_dict("records")
     expected = 2 * 1.96 * values.std(ddof=1) / 200**0.5
     assert found["kl_high"] - found["kl_low"] == pytest.approx(expected, rel=0.15)

@@ -34,7 +34,7 @@ def collected(
 def naive(
     shards: list[Shard], codes: list[np.ndarray], largest: np.ndarray, settings: Examples
 ) -> list[dict[str, Any]]:
-    """Every sequence of every shard looked at for every latent."""
+    """Look at every sequence of every shard for every latent."""
     found = []
     for latent in range(len(largest)):
         mine = []
@@ -45,27 +45,20 @@ def naive(
                 if values.any():
                     at = first + int(values.argmax())
                     start, stop = max(first, at - settings.before), min(end, at + settings.after + 1)
+                    bins = [q for q in settings.quantiles if values.max() <= np.float32(q) * largest[latent]]
+                    key = module._random_keys(np.array([latent], np.int32), number, np.array([first]))[0]
                     mine.append(
                         {
                             "latent": latent,
                             "shard": number,
                             "document": int(shard.document[first]),
                             "peak": float(values.max()),
-                            "quantile": next(
-                                (
-                                    q
-                                    for q in settings.quantiles
-                                    if values.max() <= np.float32(q) * largest[latent]
-                                ),
-                                1.0,
-                            ),
+                            "quantile": next(iter(bins), 1.0),
                             "start": start,
                             "tokens": shard.token[start:stop].tolist(),
                             "template": shard.template[start:stop].tolist(),
                             "activations": codes[number][start:stop, latent].tolist(),
-                            "key": module._random_keys(
-                                np.array([latent], np.int32), number, np.array([first])
-                            )[0],
+                            "key": key,
                         }
                     )
         mine.sort(key=lambda example: -example["peak"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from helpers_folders import ASSISTANT, TEMPLATE, one_line, random_model
+from helpers_folders import ASSISTANT, TEMPLATE, random_model
+from helpers_texts import one_line
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_folders import TEMPLATE, one_line, random_model
+from helpers_folders import TEMPLATE, random_model
+from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
