@@ -10,7 +10,8 @@ LINE, ROW, WORDS = 120, 200, 35  # characters, characters, words
 FENCE = re.compile(r"\s*(```|~~~)")
 LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*\)")
-ALONE = re.compile(r"\s*(?:[-*+]\s+)?(?:!?\[.*\]\(\S+\)|\[!\[.*\]\(\S+\)\]\(\S+\)|<?https?://\S+)[.,;:]?\s*")
+IMAGE = r"!?\[[^\[\]]*\]\(\S+\)"  # or a link
+ALONE = re.compile(rf"\s*(?:[-*+]\s+)?(?:{IMAGE}|\[{IMAGE}\]\(\S+\)|<?https?://\S+)[.,;:]?\s*")
 CODE = re.compile(r"``[^`]+``|`[^`]+`")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|et al|[Ff]igs?|[Ee]qs?|[Ss]ec|cf|vs|pp?)|^\d+)\.$")
 END = re.compile(r"[.!?:](?=[\"')\]*_]*(?:\s|$))[\"')\]*_]*")

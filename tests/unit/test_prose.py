@@ -103,6 +103,8 @@ def test_long_lines_and_rows_are_found() -> None:
 def test_line_of_one_link_may_be_long(line: str) -> None:
     assert prose.long_lines(line) == []
     assert prose.long_lines(f"See {line}") != []
+    assert prose.long_lines(f"[name](target) and {line}") != []
+    assert prose.long_lines(f"{line} and [name](target)") != []
 
 
 def test_docstrings_of_public_names_are_found(tmp_path: Path) -> None:
