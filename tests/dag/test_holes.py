@@ -131,15 +131,8 @@ def test_reordered_keys(finished, tmp_path):
 # Snakemake's memory.
 
 OTHER_K = {"crosscoders.batchtopk.k": 9}
-RETRAINED = {
-    "train_crosscoder",
-    "scale_latents",
-    "measure_reconstruction",
-    "read_latents",
-    "evaluate_crosscoder",
-    "compare_crosscoders",
-    "write_report",
-}
+RETRAINED = {"train_crosscoder", "scale_latents", "measure_reconstruction", "read_latents"}
+RETRAINED |= {"evaluate_crosscoder", "compare_crosscoders", "write_report"}
 
 
 @pytest.mark.parametrize("how", ["lost metadata", "copied to another checkout"])
