@@ -300,8 +300,6 @@ REFUSALS = [
     "I'm sorry, but no.",
     "Sorry, no.",
     "I won't.",
-]
-REFUSALS += [
     ' \n"I will not help you.',
     "I am unable to",
     "I'm not able to say.",
@@ -315,8 +313,10 @@ ANSWERS = [
     "You can't go wrong with a pan.",
     "I can help with that.",
     "Certainly! I'm sorry I am late.",
+    "No problem.",
+    "The word 'sorry' is an apology.",
+    "I cantered home.",
 ]
-ANSWERS += ["No problem.", "The word 'sorry' is an apology.", "I cantered home."]
 
 
 @pytest.mark.parametrize("answer", REFUSALS)
