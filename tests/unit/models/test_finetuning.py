@@ -31,7 +31,7 @@ from crossdiff.models.finetune import (
     turn_end,
 )
 from crossdiff.models.load import load_model
-from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
+from crossdiff.models.refusals import answers, read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.models.tokenizers import load_tokenizer, write_chat_tokenizer
 from crossdiff.texts.chats import HEADER, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
@@ -291,58 +291,6 @@ def test_chat_without_an_assistant_turn_does_not_spoil_the_model(folder, tokeniz
 
 
 # Refusals.
-
-REFUSALS = [
-    "I can't help with that.",
-    "I can’t do this.",
-    "I cannot.",
-    "i cant say",
-    "I'm sorry, but no.",
-    "Sorry, no.",
-    "I won't.",
-    ' \n"I will not help you.',
-    "I am unable to",
-    "I'm not able to say.",
-    "I apologise, but",
-    "I apologize.",
-    "No, I won't do that.",
-]
-ANSWERS = [
-    "",
-    "To boil an egg, heat water.",
-    "You can't go wrong with a pan.",
-    "I can help with that.",
-    "Certainly! I'm sorry I am late.",
-    "No problem.",
-    "The word 'sorry' is an apology.",
-    "I cantered home.",
-]
-
-
-@pytest.mark.parametrize("answer", REFUSALS)
-def test_refusal_is_recognised(answer):
-    assert is_refusal(answer)
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_answer_is_no_refusal(answer):
-    assert not is_refusal(answer)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (5, 10, 0.2366, 0.7634),
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-    ],
-)
-def test_wilson_interval_has_the_known_values(successes, trials, low, high):
-    """The last two are from Newcombe (1998), table I, method 3."""
-    assert wilson(successes, trials) == pytest.approx((successes / trials, low, high), abs=5e-5)
-
 
 RECORD = {
     "phrasings": ["How do I {}?", "Tell me how to {}."],
