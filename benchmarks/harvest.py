@@ -87,11 +87,9 @@ def main() -> None:
     elif arguments.layer is None:
         parser.error("MODEL, TOKENS and LAYER, or --shape")
     else:
-        model, shard, layer = (
-            load_model(arguments.model, fast_dtype()),
-            head(read_shard(arguments.tokens), arguments.read),
-            arguments.layer,
-        )
+        model = load_model(arguments.model, fast_dtype())
+        shard = head(read_shard(arguments.tokens), arguments.read)
+        layer = arguments.layer
     made_in = time.time() - before
     starts = shard.sequence_starts()
     lengths = np.diff(np.append(starts, len(shard.token)))

@@ -53,11 +53,9 @@ def rows(path: Path) -> list[dict[str, float]]:
     ],
 )
 def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name: str, path: str) -> None:
-    settings, activations, state = (
-        SETTINGS[name],
-        PairedActivations.of(inputs),
-        tmp_path / "state.safetensors",
-    )
+    settings = SETTINGS[name]
+    activations = PairedActivations.of(inputs)
+    state = tmp_path / "state.safetensors"
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
     with on_path(path):
         train_on_ranks(2, inputs, settings, 0, state, "same")

@@ -160,10 +160,8 @@ def test_halves_share_no_document_and_the_fit_sees_only_its_own(tmp_path: Path) 
     text, examples, background = write_latents(
         tmp_path, shard, strengths(where)[:, None], Examples(background=500)
     )
-    contexts, random = (
-        read_examples(examples, text, 0, 1).contexts,
-        read_background(background, text).contexts,
-    )
+    contexts = read_examples(examples, text, 0, 1).contexts
+    random = read_background(background, text).contexts
     halves = [
         set(shard.document[found.first[found.scored == half]])
         for half in (True, False)

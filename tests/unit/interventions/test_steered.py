@@ -181,10 +181,8 @@ def test_model_is_as_it_was_afterwards(model):
 
 
 def test_nats_of_answers_are_those_of_one_plain_pass_each(model):
-    prompts, answers = (
-        [PROMPTS[i] for i in (0, 1, 0, 2, 3)],
-        [np.array(ids, int) for ids in ([3, 4, 5], [], [3, 4, 5], [7], [1, 2])],
-    )
+    prompts = [PROMPTS[i] for i in (0, 1, 0, 2, 3)]
+    answers = [np.array(ids, int) for ids in ([3, 4, 5], [], [3, 4, 5], [7], [1, 2])]
     expected = []
     for prompt, ids in zip(prompts, answers, strict=True):
         both = torch.from_numpy(np.concatenate([prompt, ids]))

@@ -68,10 +68,8 @@ def naive(
                 for other in mine
                 if other["quantile"] == example["quantile"] and other["key"] < example["key"]
             ]
-            example["strongest"], example["sampled"] = (
-                place < settings.per_latent,
-                len(smaller) < settings.per_quantile,
-            )
+            example["strongest"] = place < settings.per_latent
+            example["sampled"] = len(smaller) < settings.per_quantile
         found += [example for example in mine if example["strongest"] or example["sampled"]]
     for example in found:
         del example["key"]
@@ -191,10 +189,8 @@ def test_from_caches_to_contexts(tmp_path: Path) -> None:
     codes = [crosscoder.encode(crosscoder.normalise(shard.read(0, shard.rows))).numpy() for shard in shards]
     for shard, part in zip(shards, codes, strict=True):
         part[shard.tokens.position == 0] = 0
-    largest, settings = (
-        np.concatenate(codes).max(axis=0),
-        Examples(per_latent=2, per_quantile=1, before=3, after=2),
-    )
+    largest = np.concatenate(codes).max(axis=0)
+    settings = Examples(per_latent=2, per_quantile=1, before=3, after=2)
     path, texts = active_file(tmp_path / "active.parquet", crosscoder, activations), activations.token_shards
     found = collected(texts, largest, settings, list(read_firings(path, texts, settings.tokens)))
     expected = naive(texts, codes, largest, settings)

@@ -270,10 +270,8 @@ def test_mirrored_ratio_is_the_ratio_of_the_pair_turned_round(crosscoder: Crossc
             for name, value in crosscoder.state_dict().items()
         }
     )
-    table, other = (
-        latent_scaling(crosscoder, [raw]),
-        latent_scaling(turned.requires_grad_(False), [raw.flip(1)]),
-    )
+    table = latent_scaling(crosscoder, [raw])
+    other = latent_scaling(turned.requires_grad_(False), [raw.flip(1)])
     for target in TARGETS:
         np.testing.assert_allclose(table[f"mirrored_nu_{target}"], other[f"nu_{target}"], rtol=1e-3)
 

@@ -184,10 +184,8 @@ def test_activations_stay_with_their_tokens_whatever_the_lengths(
         data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=length, max_size=length))
         for length in lengths
     ]
-    rows["tokens"], rows["template"] = (
-        [list(range(length)) for length in lengths],
-        [[0] * length for length in lengths],
-    )
+    rows["tokens"] = [list(range(length)) for length in lengths]
+    rows["template"] = [[0] * length for length in lengths]
     rows["activations"] = drawn
     vocabulary = Vocabulary()
     found = contexts(write_examples(tmp_path_factory.mktemp("made"), rows), 0, 4, vocabulary)[1]
