@@ -1,4 +1,6 @@
-"""How soon the latent browser shows its table, scrolls, sorts and filters: Chromium, from disk, made-up latents.
+"""Time the latent browser in Chromium: how soon its table shows, scrolls, sorts and filters.
+
+The page is opened from disk and holds made-up latents.
 
 PYTHONPATH=tests/helpers:tests python benchmarks/browser.py [--latents 73728] [--rounds 3] [--json]
 """
@@ -14,7 +16,8 @@ from helpers_browser import write_page
 from playwright.sync_api import sync_playwright
 from turns import show
 
-# Scroll a screen per frame for two seconds; the longest and the median time between two frames, in ms.
+# Scroll a screen per frame for two seconds. Returns the longest and the median time between two frames, in
+# ms.
 SCROLL = """async () => {
   const place = document.querySelector(".slick-viewport-top.slick-viewport-right");
   const times = [];
@@ -26,7 +29,7 @@ SCROLL = """async () => {
   const gaps = times.slice(1).map((time, i) => time - times[i]).sort((a, b) => a - b);
   return [gaps[gaps.length - 1], gaps[Math.floor(gaps.length / 2)]];
 }"""
-# From a reader's wish to the next frame, in ms.
+# Time from a reader's request to the next frame, in ms.
 ANSWER = """async (wish) => {
   const start = performance.now();
   wish === "sort" ? crossdiff.table.sort("explanation", true) : crossdiff.table.search("refuse, 12");
@@ -36,7 +39,7 @@ ANSWER = """async (wish) => {
 
 
 def measure(file: Path, chromium: str) -> dict[str, float]:
-    """One opening in a fresh browser."""
+    """Measure one opening of the page in a fresh browser."""
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1600, "height": 900})

@@ -1,11 +1,11 @@
-"""What a cache's chunks cost: codecs beside each other, and one thread beside several.
+"""Compare the codecs for a cache's chunks, and one thread with several.
 
 .venv/bin/python benchmarks/cache.py CACHE.h5 [--json] [--threads N]
 
-CACHE is one of a run: results/activations/{model}/layer{layer}/{tokenizer}/*/0000.h5. Its values are written
-and read again. The first table is of one thread: "here" is what Crossdiff writes, outside HDF5; the others
-are filters inside HDF5, in a file in memory. The second table writes and reads whole caches, by 1 to N
-threads.
+CACHE is a cache of a run: results/activations/{model}/layer{layer}/{tokenizer}/*/0000.h5. Its values are
+written and read again. The first table uses one thread: "here" is what Crossdiff writes, outside HDF5. The
+other codecs are filters inside HDF5, in a file in memory. The second table writes and reads whole caches
+with 1 to N threads.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from turns import in_turn, show
 from crossdiff.activations.cache import CHUNK_ROWS, cache_writer, read_header, read_rows
 from crossdiff.activations.chunks import decode, encode
 
-CHUNKS = 12  # of the first table
+CHUNKS = 12  # in the first table
 FILTERS: Mapping[str, Mapping[str, Any]] = {
     "none, fletcher32": {"fletcher32": True},
     "shuffle, zstd 3, fletcher32 (before)": {
@@ -58,7 +58,7 @@ FILTERS: Mapping[str, Mapping[str, Any]] = {
 
 
 class InHDF5:
-    """A data set in memory whose filters HDF5 applies."""
+    """A data set in memory, with filters that HDF5 applies."""
 
     def __init__(self, values: np.ndarray, filters: Mapping[str, Any]) -> None:
         self.values, self.filters = values, filters
@@ -67,7 +67,7 @@ class InHDF5:
 
     def write(self) -> None:
         if "values" in self.file:
-            del self.file["values"]  # its memory is used again
+            del self.file["values"]  # so that its memory is used again
         chunks = (CHUNK_ROWS, self.values.shape[1])
         self.stored = self.file.create_dataset(
             "values", self.values.shape, np.uint16, chunks=chunks, **self.filters
@@ -84,7 +84,7 @@ class InHDF5:
 
 
 class Here:
-    """The same by the code of this program."""
+    """The same data set, written by Crossdiff's own code."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
@@ -106,7 +106,7 @@ class Here:
 
 
 def codecs(values: np.ndarray, rounds: int) -> list[dict[str, Any]]:
-    """A row per codec: bytes on disk over bytes in memory, MB of values per second of one thread."""
+    """Give a row per codec: bytes on disk over bytes in memory, and MB of values per second of one thread."""
     tried: dict[str, InHDF5 | Here] = {name: InHDF5(values, filters) for name, filters in FILTERS.items()}
     tried["here: shuffle, zstd without search, XXH64"] = Here(values)
     things = {
@@ -125,11 +125,12 @@ def codecs(values: np.ndarray, rounds: int) -> list[dict[str, Any]]:
 
 
 def on_cores(number: int, work: Callable[[], None]) -> Callable[[], None]:
-    """``work`` on that many of the processor's cores, its own thread counted."""
+    """Run ``work`` on that many of the processor's cores, its own thread counted."""
     every = os.sched_getaffinity(0)
 
     def limited() -> None:
-        os.sched_setaffinity(0, set(sorted(every)[:number]))  # threads that start from here on have it, too
+        # Threads that start from here on are limited, too.
+        os.sched_setaffinity(0, set(sorted(every)[:number]))
         torch.set_num_threads(number)
         try:
             work()
@@ -140,7 +141,7 @@ def on_cores(number: int, work: Callable[[], None]) -> Callable[[], None]:
 
 
 def whole_caches(values: Tensor, counts: list[int], folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """A row per number of threads: whole caches written and read."""
+    """Write and read whole caches; give a row per number of threads."""
     ids, names, starts = np.zeros(len(values), np.int32), itertools.count(), range(0, len(values), CHUNK_ROWS)
 
     def write() -> None:

@@ -1,9 +1,9 @@
-"""The record of the card at hand, data/cards/{card}.json: what it is, how fast it works, and whether our kernels pass on it.
+"""Write data/cards/{card}.json, the record of this machine's GPU: what it is, how fast, which kernels pass.
 
     PYTHONPATH=src:benchmarks python -m pytest -p card_record -m gpu tests/gpu     (make test-gpu)
 
-As a plugin of pytest it writes which tests passed. Kernels are the default on cards of an architecture whose record says that all of
-theirs did (crossdiff.provenance.tested_cards). benchmarks/gpu.py adds the times.
+As a plugin of pytest it writes which tests passed. If all tests of the kernels passed, kernels become the
+default on cards of that architecture (crossdiff.provenance.tested_cards). benchmarks/gpu.py adds the times.
 """
 
 import json
@@ -26,12 +26,12 @@ from crossdiff.provenance.tested_cards import CARDS
 from crossdiff.workflow.cards import card_name
 
 FORMAT = 1
-OF_KERNELS = "test_kernels"  # in the path of their tests
+OF_KERNELS = "test_kernels"  # stands in the path of their tests
 LOSSES = ("crossdiff.crosscoders.losses.batchtopk", "crossdiff.crosscoders.losses.l1")
 
 
 def card_facts() -> dict[str, Any]:
-    """What the card and the software on it are."""
+    """Give what the card and the software on it are."""
     cuda = device().type == "cuda"
     major, minor = torch.cuda.get_device_capability() if cuda else (0, 0)
     return {
@@ -52,7 +52,10 @@ def card_facts() -> dict[str, Any]:
 
 
 def ceilings(side: int = 8192, floats: int = 2**30) -> dict[str, dict[str, Any]]:
-    """The card's own rates: FLOP/s of a matrix product in the precision that models run in, bytes/s of a copy, read plus written."""
+    """Measure the card's own rates.
+
+    FLOP/s of a matrix product in the precision that models run in; bytes/s of a copy, read plus written.
+    """
     where, dtype = device(), fast_dtype()
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
     product = queued(lambda: a @ b, 5)
@@ -72,7 +75,10 @@ def ceilings(side: int = 8192, floats: int = 2**30) -> dict[str, dict[str, Any]]
 
 
 def write_record(changes: Mapping[str, Any], path: Path | None = None) -> Path:
-    """Put ``changes`` into the card's record, which keeps all else; give its path. Without ``path`` it is the one in data/cards."""
+    """Put ``changes`` into the card's record, keep everything else, and return its path.
+
+    Without ``path`` the record in data/cards is changed.
+    """
     path = path or CARDS / f"{card_name(changes['card'])}.json"
     old = json.loads(path.read_text()) if path.exists() else {"measured": {}, "steps": [], "kernels": None}
     record = old | changes | {"measured": old["measured"] | changes.get("measured", {})}
@@ -94,7 +100,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout; None where it has no git."""
+    """Give the checkout's commit; None without git."""
     answer = subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     )
@@ -102,7 +108,7 @@ def _commit() -> str | None:
 
 
 def kernel_digest() -> str:
-    """Of all code that a training runs."""
+    """Give the digest of all code that a training runs."""
     return code_digest("train_crosscoder", *LOSSES)
 
 
@@ -119,7 +125,7 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """Called by pytest at the end: writes the record. The session fails where no test ran on a GPU."""
+    """Called by pytest at the end: writes the record. The session fails if no test ran on a GPU."""
     ran = {test: outcome for test, outcome in _outcomes.items() if outcome != "skipped"}
     if device().type != "cuda" or not ran:
         print("\nno test ran on a GPU: no record is written")
@@ -130,7 +136,7 @@ def pytest_sessionfinish(session: Any) -> None:
 
 
 def outcomes_record(ran: Mapping[str, str]) -> dict[str, Any]:
-    """The parts of a record that tell of tests, from {test: passed or failed}."""
+    """Give the parts of a record that describe tests, from {test: passed or failed}."""
     kernels = [test for test in ran if OF_KERNELS in test]
     failed = sorted(test for test, outcome in ran.items() if outcome != "passed")
     of_kernels = {

@@ -1,7 +1,8 @@
-"""What the causal experiment costs: one prefix and one encoding for all variants, only the blocks after the layer for each.
+"""Time the causal experiment.
 
-Models and crosscoder have the default run's shapes and random weights (the cost does not depend on them). Run from the repository:
-.venv/bin/python benchmarks/causal.py [--json]
+All variants share one prefix and one encoding. Each variant repeats only the blocks above the layer. Models
+and crosscoder have the default run's shapes and random weights; the cost does not depend on the weights. Run
+from the repository: .venv/bin/python benchmarks/causal.py [--json]
 """
 
 import argparse
@@ -32,7 +33,7 @@ VARIANTS = [Variant("none"), Variant("all"), Variant("error"), Variant("template
 
 
 def make_model(seed: int) -> PreTrainedModel:
-    """SmolLM2-135M's shape."""
+    """Make a model of SmolLM2-135M's shape."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -47,7 +48,7 @@ def make_model(seed: int) -> PreTrainedModel:
 
 
 def make_conversations(count: int, prompt: int, answer: int) -> Shard:
-    """Conversations of ``prompt`` + ``answer`` tokens, the last of each a turn end."""
+    """Make conversations of ``prompt`` + ``answer`` tokens. The last token of each is a turn end."""
     length = prompt + answer
     role = np.repeat([ROLES.index("user"), ROLES.index("assistant")], (prompt, answer))
     template = np.repeat([HEADER, CONTENT, TURN_END], (1, length - 2, 1))
@@ -62,7 +63,7 @@ def make_conversations(count: int, prompt: int, answer: int) -> Shard:
 
 
 def make_crosscoder(models: tuple[PreTrainedModel, PreTrainedModel], ids: torch.Tensor) -> Crosscoder:
-    """Random, with the threshold at which ``L0`` latents are active on ``ids`` (conversation, position)."""
+    """Make a random crosscoder with ``L0`` latents above threshold on ``ids`` (conversation, position)."""
     crosscoder = Crosscoder(D_MODEL, LATENTS, LAYER).requires_grad_(False).to(device())
     torch.nn.init.normal_(crosscoder.encoder)
     torch.nn.init.normal_(crosscoder.decoder, std=0.04)
@@ -129,15 +130,13 @@ def main() -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(
-        f"{result['tokens']} tokens, {result['answer_tokens']} of answers, {result['device']}, {result['dtype']}"
-    )
+    answers = result["answer_tokens"]
+    print(f"{result['tokens']} tokens, {answers} of answers, {result['device']}, {result['dtype']}")
     print(f"{'one variant':42} {one:8.2f} s")
     print(f"{'ten variants':42} {ten:8.2f} s")
     print(f"{'one suffix pass':42} {one_suffix:8.2f} s")
-    print(
-        f"{'(ten variants - 9 suffix passes) / one':42} {result['shared_cost_ratio']:8.2f}   (promise: 2 or less)"
-    )
+    shared = "(ten variants - 9 suffix passes) / one"
+    print(f"{shared:42} {result['shared_cost_ratio']:8.2f}   (promise: 2 or less)")
     print(f"{'ten times one / ten variants':42} {result['against_one_at_a_time']:8.2f}")
 
 

@@ -1,4 +1,4 @@
-"""What settings, code digests and records cost a dry-run: one DAG planned with them and without.
+"""Time what settings, code digests and records add to a dry-run: one DAG is planned with them and without.
 
 python benchmarks/dag.py [--jobs 1000] [--rounds 5] [--json]
 """
@@ -21,24 +21,13 @@ from crossdiff.provenance.hashing import content
 from crossdiff.provenance.records import Record, RecordedFile, record_id, write_record
 
 ROOT = Path(__file__).parent.parent
-TREE = (
-    "Snakefile",
-    "configs",
-    "data",
-    "envs",
-    "profiles",
-    "report",
-    "rules",
-    "src",
-    "tests/data",
-    "workflow_scripts",
-)
+TREE = "Snakefile configs data envs profiles report rules src tests/data workflow_scripts".split()
 CONFIG = "configs/benchmark.yaml"
 FOLDERS = ("results/models/tiny-base", "results/models/tiny-chat", "results/tokenizers/tiny-chat")
 
 
 def checkout(folder: Path, jobs: int) -> Path:
-    """A copy of the repository with a config that gives about ``jobs`` jobs: many small shards."""
+    """Make a copy of the repository with a config that gives about ``jobs`` jobs: many small shards."""
     for name in TREE:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +43,7 @@ def checkout(folder: Path, jobs: int) -> Path:
 
 
 def strip(folder: Path) -> None:
-    """The same DAG without settings, digests and records: what plain Snakemake would plan."""
+    """Remove settings, digests and records, so that plain Snakemake plans the same DAG."""
     common, snakefile = folder / "rules/common.smk", folder / "Snakefile"
     replace(
         common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda *names: 0\n"
@@ -92,7 +81,7 @@ def finish(folder: Path) -> None:
 
 
 def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
-    """Seconds that a Snakemake command takes, and what it prints."""
+    """Run Snakemake; give its seconds and what it prints."""
     command = [sys.executable, "-m", "snakemake", "--configfile", CONFIG, *arguments]
     environment = os.environ | {"PYTHONPATH": str(folder / "src")}
     start = time.perf_counter()
@@ -103,7 +92,7 @@ def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
 
 
 def compare(folders: dict[str, Path], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a dry-run in each folder, one after the other in every round."""
+    """Time a dry-run in each folder, one after the other in every round."""
     found: dict[str, list[float]] = {name: [] for name in folders}
     for _ in range(rounds):
         for name, folder in folders.items():
@@ -146,13 +135,11 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print(
-        f"{'jobs':>6}  {'state':<18}{'plain':>8}{'ours':>8}{'ratio':>8}   (median of {options.rounds} rounds, seconds)"
-    )
+    header = f"{'jobs':>6}  {'state':<18}{'plain':>8}{'ours':>8}{'ratio':>8}"
+    print(f"{header}   (median of {options.rounds} rounds, seconds)")
     for row in rows:
-        print(
-            f"{row['jobs']:>6}  {row['state']:<18}{row['without_s']:>8.2f}{row['with_s']:>8.2f}{row['ratio']:>8.2f}"
-        )
+        times = f"{row['without_s']:>8.2f}{row['with_s']:>8.2f}{row['ratio']:>8.2f}"
+        print(f"{row['jobs']:>6}  {row['state']:<18}{times}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""The data path: how fast shuffled batches come from HDF5 caches, what a training loses by waiting for them, how well they are shuffled.
+"""Measure the data path: how fast shuffled batches come from HDF5 caches, and how well they are shuffled.
 
-.venv/bin/python benchmarks/data.py [--json] [--width 2304 --latents 73728 --k 100 --steps 400 --buffer 200000 --shards 6]
+It also measures what a training loses by waiting for batches.
 
-Caches of 576 x 2 in shards of 100,000 tokens whose documents have a topic each; the training is BatchTopK with 16,384 latents and k 50.
-The first pool is there before the clock starts. So that a training is not served from it alone, --steps must be those of several pools;
-the values above are for a GPU. There is no GPU option: where there is one, it is used.
+    .venv/bin/python benchmarks/data.py [--json]
+        [--width 2304 --latents 73728 --k 100 --steps 400 --buffer 200000 --shards 6]
+
+Caches are 576 x 2, in shards of 100,000 tokens. Each document has a topic. The training is BatchTopK with
+16,384 latents and k 50. The first pool is ready before the clock starts, so --steps must cover several pools.
+The values above are for a GPU. A GPU is used wherever there is one; there is no option for it.
 """
 
 import argparse
@@ -37,7 +40,7 @@ BATCH, DOCUMENT, ROUNDS = 2_048, 500, 3
 
 
 def write_shard(folder: Path, number: int, rows: int, width: int) -> PairedShard:
-    """Activations around a topic per document; the first two entries name the document."""
+    """Write activations around a topic per document. Their first two entries name the document."""
     generator = torch.Generator().manual_seed(number)
     row = np.arange(rows)
     document = (row + number * rows) // DOCUMENT
@@ -51,17 +54,15 @@ def write_shard(folder: Path, number: int, rows: int, width: int) -> PairedShard
     paths = []
     for model in ("base", "chat"):
         values = (topic + torch.randn(rows, width, generator=generator)).bfloat16()
-        values[:, 0], values[:, 1] = (
-            torch.from_numpy(document // 128),
-            torch.from_numpy(document % 128),
-        )  # exact in bfloat16
+        # The number of the document, in two parts that are exact in bfloat16.
+        values[:, 0], values[:, 1] = torch.from_numpy(document // 128), torch.from_numpy(document % 128)
         paths.append(folder / f"{number}.{model}.h5")
         write_cache(paths[-1], values, 0, shard.token)
     return PairedShard(tokens, *paths)
 
 
 def neighbours(batch: Tensor, tokens: int) -> float:
-    """How often two tokens of a batch are of one document, over what a perfect shuffle of all data gives."""
+    """Give how often two tokens of a batch share a document, relative to a perfect shuffle of all data."""
     document = batch[:, 0, 0].double() * 128 + batch[:, 0, 1].double()
     _, counts = document.unique(return_counts=True)
     pairs = (counts * (counts - 1)).sum().item() / (len(batch) * (len(batch) - 1))
@@ -69,7 +70,7 @@ def neighbours(batch: Tensor, tokens: int) -> float:
 
 
 def seconds(thing: Callable[[], object]) -> float:
-    """Until all that it queued is done."""
+    """Time ``thing`` until the device has done all that it queued."""
     start = time.perf_counter()
     thing()
     if device().type == "cuda":
@@ -80,7 +81,7 @@ def seconds(thing: Callable[[], object]) -> float:
 def measure(
     activations: PairedActivations, settings: BatchTopKSettings, steps: int
 ) -> dict[str, float | str]:
-    """An epoch's batches, three pools alone; then in turn steps on batches at hand, and steps on batches as they come."""
+    """Time an epoch's batches and three pools alone, then steps on ready batches and steps with loading."""
     tokens, reserved = activations.tokens, training_bytes(activations.d_model, settings.latents, BATCH)
     check_room(settings, activations.d_model, usable_memory(device()))
 

@@ -1,11 +1,12 @@
-"""Fine-tuning: ours beside the loop that one writes first, on the same chats.
+"""Compare our fine-tuning with a straightforward loop, on the same chats.
 
 .venv/bin/python benchmarks/finetuning.py MODEL TOKENS.parquet... [--json] [--config CONFIG]
 
-MODEL is a Hugging Face folder, TOKENS are token shards of chats of a run of CONFIG (config.yaml), whose fine-tuning settings are taken:
-results/models/{model}, results/tokens/{tokenizer}/{dialogue,requests}.train/0000.parquet. The loop that one writes first packs chats into
-rows of 256 tokens, four at a time, computes in bfloat16 by autocast over float32 weights, and all logits. Each trains a model of its own;
-both are judged by their loss on the same held-out chats.
+MODEL is a Hugging Face folder: results/models/{model}. TOKENS are token shards of chats:
+results/tokens/{tokenizer}/{dialogue,requests}.train/0000.parquet. Both belong to a run of CONFIG (default:
+config.yaml), whose fine-tuning settings are used. The straightforward loop packs chats into rows of 256
+tokens, four at a time. It computes in bfloat16 by autocast over float32 weights, and computes all logits.
+Each loop trains its own model, and both are judged by their loss on the same held-out chats.
 """
 
 import argparse
@@ -31,7 +32,7 @@ ROW, ROWS = 256, 4
 
 
 def chats(paths: list[Path], tokens: int, held_out: int) -> tuple[list[Sequence], list[Sequence]]:
-    """Chats of all shards in random order: the first ``tokens``, and the ``held_out`` tokens after them."""
+    """Take chats of all shards in random order: the first ``tokens``, then ``held_out`` tokens."""
     found = []
     for path in paths:
         shard = read_shard(path)
@@ -47,7 +48,7 @@ def chats(paths: list[Path], tokens: int, held_out: int) -> tuple[list[Sequence]
 
 
 def packed(examples: list[Sequence]) -> list[finetune.Batch]:
-    """Chats one after the other in rows of equal length, the tail dropped."""
+    """Pack chats one after the other into rows of equal length, and drop the tail."""
     ids = torch.from_numpy(np.concatenate([chat.token for chat in examples])).long()
     learned = torch.from_numpy(
         np.concatenate([finetune.is_answer(chat.role, chat.template) for chat in examples])
@@ -60,7 +61,7 @@ def packed(examples: list[Sequence]) -> list[finetune.Batch]:
 
 
 def plain(model, plan: list[finetune.Batch], settings: Finetuning) -> None:
-    """The loop that one writes first."""
+    """Train with the straightforward loop."""
     model.train()
     model.get_input_embeddings().requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -81,7 +82,7 @@ def plain(model, plan: list[finetune.Batch], settings: Finetuning) -> None:
 
 @torch.no_grad()
 def loss_on(model, plan: list[finetune.Batch], tokens: torch.Tensor) -> float:
-    """Mean cross-entropy of the learned tokens, nats."""
+    """Give the mean cross-entropy of the learned tokens, in nats."""
     model.eval()
     tokens = tokens.to(model.device)
     counts = [int(learned[:, 1:].sum()) for _, learned in plan]

@@ -1,9 +1,10 @@
-"""make bench-gpu: every number that is claimed for a GPU, in a few minutes, beside its bound; and the record of the card.
+"""Measure every number that is claimed for a GPU, print it next to its bound, and write the card's record.
 
     PYTHONPATH=src python benchmarks/gpu.py [--authors CHECKOUT] [--json FILE] [--only SECTION ...] [--smoke]
 
-Each section is a command of its own with a budget of seconds; one that fails or takes longer is named, and the others still run. The
-pipeline comes last and gets what is left. --smoke: tiny shapes on a CPU, and no record. Exit code 1 where a section failed.
+``make bench-gpu`` calls it. Each section is a command with its own budget of seconds. A section that fails or
+takes longer is named, and the others still run. The pipeline comes last and gets the remaining time. --smoke
+uses tiny shapes on a CPU and writes no record. The exit code is 1 if a section failed.
 """
 
 import argparse
@@ -35,7 +36,7 @@ GEMMA_BLOCKS = 1.090e9  # parameters of Gemma-2-2B's blocks up to layer 13
 
 
 class Section(NamedTuple):
-    """A benchmark whose --json gives a list of one object of numbers."""
+    """A benchmark whose --json prints a list of one object of numbers."""
 
     script: str
     budget: float  # seconds
@@ -67,7 +68,7 @@ SECTIONS = {
 
 
 class Row(NamedTuple):
-    """A number of a section, beside what was promised and what is aimed at."""
+    """A number of a section, with the promised bound and the aim."""
 
     section: str
     key: str
@@ -97,7 +98,10 @@ Results = dict[str, dict[str, Any]]  # section -> its numbers, or {"failed": why
 
 
 def run(command: Sequence[str], budget: float, folder: Path = ROOT) -> str:
-    """What a command prints. Raises RuntimeError that says why it failed, and kills it with all that it started when its time is up."""
+    """Run a command and return what it prints. It is killed, with all it started, when its time is up.
+
+    Raises RuntimeError that says why it failed.
+    """
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -119,7 +123,7 @@ def last_line(text: str) -> str:
 
 
 def measured(name: str, budget: float, smoke: bool, authors: str | None) -> dict[str, Any]:
-    """The numbers of a section."""
+    """Run a section and return its numbers."""
     section = SECTIONS[name]
     arguments = (section.smoke if smoke else section.at_full).split()
     if name == "step" and authors:
@@ -129,7 +133,7 @@ def measured(name: str, budget: float, smoke: bool, authors: str | None) -> dict
 
 
 def pipeline(budget: float, smoke: bool) -> dict[str, Any]:
-    """Wall time of the tiny pipeline in a fresh copy of this checkout; in a smoke test, of one model alone."""
+    """Time the tiny pipeline in a fresh copy of this checkout; a smoke test makes one model only."""
     with tempfile.TemporaryDirectory() as folder:
         for tree in (*TREE, "config.yaml"):
             source, target = ROOT / tree, Path(folder) / tree
@@ -141,25 +145,13 @@ def pipeline(budget: float, smoke: bool) -> dict[str, Any]:
         start = time.perf_counter()
         cores = str(len(os.sched_getaffinity(0)))
         wanted = ["results/models/tiny-base"] if smoke else []
-        run(
-            [
-                sys.executable,
-                "-m",
-                "snakemake",
-                *wanted,
-                "--configfile",
-                "configs/tiny.yaml",
-                "--cores",
-                cores,
-            ],
-            budget,
-            Path(folder),
-        )
+        options = ["--configfile", "configs/tiny.yaml", "--cores", cores]
+        run([sys.executable, "-m", "snakemake", *wanted, *options], budget, Path(folder))
         return {"seconds": time.perf_counter() - start}
 
 
 def all_sections(names: Sequence[str], smoke: bool, authors: str | None) -> Results:
-    """Each with its budget, within ``TOTAL``."""
+    """Run each section with its budget, within ``TOTAL``."""
     start, found = time.perf_counter(), {}
     for name in names:
         left = TOTAL - (time.perf_counter() - start)
@@ -183,7 +175,7 @@ def all_sections(names: Sequence[str], smoke: bool, authors: str | None) -> Resu
 
 
 def table(results: Results) -> list[str]:
-    """Lines: what was measured, beside bound and aim; then all other numbers."""
+    """Give lines: each measurement with its bound and aim, then all other numbers."""
     lines = [f"{'':42} {'measured':>10}  {'bound':>10} {'aim':>8}"]
     shown = set()
     for row in ROWS:
@@ -208,7 +200,7 @@ def table(results: Results) -> list[str]:
 
 
 def record(results: Results) -> dict[str, Any]:
-    """The card's record from what was measured; what was not stays as it was."""
+    """Update the card's record with what was measured; everything else stays."""
     step, data, harvest, scaling = (results.get(name, {}) for name in ("step", "data", "harvest", "scaling"))
     cores = len(os.sched_getaffinity(0))
     shape = f"{LATENTS:,} latents, d_model {WIDTH:,} x 2, batch {BATCH:,}, k {K}"
@@ -252,7 +244,7 @@ def record(results: Results) -> dict[str, Any]:
 
 
 def plan(record: Path) -> str:
-    """The paper's whole run by the rates of the record."""
+    """Estimate the paper's whole run from the rates of the record."""
     crossdiff = [sys.executable, "-c", "import sys; from crossdiff.cli import main; sys.exit(main())"]
     try:
         return run([*crossdiff, "plan", "--configfile", "configs/gemma2-2b.yaml", "--card", str(record)], 60)

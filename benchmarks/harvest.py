@@ -1,11 +1,12 @@
-"""Harvesting, files written and hashed, beside the truncated forward pass that it can't do without.
+"""Compare harvesting, with files written and hashed, with the truncated forward pass that it needs anyway.
 
 .venv/bin/python benchmarks/harvest.py MODEL TOKENS.parquet LAYER [--json] [--batch-tokens N]
 .venv/bin/python benchmarks/harvest.py --shape gemma-2-2b [--read N] [--json] [--batch-tokens N]
 
-MODEL is a Hugging Face folder, TOKENS a token shard of a run: results/models/{model}, results/tokens/{tokenizer}/*/0000.parquet.
---shape: a made-up model and made-up tokens instead, which need no files; gemma-2-2b is for a card, tiny for any machine.
-"job" is all that a job of the workflow does: start of Python and its imports, the model read from a folder, passes, files, hash.
+MODEL is a Hugging Face folder: results/models/{model}. TOKENS is a token shard of a run:
+results/tokens/{tokenizer}/*/0000.parquet. --shape takes a made-up model and made-up tokens, and needs no
+files: gemma-2-2b is for a GPU, tiny for any machine. "job" is everything that a job of the workflow does: the
+start of Python and its imports, reading the model, forward passes, files, hashes.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from crossdiff.texts.shards import Shard, read_shard
 
 
 def head(shard: Shard, tokens: int) -> Shard:
-    """The sequences that lie within the first tokens."""
+    """Take the sequences that lie within the first ``tokens`` tokens."""
     starts = shard.sequence_starts()
     end = int(starts[np.searchsorted(starts, tokens, side="right") - 1]) or len(shard.token)
     return Shard(*(column[:end] for column in shard))
@@ -42,14 +43,14 @@ SMALL = {
     "head_dim": 16,
     "vocab_size": 512,
 }
-SHAPES = {
+SHAPES = {  # name: (configuration, layer)
     "gemma-2-2b": ({"num_hidden_layers": 15}, 13),
     "tiny": ({"num_hidden_layers": 4} | SMALL, 2),
-}  # configuration, layer
+}
 
 
 def made_up(shape: str, tokens: int) -> tuple[PreTrainedModel, Shard, int]:
-    """A model of random weights, sequences of 256 to 1,024 random tokens, and the layer."""
+    """Make a model of random weights and sequences of 256 to 1,024 random tokens; give the layer, too."""
     values, layer = SHAPES[shape]
     torch.manual_seed(0)
     with device():
@@ -86,11 +87,9 @@ def main() -> None:
     elif arguments.layer is None:
         parser.error("MODEL, TOKENS and LAYER, or --shape")
     else:
-        model, shard, layer = (
-            load_model(arguments.model, fast_dtype()),
-            head(read_shard(arguments.tokens), arguments.read),
-            arguments.layer,
-        )
+        model = load_model(arguments.model, fast_dtype())
+        shard = head(read_shard(arguments.tokens), arguments.read)
+        layer = arguments.layer
     made_in = time.time() - before
     starts = shard.sequence_starts()
     lengths = np.diff(np.append(starts, len(shard.token)))
@@ -116,7 +115,9 @@ def main() -> None:
         def harvest() -> None:
             harvest_shard(model, shard, layer, arguments.batch_tokens, cache)
 
-        for batch in batches[:3]:  # a round of millions of tokens is too dear not to count
+        for batch in batches[
+            :3
+        ]:  # three batches warm up; a whole round of millions of tokens would take too long
             run_to_layer(model, batch, layer)
         seconds = in_turn(
             {"forward": forward, "harvest": harvest, "hash": lambda: content(cache), "load": load},

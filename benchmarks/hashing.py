@@ -1,4 +1,4 @@
-"""Hashing a large file from the page cache: the tree hash with 1, 2 and all threads against a serial SHA-256.
+"""Hash a large file from the page cache: the tree hash with 1, 2 and all threads against a serial SHA-256.
 
 .venv/bin/python benchmarks/hashing.py [--gigabytes N] [--rounds N] [--json]
 

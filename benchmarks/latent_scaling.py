@@ -1,11 +1,15 @@
-"""What latent scaling costs: all latents, four targets and both models in one pass, against encoding alone and against a pass per target.
+"""Time latent scaling of all latents, four targets and both models in one pass.
+
+It is compared with encoding alone and with a pass per target.
 
 .venv/bin/python benchmarks/latent_scaling.py [--json] [--width 2304 --latents 73728 --k 100 --tokens 819200]
 
-Shape: 576 x 2, 16,384 latents, 50 active; on a GPU the paper's, 2,304 x 2, 73,728 latents, 100 active. Blocks are read from host memory as
-bfloat16, as from a cache, some tokens again and again. "Written": and the file of active entries, which every other rule reads. The method
-of one pass per target (docs/method.md 9) is written here with dense matrices; its leave-one-out error of a latent needs a (tokens,
-d_model) target of its own, so it is timed on fewer latents and tokens and compared per latent and token.
+The shape is 576 x 2, with 16,384 latents, 50 of them active. On a GPU use the paper's: 2,304 x 2 with 73,728
+latents, 100 of them active. Blocks are read from host memory as bfloat16, as from a cache, and some tokens
+repeat. "Written" adds the file of active entries, which every other rule reads. The method with one pass per
+target (docs/method.md 9) is written here with dense matrices. Its leave-one-out error of a latent needs a
+(tokens, d_model) target of its own. It is therefore timed on fewer latents and tokens, and compared per
+latent and token.
 """
 
 import argparse
@@ -28,16 +32,16 @@ from crossdiff.device import device
 from crossdiff.latents.scaling import latent_scaling
 from crossdiff.texts.shards import Shard
 
-# Tokens: enough for blocks of documents of some length, since the sums of each are projected once.
+# TOKENS gives blocks of documents some length, since the sums of each block are projected once.
 WIDTH, LATENTS, K, TOKENS = (
     (2304, 73_728, 100, 50 * 32_768) if device().type == "cuda" else (576, 16_384, 50, 131_072)
 )
 DIFFERENT, BLOCK, DOCUMENT = 65_536, 2_048, 200  # tokens
-FEW_LATENTS, FEW_TOKENS = 256, 512  # of the pass per target
+FEW_LATENTS, FEW_TOKENS = 256, 512  # for the pass per target
 
 
 def blocks(x: Tensor) -> Iterator[Block]:
-    """TOKENS tokens, ``x`` again and again."""
+    """Give blocks of TOKENS tokens in total, which repeat ``x``."""
     for start in range(0, TOKENS, BLOCK):
         rows = np.arange(start, start + BLOCK)
         place = start % len(x)
@@ -45,13 +49,13 @@ def blocks(x: Tensor) -> Iterator[Block]:
 
 
 def tokens() -> Shard:
-    """A shard of documents of one length."""
+    """Make a shard of documents of one length."""
     row = np.arange(TOKENS)
     return Shard(row, row // DOCUMENT, row % DOCUMENT, np.zeros(TOKENS, np.int8), np.zeros(TOKENS, np.int8))
 
 
 def scale(made: Crosscoder, x: Tensor, path: Path | None = None) -> None:
-    """Latent scaling as the rule does it, with or without the file."""
+    """Run latent scaling as the rule does, with or without the file."""
     if path is None:
         latent_scaling(made, encode(made, blocks(x)), TOKENS, Bootstrap())
         return
@@ -60,14 +64,14 @@ def scale(made: Crosscoder, x: Tensor, path: Path | None = None) -> None:
 
 
 def drained(made: Crosscoder, x: Tensor) -> None:
-    """Encoding alone."""
+    """Encode and do nothing else."""
     for part in encode(made, blocks(x)):
         last = part
     last.active.values.sum().item()  # .item(): wait for the device
 
 
 def crosscoder(x: Tensor) -> Crosscoder:
-    """At its start, with a threshold that keeps K latents per token."""
+    """Make an untrained crosscoder with a threshold that keeps K latents per token."""
     settings = BatchTopKSettings(loss="batchtopk", k=K, latents=LATENTS, tokens=10**9)
     made = Crosscoder(WIDTH, LATENTS, 0, precision="bfloat16")
     made.initialise(settings, torch.Generator().manual_seed(0))
@@ -81,7 +85,7 @@ def crosscoder(x: Tensor) -> Crosscoder:
 
 @torch.no_grad()
 def per_target(made: Crosscoder, x: Tensor, latents: Tensor) -> None:
-    """beta of ``latents`` for four targets and both models, each with an encoding of its own."""
+    """Give beta of ``latents`` for four targets and both models, each target with its own encoding."""
     direction = made.decoder[latents, 1]
     for model in range(2):
         for target in ("reconstruction", "error", "activation", "activation_no_bias"):

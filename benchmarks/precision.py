@@ -1,8 +1,9 @@
-"""What bfloat16 costs: fraction of variance explained on held-out tokens, trained with bfloat16 and with float32 encoder products.
+"""Measure what bfloat16 encoder products cost, against float32, in variance explained on held-out tokens.
 
 .venv/bin/python benchmarks/precision.py [CONFIG] [--json]
 
-Takes the activations of a finished run of CONFIG (config.yaml). Trains each of its crosscoders twice, with the first seed.
+It takes the activations of a finished run of CONFIG (config.yaml) and trains each of its crosscoders twice,
+with the first seed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from crossdiff.device import device
 
 
 def activations(config: Config, split: str) -> PairedActivations:
-    """Both models' caches of a finished run."""
+    """Pair both models' caches of a finished run."""
     run = Path("results") / config.pair.name
     caches = run / f"activations/layer{config.pair.layer}"
     shards = [

@@ -1,9 +1,11 @@
-"""Whether two results folders hold the same weights, activations, tables and drawings; across versions by the tables of the CHANGELOG.
+"""Compare two results folders: do they hold the same weights, activations, tables and drawings?
 
     python benchmarks/same_results.py OLD/results NEW/results
 
-OLD is of version 0.1, NEW of this one; two folders of this version are compared with --same-layout. Compared is what files hold, not
-their bytes: a result carries the id of its record, which names its code. Exit code 1 where anything differs or is missing.
+OLD is of version 0.1 and NEW of this version; the tables of the CHANGELOG translate paths and words. Two
+folders of this version are compared with --same-layout. What files hold is compared, not their bytes, since a
+result carries the id of its record, which names its code. The exit code is 1 where anything differs or is
+missing.
 """
 
 import argparse
@@ -22,12 +24,13 @@ from safetensors.torch import load_file
 
 CHANGELOG = Path(__file__).parent.parent / "CHANGELOG.md"
 WILDCARD = re.compile(r"\\{(\w+)\\}")
-# Pages name settings and files, records name code, and folders of tokenizers and models hold transformers' own files.
+# Not compared: pages name settings and files, records name code, and folders of tokenizers and models hold
+# transformers' own files.
 SKIPPED = re.compile(r"\.record\.json$|\.html$|\.js$|\.css$|\.png$|(^|/)\.|vendor/|\.whl$|README|LICENSE")
 
 
 def rows(heading: str) -> Iterator[list[str]]:
-    """The code spans of each row of the CHANGELOG's table below ``heading``."""
+    """Give the code spans of each row of the CHANGELOG's table below ``heading``."""
     section = CHANGELOG.read_text(encoding="utf-8").partition(f"#### {heading}\n")[2].partition("\n#")[0]
     for line in section.splitlines():
         if line.startswith("|") and (spans := re.findall(r"`([^`]+)`", line)):
@@ -35,7 +38,10 @@ def rows(heading: str) -> Iterator[list[str]]:
 
 
 def new_paths(path: str, patterns: list[tuple[re.Pattern[str], str]]) -> Iterator[str]:
-    """Where version 0.2 may put a file of version 0.1: a glob below the results folder for each row of the table that is about it."""
+    """Give the places where version 0.2 may put a file of version 0.1.
+
+    There is a glob below the results folder for each matching row of the table.
+    """
     for old, new in patterns:
         if found := old.fullmatch(path):
             parts = {"layer": "*"} | found.groupdict()  # one layer, which 0.1 did not always name
@@ -59,7 +65,7 @@ def path_patterns() -> list[tuple[re.Pattern[str], str]]:
 
 
 def read(path: Path, words: dict[str, str], left_out: dict[str, str]) -> Any:
-    """What a file holds, in a form that compares; ``words`` of the old version become those of the new one.
+    """Read what a file holds, in a form that compares. ``words`` translates words of the old version.
 
     ``left_out``: file name -> a key that the new version does not write.
     """

@@ -1,10 +1,10 @@
-"""What starting costs: CPU seconds that each workflow script takes to import what it uses, times its jobs in a run.
+"""Measure what starting costs: CPU seconds for each workflow script's imports, times its jobs in a run.
 
 python benchmarks/start.py [--configfile config.yaml] [--rounds 3] [--json]
 
-Each script is imported in fresh processes, of which the fastest counts; bare Python is not counted. The parts of transformers that it loads
-at the first model or tokenizer count too, since every script that can read one does.
-Modules that a script comes to by name, such as that of a figure, do not.
+Each script is imported in fresh processes, and the fastest counts. Bare Python does not count. The
+parts of transformers that load with the first model or tokenizer count too, since every script that can read
+one loads them. Modules that a script finds by name, such as that of a figure, do not count.
 """
 
 import argparse
@@ -32,7 +32,7 @@ print(*sys.modules)
 
 
 def jobs(configfile: str) -> dict[str, int]:
-    """Rule -> jobs of a run that starts with nothing."""
+    """Count the jobs per rule of a run that starts with nothing."""
     command = [
         sys.executable,
         "-m",
@@ -56,7 +56,7 @@ def jobs(configfile: str) -> dict[str, int]:
 
 
 def cpu(code: str, *arguments: str, rounds: int) -> tuple[float, list[str]]:
-    """User and system seconds of the fastest of several fresh processes, and the words that the code prints."""
+    """Give CPU seconds of the fastest of several fresh processes, and the words that the code prints."""
     seconds = []
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -95,9 +95,8 @@ def main() -> None:
         return
     print(f"{'script':<24}{'jobs':>5}{'import':>9}{'sum':>8}   (CPU seconds, fastest of {options.rounds})")
     for row in sorted(rows, key=lambda row: -row["sum_s"]):
-        print(
-            f"{row['script']:<24}{row['jobs']:>5}{row['import_s']:>9.2f}{row['sum_s']:>8.1f}   {' '.join(row['packages'])}"
-        )
+        numbers = f"{row['jobs']:>5}{row['import_s']:>9.2f}{row['sum_s']:>8.1f}"
+        print(f"{row['script']:<24}{numbers}   {' '.join(row['packages'])}")
     print(f"{'all':<24}{sum(row['jobs'] for row in rows):>5}{'':>9}{sum(row['sum_s'] for row in rows):>8.1f}")
 
 

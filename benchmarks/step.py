@@ -1,8 +1,10 @@
-"""A training step at the paper's shape on a GPU, as the trainer takes it, beside plain dense PyTorch and, on request, the authors' trainer.
+"""Time a training step at the paper's shape on a GPU, as the trainer takes it.
 
-    python benchmarks/step.py [--json] [--authors CHECKOUT] [--width 2304 --latents 73728 --batch 2048 --k 100]
+python benchmarks/step.py [--json] [--authors CHECKOUT] [--width 2304 --latents 73728 --batch 2048 --k 100]
 
-Activations lie on the device; steps follow each other as in a training, without waiting for the host. CHECKOUT: as in training.py.
+It is compared with plain dense PyTorch and, with --authors, the authors' trainer. Activations lie on the
+device. Steps follow each other as in a training, without waiting for the host. CHECKOUT is explained in
+training.py.
 """
 
 import argparse
@@ -22,12 +24,12 @@ from crossdiff.crosscoders.trainer import Training
 from crossdiff.device import device, keep_freed_memory
 
 AUXILIARY_K, DEAD = 512, 0.1
-SLOWER = 4  # so many times fewer dense steps in a row
+SLOWER = 4  # dense steps are this many times fewer in a row
 LAYER = 13
 
 
 class Given(NamedTuple):
-    """What a trainer asks of paired caches, without any: it is handed its batches."""
+    """Stands in for paired caches: has what a trainer asks of them, but is handed its batches."""
 
     d_model: int
     layer: int
@@ -35,7 +37,7 @@ class Given(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> "Given":
-        """Activations like ``x`` (batch, model, d_model), which are taken as they are."""
+        """Describe activations like ``x`` (batch, model, d_model), which are taken as they are."""
         return cls(
             x.shape[2],
             LAYER,
@@ -58,7 +60,7 @@ def settings(loss: str, latents: int, batch: int, k: int) -> CrosscoderSettings:
 
 
 def prepared(loss: str, x: Tensor, latents: int, k: int) -> Training:
-    """A training that took its first step; with L1, ``k`` latents per token are active."""
+    """Make a training that took its first step; with L1, ``k`` latents per token are active."""
     training = Training(Given.of(x), settings(loss, latents, len(x), k), 0, x.device)
     if loss == "l1":
         plain.set_l0(training.crosscoder.preactivations, training.crosscoder.encoder_bias, x, k)
@@ -68,7 +70,7 @@ def prepared(loss: str, x: Tensor, latents: int, k: int) -> Training:
 
 @torch.no_grad()
 def let_die(training: Training, share: float) -> None:
-    """The first latents never fire again, and count as dead from now on."""
+    """Make the first latents never fire again, and count as dead from now on."""
     dead = slice(0, int(share * training.crosscoder.latents))
     training.crosscoder.encoder_bias[dead] = -1e4
     training.loss.tokens_since_fired[dead] = training.settings.dead_after_tokens
@@ -76,7 +78,7 @@ def let_die(training: Training, share: float) -> None:
 
 
 def free() -> None:
-    """Give a GPU's memory back, and count its peak anew."""
+    """Give a GPU's memory back, and reset its peak."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -84,9 +86,10 @@ def free() -> None:
 
 
 def ours(loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, float]:
-    """Seconds of a step; of BatchTopK also with dead latents, and the peak of memory (GB) in both."""
+    """Time a step. For BatchTopK also time it with dead latents, and give the peak of memory (GB) in both."""
     training = prepared(loss, x, latents, k)
-    # Batches that differ, as in a training: on one alone, the values of chosen entries pile up at the smallest of them.
+    # Batches differ, as in a training. With only one, values of chosen entries would crowd at the smallest of
+    # them.
     batches = itertools.cycle([x, *(torch.randn_like(x) for _ in range(7))])
     found = {loss: queued(lambda: training.step(next(batches)), steps)}
     if loss == "batchtopk":
@@ -98,12 +101,12 @@ def ours(loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, fl
 
 
 def peak(name: str) -> dict[str, float]:
-    """A GPU's memory at its fullest, since ``free``."""
+    """Give a GPU's largest use of memory since ``free``."""
     return {name: torch.cuda.max_memory_allocated() / 1e9} if torch.cuda.is_initialized() else {}
 
 
 def with_tf32(step: Callable[[], object], calls: int, allowed: bool = True) -> float:
-    """Seconds of a step whose float32 products may be rounded to TF32."""
+    """Time a step whose float32 products may be rounded to TF32."""
     before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, allowed
     try:
         return queued(step, calls)
@@ -112,7 +115,7 @@ def with_tf32(step: Callable[[], object], calls: int, allowed: bool = True) -> f
 
 
 def dense(loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, float]:
-    """Seconds of a dense step, its products in bfloat16 by autocast, and in TF32."""
+    """Time a dense step, with its products in bfloat16 by autocast, and in TF32."""
     step = plain.dense(loss, x, latents, k)
 
     def autocast() -> None:
@@ -123,7 +126,7 @@ def dense(loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, f
 
 
 def authors(checkout: str, loss: str, x: Tensor, latents: int, k: int, steps: int) -> dict[str, float]:
-    """Seconds of a step of the authors' trainer, with TF32 and as it comes."""
+    """Time a step of the authors' trainer, with TF32 and as it is."""
     step = plain.authors(checkout, loss, x, latents, k)
     return {
         f"{loss}, authors TF32": with_tf32(step, steps),
@@ -132,7 +135,7 @@ def authors(checkout: str, loss: str, x: Tensor, latents: int, k: int, steps: in
 
 
 def ratios(seconds: dict[str, float]) -> dict[str, float]:
-    """What the table asks for."""
+    """Compute the ratios that the table shows."""
     found = {
         "dense bfloat16 / ours": seconds["batchtopk, dense bfloat16"] / seconds["batchtopk"],
         "dense TF32 / ours": seconds["batchtopk, dense TF32"] / seconds["batchtopk"],
@@ -147,7 +150,7 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def measure(x: Tensor, latents: int, k: int, steps: int, checkout: str | None) -> dict[str, Any]:
-    """Times in ms, peaks of memory and ratios."""
+    """Give times in ms, peaks of memory and ratios."""
     plain.WIDTH, fewer = x.shape[2], max(1, steps // SLOWER)
     parts: list[Callable[[], dict[str, float]]] = [
         lambda: {"encoder product": queued(plain.product(x, latents), steps)}

@@ -1,8 +1,9 @@
-"""What a training step costs: ours against plain dense PyTorch, the encoder product alone and, on request, the authors' code.
+"""Time a training step: ours against plain dense PyTorch, the encoder product alone and the authors' code.
 
 .venv/bin/python benchmarks/training.py [--json] [--sweep] [--authors CHECKOUT]
 
-CHECKOUT is a copy of science-of-finetuning/dictionary_learning with the packages it needs. Shape: 576 x 2, 16,384 latents, batch 2,048.
+CHECKOUT is a copy of science-of-finetuning/dictionary_learning with the packages it needs. Without it, their
+code is left out. The shape is 576 x 2, with 16,384 latents and a batch of 2,048.
 """
 
 import argparse
@@ -28,7 +29,7 @@ L1_COEFFICIENT = 0.04
 
 
 def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16") -> Callable[[], object]:
-    """One step of our training: loss, gradients, clipping, Adam."""
+    """Take one step of our training: loss, gradients, clipping, Adam."""
     common = {
         "latents": latents,
         "batch": len(x),
@@ -49,7 +50,8 @@ def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16"
     objective = new_loss(crosscoder, settings).to(x.device)
     objective.start(crosscoder, x)
     optimiser = new_optimiser(crosscoder)
-    # Batches that differ, as in a training: on one alone, the values of chosen entries pile up at the smallest of them.
+    # Batches differ, as in a training. With only one, values of chosen entries would crowd at the smallest of
+    # them.
     batches = itertools.cycle([x, *(torch.randn_like(x) for _ in range(7))])
 
     def step() -> None:
@@ -67,7 +69,7 @@ def set_l0(preactivations: Callable[[Tensor], Tensor], bias: Tensor, x: Tensor, 
 
 
 def dense(loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
-    """The same step as one writes it first: dense matrices, autograd, Adam, float32."""
+    """Take the same step in the straightforward way: dense matrices, autograd, Adam, float32."""
     generator = torch.Generator(x.device).manual_seed(0)
     encoder = torch.randn(2 * WIDTH, latents, generator=generator, device=x.device)
     encoder = torch.nn.Parameter((encoder / encoder.norm(dim=0)).to(x.device))
@@ -98,14 +100,14 @@ def dense(loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
 
 
 def product(x: Tensor, latents: int) -> Callable[[], object]:
-    """The bfloat16 encoder product alone."""
+    """Compute the bfloat16 encoder product alone."""
     weight = torch.randn(latents, 2 * WIDTH, device=x.device).bfloat16()
     rows = x.flatten(1).bfloat16()
     return lambda: rows @ weight.T
 
 
 def authors(path: str, loss: str, x: Tensor, latents: int, k: int) -> Callable[[], object]:
-    """A step of the authors' trainer, from a checkout."""
+    """Take a step of the authors' trainer, from a checkout."""
     for name, wanted in {
         "nnsight": ["LanguageModel"],
         "datasets": ["Dataset", "load_dataset"],
@@ -170,7 +172,7 @@ def compare(x: Tensor, checkout: str | None, rounds: int) -> list[dict[str, obje
 
 
 def sweep(x: Tensor, rounds: int) -> list[dict[str, object]]:
-    """The cost of a BatchTopK step as latents and active latents grow, with the exponents of fitted powers."""
+    """Time a BatchTopK step as latents and active latents grow; give the exponents of fitted powers."""
     sizes, actives = (4096, 8192, 16_384, 32_768, 65_536), (16, 32, 64, 128, 256)
     by_size = [in_turn({"step": ours("batchtopk", x, latents, K)}, rounds)["step"] for latents in sizes]
     by_active = [in_turn({"step": ours("batchtopk", x, LATENTS, k)}, rounds)["step"] for k in actives]

@@ -1,4 +1,7 @@
-"""Timing several things in turn, so that a machine whose speed drifts slows all of them alike: only ratios inside one run mean anything."""
+"""Time several things in turn, so that a machine whose speed drifts slows all of them alike.
+
+Only ratios inside one run mean anything.
+"""
 
 import json
 import statistics
@@ -9,16 +12,19 @@ from typing import Any
 
 
 def wait() -> None:
-    """Until a GPU has done all that was queued."""
+    """Wait until a GPU has done all that was queued."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def queued(thing: Callable[[], object], calls: int, rounds: int = 3) -> float:
-    """Median seconds of one of several calls of which a GPU does not wait for the host: as steps of a training follow each other."""
+    """Give the median seconds of one of several calls, between which a GPU does not wait for the host.
+
+    The steps of a training follow each other like that.
+    """
     seconds = []
-    for number in range(rounds + 1):  # one that is not counted
+    for number in range(rounds + 1):  # the first round is not counted
         wait()
         start = time.perf_counter()
         for _ in range(calls):
@@ -30,7 +36,7 @@ def queued(thing: Callable[[], object], calls: int, rounds: int = 3) -> float:
 
 
 def in_turn(things: Mapping[str, Callable[[], object]], rounds: int, uncounted: int = 1) -> dict[str, float]:
-    """{name: median seconds} over ``rounds``, after ``uncounted`` rounds."""
+    """Give {name: median seconds} over ``rounds``, after ``uncounted`` rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for number in range(rounds + uncounted):
         for name, thing in things.items():
@@ -44,7 +50,7 @@ def in_turn(things: Mapping[str, Callable[[], object]], rounds: int, uncounted: 
 
 
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A table with a column per key, or the same as JSON."""
+    """Print a table with a column per key, or the same as JSON."""
     if as_json:
         print(json.dumps(rows, indent=2))
         return

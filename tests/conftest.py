@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ import pytest
 import warm
 import yaml
 
-# Tests run side by side, and what they compute is small: more threads would only wait for each other, and burn time on it.
+# Tests run side by side, and each computes little. More threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 READ_AT_IMPORT = warm.read_at_import(dict(os.environ))  # as the warm Pythons have it
 
 ROOT = Path(__file__).parent.parent
 # What a run reads: enough to copy a checkout without its results.
-TREE = "Snakefile config.yaml configs data envs profiles report rules slurm src tests/data workflow_scripts".split()
+TREE = (
+    "Snakefile config.yaml configs data envs profiles report rules slurm src tests/data workflow_scripts"
+).split()
 TINY = "configs/tiny.yaml"
 TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings each script reads
 
@@ -30,9 +32,8 @@ TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings eac
 def pytest_configure(config: pytest.Config) -> None:
     """Start the warm Pythons, one set for all workers of pytest-xdist."""
     if config.option.markexpr != "gpu":
-        os.environ.setdefault(
-            "TRITON_INTERPRET", "1"
-        )  # kernels run as Python, where a test asks for them; read when triton is imported
+        # Triton reads this when it is imported. Kernels then run as Python where a test asks for them.
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     if not hasattr(config, "workerinput"):
         folder = os.environ["CROSSDIFF_WARM"] = tempfile.mkdtemp(prefix="warm-")
         servers = warm.start(folder)
@@ -64,11 +65,11 @@ class Checkout:
                 shutil.copy2(source, target)
 
     def copy(self, folder: Path) -> "Checkout":
-        """A copy with results and all that Snakemake remembers, modification times kept."""
+        """Make a copy with results and all that Snakemake remembers; modification times stay."""
         return Checkout(shutil.copytree(self.folder, folder, symlinks=True))
 
     def changed(self, config: str, changes: dict[str, object], name: str = "changed") -> str:
-        """A copy of a config file with other values under dotted keys; gives its path."""
+        """Write a copy of a config file with other values under dotted keys; give its path."""
         values = yaml.safe_load((self.folder / config).read_text())
         for key, value in changes.items():
             *parents, leaf = key.split(".")
@@ -84,7 +85,7 @@ class Checkout:
         return self.run("-m", "snakemake", *arguments, timeout=timeout)
 
     def pending(self, config: str = TINY) -> dict[str, str]:
-        """Output -> Snakemake's reason, of all that it would make now; empty when nothing is to be done."""
+        """{output: Snakemake's reason} for all that it would make now; empty when nothing is to be done."""
         result = self.snakemake("--detailed-summary", "--configfile", config)
         assert result.returncode == 0, result.stdout
         rows = [line.split("\t") for line in result.stdout.splitlines() if line.count("\t") == 7]
@@ -99,7 +100,10 @@ class Checkout:
     def run(
         self, *arguments: str, timeout: int = 600, fresh: bool = False, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run Python with the library of this copy; ``fresh`` starts a new one, which imports every package anew as a user's does."""
+        """Run Python with the library of this copy.
+
+        ``fresh`` starts a new Python, which imports every package itself, as a user's does.
+        """
         paths = [
             str(self.folder / "src"),
             *filter(None, [environment.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")]),
@@ -107,9 +111,8 @@ class Checkout:
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"} | environment
         if not fresh and warm.read_at_import(variables) == READ_AT_IMPORT:
             return self._run_warm(list(arguments), timeout, variables)
-        command = [sys.executable, *arguments]
         return subprocess.run(
-            command,
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=variables,
             text=True,
@@ -134,13 +137,10 @@ class Checkout:
 
 
 def planned(output: str) -> dict[str, int]:
-    """Rule -> number of jobs, from the table of a dry-run; empty when nothing is to be done."""
+    """{rule: number of jobs} from the table of a dry-run; empty when nothing is to be done."""
     table = re.search(r"^job\s+count\n-.*?\n(.*?)^total", output, re.DOTALL | re.MULTILINE)
-    return (
-        {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table[1], re.MULTILINE)}
-        if table
-        else {}
-    )
+    rows = re.findall(r"^(\w+)\s+(\d+)$", table[1], re.MULTILINE) if table else []
+    return {name: int(count) for name, count in rows}
 
 
 @pytest.fixture
@@ -150,8 +150,22 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A finished run of the tiny config. Tests leave it as it is: they plan in it, and change copies of it."""
+    """A finished run of the tiny config. Tests leave it alone: they plan in it, and change copies of it."""
     return once(tmp_path_factory, "tiny", run_tiny)
+
+
+@pytest.fixture
+def ours(finished: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of the finished run that a test may change and damage."""
+    return finished.copy(tmp_path / "ours")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close the figures that a test has drawn."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 def run_tiny(checkout: Checkout) -> None:
@@ -163,7 +177,10 @@ def run_tiny(checkout: Checkout) -> None:
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Checkout], None]) -> Checkout:
-    """A checkout in which something was run: once for all workers of pytest-xdist, each of which gets a copy to plan in."""
+    """Give a checkout in which ``make`` ran once for all workers of pytest-xdist.
+
+    Each worker gets a copy to plan in.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         checkout = Checkout(factory.mktemp(name) / "checkout")
         make(checkout)

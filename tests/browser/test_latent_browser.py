@@ -1,4 +1,4 @@
-"""The latent browser in Chromium, from disk: what a reader does with it, and what the page must never do."""
+"""The latent browser in Chromium, opened from disk: what a reader can do, and what the page must never do."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ NAMES = named(("batchtopk", 0, 7, "the refusal", False), ("batchtopk", 0, 8, "an
 
 
 class Reader:
-    """A page that notes what it asks for and what goes wrong."""
+    """A page that records what it requests and which errors it has."""
 
     def __init__(self, page: "playwright.Page", file: Path) -> None:
         self.page, self.file = page, file
@@ -38,7 +38,7 @@ class Reader:
         return self
 
     def column(self, number: int, rows: int = 5) -> list[str]:
-        """The first texts of a column as they stand from top to bottom."""
+        """Give the first texts of a column, from top to bottom."""
         read = "cells => cells.map(cell => [cell.getBoundingClientRect().top, cell.innerText])"
         placed = self.page.locator(f".slick-cell.l{number}").evaluate_all(read)
         return [text for _, text in sorted(placed)][:rows]
@@ -65,7 +65,7 @@ def reader(chromium: "playwright.Browser", file: Path) -> Iterator[Reader]:
     found = Reader(context.new_page(), file)
     yield found
     context.close()
-    # Whatever a test did: no script of the data ran, nothing failed, and nothing came from elsewhere.
+    # After every test: no script in the data ran, nothing failed, and nothing was requested from elsewhere.
     assert not found.errors
     assert found.requests
     assert not [url for url in found.requests if not url.startswith("file://")]

@@ -1,4 +1,4 @@
-"""Every shipped config gives the DAG that it describes; a bad one gives one clear line and exit code 1 before any job."""
+"""Every shipped config gives the DAG that it describes. A bad one stops with one line before any job."""
 
 from pathlib import Path
 
@@ -65,23 +65,13 @@ def test_second_planted_set_has_the_same_crosscoders_and_other_concepts() -> Non
         load(yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text()))
         for name in ("planted", "planted-second")
     )
-    assert (first.crosscoders, first.scoring, first.datasets) == (
-        second.crosscoders,
-        second.scoring,
-        second.datasets,
-    )
+    for section in ("crosscoders", "scoring", "datasets"):
+        assert getattr(first, section) == getattr(second, section)
     assert not set(first.seeds) & set(second.seeds)
     one, other = first.pair.chat.planted, second.pair.chat.planted
     assert one.concepts == other.concepts
-    for name in (
-        "seed",
-        "frequency",
-        "strength",
-        "strength_spread",
-        "weakened_ratio",
-        "decoupled_share",
-        "rotation",
-    ):
+    changed = "seed frequency strength strength_spread weakened_ratio decoupled_share rotation"
+    for name in changed.split():
         assert getattr(one, name) != getattr(other, name)
 
 
@@ -204,6 +194,6 @@ def test_number_that_yaml_reads_as_text_is_named(checkout: Checkout) -> None:
     result = checkout.snakemake("--dry-run")
     assert result.returncode == 1
     assert (
-        "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: a valid number (YAML reads 1e-3 as text; write 1.0e-3)"
-        in (result.stdout)
+        "crosscoders.batchtopk.learning_rate: found '1e-3' (text), allowed: "
+        "a valid number (YAML reads 1e-3 as text; write 1.0e-3)" in (result.stdout)
     )

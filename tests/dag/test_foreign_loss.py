@@ -25,13 +25,14 @@ class RidgeLoss(Loss):
         reconstruction = crosscoder.decode(codes)
         error = reconstruction_error(x, reconstruction, squared=True)
         penalty = codes.square().sum(dim=1).mean()
-        return Parts(error + self.settings.ridge * penalty, {"ridge_loss": penalty}, reconstruction, (codes > 0).sum(dim=0))
+        loss = error + self.settings.ridge * penalty
+        return Parts(loss, {"ridge_loss": penalty}, reconstruction, (codes > 0).sum(dim=0))
 """
 
 
 @pytest.fixture
 def with_ridge(checkout: Checkout) -> tuple[Checkout, str]:
-    """A checkout beside an installed package "ridge", and a config that names its loss."""
+    """A checkout next to an installed package "ridge", and a config that names its loss."""
     package = checkout.folder / "src/ridge"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -42,12 +43,8 @@ def with_ridge(checkout: Checkout) -> tuple[Checkout, str]:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ridge\nVersion: 1\n")
     (installed / "entry_points.txt").write_text("[crossdiff.losses]\nridge = ridge.settings:Ridge\n")
     ridge = {"loss": "ridge", "latents": 64, "ridge": 0.01, "batch": 256, "tokens": 5120, "warmup_steps": 5}
-    changes = {
-        "crosscoders": {"ridge": ridge},
-        "seeds": [0],
-        "steering": None,
-        "catalogue": None,
-    }  # the last two name crosscoders
+    # Steering and the catalogue name crosscoders that are not there.
+    changes = {"crosscoders": {"ridge": ridge}, "seeds": [0], "steering": None, "catalogue": None}
     return checkout, checkout.changed("configs/tiny.yaml", changes)
 
 

@@ -1,4 +1,4 @@
-"""What plain Snakemake misses and this workflow sees: each hole is shown in both."""
+"""Plain Snakemake misses these changes and this workflow sees them: each test shows both."""
 
 import os
 import re
@@ -21,7 +21,7 @@ WEIGHTS = f"{TINY_RESULTS}/layer1/l1/seed0/weights.safetensors"
 
 
 def rules(pending: dict[str, str], checkout: Checkout) -> set[str]:
-    """Rules of pending outputs that have a record."""
+    """Give the rules of pending outputs that have a record."""
     return {
         read_record(checkout.folder / path).rule
         for path in pending
@@ -29,14 +29,8 @@ def rules(pending: dict[str, str], checkout: Checkout) -> set[str]:
     }
 
 
-@pytest.fixture
-def ours(finished: Checkout, tmp_path: Path) -> Checkout:
-    """A copy of a finished run that may be damaged."""
-    return finished.copy(tmp_path / "ours")
-
-
 def plain(checkout: Checkout) -> Checkout:
-    """A copy of a checkout, as it is, in which Snakemake plans without looking at the records."""
+    """Make a copy of a checkout in which Snakemake plans without looking at the records."""
     copy = checkout.copy(checkout.folder.parent / "plain")
     snakefile = copy.folder / "Snakefile"
     text = snakefile.read_text()
@@ -48,14 +42,14 @@ def plain(checkout: Checkout) -> Checkout:
 
 
 def printed_by(checkout: Checkout, *arguments: str) -> str:
-    """What Snakemake prints, which must not fail."""
+    """Run Snakemake, which must not fail; give what it prints."""
     result = checkout.snakemake(*arguments)
     assert result.returncode == 0, result.stdout
     return result.stdout
 
 
 def unseen(path: Path, text: bytes) -> None:
-    """Other content, with the old modification time."""
+    """Change the content and keep the modification time."""
     status = path.stat()
     path.write_bytes(text)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -137,15 +131,8 @@ def test_reordered_keys(finished, tmp_path):
 # Snakemake's memory.
 
 OTHER_K = {"crosscoders.batchtopk.k": 9}
-RETRAINED = {
-    "train_crosscoder",
-    "scale_latents",
-    "measure_reconstruction",
-    "read_latents",
-    "evaluate_crosscoder",
-    "compare_crosscoders",
-    "write_report",
-}
+RETRAINED = {"train_crosscoder", "scale_latents", "measure_reconstruction", "read_latents"}
+RETRAINED |= {"evaluate_crosscoder", "compare_crosscoders", "write_report"}
 
 
 @pytest.mark.parametrize("how", ["lost metadata", "copied to another checkout"])
@@ -163,7 +150,7 @@ def test_results_without_snakemakes_memory(finished, tmp_path, how):
     compared = ("directions.parquet", "recurrences.parquet")  # with the latents of all trainings
     kept = [path for path in found if "/l1/" in path or "/activations/" in path or "/models/" in path]
     assert not [path for path in kept if Path(path).name not in compared]
-    assert ours.pending() == {}  # and with the old config nothing is made anew
+    assert ours.pending() == {}  # with the old config nothing is made again
 
 
 def test_memory_in_a_database_is_restored_too(ours):
@@ -238,7 +225,7 @@ def test_result_is_made_anew_and_then_believed(ours):
     (ours.folder / f"{FIGURE}.record.json").unlink()
     result = ours.snakemake(FIGURE, "--configfile", TINY)
     assert result.returncode == 0, result.stdout
-    assert not ours.pending()  # the same bytes again, so the report is not made anew
+    assert not ours.pending()  # the bytes are the same, so the report is not made again
     assert read_record(ours.folder / FIGURE).outputs[0].digest == content(ours.folder / FIGURE).digest
 
 

@@ -1,4 +1,4 @@
-"""Which jobs a change of each setting runs again: no more, no fewer; and that scripts read what their rules declare, and only that."""
+"""A change of a setting runs exactly the jobs that depend on it. Scripts read exactly what rules declare."""
 
 import json
 import re
@@ -41,7 +41,7 @@ KEYS = complete()
 
 
 def other(value: Any) -> Any:
-    """Another value of the same kind; None where the table has to give one."""
+    """Give another value of the same kind; None where the table has to give one."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -50,7 +50,7 @@ def other(value: Any) -> Any:
 
 
 def changed_config(finished: Checkout, key: str, name: str) -> str:
-    """The tiny config with another value of one key, and what the table says has to change along for it to stay valid."""
+    """Change one key of the tiny config, and what the table says has to change with it."""
     row = TABLE[key]
     config = finished.changed(TINY, {key: row.get("to", other(KEYS[key]))} | row.get("with", {}), name)
     values = yaml.safe_load((finished.folder / config).read_text())
@@ -65,7 +65,10 @@ def changed_config(finished: Checkout, key: str, name: str) -> str:
 
 
 def expected(finished: Checkout, row: dict[str, Any]) -> Counter[str]:
-    """Rule -> number of jobs that should run: those of the first rules (whose outputs contain ``only``), and all that follow from them."""
+    """{rule: number of jobs} that should run: jobs of the first rules, and all that follow from them.
+
+    Of the first rules only jobs count whose outputs contain ``only``.
+    """
     jobs = plan(finished.folder, [Path(TINY)])
     records = {(record := read_record(finished.folder / output)).id: record for output in jobs}
     rules = [row["first"]] if isinstance(row["first"], str) else row["first"]
@@ -101,7 +104,8 @@ def follows(record: Record, made: set[str], jobs: dict[str, Any]) -> bool:
 def test_table_has_a_row_for_every_key_and_no_other() -> None:
     missing = sorted(KEYS.keys() - TABLE.keys())
     assert not missing, (
-        f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: first rule that runs again when it changes'"
+        f"{FILE.name} lacks a row for {', '.join(missing)}: add 'key: "
+        "first rule that runs again when it changes'"
     )
     assert not TABLE.keys() - KEYS.keys(), f"{FILE.name} has rows for keys that {TINY} does not have"
     unchanged = [key for key in KEYS if other(KEYS[key]) is None and "to" not in TABLE[key]]
@@ -145,7 +149,7 @@ def test_plan_of_a_fork_is_that_of_a_fresh_python(finished: Checkout, key: str) 
 
 
 def messages(printed: str) -> list[str]:
-    """The messages of all jobs of a dry-run."""
+    """Give the messages of all jobs of a dry-run."""
     return sorted(re.findall(r"^Job \d+: (.*)$", printed, re.MULTILINE))
 
 

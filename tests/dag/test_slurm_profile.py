@@ -1,4 +1,4 @@
-"""What ``--profile slurm`` asks of SLURM, seen by a pretended sbatch. It takes every question and no job."""
+"""``--profile slurm`` asks SLURM for the right things. A pretended sbatch takes every question and no job."""
 
 import os
 import re
@@ -26,12 +26,12 @@ printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"
 
 @pytest.fixture
 def lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """As ``submitted_lines``."""
+    """Give what ``submitted_lines`` gives."""
     return submitted_lines(checkout, monkeypatch)
 
 
 def submitted_lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The words of every line that a run hands to sbatch."""
+    """Give the words of every line that a run hands to sbatch."""
     tools, log = checkout.folder / "tools", checkout.folder / "sbatch.log"
     tools.mkdir()
     (tools / "sbatch").write_text(SBATCH)
@@ -48,7 +48,7 @@ def submitted_lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list
 
 
 def value(line: list[str], option: str) -> str | None:
-    """Of ``--option value`` or ``--option=value``."""
+    """Give the value of ``--option value`` or ``--option=value``."""
     for word, following in zip(line, [*line[1:], ""], strict=True):
         if word == option:
             return following

@@ -1,4 +1,4 @@
-"""A script that asks for a setting that its rule does not declare."""
+"""A script that asks for a setting that its rule does not declare stops with one line."""
 
 from conftest import TINY, Checkout
 

@@ -40,7 +40,10 @@ def test_command_ends_and_prints_as_with_a_fresh_python(
 
 def test_command_may_start_others_and_tells_how_they_ended(checkout: Checkout) -> None:
     (checkout.folder / "script.py").write_text("import torch, sys; print(__name__, sys.argv); sys.exit(5)")
-    code = "import subprocess, sys; print(subprocess.run([sys.executable, 'script.py', 'x']).returncode, flush=True)"
+    code = (
+        "import subprocess, sys; "
+        "print(subprocess.run([sys.executable, 'script.py', 'x']).returncode, flush=True)"
+    )
     assert checkout.run("-c", code).stdout == "__main__ ['script.py', 'x']\n5\n"
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels on a card: against dense products in float64, and whole steps against the plain path."""
+"""Compare the Triton kernels on a GPU with dense products in float64, and whole steps with the plain path."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Given:
-    """What a training asks of paired caches."""
+    """Has what a training asks of paired caches."""
 
     def __init__(self, d_model: int) -> None:
         self.d_model, self.layer, self.tokens = d_model, 0, 10**9

@@ -1,4 +1,4 @@
-"""Models on a GPU against the CPU: harvesting, patching and steering."""
+"""Models on a GPU give what they give on the CPU: harvesting, patching and steering."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -30,7 +30,7 @@ BFLOAT16 = 2.0**-8  # relative error of one rounding
 
 
 def harvested(model: PreTrainedModel, shard: Shard, path: Path) -> Tensor:
-    """(tokens, d_model) float32, as the cache has them."""
+    """Harvest activations (tokens, d_model) in float32, as the cache has them."""
     harvest_shard(model, shard, LAYER, 64, path)
     return read_rows(path, 0, len(shard.token)).float()
 
@@ -52,7 +52,7 @@ def test_harvest_in_the_dtype_of_the_gpu_is_close(tmp_path: Path) -> None:
 
 
 def chats(tokens: int = 120, length: int = 12) -> Shard:
-    """Conversations whose second half is the answer."""
+    """Make conversations in which the second half is the answer."""
     position = np.arange(tokens, dtype=np.int32) % length
     role = np.where(position < length // 2, ROLES.index("user"), ROLES.index("assistant")).astype(np.int8)
     ids = np.random.default_rng(0).integers(VOCABULARY, size=tokens).astype(np.int32)

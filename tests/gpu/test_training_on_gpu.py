@@ -1,4 +1,4 @@
-"""Training and latent scaling on a GPU against the CPU: the same numbers, up to the rounding of sums."""
+"""Training and latent scaling give the same numbers on a GPU and on the CPU, up to the rounding of sums."""
 
 import itertools
 from pathlib import Path
@@ -32,7 +32,7 @@ COMMON = {"tokens": 64 * STEPS, "learning_rate": 1e-3, "latents": 128, "precisio
 SETTINGS = {
     "l1": l1_settings(**COMMON),
     "batchtopk": batchtopk_settings(**COMMON, threshold_start_step=5),
-    # Latents are dead from the third step on: the auxiliary loss has work.
+    # Latents are dead from the third step on, so the auxiliary loss has work.
     "dead": batchtopk_settings(**COMMON, threshold_start_step=5, k=2, dead_after_tokens=128),
     "decoupled": batchtopk_settings(**COMMON, threshold_start_step=5, code_normalisation="decoupled"),
 }
@@ -52,7 +52,7 @@ def activations(tmp_path_factory: pytest.TempPathFactory) -> PairedActivations:
 def moved(
     activations: PairedActivations, settings: CrosscoderSettings, where: torch.device
 ) -> dict[str, Tensor]:
-    """How far each weight came from its start, on the CPU."""
+    """Give how far each weight moved from its start, on the CPU."""
     training = Training(activations, settings, 0, where)
     start = {name: weight.detach().clone() for name, weight in training.crosscoder.named_parameters()}
     training.run()
@@ -62,7 +62,7 @@ def moved(
 
 
 def far_apart(one: Tensor, other: Tensor) -> float:
-    """The distance, as a share of the length."""
+    """Give the distance as a share of the length."""
     return float((one - other).norm() / one.norm())
 
 

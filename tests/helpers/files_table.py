@@ -110,7 +110,10 @@ def row_of(path: str) -> Row:
 
 
 def untold(folder: Path) -> list[str]:
-    """A line for every file, column or key of the results that docs/files.md does not tell of, or tells of and is not there."""
+    """Compare the results with docs/files.md.
+
+    Gives a line for every file, column or key that is not described, or is described and missing.
+    """
     wrong = []
     for path in outputs(folder):
         row, columns = row_of(path), held(folder / path) if (folder / path).is_file() else None

@@ -20,7 +20,10 @@ LAYER = 3
 
 
 def token_shard(lengths: Sequence[int], first_document: int = 0) -> Shard:
-    """A shard of sequences of these lengths, each a document of its own; tokens 1, 2, 3, ... and every third one template."""
+    """Make a shard of sequences of these lengths, one per document.
+
+    Tokens are 1, 2, 3, ..., and every third one is a template token.
+    """
     rows = sum(lengths)
     return Shard(
         token=np.arange(1, rows + 1, dtype=np.int32),
@@ -39,7 +42,10 @@ def write_tokens(path: Path, shard: Shard) -> Path:
 def write_pair(
     folder: Path, name: str, activations: Tensor, lengths: Sequence[int] | None = None
 ) -> PairedShard:
-    """A shard whose caches hold ``activations`` (tokens, model, d_model); one long sequence if no lengths are given."""
+    """Write a shard with caches of ``activations`` (tokens, model, d_model).
+
+    It is one long sequence if no lengths are given.
+    """
     shard = token_shard(lengths or [len(activations)])
     paths = [write_tokens(folder / f"{name}.parquet", shard)]
     for model, part in zip(("base", "chat"), activations.to(torch.bfloat16).unbind(1), strict=True):
@@ -60,7 +66,10 @@ def random_activations(rows: int, d_model: int, seed: int = 0) -> Tensor:
 
 
 def planted_activations(rows: int, d_model: int, concepts: int = 24, seed: int = 0) -> Tensor:
-    """Sparse sums of fixed directions, a few per token: what a crosscoder can learn. The last quarter exists in the chat model only."""
+    """Sparse sums of fixed directions, a few per token, which a crosscoder can learn.
+
+    The last quarter of the directions exists in the chat model only.
+    """
     generator = torch.Generator().manual_seed(1234)
     directions = torch.randn(concepts, d_model, generator=generator) / d_model**0.5
     generator.manual_seed(seed)
@@ -72,13 +81,16 @@ def planted_activations(rows: int, d_model: int, concepts: int = 24, seed: int =
 
 
 def paired(folder: Path, *parts: Tensor) -> PairedActivations:
-    """All tokens of shards that hold these activations."""
+    """Write a shard per part; give all their tokens."""
     shards = [write_pair(folder, f"{number:04d}", part) for number, part in enumerate(parts)]
     return PairedActivations(shards, everything(shards))
 
 
 def rule_inputs(folder: Path, *parts: Tensor) -> dict[str, Any]:
-    """The same as the named inputs of a rule: paths of token shards, of both models' caches and of the summary."""
+    """Write the same, and give the named inputs of a rule.
+
+    They are paths of token shards, of both models' caches and of the summary.
+    """
     shards = [write_pair(folder, f"{number:04d}", part) for number, part in enumerate(parts)]
     write_summary(folder / "summary.json", everything(shards))
     ends = {"tokens": "parquet", "base": "base.h5", "chat": "chat.h5"}
@@ -92,7 +104,7 @@ def rule_inputs(folder: Path, *parts: Tensor) -> dict[str, Any]:
 def random_crosscoder(
     d_model: int, latents: int, seed: int = 0, code_normalisation: str = "crosscoder"
 ) -> Crosscoder:
-    """Every weight, bias, mean and scale random, so that none can be left out unnoticed."""
+    """Make a crosscoder with random weights, biases, means and scales, so that none can be left out."""
     crosscoder = Crosscoder(d_model, latents, LAYER, code_normalisation)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

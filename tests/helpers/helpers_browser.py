@@ -1,4 +1,4 @@
-"""A run's files as the latent browser reads them, made up: any number of latents, and a text that tries to break out of the page."""
+"""Made-up files of a run for the latent browser: any number of latents, and a text that tries to be code."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,18 +23,9 @@ ASSETS = [
     if path.is_file()
 ]
 HOSTILE = "<script>document.title='owned'</script>"
-WORDS = [
-    "<|user|>",
-    "\n",
-    " the",
-    " refuse",
-    " can't",
-    HOSTILE,
-    "</script>",
-    "<img src=x onerror=alert(1)>",
-    " help",
-    ".",
-]
+MARKUP = [HOSTILE, "</script>", "<img src=x onerror=alert(1)>"]
+WORDS = ["<|user|>", "\n", " the", " refuse", " can't", *MARKUP, " help", "."]
+TWINS = "kind chat_only base_only cosine divergence high_chat_only high_base_only high_both".split()
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 
 
@@ -46,7 +37,7 @@ class Words:
 
 
 def beta_table(latents: int, seed: int = 0) -> pd.DataFrame:
-    """Latent 0 is undefined throughout: it is dead, and has no ratios."""
+    """Random values. Latent 0 is dead, and has no ratios."""
     draw = np.random.default_rng(seed)
     table = pd.DataFrame({"latent": np.arange(latents), "active_tokens": draw.integers(1, 1000, latents)})
     for name in ("relative_norm_difference", "frequency", "norm_base", "norm_chat", "decoder_cosine"):
@@ -57,21 +48,17 @@ def beta_table(latents: int, seed: int = 0) -> pd.DataFrame:
         table[f"{name}_low"], table[f"{name}_high"] = table[name] - 0.05, table[name] + 0.05
     table["class"] = np.asarray(CLASSES)[draw.integers(0, 4, latents)]
     table["confirmed"] = (table.nu_error < 0.2) & (table.nu_reconstruction < 0.5)
-    nothing = [
-        "nu_error",
-        "nu_error_low",
-        "nu_error_high",
-        "nu_reconstruction",
-        "nu_reconstruction_low",
-        "nu_reconstruction_high",
-    ]
-    table.loc[0, nothing] = np.nan
+    ratios = [f"{name}{end}" for name in ("nu_error", "nu_reconstruction") for end in ("", "_low", "_high")]
+    table.loc[0, ratios] = np.nan
     table.loc[0, "class"], table.loc[0, "confirmed"] = "dead", False
     return table
 
 
 def example_rows(latents: Sequence[int], tokens: int = 6) -> pd.DataFrame:
-    """Of each latent one strongest context, HOSTILE in it, and five of the sample of one quantile; it fires on two tokens of each."""
+    """Each latent has its strongest context, with HOSTILE in it, and five contexts sampled from one quantile.
+
+    It fires on two tokens of each context.
+    """
     rows = []
     for latent in latents:
         for number in range(6):
@@ -103,7 +90,7 @@ def write_examples(folder: Path, rows: pd.DataFrame) -> str:
 def write_training(
     folder: Path, latents: int, other: str, seed: int = 0, explained: bool = True, **changes: Any
 ) -> TrainingFiles:
-    """Every file that the browser reads of one training; the latents of ``other`` are where its own recur."""
+    """Write every file that the browser reads of one training. Latents recur in the crosscoder ``other``."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = np.arange(latents)
     tables = {
@@ -113,16 +100,7 @@ def write_training(
         ),
         "twins": pd.DataFrame(
             [("twin", 2, 3, 0.95, 0.5, 1, 1, 1), ("control", 2, 4, 0.1, 1.0, 1, 1, 0)],
-            columns=[
-                "kind",
-                "chat_only",
-                "base_only",
-                "cosine",
-                "divergence",
-                "high_chat_only",
-                "high_base_only",
-                "high_both",
-            ],
+            columns=TWINS,
         ),
         "directions": pd.DataFrame(
             {
@@ -146,14 +124,9 @@ def write_training(
             }
         ),
         "kl": pd.DataFrame(
-            {
-                "variant": ["none", "best_norm"],
-                "form": [None, "subtraction"],
-                "group": "all",
-                "reduction": [0.0, 0.25],
-            }
-            | {"reduction_low": [0.0, 0.125], "reduction_high": [0.0, 0.5]}
-        ),
+            [("none", None, 0.0, 0.0, 0.0), ("best_norm", "subtraction", 0.25, 0.125, 0.5)],
+            columns=["variant", "form", "reduction", "reduction_low", "reduction_high"],
+        ).assign(group="all"),
         "kl_sets": pd.DataFrame({"variant": "best_norm", "latent": [1, 2]}),
         "patterns": pd.DataFrame(
             {"latent": ids, "explanation": [f"the word refuse, {number}" for number in ids]}
@@ -168,22 +141,21 @@ def write_training(
         suffix = "csv" if name in ("template_tokens", "twins", "kl", "kl_sets") else "parquet"
         paths[name] = str(folder / f"{name}.{suffix}")
         table.to_csv(paths[name], index=False) if suffix == "csv" else table.to_parquet(paths[name])
-    paths["examples"] = write_examples(
-        folder, changes.get("examples", example_rows(range(1, min(latents, 200))))
-    )
+    examples = changes.get("examples", example_rows(range(1, min(latents, 200))))
+    paths["examples"] = write_examples(folder, examples)
     if not explained:
         paths["patterns"] = None
     return TrainingFiles(**paths)
 
 
 def named(*rows: tuple[str, int, int, str, bool]) -> pd.DataFrame:
-    """Checked names from (crosscoder, seed, latent, name, stale)."""
+    """Make checked names from (crosscoder, seed, latent, name, stale)."""
     full = [(*row[:3], row[3], f"note on {row[3]}", "0123456789ab", row[4]) for row in rows]
     return pd.DataFrame(full, columns=list(COLUMNS)).astype({"stale": bool})
 
 
 def write_page(folder: Path, sizes: dict[str, int], names: pd.DataFrame | None = None) -> Path:
-    """A whole browser of crosscoders with so many latents; gives its page."""
+    """Write a whole browser of crosscoders with so many latents; give its page."""
     crosscoders = list(sizes)
     trainings = {
         (name, 0): write_training(folder / "made" / name, latents, crosscoders[number - 1], seed=number)

@@ -1,4 +1,4 @@
-"""A small chain of results, written here without Snakemake: tokens, a model, a table and a figure, each with its record."""
+"""A small chain of results with records, written without Snakemake: tokens, a model, a table and a figure."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ RUN = {
 def make(
     root: Path, rule: str, inputs: dict[str, list[str]], output: str, settings: dict, text: str = "", **run
 ) -> None:
-    """Write an output, a folder if it is a model, and its record."""
+    """Write an output and its record. The output is a folder if it is a model."""
     path = root / output
     if "models" in output:
         path.mkdir(parents=True, exist_ok=True)
@@ -58,36 +58,16 @@ def make(
 
 
 def results(root: Path, **changes) -> Path:
-    """text -> tokens, model -> table -> figure; ``changes`` are settings of the model and of the table."""
+    """Write text -> tokens, model -> table -> figure. ``changes`` are settings of the model and the table."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "text.txt").write_text(changes.get("source", "a text"))
     make(root, "tokenise", {"files": ["text.txt"]}, TOKENS, {"tokens.context": 8})
-    make(
-        root,
-        "prepare_model",
-        {},
-        MODEL,
-        {"pair.base.random.seed": changes.get("seed", 0)},
-        text=f"weights {changes.get('seed', 0)}",
-    )
-    top = changes.get("top", 50)
-    make(
-        root,
-        "evaluate_crosscoder",
-        {"tokens": [TOKENS], "model": [MODEL]},
-        TABLE,
-        {"classes.top": top},
-        f"table {top}",
-    )
-    make(
-        root,
-        "figure_planted",
-        {"": [TABLE]},
-        FIGURE,
-        {"classes.top": top},
-        f"figure {top}",
-        **changes.get("run", {}),
-    )
+    seed, top = changes.get("seed", 0), changes.get("top", 50)
+    inputs = {"tokens": [TOKENS], "model": [MODEL]}
+    make(root, "prepare_model", {}, MODEL, {"pair.base.random.seed": seed}, f"weights {seed}")
+    make(root, "evaluate_crosscoder", inputs, TABLE, {"classes.top": top}, f"table {top}")
+    figure = {"classes.top": top}
+    make(root, "figure_planted", {"": [TABLE]}, FIGURE, figure, f"figure {top}", **changes.get("run", {}))
     return root
 
 
@@ -113,7 +93,7 @@ def job_of(root: Path, output: str) -> PlannedJob:
 
 
 def verdicts(root: Path, path: str = FIGURE, deep: bool = False) -> dict[str, list[str]]:
-    """Path -> verdicts of everything in the chain that isn't verified."""
+    """{path: verdicts} of everything in the chain that isn't verified."""
     nodes = Audit(root, deep=deep).chain(path)
     return {
         path: [finding.verdict for finding in node.findings] for path, node in nodes.items() if node.findings

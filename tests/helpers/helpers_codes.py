@@ -1,4 +1,4 @@
-"""Encoded blocks, and files of active entries, from plain arrays and from caches."""
+"""Encoded blocks and files of active entries, from plain arrays and from caches."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,10 @@ from crossdiff.crosscoders.model import Crosscoder
 
 
 def encoded(crosscoder: Crosscoder, parts: Iterable[Tensor], document_tokens: int = 10) -> list[Encoded]:
-    """Raw activations (tokens, model, d_model) with their codes, in documents of ``document_tokens`` tokens, counted on over all parts."""
+    """Encode raw activations (tokens, model, d_model), in documents of ``document_tokens`` tokens.
+
+    Documents are counted on over all parts.
+    """
     blocks, first = [], 0
     for part in parts:
         rows = first + np.arange(len(part))
@@ -23,7 +26,7 @@ def encoded(crosscoder: Crosscoder, parts: Iterable[Tensor], document_tokens: in
 
 
 def active_file(path: Path, crosscoder: Crosscoder, activations: PairedActivations) -> Path:
-    """The file of active entries of all kept tokens."""
+    """Write the file of active entries of all kept tokens."""
     with active_writer(path, activations.token_shards) as writer:
         for _ in encode(crosscoder, activations.blocks(), writer):
             pass

@@ -1,4 +1,4 @@
-"""A small config that is right, changed copies of it, and what is said of those that are wrong."""
+"""A small valid config, changed copies of it, and the errors of invalid ones."""
 
 import copy
 
@@ -22,11 +22,15 @@ pair:
     finetune: {{chat_template: data/markers.jinja, data: {{talk: 1000}}, learning_rate: 0.001}}
 datasets:
   pages: {{kind: documents, format: text, files: [pages.txt], tokens: 4000, validation_tokens: 400}}
-  talk: {{kind: chats, format: messages, hub: {{name: org/talk, revision: main}}, tokens: 4000, validation_tokens: 400}}
+  talk:
+    {{kind: chats, format: messages, hub: {{name: org/talk, revision: main}},
+     tokens: 4000, validation_tokens: 400}}
 tokens: {{context: 128, shard: 2000}}
 activations: {{batch_tokens: 4096, max_norm_ratio: 10.0}}
 crosscoders:
-  topk: {{loss: batchtopk, expansion: 4, k: 8, batch: 256, tokens: 25600, threshold_start_step: 50, normalisation: {{kind: shared}}}}
+  topk:
+    {{loss: batchtopk, expansion: 4, k: 8, batch: 256, tokens: 25600, threshold_start_step: 50,
+     normalisation: {{kind: shared}}}}
   l1: {{loss: l1, latents: 96, l1_coefficient: 0.05, batch: 256, tokens: 25600}}
 seeds: [0, 1]
 latent_scaling: {{nu_error_below: 0.2, bootstrap: {{blocks: 20}}}}
@@ -44,7 +48,7 @@ NAMED_BY_THE_USER = {("datasets",), ("crosscoders",), ("pair", "chat", "finetune
 
 
 def settings_keys(values, path=()):
-    """The path of every key whose name the schema gives; but ``loss``, which decides the schema."""
+    """The path of every key whose name the schema gives, without ``loss``, which decides the schema."""
     for key, value in values.items():
         if path not in NAMED_BY_THE_USER and key != "loss":
             yield (*path, key)
@@ -67,7 +71,7 @@ def changed(path: str, value, values=SMALL):
 
 
 def refusal(values) -> list[str]:
-    """The lines of the error."""
+    """Load invalid ``values``; give the lines of the error."""
     with pytest.raises(UserError) as caught:
         load(values)
     lines = str(caught.value).split("\n")
@@ -76,6 +80,6 @@ def refusal(values) -> list[str]:
 
 
 def refusal_of(path: str, value, values=SMALL) -> str:
-    """The one line that ``value`` at ``path`` gives."""
+    """Give the one line of the error for ``value`` at ``path``."""
     [line] = refusal(changed(path, value, values))
     return line

@@ -12,7 +12,10 @@ from rocrate_validator.utils.http import HttpRequester
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The context that the rocrate library carries stands in for the one that a crate names; these terms have other addresses there."""
+    """Answer with the context in the rocrate library instead of the one that a crate names.
+
+    Some terms have other addresses in the library's context; they are changed.
+    """
     context = json.loads((Path(rocrate.__file__).parent / "data/ro-crate.jsonld").read_text())
     bioschemas = "https://bioschemas.org/"
     context["@context"] |= {name: bioschemas + name for name in ("ComputationalWorkflow", "FormalParameter")}
@@ -29,7 +32,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def faults(crate: Path, profile: str) -> list[str]:
-    """What a profile requires and a crate lacks."""
+    """List what a profile requires and a crate lacks."""
     options = services.ValidationSettings(
         rocrate_uri=str(crate),
         profile_identifier=profile,

@@ -1,4 +1,4 @@
-"""The losses written out with dense matrices and autograd, and the comparison of a training step with them."""
+"""The losses written with dense matrices and autograd, and the comparison of training steps with them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ WIDTH, LATENTS, BATCH, STEPS = 6, 24, 16, 20
 
 
 class Dense(NamedTuple):
-    """What the references give, all from dense (batch, latents) matrices."""
+    """What a reference gives, all from dense (batch, latents) matrices."""
 
     loss: Tensor
     reconstruction: Tensor
@@ -57,7 +57,7 @@ def dense_l1(crosscoder: Crosscoder, x: Tensor, coefficient: float, squared: boo
 def dense_batchtopk(
     crosscoder: Crosscoder, x: Tensor, k: int, squared: bool, dead: Tensor, k_dead: int, coefficient: float
 ) -> Dense:
-    """``dead`` (latents,): dead unless selected in this batch."""
+    """The loss of docs/method.md 6. ``dead`` (latents,) are dead unless selected in this batch."""
     codes = dense_codes(crosscoder, x)
     scaled = (codes * norm_sums(crosscoder)).detach()
     bound = scaled.flatten().sort(descending=True).values[k * BATCH - 1]
@@ -71,7 +71,10 @@ def dense_batchtopk(
 def dense_auxiliary(
     crosscoder: Crosscoder, codes: Tensor, scaled: Tensor, residual: Tensor, dead: Tensor, k_dead: int
 ) -> Tensor:
-    """Each token's strongest dead latents rebuild the residual without bias; squared error over the residual's batch variance."""
+    """Rebuild the residual from each token's strongest dead latents, without bias.
+
+    Gives the squared error over the residual's batch variance.
+    """
     if not dead.any():
         return torch.zeros(())
     ranks = torch.where(dead, scaled, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
@@ -88,7 +91,7 @@ def assert_same(found: Tensor, expected: Tensor, name: str, tolerance: float = 1
 
 
 def gradient(crosscoder: Crosscoder, name: str) -> Tensor:
-    """A parameter's, also where only its pieces are noted: then as the moments of Adam's kernel show it."""
+    """Give a parameter's gradient. Where only its pieces are kept, the moments of Adam's kernel show it."""
     parameter = dict(crosscoder.named_parameters())[name]
     if name not in crosscoder.pieces:
         return parameter.grad
@@ -108,7 +111,7 @@ def assert_trains_like(
     reference: Callable[[Crosscoder, Tensor, int], Dense],
     code_normalisation: str = "crosscoder",
 ) -> list[Parts]:
-    """Loss, reconstruction, counts and gradients agree at every one of STEPS Adam steps, and so do the weights after them."""
+    """Compare loss, reconstruction, counts and gradients at each of STEPS Adam steps, then the weights."""
     twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
     twin.load_state_dict(crosscoder.state_dict())
     optimiser, reference_optimiser = new_optimiser(crosscoder), torch.optim.Adam(twin.parameters(), lr=1e-2)
@@ -121,9 +124,8 @@ def assert_trains_like(
         reference_optimiser.zero_grad()
         parts.loss.backward()
         expected.loss.backward()
-        for name, wanted in (
-            twin.named_parameters() if step % 6 == 0 or not crosscoder.pieces else ()
-        ):  # interpreted kernels are slow
+        compared = step % 6 == 0 or not crosscoder.pieces  # not each step: interpreted kernels are slow
+        for name, wanted in twin.named_parameters() if compared else ():
             assert_same(gradient(crosscoder, name), wanted.grad, f"gradient of {name} at step {step}")
         clipped = 0.5 * torch.nn.utils.get_total_norm([parameter.grad for parameter in twin.parameters()])
         torch.nn.utils.clip_grad_norm_(twin.parameters(), clipped)

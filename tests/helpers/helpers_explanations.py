@@ -1,4 +1,4 @@
-"""Latents that fire where they are told to, all the way to the files that explanations are made from."""
+"""Latents that fire where a test wants them, and the files that explanations are made from."""
 
 from pathlib import Path
 
@@ -15,35 +15,18 @@ from crossdiff.latents.background import BackgroundCollector
 from crossdiff.latents.examples import SCHEMA, ExampleCollector
 from crossdiff.texts.shards import Shard
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "banana",
-    "on",
-    "mat",
-    "sorry",
-    "I",
-    "can't",
-    "help",
-    "you",
-    "dog",
-    "ran",
-    "far",
-    "home",
-    "now",
-]
+WORDS = "the cat sat banana on mat sorry I can't help you dog ran far home now".split()
 
 
 def decode(tokens: list[int]) -> str:
-    """The tokens' names, WORDS first."""
+    """Give the tokens' names, WORDS first."""
     return " ".join(WORDS[token] if token < len(WORDS) else f"w{token}" for token in tokens)
 
 
 def random_shard(
     documents: int, length: int = 40, tokens: int = 200, seed: int = 0, words: int = len(WORDS)
 ) -> Shard:
-    """Documents of random tokens, one sequence each; the first ``words`` tokens are WORDS, as rare as all others."""
+    """Documents of random tokens, one sequence each. The first ids are WORDS, as rare as all others."""
     generator = np.random.default_rng(seed)
     rows = documents * length
     return Shard(
@@ -56,27 +39,22 @@ def random_shard(
 
 
 def write_latents(folder: Path, shard: Shard, codes: np.ndarray, settings: Examples) -> tuple[Text, str, str]:
-    """The text, and paths of examples and background of latents whose activations are ``codes`` (rows, latents)."""
+    """Give the text, and paths of examples and background for activations ``codes`` (rows, latents)."""
     largest = codes.max(axis=0)
-    collector, background = (
-        ExampleCollector([shard], largest, settings),
-        BackgroundCollector([shard], len(codes), settings),
-    )
+    collector = ExampleCollector([shard], largest, settings)
+    background = BackgroundCollector([shard], len(codes), settings)
     found = firings_of(codes, 0, np.arange(len(codes)))
     collector.add(found)
     background.add(found)
     examples = folder / "examples.parquet"
     pq.write_table(pa.Table.from_batches(list(collector.batches()), SCHEMA), examples)
     pq.write_table(background.table(), folder / "background.parquet")
-    return (
-        Text.of([write_tokens(folder / "tokens.parquet", shard)]),
-        str(examples),
-        str(folder / "background.parquet"),
-    )
+    text = Text.of([write_tokens(folder / "tokens.parquet", shard)])
+    return text, str(examples), str(folder / "background.parquet")
 
 
 def explained(folder: Path, shard: Shard, codes: np.ndarray, settings: Examples | None = None):
-    """The two tables of the pattern explainer."""
+    """Give the two tables of the pattern explainer."""
     settings = settings or Examples(background=500)
     text, examples, background = write_latents(folder, shard, codes, settings)
     return PatternExplainer(text, read_background(background, text), decode).explain(examples, codes.shape[1])

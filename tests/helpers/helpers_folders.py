@@ -1,12 +1,10 @@
-"""Random models in folders of their own, and the one line that a wrong folder gives."""
+"""Random models in folders of their own."""
 
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 
 from crossdiff.config import RandomModel
-from crossdiff.errors import UserError
 from crossdiff.models.prepare import make_random
 from crossdiff.texts.formats import ROLES
 
@@ -17,11 +15,3 @@ ASSISTANT = ROLES.index("assistant")
 def random_model(folder: Path, layers: int = 2, d_model: int = 32, seed: int = 0) -> Path:
     make_random(RandomModel(layers=layers, d_model=d_model, chat_template=TEMPLATE, seed=seed), folder)
     return folder
-
-
-def one_line(call, *arguments) -> str:
-    """The message of the UserError that a call ends in."""
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)

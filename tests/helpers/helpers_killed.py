@@ -1,4 +1,7 @@
-"""A training as a job does it, in a process of its own. Light: what a forked process imports again is paid at every start."""
+"""A training as a job runs it, in a process of its own.
+
+The module imports little, since every new process imports it again.
+"""
 
 import importlib.util
 from functools import partial
@@ -16,7 +19,7 @@ OUTPUTS = ("weights.safetensors", "config.json", "training.csv")
 
 
 def train_counting(inputs: dict[str, Any], settings: dict[str, Any], folder: Path, done: Any) -> None:
-    """What the rule's script does, with a checkpoint every few steps; ``done`` counts the steps."""
+    """Run the rule's script with a checkpoint every few steps; ``done`` counts the steps."""
     torch.set_num_threads(1)
     step = Training.step
 

@@ -9,7 +9,7 @@ from crossdiff.latents.firings import Firings
 
 
 def firings_of(codes: np.ndarray, number: int, rows: np.ndarray) -> Firings:
-    """The firings on some rows of a shard whose codes are ``codes`` (rows, latents)."""
+    """Give the firings on some rows of a shard with codes ``codes`` (rows, latents)."""
     latent, place = np.nonzero(codes[rows].T)
     return Firings(
         number, rows, latent.astype(np.int32), rows[place], codes[rows[place], latent].astype(np.float32)
@@ -17,7 +17,10 @@ def firings_of(codes: np.ndarray, number: int, rows: np.ndarray) -> Firings:
 
 
 def classed(classes: Sequence[str], difference: Sequence[float] | None = None) -> pd.DataFrame:
-    """A beta table of latents with these classes; those further on lean more to the chat model, if not said otherwise."""
+    """Make a beta table of latents with these classes.
+
+    Without ``difference``, later latents lean more to the chat model.
+    """
     table = pd.DataFrame({"latent": range(len(classes)), "class": list(classes)})
     table["relative_norm_difference"] = np.linspace(0, 1, len(classes)) if difference is None else difference
     return table

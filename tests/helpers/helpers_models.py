@@ -1,4 +1,7 @@
-"""Tiny random language models of two families: grouped-query attention, and for Gemma 2 sliding windows and soft caps."""
+"""Tiny random language models of two families, with grouped-query attention.
+
+Gemma 2 also has sliding windows and soft caps.
+"""
 
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel

@@ -1,4 +1,4 @@
-"""The three ways in which sparse operations run, all of them on a CPU, and selections that are hard for each."""
+"""The three ways in which sparse operations run, all on a CPU, and selections that are hard for each."""
 
 import os
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ PATHS = ["cpu", "device", "kernels"]
 
 @contextmanager
 def on_path(path: str) -> Iterator[None]:
-    """ "cpu": as here; "device": plain operations as on a GPU; "kernels": Triton's kernels, interpreted."""
+    """Choose a way: plain operations as on a CPU, as on a GPU ("device"), or interpreted Triton kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(kernels.SETTING, "triton" if path == "kernels" else "plain")
         assert os.environ["TRITON_INTERPRET"] == "1"
         if path == "kernels":
             from crossdiff.crosscoders.kernels import operations
 
-            patch.setattr(operations, "ROOM", 64)  # programs are slow when they are interpreted
+            patch.setattr(operations, "ROOM", 64)  # interpreted programs are slow
         if path == "device":
             for module in (selection, optimiser):
                 patch.setattr(module, "is_synchronous", lambda _device: False)
@@ -42,7 +42,7 @@ def hard_encoder(
         large = 1000 * rng.normal(size=width)
         x, weight = large + rng.normal(size=(rows, width)), rng.normal(size=(latents, width))
         weight -= np.outer(weight @ large, large) / (large @ large)
-    elif kind == "nearly equal":  # in bfloat16 all of them are
+    elif kind == "nearly equal":  # all are equal in bfloat16
         x, weight = np.ones((rows, width)), 1 + rng.random((latents, width)) / 1000
     else:  # "outlier": one coordinate outweighs all
         x, weight = rng.normal(size=(rows, width)), rng.normal(size=(latents, width))
@@ -59,13 +59,16 @@ def assert_selects_exactly(
     counts: tuple[int, ...],
     where: str = "cpu",
 ) -> None:
-    """The largest in float64, up to what float32 can tell apart; the entries of ``above``, too. ``sizes``: rows, latents, width."""
+    """The selection is the largest in float64, up to what float32 can tell apart; so is that of ``above``.
+
+    ``sizes``: rows, latents, width.
+    """
     rng = np.random.default_rng(seed)
     x, weight = (part.to(where) for part in hard_encoder(kind, rng, *sizes))
     bias = torch.from_numpy(rng.normal(size=sizes[1])).float().to(where)
     weights = torch.from_numpy(rng.random((sizes[1], 1))).float().to(where) + 0.5
     exact = (x.double() @ weight.double().T + bias).relu() * weights[:, 0]
-    unsure = 1e-5 * x.norm(dim=1).max() * weight.norm(dim=1).max()  # of float32 sums
+    unsure = 1e-5 * x.norm(dim=1).max() * weight.norm(dim=1).max()  # error of float32 sums
     for count in counts:
         found = largest(Encoder(weight, bias, precision), x, weights, count).active
         kth = exact.flatten().topk(count).values[-1]

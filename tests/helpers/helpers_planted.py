@@ -1,4 +1,4 @@
-"""A small planted pair without background, and crosscoders made by hand whose scores follow from arithmetic."""
+"""A small planted pair without background, and handmade crosscoders whose scores follow from arithmetic."""
 
 from pathlib import Path
 
@@ -26,18 +26,12 @@ THRESHOLDS, SCORING = LatentScaling(bootstrap=Bootstrap(blocks=10, samples=10)),
 
 def planted_settings(**changes) -> Planted:
     concepts = {"chat_only": 5, "base_only": 2, "weakened": 12, "decoupled": 2, "shared": 3}
-    defaults = {
-        "concepts": concepts,
-        "seed": 3,
-        "frequency": (0.02, 0.06),
-        "largest_cosine": 0.6,
-        "fewest_firings": 20,
-    }
-    return Planted(**defaults | {"largest_norm_change": 2.0} | changes)
+    defaults = {"concepts": concepts, "seed": 3, "frequency": (0.02, 0.06), "fewest_firings": 20}
+    return Planted(**defaults | {"largest_cosine": 0.6, "largest_norm_change": 2.0} | changes)
 
 
 def planted_pair(folder: Path, settings: Planted) -> tuple[Concepts, PairedActivations, pd.DataFrame]:
-    """Concepts, the activations in which they are, and their firings."""
+    """Give concepts, the activations that contain them, and their firings."""
     shard = token_shard(LENGTHS)
     concepts = draw(settings, [shard], NORM, D_MODEL)
     fired = firings(concepts.table, settings, shard)
@@ -47,8 +41,11 @@ def planted_pair(folder: Path, settings: Planted) -> tuple[Concepts, PairedActiv
 
 
 def handmade(concepts: Concepts, trap: bool) -> Crosscoder:
-    """A latent per concept with its true directions and ratio, and two for a decoupled one; with the ``trap`` the base decoders of weakened
-    ones have shrunk to nothing. The encoder is the pseudo-inverse of the true decoder, so codes are exact in both."""
+    """Make a latent per concept with its true directions and ratio, and two for a decoupled concept.
+
+    With the ``trap`` the base decoders of weakened concepts have shrunk to nothing. The encoder is the
+    pseudo-inverse of the true decoder, so codes are exact with and without it.
+    """
     rows, shrunk = [], []
     for concept in concepts.table.itertuples():
         base, chat = concepts.directions[concept.concept]
@@ -71,24 +68,21 @@ def handmade(concepts: Concepts, trap: bool) -> Crosscoder:
 def scored(
     crosscoder: Crosscoder, concepts: Concepts, activations: PairedActivations, fired: pd.DataFrame
 ) -> pd.DataFrame:
-    """The table of latents from which scores are made."""
+    """Give the table of latents from which scores are made."""
     scaling = latent_scaling(
         crosscoder, encode(crosscoder, activations.blocks()), activations.tokens, THRESHOLDS.bootstrap
     )
     counts = pd.DataFrame({"latent": scaling.latent, "validation_active_tokens": scaling.active_tokens})
     betas = beta_table(scaling, counts, Classes(), THRESHOLDS)
-    active = active_file(
-        Path(activations.shards[0].paths[0]).with_name("active.parquet"), crosscoder, activations
+    path = Path(activations.shards[0].paths[0]).with_name("active.parquet")
+    correlation = correlations(
+        active_file(path, crosscoder, activations), crosscoder.latents, [fired], len(concepts.table)
     )
-    correlation = correlations(active, crosscoder.latents, [fired], len(concepts.table))
-    return latent_table(
-        betas,
-        match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, SCORING),
-        SCORING,
-    )
+    matched = match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, SCORING)
+    return latent_table(betas, matched, SCORING)
 
 
 def brute_force_correlation(codes: np.ndarray, strengths: np.ndarray) -> float:
-    """Pearson's correlation of one latent with one concept, the larger of both models (rows, model)."""
+    """Pearson's correlation of one latent with one concept (rows, model): the larger of both models."""
     pairs = [np.corrcoef(codes, strengths[:, m])[0, 1] for m in range(2) if strengths[:, m].any()]
     return max(pairs)

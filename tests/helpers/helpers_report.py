@@ -1,4 +1,4 @@
-"""What the report page reads, made up, and the page as a parser sees it."""
+"""Made-up files for the report page, and the page as a parser sees it."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,14 +21,8 @@ from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.workflow.run import Run
 
 TEMPLATE = ROOT / "report" / "page.html.jinja"
-FIGURES = (
-    "norm_difference",
-    "latent_scaling",
-    "threshold_sweep",
-    "kl",
-    "template_tokens",
-    "explanations",
-    "training",
+FIGURES = tuple(
+    "norm_difference latent_scaling threshold_sweep kl template_tokens explanations training".split()
 )
 VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
 HOSTILE = "<script>boo()</script> & <b>"
@@ -42,9 +36,8 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
-        self.contexts: list[
-            list[tuple[str, dict[str, str | None]]]
-        ] = []  # per example: (token, attributes of its span)
+        # Per example: (token, attributes of its span).
+        self.contexts: list[list[tuple[str, dict[str, str | None]]]] = []
         self.cautions: list[str] = []
         self._inside: list[str] = []  # classes of the open divs
         self.feed(html)
@@ -75,7 +68,7 @@ class Page(HTMLParser):
 
 
 def write_tokenizer(folder: Path) -> str:
-    """A tokenizer whose tokens are VOCABULARY, word for word."""
+    """Write a tokenizer whose tokens are VOCABULARY, word for word."""
     vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=VOCABULARY[0]))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=VOCABULARY[0]).save_pretrained(folder)
@@ -103,7 +96,7 @@ NO_EXAMPLES = EXAMPLES.iloc[:0]
 
 
 def settings_of(config: str) -> RecordedSettings:
-    """The settings in the records of what the page shows."""
+    """Give the settings in the records of what the page shows."""
     values = yaml.safe_load((ROOT / "configs" / config).read_text())
     return RecordedSettings(Run(values).settings("pair", "datasets", "classes", "latent_scaling")({}))
 
@@ -116,20 +109,14 @@ def inputs(
     config: str = "gemma2-2b.yaml",
     published: bool = False,
 ) -> Inputs:
-    """Everything that the page reads, written below ``folder`` the way the rules write it."""
+    """Write everything that the page reads below ``folder``, the way the rules write it."""
     model = {"d_model": 32, "layers": 3, "family": family}
     write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1})
     summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3)
     write_summary(folder / "summary.json", summary)
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
-    seeds = {
-        "seed_a": 0,
-        "seed_b": 1,
-        "matched_share": 0.5,
-        "chat_only_a": 3,
-        "chat_only_b": 4,
-        "chat_only_recurring": 2,
-    }
+    seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5}
+    seeds |= {"chat_only_a": 3, "chat_only_b": 4, "chat_only_recurring": 2}
     top = {"top": 50, "top_matched": 20, "top_recurring": 10, "top_recurring_by_chance": 1.5}
     tables = {
         "crosscoders": comparison(list(evaluations.values()), [(name, 0) for name in betas]),
@@ -159,10 +146,8 @@ def inputs(
         examples[name].to_parquet(folder / f"{name}.examples.parquet")
     for figure in FIGURES:
         (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
-        write_json(
-            folder / f"{figure}.caption.json",
-            {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."},
-        )
+        caption = {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."}
+        write_json(folder / f"{figure}.caption.json", caption)
     return Inputs(
         recorded=settings_of(config),
         shown=Report(),

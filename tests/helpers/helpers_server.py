@@ -1,4 +1,4 @@
-"""A real server of chat completions on loopback, whose answers a test decides."""
+"""A real server of chat completions on loopback. A test decides its answers."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ Reply = tuple[int, str, dict[str, str]]  # status, body, headers
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Speaks POST /v1/chat/completions. ``requests`` holds every body with the path and headers that it came with."""
+    """Speaks POST /v1/chat/completions. ``requests`` holds every body with its path and headers."""
 
     daemon_threads = True
 
@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(answer: Callable[[list[dict[str, str]]], str | Reply]) -> Iterator[ChatServer]:
-    """A server that runs while the block does."""
+    """Run a server for the length of the block."""
     server = ChatServer(answer)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -58,6 +58,6 @@ def serving(answer: Callable[[list[dict[str, str]]], str | Reply]) -> Iterator[C
 
 
 def excerpts_of(messages: list[dict[str, str]]) -> list[str]:
-    """The excerpts of a question, as the model reads them."""
+    """Give the excerpts of a question, as the model reads them."""
     lines = messages[-1]["content"].split("\n")
     return [json.loads(line.partition(": ")[2]) for line in lines if line.startswith("Excerpt ")]

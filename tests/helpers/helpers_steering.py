@@ -15,51 +15,30 @@ CONTROLS = (("random latent", 7), ("random latent", 9), ("random direction", 1))
 def steered_answers(
     latents: tuple[int, ...] = (5,), asked: int = 24, controls: tuple = CONTROLS, effect: bool = True
 ) -> pd.DataFrame:
-    """As ``steering_effects.steer`` gives it: latents turned down end refusals, turned up they spread; controls do nothing."""
+    """Make a table like that of ``steering_effects.steer``.
+
+    Latents turned down end refusals, latents turned up spread them, and controls do nothing.
+    """
     rows = []
 
     def add(latent, direction, number, change, strength, harmful, benign):
         for requests, refused in (("harmful", harmful), ("benign", benign)):
             for place in range(asked):
                 said = "I can't do that." if place < refused * asked else f"<b>Yes</b> {place}"
-                row = {
-                    "latent": latent,
-                    "direction": direction,
-                    "number": number,
-                    "change": change,
-                    "strength": strength,
-                    "norm": 2.0,
-                }
-                row |= {
-                    "requests": requests,
-                    "question": f"{requests} {place}?",
-                    "answer": said,
-                    "refused": place < refused * asked,
-                }
-                rows.append(
-                    row
-                    | {
-                        "tokens": 4 + place % 3,
-                        "cut": False,
-                        "kl": abs(np.nan_to_num(strength)) * (1 + place % 5),
-                        "nats": 9.0,
-                    }
-                )
+                row = {"latent": latent, "direction": direction, "number": number, "change": change}
+                row |= {"strength": strength, "norm": 2.0, "requests": requests}
+                row |= {"question": f"{requests} {place}?", "answer": said}
+                row |= {"refused": place < refused * asked, "tokens": 4 + place % 3, "cut": False}
+                rows.append(row | {"kl": abs(np.nan_to_num(strength)) * (1 + place % 5), "nats": 9.0})
 
     add(pd.NA, "none", pd.NA, "none", 0.0, 1.0, 0.0)
     for latent in latents:
         for direction, number in (("latent", latent), *controls):
             own = effect and direction == "latent"
             for strength in STRENGTHS:
-                add(
-                    latent,
-                    direction,
-                    number,
-                    "add",
-                    strength,
-                    0.1 if own and strength < 0 else 1.0,
-                    0.9 if own and strength > 1 else 0.0,
-                )
+                harmful = 0.1 if own and strength < 0 else 1.0
+                benign = 0.9 if own and strength > 1 else 0.0
+                add(latent, direction, number, "add", strength, harmful, benign)
             add(latent, direction, number, "ablate", float("nan"), 1.0, 0.0)
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
 
@@ -76,7 +55,7 @@ CANDIDATES = pd.DataFrame(
 
 
 def steering_inputs(folder: Path, answers: pd.DataFrame) -> SteeringInputs:
-    """What the page reads of one crosscoder, written below ``folder``."""
+    """Write what the page reads of one crosscoder below ``folder``."""
     effects(answers, 0).to_csv(folder / "steering.csv", index=False)
     CANDIDATES.to_csv(folder / "candidates.csv", index=False)
     answers.to_parquet(folder / "answers.parquet")

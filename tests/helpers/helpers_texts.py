@@ -1,4 +1,4 @@
-"""Chats, files of documents and small tokenizers, and the one line that wrong ones give."""
+"""Chats, files of documents and small tokenizers, and the one line that invalid ones give."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from crossdiff.errors import UserError
 
 
 def one_line(call, *arguments, **named) -> str:
-    """The message of the UserError that a call (or reading what it gives) ends in."""
+    """Give the message of the UserError in which a call, or reading what it gives, ends."""
     with pytest.raises(UserError) as caught:
         list(call(*arguments, **named))
     assert "\n" not in str(caught.value)
@@ -46,12 +46,14 @@ def write_jsonl(path: Path, documents) -> Path:
 
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}"
-    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 MARKERS = (ROOT / "data/markers.jinja").read_text()
@@ -61,12 +63,13 @@ TRAINING_TEXT = ["the user said us and a: and the assistant said yes. a user is 
 def make_tokenizer(
     template: str, special: tuple[str, ...], bos: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE tokenizer, with words such as "user" as single tokens; adds ``bos`` to every text if there is one."""
+    """Make a small byte-level BPE tokenizer with words such as "user" as single tokens.
+
+    It adds ``bos``, if given, to every text.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False

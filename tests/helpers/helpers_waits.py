@@ -1,4 +1,4 @@
-"""Operations for whose result the host must wait on a GPU, seen on a CPU."""
+"""Operations that make the host wait for a GPU, found on a CPU."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ATEN = torch.ops.aten
-# Their results are numbers on the host, or tensors whose shapes are. The last copies a number that the host made.
+# The result is a number on the host, or a tensor whose shape the host must know. The last one copies a number
+# from the host.
 WAITING = {
     ATEN.nonzero,
     ATEN._local_scalar_dense,  # item, int, bool
@@ -20,14 +21,15 @@ WAITING = {
     ATEN.bincount,
     ATEN.lift_fresh,  # torch.tensor
 }
-INDEXING, MASKS = (
-    {ATEN.index, ATEN.index_put, ATEN.index_put_},
-    (torch.bool, torch.uint8),
-)  # by a mask, as by its nonzero
+INDEXING = {ATEN.index, ATEN.index_put, ATEN.index_put_}
+MASKS = (torch.bool, torch.uint8)  # indexing by a mask needs its nonzero
 
 
 class Waits(TorchDispatchMode):
-    """The names of such operations, in order, among those inside this context. Not seen: tolist, numpy and copies to the host."""
+    """Lists the names of such operations inside this context, in order.
+
+    It does not see tolist, numpy and copies to the host.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
-"""Dry-runs of one checkout with many configs: ``python -m planner config...`` in it prints a JSON object, config -> [exit code, output].
+"""Dry-runs of one checkout with many configs.
 
-What all of them share is done once, then a fork makes each plan: Snakemake's command line, from its first argument to its last line.
+``python -m planner config...``, run in the checkout, prints a JSON object: config -> [exit code, output].
+What all plans share is done once. Then a fork makes each plan: it runs Snakemake's command line from start to
+end.
 """
 
 import json
@@ -17,7 +19,7 @@ PROCESSES = os.cpu_count() or 1
 
 
 def begin(config: str) -> tuple[int, IO[str]]:
-    """The process that plans with a config, and the file that gets its output."""
+    """Start a process that plans with a config; give it and the file that gets its output."""
     output = tempfile.TemporaryFile("w+")
     process = os.fork()
     if process == 0:

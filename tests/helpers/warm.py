@@ -1,10 +1,12 @@
-"""Pythons that start warm: a server has imported the slow packages of others once, and forks itself for every command.
+"""Pythons that start warm: a server imports the slow packages once, and forks itself for every command.
 
-Most of a tiny job is the start of Python and its imports. A forked command begins where they end. Nothing of Crossdiff is imported by the
-server: each command finds the library of its own checkout, and ends as a process of its own, with its exit functions and its exit code.
+Most of a tiny job is the start of Python and its imports. A forked command begins after them. The server
+imports nothing of Crossdiff: each command finds the library of its own checkout. Each command ends as a
+process of its own, with its exit functions and its exit code.
 
-As a script, ``warm.py serve FOLDER KIND`` is a server. ``warm.py run FOLDER ...`` asks one for a command as Python takes it (``-m module``,
-``-c code`` or a file) and ends as that does: commands find it as their Python, so that what they start is warm too.
+As a script, ``warm.py serve FOLDER KIND`` is a server. ``warm.py run FOLDER ...`` is a client: it asks a
+server to run a command as Python takes it (``-m module``, ``-c code`` or a file), and ends as that command
+does. Commands find this client as their Python, so what they start is warm too.
 """
 
 import array
@@ -15,28 +17,19 @@ import socket
 import struct
 import sys
 
-# What each kind of server imports. "snakemake" is for commands that plan and audit, "torch" for the scripts of jobs.
+# What each kind of server imports: "snakemake" plans and audits, "torch" runs the scripts of jobs.
 PACKAGES = {
-    "snakemake": "snakemake.cli snakemake.api snakemake.script nbformat smart_open sqlalchemy yaml pydantic requests",
+    "snakemake": """
+        snakemake.cli snakemake.api snakemake.script nbformat smart_open sqlalchemy yaml pydantic requests
+    """,
     "torch": """
-        snakemake.script yaml pydantic requests pandas pyarrow.parquet h5py hdf5plugin matplotlib.pyplot jinja2 tokenizers safetensors.torch
-        torch transformers transformers.models.auto.modeling_auto transformers.models.llama.modeling_llama
-        transformers.models.llama.tokenization_llama
+        snakemake.script yaml pydantic requests pandas pyarrow.parquet h5py hdf5plugin matplotlib.pyplot
+        jinja2 tokenizers safetensors.torch torch transformers transformers.models.auto.modeling_auto
+        transformers.models.llama.modeling_llama transformers.models.llama.tokenization_llama
     """,
 }
-# Packages read these when they are imported: a command that wants other values can't start warm.
-READ_AT_IMPORT = (
-    "HF_",
-    "TRANSFORMERS_",
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "TORCH_",
-    "CUDA_",
-    "MPL",
-    "ARROW_",
-    "LD_",
-)
+# Packages read these variables when they are imported. A command that needs other values can't start warm.
+READ_AT_IMPORT = tuple("HF_ TRANSFORMERS_ OMP_ MKL_ OPENBLAS_ TORCH_ CUDA_ MPL ARROW_ LD_".split())
 
 
 def read_at_import(variables: dict[str, str]) -> dict[str, str]:
@@ -68,7 +61,10 @@ class Command:
         self.server.sendall(body)
 
     def wait(self) -> int:
-        """Its exit code, negative after a signal. Raises TimeoutError after the time that was given; the command is killed then."""
+        """Wait for the command's exit code, negative after a signal.
+
+        Raises TimeoutError after the time that was given; the command is killed then.
+        """
         with self.server:
             answer = self.server.recv(4)
         if len(answer) < 4:
@@ -80,7 +76,7 @@ class Command:
 
 
 class Server:
-    """Forks itself for every command that comes in, and tells its client how it ended. Ends when its own standard input does."""
+    """Forks itself for each command and tells the client how it ended. Ends when its standard input does."""
 
     def __init__(self, folder: str, kind: str) -> None:
         self.kind, self.loaded = kind, False
@@ -93,9 +89,8 @@ class Server:
     def serve(self) -> None:
         import select
 
-        clients: dict[
-            int, tuple[int, socket.socket]
-        ] = {}  # descriptor of the process -> its number, and who waits for it
+        # Descriptor of the process -> its number, and the client that waits for it.
+        clients: dict[int, tuple[int, socket.socket]] = {}
         waiting: dict[int, int] = {}  # descriptor of the client -> that of its process
         poll = select.poll()
         poll.register(0, select.POLLHUP)
@@ -129,7 +124,7 @@ class Server:
                     os.killpg(process, signal.SIGKILL)
 
     def start(self, client: socket.socket, others: list[int]) -> int | None:
-        """The number of the process that runs a client's command; None if the client went away before it said what to run."""
+        """Fork a process for a client's command and give its number; None if the client left too early."""
         head, descriptors, _, _ = socket.recv_fds(client, 4, 3)
         if len(head) < 4:
             client.close()
@@ -184,7 +179,7 @@ class Server:
 
 
 def command(arguments: list[str], cwd: str, variables: dict[str, str], base: list[str], python: str) -> int:
-    """Run a command in this process as Python would have; its exit code."""
+    """Run a command in this process as Python would have; give its exit code."""
     import atexit
     import importlib
     import runpy
@@ -232,7 +227,10 @@ def command(arguments: list[str], cwd: str, variables: dict[str, str], base: lis
 
 
 def start(folder: str) -> list:
-    """Server processes of all kinds, with their sockets in an empty folder. They import nothing before the first command comes."""
+    """Start servers of all kinds, with their sockets in an empty folder.
+
+    They import nothing before the first command comes.
+    """
     import subprocess
     import time
 

@@ -17,15 +17,8 @@ from torch import Tensor
 
 NORMALISATIONS = ("crosscoder", "sae", "mixed", "none", "decoupled")
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
-UNUSED = [
-    "nnsight",
-    "zstandard",
-    "datasets",
-    "loguru",
-    "tools.utils",
-    "tools.cc_utils",
-    "tools.configs",
-]  # imported, never called
+# imported, never called
+UNUSED = ["nnsight", "zstandard", "datasets", "loguru", "tools.utils", "tools.cc_utils", "tools.configs"]
 UNUSED += ["tools.latent_scaler.scaler_training"]
 LEARNING_RATE, L1_COEFFICIENT, K = 0.01, 0.03, 4
 
@@ -50,9 +43,10 @@ class Theirs:
 
 
 def inputs(seed: int, d_model: int, latents: int, batch: int, steps: int) -> dict[str, Tensor]:
-    """Weights (latents first) and batches (steps, batch, model, d_model); the batches are exact in bfloat16, as in an activation cache.
+    """Make weights (latents first) and batches (steps, batch, model, d_model).
 
-    Decoder norms spread over two decades, so that code normalisations differ and some latents are never selected; latent 0 never fires.
+    Batches are exact in bfloat16, as in an activation cache. Decoder norms spread over two decades, so that
+    code normalisations differ and some latents are never selected. Latent 0 never fires.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder = torch.randn(latents, 2, d_model, generator=generator) / d_model**0.5
@@ -99,7 +93,7 @@ def weights(crosscoder: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
 
 
 def between(values: Tensor, share: float) -> Tensor:
-    """Halfway between two neighbours, so that rounding decides nothing: above ``share`` of the positive values."""
+    """Give a bound above ``share`` of the positive values, halfway between two: rounding decides nothing."""
     ordered = values[values > 0].sort().values
     middle = int(share * len(ordered))
     return ordered[middle - 1 : middle + 1].mean()
@@ -107,8 +101,11 @@ def between(values: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def codes(theirs: Theirs, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Codes and reconstructions of the first batch; per code normalisation the weights, the mask by BatchTopK, a threshold that 60 % of
-    the positive scaled activations exceed, and mask and reconstruction above it. Decoupled, all but the codes have a model axis.
+    """Give codes and reconstructions of the first batch.
+
+    Per code normalisation it also gives the weights, the mask by BatchTopK, and a threshold that 60 % of the
+    positive scaled activations exceed, with mask and reconstruction above it. Decoupled, all but the codes
+    have a model axis.
     """
     x = given["batches"][0].double()
     l1 = loaded(theirs.dictionary.CrossCoder, given, "crosscoder")
@@ -185,9 +182,8 @@ def train_batchtopk(
     )
     if dead_after is not None:
         trainer.dead_feature_threshold = dead_after
-    crosscoder.decoder.bias.data = trainer.geometric_median(
-        given["batches"][0].double()
-    )  # the first update does so too, after our look
+    # the first update does so too, after our look
+    crosscoder.decoder.bias.data = trainer.geometric_median(given["batches"][0].double())
     found, parts, thresholds, unfired = {}, [], [], []
     for step, x in enumerate(given["batches"][:steps].double()):
         counts = trainer.num_tokens_since_fired.clone()
@@ -267,7 +263,8 @@ def record(theirs: Theirs, seed: int, d_model: int, latents: int, batch: int) ->
             theirs, given, f"batchtopk.{name}", name, steps=steps, k=K, threshold_start_step=0
         )
     found |= train_l1(theirs, given, "l1.squared", "crosscoder", squared=True, steps=4)
-    # Dead latents after three batches, k falling from 9 to 4 over four steps, the learning rate falling to 0 over the last two of eight.
+    # Latents are dead after three batches. k falls from 9 to 4 over four steps. The learning rate falls to 0
+    # over the last two of eight steps.
     full = {"k": K, "k_max": 2 * K + 1, "k_annealing_steps": 4, "decay_start": 6, "threshold_start_step": 2}
     found |= train_batchtopk(
         theirs, given, "batchtopk.full", "crosscoder", steps=8, dead_after=3 * batch, **full

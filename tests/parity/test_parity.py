@@ -1,6 +1,7 @@
-"""Crossdiff against the paper authors' code on the same weights and activations (README.md: how the values were recorded).
+"""Crossdiff gives what the paper authors' code gives on the same weights and activations.
 
-Their values are float64. Ours are compared in float64 and in float32; a tolerance is a share of the quantity's largest magnitude.
+README.md tells how their values were recorded, in float64. Ours are compared in float64 and in float32. A
+tolerance is a share of the quantity's largest magnitude.
 """
 
 import itertools
@@ -130,7 +131,8 @@ def per_model(mask: Tensor) -> Tensor:
     return mask if mask.ndim == 3 else mask[:, None].expand(-1, len(MODELS), -1)
 
 
-# Training: losses of every step, weights after the first step that moves them (the warm-up begins at 0) and after the last
+# Training: losses of every step, weights after the first step that moves them (warm-up begins at 0), and at
+# the end
 
 
 class Step(NamedTuple):
@@ -229,10 +231,11 @@ def test_l1_training(
 def test_batchtopk_training(
     recorded: Recorded, dtype: torch.dtype, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the geometric median at the start, gradient clipping, the running threshold and the count of tokens since a latent fired.
+    """The training has a geometric median at the start, clipping, a running threshold and counts of silence.
 
-    Products in bfloat16 find the same entries. "full" has dead latents, hence an auxiliary loss, k annealing and a falling learning rate.
-    Our threshold_start_step is the first step that counts, theirs the last that does not.
+    Products in bfloat16 find the same entries. "full" has dead latents, hence an auxiliary loss. Its k is
+    annealed and its learning rate falls. Our threshold_start_step is the first step that counts, theirs the
+    last that does not.
     """
     case = f"batchtopk.{name}"
     steps = len(recorded[f"{case}.parts"])

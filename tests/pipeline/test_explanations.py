@@ -1,4 +1,4 @@
-"""Explanations by a language model through real Snakemake: a server on loopback, its failures, and where its key does not go."""
+"""Explanations by a language model through real Snakemake: a server on loopback, its failures and its key."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FOLDER = "results/tiny/layer1/l1/seed0"
 
 
 def contrarian(messages: list[dict[str, str]]) -> str:
-    """Explains everything alike, and judges by the length of excerpts: near chance."""
+    """Explain everything the same way, and judge by the length of excerpts: scores are near chance."""
     if messages[0]["content"] == prompts.EXPLAIN:
         return json.dumps({"explanation": "long text"})
     return json.dumps([len(text) % 2 for text in excerpts_of(messages)])
@@ -65,7 +65,7 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
         path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()
     ]
 
-    # Made anew from what is known, without a question.
+    # Made again from known answers, without a question.
     before = len(server.requests)
     (ours.folder / FOLDER / "explanations.parquet").unlink()
     result = ours.run(
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_one_clear_line_and_nothing_is_lost(ours: Checkout) -> 
 
 
 def test_a_local_folder_answers(finished: Checkout) -> None:
-    """A random model: whatever it says, it is the same every time, and no verdict."""
+    """The model is random: its answers repeat, and give no verdict."""
     model = LocalModel(str(finished.folder / "results/models/tiny-chat"))
     question = prompts.judge(prompts.DETECT, "cats", ["a cat", "a dog"])
     answer = model.answer(*question)

@@ -1,4 +1,4 @@
-"""Planted concepts in noise through real Snakemake: the truth is found, and the page says what was found."""
+"""Planted concepts in noise are found through real Snakemake, and the page says so."""
 
 import re
 from pathlib import Path
@@ -14,9 +14,8 @@ TINY = "configs/planted-tiny.yaml"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = Checkout(tmp_path_factory.mktemp("planted") / "checkout")
-    result = checkout.run(
-        "-m", "snakemake", "planted", "--configfile", TINY, fresh=True
-    )  # no job of it starts warm
+    # A fresh Python: no job of it starts warm.
+    result = checkout.run("-m", "snakemake", "planted", "--configfile", TINY, fresh=True)
     assert result.returncode == 0, result.stdout
     return checkout
 
@@ -78,6 +77,7 @@ def test_concepts_without_room_are_refused_before_anything_is_planted(finished: 
     result = finished.snakemake("results/planted-tiny/layer0/planted/concepts.csv", "--configfile", config)
     assert result.returncode == 1
     assert re.search(
-        r"error: pair\.chat\.planted\.concepts: found 450, but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
+        r"error: pair\.chat\.planted\.concepts: found 450, "
+        r"but 64 dimensions hold only (\d+) directions apart .*; \1 would work",
         result.stdout,
     )

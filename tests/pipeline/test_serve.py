@@ -1,4 +1,4 @@
-"""Explanations by a real OpenAI-compatible server: `transformers serve`, on loopback, with the base model of the default pair."""
+"""Explanations by a real OpenAI-compatible server: `transformers serve`, the default pair's base model."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a server that runs while the tests of this module do."""
+    """The address of a server that runs while the tests of this module do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,14 +75,15 @@ def test_a_small_model_explains_badly_and_the_score_says_so(
     assert asked.requests.sum() == len(kept) and asked.malformed.sum() == sum(
         not _is_read(**one) for one in kept
     )
-    # It repeats the example that it was given, so what it says is not told from chance; where too little can be read, there is no score.
+    # It repeats the example that it was given, so its answers are no better than chance. Where too few of
+    # them can be read, there is no score.
     scored = asked.detection.notna()
     assert scored.any() and not scored[asked.kind == "malformed"].any()
     assert (asked.detection_low[scored] <= 0.5).all() and asked.detection[scored].mean() < 0.6
 
 
 def _is_read(messages: Messages, answer: str, **_: object) -> bool:
-    """Whether an answer is in the form that its question asks for."""
+    """Tell whether an answer has the form that its question asks for."""
     if messages[0]["content"] == prompts.EXPLAIN:
         return prompts.read_explanation(answer) is not None
     return prompts.read_verdicts(answer, len(excerpts_of(messages))) is not None

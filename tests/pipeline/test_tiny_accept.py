@@ -1,9 +1,7 @@
-"""Results of older code, taken over as a user does it: in a copy of a finished run, with real Snakemake."""
+"""Results of older code are accepted as a user does it: in a copy of a finished run, with real Snakemake."""
 
 import json
-from pathlib import Path
 
-import pytest
 from conftest import TINY, Checkout, planned
 
 from crossdiff.provenance.records import embedded_id, read_record, record_path
@@ -12,12 +10,6 @@ FIGURE = "results/tiny/layer1/figures/training.svg"
 REPORT = "results/tiny/layer1/report/index.html"
 ALL = "src/crossdiff/errors.py"  # every rule uses it
 EVALUATION = "src/crossdiff/latents/evaluation.py"
-
-
-@pytest.fixture
-def ours(finished: Checkout, tmp_path: Path) -> Checkout:
-    """A copy of a finished run that may be changed."""
-    return finished.copy(tmp_path / "ours")
 
 
 def edit(checkout: Checkout, module: str) -> None:
@@ -158,7 +150,7 @@ def test_other_sources_are_refused_and_nothing_is_written(ours):
 
 
 def test_results_of_another_config_are_compared_with_that_one(ours):
-    """They are orphans of a config that is named, and no reason to refuse."""
+    """The results are orphans of a config that is named, so they are no reason to refuse."""
     edit(ours, ALL)
     other = ours.changed(TINY, {"pair.name": "other"}, name="other")
     said = accepted(ours, "--configfile", other)

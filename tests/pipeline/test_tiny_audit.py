@@ -1,4 +1,4 @@
-"""Audit and export of a finished run, as a user runs them."""
+"""Audit and export a finished run, as a user does."""
 
 import json
 import os
@@ -18,12 +18,6 @@ from crossdiff.provenance.records import embedded_id, read_record, record_path
 
 FIGURE = "results/tiny/layer1/figures/training.svg"
 REPORT = "results/tiny/layer1/report/index.html"
-
-
-@pytest.fixture
-def ours(finished: Checkout, tmp_path: Path) -> Checkout:
-    """A copy of a finished run that may be damaged."""
-    return finished.copy(tmp_path / "ours")
 
 
 def test_whole_run_is_verified(finished):
@@ -51,9 +45,8 @@ def test_fast_audit_takes_less_than_a_second(finished):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert finished.crossdiff("audit", FIGURE, fresh=True).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    )  # of computing: the machine may have other work
+    # Seconds of computing, since the machine may have other work.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_every_result_has_a_record_and_those_that_can_carry_its_id(finished):
@@ -118,7 +111,7 @@ def test_two_seeds_differ_by_their_seed(finished):
 
 
 def test_captions_hold_the_recorded_values_not_those_of_the_config(ours):
-    """The figures were made with a threshold of 0.2; a page written after an edit of the config must not say 0.3."""
+    """The figures were made with a threshold of 0.2. A page written after an edit of the config keeps it."""
     (ours.folder / TINY).write_text(
         (ours.folder / TINY).read_text() + "\nlatent_scaling: {nu_error_below: 0.3}\n"
     )
@@ -131,7 +124,7 @@ def test_captions_hold_the_recorded_values_not_those_of_the_config(ours):
     assert "readme (documents, 6,000)" in page and "requests (chats, 12,000)" in page
 
 
-# Any flipped byte.
+# An audit finds any flipped byte.
 
 
 @pytest.fixture(scope="module")

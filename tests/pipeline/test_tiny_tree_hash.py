@@ -1,4 +1,4 @@
-"""An upgrade to tree hashes, as a user meets it: records of a finished run have plain ones, and the code of today makes tree hashes."""
+"""An upgrade to tree hashes: records of a finished run have plain hashes, today's code makes tree hashes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def entries(record: Record) -> list[RecordedFile]:
 
 @pytest.fixture(scope="module")
 def upgraded(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy, whose stamps are not those of the records, with code that makes tree hashes of what is larger than 5 kB."""
+    """A copy with other stamps than its records, and code that makes tree hashes of files above 5 kB."""
     ours = finished.copy(tmp_path_factory.mktemp("upgraded") / "ours")
     hashing = ours.folder / "src/crossdiff/provenance/hashing.py"
     text = hashing.read_text()
@@ -109,6 +109,5 @@ def test_crate_names_the_kind(renewed, tmp_path, no_network, profile):  # noqa: 
     assert "split -b 64M --filter=sha256sum FILE" in identifier["description"]
     files = [entity for entity in entities.values() if "File" in entity["@type"]]
     assert all(("sha256" in entity) != ("identifier" in entity) for entity in files)
-    assert (
-        sum("identifier" in entity for entity in files) < 10 < len(files)
-    )  # its records say plain ones of the others
+    # The records have plain hashes of the other files.
+    assert sum("identifier" in entity for entity in files) < 10 < len(files)

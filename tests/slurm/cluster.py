@@ -1,10 +1,14 @@
-"""A SLURM cluster of several nodes on this one machine, for tests: root, Debian, packages munge, slurmctld, slurmd and slurm-client.
+"""Run a SLURM cluster of several nodes on this machine, for tests.
 
-    python tests/slurm/cluster.py start     three nodes, two of them with two pretended GPUs; a second start brings crashed daemons back
+    python tests/slurm/cluster.py start     three nodes, two of which have two pretended GPUs each
     python tests/slurm/cluster.py stop      ends every job and daemon and removes all files
 
-Everything lies in one folder, listens on 127.0.0.1 only and has its own munge key. The one thing outside are two links in /etc/slurm:
-job steps that Snakemake starts drop SLURM_CONF, so the cluster must be found where SLURM looks first.
+It needs root, Debian, and the packages munge, slurmctld, slurmd and slurm-client. A second start brings
+crashed daemons back.
+
+Everything lies in one folder, listens on 127.0.0.1 only and has its own munge key. Only two links in
+/etc/slurm are outside: job steps that Snakemake starts drop SLURM_CONF, so SLURM must find the cluster where
+it looks first.
 """
 
 import os
@@ -21,6 +25,7 @@ from pathlib import Path
 FOLDER = Path("/var/tmp/crossdiff-slurm")
 SYSTEM = Path("/etc/slurm")
 PORT = 16817
+HOST = socket.gethostname().partition(".")[0]
 GPU_NODES = ("n1", "n2")
 NODES = (*GPU_NODES, "n3")
 SAVED_WITHIN = 6  # seconds; slurmctld saves a change after five at most
@@ -71,9 +76,9 @@ InactiveLimit=0
 # Finished jobs stay in squeue: Snakemake asks there.
 MinJobAge=3600
 AccountingStorageType=accounting_storage/none
-NodeName=n[1-2] NodeHostname={socket.gethostname().partition(".")[0]} NodeAddr=127.0.0.1 Port=[{PORT + 101}-{PORT + 102}] CPUs=4 \
+NodeName=n[1-2] NodeHostname={HOST} NodeAddr=127.0.0.1 Port=[{PORT + 101}-{PORT + 102}] CPUs=4 \
 RealMemory=16000 Gres=gpu:fake:2 State=UNKNOWN
-NodeName=n3 NodeHostname={socket.gethostname().partition(".")[0]} NodeAddr=127.0.0.1 Port={PORT + 103} CPUs=4 RealMemory=16000 State=UNKNOWN
+NodeName=n3 NodeHostname={HOST} NodeAddr=127.0.0.1 Port={PORT + 103} CPUs=4 RealMemory=16000 State=UNKNOWN
 PartitionName=cpu Nodes=n[1-3] Default=YES MaxTime=600 DefaultTime=5 State=UP
 PartitionName=gpu Nodes=n[1-2] MaxTime=600 DefaultTime=5 State=UP
 """
@@ -84,7 +89,7 @@ NodeName=n[1-2] Name=gpu Type=fake Flags=nvidia_gpu_env File={FOLDER}/dev/gpu[0-
 
 
 def start() -> None:
-    """Bring up whatever does not run. Raises RuntimeError with the logs where a daemon does not come up in time."""
+    """Start every daemon that does not run. Raises RuntimeError with the logs if one takes too long."""
     _prepare()
     if not _runs("munged"):
         for leftover in FOLDER.glob("run/munge.sock*"):
@@ -120,7 +125,7 @@ def start_controller() -> None:
 
 
 def stop() -> None:
-    """Cancel all jobs, end the daemons (the controller first: it then misses no node) and remove every file."""
+    """Cancel all jobs, end the daemons and remove all files. The controller ends first and misses no node."""
     if _runs("slurmctld") and _succeeds("scontrol", "ping"):
         _succeeds("scancel", "--user", "root")
         _until(lambda: not output("squeue", "-h", "-t", "R,PD,CG"), 30)
@@ -137,7 +142,10 @@ def stop() -> None:
 
 
 def kill_controller() -> None:
-    """kill -9 of slurmctld, once it has saved that the jobs run: one that forgets them starts them twice and drains the node."""
+    """Kill slurmctld with -9 once it has saved which jobs run.
+
+    If it forgot them, it would start them twice and drain the node.
+    """
     time.sleep(SAVED_WITHIN)
     _kill(_pid("slurmctld"))
     _wait(lambda: not _runs("slurmctld"), 30, "end of slurmctld")
@@ -158,7 +166,10 @@ def output(*command: str) -> str:
 
 
 def _prepare() -> None:
-    """Folders, keys, pretended GPUs (symbolic links to /dev/null are devices enough), configuration and its links."""
+    """Make folders, keys, pretended GPUs, the configuration and its links.
+
+    Symbolic links to /dev/null are good enough as devices.
+    """
     for name in ("run", "log", "state", "dev", "munge"):
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
     for folder in (FOLDER, FOLDER / "run"):
@@ -191,7 +202,10 @@ def _all_nodes_up() -> bool:
 
 
 def _pid(daemon: str) -> int | None:
-    """Its process id, if it lives: a zombie has no command line, a process that got the id later another one."""
+    """Give the process id of a daemon that lives.
+
+    A zombie has no command line. A later process with the same id has another one.
+    """
     try:
         pid = int((FOLDER / f"run/{daemon}.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_text()
@@ -255,7 +269,7 @@ def _succeeds(*command: str) -> bool:
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether it came true in time."""
+    """Wait until it is true; give whether it came true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The pipeline on a real cluster: copies of the checkout, a loss whose steps can be slowed down, and Snakemake in the background."""
+"""The pipeline on a real cluster: copies of the checkout, a slow loss, and Snakemake in the background."""
 
 import os
 import signal
@@ -14,8 +14,9 @@ from conftest import ROOT, Checkout
 
 from crossdiff.provenance.records import SUFFIX, read_record
 
-# A loss of another package, BatchTopK with a pause in every step: a fault strikes in the midst of a training on a fast machine too.
-# The pause is no setting but a file, so the result is that of an undisturbed training, and the rest of a training need not wait.
+# A loss of another package: BatchTopK with a pause in every step, so that a fault strikes during a training
+# on a fast machine too. The pause is a file, not a setting. So the result is that of an undisturbed training,
+# and the pause can end early.
 SLOW = {
     "slow/__init__.py": "",
     "slow/settings.py": """
@@ -67,7 +68,7 @@ class OnCluster(Checkout):
         self.runs: list[Run] = []
 
     def profile(self, resources: dict[str, object]) -> None:
-        """The profile that we ship, with quick polls and small jobs. ``resources``: further ones for trainings."""
+        """Write the shipped profile with quick polls and small jobs; trainings get ``resources``, too."""
         profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
         profile |= {
             "slurm-init-seconds-before-status-checks": 2,
@@ -82,7 +83,7 @@ class OnCluster(Checkout):
         (self.folder / "slurm/config.yaml").write_text(yaml.safe_dump(profile))
 
     def pause(self, seconds: float) -> None:
-        """Of every training step from now on."""
+        """Let every training step take this long from now on."""
         (self.folder / "pause.new").write_text(str(seconds))
         (self.folder / "pause.new").replace(self.folder / "pause")
 

@@ -1,4 +1,4 @@
-"""``snakemake --profile slurm`` on a real cluster, undisturbed and through faults: every output is that of a run without a cluster."""
+"""``snakemake --profile slurm`` on a real cluster gives a local run's outputs, with and without faults."""
 
 import os
 import shutil
@@ -58,7 +58,10 @@ def untrained(without_cluster: OnCluster, fresh: OnCluster) -> OnCluster:
 
 
 def start_training(checkout: OnCluster) -> tuple[Run, str]:
-    """Snakemake, and the SLURM job in which a training has begun; it takes seconds a step until ``checkout.pause(0)``."""
+    """Start Snakemake; give it and the SLURM job in which a training has begun.
+
+    The training takes seconds a step until ``checkout.pause(0)``.
+    """
     checkout.pause(2)
     run = checkout.start(WEIGHTS)
     until(lambda: run.process.poll() is not None or (checkout.folder / TRAINED / ".checkpoint.lock").exists())
@@ -176,7 +179,7 @@ def test_slurm_clean_cancels_orphans_and_nothing_else(
 
 
 def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
-    """Last: it completes the reference of the others."""
+    """This test comes last: it completes the run that the others compare with."""
     fresh.start().finish()
     result = without_cluster.snakemake("--configfile", without_cluster.config, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout
@@ -206,7 +209,8 @@ def test_whole_pipeline(without_cluster: OnCluster, fresh: OnCluster) -> None:
         (
             {"gres": "gpu:3"},
             [],
-            "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, threads 1: no node",
+            "rule train_crosscoder: found slurm_partition gpu, gres gpu:3, mem_mb 3000, runtime 20, "
+            "threads 1: no node",
         ),
         (
             {"runtime": 700},

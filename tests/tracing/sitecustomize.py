@@ -1,7 +1,9 @@
-"""Python imports this module by itself where the tests put its folder on PYTHONPATH: it notes which settings each workflow script reads.
+"""Note which settings each workflow script reads.
 
-Writes one JSON file per job into the folder CROSSDIFF_TRACE: the rule, the keys that it declares, the fields of typed settings that were
-read, as [class, field], and the modules that were loaded.
+Python imports this module by itself where the tests put its folder on PYTHONPATH.
+
+It writes one JSON file per job into the folder CROSSDIFF_TRACE: the rule, the keys that it declares, the
+fields of typed settings that were read, as [class, field], and the modules that were loaded.
 """
 
 import json
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 fields: set[tuple[str, str]] = set()
-reading = False  # the script runs: what checks the config reads does not count
+reading = False  # while the script runs: reads by the check of the config do not count
 
 
 def owner(section: type, field: str) -> str:

@@ -1,4 +1,4 @@
-"""make bench-gpu on a CPU: all of its sections in tiny shapes, and what it makes of their numbers."""
+"""``make bench-gpu`` runs all of its sections on a CPU in tiny shapes, and handles their numbers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""GPUs that torch can't use, as it says so on such machines: here they are pretended."""
+"""GPUs that torch can't use are named with what to do; the machines are pretended."""
 
 import logging
 from collections.abc import Callable
@@ -12,14 +12,17 @@ from crossdiff import device
 from crossdiff.errors import UserError
 from crossdiff.workflow import gpu
 
-NVRM = "NVRM version: NVIDIA UNIX {kind}x86_64 Kernel Module  {version}  Fri Nov  3 13:20:11 UTC 2023\nGCC version: gcc 11.4.0\n"
+NVRM = (
+    "NVRM version: NVIDIA UNIX {kind}x86_64 Kernel Module  {version}  Fri Nov  3 13:20:11 UTC 2023\n"
+    "GCC version: gcc 11.4.0\n"
+)
 BUILT_FOR = ["sm_75", "sm_80", "sm_90", "sm_120", "compute_120"]
 CU126 = "pip install torch==2.13.0+cu126 --index-url https://download.pytorch.org/whl/cu126"
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Pretend a machine: its driver, whether there is a card, the capability that torch sees, and torch's build."""
+    """Pretend a machine: its driver, its card, the capability that torch sees, and torch's build."""
 
     def pretend(
         driver: str | None = None,
@@ -73,7 +76,8 @@ def test_driver_too_old_for_the_build(machine: Callable[..., None], open_kernel:
     with pytest.raises(UserError) as error:
         device.device()
     assert str(error.value) == (
-        "device: found a GPU with driver 535.104.05, but torch 2.13.0+cu130 is built for CUDA 13.0, which needs driver 580 or newer; "
+        "device: found a GPU with driver 535.104.05, but torch 2.13.0+cu130 is built for CUDA 13.0, "
+        "which needs driver 580 or newer; "
         f"{CU126}, or set device: cpu"
     )
 
@@ -93,7 +97,8 @@ def test_card_too_old_for_the_build(machine: Callable[..., None]) -> None:
         device.device()
     built = "sm_75, sm_80, sm_90, sm_120, compute_120"
     assert str(error.value) == (
-        f"device: found a Some Card (sm_70), but torch 2.13.0+cu130 is built for {built}; {CU126}, or set device: cpu"
+        f"device: found a Some Card (sm_70), but torch 2.13.0+cu130 is built for {built}; {CU126}, "
+        "or set device: cpu"
     )
 
 
@@ -138,7 +143,7 @@ def test_driver_by_nvidia_smi_where_the_kernel_is_silent(
 
 
 class OfDevice:
-    """torch.cuda.device without one."""
+    """Stands in for torch.cuda.device without a GPU."""
 
     def __init__(self, index: int | None) -> None:
         pass
@@ -181,7 +186,7 @@ def workflow(executor: str = "local", on_gpu: int = 1) -> SimpleNamespace:
 
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with a card, whose torch complains."""
+    """A machine with a card and a torch that complains about it."""
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(gpu, "QUESTION", "print('device: found a GPU, but no')")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -194,16 +199,16 @@ def test_run_stops_before_its_first_job(devices: Path) -> None:
 
 
 def test_run_goes_on(devices: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    gpu.check(workflow(executor="slurm"), devices)  # its nodes have other cards
+    """``gpu.check`` raises nothing in each of these cases; the test above shows that it can."""
+    gpu.check(workflow(executor="slurm"), devices)  # the nodes of a cluster have other cards
     gpu.check(workflow(on_gpu=0), devices)
     (tmp_path / "none").mkdir()
     gpu.check(workflow(), tmp_path / "none")
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         gpu.check(workflow(), devices)
-    monkeypatch.setattr(
-        gpu, "QUESTION", "raise ModuleNotFoundError('torch')"
-    )  # each rule has an environment of its own
+    # Each rule may have an environment of its own, so torch may be missing here.
+    monkeypatch.setattr(gpu, "QUESTION", "raise ModuleNotFoundError('torch')")
     gpu.check(workflow(), devices)
     monkeypatch.undo()
-    gpu.check(workflow(), devices)  # here torch has nothing to complain of
+    gpu.check(workflow(), devices)  # torch has nothing to complain about

@@ -1,4 +1,4 @@
-"""Intervals: against tables and formulas, and the bootstrap against draws one by one."""
+"""Intervals agree with tables and formulas, and the bootstrap with draws one by one."""
 
 import math
 import subprocess
@@ -9,20 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean
+from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean, wilson
 
-T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-)  # printed in textbooks: 1, 2, ... degrees of freedom
+# Quantiles as textbooks print them, for 1, 2, ... degrees of freedom.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @pytest.mark.parametrize(("freedom", "t"), enumerate(T_975, 1))
@@ -95,3 +85,18 @@ def test_what_takes_a_second_to_import_waits_until_it_is_used(module: str, unwan
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+    ],
+)
+def test_wilson_interval_has_the_known_values(successes: int, trials: int, low: float, high: float) -> None:
+    """The last two values are from Newcombe (1998), table I, method 3."""
+    assert wilson(successes, trials) == pytest.approx((successes / trials, low, high), abs=5e-5)

@@ -1,4 +1,4 @@
-"""The activation cache: what is written comes back, and damage is told."""
+"""The activation cache gives back what was written, and names damage."""
 
 import os
 import signal
@@ -166,7 +166,7 @@ def test_plain_h5py_reads_what_was_written(cache: Path, activations: torch.Tenso
 
 
 def older_cache(path: Path, activations: torch.Tensor) -> None:
-    """As caches were written before: filters and checksums by HDF5 itself."""
+    """Write a cache as older versions did: HDF5 itself applies filters and checksums."""
     write_cache(path, activations, 7, np.arange(len(activations)))
     with h5py.File(path, "r+") as file:
         chunks = file["activations"].chunks
@@ -213,9 +213,8 @@ def test_no_flipped_bit_of_a_chunk_gives_other_values(
             data[place] ^= 1 << bit
             path.write_bytes(data)
             try:
-                assert torch.equal(
-                    read_rows(path, 0, 20), activations
-                )  # zstd has a few bits that say nothing
+                # Some bits of zstd carry no information, so a flip may go unnoticed and change nothing.
+                assert torch.equal(read_rows(path, 0, 20), activations)
             except UserError:
                 seen += 1
             try:
@@ -295,7 +294,7 @@ def test_error_of_a_thread_reaches_who_writes(
 
 
 def test_writer_waits_where_threads_are_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more chunks are in memory than threads may hold, however fast rows come."""
+    """Memory holds no more chunks than the threads may take, however fast rows come."""
     monkeypatch.setattr(cache_module, "CHUNK_ROWS", 4)
     held, most, lock = [0], [0], Lock()
     encode, write = cache_module.encode, cache_module.CacheWriter.write

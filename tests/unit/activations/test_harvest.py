@@ -1,4 +1,4 @@
-"""Harvesting: the order and size of batches change nothing in what is stored."""
+"""Harvesting stores the same for any order and size of batches."""
 
 import time
 from pathlib import Path
@@ -39,13 +39,13 @@ def llama() -> LlamaForCausalLM:
 
 
 def harvest(folder: Path, model: LlamaForCausalLM, shard: Shard, batch_tokens: int) -> torch.Tensor:
-    """What the cache of the shard holds."""
+    """Harvest a shard and give what its cache holds."""
     harvest_shard(model, shard, LAYER, batch_tokens, folder / "harvested.h5")
     return read_rows(folder / "harvested.h5", 0, len(shard.token))
 
 
 def each_alone(model: LlamaForCausalLM, ids: np.ndarray, lengths: tuple[int, ...]) -> torch.Tensor:
-    """The full model on one sequence after the other, without padding."""
+    """Run the full model on one sequence after the other, without padding."""
     parts = []
     with torch.inference_mode():
         for sequence in np.split(ids, np.cumsum(lengths)[:-1]):

@@ -1,4 +1,4 @@
-"""Both models' caches in step: what belongs together, which tokens count, how they are scaled and read in order."""
+"""Caches of both models in step: what belongs together, which tokens count, scaling and the reading order."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_summary_of_another_layer_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def outliers(tmp_path: Path) -> PairedShard:
-    """Sequences of 6 and 4 tokens, all of norm 2 but for row 0 (both models), row 3 (base) and row 9 (chat), which have norm 40."""
+    """Sequences of 6 and 4 tokens. Rows 0 (both models), 3 (base), 9 (chat) have norm 40, others norm 2."""
     activations = torch.ones(10, 2, WIDTH)
     activations[0] *= 20
     activations[3, 0] *= 20

@@ -1,4 +1,4 @@
-"""Pools of token pairs: what batches hold, on any device and in any number of processes, and threads that end."""
+"""Pools of token pairs: what batches hold, on any device and in any number of processes; threads end."""
 
 import hashlib
 import logging
@@ -35,7 +35,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbered(folder: Path, *rows: int, skip_first: int = 0) -> PairedActivations:
-    """Shards whose activations name their token: shard and row for the base model, the negative of it for the chat model."""
+    """Shards whose activations name their token: shard and row for the base model, the negative for chat."""
     shards = []
     for number, n_rows in enumerate(rows):
         row = torch.arange(n_rows)
@@ -152,7 +152,7 @@ def test_batch_larger_than_all_kept_tokens_is_refused(tmp_path: Path) -> None:
 def test_order_is_that_of_release_0_1(
     tmp_path: Path, small_chunks: None, buffer_tokens: int, first: list[tuple[int, int]], digest: str
 ) -> None:
-    """What was trained by an older release can be resumed and made again: batches 0, 11, 40 and 79, and all to 79."""
+    """A training by an older release can be resumed and repeated: batches 0, 11, 40 and 79, and all to 79."""
     activations = numbered(tmp_path, 300, 290, 40, skip_first=2)
     found = [names([batch]) for batch in islice(activations.shuffled_batches(20, buffer_tokens, seed=5), 80)]
     assert [found[number][0] for number in (0, 11, 40, 79)] == first
@@ -325,7 +325,7 @@ held = pytest.mark.parametrize("reserved", [0, 1e15], ids=["on the GPU", "in mai
 def test_batches_on_a_gpu_are_those_of_a_cpu(
     tmp_path: Path, small_chunks: None, reserved: float, start: int, share: tuple[int, int]
 ) -> None:
-    """Through many pools and epochs, while the training's stream is far behind: a pool must not be overwritten before it was used."""
+    """Read many pools and epochs while the training's stream lags: no pool may be overwritten too early."""
     activations = paired(tmp_path, *random_activations(3000, 64).split(1000))
     options = {"seed": 3, "start": start, "share": share}
     found = activations.shuffled_batches(40, 1000, device=GPU, reserved=reserved, **options)

@@ -1,4 +1,4 @@
-"""The configuration: what it refuses, and that each refusal is one line with the key, what was found and what is allowed."""
+"""The configuration refuses errors in one line each, with the key, what was found and what is allowed."""
 
 import math
 
@@ -79,7 +79,8 @@ def test_number_that_yaml_reads_as_text_is_shown_as_it_must_be_written(digits, e
     assert isinstance(yaml.safe_load(text), str)
     line = refusal_of("crosscoders.l1.learning_rate", text)
     assert line.startswith(
-        f"crosscoders.l1.learning_rate: found '{text}' (text), allowed: a valid number (YAML reads {text} as text; write "
+        f"crosscoders.l1.learning_rate: found '{text}' (text), allowed: "
+        f"a valid number (YAML reads {text} as text; write "
     )
     written = yaml.safe_load(line.rpartition("write ")[2].removesuffix(")"))
     assert isinstance(written, float) and math.isclose(written, float(text))

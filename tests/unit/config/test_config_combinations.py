@@ -8,9 +8,9 @@ from crossdiff.config import load
 
 def test_model_with_two_sources_is_refused():
     line = refusal_of("pair.base.folder", "models/base")
-    assert (
-        line
-        == "pair.base: found folder and package, give exactly one of hub, folder, package, random, finetune, planted"
+    assert line == (
+        "pair.base: found folder and package, give exactly one of hub, folder, package, random, "
+        "finetune, planted"
     )
 
 

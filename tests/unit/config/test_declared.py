@@ -41,7 +41,10 @@ def test_declared_keys_have_their_values_and_no_other_has_one(keys: set[str], as
 def test_undeclared_key_names_the_rule_the_key_and_the_line_to_add() -> None:
     with pytest.raises(UserError) as caught:
         _ = declared("classes.chat_only_above").classes.top
-    said = 'rule find_twins: its script asks for classes.top, which the rule does not declare; add settings("classes.top") to its params'
+    said = (
+        "rule find_twins: its script asks for classes.top, which the rule does not declare; "
+        'add settings("classes.top") to its params'
+    )
     assert str(caught.value) == said
 
 

@@ -1,4 +1,4 @@
-"""The file of active entries: what goes in comes out to the bit, group by group, and damage is seen."""
+"""The file of active entries gives back what went in, bit for bit and group by group, and damage is seen."""
 
 from pathlib import Path
 
@@ -71,9 +71,8 @@ def test_what_is_stored_is_what_was_encoded_to_the_bit(
     assert [part.shard for part in found] == [file.shard(group) for group in range(file.groups)]
     assert len(found) == 2 if at_once == 10**6 else len(found) > 2  # a group per shard, or more
     starts = [set(np.cumsum([0, *lengths]).tolist()) for lengths in LENGTHS]
-    assert all(
-        {part.rows[0], part.rows[-1] + 1} <= starts[part.shard] for part in found
-    )  # no sequence is cut
+    # no sequence is cut
+    assert all({part.rows[0], part.rows[-1] + 1} <= starts[part.shard] for part in found)
 
 
 def test_first_tokens_of_a_group(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import triton
 
-# In a process of its own: where triton interprets, its kernels are no kernels.
+# It runs in a process of its own: here triton interprets, and has no kernels to compile.
 COMPILE = """
 import json, sys
 import triton
@@ -28,7 +28,10 @@ for name, constants in [
     ("rows_per_latent_kernel", {"E": 4, "C": 512, "num_warps": 4}),
     ("above_kernel", {"BY_LATENT": True, "ROWS": 16, "C": 512, "num_warps": 2}),
     ("above_kernel", {"BY_LATENT": False, "ROWS": 16, "C": 512, "num_warps": 2}),
-    *(("squares_kernel", {**piece(on), "E": 2, "C": 1024, "num_warps": 4}) for on in (["GATHERED"], list(FLAGS))),
+    *(
+        ("squares_kernel", {**piece(on), "E": 2, "C": 1024, "num_warps": 4})
+        for on in (["GATHERED"], list(FLAGS))
+    ),
     *(
         ("adam_kernel", {**piece(on), **what, "E": 4, "C": 512, "num_warps": 4})
         for on in (["GATHERED"], ["DENSE"], list(FLAGS))
@@ -60,7 +63,8 @@ for name, constants in [
         else:
             signature[argument] = "*fp32"
     source = ASTSource(function, signature, constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"num_warps": warps})
+    target = GPUTarget("cuda", int(sys.argv[1]), 32)
+    compiled = triton.compile(source, target=target, options={"num_warps": warps})
     print(json.dumps({"name": name, "constants": str(constants), "ptx": compiled.asm["ptx"]}))
 """
 

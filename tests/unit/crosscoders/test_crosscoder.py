@@ -155,10 +155,8 @@ def saved(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_saved_crosscoder_comes_back_whole(saved: tuple[Path, Path]) -> None:
-    original, loaded = (
-        random_crosscoder(WIDTH, LATENTS, code_normalisation="sae"),
-        load_crosscoder(*saved, LAYER, WIDTH),
-    )
+    original = random_crosscoder(WIDTH, LATENTS, code_normalisation="sae")
+    loaded = load_crosscoder(*saved, LAYER, WIDTH)
     original.threshold.fill_(0.25)
     assert loaded.state_dict().keys() == original.state_dict().keys()
     for name, tensor in original.state_dict().items():

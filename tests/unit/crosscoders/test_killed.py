@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments (kill -9 of real processes) and started again end with the same bytes."""
+"""A training that is killed at a random moment (kill -9) and started again ends with the same bytes."""
 
 import multiprocessing
 import random
@@ -35,7 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 class Job:
-    """It runs in a process of its own, forked from one that has imported all of it and done nothing."""
+    """A training in a process of its own, forked from one that has only done its imports."""
 
     def __init__(self, inputs: dict[str, Any], loss: str, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -47,7 +47,7 @@ class Job:
         self.process.start()
 
     def kill_after(self, step: int, seconds: float) -> bool:
-        """kill -9, ``seconds`` after it has taken ``step`` steps of all; whether it still ran."""
+        """Kill it with -9, ``seconds`` after its step ``step`` of all steps; tell whether it still ran."""
         while self.done.value < step and self.process.is_alive():
             time.sleep(0.001)
         self.process.join(seconds)

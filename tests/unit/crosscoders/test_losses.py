@@ -51,7 +51,8 @@ def plain_path(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-# Decoupled code normalisation (docs/method.md 4): each model has its own scaled values, selection and threshold
+# Decoupled code normalisation (docs/method.md 4): each model has its own scaled values, selection and
+# threshold.
 
 
 def dense_decoupled(crosscoder: Crosscoder, x: Tensor, k: int) -> Dense:

@@ -19,9 +19,8 @@ def number(pattern: str, message: str) -> int:
 
 def test_a_training_that_fits_starts() -> None:
     needed = training_bytes(WIDTH, 73_728, 2048)
-    assert needed == 73_728 * (
-        16 * 4 * WIDTH + 24 * 2048
-    )  # encoder and decoder of two models, four copies of 4 bytes; codes
+    # Encoder and decoder of two models in four copies of 4 bytes, and the codes.
+    assert needed == 73_728 * (16 * 4 * WIDTH + 24 * 2048)
     for usable in (needed, math.inf):
         check_room(batchtopk_settings(**PAPER), WIDTH, usable)
     with pytest.raises(

@@ -23,21 +23,11 @@ from crossdiff.errors import UserError
 WIDTH, STEPS = 12, 30
 CPU = torch.device("cpu")
 COMMON = {"tokens": 64 * STEPS, "learning_rate": 1e-2, "log_every": 1, "precision": "float32"}
+TOPK = COMMON | {"k": 2, "threshold_start_step": 10, "dead_after_tokens": 200}
 SETTINGS = {
     "l1": l1_settings(init_norm=0.1, **COMMON),
-    "batchtopk": batchtopk_settings(
-        threshold_start_step=10,
-        threshold_decay=0.5,
-        dead_after_tokens=200,
-        k=2,
-        k_max=8,
-        k_annealing_steps=8,
-        auxiliary_k=3,
-        **COMMON,
-    ),
-    "decoupled": batchtopk_settings(
-        threshold_start_step=10, dead_after_tokens=200, k=2, code_normalisation="decoupled", **COMMON
-    ),
+    "batchtopk": batchtopk_settings(threshold_decay=0.5, k_max=8, k_annealing_steps=8, auxiliary_k=3, **TOPK),
+    "decoupled": batchtopk_settings(code_normalisation="decoupled", **TOPK),
 }
 
 
@@ -63,11 +53,9 @@ def rows(path: Path) -> list[dict[str, float]]:
     ],
 )
 def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name: str, path: str) -> None:
-    settings, activations, state = (
-        SETTINGS[name],
-        PairedActivations.of(inputs),
-        tmp_path / "state.safetensors",
-    )
+    settings = SETTINGS[name]
+    activations = PairedActivations.of(inputs)
+    state = tmp_path / "state.safetensors"
     one = train(activations, settings, 0, CPU, tmp_path / "one.csv")
     with on_path(path):
         train_on_ranks(2, inputs, settings, 0, state, "same", str(tmp_path / "log.csv"))
@@ -122,7 +110,9 @@ def test_training_that_fails_in_its_processes_fails(
 ) -> None:
     settings = SETTINGS["l1"].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(UserError, match="one of 2 processes ended early"):
-        train_on_ranks(2, inputs, settings, 0, tmp_path / "state.safetensors", "same", str(tmp_path / "log.csv"))
+        train_on_ranks(
+            2, inputs, settings, 0, tmp_path / "state.safetensors", "same", str(tmp_path / "log.csv")
+        )
     assert "lower learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "state.lock").exists()
 
@@ -131,15 +121,14 @@ def test_training_that_fails_in_its_processes_fails(
 def test_terminated_processes_leave_a_checkpoint_and_go_on_from_it(
     inputs: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As at the end of a time limit; what comes out is as if nothing had happened."""
+    """This happens at the end of a time limit. The result is the same as without an interruption."""
     settings = SETTINGS["batchtopk"].model_copy(update={"tokens": 64 * 2000, "log_every": 100})
     arguments = (2, inputs, settings, 0)
 
     def terminate() -> None:
         said, last = "", time.monotonic() + 300
-        while (
-            "step 100 of 2000" not in said and time.monotonic() < last
-        ):  # before the first step there is nothing to go on from
+        # Before the first step there is no checkpoint to continue from.
+        while "step 100 of 2000" not in said and time.monotonic() < last:
             said += capfd.readouterr().err
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -21,9 +21,8 @@ ROWS = {
     "mostly zero": lambda rng, n, f: rng.random((n, f)) * (rng.random((n, f)) < 0.02),
     "few values": lambda rng, n, f: rng.integers(-1, 3, (n, f)),
     "strong at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) > n / 2))[:, None],
-    "weak at the end": lambda rng, n, f: (
-        rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None]
-    ),  # the guess is too high
+    # The guess from the first rows is too high.
+    "weak at the end": lambda rng, n, f: rng.random((n, f)) * (1 + 9 * (np.arange(n) < n / 8))[:, None],
     "one latent": lambda rng, n, f: rng.random((n, f)) * (np.arange(f) == 0),
     "heavy tail": lambda rng, n, f: rng.standard_cauchy((n, f)),
 }
@@ -31,7 +30,7 @@ ROWS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks() -> Iterator[None]:
-    """So that a few hundred rows are several blocks, and the first of them a sample that may mislead."""
+    """Let a few hundred rows be several blocks, the first of which may mislead the guess."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "BLOCK_ROWS", 32)
         patch.setattr(selection, "GUESS_SAMPLE", 512)
@@ -39,8 +38,11 @@ def small_blocks() -> Iterator[None]:
 
 
 def encoder_of(codes: Tensor, bias: Tensor | None = None) -> tuple[Encoder, Tensor]:
-    """An encoder and activations whose codes are ``codes`` (batch, latents), exactly where the ``bias`` (latents,) was added to them last:
-    each row reads its own column of the weights."""
+    """Make an encoder and activations whose codes are ``codes`` (batch, latents).
+
+    They are exact where ``bias`` (latents,) was added to them last: each row reads its own column of the
+    weights.
+    """
     bias = torch.zeros(codes.shape[1]) if bias is None else bias
     return Encoder((codes - bias).T.contiguous(), bias), torch.eye(len(codes))
 
@@ -78,9 +80,10 @@ def test_largest_equals_a_full_sort(path: str) -> None:
             ranked = (positive * weights[:, column]).flatten().sort(descending=True).values[:count]
             ranked = ranked[ranked > 0]
             own = active.keep(chosen[column])
+            # Values, not entries: ties may be broken either way.
             assert torch.equal(
                 (own.values * weights[own.latents, column]).sort(descending=True).values, ranked
-            )  # ties and all
+            )
             assert torch.equal(own.values, codes[own.rows, own.latents])
             assert smallest[column] == (ranked[-1] if len(ranked) else torch.inf)
         assert chosen.any(dim=0).all()
@@ -133,7 +136,7 @@ def test_above_gives_the_positive_entries_over_the_bounds(
 def test_bfloat16_products_choose_what_float32_products_choose(
     monkeypatch: pytest.MonkeyPatch, native: bool, path: str
 ) -> None:
-    """The product only finds candidates; values and ranks are float32, so the choice can differ by a rare entry only."""
+    """The product only finds candidates. Values and ranks are float32, so only rare entries can differ."""
     monkeypatch.setattr(selection, "multiplies_bfloat16", lambda _device: native)
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((600, 64), (500, 64), (500,)))

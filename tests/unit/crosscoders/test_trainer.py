@@ -60,9 +60,8 @@ def trained(
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:
-    settings = l1_settings(
-        batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25
-    )  # 20 steps
+    # 20 steps
+    settings = l1_settings(batch=10, tokens=200, learning_rate=1.0, warmup_steps=4, decay_fraction=0.25)
     rates = [learning_rate(step, settings) for step in range(20)]
     assert rates == pytest.approx([0.0, 0.25, 0.5, 0.75] + 12 * [1.0] + [0.8, 0.6, 0.4, 0.2])
 
@@ -107,18 +106,8 @@ def test_training_learns_and_logs_it(activations: PairedActivations, tmp_path: P
     settings = SETTINGS[loss]
     crosscoder, log = trained(activations, settings, tmp_path / "training.csv")
     own = {"l1": {"sparsity_loss"}, "batchtopk": {"auxiliary_loss"}}[loss]
-    common = {
-        "step",
-        "tokens",
-        "learning_rate",
-        "loss",
-        "fve_base",
-        "fve_chat",
-        "l0",
-        "dead",
-        "reconstruction_loss",
-    }
-    assert set(log[0]) == common | own
+    common = "step tokens learning_rate loss fve_base fve_chat l0 dead reconstruction_loss"
+    assert set(log[0]) == {*common.split(), *own}
     assert [row["step"] for row in log] == [50, 100, 150, 200, 250, 300]
     assert all(
         row["tokens"] == 64 * row["step"] and 0 <= row["dead"] <= LATENTS and row["learning_rate"] == 0.01
@@ -221,8 +210,10 @@ def test_training_depends_on_the_seed_alone(
 def test_batchtopk_step_on_a_device_waits_for_its_selection_alone(
     activations: PairedActivations, normalisation: str, path: str
 ) -> None:
-    """How many candidates there are, whether they suffice, and which were chosen; between rows of the log, and while no latent may have
-    died. The interpreter asks, too."""
+    """It asks how many candidates there are, whether they suffice, and which were chosen.
+
+    This holds between rows of the log, and while no latent may have died. The interpreter asks, too.
+    """
     settings = batchtopk_settings(
         log_every=50, code_normalisation=normalisation, k_max=8, k_annealing_steps=3
     )
@@ -250,7 +241,10 @@ def test_kernels_that_compute_something_else_stop_the_training(
         monkeypatch.setattr(fast, "dot_products", lambda *arguments: products(*arguments) * wrong)
         with pytest.raises(
             UserError,
-            match=r"found a relative difference of .* between the Triton kernels and the plain path .* kernels: plain",
+            match=(
+                r"found a relative difference of .* between the Triton kernels and the plain path .* "
+                r"kernels: plain"
+            ),
         ):
             training.step(torch.randn(32, 2, WIDTH, generator=torch.Generator().manual_seed(0)))
 

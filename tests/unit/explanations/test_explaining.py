@@ -1,4 +1,4 @@
-"""The whole way of an explanation by a language model, with an oracle in its place: a real server that knows which word is planted."""
+"""An explanation by a language model from start to end, with a real server that knows the planted word."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def excerpts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Excerpts]:
 
 
 def oracle(messages: list[dict[str, str]]) -> str:
-    """Says what all marked places have in common, and where the description's words are."""
+    """Answers with what all marked places have in common, and with the places of the description's words."""
     texts = excerpts_of(messages)
     marks = [set(" ".join(re.findall("<<(.*?)>>", text)).split()) for text in texts]
     if messages[0]["content"] == prompts.EXPLAIN:
@@ -61,7 +61,7 @@ def oracle(messages: list[dict[str, str]]) -> str:
 def explained(
     tmp_path: Path, excerpts: dict[int, Excerpts], answer=oracle, latents: int = LATENTS
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Both tables, and how many questions there were."""
+    """Give both tables and the number of questions."""
     with serving(answer) as asked:
         model = Server(Endpoint(url=asked.url, model="oracle"), RateLimit(1e9))
         tables = Judge(KnownAnswers(tmp_path, model), per_request=5).explain(excerpts, latents)
@@ -94,7 +94,7 @@ def test_an_oracle_finds_the_planted_word_and_scores_1(tmp_path: Path, excerpts:
 def test_malformed_answers_are_counted_and_never_guessed(
     tmp_path: Path, excerpts: dict[int, Excerpts]
 ) -> None:
-    """One of the answers on detection is prose: its excerpts count for nothing, the others as before."""
+    """One of the answers on detection is prose: its excerpts do not count, the others count as before."""
     spoilt: list[str] = []
 
     def answer(messages: list[dict[str, str]]) -> str:

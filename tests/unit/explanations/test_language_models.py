@@ -1,4 +1,7 @@
-"""Language models as explainers and judges: a real server on loopback, keys, limits, malformed answers, and answers that outlive a kill."""
+"""Language models as explainers and judges, through a real server on loopback.
+
+Keys stay secret, limits are kept, malformed answers are counted, and answers outlive a kill.
+"""
 
 import json
 import os
@@ -94,7 +97,10 @@ def test_server_that_is_down_is_tried_again_and_named() -> None:
     clock = Clock()
     with pytest.raises(
         UserError,
-        match=rf"^explanations\.model\.endpoint {url}: no answer \(ConnectionError\), {ATTEMPTS} times; .* run again",
+        match=(
+            rf"^explanations\.model\.endpoint {url}: no answer \(ConnectionError\), {ATTEMPTS} times; "
+            rf".* run again"
+        ),
     ):
         server(url, clock).answer(*QUESTION)
     assert clock.slept == [1, 2, 4, 8]
@@ -208,7 +214,8 @@ from test_language_models import server
 from crossdiff.explanations.answers import KnownAnswers, Question
 client = server({url!r})
 client.workers = 1
-KnownAnswers({folder!r}, client).answers([Question([{{"role": "user", "content": str(number)}}], 5) for number in range(10)])
+questions = [Question([{{"role": "user", "content": str(number)}}], 5) for number in range(10)]
+KnownAnswers({folder!r}, client).answers(questions)
 """
 
 
@@ -295,12 +302,13 @@ def test_forecast_of_what_a_model_is_asked() -> None:
         "prices": {"read": 2.0, "written": 8.0},
     }
     [line] = forecast_lines(load(tiny | {"explanations": given}))
-    # 25 latents of 2 crosscoders and 2 seeds; 40 contexts with and without, 20 marked, 3 at a time, and one question for the explanation
+    # 25 latents of 2 crosscoders and 2 seeds. Each takes one question for the explanation, 40 contexts with
+    # and without it, and 20 marked ones, 3 at a time.
     assert f"by some: at most 100 latents, {100 * (1 + 14 + 7):,} requests" in line
     read, written = 100 * (22 * 150 + (3 + 60) * 16 + (20 + 60) * 1.2 * 25), 100 * (40 + 3 * 60)
     assert (
-        f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, {(2 * read + 8 * written) / 1e6:.2f} at the prices"
-        in line
+        f"{read / 1e6:.2f} M tokens read and {written / 1e6:.2f} M written, "
+        f"{(2 * read + 8 * written) / 1e6:.2f} at the prices" in line
     )
 
 

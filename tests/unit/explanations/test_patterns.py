@@ -1,4 +1,4 @@
-"""Patterns: planted ones are found and score 1, noise does not, halves share no document, and numbers agree with a walk over contexts."""
+"""Planted patterns are found and score 1, noise does not, halves share no document, and counts are exact."""
 
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def test_the_start_of_a_text(tmp_path: Path) -> None:
 
 
 def test_noise_scores_near_chance(tmp_path: Path) -> None:
-    """Sixty latents that fire anywhere: fitted and scored on the same contexts they would look explained."""
+    """Sixty latents fire anywhere. Fitted and scored on the same contexts they would look explained."""
     shard = random_shard(400)
     generator = np.random.default_rng(3)
     codes = np.stack(
@@ -150,7 +150,7 @@ def test_blocks_of_latents_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_halves_share_no_document_and_the_fit_sees_only_its_own(tmp_path: Path) -> None:
-    """In the documents of the scored half the latent fires on another word: the pattern of the fitted half finds nothing there."""
+    """In the scored half the latent fires on another word: the fitted half's pattern finds nothing there."""
     shard = random_shard(400)
     scored = is_scored(shard.document)
     where = np.where(scored, shard.token == SORRY, shard.token == BANANA)
@@ -160,10 +160,8 @@ def test_halves_share_no_document_and_the_fit_sees_only_its_own(tmp_path: Path) 
     text, examples, background = write_latents(
         tmp_path, shard, strengths(where)[:, None], Examples(background=500)
     )
-    contexts, random = (
-        read_examples(examples, text, 0, 1).contexts,
-        read_background(background, text).contexts,
-    )
+    contexts = read_examples(examples, text, 0, 1).contexts
+    random = read_background(background, text).contexts
     halves = [
         set(shard.document[found.first[found.scored == half]])
         for half in (True, False)
@@ -230,22 +228,15 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
     expected = [query @ vector(place) / np.linalg.norm(vector(place)) for place in range(5)]
     np.testing.assert_allclose(similarity[0], expected, rtol=1e-12, atol=1e-12)
     silent = np.array([[False, True, True, True, True]])
-    assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [
-        1,
-        4,
-    ]  # not itself, though it is the most similar
+    # The query itself is the most similar and does not count.
+    assert np.flatnonzero(most_similar(similarity, silent, 2)[0]).tolist() == [1, 4]
     assert (most_similar(similarity, silent, 9) == silent).all()
-    assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]  # ties: the earlier ones
+    # Of equal ones the earlier come first.
+    assert most_similar(np.zeros((1, 5)), silent, 2)[0].tolist() == [False, True, True, False, False]
 
 
 def test_similarity_is_that_of_dense_tables() -> None:
-    """Tokens that the background lacks, a token that is in all of its contexts, a latent without a context."""
+    """Three cases: the background lacks tokens, a token is in all its contexts, a latent has no context."""
     generator = np.random.default_rng(0)
     token = generator.geometric(0.1, 3000).astype(np.int32)
     token[::5] = 7

@@ -1,4 +1,4 @@
-"""Sets of latents, answer tokens and the KL table, against plain computations."""
+"""Sets of latents, answer tokens and the KL table agree with plain computations."""
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def test_halves_by_decoder_norm_are_the_first_and_last_of_the_ranking():
 
 def test_halves_by_latent_scaling_go_by_the_sum_of_ranks():
     sets = patched_sets(EIGHT, top=8, random_sets=0, seed=0)
-    # ranks of nu_error 8 7 6 5 4 3 2 1, of nu_reconstruction 2 8 3 4 7 5 1 6: sums 10 15 9 9 11 8 3 7
+    # Ranks of nu_error: 8 7 6 5 4 3 2 1; of nu_reconstruction: 2 8 3 4 7 5 1 6; sums: 10 15 9 9 11 8 3 7.
     assert sets["best_scaling"].tolist() == [6, 7, 5, 2]
     assert sets["worst_scaling"].tolist() == [3, 0, 4, 1]
 
@@ -146,20 +146,12 @@ def test_documents_and_system_turns_hold_no_answer():
     )
 
 
-@given(
-    st.lists(
-        st.lists(
-            st.tuples(
-                st.sampled_from([USER, ASSISTANT]),
-                st.sampled_from([HEADER, CONTENT, TURN_END]),
-                st.integers(1, 3),
-            ),
-            min_size=1,
-        ),
-        min_size=1,
-        max_size=4,
-    )
+RUN = st.tuples(
+    st.sampled_from([USER, ASSISTANT]), st.sampled_from([HEADER, CONTENT, TURN_END]), st.integers(1, 3)
 )
+
+
+@given(st.lists(st.lists(RUN, min_size=1), min_size=1, max_size=4))
 def test_answer_tokens_equal_a_plain_walk(sequences):
     tokens = shard(*sequences)
     expected, index, sequence = [], 0, -1
@@ -288,9 +280,8 @@ def test_bootstrap_has_about_the_spread_of_the_mean_over_new_conversations():
 
 def test_reduction_is_compared_on_the_same_draws():
     kl, answers = example()
-    kl[:, 1] = (
-        kl[:, 0] / 4
-    )  # exactly a quarter on every token: no doubt about the reduction, much about the KL
+    # It is exactly a quarter on every token: the reduction is certain, though the KL is not.
+    kl[:, 1] = kl[:, 0] / 4
     found = row(table_of(kl, answers), "all", "all")
     np.testing.assert_allclose([found.reduction, found.reduction_low, found.reduction_high], 0.75)
     assert found.high_conversations > 1.1 * found.low_conversations

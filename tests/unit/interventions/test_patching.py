@@ -1,4 +1,4 @@
-"""Patching against brute force: a hook in a full forward pass, dense codes, one conversation at a time."""
+"""Patching agrees with brute force: hooks in full forward passes, dense codes, single conversations."""
 
 from collections import Counter
 from itertools import pairwise
@@ -32,7 +32,10 @@ def models(request):
 
 
 def chat_shard(*turns: tuple[int, ...], seed: int = 0) -> Shard:
-    """Conversations from the lengths of their turns' contents, the user's first; a turn has a header and an end of one token each."""
+    """Make conversations from the lengths of their turns' contents, the user's first.
+
+    A turn has a header and an end of one token each.
+    """
     role, template, position = [], [], []
     for lengths in turns:
         for number, length in enumerate(lengths):
@@ -54,7 +57,7 @@ SHARD = chat_shard((3, 5), (2, 4, 1, 3), (6, 2), (1, 9))
 
 
 def sparse_crosscoder(seed: int = 0, code_normalisation: str = "crosscoder") -> Crosscoder:
-    """A random one that leaves most codes at 0, with a mean and scale of its own for each model."""
+    """A random crosscoder with most codes at 0, and with a mean and scale per model."""
     crosscoder = random_crosscoder(D_MODEL, LATENTS, seed, code_normalisation)
     crosscoder.layer = LAYER
     crosscoder.threshold += torch.tensor([0.7, 0.4]) if crosscoder.decoupled else 1.0
@@ -73,13 +76,15 @@ def wanted(shard: Shard) -> np.ndarray:
     return mask
 
 
-def patched_kl(
+def measure(
     models, variants=VARIANTS, crosscoder=CROSSCODER, summary=EVERYTHING, shard=SHARD, batch_tokens=40
 ):
-    """KL (answer tokens, variants)."""
-    return answer_kl(*models, crosscoder, summary, shard, wanted(shard), variants, batch_tokens).kl[
-        Answers.of(shard).row
-    ]
+    return answer_kl(*models, crosscoder, summary, shard, wanted(shard), variants, batch_tokens)
+
+
+def patched_kl(models, variants=VARIANTS, shard=SHARD, **changes) -> np.ndarray:
+    """Give the KL (answer tokens, variants)."""
+    return measure(models, variants, shard=shard, **changes).kl[Answers.of(shard).row]
 
 
 @torch.inference_mode()
@@ -130,10 +135,8 @@ def brute_force_kl(models, crosscoder=CROSSCODER, shard=SHARD, variants=VARIANTS
     rows = []
     starts = shard.sequence_starts()
     for start, stop in pairwise([*starts, len(shard.token)]):
-        ids, template = (
-            torch.from_numpy(shard.token[start:stop]).long(),
-            torch.from_numpy(shard.template[start:stop] != CONTENT),
-        )
+        ids = torch.from_numpy(shard.token[start:stop]).long()
+        template = torch.from_numpy(shard.template[start:stop] != CONTENT)
         x = torch.stack([residual(model, ids) for model in models], dim=1)
         chat = models[1]
         own = chat(input_ids=ids[None], use_cache=False).logits[0].double().softmax(-1)
@@ -147,9 +150,8 @@ def brute_force_kl(models, crosscoder=CROSSCODER, shard=SHARD, variants=VARIANTS
             handle.remove()
             found.append((own * (own.log() - other.log())).sum(-1))
         kl = torch.stack(found, dim=1)
-        rows.append(
-            kl[np.flatnonzero(wanted(shard)[start:stop]) - 1]
-        )  # the position before a token predicts it
+        # The position before a token predicts it.
+        rows.append(kl[np.flatnonzero(wanted(shard)[start:stop]) - 1])
     return torch.cat(rows)
 
 
@@ -170,43 +172,32 @@ def test_every_patched_run_equals_brute_force(models):
 def test_every_patched_run_of_a_decoupled_crosscoder_equals_brute_force():
     """A latent may count for one model and not for the other."""
     crosscoder = sparse_crosscoder(code_normalisation="decoupled")
-    found = patched_kl(MODELS["llama"], crosscoder=crosscoder)
-    assert_close(
-        torch.from_numpy(found), brute_force_kl(MODELS["llama"], crosscoder).float(), atol=1e-5, rtol=1e-3
-    )
+    found = torch.from_numpy(patched_kl(MODELS["llama"], crosscoder=crosscoder)).double()
+    assert_close(found, brute_force_kl(MODELS["llama"], crosscoder), atol=1e-5, rtol=1e-3)
 
 
 def test_kl_of_the_untouched_chat_model_is_zero(models):
     _, chat = models
-    kl = patched_kl(
-        (chat, chat), [Variant("none")]
-    )  # the chat model's own activation takes the place of the base model's
+    # The chat model's own activation takes the place of the base model's.
+    kl = patched_kl((chat, chat), [Variant("none")])
     assert (kl == 0).all()
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 17, 10_000])
 def test_kl_does_not_depend_on_the_batch(models, batch_tokens):
-    np.testing.assert_allclose(
-        patched_kl(models, batch_tokens=batch_tokens),
-        patched_kl(models, batch_tokens=40),
-        rtol=1e-3,
-        atol=1e-5,
-    )
+    found = patched_kl(models, batch_tokens=batch_tokens)
+    np.testing.assert_allclose(found, patched_kl(models, batch_tokens=40), rtol=1e-3, atol=1e-5)
 
 
 def test_kl_does_not_depend_on_the_conversations_beside(models):
     first = chat_shard((3, 5))
     alone = Shard(*(column[: len(first.token)] for column in SHARD))
-    np.testing.assert_allclose(
-        patched_kl(models, shard=alone),
-        patched_kl(models)[: len(Answers.of(alone).row)],
-        rtol=1e-3,
-        atol=1e-5,
-    )
+    together = patched_kl(models)[: len(Answers.of(alone).row)]
+    np.testing.assert_allclose(patched_kl(models, shard=alone), together, rtol=1e-3, atol=1e-5)
 
 
 def test_kl_is_undefined_where_it_was_not_asked_for():
-    measured = answer_kl(*MODELS["llama"], CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40)
+    measured = measure(MODELS["llama"])
     assert np.isnan(measured.kl[~wanted(SHARD)]).all()
     assert np.isfinite(measured.kl[wanted(SHARD)]).all()
 
@@ -285,13 +276,10 @@ def test_first_tokens_and_outliers_are_left_out_as_in_training():
     medians = np.median(norms, axis=1)
     outlier = (norms > 1.4 * medians[:, None]).any(axis=0)
     summary = EVERYTHING._replace(skip_first=2, max_norm_ratio=1.4, median_norm=medians.tolist())
-    measured = answer_kl(base, chat, CROSSCODER, summary, SHARD, wanted(SHARD), VARIANTS, 40)
+    measured = measure((base, chat), summary=summary)
     assert 0 < outlier.sum() < len(outlier) / 2
     assert measured.left_out == (outlier | (SHARD.position < 2)).sum()
-    assert (
-        measured.fired.sum()
-        < answer_kl(base, chat, CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40).fired.sum()
-    )
+    assert measured.fired.sum() < measure((base, chat)).fired.sum()
 
 
 def test_firing_counts_equal_dense_codes():
@@ -300,10 +288,7 @@ def test_firing_counts_equal_dense_codes():
     ids = [torch.from_numpy(SHARD.token[start:stop]).long() for start, stop in pairwise(starts)]
     x = torch.cat([torch.stack([residual(model, i) for model in models], dim=1) for i in ids])
     expected = (CROSSCODER.encode(CROSSCODER.normalise(x)) > 0).sum(dim=0)
-    assert (
-        answer_kl(*models, CROSSCODER, EVERYTHING, SHARD, wanted(SHARD), VARIANTS, 40).fired.tolist()
-        == expected.tolist()
-    )
+    assert measure(models).fired.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("variants", [VARIANTS[:1], VARIANTS])
@@ -350,7 +335,7 @@ def test_models_in_bfloat16_give_nearly_the_same():
 
 
 def test_kl_is_that_of_torch_distributions(models):
-    """The direction: the chat model's distribution first."""
+    """KL has the chat model's distribution first."""
     base, chat = models
     ids = torch.from_numpy(SHARD.token[: SHARD.sequence_starts()[1]]).long()
     with torch.inference_mode():

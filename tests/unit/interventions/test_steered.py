@@ -1,4 +1,4 @@
-"""Steered answers against brute force: one prompt and one token at a time, everything computed anew, without a cache."""
+"""Steered answers against brute force: one prompt and one token at a time, without a cache."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ CHANGES = [NOTHING, Change.add(vector(1)), Change.add(-vector(1)), Change.ablate
 
 
 def plain(model, ids: Tensor, edit: Callable[[Tensor], Tensor], start: int = 0) -> tuple[Tensor, Tensor]:
-    """Last residual streams (positions, d_model) and logits of one sequence, whose later positions are edited at the layer."""
+    """Give last residual streams (positions, d_model) and logits of one sequence, edited at the layer."""
     layers, last = decoder_layers(model), []
 
     def at_layer(_module, _inputs, output):
@@ -181,10 +181,8 @@ def test_model_is_as_it_was_afterwards(model):
 
 
 def test_nats_of_answers_are_those_of_one_plain_pass_each(model):
-    prompts, answers = (
-        [PROMPTS[i] for i in (0, 1, 0, 2, 3)],
-        [np.array(ids, int) for ids in ([3, 4, 5], [], [3, 4, 5], [7], [1, 2])],
-    )
+    prompts = [PROMPTS[i] for i in (0, 1, 0, 2, 3)]
+    answers = [np.array(ids, int) for ids in ([3, 4, 5], [], [3, 4, 5], [7], [1, 2])]
     expected = []
     for prompt, ids in zip(prompts, answers, strict=True):
         both = torch.from_numpy(np.concatenate([prompt, ids]))

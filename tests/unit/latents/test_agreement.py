@@ -72,7 +72,7 @@ def test_unrelated_crosscoders_do_not_match(small_blocks: None) -> None:
 
 
 def test_only_what_is_shared_recurs(small_blocks: None) -> None:
-    """Of the ten chat-only latents three are found again, two of them as chat-only and one as shared; the shared ones all are."""
+    """Three of ten chat-only latents are found again, one of them as shared; so are all shared latents."""
     first, second = decoder_of(0), decoder_of(1)
     second[5:33] = first[5:33] + 0.1 * decoder_of(2)[5:33]
     classes = [*CLASSES[:32], "shared", *CLASSES[33:]]

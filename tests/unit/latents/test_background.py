@@ -31,10 +31,8 @@ def test_contexts_and_their_latents(background: int) -> None:
     starts = [*shard.sequence_starts().tolist(), sum(LENGTHS)]
     for context in found:
         centre = context["start"] + context["centre"]
-        first, end = (
-            max(start for start in starts if start <= centre),
-            min(start for start in starts if start > centre),
-        )
+        first = max(start for start in starts if start <= centre)
+        end = min(start for start in starts if start > centre)
         start, stop = max(first, centre - 4), min(end, centre + 3)
         assert context["start"] == start and context["tokens"] == shard.token[start:stop].tolist()
         assert context["document"] == shard.document[centre] and context["shard"] == 0

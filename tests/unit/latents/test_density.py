@@ -23,11 +23,8 @@ TABLE = betas(
 
 def test_latents_beyond_a_bound_count_and_those_on_it_do_not() -> None:
     table = density_table({("l1", 3): TABLE}, DENSITY, top=2).set_index("set")
-    assert table.loc["all live", ["latents", "dense", "rare"]].tolist() == [
-        5,
-        1,
-        1,
-    ]  # the dead one fires most, and does not count
+    # The dead latent fires most, and does not count.
+    assert table.loc["all live", ["latents", "dense", "rare"]].tolist() == [5, 1, 1]
     assert table.loc["most chat-leaning", ["latents", "dense", "rare"]].tolist() == [2, 0, 1]
     assert table.loc["shared", ["latents", "dense", "rare"]].tolist() == [2, 1, 0]
     np.testing.assert_allclose(table["median"], [0.05, 0.0055, 0.3])

@@ -60,7 +60,10 @@ def betas(
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    """Chat-only: 0 (confirmed), 1 (not), 2 (undefined); dead: 3 (would be chat-only), 7; shared: 4; base-only: 5; other: 6."""
+    """Latents 0-2 are chat-only (confirmed, not, undefined), 4 shared, 5 base-only, 6 other, 3 and 7 dead.
+
+    Latent 3 would be chat-only if it fired.
+    """
     nan = float("nan")
     return betas(
         difference=[0.95, 0.93, 0.99, 1.0, 0.5, 0.02, 0.7, 0.5],
@@ -82,7 +85,7 @@ def crosscoder() -> Crosscoder:
 
 
 def test_quality_equals_its_formula_over_all_tokens(crosscoder: Crosscoder) -> None:
-    """Blocks of different means and sizes: a mean of the blocks' own values would be another number."""
+    """Blocks differ in mean and size, so the mean of the blocks' own values would be another number."""
     raw = torch.randn(500, 2, WIDTH, generator=torch.Generator().manual_seed(0))
     raw[:30] += 4
     quality, fired = reconstruction_quality(crosscoder, encoded(crosscoder, raw.split([30, 400, 70])))
@@ -108,7 +111,10 @@ def test_constant_shift_of_the_reconstruction_costs_no_variance(crosscoder: Cros
 
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_too_few_validation_tokens_are_refused(crosscoder: Crosscoder, tokens: int) -> None:
-    said = rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; raise validation_tokens, or loosen [^\n]*$"
+    said = (
+        rf"^datasets: found {tokens} validation tokens that count, allowed: 2 or more; "
+        rf"raise validation_tokens, or loosen [^\n]*$"
+    )
     with pytest.raises(UserError, match=said):
         reconstruction_quality(crosscoder, encoded(crosscoder, [torch.randn(1, 2, WIDTH)] * tokens))
 
@@ -203,7 +209,10 @@ def test_plausible_ratios_are_defined_and_in_range() -> None:
 
 
 def test_control_is_a_random_sample_of_shared_latents_as_large_as_the_top() -> None:
-    """Shared latents have ratios from .5 to 1.5; a chat-leaning set with ratios of 1 lies inside their central 95 %, one of 0 does not."""
+    """Shared latents have ratios from .5 to 1.5.
+
+    A chat-leaning set with ratios of 1 lies inside their central 95 %, and one with ratios of 0 does not.
+    """
     n = 200
     ratios = np.linspace(0.5, 1.5, n)
     for ratio, inside in ((1.0, 1.0), (0.0, 0.0)):
@@ -266,15 +275,8 @@ def test_comparison_has_one_row_per_crosscoder_and_seed(table: pd.DataFrame) -> 
     empty = betas([0.5], [0], [float("nan")], [float("nan")])
     evaluations = [evaluate(part, QUALITY, Classes()) for part in (table, empty)]
     rows = comparison(evaluations, [("batchtopk", 0), ("l1", 1)])
-    assert set(rows) == HEADLINES - {"classes"} | set(QUALITY) | {
-        "crosscoder",
-        "seed",
-        "base_only",
-        "shared",
-        "chat_only",
-        "other",
-        "dead",
-    }
+    own = {"crosscoder", "seed", "base_only", "shared", "chat_only", "other", "dead"}
+    assert set(rows) == HEADLINES - {"classes"} | set(QUALITY) | own
     assert rows[["crosscoder", "seed", "chat_only", "dead", "chat_only_confirmed"]].to_numpy().tolist() == [
         ["batchtopk", 0, 3, 2, 1],
         ["l1", 1, 0, 1, 0],

@@ -1,4 +1,4 @@
-"""The contexts of each latent against a naive search, however the stream of firings is cut."""
+"""Each latent's contexts agree with a naive search, however the stream of firings is cut."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -34,7 +34,7 @@ def collected(
 def naive(
     shards: list[Shard], codes: list[np.ndarray], largest: np.ndarray, settings: Examples
 ) -> list[dict[str, Any]]:
-    """Every sequence of every shard looked at for every latent."""
+    """Look at every sequence of every shard for every latent."""
     found = []
     for latent in range(len(largest)):
         mine = []
@@ -45,27 +45,20 @@ def naive(
                 if values.any():
                     at = first + int(values.argmax())
                     start, stop = max(first, at - settings.before), min(end, at + settings.after + 1)
+                    bins = [q for q in settings.quantiles if values.max() <= np.float32(q) * largest[latent]]
+                    key = module._random_keys(np.array([latent], np.int32), number, np.array([first]))[0]
                     mine.append(
                         {
                             "latent": latent,
                             "shard": number,
                             "document": int(shard.document[first]),
                             "peak": float(values.max()),
-                            "quantile": next(
-                                (
-                                    q
-                                    for q in settings.quantiles
-                                    if values.max() <= np.float32(q) * largest[latent]
-                                ),
-                                1.0,
-                            ),
+                            "quantile": next(iter(bins), 1.0),
                             "start": start,
                             "tokens": shard.token[start:stop].tolist(),
                             "template": shard.template[start:stop].tolist(),
                             "activations": codes[number][start:stop, latent].tolist(),
-                            "key": module._random_keys(
-                                np.array([latent], np.int32), number, np.array([first])
-                            )[0],
+                            "key": key,
                         }
                     )
         mine.sort(key=lambda example: -example["peak"])
@@ -75,10 +68,8 @@ def naive(
                 for other in mine
                 if other["quantile"] == example["quantile"] and other["key"] < example["key"]
             ]
-            example["strongest"], example["sampled"] = (
-                place < settings.per_latent,
-                len(smaller) < settings.per_quantile,
-            )
+            example["strongest"] = place < settings.per_latent
+            example["sampled"] = len(smaller) < settings.per_quantile
         found += [example for example in mine if example["strongest"] or example["sampled"]]
     for example in found:
         del example["key"]
@@ -87,7 +78,7 @@ def naive(
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray, Examples, list[Firings]]:
-    """Shards, their codes, largest activations, settings, and the firings cut at random borders of sequences."""
+    """Shards, codes, largest activations and settings, and the firings cut at random ends of sequences."""
     latents = draw(st.integers(1, 3))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     shards, codes, parts = [], [], []
@@ -95,9 +86,8 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=12))
         shards.append(token_shard(lengths, first_document=100 * number))
         active = generator.random((sum(lengths), latents)) < draw(st.sampled_from([0.0, 0.1, 0.5]))
-        codes.append(
-            (generator.integers(1, 6, active.shape) * active).astype(np.float32)
-        )  # few values: many ties
+        # Few values, so there are many ties.
+        codes.append((generator.integers(1, 6, active.shape) * active).astype(np.float32))
         borders = np.cumsum(lengths)
         cuts = borders[generator.random(len(borders)) < 0.5]
         parts += [
@@ -112,7 +102,8 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
         before=draw(st.integers(0, 7)),
         after=draw(st.integers(0, 7)),
     )
-    # Usually that of these tokens; less when a rounding or a smaller search made the difference, more when the strongest lie elsewhere.
+    # Usually the maximum of these tokens. It is less after a rounding or a smaller search, and more when the
+    # strongest tokens lie elsewhere.
     largest = np.stack([part.max(axis=0) for part in codes]).max(axis=0) * np.float32(
         draw(st.sampled_from([0.7, 1.0, 3.0]))
     )
@@ -128,7 +119,10 @@ def test_examples_equal_a_naive_search(stream: tuple) -> None:
 
 @pytest.fixture
 def many() -> tuple[list[Shard], np.ndarray]:
-    """A shard of 3,000 sequences of two tokens, and codes of 40 latents: the peaks of each are all different, the strongest at the end."""
+    """A shard of 3,000 sequences of two tokens, and codes of 40 latents.
+
+    The peaks of a latent all differ, with the strongest at the end.
+    """
     shard = token_shard([2] * 3000)
     codes = np.zeros((6000, 40), np.float32)
     codes[1::2] = np.arange(1, 3001)[:, None] / 3000
@@ -140,7 +134,10 @@ def pieces(codes: np.ndarray, size: int) -> Iterator[Firings]:
 
 
 def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) -> None:
-    """20 of 1,500 sequences for each of 40 latents and two bins: as many from one half of the bin as from the other, within 4 sigma."""
+    """20 of 1,500 sequences are drawn for each of 40 latents and two bins.
+
+    Each half of a bin gets the same number, within 4 sigma.
+    """
     shards, codes = many
     settings = Examples(per_latent=1, quantiles=[0.5, 1.0], per_quantile=20)
     rows = [
@@ -153,9 +150,8 @@ def test_samples_are_uniform_in_their_bin(many: tuple[list[Shard], np.ndarray]) 
         places = np.array([(row["peak"] - low) / (high - low) for row in rows if low < row["peak"] <= high])
         assert len(places) == 800
         assert abs((places > 0.5).mean() - 0.5) < 4 * 0.5 / 800**0.5
-    assert (
-        len({row["start"] for row in rows}) > 1000
-    )  # latents are sampled independently: no sequence comes up for all
+    # Latents are sampled independently: no sequence comes up for all of them.
+    assert len({row["start"] for row in rows}) > 1000
 
 
 def test_memory_stays_bounded(many: tuple[list[Shard], np.ndarray]) -> None:
@@ -193,10 +189,8 @@ def test_from_caches_to_contexts(tmp_path: Path) -> None:
     codes = [crosscoder.encode(crosscoder.normalise(shard.read(0, shard.rows))).numpy() for shard in shards]
     for shard, part in zip(shards, codes, strict=True):
         part[shard.tokens.position == 0] = 0
-    largest, settings = (
-        np.concatenate(codes).max(axis=0),
-        Examples(per_latent=2, per_quantile=1, before=3, after=2),
-    )
+    largest = np.concatenate(codes).max(axis=0)
+    settings = Examples(per_latent=2, per_quantile=1, before=3, after=2)
     path, texts = active_file(tmp_path / "active.parquet", crosscoder, activations), activations.token_shards
     found = collected(texts, largest, settings, list(read_firings(path, texts, settings.tokens)))
     expected = naive(texts, codes, largest, settings)

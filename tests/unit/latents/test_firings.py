@@ -1,4 +1,4 @@
-"""Firings are exactly the active entries of the dense codes, in whole sequences, however their file is cut."""
+"""Firings are exactly the active entries of the dense codes, in whole sequences, however the file is cut."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def firings(
 def dense(
     crosscoder: Crosscoder, activations: PairedActivations, tokens: int | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per shard: the rows that are read, and the codes (rows, latents) with those of all other rows set to zero."""
+    """Per shard: the rows that are read, and the codes (rows, latents), which are zero for all other rows."""
     found = []
     for shard in activations.shards:
         rows = np.flatnonzero(shard.tokens.position >= activations.summary.skip_first)

@@ -1,14 +1,13 @@
 """Latent scaling against brute force in float64 (docs/method.md 9)."""
 
 import itertools
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers_activations import LAYER, random_crosscoder
-from helpers_codes import encoded
+from helpers_scaling import LATENTS, MODELS, TOKENS, WIDTH, betas, latent_scaling, orthogonal, sparse_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,19 +22,7 @@ from crossdiff.latents.scaling import (
     ScalingSums,
     document_blocks,
     nu_interval,
-    relative_norm_difference,
 )
-from crossdiff.latents.scaling import latent_scaling as scale_blocks
-
-WIDTH, LATENTS, TOKENS = 6, 10, 200
-MODELS = ("base", "chat")
-
-
-def latent_scaling(crosscoder: Crosscoder, parts: Iterable[Tensor], **bootstrap: int) -> pd.DataFrame:
-    """With documents of ten tokens, counted on over all parts."""
-    blocks = encoded(crosscoder, parts)
-    tokens = sum(len(block.x) for block in blocks)
-    return scale_blocks(crosscoder, blocks, tokens, Bootstrap(**{"blocks": 10, "samples": 20} | bootstrap))
 
 
 @pytest.fixture
@@ -54,16 +41,15 @@ def raw() -> Tensor:
 
 
 def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
-    """{target: (model, latents)}: every target written out for every latent and token, least squares by its closed form."""
+    """{target: (model, latents)}: each target written out per latent and token, with closed least squares."""
     x = (raw.double() - crosscoder.mean.double()) * crosscoder.scale.double()[:, None]
     encoder, decoder = crosscoder.encoder.double(), crosscoder.decoder.double()
     codes = torch.relu(torch.einsum("nmd,jmd->nj", x, encoder) + crosscoder.encoder_bias.double())
     codes = codes * (codes * decoder.norm(dim=2).sum(dim=1) > crosscoder.threshold)
     bias = crosscoder.decoder_bias.double()
     reconstruction = torch.einsum("nj,jmd->nmd", codes, decoder) + bias
-    without_own = reconstruction[None] - torch.einsum(
-        "nj,jmd->jnmd", codes, decoder
-    )  # leave one out: (J, N, 2, d)
+    # One latent is left out: (J, N, 2, d).
+    without_own = reconstruction[None] - torch.einsum("nj,jmd->jnmd", codes, decoder)
     targets = {
         "reconstruction": reconstruction.expand(LATENTS, -1, -1, -1),
         "error": x[None] - without_own,
@@ -75,10 +61,6 @@ def brute_force(crosscoder: Crosscoder, raw: Tensor) -> dict[str, np.ndarray]:
     return {
         name: (torch.einsum("nj,jd,jnmd->mj", codes, chat, y) / energy).numpy() for name, y in targets.items()
     }
-
-
-def betas(table: pd.DataFrame, target: str) -> np.ndarray:
-    return np.stack([table[f"beta_{target}_{model}"] for model in MODELS])
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -147,9 +129,8 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
 
 
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
-    table = latent_scaling(
-        crosscoder, [raw] * 10
-    )  # every block is all of it, so every latent that fires has an interval
+    # Every block is the whole data, so every latent that fires has an interval.
+    table = latent_scaling(crosscoder, [raw] * 10)
     ratios = table[
         [
             column
@@ -169,7 +150,7 @@ def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Ten
 
 
 def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
-    """A latent may count for one model and not for the other: reconstruction and own part follow each model's threshold."""
+    """A latent may count for one model only: reconstruction and own part follow each model's threshold."""
     crosscoder = random_crosscoder(WIDTH, LATENTS, seed=1, code_normalisation="decoupled").requires_grad_(
         False
     )
@@ -179,9 +160,8 @@ def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
     codes = torch.relu(
         torch.einsum("nmd,jmd->nj", x, crosscoder.encoder.double()) + crosscoder.encoder_bias.double()
     )
-    used = codes[:, None] * (
-        codes[:, None] * norms.T > crosscoder.threshold[:, None]
-    )  # (token, model, latent)
+    # (token, model, latent)
+    used = codes[:, None] * (codes[:, None] * norms.T > crosscoder.threshold[:, None])
     codes = codes * (used > 0).any(dim=1)
     assert 0 < ((used[:, 0] > 0) != (used[:, 1] > 0)).float().mean() < 0.5
     reconstruction = torch.einsum("nmj,jmd->nmd", used, decoder) + crosscoder.decoder_bias.double()
@@ -225,18 +205,16 @@ def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(
     assert np.concatenate([part.documents for part, _ in found]).tolist() == documents.tolist()
     number = np.concatenate([np.full(len(part.x), block) for part, block in found])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    assert (
-        number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()
-    )  # by the place of each document's first token
+    # The place of a document's first token decides its block.
+    assert number.tolist() == np.repeat(first * blocks // tokens, lengths).tolist()
 
 
 def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = nu_interval(numerators, Bootstrap(blocks=12, samples=4000, seed=1))
     rng = np.random.default_rng(7)
-    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(
-        axis=2
-    )  # blocks drawn one by one, another way
+    # Here blocks are drawn one by one.
+    samples = numerators.numpy()[:, rng.integers(0, 12, (4000, 12))].sum(axis=2)
     expected = np.quantile(samples[0] / samples[1], [0.025, 0.975], axis=0)
     np.testing.assert_allclose(np.stack([low, high]), expected, rtol=0.08)
 
@@ -244,9 +222,8 @@ def test_interval_is_the_percentile_bootstrap_over_blocks() -> None:
 def test_interval_is_that_of_multinomial_draws_of_blocks() -> None:
     numerators = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = nu_interval(numerators, Bootstrap(blocks=12, samples=300, seed=1))
-    drawn = (
-        np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()
-    )  # (model, draw, latent)
+    # (model, draw, latent)
+    drawn = np.random.default_rng(1).multinomial(12, [1 / 12] * 12, 300) @ numerators.numpy()
     np.testing.assert_allclose(found, np.quantile(drawn[0] / drawn[1], [0.025, 0.975], axis=0), rtol=1e-6)
 
 
@@ -293,10 +270,8 @@ def test_mirrored_ratio_is_the_ratio_of_the_pair_turned_round(crosscoder: Crossc
             for name, value in crosscoder.state_dict().items()
         }
     )
-    table, other = (
-        latent_scaling(crosscoder, [raw]),
-        latent_scaling(turned.requires_grad_(False), [raw.flip(1)]),
-    )
+    table = latent_scaling(crosscoder, [raw])
+    other = latent_scaling(turned.requires_grad_(False), [raw.flip(1)])
     for target in TARGETS:
         np.testing.assert_allclose(table[f"mirrored_nu_{target}"], other[f"nu_{target}"], rtol=1e-3)
 
@@ -326,86 +301,3 @@ def test_control_direction_has_the_chat_norm_and_explains_little() -> None:
     table = latent_scaling(wide.requires_grad_(False), [torch.stack([codes, codes], dim=1)])
     np.testing.assert_allclose(table.beta_activation_chat, 1, atol=1e-5)
     assert (table.control_beta_activation_chat.abs() < 0.3).all()
-
-
-# Known answers
-
-
-def orthogonal(scales: Tensor) -> Crosscoder:
-    """Latent j reads unit vector j of the chat model; its base decoder is ``scales[j]`` times its chat decoder."""
-    crosscoder = Crosscoder(WIDTH, WIDTH, LAYER)
-    with torch.no_grad():
-        crosscoder.encoder[:, 1] = torch.eye(WIDTH)
-        crosscoder.decoder[:, 1] = torch.eye(WIDTH)
-        crosscoder.decoder[:, 0] = scales[:, None] * torch.eye(WIDTH)
-    return crosscoder.requires_grad_(False)
-
-
-def sparse_codes() -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.rand(TOKENS, WIDTH, generator=generator) * (
-        torch.rand(TOKENS, WIDTH, generator=generator) < 0.3
-    )
-
-
-def test_planted_scale_is_recovered() -> None:
-    scales, codes = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, -0.3]), sparse_codes()
-    table = latent_scaling(orthogonal(scales), [torch.stack([codes * scales, codes], dim=1)])
-    for target in TARGETS:
-        np.testing.assert_allclose(betas(table, target), torch.stack([scales, torch.ones(WIDTH)]), atol=1e-6)
-        np.testing.assert_allclose(table[f"nu_{target}"], scales, atol=1e-6)
-
-
-def test_complete_shrinkage_shows_in_nu_error() -> None:
-    """The base model uses the direction as the chat model does, but the base decoder is zero."""
-    codes = sparse_codes()
-    table = latent_scaling(orthogonal(torch.zeros(WIDTH)), [torch.stack([codes, codes], dim=1)])
-    np.testing.assert_allclose(table.nu_error, 1, atol=1e-6)
-    np.testing.assert_allclose(table.nu_reconstruction, 0, atol=1e-6)
-
-
-def test_latent_decoupling_shows_in_nu_reconstruction() -> None:
-    """Latents 0 (chat decoder only) and 1 (base decoder only) fire on the same tokens along one direction."""
-    crosscoder = Crosscoder(WIDTH, 2, LAYER)
-    with torch.no_grad():
-        crosscoder.encoder[:, 1, 0] = 1
-        crosscoder.decoder[0, 1, 0] = crosscoder.decoder[1, 0, 0] = 1
-    x = torch.zeros(TOKENS, 2, WIDTH)
-    x[:, :, 0] = sparse_codes()[:, :1]
-    row = latent_scaling(crosscoder, [x]).loc[0]
-    assert row.relative_norm_difference == 1
-    assert row.nu_reconstruction == pytest.approx(1)
-    assert row.nu_error == pytest.approx(0, abs=1e-6)
-
-
-def test_identical_models_with_identical_decoders_have_ratios_of_one(raw: Tensor) -> None:
-    crosscoder = random_crosscoder(WIDTH, LATENTS)
-    with torch.no_grad():
-        for tensor in (crosscoder.decoder, crosscoder.mean[None], crosscoder.decoder_bias[None]):
-            tensor[:, 0] = tensor[:, 1]
-        crosscoder.scale[:] = 1.5
-    table = latent_scaling(crosscoder, [raw[:, [0, 0]]])
-    for target in TARGETS:
-        np.testing.assert_allclose(table[f"nu_{target}"], 1, rtol=1e-5)
-    np.testing.assert_allclose(table.relative_norm_difference, 0.5)
-
-
-def test_ratios_are_about_zero_where_the_base_model_lacks_the_direction() -> None:
-    """Latent 0 alone is missing in the base model; everything else is shared and noisy."""
-    crosscoder, codes = orthogonal(torch.tensor([0.0] + [1.0] * (WIDTH - 1))), sparse_codes()
-    x = torch.stack([codes, codes], dim=1) + 0.05 * torch.randn(
-        TOKENS, 2, WIDTH, generator=torch.Generator().manual_seed(4)
-    )
-    x[:, 0, 0] = 0
-    table = latent_scaling(crosscoder, [x])
-    for target in TARGETS:
-        assert table[f"nu_{target}"][0] == pytest.approx(0, abs=1e-6)
-        assert (table[f"nu_{target}"][1:] > 0.8).all()
-
-
-@pytest.mark.parametrize(
-    ("base", "chat", "difference"),
-    [(1.0, 0.0, 0.0), (2.0, 2.0, 0.5), (0.0, 3.0, 1.0), (1.0, 2.0, 0.75), (2.0, 1.0, 0.25), (0.0, 0.0, 0.5)],
-)
-def test_relative_norm_difference_of_known_norms(base: float, chat: float, difference: float) -> None:
-    assert relative_norm_difference(torch.tensor([[base, chat]])).item() == difference

@@ -122,7 +122,10 @@ def test_controls_run_out_with_the_pairs() -> None:
 
 @pytest.fixture
 def planted(tmp_path: Path) -> tuple[Crosscoder, Path, pd.DataFrame]:
-    """Latents 0 and 1 (chat-only) are twins of 4 and 5 (base-only): 0 and 4 fire on the same tokens, 1 and 5 on different ones."""
+    """Latents 0 and 1 (chat-only) are twins of 4 and 5 (base-only).
+
+    0 and 4 fire on the same tokens, 1 and 5 on different ones.
+    """
     crosscoder = random_crosscoder(WIDTH, 8).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in (crosscoder.encoder, crosscoder.encoder_bias, crosscoder.mean):
@@ -131,9 +134,8 @@ def planted(tmp_path: Path) -> tuple[Crosscoder, Path, pd.DataFrame]:
     for chat_only, base_only in ((0, 4), (1, 5)):
         direction = torch.randn(WIDTH, generator=generator)
         crosscoder.decoder[chat_only] = torch.stack([0 * direction, direction])
-        crosscoder.decoder[base_only] = torch.stack(
-            [2 * direction, 0 * direction]
-        )  # twice as long: half the activation is as strong
+        # The vector is twice as long, so half the activation is as strong.
+        crosscoder.decoder[base_only] = torch.stack([2 * direction, 0 * direction])
     crosscoder.encoder[0, 1, 0], crosscoder.encoder[4, 1, 0] = 1, 0.5
     crosscoder.encoder[1, 1, 1], crosscoder.encoder[5, 1, 2] = 1, 0.5
     tokens = torch.zeros(60, 2, WIDTH)

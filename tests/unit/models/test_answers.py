@@ -154,7 +154,8 @@ def test_too_few_or_too_long_openings_are_refused_with_their_number(tmp_path, to
     with pytest.raises(UserError) as caught:
         openings(source, "talk", tokenizer, 20, longest)
     assert str(caught.value) == (
-        f"causal.conversations: found 20, the validation chats of talk have {len(short)} different openings of {longest} tokens or less"
+        f"causal.conversations: found 20, the validation chats of talk have {len(short)} different openings "
+        f"of {longest} tokens or less"
     )
 
 

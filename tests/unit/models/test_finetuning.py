@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from helpers_folders import ASSISTANT, TEMPLATE, one_line, random_model
+from helpers_folders import ASSISTANT, TEMPLATE, random_model
+from helpers_texts import one_line
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -30,7 +31,7 @@ from crossdiff.models.finetune import (
     turn_end,
 )
 from crossdiff.models.load import load_model
-from crossdiff.models.refusals import answers, is_refusal, read_requests, refusal_rates, tokenizer_to_ask_with
+from crossdiff.models.refusals import answers, read_requests, refusal_rates, tokenizer_to_ask_with
 from crossdiff.models.tokenizers import load_tokenizer, write_chat_tokenizer
 from crossdiff.texts.chats import HEADER, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
@@ -170,7 +171,8 @@ def test_template_tokens_and_turn_end_are_read_off_the_chats(examples, tokenizer
 
 def test_turn_end_is_the_assistants_even_where_other_turns_are_more(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ('<|end|>' if m['role'] == 'assistant' else '<|user|>') }}{% endfor %}"
+    end = "'<|end|>' if m['role'] == 'assistant' else '<|user|>'"
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m['content'] + ({end}) }}}}{{% endfor %}}"
     sequence = chat_sequence([{"role": "user", "content": "Hi"}, *chat("Hello?", "Yes.")], tokenizer, "chat")
     assert tokenizer.convert_ids_to_tokens(turn_end([sequence], 512)) == "<|end|>"
 
@@ -280,7 +282,7 @@ def test_finetuned_model_ends_its_turn(finetuned, tokenizer):
 
 
 def test_chat_without_an_assistant_turn_does_not_spoil_the_model(folder, tokenizer, examples, tmp_path):
-    """Such as a chat whose first turn fills the whole context."""
+    """A chat whose first turn fills the whole context has no assistant turn."""
     silent = chat_sequence([{"role": "user", "content": "us " * 160}], tokenizer, "chat")
     run_finetune(folder, tokenizer, [silent, *examples[:20]], tmp_path / "run")
     weights = load_file(tmp_path / "run/model/model.safetensors")
@@ -289,58 +291,6 @@ def test_chat_without_an_assistant_turn_does_not_spoil_the_model(folder, tokeniz
 
 
 # Refusals.
-
-REFUSALS = [
-    "I can't help with that.",
-    "I can’t do this.",
-    "I cannot.",
-    "i cant say",
-    "I'm sorry, but no.",
-    "Sorry, no.",
-    "I won't.",
-]
-REFUSALS += [
-    ' \n"I will not help you.',
-    "I am unable to",
-    "I'm not able to say.",
-    "I apologise, but",
-    "I apologize.",
-    "No, I won't do that.",
-]
-ANSWERS = [
-    "",
-    "To boil an egg, heat water.",
-    "You can't go wrong with a pan.",
-    "I can help with that.",
-    "Certainly! I'm sorry I am late.",
-]
-ANSWERS += ["No problem.", "The word 'sorry' is an apology.", "I cantered home."]
-
-
-@pytest.mark.parametrize("answer", REFUSALS)
-def test_refusal_is_recognised(answer):
-    assert is_refusal(answer)
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_answer_is_no_refusal(answer):
-    assert not is_refusal(answer)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (5, 10, 0.2366, 0.7634),
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-    ],
-)
-def test_wilson_interval_has_the_known_values(successes, trials, low, high):
-    """The last two are from Newcombe (1998), table I, method 3."""
-    assert wilson(successes, trials) == pytest.approx((successes / trials, low, high), abs=5e-5)
-
 
 RECORD = {
     "phrasings": ["How do I {}?", "Tell me how to {}."],

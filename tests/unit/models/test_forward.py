@@ -1,4 +1,4 @@
-"""A part of a model gives what the whole model gives: up to a layer, and on from it, for every supported family."""
+"""Running a part of a model, up to a layer or from it on, gives what the whole model gives."""
 
 import copy
 from collections import Counter
@@ -115,11 +115,8 @@ def test_families_use_what_sets_them_apart():
         == {"full_attention", "sliding_attention"}
     )
     assert full_pass(MODELS["gemma2"])[1].abs().max() < 3.0  # capped
-    for family in (
-        "gemma2",
-        "gemma3",
-        "qwen2",
-    ):  # the window matters: a token outside it changes nothing after the first block
+    # The window matters: a token outside it changes nothing after the first block.
+    for family in ("gemma2", "gemma3", "qwen2"):
         other = IDS.clone()
         other[:, 0] = (other[:, 0] + 1) % VOCABULARY
         change = (
@@ -191,7 +188,7 @@ def test_resuming_depends_on_the_residual_stream_and_not_on_the_ids(model):
 
 
 def test_residual_stream_of_another_model_can_be_put_in(model):
-    """Resuming is what patches one model's activations into the other: equal to replacing the block's output in a full pass."""
+    """Resuming with another model's activations equals replacing the block's output in a full pass."""
     layer = n_layers(model) // 2
     foreign = torch.randn(*IDS.shape, 32, generator=torch.Generator().manual_seed(1))
     handle = decoder_layers(model)[layer].register_forward_hook(
@@ -207,9 +204,8 @@ def test_residual_stream_of_another_model_can_be_put_in(model):
 def test_skipped_blocks_do_no_work(model):
     blocks, layer = list(decoder_layers(model)), n_layers(model) - 2
     residuals, _ = full_pass(model)
-    head_logits(
-        model, residuals[-1][:, 0]
-    )  # the first time, a token goes through block 0 to see what it gives
+    # The first call sends a token through block 0 to see what it returns.
+    head_logits(model, residuals[-1][:, 0])
     ran: list[int] = []
     handles = [
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(blocks)
@@ -222,7 +218,7 @@ def test_skipped_blocks_do_no_work(model):
 
 
 def state_of(model):
-    """What a call may not change: every module, its hooks, and the weights."""
+    """Give what a call may not change: every module, its hooks, and the weights."""
     modules = [
         (name, id(module), len(module._forward_hooks), len(module._forward_pre_hooks))
         for name, module in model.named_modules()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_folders import TEMPLATE, one_line, random_model
+from helpers_folders import TEMPLATE, random_model
+from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -110,7 +111,8 @@ Q, K = (f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk")
     [
         (
             lambda tensors: {f"_orig_mod.{name}": value for name, value in tensors.items()},
-            "21 missing (lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight, ...); "
+            "21 missing (lm_head.weight, model.embed_tokens.weight, "
+            "model.layers.0.input_layernorm.weight, ...); "
             "21 that the model does not know (_orig_mod.lm_head.weight, _orig_mod.model.embed_tokens.weight, "
             "_orig_mod.model.layers.0.input_layernorm.weight, ...)",
         ),
@@ -302,7 +304,8 @@ def test_tokenizer_with_another_vocabulary_is_refused_with_a_token(folder, tmp_p
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     message = one_line(check_model, folder, tmp_path / "tokenizer", 1)
     assert message.startswith(
-        "pair: 1 of 261 tokens of the chat tokenizer have another id or none in the tokenizer of base (such as '<new>')"
+        "pair: 1 of 261 tokens of the chat tokenizer have another id or none in the tokenizer of base (such "
+        "as '<new>')"
     )
 
 

@@ -1,4 +1,4 @@
-"""Padding: against a loop over rows."""
+"""Padding agrees with a loop over rows."""
 
 import numpy as np
 import pytest

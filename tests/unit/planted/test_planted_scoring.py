@@ -1,4 +1,4 @@
-"""Scores: hand-made crosscoders, whose scores follow from arithmetic, and the statistics against brute force."""
+"""Scores of handmade crosscoders follow from arithmetic, and statistics agree with brute force."""
 
 import math
 from itertools import product
@@ -64,9 +64,8 @@ def test_perfect_crosscoder_scores_one(perfect: pd.DataFrame) -> None:
     assert found["splits"] == 2  # the decoupled concepts
     assert found["auc_nu_reconstruction"] == 1
     without_decoupled = statistics(perfect[perfect.kind != "decoupled"])
-    assert (
-        without_decoupled["auc_nu_error"] == 1 > found["auc_nu_error"]
-    )  # nu_error alone can't see decoupling
+    # nu_error alone can't see decoupling.
+    assert without_decoupled["auc_nu_error"] == 1 > found["auc_nu_error"]
     for ratio in ("nu_reconstruction", "norm_ratio"):
         assert found[f"{ratio}_slope"] == pytest.approx(1, abs=0.05)
         assert found[f"{ratio}_r2"] > 0.99

@@ -1,4 +1,4 @@
-"""Planting: that the truth says what is in the activations, that it does not depend on the order of jobs, and what is refused."""
+"""Planting: the truth says what is in the activations, in any order of jobs; wrong settings are refused."""
 
 import re
 
@@ -138,11 +138,8 @@ def test_too_few_tokens_are_refused_with_what_works() -> None:
 @pytest.mark.parametrize(
     ("context", "rare", "times"),
     [
-        (
-            "position",
-            '{"period": 1000, "phase": 39}',
-            60,
-        ),  # the last of 40 positions in 120 documents, on half of them
+        # The last of 40 positions in 120 documents; it fires on half of them.
+        ("position", '{"period": 1000, "phase": 39}', 60),
         ("topic", '{"topics": 8000, "topic": 7999}', 0),  # no document at all
     ],
 )

@@ -1,4 +1,4 @@
-"""Results of older code, taken over: on a small chain of results that is written here, without Snakemake."""
+"""Results of older code are accepted on a small chain of results, without Snakemake."""
 
 import json
 import re
@@ -18,19 +18,17 @@ from crossdiff.provenance.code import code_parts, parts_digest
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.records import Record, embedded_id, read_record, record_path, write_record
 
-DRAWING = "src/crossdiff/report/figures/drawing.py"
-
 
 @pytest.fixture
 def root(fresh: Path) -> Path:
-    """A chain of results of which older code made the table and the figure."""
+    """A chain of results. Older code made its table and figure."""
     for output in (TABLE, FIGURE):
         age(fresh, output)
     return fresh
 
 
 def age(root: Path, output: str) -> Record:
-    """Make a record one of older code; gives it."""
+    """Make a record one of older code; give the record."""
     record = read_record(root / output)
     record = record._replace(
         code=record.code | {"src/crossdiff/gone.py": "x"}, params=record.params | {"code": "older"}
@@ -138,7 +136,8 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
 def test_named_rule_from_which_others_were_made(root, capsys):
     assert command(capsys, "accept", "evaluate_crosscoder")[1].splitlines() == [
         "accepted: 1 results (1 of evaluate_crosscoder)",
-        "not accepted, and snakemake makes them anew, as their code differs now: 1 results (1 of figure_planted)",
+        "not accepted, and snakemake makes them anew, as their code differs now: "
+        "1 results (1 of figure_planted)",
     ]
 
 
@@ -189,8 +188,8 @@ def test_other_inputs(root, capsys, jobs):
 def test_changed_result_is_named_before_what_was_made_from_it(root, capsys):
     (root / TABLE).write_text("tampered")
     assert (
-        f"error: {TABLE}: file changed (its bytes are not those of the record), the first of 2 results that differ"
-        in refused(root, capsys)
+        f"error: {TABLE}: file changed (its bytes are not those of the record), "
+        "the first of 2 results that differ" in refused(root, capsys)
     )
     assert f"error: {FIGURE}: input changed since ({TABLE})" in refused(root, capsys, "figure_planted")
 

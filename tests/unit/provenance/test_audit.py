@@ -210,8 +210,8 @@ def test_mailed_figure_elsewhere_says_its_id(root, tmp_path, capsys, monkeypatch
     code, _, err = command(capsys, str(mailed))
     assert code == 2
     assert (
-        f"no record beside it, but it carries the id {read_record(root / FIGURE).id} of one: audit it in the checkout it came from"
-        in err
+        f"no record beside it, but it carries the id {read_record(root / FIGURE).id} of one: "
+        "audit it in the checkout it came from" in err
     )
 
 

@@ -151,14 +151,16 @@ def test_what_only_a_type_checker_reads_does_not_count(tree):
     edit(
         path,
         "import hashlib\n",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from crossdiff.crosscoders import trainer\n",
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n"
+        "    from crossdiff.crosscoders import trainer\n",
     )
     forget()
     assert "trainer.py" not in {file.name for file in code.code_files("tokenise")}
 
 
 def test_nothing_inside_comes_through_the_front_of_the_library():
-    """A digest does not follow what crossdiff/__init__.py offers, so neither library nor scripts may use it."""
+    """A digest does not follow what crossdiff/__init__.py offers, so library and scripts may not use it."""
     rooms = {path.stem for path in code.LIBRARY.iterdir()}
     for path in [*code.LIBRARY.rglob("*.py"), *code.SCRIPTS.glob("*.py")]:
         for names in re.findall(r"^\s*from crossdiff import (.+)", path.read_text(), re.MULTILINE):
@@ -177,7 +179,8 @@ def test_scripts_have_different_digests():
 def test_code_files_hold_every_module_that_the_script_loads():
     loaded = in_fresh_python(
         "import runpy; runpy.run_path('workflow_scripts/fetch_package.py')",
-        "print(*[module.__file__ for name, module in sys.modules.items() if name.split('.')[0] == 'crossdiff'])",
+        "ours = [module for name, module in sys.modules.items() if name.split('.')[0] == 'crossdiff']",
+        "print(*[module.__file__ for module in ours])",
     )
     assert {Path(path) for path in loaded} == set(code.code_files("fetch_package")) - {
         ROOT / "workflow_scripts/fetch_package.py"

@@ -32,7 +32,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def edit_unseen(path: Path, text: str) -> None:
-    """Another text of the same length, with the old modification time."""
+    """Write another text of the same length, and keep the modification time."""
     status = path.stat()
     path.write_text(text)
     assert path.stat().st_size == status.st_size

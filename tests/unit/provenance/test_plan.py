@@ -1,4 +1,4 @@
-"""The plan's state changes with all that decides which jobs there are; configs that can't be read are one clear line."""
+"""The plan's state changes with all that decides which jobs there are. A bad config is one clear line."""
 
 import subprocess
 import sys

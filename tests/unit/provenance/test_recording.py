@@ -1,4 +1,4 @@
-"""What a job leaves beside its outputs, and when it refuses to."""
+"""What a job writes next to its outputs, and when it refuses to."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def named(kind: type, **files: str | list[str]):
 
 
 def rule(**changes) -> SimpleNamespace:
-    """The object that Snakemake puts into a script, of a job that is easily changed."""
+    """Make the object that Snakemake puts into a script, for a job that is easily changed."""
     parts = {
         "rule": "tokenise",
         "input": named(InputFiles, first="a.txt", others=["a.txt", "b.txt"]),
@@ -165,7 +165,7 @@ def test_input_that_no_longer_matches_its_record_is_read_as_it_is():
 
 
 def test_large_files_have_tree_hashes_and_inputs_that_had_plain_ones_keep_them(monkeypatch):
-    """So a job has the same id where its inputs came by a copy, which changes their stamps."""
+    """So a job has the same id where its inputs are copies, which have other stamps."""
     run(rule())
     for name in ("PART", "TREE_ABOVE"):
         monkeypatch.setattr(hashing, name, 1)

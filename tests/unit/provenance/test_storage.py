@@ -32,7 +32,7 @@ def write(request):
 
 @pytest.fixture
 def final(tmp_path):
-    """Where the output goes: in a folder that does not exist yet, so that everything in it was left by atomic_path."""
+    """Where the output goes: a folder that does not exist yet, so atomic_path left everything in it."""
     return tmp_path / "results" / "output.bin"
 
 
@@ -89,7 +89,8 @@ def test_folder_that_is_replaced_keeps_none_of_its_old_files(final):
 FULL_DISK = {
     "errno": OSError(errno.ENOSPC, "in the words of another system"),
     "HDF5": OSError(
-        "Can't write data (file write failed: time = now, errno = 28, error message = 'No space left on device')"
+        "Can't write data (file write failed: time = now, errno = 28, "
+        "error message = 'No space left on device')"
     ),
 }
 

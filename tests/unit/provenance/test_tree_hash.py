@@ -1,4 +1,4 @@
-"""Tree hashes of large files, and plain ones of the same files in older records: each is compared as it was recorded."""
+"""Tree hashes of large files, and plain ones in older records: each file is compared as it was recorded."""
 
 import hashlib
 import os

@@ -54,7 +54,7 @@ def test_numbers_have_four_significant_digits_or_are_none(values: list[float]) -
     expected = [float(f"{value:.{DIGITS - 1}e}") if np.isfinite(value) else None for value in values]
     for found, wanted, value in zip(numbers(np.array(values)), expected, values, strict=True):
         assert (found is None) == (wanted is None)
-        # Halves may be rounded either way; a digit too many may not be there.
+        # Halves may be rounded either way, but no value may have a digit too many.
         assert found is None or abs(found - value) <= abs(value) * 0.5000001 * 10 ** (1 - DIGITS)
         assert found is None or float(f"{found:.{DIGITS - 1}e}") == pytest.approx(found, rel=1e-12)
 
@@ -165,9 +165,8 @@ def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: P
     ] * SAMPLED
     wanted = examples[(examples.latent == 3) & examples.sampled].sort_values("document").head(SAMPLED)
     peaks = [max(value for _, value in context["active"]) for context in found[3][1:]]
-    assert peaks == pytest.approx(
-        sorted(wanted.peak, reverse=True), rel=1e-3
-    )  # drawn by document, shown by strength
+    # They are drawn by document and shown by strength.
+    assert peaks == pytest.approx(sorted(wanted.peak, reverse=True), rel=1e-3)
     first = found[3][0]
     assert [WORDS[vocabulary.ids[token]] for token in first["tokens"]] == WORDS[:6]
     assert first["template"] == "120000"
@@ -185,10 +184,8 @@ def test_activations_stay_with_their_tokens_whatever_the_lengths(
         data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=length, max_size=length))
         for length in lengths
     ]
-    rows["tokens"], rows["template"] = (
-        [list(range(length)) for length in lengths],
-        [[0] * length for length in lengths],
-    )
+    rows["tokens"] = [list(range(length)) for length in lengths]
+    rows["template"] = [[0] * length for length in lengths]
     rows["activations"] = drawn
     vocabulary = Vocabulary()
     found = contexts(write_examples(tmp_path_factory.mktemp("made"), rows), 0, 4, vocabulary)[1]

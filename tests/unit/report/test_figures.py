@@ -20,7 +20,7 @@ CLASSES = Classes(top=5)
 
 
 def table(difference: list[float], nu: list[float], fired: int = 1) -> pd.DataFrame:
-    """A beta table with both ratios ``nu``, but that nu_error is a tenth lower; cosines of the directions fall with the difference."""
+    """A beta table with ratios ``nu``; nu_error is a tenth lower. Cosines fall as the difference grows."""
     difference, nu = np.asarray(difference, np.float32), np.asarray(nu, np.float64)
     return pd.DataFrame(
         {
@@ -75,7 +75,7 @@ TRAINING_LOGS = {
 
 
 def template_shares(betas: pd.DataFrame) -> pd.DataFrame:
-    """Those that lean far to the chat model fire on template tokens; the first latent not at all in chats."""
+    """Latents that lean far to the chat model fire on template tokens; the first one is silent in chats."""
     shares = betas.relative_norm_difference.where(betas.latent > 0)
     return pd.DataFrame({"latent": betas.latent, "template_share": shares})
 
@@ -102,12 +102,6 @@ CASES = [
 CASES += [
     pytest.param(figures.training, logs, id=f"training: {case}") for case, logs in TRAINING_LOGS.items()
 ]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def texts(ax: Axes) -> list[str]:
@@ -259,9 +253,8 @@ def test_latent_scaling_shows_every_latent_that_it_does_not_count_as_left_out() 
 
 
 def test_threshold_sweep_counts_top_latents_with_both_ratios_below() -> None:
-    betas = table(
-        [0.5, 0.91, 0.92, 0.93, 0.94, 0.95], [0.0, 0.1, 0.3, 0.05, 0.9, -0.2]
-    )  # the first is not among the top five
+    # The first latent is not among the top five.
+    betas = table([0.5, 0.91, 0.92, 0.93, 0.94, 0.95], [0.0, 0.1, 0.3, 0.05, 0.9, -0.2])
     betas.loc[3, "nu_error"] = NAN  # one undefined ratio is enough
     (ax,) = figures.threshold_sweep({"batchtopk": betas}, CLASSES).axes
     (line,) = ax.lines
@@ -269,13 +262,8 @@ def test_threshold_sweep_counts_top_latents_with_both_ratios_below() -> None:
         threshold: line.get_ydata()[np.argmin(np.abs(line.get_xdata() - threshold))]
         for threshold in (0.05, 0.2, 0.305, 0.4, 1.2)
     }
-    assert counted == {
-        0.05: 0,
-        0.2: 1,
-        0.305: 3,
-        0.4: 3,
-        1.2: 4,
-    }  # the larger of both |nu|: 0.1, 0.3, undefined, 0.9, 0.3
+    # The larger |nu| counts: 0.1, 0.3, undefined, 0.9, 0.3.
+    assert counted == {0.05: 0, 0.2: 1, 0.305: 3, 0.4: 3, 1.2: 4}
     assert legend(ax) == ["batchtopk (of 5)"]
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +12,6 @@ from crossdiff.report.figures.causal_effect import LABELS, kl
 from crossdiff.report.figures.drawing import save
 
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def table(
@@ -134,7 +127,8 @@ def test_change_against_none_stands_beside_each_bar():
     found = table()
     (ax,) = kl({"batchtopk": found}).axes
     row = found[(found.variant == "all") & (found.group == "all")].iloc[0]
-    expected = f"{round(-100 * row.reduction):+d} % ({round(-100 * row.reduction_high):+d} to {round(-100 * row.reduction_low):+d})"
+    change, low, high = (round(-100 * row[f"reduction{end}"]) for end in ("", "_high", "_low"))
+    expected = f"{change:+d} % ({low:+d} to {high:+d})"
     assert expected in [text.get_text() for text in ax.texts]
 
 

@@ -3,7 +3,6 @@
 import io
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +11,6 @@ from helpers_steering import STRENGTHS, steered_answers
 from crossdiff.interventions.steering_effects import effects
 from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, save
 from crossdiff.report.figures.steering import CONTROLS, steering
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def table(**kwargs) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The paper's values beside a run's own."""
+"""The paper's values stand next to a run's own."""
 
 import numpy as np
 import pandas as pd

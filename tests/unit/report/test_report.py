@@ -57,8 +57,8 @@ def test_latents_come_most_chat_leaning_first_with_undefined_ratios_as_a_dash(go
     found = [text.index(f"latent {latent}: norm difference") for latent in (2, 1, 3, 0)]
     assert found == sorted(found)
     assert (
-        "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, fires on 1.23 % of tokens chat-only"
-        in text
+        "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, "
+        "fires on 1.23 % of tokens chat-only" in text
     )
 
 
@@ -105,15 +105,8 @@ def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
 
 def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
     assert "Did the fine-tune take?" not in page_of(good).text
-    row = {
-        "model": "chat",
-        "requests": "harmful",
-        "asked": 40,
-        "refused": 37,
-        "rate": 0.925,
-        "low": 0.8,
-        "high": 0.974,
-    }
+    row = {"model": "chat", "requests": "harmful", "asked": 40, "refused": 37}
+    row |= {"rate": 0.925, "low": 0.8, "high": 0.974}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
     assert "Did the fine-tune take?" in text
@@ -169,22 +162,14 @@ def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
 
 def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
-    row = {
-        "model": HOSTILE,
-        "requests": HOSTILE,
-        "asked": 1,
-        "refused": 1,
-        "rate": 1.0,
-        "low": 0.2,
-        "high": 1.0,
-    }
+    row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1}
+    row |= {"rate": 1.0, "low": 0.2, "high": 1.0}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
-    assert (
-        page.text.count(HOSTILE) == 5
-    )  # the family, two cells of the refusals, a row and a link of the table
+    # It stands in the family, two cells of the refusals, and a row and a link of the table.
+    assert page.text.count(HOSTILE) == 5
     assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
 
 
@@ -233,7 +218,8 @@ def test_table_of_a_figure_stands_below_it(good: Inputs, tmp_path: Path) -> None
 
 def test_every_figure_has_a_description(good: Inputs) -> None:
     page = page_of(good)
-    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    alts = [attributes.get("alt") for tag, attributes in page.tags if tag == "img"]
+    assert sorted(alts) == sorted(f"What {figure} shows" for figure in FIGURES)
     assert len([tag for tag, _ in page.tags if tag == "figcaption"]) == len(FIGURES)
 
 

@@ -19,7 +19,9 @@ def make_wheel(folder: Path) -> Path:
     path = folder / "some_texts-1.0-py3-none-any.whl"
     info = {
         "some_texts-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: some-texts\nVersion: 1.0\n",
-        "some_texts-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "some_texts-1.0.dist-info/WHEEL": (
+            b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
         "some_texts-1.0.dist-info/RECORD": b"",
     }
     with zipfile.ZipFile(path, "w") as wheel:

@@ -18,7 +18,8 @@ from crossdiff.texts.chats import (
 )
 from crossdiff.texts.formats import ROLES
 
-# What stands before a content, ends a turn, and stands between a turn end and the next header; and before the first turn.
+# Text before a content, at the end of a turn, between a turn end and the next header, and before the first
+# turn.
 PARTS = {
     "chatml": ("<|im_start|>{}\n", "<|im_end|>", "\n", ""),
     "llama3": ("<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>", "", "<|bos|>"),
@@ -104,10 +105,8 @@ def test_ids_are_those_of_the_tokenizers_own_template(family, chat):
 def test_asked_chat_ends_in_the_header_that_the_answer_follows(family):
     tokenizer = TOKENIZERS[family]
     chat = [user("who are you?"), assistant("us"), user("us")]
-    asked, answered = (
-        chat_sequence(chat, tokenizer, "chat", ask=True),
-        chat_sequence([*chat, assistant("yes")], tokenizer, "chat"),
-    )
+    asked = chat_sequence(chat, tokenizer, "chat", ask=True)
+    answered = chat_sequence([*chat, assistant("yes")], tokenizer, "chat")
     header = len(asked.token)
     assert [column.tolist() for column in asked] == [column[:header].tolist() for column in answered]
     assert (asked.role[-1], asked.template[-1]) == (ROLES.index("assistant"), HEADER)
@@ -152,16 +151,19 @@ def test_turn_end_without_a_special_token_is_one_token():
         (role, text) for role, part, text in found_pieces(sequence, tokenizer) if part == "content"
     ]
     assert roles_of_content == [("user", "us"), ("assistant", "yes")]
-    assert (
-        sequence.template[sequence.role == ROLES.index("user")] == TEMPLATE_PARTS.index("turn end")
-    ).sum() == 1
+    parts = sequence.template[sequence.role == ROLES.index("user")]
+    assert (parts == TEMPLATE_PARTS.index("turn end")).sum() == 1
 
 
-INST = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + '</s>' }}{% endfor %}"
+INST = (
+    "{% for m in messages %}"
+    "{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + '</s>' }}"
+    "{% endfor %}"
+)
 
 
 def test_turn_without_a_special_token_ends_before_the_answer():
-    """As Llama 2, Mistral and Vicuna write it: only an answer ends in a special token."""
+    """Llama 2, Mistral and Vicuna write it like this: only an answer ends in a special token."""
     tokenizer = make_tokenizer(INST, ("</s>",))
     sequence = chat_sequence(
         [user("us"), assistant("yes"), user("a"), assistant("said us")], tokenizer, "chat"
@@ -180,20 +182,23 @@ def test_turn_without_a_special_token_ends_before_the_answer():
         ("assistant", "content", " said us"),
         ("assistant", "turn end", "</s>"),
     ]
-    assert (
-        tokenizer.decode(sequence.token[is_answer(sequence.role, sequence.template)])
-        == " yes</s> said us</s>"
-    )
+    answers = sequence.token[is_answer(sequence.role, sequence.template)]
+    assert tokenizer.decode(answers) == " yes</s> said us</s>"
 
 
 REFUSED_TEMPLATES = {
-    "drops a turn": "{% for m in messages if m['role'] != 'system' %}{{ m['role'] + ':' + m['content'] }}{% endfor %}",
+    "drops a turn": (
+        "{% for m in messages if m['role'] != 'system' %}{{ m['role'] + ':' + m['content'] }}{% endfor %}"
+    ),
     "upper case": "{% for m in messages %}{{ m['role'] + ':' + m['content'] | upper }}{% endfor %}",
     "cuts": "{% for m in messages %}{{ m['role'] + ':' + m['content'][:4] }}{% endfor %}",
     "looks at the content": "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}",
     "repeats": "{% for m in messages %}{{ m['content'] + m['content'] }}{% endfor %}",
     "reorders": "{% for m in messages | reverse %}{{ m['content'] }}{% endfor %}",
-    "says no": "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}{% endfor %}",
+    "says no": (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}"
+        "{% endif %}{% endfor %}"
+    ),
 }
 
 

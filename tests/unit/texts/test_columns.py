@@ -1,4 +1,4 @@
-"""Tables of columns, and ranges of rows, against loops."""
+"""Tables of columns and ranges of rows agree with loops."""
 
 from itertools import chain
 from typing import NamedTuple

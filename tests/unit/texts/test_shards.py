@@ -8,13 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_texts import (
-    TOKENIZERS,
-    assistant,
-    documents,
-    user,
-    write_jsonl,
-)
+from helpers_texts import TOKENIZERS, assistant, documents, user, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,7 +186,8 @@ def test_data_set_shorter_than_its_budget_is_refused_with_the_shortage(pages, tm
     with pytest.raises(UserError) as caught:
         shard(pages, tmp_path / "0.parquet", tokens=total + 1000, split=split)
     assert str(caught.value) == (
-        f"datasets.pages: its {split} texts end 1,000 tokens short of this shard's {total + 1000:,}; lower {key} or add text"
+        f"datasets.pages: its {split} texts end 1,000 tokens short of this shard's {total + 1000:,}; "
+        f"lower {key} or add text"
     )
     assert not (tmp_path / "0.parquet").exists()
 

@@ -13,7 +13,7 @@ from crossdiff.workflow.sizes import PROCESS, Need, Work
 
 
 def record(steps: list[dict[str, Any]] | None = None, **measured: float) -> dict[str, Any]:
-    """A card of 1e15 FLOP/s and 1e12 bytes/s, beside 10 cores."""
+    """Make the record of a card of 1e15 FLOP/s and 1e12 bytes/s, with 10 cores."""
     values = {"product": 1e15, "copy": 1e12} | measured
     return {
         "card": "a card",
@@ -52,7 +52,7 @@ def test_records_that_ship_are_whole_and_bear_their_cards_names(path: Path) -> N
 
 
 def test_seconds_by_what_was_measured() -> None:
-    """A second of start, and each rule by its own rate."""
+    """A job takes a second to start, and each rule has its own rate."""
     card = Card("a", record(start=1, load=1e9, forward=5e14, encode=1e14, harvest=0.8, scaling=3))
     assert card.seconds(need(Work("forward", 1e16))) == pytest.approx(1 + 20)
     assert card.seconds(need(Work("forward", 1e16), loads=4e9)) == pytest.approx(1 + 4 + 20)
@@ -94,8 +94,10 @@ def test_what_was_not_measured_is_told() -> None:
     needs = {"a": need(Work("forward", 1)), "b": need(Work("l1", 1, 1, 1)), "c": need(Work("scale", 1))}
     lines = Card("a", record(**{key: 1.0 for key in USUAL if key != "start"}, forward=5e14)).told(needs)
     assert lines == [
-        "Hours: one job after another on a card (1e+15 FLOP/s in products, 1e+12 bytes/s copied) with 10 CPU cores.",
-        "Not measured on this card: encode 20%, l1 40%; estimated from bytes and FLOP at so much of these rates.",
+        "Hours: one job after another on a card (1e+15 FLOP/s in products, "
+        "1e+12 bytes/s copied) with 10 CPU cores.",
+        "Not measured on this card: encode 20%, l1 40%; "
+        "estimated from bytes and FLOP at so much of these rates.",
         "Taken as usual, not measured: start 6.",
     ]
 
@@ -136,6 +138,9 @@ def test_record_that_is_wrong_is_one_line(tmp_path: Path, change: dict, said: st
 def test_unknown_card_names_those_that_are_known() -> None:
     with pytest.raises(
         UserError,
-        match=r"--card: found z9, allowed: h100, h200.*, or a file that crossdiff plan --calibrate FILE\.json",
+        match=(
+            r"--card: found z9, allowed: h100, h200.*, or a file that crossdiff plan --calibrate "
+            r"FILE\.json"
+        ),
     ):
         find_card("z9", ROOT)

@@ -68,11 +68,7 @@ def test_jobs_and_tokens_are_the_configs(default: dict[str, Need]) -> None:
         default["tokenise"].tokens,
         default["train_crosscoder"].tokens,
         default["scale_latents"].tokens,
-    ) == (
-        214_000,
-        2_000_000,
-        202_000,
-    )
+    ) == (214_000, 2_000_000, 202_000)
 
 
 def test_papers_model_and_run() -> None:
@@ -91,7 +87,7 @@ def test_papers_model_and_run() -> None:
 
 
 def test_default_run_takes_as_long_as_it_did() -> None:
-    """705 s on two cores of 0.35 TFLOP/s (docs/performance.md), of which some jobs ran beside each other."""
+    """It took 705 s on two cores of 0.35 TFLOP/s (docs/performance.md), with some jobs side by side."""
     record = {
         "architecture": "cpu",
         "cores": 2,

@@ -20,7 +20,10 @@ def test_old_layout_is_named(tmp_path: Path, old: str) -> None:
     (tmp_path / "results/tiny" / old).mkdir(parents=True)
     with pytest.raises(UserError) as caught:
         check_layout(CONFIG, tmp_path)
-    said = f"results/tiny: found {old.split('/')[0]}/, which is of the path layout before 0.2 (CHANGELOG.md); nothing reads it any more: "
+    said = (
+        f"results/tiny: found {old.split('/')[0]}/, which is of the path layout before 0.2 "
+        "(CHANGELOG.md); nothing reads it any more: "
+    )
     assert str(caught.value) == said + "delete the folder, or give the pair another name"
 
 

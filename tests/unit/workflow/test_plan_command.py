@@ -76,7 +76,7 @@ def test_card_too_small_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    """Word for word as tests/dag/test_configs.py has it of a run; the table is there none the less."""
+    """The messages are those that tests/dag/test_configs.py expects of a run; the table is still printed."""
     values = yaml.safe_load(Path(PAPER).read_text())
     values["pair"] |= {"layer": 26, "chat": {"folder": "/no/such/model"}}
     values["datasets"]["lmsys"] |= {"hub": None, "files": ["gone.jsonl"]}
@@ -133,7 +133,7 @@ def test_size_is_refused_in_one_line(size: str, capsys: pytest.CaptureFixture[st
 def suggested(
     capsys: pytest.CaptureFixture[str], *options: str, config: str = PAPER
 ) -> tuple[str, float, float, dict[str, int]]:
-    """What was said; bytes, hours and training tokens of the config that the printed commands make, by their file."""
+    """Give what was said, and bytes, hours and training tokens of each config in the printed commands."""
     main(["plan", "--configfile", config, "--card", "h100", *options])
     printed = capsys.readouterr().out
     said, _, commands = printed[printed.index("What fits") :].partition("\n\n")

@@ -106,7 +106,7 @@ def config(path: str) -> Config:
 
 
 def of_hub(name: str) -> Config:
-    """The paper's config with another base model, of which the chat model is a variant."""
+    """The paper's config with another base model; the chat model is its variant."""
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     values["pair"]["base"]["hub"] = {"name": name, "revision": "main"}
     values["pair"]["chat"]["hub"] = {"name": f"{name}-it", "revision": "main"}
@@ -237,9 +237,8 @@ def test_shape_comes_from_the_models_folder_first(tmp_path: Path) -> None:
     assert shape(tiny, tmp_path) == Shape(3, 32, 64, 260, 4 * 32 * 32, embeddings=2)
     folder = tmp_path / "results/models/tiny-base"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(
-        '{"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100, "num_attention_heads": 4}'
-    )
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 48, "vocab_size": 100}
+    (folder / "config.json").write_text(json.dumps(sizes | {"num_attention_heads": 4}))
     assert shape(tiny, tmp_path) == Shape(2, 16, 48, 100, 4 * 16 * 16)
 
 
@@ -252,9 +251,8 @@ def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
     assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
     (tmp_path / "config.json").write_text('{"width": 16}')
     assert folder_shape(tmp_path) is None
-    (tmp_path / "config.json").write_text(
-        json.dumps(SIZES | {"intermediate_size": [64, 32]})
-    )  # another one in each block
+    # Each block has another size.
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"intermediate_size": [64, 32]}))
     assert folder_shape(tmp_path) is None
     assert folder_shape(tmp_path / "nowhere") is None
 

@@ -152,13 +152,8 @@ def test_larger_budget_keeps_the_shards_of_before():
 
 
 def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
-    for name in (
-        "model.safetensors",
-        "config.json",
-        "README.md",
-        "optimizer.pt",
-        "modeling.py",
-    ):  # the last three are not copied
+    # The last three are not copied.
+    for name in ("model.safetensors", "config.json", "README.md", "optimizer.pt", "modeling.py"):
         (tmp_path / name).touch()
     (tmp_path / "subfolder").mkdir()
     values = yaml.safe_load(SMALL)
@@ -188,9 +183,8 @@ def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": "~"}
     assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
-    assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(
-        tmp_path
-    )  # as prepare_model gets it
+    # prepare_model gets the full path.
+    assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(tmp_path)
 
 
 # Names, which paths are made of.
