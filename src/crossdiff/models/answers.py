@@ -113,9 +113,9 @@ def _nats(
 ) -> np.ndarray:
     """-log p in nats of each answer after its prompt, (answers,).
 
-    What is known of the prompts, each with axis 0 of length answers: ``mask`` (answers, positions), ``read``,
-    the keys and values of every block, and ``last``, the last block's residual stream at the last position,
-    (answers, 1, d_model).
+    The prompts have been read already. ``mask`` (answers, positions) tells which of their positions are real.
+    ``read`` holds the keys and values of every block. ``last`` (answers, 1, d_model) is the last block's
+    residual stream at the last position.
     """
     ids, real = padded(answers)
     residual, longest = last, ids.shape[1]

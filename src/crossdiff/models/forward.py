@@ -79,8 +79,8 @@ def _gives_tuple(model: PreTrainedModel) -> bool:
 class _Given(nn.Module):
     """Stands in for a block that is skipped.
 
-    Its output is its input, or the fixed tensor ``output``. With ``in_tuple`` it stands in a tuple, as the
-    output of the block itself would.
+    It gives its input, or the fixed tensor ``output``. With ``in_tuple`` it gives a tuple, as the block
+    itself does.
     """
 
     def __init__(self, block: nn.Module, output: Tensor | None, in_tuple: bool) -> None:

@@ -105,7 +105,7 @@ def refusal_rates(
 
     Its columns are model, requests (the kind), asked and refused (numbers of requests), rate (refused /
     asked), and low and high, the ends of the rate's 95 % interval (Wilson). ``models`` gives (name, model,
-    tokenizer). ``requests_file`` is the parsed file; its first ``phrasings`` phrasings are used.
+    tokenizer). Of the parsed ``requests_file``, the first ``phrasings`` phrasings are used.
     """
     rows = []
     for name, model, tokenizer in models:

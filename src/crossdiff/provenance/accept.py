@@ -34,14 +34,14 @@ class Outcome(NamedTuple):
 def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep: bool = False) -> Outcome:
     """Accept the results below ``root`` that differ from today's state in their code only.
 
-    ``rules`` restricts this to the results of these rules; an empty list means all rules. Each result is
+    ``rules`` restricts this to the results of these rules. An empty list means all rules. Each result is
     compared with the config that its record names, or with ``configs``. Orphans (no job of the config makes
     them) have no settings to compare with, and results without a record have nothing to update: both are
     counted and left as they are. A missing input does not stop the acceptance, because Snakemake would not
     run anything for it.
 
-    Raises UserError, and writes nothing, if one of the results differs in anything else, if a named rule made
-    none of them, if there are no results, if today's code is gone, and while Snakemake runs.
+    Raises UserError, and writes nothing, if one of the results differs in anything else, or if today's code
+    is gone. Also if there are no results, or none of a named rule, and while Snakemake runs.
     """
     _refuse_while_snakemake_runs(root)
     audit = Audit(root, configs, deep)

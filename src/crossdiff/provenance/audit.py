@@ -50,6 +50,7 @@ class Node(NamedTuple):
 
     @property
     def inputs(self) -> list[RecordedFile]:
+        """The files that the result was made from. Empty if there is no record."""
         return self.record.inputs if self.record else []
 
     @property

@@ -1,8 +1,8 @@
 """Digests and stamps of files and folders. A stamp shows without reading a file that it is unchanged.
 
 - A file's digest is its SHA-256, as ``sha256sum`` prints it.
-- A file above TREE_ABOVE bytes has a tree hash instead, so that many threads can hash it at once: TREE, then
-  the SHA-256 of what ``split -b 64M --filter=sha256sum FILE`` prints, which is one line per part.
+- A file above TREE_ABOVE bytes has a tree hash instead, so that many threads can hash it at once. This is
+  TREE, then the SHA-256 of what ``split -b 64M --filter=sha256sum FILE`` prints: one line per part.
 - A folder's digest is the SHA-256 of its listing, which has a line ``digest  path`` per file and is sorted by
   path. TREE stands before it if any of its files has a tree hash.
 - Records older than tree hashes hold plain digests of everything (``plain=True``). The digest in a record

@@ -70,7 +70,7 @@ def recording(snakemake: Any) -> Iterator[None]:
 
 
 def _named(files: Any) -> Iterator[tuple[str, str]]:
-    """(name, path) of a rule's files. A file may have two names; files without a name come last, as ""."""
+    """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
     left = Counter(files)
     for name, value in files.items():
         for path in [value] if isinstance(value, str) else value:

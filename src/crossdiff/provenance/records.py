@@ -45,6 +45,7 @@ class RecordedFile(NamedTuple):
 
     @classmethod
     def of(cls, name: str, path: str, content: Content) -> "RecordedFile":
+        """The entry of a file with this content."""
         return cls(name, path, *content)
 
 
@@ -76,6 +77,7 @@ class Record(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings that the job used: full key -> value."""
         return self.params.get("settings", {})
 
     @property
@@ -84,6 +86,7 @@ class Record(NamedTuple):
         return self.accepted[0].code if self.accepted else self.code
 
     def output(self, path: str) -> RecordedFile | None:
+        """The entry of an output, or None if the job did not make ``path``."""
         return next((entry for entry in self.outputs if entry.path == path), None)
 
 

@@ -22,7 +22,7 @@ def texts(
     """Documents or chats, in the order of ``records``.
 
     ``where`` names the data set in errors, which number the records from ``first`` on. ``field`` is the field
-    with the text or the turns; by default ``text`` or ``messages``.
+    with the text or the turns. By default it is ``text`` or ``messages``.
 
     Raises UserError for a record without the field, and for a chat without turns or with an unknown role.
     """

@@ -209,10 +209,8 @@ def test_mailed_figure_elsewhere_says_its_id(root, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path / "empty")
     code, _, err = command(capsys, str(mailed))
     assert code == 2
-    assert (
-        f"no record next to it, but it holds the id {read_record(root / FIGURE).id} of one: "
-        "audit it in its own checkout" in err
-    )
+    found = f"no record next to it, but it holds the id of one, {read_record(root / FIGURE).id}"
+    assert f"{found}: audit it in the checkout it came from" in err
 
 
 def test_file_of_which_nothing_is_known(root, tmp_path, capsys):
