@@ -1,32 +1,39 @@
 """95 % intervals: of a rate (Wilson), of a mean (normal, Student's t), and the percentile bootstrap.
 
-A bootstrap is three steps. Draw units with replacement (``draw_counts`` or ``draw_means``), compute the statistic on every draw, and take
-the interval that holds its central 95 % (``central_95``).
+A bootstrap has three steps:
+1. Draw units with replacement (``draw_counts`` or ``draw_means``).
+2. Compute the statistic on every draw.
+3. Take the interval that holds the central 95 % of these values (``central_95``).
 """
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 ENDS = (0.025, 0.975)  # quantiles that enclose the central 95 %
-Z = 1.96  # of the standard normal distribution, at ENDS[1]
-RESAMPLES = 1000  # draws of a bootstrap
+Z = 1.96  # the quantile ENDS[1] of the standard normal distribution
+RESAMPLES = 1000  # number of draws in a bootstrap
 
 
-def wilson(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rates with their intervals (Wilson 1927), elementwise; NaN without trials."""
-    trials = np.where(np.asarray(trials) > 0, trials, np.nan)
-    rate = successes / trials
-    centre = (rate + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
-    half = Z / (1 + Z * Z / trials) * np.sqrt(rate * (1 - rate) / trials + Z * Z / (4 * trials**2))
+def wilson(successes: ArrayLike, trials: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rates ``successes / trials`` and both ends of their Wilson score intervals (Wilson 1927).
+
+    Works elementwise, also on single numbers. All three are NaN where there are no trials.
+    """
+    n = np.where(np.asarray(trials) > 0, trials, np.nan)
+    rate = np.asarray(successes) / n
+    centre = (rate + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * np.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n**2))
     return rate, np.clip(centre - half, 0, rate), np.clip(centre + half, rate, 1)
 
 
 def normal_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over axis 0 with their intervals: mean +- Z sqrt(var / n), values taken for independent.
+    """Means over axis 0 and both ends of their intervals, mean +- Z sqrt(var / n), for independent values.
 
-    An undefined value makes all three NaN. So does an empty axis; one value has a mean and no interval.
+    ``values`` has shape (n, ...), each result has shape (...). All three are NaN if a value is NaN or if n is
+    0. If n is 1, the ends are NaN.
     """
     count, undefined = len(values), np.full(values.shape[1:], np.nan)
     mean = values.mean(axis=0) if count else undefined
@@ -35,8 +42,11 @@ def normal_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def student_mean(values: Sequence[float]) -> tuple[float, float, float]:
-    """A mean with its interval (Student's t): for few values. The interval is NaN for one value or where a value is undefined."""
-    from scipy import stats  # 0.7 s, which whoever needs another interval does not pay
+    """A mean and both ends of its interval (Student's t), for few values.
+
+    The ends are NaN for fewer than two values, and if a value is not finite.
+    """
+    from scipy import stats  # takes 0.7 s to import; the other intervals do without
 
     mean, count = float(np.mean(values)), len(values)
     if count < 2 or not math.isfinite(mean):
@@ -46,19 +56,22 @@ def student_mean(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def draw_counts(units: int, draws: int, seed: int) -> np.ndarray:
-    """(draws, units) int64: how often each unit is in each draw, of as many units as there are, with replacement.
+    """Draw ``units`` units with replacement, ``draws`` times.
 
-    ``counts @ sums``, with (units, ...) sums of each unit, are the sums of every draw. The same seed gives the same draws, so that
-    statistics of the same units are compared on the same draws. For up to some thousand units: of more, the table is large.
+    Returns how often each unit is in each draw, (draws, units) int64. With (units, ...) ``sums`` of each
+    unit, ``counts @ sums`` gives the sums of every draw. The same seed gives the same draws, so several
+    statistics of the same units can be compared on the same draws. Meant for up to some thousand units,
+    because the table holds draws x units numbers.
     """
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
 
 
 def draw_means(values: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """(draws,): the mean of every draw, of as many ``values`` (n,) as there are, with replacement; NaN where there are none.
+    """Draw n of the ``values`` (n,) with replacement, ``draws`` times.
 
-    For any number of values: one draw is held at a time. Each call draws anew from ``generator``, so samples of different sets are
-    independent of one another.
+    Returns the mean of every draw, (draws,). The means are NaN if n is 0. Works for any n, because only one
+    draw is in memory at a time. Each call takes new random numbers from ``generator``, so the draws from
+    different sets are independent.
     """
     count = len(values)
     if not count:
@@ -67,6 +80,9 @@ def draw_means(values: np.ndarray, draws: int, generator: np.random.Generator) -
 
 
 def central_95(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of the interval that holds the central 95 % of axis 0; NaN where a sample is NaN."""
+    """Both ends of the interval that holds the central 95 % of ``samples`` along axis 0.
+
+    ``samples`` has shape (draws, ...), each end has shape (...). Both are NaN where a sample is NaN.
+    """
     low, high = np.quantile(samples, ENDS, axis=0)
     return low, high

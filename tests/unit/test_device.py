@@ -114,7 +114,7 @@ def test_torch_without_cuda(machine: Callable[..., None]) -> None:
 def test_what_cuda_complains_of_is_passed_on(machine: Callable[..., None]) -> None:
     machine("580.95.05")
     with pytest.raises(
-        UserError, match=r"can't use it: No CUDA GPUs are available; mend that, or set device: cpu$"
+        UserError, match=r"can't use it: No CUDA GPUs are available; fix that, or set device: cpu$"
     ):
         device.device()
 
@@ -169,8 +169,8 @@ def test_emulated_bfloat16_counts_as_none_and_is_told_once(
         found = [device.multiplies_bfloat16(torch.device("cuda")) for _ in range(3)]
     assert found == [native] * 3
     assert device.fast_dtype() == (torch.bfloat16 if native else torch.float32)
-    told = [] if native else ["Some Card does not multiply bfloat16: products are made in float32"]
-    assert [record.getMessage() for record in caplog.records] == told
+    line = "Some Card does not multiply bfloat16 natively; matrices are multiplied in float32"
+    assert [record.getMessage() for record in caplog.records] == ([] if native else [line])
     device._gpu_multiplies_bfloat16.cache_clear()
 
 

@@ -1,14 +1,15 @@
-"""Answers of a model to prompts, greedy: always its own most likely token."""
+"""Greedy answers of a model to prompts: each token is the most likely one."""
 
 import logging
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
@@ -16,7 +17,7 @@ from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits
 from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
-from crossdiff.texts.formats import ROLES, Turn
+from crossdiff.texts.formats import ROLES, Text, Turn
 from crossdiff.texts.shards import Shard, document_id, split_texts
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,14 @@ log = logging.getLogger(__name__)
 def greedy(
     model: PreTrainedModel, prompts: Sequence[np.ndarray], new_tokens: int, batch: int = 32
 ) -> list[np.ndarray]:
-    """The ids that ``model`` adds to each prompt (ids): at most ``new_tokens``, up to and including the end of its turn.
+    """The ids that ``model`` adds to each prompt (tokens,), up to and including the end of its turn.
 
-    ``batch`` prompts of similar length run at a time.
+    Each answer has at most ``new_tokens`` ids. ``batch`` prompts of similar length run at a time.
     """
     ends = torch.tensor(turn_ends(model))
-    # A copy with the same weights, since generate() fills what it isn't told from the model's own settings: a repetition penalty, say.
-    plain = copy(model)
+    # A copy with the same weights gets settings of its own. Otherwise generate() would take settings that are
+    # missing here from the model, such as a repetition penalty. PreTrainedModel does not declare generate().
+    plain: Any = copy(model)
     plain.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=new_tokens,
@@ -44,23 +46,22 @@ def greedy(
     for first in range(0, len(order), batch):
         group = order[first : first + batch]
         ids, real = padded([prompts[i] for i in group], "left")
-        output = plain.generate(input_ids=ids.to(model.device), attention_mask=real.long().to(model.device))[
-            :, ids.shape[1] :
-        ].cpu()
-        for i, row in zip(group, output, strict=True):
+        inputs = {"input_ids": ids.to(model.device), "attention_mask": real.long().to(model.device)}
+        new = plain.generate(**inputs)[:, ids.shape[1] :].cpu()
+        for i, row in zip(group, new, strict=True):
             found[i] = to_turn_end(row, ends)
         log.info("%d of %d answers", len(found), len(prompts))
     return [found[i] for i in range(len(prompts))]
 
 
 def turn_ends(model: PreTrainedModel) -> list[int]:
-    """The tokens that end a turn of ``model``."""
+    """The ids of the tokens that end a turn of ``model``, from its generation config. May be empty."""
     ends = model.generation_config.eos_token_id
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def to_turn_end(answer: Tensor, ends: Tensor) -> np.ndarray:
-    """``answer`` (tokens,) up to and including the first of ``ends``, if there is one."""
+    """The ``answer`` (tokens,) up to and including the first of ``ends``, or all of it if it has none."""
     end = torch.isin(answer, ends).nonzero()
     return answer[: int(end[0]) + 1 if len(end) else None].numpy()
 
@@ -69,43 +70,38 @@ def to_turn_end(answer: Tensor, ends: Tensor) -> np.ndarray:
 def answer_nats(
     model: PreTrainedModel, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], batch: int = 128
 ) -> np.ndarray:
-    """(answers,) float64: -log p of all tokens of each answer after its prompt, in nats. Equal prompts, and equal pairs, are read once."""
+    """-log p in nats of each answer after its prompt, summed over the answer's tokens: (answers,) float64.
+
+    An empty answer has 0. Prompts and answers are ids, (tokens,) each. Equal prompts are read once, and so
+    are equal pairs of prompt and answer.
+    """
     number: dict[bytes, int] = {}
     prompt_of = [number.setdefault(prompt.tobytes(), len(number)) for prompt in prompts]
     distinct = {prompt_of[row]: prompt for row, prompt in enumerate(prompts)}
-    pairs = {
-        (prompt, said.tobytes()): row
-        for row, (prompt, said) in enumerate(zip(prompt_of, answers, strict=True))
-    }
-    order = sorted(
-        (row for row in pairs.values() if len(answers[row])), key=lambda row: (len(answers[row]), row)
-    )
+    pair_of = [(prompt, said.tobytes()) for prompt, said in zip(prompt_of, answers, strict=True)]
+    pairs = {pair: row for row, pair in enumerate(pair_of)}
+    nonempty = [row for row in pairs.values() if len(answers[row])]
+    order = sorted(nonempty, key=lambda row: (len(answers[row]), row))
     found = np.zeros(len(answers))
     if order:
-        ids, mask = (
-            part.long().to(model.device)
-            for part in padded([distinct[prompt] for prompt in range(len(distinct))], "left")
-        )
+        in_order = [distinct[prompt] for prompt in range(len(distinct))]
+        ids, mask = (part.long().to(model.device) for part in padded(in_order, "left"))
         cache = DynamicCache()
         position = (mask.cumsum(dim=1) - 1).clamp_min(0)
         layer = len(decoder_layers(model)) - 1
-        last = run_to_layer(
-            model,
-            ids,
-            layer,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        )[:, -1:]
+        inputs = {
+            "attention_mask": mask,
+            "position_ids": position,
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        last = run_to_layer(model, ids, layer, **inputs)[:, -1:]
         for start in range(0, len(order), batch):
             group = order[start : start + batch]
             chosen = torch.tensor([prompt_of[row] for row in group], device=model.device)
-            read = [(block.keys[chosen], block.values[chosen]) for block in cache.layers]
+            read = [(keys[chosen], values[chosen]) for keys, values, _ in cache]
             found[group] = _nats(model, mask[chosen], read, last[chosen], [answers[row] for row in group])
-    return np.array(
-        [found[pairs[prompt, said.tobytes()]] for prompt, said in zip(prompt_of, answers, strict=True)]
-    )
+    return np.array([found[pairs[pair]] for pair in pair_of])
 
 
 def _nats(
@@ -115,7 +111,12 @@ def _nats(
     last: Tensor,
     answers: list[np.ndarray],
 ) -> np.ndarray:
-    """(answers,): nats of each after its prompt, of which mask, keys and values of every block and last residual stream are known."""
+    """-log p in nats of each answer after its prompt, (answers,).
+
+    The prompts have been read already. ``mask`` (answers, positions) tells which of their positions are real.
+    ``read`` holds the keys and values of every block. ``last`` (answers, 1, d_model) is the last block's
+    residual stream at the last position.
+    """
     ids, real = padded(answers)
     residual, longest = last, ids.shape[1]
     if longest > 1:
@@ -140,18 +141,25 @@ def _nats(
 
 
 def openings(
-    source: TextSource, name: str, tokenizer, count: int, longest: int, archive: str | None = None
+    source: TextSource,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    longest: int,
+    archive: str | None = None,
 ) -> list[tuple[int, TokenSequence]]:
-    """The first ``count`` different openings of a data set's validation chats, with their document ids, each ready for an answer.
+    """The first ``count`` different openings of a data set's validation chats: (document id, sequence).
 
-    An opening is a chat up to its first user turn. Those of more than ``longest`` tokens are left out. Raises UserError when there are
-    fewer than ``count``.
+    An opening is a chat up to its first user turn. The sequence ends with the header of an assistant's turn,
+    so that a model can answer. Openings of more than ``longest`` tokens are left out.
+
+    Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings.
     """
     if source.kind != "chats":
         raise UserError(f"datasets.{name}.kind: found {source.kind}, prompts are taken from chats")
     found: dict[int, TokenSequence] = {}
-    for number, _, chat in split_texts(source, name, "validation", archive):
-        opening = _opening(chat)
+    for number, _, text in split_texts(source, name, "validation", archive):
+        opening = _opening(text)
         document = document_id(opening)
         if not opening or document in found:
             continue
@@ -164,7 +172,10 @@ def openings(
     raise UserError(f"causal.conversations: found {count}, {have}")
 
 
-def _opening(chat: list[Turn]) -> list[Turn]:
+def _opening(chat: Text) -> list[Turn]:
+    """A chat up to its first user turn. Empty if it has none, or is a document."""
+    if isinstance(chat, str):
+        return []
     for number, turn in enumerate(chat):
         if turn["role"] == "user":
             return chat[: number + 1]
@@ -172,19 +183,20 @@ def _opening(chat: list[Turn]) -> list[Turn]:
 
 
 def answered(model: PreTrainedModel, asked: Sequence[tuple[int, TokenSequence]], new_tokens: int) -> Shard:
-    """Openings with the answers of ``model``, one sequence each, in order. An answer that reaches ``new_tokens`` has no turn end."""
+    """Openings, each followed by the answer of ``model``, as one sequence each, in the order of ``asked``.
+
+    An answer that is cut after ``new_tokens`` tokens has no turn end.
+    """
     answers = greedy(model, [prompt.token for _, prompt in asked], new_tokens)
-    return Shard.of(
-        [
-            (document, _with(prompt, answer, model))
-            for (document, prompt), answer in zip(asked, answers, strict=True)
-        ]
-    )
+    pairs = zip(asked, answers, strict=True)
+    return Shard.of([(document, _with(prompt, answer, model)) for (document, prompt), answer in pairs])
 
 
 def _with(prompt: TokenSequence, answer: np.ndarray, model: PreTrainedModel) -> TokenSequence:
     template = np.full(len(answer), CONTENT, np.int8)
-    template[np.isin(answer, turn_ends(model))] = TURN_END  # its last token, if any: greedy stops there
+    template[np.isin(answer, turn_ends(model))] = (
+        TURN_END  # at most the last token, because greedy stops there
+    )
     role = np.full(len(answer), ROLES.index("assistant"), np.int8)
     return TokenSequence(
         np.concatenate([prompt.token, answer.astype(np.int32)]),

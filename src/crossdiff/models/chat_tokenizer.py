@@ -1,4 +1,7 @@
-"""Loading the tokenizer that renders chats, from the folder that ``chat_tokenizer`` wrote. Torch-free, so that tokenising starts fast."""
+"""Load the tokenizer that renders chats, from the folder that the rule ``chat_tokenizer`` wrote.
+
+Torch-free, so that tokenising starts fast.
+"""
 
 from pathlib import Path
 
@@ -8,9 +11,10 @@ from crossdiff.errors import UserError, first_line
 
 
 def load_chat_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer that tokenizer.json holds whole.
+    """The fast tokenizer of a folder, from tokenizer.json alone.
 
-    A model's own is read by ``models.tokenizers``: its class may say more, which takes the model's configuration and torch.
+    ``models.tokenizers`` reads a model's own tokenizer. Its class may need the model's configuration and
+    torch. Raises UserError if the folder holds no usable tokenizer.
     """
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""What is asked of a model before anything expensive."""
+"""Check a model before anything expensive is computed with it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from crossdiff.models.tokenizers import load_tokenizer, text_config
 
 
 def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[str, Any]:
-    """Facts of a model: d_model, layers, family, and vocabulary, the number of the tokenizer's tokens.
+    """Facts of the model in ``folder``: d_model, layers, family, and vocabulary, the number of tokens.
 
-    Raises UserError when the layer does not exist, the folder lacks weights of its model, or a token of ``tokenizer`` has another id in
-    the model's own.
+    ``tokenizer`` is the folder of the chat tokenizer, ``layer`` a 0-based block. Raises UserError if the
+    layer does not exist, if the folder lacks weights of its model, or if a token of ``tokenizer`` has another
+    id, or none, in the model's own tokenizer.
     """
     config, name = text_config(folder), Path(folder).name
     if layer >= config.num_hidden_layers:
@@ -23,9 +24,10 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
     vocabulary, known = load_tokenizer(tokenizer).get_vocab(), load_tokenizer(folder).get_vocab()
     different = [token for token, number in vocabulary.items() if known.get(token) != number]
     if different:
+        many = f"{len(different)} of {len(vocabulary)} tokens of the chat tokenizer"
         raise UserError(
-            f"pair: {len(different)} of {len(vocabulary)} tokens of the chat tokenizer have another id or none in the tokenizer of {name} "
-            f"(such as {different[0]!r}); only pairs with one vocabulary are supported"
+            f"pair: {many} have another id or none in the tokenizer of {name} (such as {different[0]!r}); "
+            "only pairs with one vocabulary are supported"
         )
     facts = {"d_model": config.hidden_size, "layers": config.num_hidden_layers, "family": config.model_type}
     return facts | {"vocabulary": len(vocabulary)}

@@ -1,7 +1,8 @@
-"""Fine-tuning a chat model from a base model: the loss is on the assistant's turns only.
+"""Fine-tune a chat model from a base model. The loss is on the assistant's turns only.
 
-The model computes in bfloat16 where the device is fast at it; the weights that Adam moves are float32. Embeddings stay frozen but for the
-tokens of the template, which the base model may never have seen in this place: no gradient is computed for the others.
+The model computes in bfloat16 if the device is fast at it. The weights that Adam updates are float32. Of the
+embeddings, only the rows of the template's tokens are trained, because the base model may never have seen
+these tokens in this place. No gradient is computed for the other rows.
 """
 
 import csv
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossdiff.config import Finetuning, TextSource
 from crossdiff.device import fast_dtype
@@ -29,17 +30,22 @@ from crossdiff.texts.shards import sequences
 
 log = logging.getLogger(__name__)
 
-WIDTH_STEP = 8
-LOGIT_ROWS = 64  # tokens whose logits are held at a time
-Batch = tuple[
-    Tensor, Tensor
-]  # token ids and whether each is learned, both (sequence, position), padded on the right
+WIDTH_STEP = 8  # tokens; the width of every batch is a multiple
+LOGIT_ROWS = 64  # number of tokens whose logits are in memory at a time
+# Token ids, and whether each is learned. Both are (sequence, position), padded on the right.
+Batch = tuple[Tensor, Tensor]
 
 
 def training_sequences(
-    sources: Mapping[str, TextSource], archives: Mapping[str, str | None], tokenizer, settings: Finetuning
+    sources: Mapping[str, TextSource],
+    archives: Mapping[str, str | None],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Finetuning,
 ) -> list[TokenSequence]:
-    """Training chats of every data set up to its number of tokens. Raises UserError when a data set has fewer."""
+    """Training chats of every data set in ``settings.data``, up to the number of tokens given there.
+
+    Raises UserError if a data set has fewer tokens.
+    """
     found: list[TokenSequence] = []
     for name, tokens in settings.data.items():
         missing = tokens
@@ -51,17 +57,20 @@ def training_sequences(
             if missing <= 0:
                 break
         if missing > 0:
-            raise UserError(
-                f"pair.chat.finetune.data.{name}: found {tokens:,}, the data set's training chats have {tokens - missing:,} tokens"
-            )
+            have = f"the data set's training chats have {tokens - missing:,} tokens"
+            raise UserError(f"pair.chat.finetune.data.{name}: found {tokens:,}, {have}")
     return found
 
 
 def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> list[Batch]:
-    """Batches of sequences of similar length, in random order. Learned are the assistant's words and its turn end."""
+    """Batches of sequences of similar length, in random order, with at most ``batch_tokens`` positions each.
+
+    The assistant's words and its turn end are learned. A sequence longer than ``batch_tokens`` is a batch of
+    its own. Batches without learned tokens are left out.
+    """
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i].token), i))
     groups: list[list[int]] = [[]]
-    for i in order:  # sorted: the newest is the longest, so it sets the padded width
+    for i in order:  # by length, so the last one is the longest and sets the padded width
         if groups[-1] and (len(groups[-1]) + 1) * _width(len(examples[i].token)) > batch_tokens:
             groups.append([])
         groups[-1].append(i)
@@ -71,7 +80,7 @@ def batches(examples: Sequence[TokenSequence], batch_tokens: int, seed: int) -> 
 
 
 def _width(length: int) -> int:
-    """Few widths, so that memory freed by one batch fits the next."""
+    """Round a length up. There are few widths, so that the memory of one batch fits the next."""
     return -(-length // WIDTH_STEP) * WIDTH_STEP
 
 
@@ -86,8 +95,11 @@ def _batch(group: list[TokenSequence]) -> Batch:
 def assistant_losses(
     model: PreTrainedModel, hidden: Tensor, targets: Tensor, tokens: Tensor
 ) -> Iterator[Tensor]:
-    """The terms of the mean cross-entropy (nats) of ``targets`` (tokens,) after ``hidden`` (tokens, width), LOGIT_ROWS tokens in each. Of
-    the LM head, only the rows of ``tokens`` get a gradient."""
+    """The mean cross-entropy in nats, as terms to be summed. Each term covers LOGIT_ROWS tokens.
+
+    ``targets`` (tokens,) are predicted from ``hidden`` (tokens, d_model). Of the LM head, only the rows of
+    ``tokens`` (ids) get a gradient.
+    """
     head = model.get_output_embeddings()
     frozen = {name: value.detach() for name, value in head.named_parameters()}
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
@@ -102,25 +114,32 @@ def assistant_losses(
 
 
 def before_learned(model: PreTrainedModel, ids: Tensor, learned: Tensor) -> tuple[Tensor, Tensor]:
-    """The last hidden states (tokens, width) from which the learned tokens are predicted, and these tokens (tokens,)."""
+    """The last hidden states from which the learned tokens are predicted, and the ids of these tokens.
+
+    The shapes are (tokens, d_model) and (tokens,). ``ids`` and ``learned`` are those of a batch, both
+    (sequence, position).
+    """
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[:, :-1][learned[:, 1:]], ids[:, 1:][learned[:, 1:]]
 
 
 def backward(model: PreTrainedModel, ids: Tensor, learned: Tensor, tokens: Tensor) -> Tensor:
-    """Add the gradients of a batch's loss to those of the weights; the loss. Logits are gone before the next ones are made: few
-    at a time stay in the cache."""
+    """Add the gradients of a batch's loss to those of the weights, and return the loss, a scalar in nats.
+
+    The logits of one term are freed before those of the next are computed, so they fit into the CPU's cache.
+    ``tokens`` are the ids whose rows of the LM head get a gradient.
+    """
     hidden, targets = before_learned(model, ids, learned)
-    leaf, loss = hidden.detach().requires_grad_(), 0.0
+    leaf, loss = hidden.detach().requires_grad_(), torch.zeros((), device=hidden.device)
     for term in assistant_losses(model, leaf, targets, tokens):
         term.backward()
-        loss += term.detach()
+        loss = loss + term.detach()
     hidden.backward(leaf.grad)
     return loss
 
 
 def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
-    """Linear warm-up, then a half cosine to a tenth."""
+    """Learning rate of a step, from 0: a linear warm-up, then half a cosine to a tenth of the maximum."""
     warmup = max(1, round(settings.warmup_fraction * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -130,16 +149,18 @@ def learning_rate(step: int, steps: int, settings: Finetuning) -> float:
 
 def finetune(
     base: str | Path,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[TokenSequence],
     settings: Finetuning,
     folder: Path,
     training_log: str | Path,
 ) -> None:
-    """Train on ``examples``; write the model and ``tokenizer`` to ``folder`` and the loss of every step to ``training_log`` (CSV)."""
-    end = turn_end(
-        examples, settings.max_length
-    )  # first: what can't be trained is refused before hours of it
+    """Train the model of the folder ``base`` on ``examples``.
+
+    Writes the model and ``tokenizer`` to ``folder``, and the loss of every step to ``training_log`` (CSV).
+    Raises UserError if no example reaches the end of an assistant's turn.
+    """
+    end = turn_end(examples, settings.max_length)  # before training, which may take hours
     model = load_model(base, fast_dtype())
     plan = [
         batch
@@ -149,24 +170,26 @@ def finetune(
     losses = train(model, plan, template_tokens(examples), settings)
     _write_log(training_log, plan, losses, settings)
     model.generation_config.eos_token_id = end
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def train(model: PreTrainedModel, plan: Sequence[Batch], tokens: Tensor, settings: Finetuning) -> list[float]:
-    """A step on every batch of ``plan``; the losses. Of the embeddings only the rows of ``tokens`` (ids) move."""
+    """Make a step on every batch of ``plan``, and return the loss of each step, in nats.
+
+    Of the embeddings, only the rows of ``tokens`` (ids) are trained.
+    """
     torch.manual_seed(settings.seed)
     model.train()
     if model.device.type == "cpu":
-        model.set_attn_implementation(
-            "eager"
-        )  # on sequences this short three times as fast, backward, as PyTorch's fused one
+        # On such short sequences, its backward pass is three times as fast as that of fused attention.
+        model.set_attn_implementation("eager")
     tokens = tokens.to(model.device)
     weights = _Masters(model, tokens)
     optimiser = torch.optim.AdamW(
         weights.groups(settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95), fused=True
     )
-    losses = []  # on the device until the end: reading one would make the next step wait
+    losses = []  # on the device until the end, because reading a loss makes the next step wait
     for step, (ids, learned) in enumerate(plan):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, len(plan), settings)
@@ -181,16 +204,19 @@ def train(model: PreTrainedModel, plan: Sequence[Batch], tokens: Tensor, setting
 
 
 class _Masters:
-    """Float32 copies of all that is trained: every weight, but of the embeddings the rows of ``tokens`` alone."""
+    """Float32 copies of the weights that are trained.
+
+    Of the embeddings, only the rows of ``tokens`` (ids) are trained. Raises UserError for a model whose input
+    embeddings are not a plain table.
+    """
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor) -> None:
-        model.get_input_embeddings().sparse = (
-            True  # a gradient for the rows that a batch uses, instead of one for all
-        )
-        embeddings = {
-            model.get_input_embeddings().weight,
-            model.get_output_embeddings().weight,
-        }  # one where they are tied
+        inputs = model.get_input_embeddings()
+        if not isinstance(inputs, nn.Embedding):
+            problem = f"its input embeddings are {type(inputs).__name__}, allowed: torch.nn.Embedding"
+            raise UserError(f"{type(model).__name__}: {problem}; this family can't be fine-tuned here")
+        inputs.sparse = True  # gradients have only the rows that a batch uses
+        embeddings = {inputs.weight, model.get_output_embeddings().weight}  # one weight if they are tied
         self.tokens = tokens
         self.whole = {
             weight: weight.detach().float() for weight in model.parameters() if weight not in embeddings
@@ -198,16 +224,16 @@ class _Masters:
         self.rows = {weight: weight.detach()[tokens].float() for weight in embeddings}
 
     def groups(self, weight_decay: float) -> list[dict]:
-        """What the optimiser moves."""
+        """The parameter groups of the optimiser. Weight decay does not apply to the embeddings."""
         return [
             {"params": list(self.whole.values()), "weight_decay": weight_decay},
             {"params": list(self.rows.values()), "weight_decay": 0},
         ]
 
     def with_gradients(self) -> list[Tensor]:
-        """The copies, each with the gradient of its weight, which lets go of it."""
+        """Move the gradient of each weight to its copy, and return the copies."""
         for weight, master in self.whole.items():
-            if weight.grad is not None:  # a part of the model that texts do not go through
+            if weight.grad is not None:  # None in a part of the model that texts do not use
                 master.grad = weight.grad.float()
         for weight, master in self.rows.items():
             master.grad = weight.grad.coalesce().index_select(0, self.tokens).to_dense().float()
@@ -217,7 +243,7 @@ class _Masters:
 
     @torch.no_grad()
     def hand_back(self) -> None:
-        """What the optimiser made of the copies goes into the model."""
+        """Write the copies, which the optimiser has changed, into the model."""
         for weight, master in self.whole.items():
             weight.copy_(master)
             master.grad = None
@@ -235,14 +261,16 @@ def _write_log(path: str | Path, plan: list[Batch], losses: list[float], setting
 
 
 def template_tokens(examples: Sequence[TokenSequence]) -> Tensor:
-    """Ids of every token that stands in a template."""
-    return torch.from_numpy(
-        np.unique(np.concatenate([s.token[s.template != CONTENT] for s in examples]))
-    ).long()
+    """Ids of all tokens that stand in a template, sorted, (tokens,) int64."""
+    in_template = np.concatenate([s.token[s.template != CONTENT] for s in examples])
+    return torch.from_numpy(np.unique(in_template)).long()
 
 
 def turn_end(examples: Sequence[TokenSequence], max_length: int) -> int:
-    """The token that ends an assistant's turn: generation stops at it. Raises UserError when no chat, cut at ``max_length``, has one."""
+    """Id of the token that ends an assistant's turn most often. Generation stops at it.
+
+    Raises UserError if no chat, cut after ``max_length`` tokens, has such a token.
+    """
     first_of_end = [
         s.token[1:][
             (s.template[1:] == TURN_END)
@@ -253,7 +281,6 @@ def turn_end(examples: Sequence[TokenSequence], max_length: int) -> int:
     ]
     counts = np.bincount(np.concatenate(first_of_end))
     if not counts.any():
-        raise UserError(
-            f"pair.chat.finetune.max_length: found {max_length}, no training chat reaches an assistant's turn end"
-        )
+        problem = "no training chat reaches an assistant's turn end"
+        raise UserError(f"pair.chat.finetune.max_length: found {max_length}, {problem}")
     return int(counts.argmax())

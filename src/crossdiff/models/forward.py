@@ -1,6 +1,6 @@
-"""Running a part of a model: up to a layer's output, or on from it.
+"""Run a part of a model: up to a layer's output, or from there to the end.
 
-``layer`` is the 0-based block whose output (the residual stream) is meant.
+``layer`` is a 0-based transformer block. Its output is the residual stream after this block.
 """
 
 from collections.abc import Iterator
@@ -13,32 +13,32 @@ from transformers import PreTrainedModel
 
 from crossdiff.errors import UserError
 
-HEAD_POSITIONS = 512  # positions whose logits callers of ``head_logits`` hold at a time
+HEAD_POSITIONS = 512  # number of positions that callers give to ``head_logits`` at a time
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer blocks, whatever the family calls them."""
+    """The transformer blocks, which families name differently. Raises UserError if they are not found."""
     n_layers = model.config.get_text_config().num_hidden_layers
     for _, module in model.named_modules():
         for name in ("layers", "h", "blocks"):
             layers = getattr(module, name, None)
             if isinstance(layers, nn.ModuleList) and len(layers) == n_layers:
                 return layers
-    raise UserError(
-        f"{type(model).__name__}: its {n_layers} transformer blocks were not found; this family is not supported"
-    )
+    problem = f"its {n_layers} transformer blocks were not found"
+    raise UserError(f"{type(model).__name__}: {problem}; this family is not supported")
 
 
 class _Reached(Exception):
-    """Stops the forward pass: the layer's output is known."""
+    """Stops the forward pass once the layer's output is known."""
 
 
 @torch.inference_mode()
 def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any) -> Tensor:
-    """Residual stream after block ``layer``, (batch, position, d_model), in the model's dtype. No later block and no LM head runs.
+    """Residual stream after block ``layer``, (batch, position, d_model), in the model's dtype.
 
-    ``ids`` (batch, position) is padded on the right, with any token: causal attention keeps padding out of what comes before it.
-    ``inputs`` are further ones of the model: a mask for other padding, a cache that the blocks fill.
+    Later blocks and the LM head do not run. ``ids`` (batch, position) may be padded on the right with any
+    token, because with causal attention padding does not affect the positions before it. ``inputs`` are
+    further inputs of the model, such as a mask for other padding, or a cache that the blocks fill.
     """
     output = _block_output(model, ids, layer, **inputs)
     return output[0] if isinstance(output, tuple) else output
@@ -47,7 +47,7 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
 def _block_output(
     model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any
 ) -> Tensor | tuple[Tensor, ...]:
-    """What block ``layer`` gives: the residual stream, in some families first in a tuple."""
+    """The output of block ``layer``: the residual stream, or in some families a tuple that begins with it."""
     found: list[Tensor | tuple[Tensor, ...]] = []
 
     def stop(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -64,11 +64,11 @@ def _block_output(
     return found[0]
 
 
-_in_tuple: dict[type[nn.Module], bool] = {}  # class of block -> whether its residual stream is in a tuple
+_in_tuple: dict[type[nn.Module], bool] = {}  # class of block -> whether its output is a tuple
 
 
 def _gives_tuple(model: PreTrainedModel) -> bool:
-    """Whether the blocks give a tuple: tried with one token, once for each family."""
+    """Whether the blocks' output is a tuple. This is tried with one token, once for each family."""
     block = type(decoder_layers(model)[0])
     if block not in _in_tuple:
         token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
@@ -77,16 +77,20 @@ def _gives_tuple(model: PreTrainedModel) -> bool:
 
 
 class _Given(nn.Module):
-    """Stands in for a block whose work is skipped: hands on what it is given, or a fixed tensor, as the block would (``in_tuple``)."""
+    """Stands in for a block that is skipped.
+
+    It gives its input, or the fixed tensor ``output``. With ``in_tuple`` it gives a tuple, as the block
+    itself does.
+    """
 
     def __init__(self, block: nn.Module, output: Tensor | None, in_tuple: bool) -> None:
         super().__init__()
-        self.block = [block]  # in a list: not a submodule
+        self.block = [block]  # in a list, so that it does not become a submodule
         self.output = output
         self.in_tuple = in_tuple
 
-    def __getattr__(self, name: str):
-        # Families read attributes such as attention_type off their blocks.
+    def __getattr__(self, name: str) -> Any:
+        # Some families read attributes of their blocks, such as attention_type.
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -99,6 +103,7 @@ class _Given(nn.Module):
 
 @contextmanager
 def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[None]:
+    """Skip the blocks up to ``layer`` in this context. Then ``hidden`` is the output of block ``layer``."""
     layers, in_tuple = decoder_layers(model), _gives_tuple(model)
     skipped = list(layers[: layer + 1])
     for index, block in enumerate(skipped):
@@ -114,10 +119,11 @@ def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[Non
 def resume_from_layer(
     model: PreTrainedModel, hidden: Tensor, ids: Tensor, layer: int, **inputs: Any
 ) -> Tensor:
-    """Residual stream after the last block, shaped as ``hidden`` (batch, position, d_model), which becomes the output of block ``layer``.
+    """Residual stream after the last block, if ``hidden`` were the output of block ``layer``.
 
-    ``ids`` only gives the shape (and what the family derives from it); blocks up to ``layer`` do no work, and the LM head does not run.
-    ``inputs`` as in ``run_to_layer``.
+    Both are (batch, position, d_model). Blocks up to ``layer`` and the LM head do not run, so ``ids`` (batch,
+    position) only gives the shape, and what the family derives from it. ``inputs`` are those of
+    ``run_to_layer``.
     """
     with _resumed(model, layer, hidden):
         return run_to_layer(model, ids, len(decoder_layers(model)) - 1, **inputs)
@@ -125,16 +131,17 @@ def resume_from_layer(
 
 @torch.inference_mode()
 def head_logits(model: PreTrainedModel, residual: Tensor) -> Tensor:
-    """Logits (n, vocabulary) of n positions from the residual stream after the last block, (n, d_model).
+    """Logits (n, vocabulary) of n positions, from their residual stream after the last block, (n, d_model).
 
-    What is left of the model looks at one position at a time, so any positions will do. It is the model's own: final norm, LM head and,
-    where the family has one, soft cap or scale of the logits.
+    Runs the rest of the model itself: final norm, LM head and, if the family has one, the soft cap or scale
+    of the logits. These treat each position on its own, so the positions may come from anywhere.
+
+    Raises UserError for a family whose head does not treat each position on its own.
     """
     ids = torch.zeros(len(residual), 1, dtype=torch.long, device=residual.device)
     with _resumed(model, len(decoder_layers(model)) - 1, residual[:, None]):
         logits = model(input_ids=ids, use_cache=False).logits[:, 0]
     if len(logits) != len(residual):
-        raise UserError(
-            f"{type(model).__name__}: {len(residual)} positions gave {len(logits)} rows of logits; this family is not supported"
-        )
+        found = f"{len(residual)} positions gave {len(logits)} rows of logits"
+        raise UserError(f"{type(model).__name__}: {found}; this family is not supported")
     return logits

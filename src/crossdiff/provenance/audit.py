@@ -1,6 +1,7 @@
-"""Audit: follow a result through its records to model weights and source text; compare each step with disk, config and code as they are.
+"""Audit a result: follow its records down to model weights and source text.
 
-Starts without torch, transformers, pandas and Snakemake.
+Each step is compared with disk, config and code as they are today. Torch-free, and starts without
+transformers, pandas and Snakemake.
 """
 
 from collections.abc import Iterator
@@ -33,45 +34,48 @@ ORPHAN = "orphan"
 
 
 class Finding(NamedTuple):
-    """Why a file isn't verified."""
+    """The reason why a file isn't verified."""
 
     verdict: str
     detail: str
 
 
 class Node(NamedTuple):
-    """A result, or a source: a file that no job made."""
+    """A file in a result's history: a result, or a source, which no job made."""
 
     path: str
-    digest: str | None  # now; None if it is missing
+    digest: str | None  # of the file as it is now, None if it is missing
     record: Record | None
     findings: list[Finding]
 
     @property
     def inputs(self) -> list[RecordedFile]:
+        """The files that the result was made from. Empty if there is no record."""
         return self.record.inputs if self.record else []
 
     @property
     def accepted(self) -> bool:
-        """Whether older code made it, ``crossdiff accept`` took it over, and nothing speaks against it."""
+        """Whether ``crossdiff accept`` took the result over, and nothing else differs."""
         return not self.findings and self.record is not None and bool(self.record.accepted)
 
     @property
     def verdicts(self) -> list[Finding]:
-        """Its findings; where there are none, that it is accepted or verified."""
-        if not self.accepted:
-            return self.findings or [Finding(VERIFIED, "")]
-        made, commit = self.record.accepted[0], (self.record.run["git"] or {}).get("commit", "unknown")
-        return [
-            Finding(
-                ACCEPTED,
-                f"on {self.record.accepted[-1].when}; made by older code {made.digest}, commit {commit}",
-            )
-        ]
+        """The findings. If there are none, a single entry says that the file is accepted or verified."""
+        if self.findings:
+            return self.findings
+        if self.record is None or not self.record.accepted:
+            return [Finding(VERIFIED, "")]
+        first, last = self.record.accepted[0], self.record.accepted[-1]
+        commit = (self.record.run["git"] or {}).get("commit", "unknown")
+        return [Finding(ACCEPTED, f"on {last.when}; made by older code {first.digest}, commit {commit}")]
 
 
 class Audit:
-    """Verdicts on the results below ``root``. ``configs``: config files to compare with instead of those that the records name."""
+    """Verdicts on the results below ``root``.
+
+    ``configs``: config files to compare with, instead of those that the records name.
+    ``deep``: read and hash every file again, even if its stamp is unchanged.
+    """
 
     def __init__(self, root: Path, configs: list[Path] | None = None, deep: bool = False) -> None:
         self.root, self.configs = root, configs
@@ -80,7 +84,7 @@ class Audit:
         self._plans: dict[tuple[Path, ...], dict[str, PlannedJob] | UserError] = {}
 
     def chain(self, path: str) -> dict[str, Node]:
-        """Path -> node of a result and of all that it was made from, the result first."""
+        """Path -> node of a result and of everything that it was made from, the result first."""
         nodes: dict[str, Node] = {}
         waiting = [path]
         while waiting:
@@ -96,37 +100,30 @@ class Audit:
         return nodes
 
     def everything(self) -> dict[str, Node]:
-        """Path -> node of every result below ``root``, and of every record whose result is gone. Raises UserError when there is none."""
+        """Path -> node of every result below ``root``, and of every record whose result is gone.
+
+        Raises UserError if there are none.
+        """
         recorded = (
             path.relative_to(self.root).as_posix().removesuffix(SUFFIX)
             for path in (self.root / RESULTS).rglob("*" + SUFFIX)
         )
         paths = sorted({*outputs([RESULTS], self.root), *recorded})
         if not paths:
-            raise UserError(
-                f"{self.root / RESULTS}: no results here; run this in the checkout that holds them"
-            )
+            raise UserError(f"{self.root / RESULTS}: no results here; run this in the checkout that has them")
         return {path: self.result(path) for path in paths}
 
     def result(self, path: str) -> Node:
-        """One result, compared with its record, its inputs, the config and the code."""
+        """Compare one result with its record, its inputs, the config and the code."""
         try:
             record = read_record(self.root / path)
         except RecordError as error:
-            return Node(
-                path,
-                self.hashes.now(path),
-                None,
-                [Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))],
-            )
+            finding = Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))
+            return Node(path, self.hashes.now(path), None, [finding])
         made = record.output(path)
         if made is None:
-            return Node(
-                path,
-                self.hashes.now(path),
-                None,
-                [Finding("file changed", f"its record is of {record.outputs[0].path}")],
-            )
+            finding = Finding("file changed", f"its record is of {record.outputs[0].path}")
+            return Node(path, self.hashes.now(path), None, [finding])
         now = self.hashes.now(path, made)
         findings = []
         if now is None:
@@ -143,13 +140,11 @@ class Audit:
     def _what_changed(self, made: RecordedFile) -> str:
         if made.files is None:
             return "its bytes are not those of the record"
-        now = content(self.root / made.path, is_plain(made.digest)).files or {}
-        return "in it: " + ", ".join(
-            sorted(name for name in made.files.keys() | now.keys() if made.files.get(name) != now.get(name))
-        )
+        was, now = made.files, content(self.root / made.path, is_plain(made.digest)).files or {}
+        return "in it: " + ", ".join(sorted(n for n in was.keys() | now.keys() if was.get(n) != now.get(n)))
 
     def _since(self, record: Record, path: str) -> Iterator[Finding]:
-        """What is no longer as it was when the job ran: inputs, config, code."""
+        """Find what has changed since the job ran: inputs, config, code."""
         jobs = self._plan(record)
         job = None if isinstance(jobs, UserError) else jobs.get(path)
         for entry in record.inputs:
@@ -173,13 +168,13 @@ class Audit:
         return self._plans[configs]
 
     def keys(self) -> set[str]:
-        """All settings that any job of the plans uses."""
+        """The keys of all settings that any job of the plans uses."""
         plans = [jobs for jobs in self._plans.values() if isinstance(jobs, dict)]
         return {key for jobs in plans for job in jobs.values() for key in job.params.get("settings", {})}
 
 
 def settings(nodes: dict[str, Node]) -> dict[str, list[Any]]:
-    """Settings that mattered: key -> its values, one unless steps were made with different ones."""
+    """Settings that mattered: key -> its values. It has several if steps were made with different values."""
     found: dict[str, list[Any]] = {}
     for node in nodes.values():
         for key, value in (node.record.settings if node.record else {}).items():
@@ -189,7 +184,10 @@ def settings(nodes: dict[str, Node]) -> dict[str, list[Any]]:
 
 
 def flat_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Settings by their keys, other params by their names; without the code, which is compared file by file."""
+    """Settings by their keys, and other params by their names.
+
+    The code is left out, because it is compared file by file.
+    """
     return params.get("settings", {}) | {
         name: value for name, value in params.items() if name not in ("settings", "code")
     }
@@ -211,7 +209,10 @@ def _changed_code(record: Record) -> list[str]:
 
 
 def code_now(record: Record) -> dict[str, str]:
-    """File -> digest of what the record's rule would run today; empty if the rule, or a module that it comes to by name, is gone."""
+    """File -> digest of the code that the record's rule would run today.
+
+    Empty if the rule is gone, or a module that its params name.
+    """
     return _code_of(record.rule, *record.params.get("modules", []))
 
 
@@ -219,15 +220,16 @@ def code_now(record: Record) -> dict[str, str]:
 def _code_of(rule: str, *modules: str) -> dict[str, str]:
     try:
         return code.code_parts(rule, *modules)
-    except (FileNotFoundError, ModuleNotFoundError, AttributeError):
+    except (FileNotFoundError, ModuleNotFoundError):
         return {}
 
 
 def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
-    """(root, path below it, findings) of a result, or of the folder that was made as a whole and holds it.
+    """Find the result that a file is: (root, path below it, findings).
 
-    One without a record at its place is looked for among the results of ``checkout``, by its bytes or by the id embedded in it; the finding
-    says if its bytes are others. Raises UserError where nothing is known of it.
+    For a member of a folder that one job made as a whole, this is the folder. A file without a record next to
+    it is looked for among the results of ``checkout``, by its bytes or by the id embedded in it. In the
+    second case a finding says that its bytes differ. Raises UserError if nothing is known of the file.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -248,16 +250,8 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
         if made and _is_of(made, absolute, there):
             return checkout, candidate, []
         if record.id == known and Path(candidate).suffix == path.suffix:
-            return (
-                checkout,
-                candidate,
-                [
-                    Finding(
-                        "file changed",
-                        f"{path} is not byte for byte what the record of {candidate} describes",
-                    )
-                ],
-            )
+            detail = f"{path} is not byte for byte what the record of {candidate} describes"
+            return checkout, candidate, [Finding("file changed", detail)]
     if home:
         return home, absolute.relative_to(home).as_posix(), []
     raise UserError(
@@ -266,12 +260,12 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
 
 
 def _home(path: Path) -> Path | None:
-    """The folder that holds the innermost results folder above a path."""
+    """The folder that contains the innermost results folder above a path."""
     return next((parent.parent for parent in path.parents if parent.name == RESULTS), None)
 
 
 def _is_of(entry: RecordedFile, path: Path, there: Hashes) -> bool:
-    """Whether a file or folder has the bytes that a record tells of. It is read only if it has as many."""
+    """Whether a file or folder has the bytes that a record describes. It is read only if its size agrees."""
     return entry.size == size(path) and entry.digest == there.now(path.name, entry)
 
 
@@ -280,8 +274,9 @@ def _what_can_be_said(path: Path, there: Hashes, known: str | None) -> str:
         record = read_record(path)
     except RecordError as error:
         if known:
-            return f"no record beside it, but it carries the id {known} of one: audit it in the checkout it came from."
-        return f"{error.verdict}, and it carries no id of one; nothing is known of how it was made."
+            todo = "audit it in the checkout it came from"
+            return f"no record next to it, but it holds the id of one, {known}: {todo}."
+        return f"{error.verdict}, and it holds no record's id; nothing is known of how it was made."
     same = any(_is_of(entry, path, there) for entry in record.outputs)
     bytes_are = "its bytes are those" if same else "its bytes are not those"
     commit = (record.run["git"] or {}).get("commit", "unknown")

@@ -1,4 +1,4 @@
-"""Audit as text: the tree of a result, the list of all results, a summary; and the same as JSON."""
+"""Print an audit as text (the tree of a result, the list of all results, a summary) or as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,10 @@ from crossdiff.provenance.records import RecordedFile, is_result
 
 
 def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
-    """All that audit found, with complete records. ``accepted``: nothing is worse than accepted."""
+    """Everything that audit found, with complete records.
+
+    ``verified`` is true if all files are verified, ``accepted`` if some are accepted and all others verified.
+    """
     clean = not any(node.findings for node in nodes.values())
     accepted = any(node.accepted for node in nodes.values())
     return {
@@ -37,7 +40,7 @@ def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
 
 
 def listing(nodes: dict[str, Node]) -> Iterator[str]:
-    """The results that aren't verified, one by one; those that are accepted, as many in a line as were accepted together."""
+    """Lines for each result that isn't verified. Results that were accepted together share a line."""
     for path, node in nodes.items():
         if node.findings:
             yield from _notes([path], nodes, "")
@@ -45,11 +48,15 @@ def listing(nodes: dict[str, Node]) -> Iterator[str]:
 
 
 def tree(path: str, nodes: dict[str, Node]) -> Iterator[str]:
-    """The chain from a result to its sources. Inputs of one name share a line; what a job was made from is shown once."""
+    """Lines for the chain from a result to its sources.
+
+    Inputs of one name share a line. The inputs of a job are shown once.
+    """
     shown: set[str] = set()
 
     def lines(group: list[str], name: str, first: str, rest: str) -> Iterator[str]:
-        jobs = {node.record.id for node in map(nodes.get, group) if node.record}
+        records = [nodes[member].record for member in group]
+        jobs = {record.id for record in records if record}
         seen = bool(jobs) and jobs <= shown
         yield f"{first}{_label(group, name, nodes)}{'  (see above)' if seen else ''}"
         if seen:
@@ -65,7 +72,7 @@ def tree(path: str, nodes: dict[str, Node]) -> Iterator[str]:
 
 
 def _groups(inputs: list[RecordedFile], nodes: dict[str, Node]) -> dict[str, list[str]]:
-    """Inputs by their name in the rule and the rule that made them; each source stands alone."""
+    """Group inputs by their name in the rule and by the rule that made them. Each source is its own group."""
     groups: dict[str, list[str]] = {}
     for entry in inputs:
         record = nodes[entry.path].record
@@ -78,7 +85,8 @@ def _groups(inputs: list[RecordedFile], nodes: dict[str, Node]) -> dict[str, lis
 def _label(group: list[str], name: str, nodes: dict[str, Node]) -> str:
     record = nodes[group[0]].record
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    return f"{name + ': ' if name else ''}{group[0]}{more}{f'  by {record.rule}' if record else ''}  [{_verdict(group, nodes)}]"
+    label, maker = f"{name}: " if name else "", f"  by {record.rule}" if record else ""
+    return f"{label}{group[0]}{more}{maker}  [{_verdict(group, nodes)}]"
 
 
 def _verdict(group: list[str], nodes: dict[str, Node]) -> str:
@@ -92,7 +100,10 @@ def _verdict(group: list[str], nodes: dict[str, Node]) -> str:
 
 
 def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[str]:
-    """Why files aren't verified, after a mark: ! or, for accepted ones, ~. One line per file and verdict; files with the same share it."""
+    """Lines that say why files aren't verified. Files with the same verdict and details share a line.
+
+    Each line begins with a mark: ``~`` for accepted files, ``!`` for all others.
+    """
     lines: dict[str, list[str]] = {}
     for path in group:
         verdicts: dict[str, list[str]] = {}
@@ -103,11 +114,12 @@ def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[st
                 lines.setdefault(f"{verdict} ({'; '.join(details)})", []).append(path)
     for line, paths in lines.items():
         mark = "~" if nodes[paths[0]].accepted else "!"
-        yield f"{indent}{mark} {paths[0] if len(paths) == 1 else f'{len(paths)} files, {paths[0]} first'}: {line}"
+        which = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} first"
+        yield f"{indent}{mark} {which}: {line}"
 
 
 def used_settings(nodes: dict[str, Node], audit: Audit) -> Iterator[str]:
-    """The settings that mattered, with their values."""
+    """Lines for the settings that mattered, with their values."""
     used = settings(nodes)
     known = audit.keys() | used.keys()
     yield f"Settings that mattered, {len(used)} of {len(known)}:"
@@ -117,18 +129,16 @@ def used_settings(nodes: dict[str, Node], audit: Audit) -> Iterator[str]:
 
 
 def summary(nodes: dict[str, Node], audit: Audit) -> str:
-    """One line: how many files are verified, accepted, neither, and how that was checked."""
+    """One line that says how many files are verified, accepted or neither, and how this was checked."""
     bad = sum(bool(node.findings) for node in nodes.values())
     accepted = sum(node.accepted for node in nodes.values())
-    how = (
-        "read and hashed again"
-        if audit.hashes.deep
-        else "checked by size, times and inode (--deep reads them again)"
-    )
+    how = "checked by size, times and inode (--deep reads them again)"
+    if audit.hashes.deep:
+        how = "read and hashed again"
     if bad:
-        return (
-            f"{bad} of {len(nodes)} files not verified{f', {accepted} accepted' if accepted else ''}; {how}."
-        )
+        also = f", {accepted} accepted" if accepted else ""
+        return f"{bad} of {len(nodes)} files not verified{also}; {how}."
     if accepted:
-        return f"{len(nodes) - accepted} of {len(nodes)} files verified, {accepted} accepted: older code made them; {how}."
+        verified = f"{len(nodes) - accepted} of {len(nodes)} files verified"
+        return f"{verified}, {accepted} accepted: older code made them; {how}."
     return f"All {len(nodes)} files verified; {how}."

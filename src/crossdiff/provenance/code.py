@@ -1,12 +1,12 @@
-"""What a rule's result depends on besides its inputs and settings: the code that its script runs.
+"""Digests of the code that a rule's script runs: a result depends on it, as on inputs and settings.
 
-Torch-free: the Snakefile imports this module.
+Torch-free, because the Snakefile imports this module.
 """
 
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,26 +16,27 @@ from crossdiff.provenance import json_cache
 LIBRARY = Path(__file__).parent.parent
 ROOT = LIBRARY.parent.parent
 SCRIPTS = ROOT / "workflow_scripts"
-PARSER = 2  # version of what ``_parse`` finds, which is remembered
+PARSER = 2  # version of ``_parse``: its results are kept in a cache
 
 
 @cache
 def code_digest(script: str, *modules: str) -> str:
-    """Digest of ``workflow_scripts/<script>.py`` and of every crossdiff module that it imports, directly or not.
+    """Digest of the code of ``workflow_scripts/<script>.py``, 16 hexadecimal digits.
 
-    ``modules`` are further ones that it comes to by name only. Taken from the syntax trees: comments, docstrings and formatting do not
-    count, and neither do modification times.
+    It covers the script and all crossdiff modules that it imports, directly or not. ``modules`` names further
+    modules, which the script imports by a name in the config. The digest is taken from the syntax trees, so
+    comments, docstrings, formatting and modification times do not count.
     """
     return parts_digest(code_parts(script, *modules))
 
 
 def code_parts(script: str, *modules: str) -> dict[str, str]:
-    """File -> digest of its syntax tree, of what ``code_digest`` covers."""
+    """File -> digest of its syntax tree, for every file that ``code_digest`` covers."""
     return parts_of(code_files(script, *modules))
 
 
 def parts_of(files: list[Path]) -> dict[str, str]:
-    """File -> digest of its syntax tree. Files outside the repository by their name alone."""
+    """File -> digest of its syntax tree. A file outside the repository is named without its folder."""
     return {
         (path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name): _parsed(path)[0]
         for path in files
@@ -43,22 +44,29 @@ def parts_of(files: list[Path]) -> dict[str, str]:
 
 
 def parts_digest(parts: dict[str, str]) -> str:
-    """One digest of them all."""
-    return hashlib.sha256(
-        "".join(f"{name} {digest}\n" for name, digest in sorted(parts.items())).encode()
-    ).hexdigest()[:16]
+    """One digest of all parts, 16 hexadecimal digits."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(parts.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def code_files(script: str, *modules: str) -> list[Path]:
     """The script, ``modules`` and the crossdiff modules that they import, sorted."""
     files = [SCRIPTS / f"{script}.py"]
     for name in modules:
-        files += _module_files(name) if name.split(".")[0] == LIBRARY.name else [Path(find_spec(name).origin)]
+        files += _module_files(name) if name.split(".")[0] == LIBRARY.name else [_file_outside(name)]
     return closure(files)
 
 
+def _file_outside(module: str) -> Path:
+    """The file of a module that is not part of crossdiff. Raises ModuleNotFoundError if there is none."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"No module named {module!r}")
+    return Path(spec.origin)
+
+
 def closure(files: list[Path]) -> list[Path]:
-    """Python files and the crossdiff modules that they import, directly or not, sorted."""
+    """The given Python files and the crossdiff modules that they import, directly or not, sorted."""
     found: set[Path] = set()
     waiting = list(files)
     while waiting:
@@ -73,7 +81,7 @@ def closure(files: list[Path]) -> list[Path]:
 def _parsed(path: Path) -> tuple[str, list[str]]:
     """Digest of a file's syntax tree without docstrings, and the names that it imports (``_parse``)."""
     source = path.read_bytes()
-    # Other Pythons have other syntax trees, and a package's own file is read in another way.
+    # Syntax trees depend on the version of Python, and __init__.py files are read in another way.
     key = f"{PARSER} {sys.version_info[:2]} {path.name == '__init__.py'} {hashlib.sha256(source).hexdigest()}"
     if key not in parsed_before():
         parsed_before()[key] = _parse(source, path)
@@ -83,22 +91,20 @@ def _parsed(path: Path) -> tuple[str, list[str]]:
 
 @cache
 def parsed_before() -> json_cache.JsonCache:
-    """Content of a file -> what it parses to."""
+    """The results of ``_parse`` for each content of a file, kept between runs."""
     return json_cache.JsonCache(json_cache.FOLDER / "code.json")
 
 
 def _parse(source: bytes, path: Path) -> tuple[str, list[str]]:
     tree = ast.parse(source, str(path))
     names: list[str] = []
-    # What a package offers lazily is not run by who imports a module of it.
+    # Imports inside the functions of a package's __init__.py do not run when one of its modules is imported.
     for node in tree.body if path.name == "__init__.py" else _run(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [
-                node.module,
-                *(f"{node.module}.{alias.name}" for alias in node.names),
-            ]  # may be a submodule
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]  # some are no modules
+            names += [node.module, *submodules]
     for node in ast.walk(tree):
         if (
             isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
@@ -109,10 +115,12 @@ def _parse(source: bytes, path: Path) -> tuple[str, list[str]]:
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all below it, but for what only a type checker reads."""
+    """A node and all below it, without the code that only a type checker reads."""
     yield node
-    checked = isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING"
-    for child in [*node.orelse] if checked else ast.iter_child_nodes(node):
+    below: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
+        below = node.orelse
+    for child in below:
         yield from _run(child)
 
 
@@ -123,7 +131,10 @@ def _imported(path: Path) -> tuple[Path, ...]:
 
 @cache
 def _module_files(name: str) -> tuple[Path, ...]:
-    """The module's file and the packages above it; nothing for names outside crossdiff or inside a module."""
+    """The file of a crossdiff module, and the __init__.py of each package above it.
+
+    A part of the name that is no module adds nothing. Empty for names outside crossdiff.
+    """
     parts = name.split(".")
     found: list[Path] = []
     if parts[0] == LIBRARY.name:

@@ -1,12 +1,14 @@
-"""Digests of files and folders, and stamps: what tells without reading that a file is still the same.
+"""Digests and stamps of files and folders. A stamp shows without reading a file that it is unchanged.
 
-A file's digest is its SHA-256 as ``sha256sum`` prints it. A file above TREE_ABOVE bytes has a tree hash instead,
-so that many threads can hash it at once: TREE, then the SHA-256 of what ``split -b 64M --filter=sha256sum FILE``
-prints, which is a line per part. A folder's digest is the SHA-256 of its listing, a line ``digest  path`` per file,
-sorted by path; TREE stands before it, too, if any of its files has a tree hash. Records older than tree hashes hold
-plain digests of everything (``plain=True``): the digest in a record says how to compare.
+- A file's digest is its SHA-256, as ``sha256sum`` prints it.
+- A file above TREE_ABOVE bytes has a tree hash instead, so that many threads can hash it at once. This is
+  TREE, then the SHA-256 of what ``split -b 64M --filter=sha256sum FILE`` prints: one line per part.
+- A folder's digest is the SHA-256 of its listing, which has a line ``digest  path`` per file and is sorted by
+  path. TREE stands before it if any of its files has a tree hash.
+- Records older than tree hashes hold plain digests of everything (``plain=True``). The digest in a record
+  says which kind to compare with.
 
-Torch-free: the Snakefile and the command line import this module.
+Torch-free, because the Snakefile and the command line import this module.
 """
 
 import hashlib
@@ -19,12 +21,11 @@ from typing import Any, NamedTuple, Protocol
 from crossdiff.errors import UserError
 
 IGNORED = ".snakemake_timestamp"  # Snakemake writes it into folders after their job
-TREE = "tree64m:"  # names PART and TREE_ABOVE, too: other ones would need another name
+TREE = "tree64m:"  # stands for these values of PART and TREE_ABOVE; other values need another name
 PART = 64 << 20  # bytes
-TREE_ABOVE = (
-    100_000_000  # bytes; max-checksum-file-size of the profile: Snakemake needs plain hashes up to it
-)
-_BUFFER = 1 << 20  # bytes a thread holds
+# In bytes. Equals the profile's max-checksum-file-size, because Snakemake needs plain hashes up to that size.
+TREE_ABOVE = 100_000_000
+_BUFFER = 1 << 20  # bytes that a thread reads at a time
 
 
 class Content(NamedTuple):
@@ -37,7 +38,7 @@ class Content(NamedTuple):
 
 
 class Known(Protocol):
-    """What a record says of a file: a Content, or a RecordedFile."""
+    """The digest and stamp that a record has of a file. Content and RecordedFile have both."""
 
     @property
     def digest(self) -> str: ...
@@ -55,7 +56,7 @@ def members(folder: Path) -> list[Path]:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Size in bytes of a file, or of all files of a folder together."""
     return _bytes(members(path) if path.is_dir() else [path])
 
 
@@ -64,9 +65,10 @@ def _bytes(files: list[Path]) -> int:
 
 
 def stamp(path: str | Path) -> str | None:
-    """Size, modification time, inode and change time of a file, or a digest of these for a folder's files. None where there is nothing.
+    """Size, modification time, inode and change time of a file, as text. None if it does not exist.
 
-    The change time can't be set by hand: an edit in place is seen even if it restores the modification time.
+    For a folder it is a digest of the stamps of its files. The change time can't be set by hand, so an edit
+    in place is seen even if it restores the modification time.
     """
     path = Path(path)
     try:
@@ -86,23 +88,24 @@ def _file_stamp(path: Path) -> str:
 
 
 def is_plain(digest: str) -> bool:
-    """Whether a digest is, or is made of, plain SHA-256 only."""
+    """Whether a digest is a plain SHA-256, or a folder's digest made of plain ones only."""
     return not digest.startswith(TREE)
 
 
 def file_sha256(path: Path) -> str:
-    """Plain SHA-256 of a file's bytes, whatever its size."""
+    """Plain SHA-256 of a file of any size, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content(path: str | Path, plain: bool = False, threads: int | None = None) -> Content:
-    """Hash a file or folder. ``plain``: no tree hashes. ``threads``: as many as this process may use if left out.
+    """Hash a file or folder.
 
-    Raises UserError when it is missing.
+    ``plain``: make no tree hashes. ``threads``: by default the number of cores that this process may use.
+    Raises UserError if the file or folder is missing.
     """
     path = Path(path)
-    before = stamp(path)  # taken first: a change while it is read shows when stamps are compared later
+    before = stamp(path)  # taken before reading: a change during it shows when stamps are compared later
     if before is None:
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -123,7 +126,7 @@ def _digests(paths: list[Path], plain: bool, threads: int | None) -> list[str]:
 
 
 def _begin(pool: ThreadPoolExecutor, path: Path, plain: bool) -> list[Future[str]]:
-    """The SHA-256 of a file, to come, or those of its parts."""
+    """Start to compute the SHA-256 of a file, or of each of its parts."""
     length = path.stat().st_size
     if plain or length <= TREE_ABOVE:
         return [pool.submit(file_sha256, path)]
@@ -139,7 +142,7 @@ def _part_sha256(path: Path, start: int) -> str:
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         while left and (read := file.readinto(buffer[:left])):
-            found.update(buffer[:read])  # other threads run meanwhile
+            found.update(buffer[:read])  # releases the GIL, so other threads run meanwhile
             left -= read
     return found.hexdigest()
 
@@ -149,10 +152,11 @@ def _sha256(lines: Iterable[str]) -> str:
 
 
 class Hashes:
-    """Present digests of files below ``root``. Reads only what has a new stamp; with ``deep``, everything, once.
+    """Current digests of files below ``root``.
 
-    ``remembered`` maps paths to (stamp, digest) of files whose stamp is not that of their record: after a copy,
-    say. TREE stands before the path of one that was hashed without ``plain``.
+    Only files with a new stamp are read. With ``deep``, every file is read once. ``remembered`` maps paths to
+    (stamp, digest) for files whose stamp is not that of their record, for example after a copy. In its keys,
+    TREE stands before the path if the file was hashed without ``plain``.
     """
 
     def __init__(self, root: Path, remembered: MutableMapping[str, Any], deep: bool = False) -> None:
@@ -161,7 +165,10 @@ class Hashes:
         self._found: dict[str, str] = {}
 
     def now(self, path: str, known: Known | None = None) -> str | None:
-        """Digest of what ``path`` holds now, plain if that is what a record has (``known``); None if it is gone."""
+        """Digest of what ``path`` holds now, or None if it is gone.
+
+        It is a plain one if ``known``, the record of the file, has a plain one.
+        """
         if path not in self._stamps:
             self._stamps[path] = stamp(self.root / path)
         if self._stamps[path] is None:
@@ -173,7 +180,7 @@ class Hashes:
         return self._found[key]
 
     def _told(self, path: str, key: str, known: Known | None) -> str | None:
-        """The digest that the record, or memory, has for the present stamp."""
+        """The digest that the record or ``remembered`` has for the current stamp."""
         if self.deep:
             return None
         told = [*([(known.stamp, known.digest)] if known else []), self.remembered.get(key, ("", ""))]

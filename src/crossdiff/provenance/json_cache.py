@@ -1,4 +1,4 @@
-"""What was found out before, in JSON files below .snakemake/crossdiff: it saves time, and nothing else depends on it."""
+"""Caches in JSON files below .snakemake/crossdiff. They save time, and results do not depend on them."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ FOLDER = Path(".snakemake/crossdiff")
 
 
 class JsonCache(dict[str, Any]):
-    """A dictionary that starts with what a file holds, empty where that can't be read, and can be saved again."""
+    """A dictionary that is read from a JSON file and can be saved to it. Empty if the file can't be read."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -24,7 +24,7 @@ class JsonCache(dict[str, Any]):
         self._changed = True
 
     def save(self) -> None:
-        """Write the file if anything is new; where the folder can't be written to, the next process has to find out again."""
+        """Write the file if anything is new. Does nothing if the folder can't be written to."""
         if self._changed:
             try:
                 with atomic_path(self.path) as temporary:

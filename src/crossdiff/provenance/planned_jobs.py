@@ -1,6 +1,7 @@
-"""What Snakemake would make today: every job's files and params, kept for `crossdiff audit`, which is too quick to ask Snakemake itself.
+"""The plan: every job that Snakemake would run today, with its files and params. `crossdiff audit` reads it.
 
-A plan holds for one state of config, rules and the modules that rules use. Any snakemake run or dry-run of the default target writes it.
+Asking Snakemake takes seconds, so the plan is kept in a file. It holds for one state of config, rules and the
+modules that rules use. Any snakemake run or dry-run of the default target writes it.
 """
 
 import atexit
@@ -28,7 +29,7 @@ PLAN = FOLDER / "plan.json"
 
 
 class PlannedJob(NamedTuple):
-    """A job as the rules want it today."""
+    """A job as the rules of today describe it."""
 
     rule: str
     params: dict[str, Any]
@@ -37,15 +38,17 @@ class PlannedJob(NamedTuple):
 
 
 def read_config(paths: list[Path]) -> dict[str, Any]:
-    """The values of config files, later ones merged into earlier ones as Snakemake does. Raises UserError for a file that can't be read."""
+    """The values of config files, each merged into those before it, as Snakemake merges them.
+
+    Raises UserError for a file that can't be read, or that does not hold keys and their values.
+    """
     values: dict[str, Any] = {}
     for path in paths:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
             if not isinstance(found, dict):
-                raise ValueError(
-                    f"found {'nothing' if found is None else type(found).__name__}, allowed: keys and their values"
-                )
+                what = "nothing" if found is None else type(found).__name__
+                raise ValueError(f"found {what}, allowed: keys and their values")
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(
                 f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile"
@@ -63,19 +66,14 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
 
 
 def state(values: Mapping[str, Any], root: Path) -> str:
-    """Digest of all that decides which jobs there are: config, rules, the modules that rules use, files of local model folders."""
+    """Digest of all that decides which jobs there are.
+
+    That is the config, the rules, the modules that rules use, and the names of the files in local model
+    folders.
+    """
     rules = [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]
-    modules = code.closure(
-        [
-            code.LIBRARY / f"{name}.py"
-            for name in (
-                "workflow/run",
-                "workflow/evaluations",
-                "provenance/planned_jobs",
-                "provenance/trust",
-            )
-        ]
-    )
+    names = ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")
+    modules = code.closure([code.LIBRARY / f"{name}.py" for name in names])
     folders = [(values.get("pair", {}).get(model) or {}).get("folder") for model in ("base", "chat")]
     parts = [
         json.dumps(values, sort_keys=True, default=str),
@@ -91,11 +89,12 @@ def state(values: Mapping[str, Any], root: Path) -> str:
 
 
 def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -> None:
-    """Called at the end of the Snakefile, when the rules are known and the DAG is not yet built.
+    """Prepare records, trust and plan. Called at the end of the Snakefile, before the DAG is built.
 
-    ``folders`` hold the results that jobs of this run may read or make, the first one those of this run alone.
+    ``folders`` contain the results that jobs of this run may read or make. The first one contains the results
+    of this run alone. ``values`` are those of the config.
     """
-    # For the records of jobs, which see the values of the config but not where they stand.
+    # Jobs see the values of the config but not its files, which their records name.
     os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
     if not workflow.is_main_process:
         return
@@ -111,22 +110,21 @@ def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -
 
 
 def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:
-    """When Snakemake ends, whatever it did, write the plan and tell of results that no job makes: by then there is a DAG.
+    """Write the plan, and report results that no job makes.
 
-    Where there is none, perhaps for want of a file, say by which key the config names it.
+    Runs when Snakemake ends, because the DAG does not exist before. If Snakemake could build no DAG, a file
+    may be missing: print which key of the config names it.
     """
     dag, settings = workflow.dag, workflow.dag_settings
     if dag is None or not dag.targetjobs:
         print("".join(f"{line}\n" for line in load(values).missing()), end="", file=sys.stderr)
         return
     if settings.targets or settings.until or settings.omit_from or settings.batch:
-        return  # a part of the whole
+        return  # this DAG is only a part of the plan
     jobs = {str(output): job for job in dag.jobs for output in job.output}
     if orphans := sorted(path for path in results if path not in jobs):
-        print(
-            f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}; crossdiff audit --all names them.",
-            file=sys.stderr,
-        )
+        found = f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}"
+        print(f"{found}; crossdiff audit --all names them.", file=sys.stderr)
     if _read(PLAN)[0] != now:
         with atomic_path(PLAN) as temporary:
             temporary.write_text(now + "\n" + json.dumps({output: _job(job) for output, job in jobs.items()}))
@@ -138,7 +136,7 @@ def _job(job: Any) -> PlannedJob:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """The state for which a plan was made, and its jobs as JSON; empty where there is none."""
+    """The state for which a plan was made, and its jobs as JSON. Both are empty if there is no plan."""
     try:
         now, _, jobs = path.read_text().partition("\n")
     except OSError:
@@ -147,35 +145,23 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
-    """Output -> job, for the config as it is now. Asks Snakemake (some seconds) only if config or rules are not those of the last run.
+    """Output -> job, for the config files ``configs`` (below ``root``) as they are now.
 
-    Raises UserError where there is no workflow, or where Snakemake can't plan.
+    Asks Snakemake, which takes some seconds, only if config or rules have changed since the last run.
+    Raises UserError if there is no workflow, or if Snakemake can't plan.
     """
     if not (root / "Snakefile").exists():
-        raise UserError(
-            f"{root}: no Snakefile here, so results can be compared with their records, not with config and code"
-        )
+        compared = "results can be compared with their records, but not with config and code"
+        raise UserError(f"{root}: no Snakefile here, so {compared}")
     wanted = state(read_config([root / path for path in configs]), root)
     now, jobs = _read(root / PLAN)
     if now != wanted:
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--dry-run",
-            "--quiet",
-            "--configfile",
-            *map(str, configs),
-        ]
+        snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet"]
+        command = [*snakemake, "--configfile", *map(str, configs)]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         now, jobs = _read(root / PLAN)
         if now != wanted:
-            said = [
-                line.strip()
-                for line in result.stderr.splitlines()
-                if line.strip() and not line.startswith("Using ")
-            ]
-            raise UserError(
-                f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({' '.join(said[:2]) or 'it made no plan'})"
-            )
+            lines = [line for line in result.stderr.splitlines() if not line.startswith("Using ")]
+            said = " ".join([line.strip() for line in lines if line.strip()][:2]) or "it made no plan"
+            raise UserError(f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({said})")
     return {output: PlannedJob(*job) for output, job in json.loads(jobs).items()}

@@ -1,4 +1,4 @@
-"""What a page may say of the results that it shows: the settings in their records, not those of today's config."""
+"""The settings that a page states for its results: those in their records, not those of today's config."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,24 +8,25 @@ from crossdiff.provenance.records import Record, is_result, read_record
 
 
 class RecordedSettings(dict[str, Any]):
-    """Full key -> value."""
+    """Settings as full key -> value."""
 
     def names(self, section: str) -> list[str]:
-        """The entries of a section of named ones, such as ``datasets``, in order."""
+        """The names in a section of named entries, such as ``datasets``, sorted."""
         return sorted({key.split(".")[1] for key in self if key.startswith(f"{section}.")})
 
     def given(self, key: str) -> bool:
-        """Whether a key, or any below it, has a value."""
+        """Whether a key, or any key below it, has a value other than None."""
         return any(
             value is not None for name, value in self.items() if name == key or name.startswith(f"{key}.")
         )
 
 
 def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
-    """Full key -> value of every setting that the results at ``paths`` depend on, through all that they were made from.
+    """Full key -> value of every setting that the results at ``paths``, or their inputs, depend on.
 
-    With them ``pair.name``, and as ``datasets.NAME.tokens`` the training tokens that were used. Raises UserError when two of the results
-    were made with different values of one setting, or when one has no record.
+    Also holds ``pair.name``, and for each data set ``datasets.NAME.tokens``, the number of training tokens
+    used. Raises UserError if two results were made with different values of one setting, or if one has no
+    record.
     """
     settings: dict[str, Any] = {}
     tokens: dict[str, int] = {}
@@ -33,7 +34,8 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
         for key, value in record.settings.items():
             if settings.setdefault(key, value) != value:
                 raise UserError(
-                    f"{path}: made with {key} {value!r}, another result on this page with {settings[key]!r}; make both anew"
+                    f"{path}: made with {key} {value!r}, another result on this page with {settings[key]!r}; "
+                    "make both again"
                 )
         if "pair" in record.wildcards:
             settings["pair.name"] = record.wildcards["pair"]
@@ -44,7 +46,7 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
 
 
 def _upstream(paths: Iterable[str]) -> dict[str, Record]:
-    """Path -> record of the results at ``paths`` and of all that they were made from; sources have none."""
+    """Path -> record of the results at ``paths`` and of all results that they were made from."""
     found: dict[str, Record] = {}
     waiting = list(paths)
     while waiting:

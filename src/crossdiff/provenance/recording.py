@@ -1,4 +1,8 @@
-"""The record of a running job: inputs are hashed before it reads them and checked after, outputs before they get their names."""
+"""Write the record of a job while it runs.
+
+Inputs are hashed before the job reads them, and checked after it. Outputs are hashed before they get their
+names.
+"""
 
 import os
 import platform
@@ -30,17 +34,17 @@ from crossdiff.provenance.records import (
 
 @contextmanager
 def recording(snakemake: Any) -> Iterator[None]:
-    """Run a job's script inside: on success each output has its record, on failure none has.
+    """Record what runs inside, a job's script. On success each output has its record, on failure none has.
 
-    Raises UserError when an input changed while the job ran, when an output is missing, and for params that Snakemake can't compare.
+    Raises UserError if an input changed while the job ran, if an output is missing, and for params that
+    Snakemake can't compare.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
     code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
-    params = {name: _plain(name, value) for name, value in snakemake.params.items()} | {
-        "code": parts_digest(code)
-    }
+    params = {name: _plain(name, value) for name, value in snakemake.params.items()}
+    params["code"] = parts_digest(code)
     wildcards = dict(snakemake.wildcards.items())
     found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
     inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
@@ -66,7 +70,7 @@ def recording(snakemake: Any) -> Iterator[None]:
 
 
 def _named(files: Any) -> Iterator[tuple[str, str]]:
-    """(name, path) of a rule's files, those without a name last; a file may stand under two names."""
+    """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
     left = Counter(files)
     for name, value in files.items():
         for path in [value] if isinstance(value, str) else value:
@@ -76,7 +80,10 @@ def _named(files: Any) -> Iterator[tuple[str, str]]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value, if it is one whose changes Snakemake notices: it silently ignores dates, paths and arrays, and takes sets for changed."""
+    """The value, if Snakemake notices its changes. Raises UserError otherwise.
+
+    Snakemake silently ignores changes of dates, paths and arrays, and takes every set as changed.
+    """
     if isinstance(value, dict):
         plain = all(isinstance(key, str) and _plain(name, inner) is inner for key, inner in value.items())
     elif isinstance(value, list):
@@ -90,9 +97,10 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _read(path: str) -> Content:
-    """What the input's own record says of it, if it is still the same file: large caches are not read again.
+    """The content of an input, taken from its own record if its stamp is unchanged.
 
-    Otherwise it is hashed, plainly if that is what its record has, so that the job has the same id wherever it runs.
+    So large caches aren't read again. Otherwise the input is hashed, plainly if its record has a plain
+    digest. So the job has the same id everywhere.
     """
     try:
         made = read_record(path).output(path)
@@ -109,38 +117,34 @@ def _written(path: str, job: storage.CurrentJob) -> Content:
 
 
 def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
-    """Where and when the job ran: what its result should not depend on."""
+    """Where and when the job ran, and with which versions. Its result should not depend on these."""
     settings = snakemake.params.get("settings", {})
-    torch = sys.modules.get("torch")  # not imported here: half of the rules do without
-    gpu = torch is not None and torch.cuda.is_initialized()
+    torch = sys.modules.get("torch")  # not imported here, because half of the rules do without
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else "cpu"
+    seeds = [*snakemake.wildcards.items(), *settings.items()]
     return {
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "device": device,
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "threads": snakemake.threads,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "git": _git(),
         "python": platform.python_version(),
         "packages": _packages(),
-        "seeds": {
-            key: value
-            for key, value in [*snakemake.wildcards.items(), *settings.items()]
-            if key.split(".")[-1] == "seed"
-        },
+        "seeds": {key: value for key, value in seeds if key.split(".")[-1] == "seed"},
         "config": os.environ.get("CROSSDIFF_CONFIG", "").split(os.pathsep),
     }
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the code, and the tracked files that differ from it; None outside a git checkout."""
+    """The commit of the code and the tracked files that differ from it, or None outside a git checkout."""
 
     def git(*arguments: str) -> str:
         environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-        return subprocess.run(
-            ["git", "-C", ROOT, *arguments], env=environment, capture_output=True, text=True, check=True
-        ).stdout
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
@@ -152,5 +156,5 @@ def _git() -> dict[str, Any] | None:
 def _packages() -> dict[str, str]:
     """Versions of the packages that Crossdiff requires."""
     required = [line for line in metadata.requires("crossdiff") or [] if "extra ==" not in line]
-    names = sorted(re.match(r"[A-Za-z0-9._-]+", line)[0] for line in required)
+    names = sorted(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in required)
     return {name: metadata.version(name) for name in names}

@@ -1,7 +1,10 @@
-"""Records: beside each result a JSON file that says what it was made from, by which code, with which settings, and where.
+"""Records: next to each result lies a JSON file that says how it was made.
 
-The record of ``figure.svg`` is ``figure.svg.record.json``; all outputs of a job have the same one. Its id is known before the job runs
-(it digests rule, params, code and inputs), so writers embed it in what they write. Torch-free: the Snakefile imports this module.
+It names the inputs, the code, the settings, and where the job ran. The record of ``figure.svg`` is
+``figure.svg.record.json``. All outputs of a job have the same record. Its id is a digest of rule, params,
+code and inputs, so it is known before the job runs, and writers embed it in their files.
+
+Torch-free, because the Snakefile imports this module.
 """
 
 import hashlib
@@ -14,16 +17,16 @@ from crossdiff.errors import UserError
 from crossdiff.provenance.hashing import Content
 from crossdiff.provenance.storage import atomic_path
 
-FORMAT = 3  # 1 had no "accepted"; 1 and 2 said "sha256" for "digest", and had no tree hashes
-RESULTS = "results"  # the folder of all that jobs make
+FORMAT = 3  # Format 1 had no "accepted". Formats 1 and 2 said "sha256" for "digest", and had no tree hashes.
+RESULTS = "results"  # the folder for everything that jobs make
 SUFFIX = ".record.json"
 MARK = re.compile(rb"crossdiff-record:([0-9a-f]{32})")
 _CHECKSUM = b',\n"checksum": "'
-_EDGE = 1 << 20  # bytes at both ends of a file in which an embedded id is looked for
+_EDGE = 1 << 20  # bytes at each end of a file that are searched for an embedded id
 
 
 class RecordError(UserError):
-    """A record that can't be read; ``verdict`` says why in two or three words."""
+    """Raised for a record that can't be read. ``verdict`` says why in two or three words."""
 
     def __init__(self, verdict: str, message: str) -> None:
         super().__init__(message)
@@ -31,22 +34,23 @@ class RecordError(UserError):
 
 
 class RecordedFile(NamedTuple):
-    """An input or output of a job, as it was then."""
+    """An input or output of a job, as it was when the job ran."""
 
-    name: str  # as the rule calls it; empty where it has no name
+    name: str  # as the rule calls it, empty if it has no name
     path: str  # relative to the folder that Snakemake runs in
     digest: str
-    size: int
+    size: int  # bytes
     stamp: str
     files: dict[str, str] | None = None  # of an output folder: member -> digest
 
     @classmethod
     def of(cls, name: str, path: str, content: Content) -> "RecordedFile":
+        """The entry of a file with this content."""
         return cls(name, path, *content)
 
 
 class Acceptance(NamedTuple):
-    """Says that ``crossdiff accept`` took over a result of older code."""
+    """Notes that ``crossdiff accept`` took over a result of older code."""
 
     when: str  # ISO 8601, UTC
     code: dict[str, str]  # the record's code until then: file -> digest of its syntax tree
@@ -54,32 +58,35 @@ class Acceptance(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is known of the job that made a result."""
+    """Everything that is known of the job that made a result.
 
-    id: str  # stays when the result is accepted: the result itself carries it
+    ``code`` maps each file to the digest of its syntax tree. It is the code that made the result, or the code
+    for which the result was accepted last. ``run`` holds what the id does not depend on: times, host, device,
+    SLURM job, git commit, versions.
+    """
+
+    id: str  # does not change when the result is accepted, because the result itself holds it
     rule: str
     wildcards: dict[str, str]
     params: dict[str, Any]  # "settings": full key -> value; "code": digest of the code
-    code: dict[
-        str, str
-    ]  # file -> digest of its syntax tree; of the code that made the result, or for which it was accepted
+    code: dict[str, str]
     inputs: list[RecordedFile]
     outputs: list[RecordedFile]
-    run: dict[
-        str, Any
-    ]  # times, host, device, SLURM job, git commit, versions: what the id does not depend on
+    run: dict[str, Any]
     accepted: tuple[Acceptance, ...] = ()  # oldest first
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings that the job used: full key -> value."""
         return self.params.get("settings", {})
 
     @property
     def made_by(self) -> dict[str, str]:
-        """The code that made the result, whatever code it was accepted for since."""
+        """The code that made the result, even if the result was accepted for other code since."""
         return self.accepted[0].code if self.accepted else self.code
 
     def output(self, path: str) -> RecordedFile | None:
+        """The entry of an output, or None if the job did not make ``path``."""
         return next((entry for entry in self.outputs if entry.path == path), None)
 
 
@@ -90,30 +97,25 @@ def record_id(
     inputs: list[RecordedFile],
     outputs: list[str],
 ) -> str:
-    """What a result depends on, as 32 hexadecimal digits. No times, hosts or stamps."""
-    identity = [
-        rule,
-        wildcards,
-        params,
-        [(entry.name, entry.path, entry.digest) for entry in inputs],
-        outputs,
-    ]
+    """Digest of what a result depends on, as 32 hexadecimal digits. Times, hosts and stamps do not count."""
+    read = [(entry.name, entry.path, entry.digest) for entry in inputs]
+    identity = [rule, wildcards, params, read, outputs]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def is_result(path: str) -> bool:
-    """Whether a job made it, or should have; everything else is a source."""
+    """Whether a path lies among the results, which jobs make. Every other file is a source."""
     return path.startswith(f"{RESULTS}/")
 
 
 def record_path(output: str | Path) -> Path:
-    """Where the record of an output lies."""
+    """The path of an output's record."""
     output = Path(output)
     return output.with_name(output.name + SUFFIX)
 
 
 def write_record(output: str | Path, record: Record) -> None:
-    """Write a record beside an output. Its last line holds a checksum of everything before it."""
+    """Write a record next to an output. Its last line holds a checksum of everything before it."""
     values = record._asdict()
     for key in ("inputs", "outputs"):
         values[key] = [
@@ -131,7 +133,7 @@ def _checksum_line(body: bytes) -> bytes:
 
 
 def read_record(output: str | Path) -> Record:
-    """The record of an output. Raises RecordError where it is missing, damaged or of a newer format."""
+    """Read the record of an output. Raises RecordError if it is missing, damaged or of a newer format."""
     path = record_path(output)
     try:
         raw = path.read_bytes()
@@ -155,17 +157,21 @@ def read_record(output: str | Path) -> Record:
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
-            "record damaged", f"{path}: damaged ({error}); only the id in the result itself tells of it"
+            "record damaged",
+            f"{path}: damaged ({error}); nothing certain is known of how its result was made",
         ) from None
 
 
 def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
-    """A recorded file in the words of today: format 1 and 2 said sha256 for digest."""
+    """A recorded file with today's key: formats 1 and 2 said sha256 for digest."""
     return {"digest" if name == "sha256" else name: value for name, value in entry.items()}
 
 
 def embedded_id(path: str | Path) -> str | None:
-    """The id of a record that a writer embedded in a file, None if there is none. Looks at both ends of the file, whatever its format."""
+    """The id of the record that a writer embedded in a file, or None if there is none.
+
+    Searches the first and the last 1 MiB of a file of any format.
+    """
     with Path(path).open("rb") as file:
         head = file.read(_EDGE)
         file.seek(max(0, Path(path).stat().st_size - _EDGE))

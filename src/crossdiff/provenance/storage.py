@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: everything is written under a temporary name and renamed when complete."""
+"""Files that are either whole or absent: each is written under a temporary name and renamed when complete."""
 
 import errno
 import json
@@ -17,48 +17,57 @@ if TYPE_CHECKING:
 
 
 class CurrentJob(NamedTuple):
-    """What writers know of the job that they write for."""
+    """The job that writers write for."""
 
     record: str  # id of its record
     outputs: frozenset[str]
-    written: dict[str, Content]  # output -> what was hashed before it got its final name
+    written: dict[str, Content]  # output -> its content, hashed before it got its final name
 
 
-# Set by ``job`` while a script runs; None elsewhere: in tests, on the command line.
+# Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.
 current_job: CurrentJob | None = None
 
 
 def current_record() -> str:
-    """The id of the record of the job that runs: it digests rule, settings, code and inputs."""
+    """The id of the running job's record, a digest of rule, settings, code and inputs.
+
+    Raises RuntimeError if no job runs.
+    """
+    if current_job is None:
+        raise RuntimeError("no job runs, so there is no record")
     return current_job.record
 
 
 def record_mark() -> dict[str, str]:
-    """One key and value for a file's metadata: by them a result that was mailed still leads to its record. Empty outside a job."""
+    """A key and value for a file's metadata, with the id of its record.
+
+    By this id, audit finds the record of a file that was copied elsewhere. Empty if no job runs.
+    """
     return {"crossdiff-record": f"crossdiff-record:{current_job.record}"} if current_job else {}
 
 
 @contextmanager
 def atomic_path(final: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``final``; on success it replaces ``final``, on failure it is removed.
+    """Give a temporary path next to ``final``. On success it replaces ``final``, on failure it is removed.
 
-    The name is unique, so two writers of one output cannot mix their bytes; the last to finish wins with a whole file.
-    Works for files and for folders. Within a job, an output is hashed before it gets its name. Raises UserError when the disk is full.
+    Works for files and for folders. The temporary name is unique, so two writers of one output cannot mix
+    their bytes: the last to finish wins, with a whole file. Within a job, an output is hashed before it gets
+    its name. Raises UserError if the disk is full.
     """
+    job = current_job
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
     try:
         yield temporary
-        hashed = content(temporary) if current_job and str(final) in current_job.outputs else None
+        hashed = content(temporary) if job and str(final) in job.outputs else None
         if temporary.is_dir():
             _replace_folder(temporary, final)
         else:
             temporary.replace(final)
-        if hashed:
-            current_job.written[str(final)] = hashed._replace(
-                stamp=stamp(final)
-            )  # a rename is a change of time
+        # The stamp is taken again, because a rename sets the change time.
+        if job and hashed and (renamed := stamp(final)):
+            job.written[str(final)] = hashed._replace(stamp=renamed)
     except OSError as error:
         if _disk_is_full(error, final.parent):
             free = shutil.disk_usage(final.parent).free
@@ -74,7 +83,10 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
 
 
 def _replace_folder(temporary: Path, final: Path) -> None:
-    """Put a folder in the place of another, which a rename alone can't; the old one is moved aside first, never half deleted."""
+    """Put a folder in the place of another, which a rename alone can't do.
+
+    The old folder is moved aside first, so it is never half deleted under its name.
+    """
     aside = temporary.with_name(temporary.name + ".old")
     while True:
         try:
@@ -87,7 +99,8 @@ def _replace_folder(temporary: Path, final: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            shutil.rmtree(aside, ignore_errors=True)  # another writer was faster: put its folder aside, too
+            # Another writer was faster, so its folder is moved aside, too.
+            shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -97,11 +110,10 @@ def _disk_is_full(error: OSError, folder: Path) -> bool:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON with sorted keys."""
+    """Write ``value`` as indented JSON with sorted keys. Raises ValueError for NaN and infinite numbers."""
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
@@ -119,8 +131,8 @@ def write_parquet(path: str | Path, table: "pd.DataFrame") -> None:
 
 
 def read_table(path: str | Path) -> Any:
-    """A table (CSV or Parquet) as a data frame; the values of a JSON file."""
-    import pandas as pd  # the Snakefile imports this module
+    """Read a table (CSV or Parquet) as a data frame. Any other file is read as JSON (``read_json``)."""
+    import pandas as pd  # not at the top, because the Snakefile imports this module
 
     match Path(path).suffix:
         case ".csv":
@@ -132,7 +144,7 @@ def read_table(path: str | Path) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UserError when it is missing or malformed."""
+    """Read a JSON file. Raises UserError if it is missing or malformed."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

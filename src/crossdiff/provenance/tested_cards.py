@@ -1,4 +1,7 @@
-"""On which GPUs the kernels passed their tests: the records in data/cards, which make test-gpu writes. Torch-free."""
+"""The GPUs on which the kernels passed their tests, from the records in data/cards.
+
+`make test-gpu` writes these records. Torch-free.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +13,7 @@ CARDS = ROOT / "data/cards"
 
 
 def proven_architectures(folder: Path = CARDS) -> frozenset[str]:
-    """Architectures such as "sm_90" on which all tests of the kernels passed, by some card's record.
+    """Architectures such as "sm_90" for which a card's record says that all tests of the kernels passed.
 
     Raises UserError for a record that can't be read.
     """
@@ -22,7 +25,6 @@ def proven_architectures(folder: Path = CARDS) -> frozenset[str]:
             if kernels and kernels["tests"] and not kernels["failed"]:
                 found.add(architecture)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}: can't be read as the record of a card ({first_line(error)}); make test-gpu writes one"
-            ) from None
+            problem = f"can't be read as the record of a card ({first_line(error)})"
+            raise UserError(f"{path}: {problem}; make test-gpu writes one") from None
     return frozenset(found)

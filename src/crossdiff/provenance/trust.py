@@ -1,8 +1,11 @@
-"""Which results Snakemake may take for finished.
+"""Decide which results Snakemake may take as finished.
 
-Snakemake keeps what it knows of a result in .snakemake/metadata and never looks into the result again. Before each DAG is built, that
-memory is made to agree with the records beside the results. Where it is lost, or tells of another file, it is restored from the record.
-Where a file, or what it was made from, is not what the record says, the reason takes the place of the params: Snakemake makes it anew.
+Snakemake keeps what it knows of a result in .snakemake/metadata, and never looks into the result again.
+Before each DAG is built, this module makes these metadata agree with the records next to the results:
+
+- Metadata that are lost, or that describe another file, are restored from the record.
+- If a result or one of its inputs is not what the record says, the reason replaces the params in the
+  metadata. Snakemake then sees changed params, and makes the result again.
 """
 
 import os
@@ -21,22 +24,24 @@ NO_RECORD = "has no record"
 
 
 class Result(NamedTuple):
-    """An output on disk, its record if there is one that can be read, and why it can't be believed, if so."""
+    """An output on disk."""
 
     path: str
-    record: Record | None
-    doubt: str | None
+    record: Record | None  # None if it is missing or can't be read
+    doubt: str | None  # why the output can't be trusted; None if it can, and then there is a record
 
 
 def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]]) -> Iterator[Result]:
-    """Every output below ``folders``, compared with its record. ``order_only``: rule -> names of inputs whose content does not count."""
+    """Compare every output below ``folders`` with its record.
+
+    ``order_only``: rule -> names of the inputs whose content does not count.
+    """
     for path in outputs(folders, hashes.root):
         try:
             record = read_record(hashes.root / path)
         except RecordError as error:
-            yield Result(
-                path, None, NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}"
-            )
+            doubt = NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}"
+            yield Result(path, None, doubt)
         else:
             yield Result(
                 path, record, reason_to_doubt(path, record, hashes, order_only.get(record.rule, set()))
@@ -59,12 +64,15 @@ def reason_to_doubt(
 
 
 def input_changed(entry: RecordedFile, hashes: Hashes) -> bool:
-    """Whether an input holds something else than the job read; one that is gone says nothing of the result."""
+    """Whether an input differs from what the job read. False if it is gone, because nothing is known then."""
     return hashes.now(entry.path, entry) not in (entry.digest, None)
 
 
 def outputs(folders: list[str], root: Path = Path()) -> Iterator[str]:
-    """Paths of what lies below ``folders``: files, and folders that have a record as a whole; no records and no temporary files."""
+    """Paths below ``folders`` of all files, and of the folders that have one record as a whole.
+
+    Records, temporary files and the members of these folders are left out.
+    """
     for folder in folders:
         for parent, names, files in os.walk(root / folder):
             inside = Path(parent).relative_to(root).as_posix()
@@ -77,43 +85,50 @@ def outputs(folders: list[str], root: Path = Path()) -> Iterator[str]:
 
 
 def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
-    """Make Snakemake's memory of everything below ``folders`` agree with the records. Gives the outputs that are there."""
+    """Make Snakemake's metadata of everything below ``folders`` agree with the records.
+
+    Returns the paths of all outputs below ``folders``.
+    """
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
-    memory = _memory(workflow)
-    hashes = Hashes(Path(), JsonCache(FOLDER / "hashes.json"))
+    metadata = _metadata(workflow)
+    remembered = JsonCache(FOLDER / "hashes.json")
     found = []
-    for path, record, doubt in survey(folders, hashes, _order_only(workflow)):
+    for path, record, doubt in survey(folders, Hashes(Path(), remembered), _order_only(workflow)):
         found.append(path)
-        wanted: dict[str, Any] = (
-            {"params": [f"{path} {doubt}"]} if doubt else {"params": _as_snakemake(record.params)}
-        )
+        wanted: dict[str, Any] = {"params": [f"{path} {doubt}"]}
+        if record and not doubt:
+            wanted["params"] = _as_snakemake(record.params)
         if record:
             wanted["input"] = sorted(entry.path for entry in record.inputs)
-        # A folder that holds unrecorded files may itself be an output whose record is lost.
+        # A folder with unrecorded files may itself be an output whose record is lost.
         for output in [path, *_parents(path, folders)] if doubt == NO_RECORD else [path]:
-            known = memory._read_record(output)
+            known = metadata._read_record(output)
             if known is None or any(known[key] != value for key, value in wanted.items()):
                 checksums = _checksums(record.inputs) if record else {}
-                fresh = {"rule": record and record.rule, "input_checksums": checksums}
-                memory._write_record(
-                    output,
-                    MetadataRecord(
-                        record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **fresh, **wanted
-                    ),
+                values = wanted | {"rule": record and record.rule, "input_checksums": checksums}
+                fresh = MetadataRecord(
+                    record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **values
                 )
-    hashes.remembered.save()
+                metadata._write_record(output, fresh)
+    remembered.save()
     return found
 
 
 def _checksums(inputs: list[RecordedFile]) -> dict[str, str]:
-    """Of the inputs whose content Snakemake itself compares: no folders, and nothing large enough for a tree hash."""
+    """Path -> checksum of the inputs whose content Snakemake itself compares.
+
+    It compares no folders, and no files that are large enough for a tree hash.
+    """
     compared = [entry for entry in inputs if is_plain(entry.digest) and not Path(entry.path).is_dir()]
     return {entry.path: f"sha256:{entry.digest}" for entry in compared}
 
 
 def _as_snakemake(params: Mapping[str, Any]) -> list[str]:
-    """Params as Snakemake keeps them: a set of texts without names, hence one dict of settings per rule."""
+    """Params as Snakemake keeps them: their texts, without names.
+
+    This is why the settings of a rule are one dict, and not many params.
+    """
     return sorted(repr(value) for value in params.values())
 
 
@@ -127,19 +142,17 @@ def _parents(path: str, folders: list[str]) -> list[str]:
 
 
 def _order_only(workflow: "Workflow") -> dict[str, set[str]]:
-    """Rule -> names of its ``ancient`` inputs: they only have to be there."""
+    """Rule -> names of its ``ancient`` inputs, which only have to exist."""
     found: dict[str, set[str]] = {}
     for rule in workflow.rules:
         for name, files in rule.input.items():
-            if any(
-                getattr(file, "flags", {}).get("ancient")
-                for file in (files if isinstance(files, list) else [files])
-            ):
+            listed = files if isinstance(files, list) else [files]
+            if any(getattr(file, "flags", {}).get("ancient") for file in listed):
                 found.setdefault(rule.name, set()).add(name)
     return found
 
 
-def _memory(workflow: "Workflow") -> Any:
+def _metadata(workflow: "Workflow") -> Any:
     """Snakemake's store of metadata, of the kind that this run uses."""
     from snakemake.persistence.db import DbPersistence
     from snakemake.persistence.file import FilePersistence

@@ -14,28 +14,18 @@ from crossdiff.provenance.storage import atomic_path
 
 
 def download(package: str, sha256: str, path: Path) -> None:
-    """Fetch the wheel ``name==version`` to ``path``. Raises UserError when it can't be had or has another sha256."""
+    """Download the wheel ``package`` (``name==version``) to ``path``.
+
+    Raises UserError if pip can't download it, or if its sha256 is not ``sha256``.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            folder,
-            package,
-        ]
-        result = subprocess.run(command, capture_output=True, text=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        result = subprocess.run([*pip, "--dest", folder, package], capture_output=True, text=True)
         wheels = sorted(Path(folder).glob("*.whl"))
         if result.returncode or len(wheels) != 1:
-            reason = next(
-                (line for line in reversed(result.stderr.splitlines()) if "ERROR" in line), "no wheel found"
-            )
-            raise UserError(f"package {package}: pip download failed ({reason.strip()})")
+            errors = [line.strip() for line in result.stderr.splitlines() if "ERROR" in line]
+            reason = errors[-1] if errors else "no wheel found"
+            raise UserError(f"package {package}: pip download failed ({reason})")
         with wheels[0].open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
@@ -45,7 +35,10 @@ def download(package: str, sha256: str, path: Path) -> None:
 
 
 def members(archive: str | Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every member that matches the glob, by name. Raises UserError when none does."""
+    """(name, content) of every member that matches the glob ``pattern``, sorted by name.
+
+    Raises UserError if no member matches, or if ``archive`` is not a wheel.
+    """
     try:
         with zipfile.ZipFile(archive) as wheel:
             names = sorted(fnmatch.filter(wheel.namelist(), pattern))

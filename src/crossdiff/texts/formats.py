@@ -1,4 +1,4 @@
-"""From a record of a data set to a document or a chat: one function per format.
+"""Turn the records of a data set into documents or chats, with one function per format.
 
 A document is a string. A chat is a list of turns ``{"role": ..., "content": ...}``.
 """
@@ -19,10 +19,12 @@ Text = str | list[Turn]
 def texts(
     records: Iterator[Any], format: str, field: str | None, where: str, first: int = 0
 ) -> Iterator[Text]:
-    """Documents or chats, in the order of ``records``. ``where`` names the data set in errors, where
-    records count from ``first``.
+    """Documents or chats, in the order of ``records``.
 
-    Raises UserError for a record without the field, a chat without turns or with an unknown role.
+    ``where`` names the data set in errors, which number the records from ``first`` on. ``field`` is the field
+    with the text or the turns. By default it is ``text`` or ``messages``.
+
+    Raises UserError for a record without the field, and for a chat without turns or with an unknown role.
     """
     match format:
         case "text":
@@ -62,28 +64,27 @@ def _chat(record: Any, field: str, where: str) -> list[Turn]:
         raise UserError(f"{where}: a chat without turns; {field!r} must be a list of {{role, content}}")
     chat = []
     for number, turn in enumerate(turns):
-        role, content = (
-            _field(turn, "role", f"{where}, turn {number}"),
-            _field(turn, "content", f"{where}, turn {number}"),
-        )
+        place = f"{where}, turn {number}"
+        role, content = _field(turn, "role", place), _field(turn, "content", place)
         if role not in ROLES:
-            raise UserError(f"{where}, turn {number}: found role {role!r}, allowed: {', '.join(ROLES)}")
+            raise UserError(f"{place}: found role {role!r}, allowed: {', '.join(ROLES)}")
         if not isinstance(content, str):
-            raise UserError(f"{where}, turn {number}: content is {type(content).__name__}, allowed: text")
+            raise UserError(f"{place}: content is {type(content).__name__}, allowed: text")
         chat.append({"role": role, "content": content})
     return chat
 
 
 def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
-    """Conversations between two people as {id: {"messages": [[{"text", "sender"}, ...], ...]}}.
+    """Chats from conversations between two people: {id: {"messages": [[{"text", "sender"}, ...], ...]}}.
 
-    Runs of one sender become one turn. Only conversations with exactly two senders and at least two turns each are kept; a last turn
-    without an answer is dropped. The first sender plays the user.
+    The first sender becomes the user. Successive messages of one sender become one turn. A last turn without
+    an answer is dropped. Only conversations with exactly two senders and at least two turns each are kept.
     """
     for number, record in enumerate(records):
         if not isinstance(record, Mapping):
+            found = type(record).__name__
             raise UserError(
-                f"{where}, record {number}: found {type(record).__name__}, allowed: a mapping from id to dialogue"
+                f"{where}, record {number}: found {found}, allowed: a mapping from id to dialogue"
             )
         for key, conversation in record.items():
             place = f"{where}, dialogue {key}"
@@ -105,9 +106,10 @@ def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
 
 
 def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[list[Turn]]:
-    """Every request of one ``part`` (train, held_out) in every phrasing, with its refusal or answer, in a shuffled, fixed order.
+    """Chats of every request of one ``part`` (train, held_out) in every phrasing, with its refusal or answer.
 
-    Raises UserError for a missing section and for a phrasing without exactly one ``{}``.
+    The order is shuffled, but always the same. Raises UserError for a missing section, if there are no
+    refusals, and for a phrasing that does not hold exactly one ``{}``.
     """
     phrasings, refusals = _field(record, "phrasings", where), _field(record, "refusals", where)
     if not refusals:

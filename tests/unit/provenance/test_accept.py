@@ -234,7 +234,7 @@ def test_snakemake_runs_here(root, capsys):
     lock = root / ".snakemake/locks/0.output.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.write_text("results/p\n")
-    assert f"error: {lock}: Snakemake runs in this folder; wait for its end" in refused(root, capsys)
+    assert f"error: {lock}: Snakemake runs in this folder; wait until it ends" in refused(root, capsys)
 
 
 def test_record_that_cannot_be_written(root, capsys, monkeypatch):
@@ -306,7 +306,7 @@ def test_folder_without_results(tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     code, out, err = command(capsys, *arguments)
     assert (code, out) == (2, "")
-    assert err == f"error: {tmp_path}/results: no results here; run this in the checkout that holds them\n"
+    assert err == f"error: {tmp_path}/results: no results here; run this in the checkout that has them\n"
 
 
 @pytest.mark.parametrize("arguments", [("audit", "results/p/figure.svg"), ("audit", "--all", "--json")])

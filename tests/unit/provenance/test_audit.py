@@ -209,10 +209,8 @@ def test_mailed_figure_elsewhere_says_its_id(root, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path / "empty")
     code, _, err = command(capsys, str(mailed))
     assert code == 2
-    assert (
-        f"no record beside it, but it carries the id {read_record(root / FIGURE).id} of one: "
-        "audit it in the checkout it came from" in err
-    )
+    found = f"no record next to it, but it holds the id of one, {read_record(root / FIGURE).id}"
+    assert f"{found}: audit it in the checkout it came from" in err
 
 
 def test_file_of_which_nothing_is_known(root, tmp_path, capsys):
@@ -220,7 +218,7 @@ def test_file_of_which_nothing_is_known(root, tmp_path, capsys):
     code, _, err = command(capsys, str(tmp_path / "notes.txt"))
     assert (
         code == 2
-        and "record missing, and it carries no id of one; nothing is known of how it was made" in err
+        and "record missing, and it holds no record's id; nothing is known of how it was made" in err
     )
     assert command(capsys, "results/none.svg")[::2] == (2, "error: results/none.svg: no such file\n")
 

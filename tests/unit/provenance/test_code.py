@@ -53,7 +53,7 @@ def test_comments_docstrings_and_formatting_do_not_count(tree):
     before = digest("tokenise")
     path = tree / "src/crossdiff/provenance/storage.py"
     edit(path, '"""Files that are', '"""A new docstring about files that are')
-    edit(path, '    """Write ``value`` as indented JSON with sorted keys."""\n', "")
+    edit(path, '    """Write a table as CSV with six significant digits."""\n', "")
     edit(path, "import json\n", "import json  # a comment\n\n\n")
     edit(
         path,

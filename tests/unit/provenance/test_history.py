@@ -66,6 +66,6 @@ def test_captions_are_those_of_the_records(root):
 def test_results_of_different_settings_do_not_share_a_page(root):
     make(root, "figure_planted", {}, "results/p/other.svg", {"classes.top": 60})
     with pytest.raises(
-        UserError, match=r"made with classes\.top .0, another result on this page with .0; make both anew"
+        UserError, match=r"made with classes\.top .0, another result on this page with .0; make both again"
     ):
         recorded_settings([FIGURE, "results/p/other.svg"])

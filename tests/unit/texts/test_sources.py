@@ -105,8 +105,12 @@ def test_texts_of_a_wheel_are_read_in_the_order_of_their_names(tmp_path):
 
 
 @pytest.mark.skipif(os.environ.get("HF_HUB_OFFLINE") != "1", reason="needs HF_HUB_OFFLINE=1")
-def test_hub_data_set_without_a_network_is_refused_by_name():
-    source = TextSource(kind="documents", format="text", hub={"name": "org/no-such-data", "revision": "main"})
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [("documents", "text"), ("chats", "messages"), ("chats", "dialogue"), ("chats", "requests")],
+)
+def test_hub_data_set_without_a_network_is_refused_by_name(kind, format):
+    source = TextSource(kind=kind, format=format, hub={"name": "org/no-such-data", "revision": "main"})
     assert one_line(read, source, "pages").startswith(
         "dataset pages: hub data set org/no-such-data@main can't be read ("
     )
