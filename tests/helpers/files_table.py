@@ -1,75 +1,17 @@
-"""docs/files.md as data: which files there are, who makes them, and which columns or keys they hold."""
+"""What a run wrote next to what is described (crossdiff.results.described): files, rules, columns and keys."""
 
-import itertools
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import hdf5plugin  # noqa: F401  # h5py reads zstd with it
 import pandas as pd
 import pyarrow.parquet as pq
-from conftest import ROOT
 from safetensors import safe_open
 
+from crossdiff.errors import UserError
 from crossdiff.provenance.records import SUFFIX, read_record
-
-DOCUMENT = ROOT / "docs/files.md"
-CODE = re.compile(r"`([^`]+)`")
-
-
-class Row(NamedTuple):
-    """One line of a table of files."""
-
-    patterns: list[str]
-    rules: list[str]
-    columns: set[str]  # empty where the table describes the file in words
-
-    def matches(self, path: str) -> bool:
-        return any(
-            re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern.rstrip("/"))), path)
-            for pattern in self.patterns
-        )
-
-
-def rows() -> list[Row]:
-    """Every file of a run."""
-    parts, found, below = _parts(), [], ""
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
-            below = ""
-        elif line.startswith("Below `"):
-            below = CODE.search(line)[1]
-        elif line.startswith("| `") and line.count("|") == 4 and "results/" in below + line:
-            cells = line.strip("|").split("|")
-            told, _, without = cells[2].partition(" without ")
-            files, rules, columns = CODE.findall(cells[0]), CODE.findall(cells[1]), CODE.findall(told)
-            known = {name for row in found for pattern in row.patterns for name in [Path(pattern).name]}
-            names = {name for column in columns if column not in known for name in _expanded(column, parts)}
-            taken = {name for column in columns if column in known for name in _of(column, found).columns}
-            found.append(
-                Row([below + file for file in files], rules, (names | taken) - set(CODE.findall(without)))
-            )
-    return found
-
-
-def _of(name: str, found: list[Row]) -> Row:
-    return next(row for row in found if any(Path(pattern).name == name for pattern in row.patterns))
-
-
-def _parts() -> dict[str, list[str]]:
-    """{part} of a column -> what it stands for."""
-    table = DOCUMENT.read_text(encoding="utf-8").partition("| part |")[2].partition("\n\n")[0]
-    cells = [CODE.findall(line) for line in table.splitlines() if line.startswith("| `")]
-    return {name.strip("{}"): values for name, *values in cells}
-
-
-def _expanded(column: str, parts: dict[str, list[str]]) -> Iterator[str]:
-    names = re.findall(r"{(\w+)}", column)
-    for chosen in itertools.product(*(parts[name] for name in names)):
-        yield column.format(**dict(zip(names, chosen, strict=True)))
+from crossdiff.results.described import PART, File, expanded, file_of
 
 
 def held(path: Path) -> set[str] | None:
@@ -91,10 +33,6 @@ def held(path: Path) -> set[str] | None:
             return None
 
 
-# Columns that a config decides: names of crosscoders, and the parts of the losses that it uses.
-DECIDED = {"reconstruction_loss", "auxiliary_loss", "sparsity_loss", "paper_batchtopk", "paper_l1"}
-
-
 def outputs(folder: Path) -> list[str]:
     """Every file or folder that has a record."""
     return sorted(
@@ -103,27 +41,35 @@ def outputs(folder: Path) -> list[str]:
     )
 
 
-def row_of(path: str) -> Row:
-    found = [row for row in rows() if row.matches(path)]
-    assert found, f"docs/files.md has no row for {path}"
-    return found[-1]
+def untold(folder: Path, crosscoders: set[str]) -> list[str]:
+    """A line for every file, rule, column or key of the results that is not described, or is and is not there.
 
-
-def untold(folder: Path) -> list[str]:
-    """Compare the results with docs/files.md.
-
-    Gives a line for every file, column or key that is not described, or is described and missing.
+    ``crosscoders``: their names in the config, which are columns of one table.
     """
-    wrong = []
+    wrong: list[str] = []
+    missing: dict[str, set[str]] = {}
     for path in outputs(folder):
-        row, columns = row_of(path), held(folder / path) if (folder / path).is_file() else None
-        if (rule := read_record(folder / path).rule) not in row.rules:
-            wrong.append(f"{path}: made by {rule}, docs/files.md says {row.rules}")
-        if columns is not None and row.columns:
-            names = {"batchtopk", "l1"} if path.endswith("paper.csv") else set()
-            wrong += [f"{path}: {column} is not told" for column in sorted(columns - row.columns - names)]
-            wrong += [
-                f"{path}: {column} is told, and not there"
-                for column in sorted(row.columns - columns - DECIDED)
-            ]
-    return wrong
+        try:
+            file = file_of(path)
+        except UserError as error:
+            wrong.append(str(error))
+            continue
+        if (rule := read_record(folder / path).rule) not in file.rules:
+            wrong.append(f"{path}: made by {rule}, described as made by {file.rules}")
+        found = held(folder / path) if (folder / path).is_file() else None
+        always, possible = _names(file, crosscoders)
+        wrong += [f"{path}: {name} is not described" for name in sorted((found or set()) - possible)]
+        wrong += [f"{path}: {name} is described, and not there" for name in sorted(always - (found or set()))]
+        missing.setdefault(file.patterns[0], possible - always).difference_update(found or set())
+    # What is there only sometimes has to be somewhere.
+    for pattern, names in missing.items():
+        wrong += [f"{pattern}: {name} is described, and in no file" for name in sorted(names)]
+    return sorted(wrong)
+
+
+def _names(file: File, crosscoders: set[str]) -> tuple[set[str], set[str]]:
+    """The columns that each such file has, and those that it may have."""
+    parts = {"crosscoder": {name: name for name in crosscoders}}
+    columns = [*expanded(file.columns.values(), parts)]
+    assert not [column.name for column in columns if PART.search(column.name)]
+    return {column.name for column in columns if not column.when}, {column.name for column in columns}
