@@ -51,7 +51,9 @@ def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]
 def reason_to_doubt(
     path: str, record: Record, hashes: Hashes, order_only: Collection[str] = ()
 ) -> str | None:
-    """Why a result can't be believed, None if it can. ``order_only``: names of inputs whose content does not count."""
+    """Why a result can't be believed, None if it can. ``order_only``: names of inputs whose content does not
+    count.
+    """
     made = record.output(path)
     if made is None:
         return f"has the record of another file ({record.outputs[0].path})"

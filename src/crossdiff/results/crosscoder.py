@@ -14,13 +14,20 @@ from crossdiff.errors import UserError
 from crossdiff.latents.catalogue import current, read_names
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.records import Record
-from crossdiff.results.described import describe
+from crossdiff.results.described import Column, describe
 from crossdiff.results.home import PairNames, pair_names, record_of, tokenizer_folder
 from crossdiff.results.tokens import Codes, TextActivations
 
 TOP_COLUMNS = (
     *("norm_base", "norm_chat", "relative_norm_difference", "nu_error", "nu_reconstruction"),
     *("class", "confirmed", "name"),
+)
+# What table adds to betas.parquet.
+NAMES = (
+    Column(
+        "name", "free text", "what the latent fires on, in words, if anything names it", "read-the-report.md"
+    ),
+    Column("named_by", "free text", "who named it: catalogue, language model or pattern", "explanations.md"),
 )
 
 
@@ -150,8 +157,8 @@ class LoadedCrosscoder:
 
     def columns(self) -> pd.DataFrame:
         """What each column of ``table`` is: column, unit, meaning, source (a section of docs/method.md)."""
-        known = describe("betas.parquet") | describe("LoadedCrosscoder.table")
-        rows = [(name, *known[name]) for name in self._table.columns]
+        known = describe("betas.parquet") | {column.name: column for column in NAMES}
+        rows = [(name, known[name].unit, known[name].means, known[name].source) for name in self._table]
         return pd.DataFrame(rows, columns=["column", "unit", "meaning", "source"])
 
     def contexts(self, latent: int, n: int = 10) -> pd.DataFrame:

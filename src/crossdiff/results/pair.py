@@ -167,7 +167,8 @@ class Pair:
         return self._text(found.answers)
 
     def _text(self, answers: list[np.ndarray]) -> str:
-        [text] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        ids = [answer.tolist() for answer in answers]
+        [text] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return text
 
     def patch(
@@ -192,7 +193,7 @@ class Pair:
         shard = answered(self.chat, [(0, self._asked(prompt))], new_tokens)
         wanted = is_answer(shard.role, shard.template) & (shard.position > 0)
         variants = [Variant(name) for name in WHOLE]
-        if latents:
+        if len(latents):
             variants.insert(1, Variant("latents", "subtraction", np.array(sorted(latents))))
         found = answer_kl(
             self.base, self.chat, crosscoder.module, self.summary, shard, wanted, variants, BATCH_TOKENS

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from crossdiff.workflow.running import running_jobs
 
 PROGRESS = re.compile(
-    r"^(\d\d):(\d\d):(\d\d) (?P<step>step )?(?P<done>\d+) of (?P<total>\d+)(?: (?P<unit>\w+))?(?:: (?P<values>.+))?$"
+    r"^(\d\d):(\d\d):(\d\d) (?P<step>step )?(?P<done>\d+) of (?P<total>\d+)"
+    r"(?: (?P<unit>\w+))?(?:: (?P<values>.+))?$"
 )
 DAY = 24 * 3600
 RECENT = 10  # lines of progress that a rate is taken from
