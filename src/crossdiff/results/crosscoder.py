@@ -25,9 +25,9 @@ TOP_COLUMNS = (
 # What table adds to betas.parquet.
 NAMES = (
     Column(
-        "name", "free text", "what the latent fires on, in words, if anything names it", "read-the-report.md"
+        "name", "text", "what the latent fires on, in words, if anything names it", "read-the-report.md"
     ),
-    Column("named_by", "free text", "who named it: catalogue, language model or pattern", "explanations.md"),
+    Column("named_by", "text", "who named it: catalogue, language model or pattern", "explanations.md"),
 )
 
 
