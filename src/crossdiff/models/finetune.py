@@ -199,7 +199,7 @@ def train(model: PreTrainedModel, plan: Sequence[Batch], tokens: Tensor, setting
         weights.hand_back()
         losses.append(loss)
         if step % 20 == 0 or step == len(plan) - 1:
-            log.info("step %d of %d, loss %.3f", step, len(plan), loss.item())
+            log.info("step %d of %d: loss %.3f", step, len(plan), loss.item())
     return torch.stack(losses).tolist()
 
 
