@@ -99,7 +99,7 @@ class CrosscoderSettings(Section):
     ] = False
     code_normalisation: Annotated[
         Literal["crosscoder", "sae", "mixed", "none", "decoupled"],
-        about("Weight of a latent in the sparsity, from its decoder norms (docs/method.md 4)."),
+        about("Weight of a latent's activation, from its decoder norms (docs/method.md 4)."),
     ] = "crosscoder"
     init_norm: Annotated[PositiveFloat, about("Norm of every decoder row at the start.", "decoder norm")]
     same_init: Annotated[bool, about("Both models start from the same weights, as in the paper.")] = True

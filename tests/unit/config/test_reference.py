@@ -1,4 +1,4 @@
-"""docs/config.md and config.schema.json: in step with the typed settings, complete, and as strict as the program."""
+"""docs/config.md and config.schema.json: in step with the settings, complete, as strict as the program."""
 
 import copy
 import json
