@@ -75,7 +75,9 @@ def rows(key: str) -> list[list[str]]:
 def row(key: str, field: FieldInfo) -> list[str]:
     """The row of one field: its description tells it from others of its name."""
     text = re.sub(r"docs/([a-z-]+\.md)", r"[\1](\1)", field.description or "")
-    return next(cells for cells in rows(key) if cells[4] == text)
+    found = [cells for cells in rows(key) if cells[4] == text]
+    assert found, f"docs/config.md has no row for {key} that says {text!r}"
+    return found[0]
 
 
 @pytest.mark.parametrize("path", FILES)
