@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-browser test-gpu bench-gpu test-slow test-slurm lint
+.PHONY: install quickstart reference test test-browser test-gpu bench-gpu test-slow test-slurm lint
 
 install: $(VENV)/installed
 
@@ -17,6 +17,10 @@ $(VENV)/installed: envs/lock.txt pyproject.toml
 quickstart: install
 	$(BIN)/snakemake
 	@echo "Reports:" && ls -1 "$(CURDIR)"/results/*/layer*/report/index.html
+
+# The pages that are made from code: docs/config.md, config.schema.json.
+reference: install
+	$(BIN)/python docs/make_reference.py
 
 lint: install
 	$(BIN)/ruff check .

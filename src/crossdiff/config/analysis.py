@@ -5,44 +5,81 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import Fraction, Name, NonNegativeInt, PositiveFloat, Section, with_ranges
+from crossdiff.config.base import (
+    Cosine,
+    Fraction,
+    Name,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+    about,
+    with_ranges,
+)
 from crossdiff.config.explanations import Explanations
 
-# A latent that fires in fewer blocks has no interval: the bootstrap over few active blocks is far too narrow. With 2, 3, 5 and 10 active
-# ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
+# A latent that fires in fewer blocks has no interval: a bootstrap over few active blocks is far too narrow.
+# With 2, 3, 5 and 10 active ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
 FEWEST_ACTIVE_BLOCKS = 10
 
 
 class Bootstrap(Section):
-    """Confidence intervals of nu ratios: whole blocks of documents are drawn, since tokens of one document are not independent."""
+    """Confidence intervals of nu ratios.
+
+    Whole blocks of documents are drawn, since tokens of one document are not independent.
+    """
 
     blocks: Annotated[
-        int, Field(ge=FEWEST_ACTIVE_BLOCKS, description="blocks that the documents are spread over")
+        int,
+        Field(ge=FEWEST_ACTIVE_BLOCKS),
+        about("Blocks of documents. A latent that fires in fewer than 10 of them has no interval.", "count"),
     ] = 50
-    samples: Annotated[int, Field(gt=1, description="times that so many blocks are drawn")] = 200
-    seed: Annotated[int, Field(ge=0, description="of the draws and of the random control directions")] = 0
+    samples: Annotated[
+        int, Field(gt=1), about("Draws of the bootstrap. More give smoother intervals.", "count")
+    ] = 200
+    seed: Annotated[NonNegativeInt, about("Decides the draws and the random control directions.", "seed")] = 0
 
 
 class LatentScaling(Section):
-    """Betas and nu ratios (docs/method.md 9)."""
+    """Latent scaling: betas and nu ratios, and which chat-only latents they confirm (docs/method.md 9)."""
 
-    nu_error_below: Annotated[float, Field(gt=0, description="nu_error of a confirmed chat-only latent")] = (
-        0.2
-    )
+    nu_error_below: Annotated[
+        PositiveFloat,
+        about(
+            "Largest nu_error of a confirmed chat-only latent. Lower is stricter. The paper: 0.2.", "ratio"
+        ),
+    ] = 0.2
     nu_reconstruction_below: Annotated[
-        float, Field(gt=0, description="nu_reconstruction of a confirmed chat-only latent")
+        PositiveFloat,
+        about(
+            "Largest nu_reconstruction of a confirmed chat-only latent. Lower is stricter. The paper: 0.5.",
+            "ratio",
+        ),
     ] = 0.5
     bootstrap: Bootstrap = Bootstrap()
 
 
 class Classes(Section):
-    """Classes by relative decoder norm difference (docs/method.md 8)."""
+    """Classes of latents by relative decoder norm difference: 0 is base-only, 1 chat-only (docs/method.md 8).
 
-    base_only_below: Fraction = 0.1
-    shared_between: tuple[Fraction, Fraction] = (0.4, 0.6)
-    chat_only_above: Fraction = 0.9
+    The bounds must rise: base_only_below < first of shared_between < second < chat_only_above.
+    """
+
+    base_only_below: Annotated[
+        Fraction, about("Up to this difference a latent is base-only. The paper: 0.1.", "norm difference")
+    ] = 0.1
+    shared_between: Annotated[
+        tuple[Fraction, Fraction],
+        about("Between these a latent is shared. The paper: 0.4 and 0.6.", "norm difference"),
+    ] = (0.4, 0.6)
+    chat_only_above: Annotated[
+        Fraction, about("From this difference on a latent is chat-only. The paper: 0.9.", "norm difference")
+    ] = 0.9
     top: Annotated[
-        int, Field(gt=0, description="size of the set of the most chat-leaning latents, by rank")
+        PositiveInt,
+        about("Size of the set of the most chat-leaning latents. The paper: 3176 of 73,728.", "count"),
     ] = 50
 
     @model_validator(mode="before")
@@ -60,28 +97,30 @@ class Classes(Section):
 
 
 class Examples(Section):
-    """Activating contexts, and the tokens on which the activations of latents are counted (docs/method.md 13)."""
+    """Contexts in which latents fire, and the tokens on which activations are counted (docs/method.md 13).
 
-    per_latent: Annotated[int, Field(gt=0, description="strongest contexts of each latent")] = 10
+    Quantiles must rise from above 0 to 1.
+    """
+
+    per_latent: Annotated[PositiveInt, about("Strongest contexts kept of each latent.", "count")] = 10
     quantiles: Annotated[
         list[Fraction],
-        Field(
-            min_length=1,
-            default_factory=lambda: [0.25, 0.5, 0.75, 0.95, 1.0],
-            description="upper edges of the bins that are sampled, as shares of a latent's largest activation",
+        Field(min_length=1),
+        about(
+            "Upper edges of bins of activation strength, as shares of a latent's largest activation.", "share"
         ),
-    ]
-    per_quantile: Annotated[int, Field(gt=0, description="random contexts of each latent from each bin")] = 10
+    ] = Field(default_factory=lambda: [0.25, 0.5, 0.75, 0.95, 1.0])
+    per_quantile: Annotated[
+        PositiveInt, about("Random contexts kept of each latent from each bin. The paper: 100.", "count")
+    ] = 10
     tokens: Annotated[
-        int, Field(gt=0, description="training tokens searched, an equal share of every shard")
+        PositiveInt, about("Training tokens searched, an equal share of every shard.", "tokens")
     ] = 5_000_000
-    before: Annotated[int, Field(ge=0, description="tokens of context before the peak")] = 16
-    after: NonNegativeInt = 8
+    before: Annotated[NonNegativeInt, about("Context kept before the strongest token.", "tokens")] = 16
+    after: Annotated[NonNegativeInt, about("Context kept after the strongest token.", "tokens")] = 8
     background: Annotated[
-        int,
-        Field(
-            gt=0, description="random contexts, about: where a latent does not fire, as its explanations need"
-        ),
+        PositiveInt,
+        about("About so many random contexts are kept, to tell where a latent does not fire.", "count"),
     ] = 4000
 
     @model_validator(mode="after")
@@ -98,151 +137,183 @@ class Examples(Section):
 
 
 class Twins(Section):
-    """Chat-only and base-only latents of one direction (docs/method.md 11)."""
+    """Twins: a chat-only and a base-only latent of nearly one direction (docs/method.md 11)."""
 
     cosine_above: Annotated[
-        float,
-        Field(
-            gt=-1,
-            lt=1,
-            description="of the chat-only latent's chat and the base-only latent's base direction",
-        ),
+        Cosine,
+        about("Least cosine of the one's chat and the other's base direction. The paper: 0.9.", "cosine"),
     ] = 0.9
 
 
 class SeedAgreement(Section):
-    """When a latent of one training is found again in another."""
+    """When a latent of one training counts as found again in another."""
 
     cosine_above: Annotated[
-        float, Field(gt=-1, lt=1, description="of two latents that are each other's nearest")
+        Cosine, about("Least cosine of two latents that are each other's nearest.", "cosine")
     ] = 0.7
 
 
 class Behaviour(Section):
-    """Proof that a fine-tune took: refusals of held-out harmful and benign requests."""
+    """How often each model refuses held-out harmful and benign requests: whether a fine-tune took."""
 
-    requests: Annotated[str, Field(description="YAML file of requests")]
+    requests: Annotated[Text, about("YAML file of requests, such as data/requests.yaml.")]
     phrasings: Annotated[
-        int, Field(gt=0, description="how many of the file's phrasings each held-out request is put into")
+        PositiveInt,
+        about("Phrasings of the file, from its first on, that each request is put into.", "count"),
     ] = 3
-    answer_tokens: Annotated[int, Field(gt=0, description="tokens generated before an answer is judged")] = 12
+    answer_tokens: Annotated[
+        PositiveInt,
+        about("Tokens generated before an answer is judged.", "tokens"),
+    ] = 12
 
 
 class Patching(Section):
-    """What is measured of conversations with answers: activations patched between the models (docs/method.md 12)."""
+    """Activations are patched between the models on conversations with answers (docs/method.md 12)."""
 
-    conversations: Annotated[int, Field(gt=0, description="conversations of each data set")] = 512
+    conversations: Annotated[
+        PositiveInt,
+        about("Conversations of each data set. More narrow the intervals. The paper: 512.", "count"),
+    ] = 512
     first_tokens: Annotated[
-        int, Field(gt=0, description="tokens of each answer that are also looked at alone")
+        PositiveInt,
+        about("First tokens of each answer that are also measured alone. The paper: 9.", "tokens"),
     ] = 9
     random_sets: Annotated[
-        int, Field(ge=0, description="random halves of the chat-leaning latents, as a control")
+        NonNegativeInt, about("Random halves of the most chat-leaning latents, as controls.", "count")
     ] = 2
-    seed: NonNegativeInt = 0
+    seed: Annotated[NonNegativeInt, about("Decides the random sets and the bootstrap.", "seed")] = 0
 
 
 class Causal(Patching):
-    """Which latents carry the fine-tune's effect, and on which conversations."""
+    """Which latents carry the fine-tune's effect on the chat model's answers (docs/method.md 12).
+
+    Without this section nothing is measured. ``datasets`` must be of kind ``chats``. Generated answers need
+    ``answer_tokens`` below ``tokens.context``.
+    """
 
     datasets: Annotated[
-        list[Name], Field(min_length=1, description="chat data sets whose validation chats are used")
+        list[Name], Field(min_length=1), about("Data sets of kind `chats`; their validation chats are used.")
     ]
     answers: Annotated[
         Literal["generated", "dataset"],
-        Field(
-            description="the chat model's own greedy answers to each chat's first user turn, or the chats as they are"
-        ),
+        about("Greedy answers of the chat model to each chat's first user turn, or the chats as they are."),
     ] = "generated"
     answer_tokens: Annotated[
-        int, Field(gt=0, description="longest generated answer; prompts may take the rest of tokens.context")
+        PositiveInt,
+        about("Longest generated answer. Prompts may take the rest of `tokens.context`.", "tokens"),
     ] = 256
 
 
 class SteeringGrid(Section):
-    """How latents are turned up and down while the chat model answers the held-out requests of ``behaviour``."""
+    """How latents are turned up and down while the chat model answers held-out requests."""
 
     strengths: Annotated[
-        list[Annotated[float, Field(allow_inf_nan=False)]],
-        Field(
-            min_length=1,
-            default_factory=lambda: [-2.0, -1.0, 1.0, 2.0, 3.0],
-            description="multiples of a latent's largest activation in the training text; 0 is always measured",
-        ),
-    ]
+        list[float],
+        Field(min_length=1),
+        about("Multiples of a latent's largest activation in training text. 0 is always measured.", "ratio"),
+    ] = Field(default_factory=lambda: [-2.0, -1.0, 1.0, 2.0, 3.0])
     phrasings: Annotated[
-        int, Field(gt=0, description="how many of the file's phrasings each request is put into")
+        PositiveInt,
+        about("Phrasings of the file, from its first on, that each request is put into.", "count"),
     ] = 1
-    answer_tokens: Annotated[int, Field(gt=0, description="longest answer")] = 16
+    answer_tokens: Annotated[PositiveInt, about("Longest answer.", "tokens")] = 16
     first_tokens: Annotated[
-        int, Field(gt=0, description="tokens of the unsteered answers whose predictions are compared")
+        PositiveInt,
+        about("First tokens of the unsteered answers, at which predictions are compared.", "tokens"),
     ] = 5
     random_latents: Annotated[
-        int, Field(ge=0, description="directions of other latents, at each latent's strengths, as a control")
+        NonNegativeInt,
+        about("Other latents that are steered as controls, at equal norm, per latent.", "count"),
     ] = 2
     random_directions: Annotated[
-        int, Field(ge=0, description="random directions, at each latent's strengths, as a control")
+        NonNegativeInt,
+        about("Random directions that are steered as controls, at equal norm, per latent.", "count"),
     ] = 2
-    seed: NonNegativeInt = 0
+    seed: Annotated[NonNegativeInt, about("Decides the controls and the bootstrap.", "seed")] = 0
 
     @model_validator(mode="after")
     def _grid(self) -> "SteeringGrid":
         if 0 in self.strengths or len(set(self.strengths)) != len(self.strengths):
             raise ValueError(
-                f"strengths: found {self.strengths}, allowed: different ones, without 0, which is always measured"
+                f"strengths: found {self.strengths}, allowed: different ones, without 0, "
+                "which is always measured"
             )
         return self
 
 
 class Steering(SteeringGrid):
-    """What latents do to the chat model's answers: the one that by rule has to do with refusal, and others by name."""
+    """Latents are turned up and down while the chat model answers the held-out requests of ``behaviour``.
+
+    Without this section nothing is steered; with it, the section ``behaviour`` must be there too. Steered
+    are, of every crosscoder, the latent that best tells harmful from benign requests, and those that
+    ``latents`` names. Strengths must differ from each other and from 0.
+    """
 
     latents: Annotated[
         dict[Name, list[NonNegativeInt]],
-        Field(
-            default_factory=dict,
-            description="crosscoder -> latents that are steered besides the one that is chosen by rule",
-        ),
-    ]
+        about("Further latents to steer, by crosscoder: `{l1: [5, 17]}`.", "latent"),
+    ] = Field(default_factory=dict)
 
 
 class Report(Section):
-    """The page."""
+    """How much the page shows."""
 
-    latents: Annotated[int, Field(gt=0, description="chat-leaning latents shown per crosscoder")] = 20
-    examples: Annotated[int, Field(gt=0, description="contexts shown per latent")] = 5
+    latents: Annotated[
+        PositiveInt,
+        about("Most chat-leaning latents shown of each crosscoder.", "count"),
+    ] = 20
+    examples: Annotated[PositiveInt, about("Contexts shown of each latent.", "count")] = 5
 
 
 class Scoring(Section):
-    """How crosscoders are scored on planted concepts (docs/planted.md)."""
+    """How crosscoders are scored on planted concepts (docs/planted.md).
+
+    This section must be there with ``pair.chat.planted``, and only then.
+    """
 
     correlation_above: Annotated[
-        float, Field(gt=0, lt=1, description="of a latent's and its concept's activations")
+        OpenFraction,
+        about("Least correlation of a latent's and a concept's activations for a match.", "correlation"),
     ] = 0.5
-    cosine_above: Annotated[float, Field(gt=0, lt=1, description="of their directions")] = 0.5
+    cosine_above: Annotated[
+        OpenFraction, about("Least cosine of a latent's and a concept's directions for a match.", "cosine")
+    ] = 0.5
     borderline_ratio: Annotated[
         Fraction,
-        Field(
-            description="a weakened concept below it counts neither as found nor as false; the strict score counts it as false"
+        about(
+            "A weakened concept below it is neither found nor false; the strict score counts it as false.",
+            "ratio",
         ),
     ] = 0.15
-    strict_nu_error_below: PositiveFloat = 0.1
-    strict_nu_reconstruction_below: PositiveFloat = 0.3
+    strict_nu_error_below: Annotated[
+        PositiveFloat, about("Stands for latent_scaling.nu_error_below in the strict rule.", "ratio")
+    ] = 0.1
+    strict_nu_reconstruction_below: Annotated[
+        PositiveFloat, about("Stands for latent_scaling.nu_reconstruction_below in the strict rule.", "ratio")
+    ] = 0.3
 
 
 class Density(Section):
-    """How often latents fire (docs/method.md 14)."""
+    """How often latents fire (docs/method.md 14). ``rare_below`` must not exceed ``dense_above``."""
 
     dense_above: Annotated[
-        Fraction, Field(description="a latent that fires on a larger share of the tokens is dense")
+        Fraction, about("A latent that fires on more of the tokens is dense.", "share of tokens")
     ] = 0.1
     rare_below: Annotated[
-        Fraction,
-        Field(description="a latent that fires on a smaller share of the tokens, but fires, is rare"),
+        Fraction, about("A latent that fires on fewer of the tokens, but fires, is rare.", "share of tokens")
     ] = 1e-4
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Density":
+        if self.rare_below > self.dense_above:
+            raise ValueError(
+                f"rare_below: found {self.rare_below}, must be at most dense_above {self.dense_above}"
+            )
+        return self
 
 
 class Analysis(Section):
-    """What is measured of the crosscoders. A new evaluation adds its section here (docs/add-an-evaluation.md)."""
+    """What is measured of the crosscoders. docs/add-an-evaluation.md says how a new section is added."""
 
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()
@@ -256,6 +327,7 @@ class Analysis(Section):
     explanations: Explanations | None = None
     report: Report = Report()
     catalogue: Annotated[
-        str | None, Field(description="YAML file of names of latents (docs/read-the-report.md)")
+        Text | None,
+        about("YAML file with names of latents (docs/read-the-report.md)."),
     ] = None
     scoring: Scoring | None = None

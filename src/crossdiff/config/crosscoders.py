@@ -4,86 +4,121 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, exactly_one
+from crossdiff.config.base import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    about,
+    exactly_one,
+)
 
 
 class Activations(Section):
-    """How activations are harvested and which tokens count."""
+    """How activations are harvested, and which tokens count.
+
+    A change of any key keeps the caches: tokens are left out when a cache is read.
+    """
 
     batch_tokens: Annotated[
-        int,
-        Field(
-            gt=0, description="tokens per forward pass, padding included; another number keeps what is there"
-        ),
+        PositiveInt,
+        about("Tokens per forward pass, padding included. More need more memory; results stay.", "tokens"),
     ] = 8192
-    skip_first: Annotated[int, Field(ge=0, description="first positions of each sequence to leave out")] = 0
+    skip_first: Annotated[
+        NonNegativeInt,
+        about("Positions left out at the start of each sequence; their norms are often huge.", "tokens"),
+    ] = 0
     max_norm_ratio: Annotated[
         float | None,
-        Field(
-            gt=1,
-            allow_inf_nan=False,
-            description="leave out tokens whose norm in either model exceeds this multiple of the median",
-        ),
+        Field(gt=1),
+        about("Leave out tokens whose norm in either model exceeds this multiple of the median.", "ratio"),
     ] = None
     statistics_tokens: Annotated[
-        int, Field(gt=0, description="tokens for mean and scale; median norms are of all")
+        PositiveInt,
+        about("Tokens from which mean and scale are computed. Median norms are of all tokens.", "tokens"),
     ] = 1_000_000
 
 
 class Normalisation(Section):
-    """Scaling of activations before the crosscoder (docs/method.md 3)."""
+    """How activations are scaled before the crosscoder (docs/method.md 3)."""
 
     kind: Annotated[
         Literal["none", "per_model", "shared"],
-        Field(description="none; centre and scale each model by itself; centre each, one scale for both"),
+        about("`none` leaves them raw (the paper). The others centre; the scale is per model or shared."),
     ] = "none"
     target_rms: Annotated[
-        PositiveFloat, Field(description="root mean square norm of a scaled activation")
+        PositiveFloat,
+        about("Root mean square norm of scaled activations. Not used by `none`.", "activation norm"),
     ] = 1.0
 
 
 class CrosscoderSettings(Section):
     """What every loss has in common. A loss derives its settings from it (docs/add-a-loss.md)."""
 
-    objective: ClassVar[
-        str
-    ]  # "module:class" of the loss itself, which the Snakefile must not import: it needs torch
+    # "module:class" of the loss itself. The Snakefile must not import it: it needs torch.
+    objective: ClassVar[str]
 
-    expansion: Annotated[int | None, Field(gt=0, description="latents per residual dimension")] = None
-    latents: Annotated[int | None, Field(gt=0, description="number of latents; instead of expansion")] = None
-    batch: PositiveInt = 2048
-    tokens: Annotated[int, Field(gt=0, description="training tokens, repeats over the data included")]
-    learning_rate: PositiveFloat = 1.0e-4
-    warmup_steps: NonNegativeInt = 1000
+    expansion: Annotated[
+        PositiveInt | None,
+        about(
+            "Latents per dimension of the residual stream. More find rarer concepts. The paper: 32.", "ratio"
+        ),
+    ] = None
+    latents: Annotated[
+        PositiveInt | None,
+        about("Number of latents, in place of `expansion`. The paper: 73,728.", "count"),
+    ] = None
+    batch: Annotated[
+        PositiveInt,
+        about("Token pairs per step. More give fewer, smoother steps. The paper: 2048.", "tokens"),
+    ] = 2048
+    tokens: Annotated[
+        PositiveInt,
+        about("Length of the training, repeats of the data included. The paper: 200,000,000.", "tokens"),
+    ]
+    learning_rate: Annotated[
+        PositiveFloat, about("Learning rate of Adam. The paper: 1.0e-4.", "Adam rate")
+    ] = 1.0e-4
+    warmup_steps: Annotated[
+        NonNegativeInt, about("Steps over which the learning rate rises linearly. The paper: 1000.", "steps")
+    ] = 1000
     decay_fraction: Annotated[
-        float, Field(ge=0, lt=1, description="last share of the steps, linear decay to 0")
+        float,
+        Field(ge=0, lt=1),
+        about(
+            "Last steps, over which the learning rate falls linearly to 0. The paper: 0.", "share of steps"
+        ),
     ] = 0.0
-    gradient_clip: Annotated[float | None, Field(gt=0)] = None
+    gradient_clip: Annotated[
+        PositiveFloat | None,
+        about("Largest norm of the gradient; a larger one is scaled down.", "gradient norm"),
+    ] = None
     squared_error: Annotated[
-        bool, Field(description="squared instead of un-squared L2 reconstruction loss")
+        bool, about("Square the L2 norm in the reconstruction loss. The paper does not.")
     ] = False
     code_normalisation: Annotated[
         Literal["crosscoder", "sae", "mixed", "none", "decoupled"],
-        Field(description="weight of a latent's activation (docs/method.md 4)"),
+        about("Weight of a latent's activation, from its decoder norms (docs/method.md 4)."),
     ] = "crosscoder"
-    init_norm: Annotated[float, Field(gt=0, description="decoder norm at the start")]
-    same_init: Annotated[bool, Field(description="both models start from the same weights")] = True
-    transpose_init: Annotated[bool, Field(description="the decoder starts as the transposed encoder")] = True
+    init_norm: Annotated[PositiveFloat, about("Norm of every decoder row at the start.", "decoder norm")]
+    same_init: Annotated[bool, about("Both models start from the same weights, as in the paper.")] = True
+    transpose_init: Annotated[
+        bool, about("The decoder starts as the transposed encoder, as in the paper.")
+    ] = True
     normalisation: Normalisation = Normalisation()
     precision: Annotated[
         Literal["bfloat16", "float32"],
-        Field(
-            description="of the products that find active latents; their values, gradients and weights are float32"
-        ),
+        about("Precision in which active latents are looked for. Their values and gradients are float32."),
     ] = "bfloat16"
     buffer_tokens: Annotated[
-        int,
-        Field(
-            gt=0,
-            description="token pairs shuffled together; two such pools are in memory, the GPU's if they fit",
-        ),
+        PositiveInt,
+        about("Token pairs shuffled together. Two such pools are in memory: more mix better.", "tokens"),
     ] = 500_000
-    log_every: PositiveInt = 100
+    log_every: Annotated[
+        PositiveInt,
+        about("Steps from one row of `training.csv` to the next.", "steps"),
+    ] = 100
 
     @model_validator(mode="after")
     def _size(self) -> "CrosscoderSettings":
@@ -94,6 +129,7 @@ class CrosscoderSettings(Section):
 
     @property
     def steps(self) -> int:
+        """Training steps."""
         return self.tokens // self.batch
 
     def is_logged(self, step: int) -> bool:
@@ -106,44 +142,86 @@ class CrosscoderSettings(Section):
         return False
 
     def n_latents(self, d_model: int) -> int:
-        return self.latents or self.expansion * d_model
+        """Number of latents for a residual stream of width ``d_model``."""
+        return (self.latents or 0) + (self.expansion or 0) * d_model  # one of the two is given
 
 
 class L1Settings(CrosscoderSettings):
-    """The sparsity penalty of the first crosscoders (docs/method.md 5)."""
+    """The sparsity penalty of the first crosscoders (docs/method.md 5).
+
+    Give ``expansion`` or ``latents``, not both. ``tokens`` must fill one batch.
+    """
 
     objective = "crossdiff.crosscoders.losses.l1:L1Loss"
 
-    loss: Literal["l1"]
-    l1_coefficient: PositiveFloat
-    l1_warmup_steps: NonNegativeInt = 0
-    init_norm: PositiveFloat = 0.005
+    loss: Annotated[Literal["l1"], about("The loss whose keys these are.")]
+    l1_coefficient: Annotated[
+        PositiveFloat,
+        about("Weight of the penalty. Raise it for fewer active latents. The paper: 0.041.", "ratio"),
+    ]
+    l1_warmup_steps: Annotated[
+        NonNegativeInt, about("Steps over which `l1_coefficient` rises linearly. The paper: 0.", "steps")
+    ] = 0
+    init_norm: Annotated[
+        PositiveFloat, about("Norm of every decoder row at the start. The paper: 0.005.", "decoder norm")
+    ] = 0.005
 
 
 class BatchTopKSettings(CrosscoderSettings):
-    """Keep the k x batch largest scaled activations of a batch (docs/method.md 6)."""
+    """Keep the k x batch largest scaled activations of a batch (docs/method.md 6).
+
+    Give ``expansion`` or ``latents``, not both. ``tokens`` must fill one batch. ``k`` must not exceed
+    ``latents``. Annealing needs a ``k_max`` that differs from ``k``, and ``k_annealing_steps`` up to the
+    number of steps (tokens / batch). ``threshold_start_step`` must be below the number of steps.
+    """
 
     objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
 
-    loss: Literal["batchtopk"]
-    k: PositiveInt
-    k_max: Annotated[int | None, Field(gt=0, description="start of k annealing; k when left out")] = None
-    k_annealing_steps: NonNegativeInt = 0
-    auxiliary_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
-    auxiliary_k: PositiveInt = 512
+    loss: Annotated[Literal["batchtopk"], about("The loss whose keys these are.")]
+    k: Annotated[
+        PositiveInt,
+        about(
+            "Active latents per token, on average. More fit better and are less sparse. The paper: 100.",
+            "count",
+        ),
+    ]
+    k_max: Annotated[
+        PositiveInt | None, about("`k` at the first step of annealing. Left out: no annealing.", "count")
+    ] = None
+    k_annealing_steps: Annotated[
+        NonNegativeInt, about("Steps over which `k_max` changes linearly to `k`. The paper: 0.", "steps")
+    ] = 0
+    auxiliary_coefficient: Annotated[
+        NonNegativeFloat,
+        about("Weight of the loss that revives dead latents; 0 turns it off. The paper: 1/32.", "ratio"),
+    ] = 1 / 32
+    auxiliary_k: Annotated[
+        PositiveInt,
+        about("Dead latents per token in that loss, the strongest ones. The paper: 512.", "count"),
+    ] = 512
     dead_after_tokens: Annotated[
-        int, Field(gt=0, description="tokens without firing that make a latent dead")
+        PositiveInt,
+        about("A latent that has been silent so long counts as dead. The paper: 10,000,000.", "tokens"),
     ] = 10_000_000
     threshold: Annotated[
         Literal["running", "held_out"],
-        Field(
-            description="inference threshold: running mean over training batches, or mean over all held-out batches after training"
-        ),
+        about("Threshold at inference: a running mean over training batches, or a mean over held-out ones."),
     ] = "running"
-    threshold_start_step: NonNegativeInt = 1000
-    threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    gradient_clip: Annotated[float | None, Field(gt=0)] = 1.0
-    init_norm: PositiveFloat = 1.0
+    threshold_start_step: Annotated[
+        NonNegativeInt, about("Step at which the running mean begins. The authors' code: 1000.", "steps")
+    ] = 1000
+    threshold_decay: Annotated[
+        float,
+        Field(ge=0, lt=1),
+        about("Weight of the past in the running mean. The authors' code: 0.999.", "share"),
+    ] = 0.999
+    gradient_clip: Annotated[
+        PositiveFloat | None,
+        about("Largest norm of the gradient; a larger one is scaled down. The paper: 1.", "gradient norm"),
+    ] = 1.0
+    init_norm: Annotated[
+        PositiveFloat, about("Norm of every decoder row at the start. The paper: 1.", "decoder norm")
+    ] = 1.0
 
     @property
     def needs_held_out(self) -> bool:
@@ -160,12 +238,14 @@ class BatchTopKSettings(CrosscoderSettings):
             raise ValueError(f"k_annealing_steps: found {self.k_annealing_steps} without k_max")
         if self.k_annealing_steps > self.steps:
             raise ValueError(
-                f"k_annealing_steps: found {self.k_annealing_steps}, k would not be reached in {self.steps} steps (tokens / batch)"
+                f"k_annealing_steps: found {self.k_annealing_steps}, "
+                f"must be at most the {self.steps} training steps (tokens / batch)"
             )
         if self.latents is not None and self.k > self.latents:
-            raise ValueError(f"k: found {self.k}, there are only {self.latents} latents")
+            raise ValueError(f"k: found {self.k}, must be at most latents {self.latents}")
         if self.threshold_start_step >= self.steps:
             raise ValueError(
-                f"threshold_start_step: found {self.threshold_start_step}, must be below the {self.steps} training steps (tokens / batch)"
+                f"threshold_start_step: found {self.threshold_start_step}, "
+                f"must be below the {self.steps} training steps (tokens / batch)"
             )
         return self

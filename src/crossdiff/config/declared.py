@@ -1,15 +1,21 @@
-"""Settings as a rule declares them: flat, by their full keys, for Snakemake; typed, and no more than those, for its script."""
+"""Settings that a rule declares.
+
+Snakemake gets them flat, by full key. The rule's script gets them typed, and gets no others.
+"""
 
 from collections.abc import Set
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from crossdiff.config.base import Section, undeclared
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Section)
 
 
 def flatten(key: str, value: Any) -> dict[str, Any]:
-    """Full key -> value of everything below ``key``, from plain values (``model_dump``). An empty section is a value."""
+    """Full key -> value of everything below ``key``, from plain values (``model_dump``).
+
+    An empty section is a value.
+    """
     if isinstance(value, dict) and value:
         return {
             full: leaf
@@ -19,35 +25,30 @@ def flatten(key: str, value: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def only(section: T, declared: Set[str], rule: str, key: str = "") -> T:
-    """A typed section with the ``declared`` full keys alone. To ask it for another is an error that names ``rule`` and the key.
+def only(section: S, declared: Set[str], rule: str, key: str = "") -> S:
+    """A typed section with the ``declared`` full keys alone; one whose keys are all declared stays as it is.
 
-    A section whose keys are all declared is given as it is.
+    To ask it for another key raises a UserError that names ``rule`` and the key.
     """
-    if isinstance(section, Section):
-        if flatten(key, section.model_dump(mode="json", by_alias=True)).keys() <= declared:
-            return section
-        fields = {
-            name: f"{key}.{field.alias or name}".lstrip(".")
-            for name, field in type(section).model_fields.items()
-        }
-        # A section of which nothing is declared is there, but empty: the error names the key that was asked for.
-        values = {name: getattr(section, name) for name, full in fields.items()}
-        wanted = {
-            name
-            for name, full in fields.items()
-            if _any(full, declared) or isinstance(values[name], (Section, dict))
-        }
-        kept = {name: only(values[name], declared, rule, fields[name]) for name in fields if name in wanted}
-        return section.with_only(kept, rule, key)
-    if isinstance(section, dict) and key not in declared:
-        return _DeclaredEntries(
-            {name: only(value, declared, rule, f"{key}.{name}") for name, value in section.items()},
-            rule,
-            key,
-            declared,
-        )
-    return section
+    if flatten(key, section.model_dump(mode="json", by_alias=True)).keys() <= declared:
+        return section
+    kept = {}
+    for name, field in type(section).model_fields.items():
+        value, full = getattr(section, name), f"{key}.{field.alias or name}".lstrip(".")
+        # A section without declared keys is there but empty: the error names the key that was asked for.
+        if _any(full, declared) or isinstance(value, (Section, dict)):
+            kept[name] = _part(value, declared, rule, full)
+    return section.with_only(kept, rule, key)
+
+
+def _part(value: Any, declared: Set[str], rule: str, key: str) -> Any:
+    """What a script gets of the ``value`` below ``key``."""
+    if isinstance(value, Section):
+        return only(value, declared, rule, key)
+    if isinstance(value, dict) and key not in declared:
+        entries = {name: _part(entry, declared, rule, f"{key}.{name}") for name, entry in value.items()}
+        return _DeclaredEntries(entries, rule, key, declared)
+    return value
 
 
 def _any(key: str, declared: Set[str]) -> bool:
@@ -55,18 +56,18 @@ def _any(key: str, declared: Set[str]) -> bool:
 
 
 class _DeclaredEntries(dict[str, Any]):
-    """The declared entries of a section of named ones, such as ``datasets``."""
+    """The declared entries of a section of named ones, such as ``datasets``. Others raise UserError."""
 
     def __init__(self, entries: dict[str, Any], rule: str, key: str, declared: Set[str]) -> None:
         super().__init__({name: value for name, value in entries.items() if _any(f"{key}.{name}", declared)})
         self.rule, self.key = rule, key
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: object) -> NoReturn:
         raise undeclared(self.rule, f"{self.key}.{name}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """An entry; there is no default for one that is not declared."""
+        """A declared entry. ``default`` is never used: an entry that is not declared is an error."""
         return self[name]
 
     def __contains__(self, name: object) -> bool:
-        return self[name] is not None
+        return super().__contains__(name) or self.__missing__(name)

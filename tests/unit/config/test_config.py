@@ -1,4 +1,4 @@
-"""The configuration refuses errors in one line each, with the key, what was found and what is allowed."""
+"""The configuration: what it refuses. Each refusal is one line: the key, what was found, what is allowed."""
 
 import math
 
@@ -179,6 +179,32 @@ ONE_VALUE = {
         "crosscoders.topk.normalisation.target_rms",
         math.inf,
         "found inf (number), allowed: a finite number",
+    ),
+    "infinite weight decay": (
+        "pair.chat.finetune.weight_decay",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "infinite weight of the auxiliary loss": (
+        "crosscoders.topk.auxiliary_coefficient",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "infinite clip": (
+        "crosscoders.topk.gradient_clip",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "infinite bound of nu": (
+        "latent_scaling.nu_error_below",
+        math.inf,
+        "found inf (number), allowed: a finite number",
+    ),
+    "empty path": ("behaviour.requests", "", "found '' (text), allowed: text that is not empty"),
+    "empty file of a wheel": (
+        "pair.base.package.file",
+        "",
+        "found '' (text), allowed: text that is not empty",
     ),
     "weight decay that is no number": (
         "pair.chat.finetune.weight_decay",

@@ -42,7 +42,9 @@ def test_planted_pair_has_no_chat_model_to_ask():
     planted = {"planted": {"seed": 0, "concepts": {"chat_only": 3}}}
     values = changed("scoring", {}, changed("pair.chat", planted))
     [line] = refusal(values)
-    assert line == "pair.chat: found planted, which is no model; leave out causal, behaviour and steering"
+    assert (
+        line == "pair.chat: found planted, which is no chat model; leave out causal, behaviour and steering"
+    )
     alone = changed("causal", DELETE, changed("behaviour", DELETE, values))
     assert load(alone).pair.chat.kind == "planted"
     assert refusal_of("scoring", DELETE, alone) == "scoring: found nothing; it goes with pair.chat.planted"
@@ -71,7 +73,7 @@ def test_causal_effect_on_anything_but_chats_is_refused(name, found):
 
 def test_data_set_that_stands_twice_in_causal_is_refused():
     assert refusal_of("causal.datasets", ["talk", "talk"]).startswith(
-        "causal.datasets: found ['talk', 'talk'], each data set may stand once"
+        "causal.datasets: found ['talk', 'talk'], each data set may appear once"
     )
 
 
@@ -97,7 +99,7 @@ def test_answers_without_room_for_a_prompt_are_refused():
         ),
         ({"strengths": [float("inf")]}, "steering.strengths.0: found inf"),
         ({"latents": {"nowhere": [3]}}, "steering.latents: found nowhere, allowed: l1, topk"),
-        ({"latents": {"topk": [3, 3]}}, "steering.latents.topk: found [3, 3], each latent may stand once"),
+        ({"latents": {"topk": [3, 3]}}, "steering.latents.topk: found [3, 3], each latent may appear once"),
         ({"latents": {"topk": [-1]}}, "steering.latents.topk.0: found -1"),
     ],
 )
@@ -107,7 +109,7 @@ def test_steering_that_can_not_be_is_refused(steering, said):
 
 def test_steering_needs_requests():
     line = refusal_of("steering", {}, changed("behaviour", DELETE))
-    assert line == "steering: found without behaviour, which names the requests; give behaviour.requests, too"
+    assert line == "steering: found without behaviour, which names the requests; give behaviour.requests too"
     assert load(changed("steering", {})).steering.latents == {}
 
 
@@ -215,5 +217,11 @@ def test_quantiles_that_leave_gaps_or_overlap_are_refused(quantiles):
     assert line == f"examples: quantiles: found {quantiles}, allowed: increasing, above 0, the last one 1"
 
 
+def test_rare_latents_that_are_dense_are_refused():
+    line = refusal_of("density", {"dense_above": 0.1, "rare_below": 0.2})
+    assert line == "density: rare_below: found 0.2, must be at most dense_above 0.1"
+    assert load(changed("density", {"dense_above": 0.1, "rare_below": 0.1})).density.rare_below == 0.1
+
+
 def test_repeated_seed_is_refused():
-    assert refusal_of("seeds", [0, 1, 0]) == "seeds: found [0, 1, 0], each seed may stand once"
+    assert refusal_of("seeds", [0, 1, 0]) == "seeds: found [0, 1, 0], each seed may appear once"

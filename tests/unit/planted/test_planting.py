@@ -156,9 +156,15 @@ def test_context_of_too_few_tokens_is_refused(
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"frequency": (0.1, 0.05)}, {"frequency": (0.0, 0.1)}, {"rotation": (0, 10)}, {"rotation": (10, 91)}],
+    ("change", "said"),
+    [
+        ({"frequency": (0.1, 0.05)}, "frequency: found 0.1, 0.05, allowed: first <= second"),
+        ({"frequency": (0.0, 0.1)}, "greater than 0"),
+        ({"frequency": (0.1, 0.3)}, "less than or equal to 0.25"),
+        ({"rotation": (0, 10)}, "greater than 0"),
+        ({"rotation": (10, 91)}, "less than or equal to 90"),
+    ],
 )
-def test_ranges_are_checked(change: dict) -> None:
-    with pytest.raises(ValidationError, match="allowed: "):
+def test_ranges_are_checked(change: dict, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
         planted_settings(**change)

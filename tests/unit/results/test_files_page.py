@@ -11,7 +11,7 @@ PAGE = reference.markdown()
 
 def test_page_is_as_it_is_made() -> None:
     written = (ROOT / "docs/files.md").read_text(encoding="utf-8")
-    assert written == PAGE, "make it again: python docs/make_reference.py"
+    assert written == PAGE, "make it again: make reference"
 
 
 def test_lines_are_not_too_long() -> None:

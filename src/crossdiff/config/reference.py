@@ -1,0 +1,267 @@
+"""The reference of all keys, made from the typed settings: docs/config.md and config.schema.json."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, NoDefault
+from pydantic_core import core_schema
+
+from crossdiff.config import Config, CrosscoderSettings, Section
+from crossdiff.config.analysis import Analysis
+from crossdiff.config.base import NAME, PATTERNS, SHA256, VERSION, WORD
+from crossdiff.config.models import CHAT_ONLY_SOURCES
+
+Schema = dict[str, Any]
+
+DIALECT = "http://json-schema.org/draft-07/schema#"  # the newest one that editors know well
+KINDS = {NAME: "name", SHA256: "hash", WORD: "word", VERSION: "version"}  # of text
+BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+NOWHERE = {
+    f"pair.base.{kind}" for kind in CHAT_ONLY_SOURCES
+}  # refused, though the base's section has these keys
+WIDTH = 120
+
+INTRO = f"""# Every key of a config
+
+A config is one YAML file: `config.yaml`, one of `configs/`, or your own
+([your-own-pair.md](your-own-pair.md)). This page is made from `src/crossdiff/config/` by `make reference`.
+Do not edit it.
+
+An editor with a YAML language server completes and checks a config whose first line names the schema:
+
+```yaml
+# yaml-language-server: $schema=config.schema.json
+```
+
+The path goes from the config to that file: in `configs/` it is `../config.schema.json`. Some rules join
+several keys. They stand in the text of a section, and only the program checks them: it refuses a config that
+breaks one with one line, before any job starts.
+
+- A *required* key has no default. With the default *none* a key, or a whole section, may be left out.
+- NAME is a name of your choice. *Text* is not empty, and numbers are finite. What other texts may hold:
+  - *name*: {PATTERNS[NAME]}
+  - *word*: {PATTERNS[WORD]}
+  - *version*: {PATTERNS[VERSION]}
+  - *hash*: {PATTERNS[SHA256]}
+- Relative paths start in the folder in which Snakemake runs.
+- Units: a *count* says how many, a *share* is a part of a whole, a *ratio* is one quantity over another. A
+  *seed* starts a random generator. A *rate* is the optimiser's own and has no unit.
+- "The paper" is Minder et al., [arXiv 2504.02922](https://arxiv.org/abs/2504.02922). A number after
+  [method.md](method.md) is a paragraph there.
+"""
+EVERY_LOSS = "crosscoders.NAME"
+COMMON = "A crosscoder and its training. Every loss has these keys, and each adds its own."
+
+
+class _Generator(GenerateJsonSchema):
+    """pydantic's generator, with lists for tuples, all defaults but those of sections, and no titles."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
+        factory: Any = schema.get("default_factory")
+        default = factory() if factory else super().get_default_value(schema)
+        return NoDefault if isinstance(default, Section) else default
+
+    def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
+        found = super().tuple_schema(schema)
+        [items, *others] = found.pop("prefixItems")
+        if any(other != items for other in others):
+            raise ValueError(f"the entries of a tuple must be of one type: {items}, {others}")
+        return {**found, "items": items}
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        return {**super().dict_schema(schema), "additionalProperties": False}
+
+
+def schema() -> Schema:
+    """The JSON schema (draft 7) of a config: every key, type, bound, description with unit, and default.
+
+    It knows no rule that joins several keys: those are the validators' alone.
+    """
+    return {"$schema": DIALECT, "title": "A config of Crossdiff"} | _with_units_told(_raw())
+
+
+def _raw() -> Schema:
+    """The schema with a keyword ``unit`` of its own."""
+    return Config.model_json_schema(schema_generator=_Generator)
+
+
+def _with_units_told(node: Any) -> Any:
+    """Units go into descriptions, which are what an editor shows. What no editor uses is dropped."""
+    if isinstance(node, list):
+        return [_with_units_told(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    told = {key: _with_units_told(value) for key, value in node.items()}
+    for keyword in ("title", "discriminator"):
+        told.pop(keyword, None)
+    if isinstance(text := told.get("description"), str):
+        unit = told.pop("unit", None)
+        told["description"] = _plain(text) + (f" Unit: {unit}." if unit else "")
+    return told
+
+
+def _plain(docstring: str) -> str:
+    """A docstring as Markdown, a paragraph on one line."""
+    return "\n\n".join(" ".join(part.split()) for part in docstring.replace("``", "`").split("\n\n"))
+
+
+def markdown() -> str:
+    """The text of docs/config.md: one table per section, in the order of a config."""
+    root = _raw()
+    root["properties"] = _own_first(root["properties"], Analysis)  # what is compared, then what is measured
+    sections = root["$defs"]
+    places = _places(root, sections)
+    losses = [_name(option) for option in _options(root["properties"]["crosscoders"])]
+    anchors = {name: _anchor(", ".join(paths)) for name, paths in places.items()}
+    anchors |= {loss: _anchor(EVERY_LOSS) for loss in losses}
+
+    def block(heading: str, text: str, keys: Schema, required: list[str]) -> str:
+        rows = [_row(key, value, key in required, sections, anchors) for key, value in keys.items()]
+        head = ["| key | type and bounds | default | unit | what it does |", "| --- " * 5 + "|"]
+        return f"{heading}\n\n{_prose(text)}\n\n" + "\n".join(head + rows)
+
+    blocks = [INTRO.strip(), block("## Top level", root["description"], root["properties"], root["required"])]
+    for name in places:
+        section = sections[name]
+        if name not in losses:
+            level = "##" if re.fullmatch(r"\w+(\.NAME)?", places[name][0]) else "###"
+            heading = f"{level} {', '.join(places[name])}"
+            blocks.append(block(heading, section["description"], section["properties"], _required(section)))
+        elif name == losses[0]:
+            common, own = _parted({loss: sections[loss]["properties"] for loss in losses})
+            blocks.append(block(f"## {EVERY_LOSS}", COMMON, common, _required(section)))
+            for loss in losses:
+                heading = f"### {', '.join(places[loss])}"
+                blocks.append(
+                    block(heading, sections[loss]["description"], own[loss], _required(sections[loss]))
+                )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _own_first(keys: Schema, parent: type[Section]) -> Schema:
+    """``keys`` with those of the ``parent`` class last."""
+    return dict(sorted(keys.items(), key=lambda item: item[0] in parent.model_fields))
+
+
+def _parted(losses: Mapping[str, Schema]) -> tuple[Schema, dict[str, Schema]]:
+    """The keys that are the same for all ``losses``, and the other keys of each loss."""
+    first, *others = losses.values()
+    common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    own = {
+        loss: {key: value for key, value in keys.items() if key not in common}
+        for loss, keys in losses.items()
+    }
+    return common, {loss: _own_first(keys, CrosscoderSettings) for loss, keys in own.items()}
+
+
+def _required(section: Schema) -> list[str]:
+    return section.get("required", [])
+
+
+def _places(section: Schema, sections: Schema, path: str = "") -> dict[str, list[str]]:
+    """Name of each section below ``section`` -> the full keys at which it stands. In order of appearance."""
+    places: dict[str, list[str]] = {}
+    for key, value in section["properties"].items():
+        full = f"{path}.{key}".lstrip(".")
+        for option in _options(value):
+            if full in NOWHERE or not (name := _name(option)):
+                continue
+            here = f"{full}.NAME" if "patternProperties" in value else full
+            inner = _places(sections[name], sections, here)
+            variant = sections[name]["properties"].get("loss", {}).get("const")
+            for found, paths in {name: [f"{here}, loss: {variant}" if variant else here], **inner}.items():
+                known = places.setdefault(found, [])
+                known += [place for place in paths if place not in known]
+    return places
+
+
+def _options(value: Schema) -> Iterator[Schema]:
+    """The schemas that a value may have, those of named entries included, null not."""
+    for kind in ("anyOf", "oneOf"):
+        for inner in value.get(kind, []):
+            yield from _options(inner)
+    for inner in value.get("patternProperties", {}).values():
+        yield from _options(inner)
+    if not {"anyOf", "oneOf", "patternProperties"} & value.keys() and value.get("type") != "null":
+        yield value
+
+
+def _name(value: Schema) -> str:
+    """The name of the section that a schema refers to; empty where it is a leaf."""
+    return value.get("$ref", "").rpartition("/")[2]
+
+
+def _row(key: str, value: Schema, required: bool, sections: Schema, anchors: Mapping[str, str]) -> str:
+    cell = f"`{key}`"
+    if name := _name(next(_options(value))):
+        cell = f"[{cell}](#{anchors[name]})"
+        value = {"description": _first_sentence(sections[name]["description"])} | value
+    cells = [
+        cell,
+        _type(value),
+        "*required*" if required else _default(value),
+        value.get("unit", ""),
+        _linked(_plain(value["description"])),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", text)[0]
+
+
+def _type(value: Schema) -> str:
+    """Type and bounds in words."""
+    if "patternProperties" in value:
+        [inner] = value["patternProperties"].values()
+        return f"NAME: {_type(inner)}" + (", at least one" if "minProperties" in value else "")
+    first = next(_options(value))
+    if _name(first):
+        return "section"
+    if choices := first.get("enum", [first["const"]] if "const" in first else []):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    match first["type"]:
+        case "array":
+            kind, _, bounds = _type(first["items"]).partition(" ")
+            number = "two" if "maxItems" in first else "list of"
+            return f"{number} {kind}s {bounds}".strip() + (
+                ", at least one" if number != "two" and "minItems" in first else ""
+            )
+        case "string":
+            return KINDS.get(first.get("pattern", ""), "text")
+        case "boolean":
+            return "`true`, `false`"
+        case kind:
+            bounds = ", ".join(f"{sign} {first[bound]:g}" for bound, sign in BOUNDS.items() if bound in first)
+            return f"{kind} {bounds}".strip()
+
+
+def _default(value: Schema) -> str:
+    default = value.get("default", "its defaults")
+    if default is None:
+        return "none"
+    if isinstance(default, float) and len(repr(default)) > 8:
+        return f"{default:.4g}"
+    return default if isinstance(default, str) else json.dumps(default)
+
+
+def _anchor(heading: str) -> str:
+    """The id that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _prose(docstring: str) -> str:
+    paragraphs = _linked(_plain(docstring)).split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(part, WIDTH, break_long_words=False, break_on_hyphens=False) for part in paragraphs
+    )
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"docs/([a-z-]+\.md)", r"[\1](\1)", text)
