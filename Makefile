@@ -1,9 +1,10 @@
-# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slow and make test-slurm.
+# make quickstart installs and runs config.yaml. make test installs and runs the linters and the tests.
+# CONTRIBUTING.md says what each of the other targets holds, what it needs and how long it takes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart reference test test-browser test-gpu bench-gpu test-slow test-slurm lint
+.PHONY: install quickstart lint reference test coverage test-browser test-gpu bench-gpu test-slow test-slurm
 
 install: $(VENV)/installed
 
@@ -26,11 +27,16 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
+
+# The tests of make test, and the lines of src/crossdiff that none of them runs in its own process.
+coverage: install
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --cov=crossdiff --cov-report=term-missing:skip-covered
 
 # On Debian as root: the latent browser in Chromium.
 test-browser: install
