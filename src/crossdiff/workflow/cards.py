@@ -1,4 +1,4 @@
-"""A card's record in data/cards says how fast it works. From it come the seconds that a rule takes. Torch-free.
+"""A card's record in data/cards tells how fast it works, and so how long a rule takes. Torch-free.
 
 What a record lacks is estimated from bytes and operations, at a share of the card's own rates.
 """
@@ -63,7 +63,7 @@ class Card(NamedTuple):
         return self.record.get("memory")
 
     def bound(self, flop: float, moved: float) -> float:
-        """Return the seconds of a product and of moving bytes, one after the other, at the card's own rates."""
+        """Return the seconds of a product and then of moving bytes, at the card's own rates."""
         return flop / self.rate("product") + moved / self.rate("copy")
 
     def share(self, kind: str, size: float = 1) -> float:

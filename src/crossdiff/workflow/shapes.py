@@ -18,21 +18,10 @@ from crossdiff.workflow.sizes import Experts, Shape
 SHAPES = Path("data/model-shapes.yaml")
 # Models whose names differ only by one of these endings have the same size.
 VARIANTS = ("-it", "-pt", "-Instruct", "-Chat", "-Base", "-instruct", "-chat", "-deduped")
-UNGATED = (  # families whose MLP has two matrices
-    *(
-        "gpt2",
-        "gpt_neo",
-        "gpt_neox",
-        "gptj",
-        "gpt_bigcode",
-        "codegen",
-        "opt",
-        "bloom",
-        "falcon",
-        "phi",
-        "mpt",
-    ),
-    *("starcoder2", "nemotron"),
+# The MLP of these families has two matrices.
+UNGATED = (
+    *("gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "codegen", "opt", "bloom", "falcon"),
+    *("phi", "mpt", "starcoder2", "nemotron"),
 )
 LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "opt")
 # A config.json of these families leaves values out. They are the defaults of the class that reads it.
@@ -48,7 +37,7 @@ def shape_of(values: dict[str, Any]) -> Shape | None:
     """
     if inner := values.get("text_config"):
         values = {name: value for name, value in values.items() if name == "tie_word_embeddings"} | inner
-    family = str(values.get("model_type"))
+    family = values.get("model_type", "")
     values = LEFT_OUT.get(family, {}) | values
     if any(isinstance(values.get(name), list) for name in ("intermediate_size", "num_key_value_heads")):
         return None
@@ -137,10 +126,10 @@ def _file_shape(path: Path, named: object) -> Shape | None:
 
 
 def shape(config: Config, root: Path) -> Shape | None:
-    """Return the models' size from what is on this machine, or None if nothing here tells it. It asks no network.
+    """Return the models' size from what is on this machine, or None if that does not tell it.
 
-    It looks at the base model first and then at the chat model, which has the same size: for each at its
-    folder, then at its source. Raises UserError for a malformed config.json.
+    It asks no network. It looks at the base model first and then at the chat model, which has the same size:
+    for each at its folder, then at its source. Raises UserError for a malformed config.json.
     """
     for role in ("base", "chat"):
         made = root / f"results/models/{config.pair.model_name(role)}"
