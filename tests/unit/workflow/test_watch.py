@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from crossdiff.cli import main
 from crossdiff.workflow import running as running_module
 from crossdiff.workflow.running import LOST, RUNNING, running, running_jobs
 from crossdiff.workflow.watch import progress, report
@@ -119,3 +120,25 @@ def test_a_job_renews_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             time.sleep(0.01)
         assert path.stat().st_mtime > 0
     assert threading.active_count() == threads
+
+
+def test_command_prints_once_into_a_pipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(a_job()):
+        assert main(["watch"]) == 0
+    assert capsys.readouterr().out.startswith("train_crosscoder  crosscoder=l1 seed=0")
+
+
+def test_command_looks_again_until_it_is_interrupted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert main(["watch"]) == 0
+    assert capsys.readouterr().out.count("no job runs in this folder") == len(looks)
