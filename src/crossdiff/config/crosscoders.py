@@ -1,6 +1,6 @@
 """Activations and the crosscoders that are trained on them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,8 @@ class CrosscoderSettings(Section):
 
     # "module:class" of the loss itself. The Snakefile must not import it: it needs torch.
     objective: ClassVar[str]
+    if TYPE_CHECKING:
+        loss: str  # every loss declares its own name, as a Literal
 
     expansion: Annotated[
         PositiveInt | None,

@@ -220,4 +220,5 @@ class LocalModel:
             why = f"no usable chat template ({first_line(error)})"
             raise UserError(f"explanations.model.folder {self.folder}: {why}") from error
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="np")["input_ids"][0]
-        return tokenizer.decode(greedy(model, [ids], longest)[0], skip_special_tokens=True)
+        [text] = tokenizer.batch_decode([greedy(model, [ids], longest)[0].tolist()], skip_special_tokens=True)
+        return text
