@@ -1,4 +1,4 @@
-"""What a run wrote next to what is described (crossdiff.results.described): files, rules, columns and keys."""
+"""What a run wrote, compared with crossdiff.results.described: files, rules, columns and keys."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def outputs(folder: Path) -> list[str]:
 
 
 def untold(folder: Path, crosscoders: set[str]) -> list[str]:
-    """A line for every file, rule, column or key of the results that is not described, or is and is not there.
+    """A line for every file, rule, column or key that is not described, or is described and not there.
 
     ``crosscoders``: their names in the config, which are columns of one table.
     """
