@@ -110,7 +110,7 @@ def describe(path: str) -> dict[str, Column]:
 def file_of(path: str) -> File:
     """The description of a file.
 
-    ``path`` is its path, absolute or from the folder of the run. Or it is the file's pattern in docs/files.md,
+    ``path`` is its path, absolute or from the folder of the run. Or it is its pattern in docs/files.md,
     or the end of one where no other pattern ends so: ``betas.parquet``. Raises UserError for anything else.
     """
     best = max(files(), key=lambda file: _specificity(file, path))

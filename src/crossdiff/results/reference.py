@@ -9,11 +9,12 @@ WIDTH = 120  # of prose
 HEAD = """\
 # Every file of a run
 
-This page is made by `python docs/make_reference.py` from `src/crossdiff/results/files/`. Edit the descriptions
-there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of one file.
+This page is made by `python docs/make_reference.py` from `src/crossdiff/results/files/`. Edit the
+descriptions there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of one file.
 
 A path names exactly what a file depends on. What belongs to one model bears that model's name, so that runs
-can share it. What belongs to a pair bears the pair's name. What depends on the layer lies below `layer{layer}/`.
+can share it. What belongs to a pair bears the pair's name. What depends on the layer lies below
+`layer{layer}/`.
 
 Next to every file lies `FILE.record.json`: what it was made from, by which code and settings
 ([audit.md](audit.md)).
