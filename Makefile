@@ -19,7 +19,7 @@ quickstart: install
 	$(BIN)/snakemake
 	@echo "Reports:" && ls -1 "$(CURDIR)"/results/*/layer*/report/index.html
 
-# The pages that are made from code: docs/config.md, config.schema.json.
+# The pages that are made from code: docs/config.md, config.schema.json and docs/files.md.
 reference: install
 	$(BIN)/python docs/make_reference.py
 
