@@ -1,11 +1,12 @@
 """Tokens.
 
-Takes the texts of the data sets and the chat tokenizer. Gives token shards: ids, document, position, role and template part of every token.
+This rule takes the texts of the data sets and the chat tokenizer. It gives token shards: ids, document,
+position, role and template part of every token.
 """
 
 
 rule tokenise:
-    """One shard. It goes on where the one before it ended, so growing a data set keeps the old shards."""
+    """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
         tokenizer=TOKENIZER,
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),

@@ -86,7 +86,7 @@ def test_latents_have_their_names_and_stale_ones_are_flagged(good: Inputs, tmp_p
     page = page_of(good._replace(names=str(tmp_path / "names.csv")))
     assert "a name , latent 2: norm difference" in page.text
     assert "an old name" not in page.text.replace(page.cautions[-1], "")
-    assert "Stale names in the catalogue" in page.cautions[-1]
+    assert "These names in the catalogue are stale" in page.cautions[-1]
     assert "an old name (batchtopk, seed 0, latent 1)" in page.cautions[-1]
     assert "of another seed" not in page.text
 
@@ -120,7 +120,7 @@ def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Pa
             steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]
         )
     )
-    assert "What do they do? Latents turned up and down" in page.text
+    assert "What do they do? The chat model answers held-out requests" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
 
@@ -199,7 +199,7 @@ def test_figures_stand_in_the_order_given_with_their_captions_escaped(good: Inpu
 
 def test_sections_stand_in_the_order_given(good: Inputs) -> None:
     text = page_of(good._replace(sections=["files", "found"])).text
-    assert text.index("Where anything here comes from") < text.index("What was found")
+    assert text.index("This command says where a file comes from") < text.index("What was found")
     assert "What was compared" not in text
 
 

@@ -43,7 +43,7 @@ def test_plan_warns_where_this_machine_will_not_do(
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 100e9}))
     assert main(["plan", "--configfile", PAPER]) == 1
     printed = capsys.readouterr().out
-    assert "warning: disk: 761." in printed
+    assert "warning: disk: the run needs 761." in printed
     assert "100.0 GB are free" in printed
     assert "train_crosscoder" in printed
     assert "Run it" not in printed
