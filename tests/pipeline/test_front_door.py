@@ -60,7 +60,9 @@ def test_a_folder_a_file_and_a_folder_above_give_the_same(layer: Path, tmp_path:
 
 
 def test_codes_are_those_of_the_paper(crosscoder: LoadedCrosscoder, pair: Pair, layer: Path) -> None:
-    """From the files alone: f = ReLU(encoder x + bias), if f times the summed decoder norms exceeds the threshold."""
+    """From the files alone: f = ReLU(encoder x + bias), if f times the summed decoder norms exceeds the
+    threshold.
+    """
     found = pair.activations(CHAT)
     codes = crosscoder.encode(found)
     stored = load_file(layer / "batchtopk/seed0/weights.safetensors")

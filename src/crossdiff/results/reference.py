@@ -10,7 +10,8 @@ HEAD = """\
 # Every file of a run
 
 This page is made by `make reference` from `src/crossdiff/results/files/`. Edit the
-descriptions there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of one file.
+descriptions there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of
+one file.
 
 A path names exactly what a file depends on. What belongs to one model bears that model's name, so that runs
 can share it. What belongs to a pair bears the pair's name. What depends on the layer lies below

@@ -21,9 +21,8 @@ log = logging.getLogger(__name__)
 def job(snakemake: Any) -> Iterator[Config]:
     """Give the settings that the rule declares, typed. To ask for another setting is an error.
 
-    A record is written next to every output. ``crossdiff watch`` shows the job until it ends. Everything that is printed goes to the rule's log. A UserError
-    ends the job with its one line.
-    """
+    A record is written next to every output. ``crossdiff watch`` shows the job until it ends. Everything that
+    is printed goes to the rule's log. A UserError ends the job with its one line."""
     with Path(snakemake.log[0]).open("w", buffering=1) as file:
         # Redirect the descriptors, not only sys.stderr, because native libraries print too.
         os.dup2(file.fileno(), 1)

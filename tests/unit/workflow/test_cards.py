@@ -96,7 +96,8 @@ def test_what_was_not_measured_is_told() -> None:
     assert lines == [
         "Hours count one job after another on a card (1e+15 FLOP/s in products, 1e+12 bytes/s copied) "
         "with 10 CPU cores.",
-        "Not measured on this card: encode 20%, l1 40%; the forecast assumes these shares of the rates above.",
+        "Not measured on this card: encode 20%, l1 40%; "
+        "the forecast assumes these shares of the rates above.",
         "Not measured, so usual values are taken: start 6.",
     ]
 
