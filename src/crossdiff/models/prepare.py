@@ -1,5 +1,6 @@
 """Turn a model source of the configuration into a plain Hugging Face folder."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.models.files import MODEL_FILES, model_files
 from crossdiff.models.gguf import convert_gguf
 
+log = logging.getLogger(__name__)
+
 
 def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
     """Write the model of a hub, folder, package or random source to ``folder``.
@@ -18,6 +21,7 @@ def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
     downloaded, read or converted, and ValueError for a package source without ``archive``, and for a source
     of another kind.
     """
+    log.info("preparing a model from its %s source", source.kind)
     if source.hub is not None:
         _download(source.hub, folder)
     elif source.folder is not None:

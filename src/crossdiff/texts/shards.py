@@ -5,6 +5,7 @@ Each shard begins where the shard before it ended. So a larger data set adds sha
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,8 @@ from crossdiff.texts.sources import read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("token", "document", "position", "role", "template")
 
@@ -103,6 +106,7 @@ def sequences(
     several sequences. Raises UserError for input that is missing or malformed, and for a chat that the
     template changes.
     """
+    log.info("reading %s: the %s texts of %s", source.kind, split, name)
     for number, document, text in split_texts(source, name, split, archive, start):
         if isinstance(text, str):
             parts = document_sequences(text, tokenizer, context)
