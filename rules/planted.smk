@@ -59,8 +59,8 @@ if CONFIG.pair.chat.planted:
             background=(
                 []
                 if CONFIG.pair.chat.planted.noise
-                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/{RUN.tokenizer_name}"
-                "/{dataset}.{split}/{shard}.h5"
+                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/"
+                f"{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.h5"
             ),
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),
