@@ -17,7 +17,6 @@ from crossdiff.models.refusals import is_refusal
 ROOT = Path(__file__).parent.parent
 NAMES = {"batchtopk": "BatchTopK", "l1": "L1"}
 HEAD = ["", *NAMES.values()]
-TOP = "confirmed confirmed_95 complete_shrinkage latent_decoupling median_nu_error median_nu_reconstruction"
 PATCHED = """none: nothing; all: all latents; error: the chat model's error; template: chat activations at
 template tokens; best_norm: the 25 best of the top 50 by norm; worst_norm: the 25 worst by norm; best_scaling:
 the 25 best by latent scaling; worst_scaling: the 25 worst by latent scaling; random_1: 25 at random; random_2:
@@ -64,7 +63,6 @@ class Run:
         return [label, *(number(value, digits) for value in found)]
 
     def confirmed(self, label: str, more: str = "") -> list[str]:
-        """Make the row of confirmed chat-only latents, with a dash where there are none to confirm."""
         both = zip(self.found.chat_only_confirmed, self.found.chat_only, strict=True)
         return [label, *(f"**{confirmed}**{more.format(of)}" if of else "–" for confirmed, of in both)]
 
@@ -102,8 +100,8 @@ def latents(run: Run) -> Iterator[str]:
     for nu in ("error", "reconstruction"):
         rows.append(run.row(f"correlation of the norm difference with ν_{nu}", f"correlation_nu_{nu}", 2))
     yield from table(HEAD, rows)
-    rows = []
-    for key in TOP.split():
+    rows, kinds = [], ["confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling"]
+    for key in [*kinds, "median_nu_error", "median_nu_reconstruction"]:
         label = key.replace("_", " ").replace("nu ", "ν_").replace("95", "with 95 % certainty")
         rows.append(run.row(label, key, 2 * key.startswith("median"), ("top_", "shared_")))
     yield from table(["", "BatchTopK, top 50", "shared", "L1, top 50", "shared"], rows)
@@ -165,9 +163,7 @@ def steering(run: Run) -> Iterator[str]:
         odd = f"{span(mine.perplexity)}, {number(before.perplexity[requests])}"
         latent = f"{NAMES[name]} {mine.latent.iloc[0]:.0f}, {how}"
         rows.append([latent, requests, span(mine.refused), controls, odd])
-    yield from table(
-        ["latent, change", "requests", "refused of 24", "controls", "perplexity, unsteered"], rows
-    )
+    yield from table(["latent, change", "requests", "refused", "controls", "perplexity, unsteered"], rows)
     said = pd.read_parquet(run.layer / "l1/seed0/steering_answers.parquet")
     said = said.query("direction == 'latent' and change == 'ablate' and requests == 'harmful'").answer
     yield f'{said.str.contains("could hurt").sum()} of its {len(said)} answers still say "could hurt"'
@@ -194,9 +190,7 @@ def main() -> None:
     lines = {page: [line for part in parts for line in part(run)] for page, parts in pages.items()}
     if options.check:
         texts = {page: " ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in pages}
-        lacking = [
-            f"{page} lacks: {line}" for page in pages for line in lines[page] if line not in texts[page]
-        ]
+        lacking = [f"{page} lacks: {x}" for page in pages for x in lines[page] if x not in texts[page]]
         raise SystemExit("\n".join(lacking) or 0)
     print(*(line for page in lines.values() for line in page), sep="\n")
 
