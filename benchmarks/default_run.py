@@ -17,12 +17,29 @@ from crossdiff.models.refusals import is_refusal
 ROOT = Path(__file__).parent.parent
 NAMES = {"batchtopk": "BatchTopK", "l1": "L1"}
 HEAD = ["", *NAMES.values()]
-PATCHED = """none: nothing; all: all latents; error: the chat model's error; template: chat activations at
-template tokens; best_norm: the 25 best of the top 50 by norm; worst_norm: the 25 worst by norm; best_scaling:
-the 25 best by latent scaling; worst_scaling: the 25 worst by latent scaling; random_1: 25 at random; random_2:
-25 at random, again"""  # a variant of kl.csv: what the page calls it
-STEERED = """l1 ablate harmful; l1 ablate benign; l1 -2,-1,+1,+2 harmful; batchtopk +2 harmful; batchtopk -2 benign;
-batchtopk ablate harmful; batchtopk ablate benign"""  # crosscoder, strengths, requests
+# A variant of kl.csv: what the page calls it.
+PATCHED = {
+    "none": "nothing",
+    "all": "all latents",
+    "error": "the chat model's error",
+    "template": "chat activations at template tokens",
+    "best_norm": "the 25 best of the top 50 by norm",
+    "worst_norm": "the 25 worst by norm",
+    "best_scaling": "the 25 best by latent scaling",
+    "worst_scaling": "the 25 worst by latent scaling",
+    "random_1": "25 at random",
+    "random_2": "25 at random, again",
+}
+# Crosscoder, strengths and kind of requests of a row of steering.
+STEERED = [
+    ("l1", "ablate", "harmful"),
+    ("l1", "ablate", "benign"),
+    ("l1", "-2,-1,+1,+2", "harmful"),
+    ("batchtopk", "+2", "harmful"),
+    ("batchtopk", "-2", "benign"),
+    ("batchtopk", "ablate", "harmful"),
+    ("batchtopk", "ablate", "benign"),
+]
 
 
 def number(value: float, digits: int = 0) -> str:
@@ -143,8 +160,7 @@ def patching(run: Run) -> Iterator[str]:
         return number(row.kl, 3) + (f" ({percent(-row.reduction)})" if row.variant == "template" else "")
 
     cells = [rows.set_index("variant", drop=False).apply(cell, axis=1) for rows in kl]
-    labels = (part.split(": ") for part in " ".join(PATCHED.split()).split("; "))
-    rows = ([label, f"`{name}`", *(each[name] for each in cells)] for name, label in labels)
+    rows = ([label, f"`{name}`", *(each[name] for each in cells)] for name, label in PATCHED.items())
     yield from table(["patched into the base's activations", "`variant`", *HEAD[1:]], rows)
 
 
@@ -153,7 +169,7 @@ def steering(run: Run) -> Iterator[str]:
     yield "{harmful} held-out harmful and {benign} benign requests".format(**before.asked)
     refused, odd = (" / ".join(before[key].map(number)) for key in ("refused", "perplexity"))
     rows = [["none", " / ".join(before.index), refused, "", odd]]
-    for name, change, requests in (words.split() for words in STEERED.split(";")):
+    for name, change, requests in STEERED:
         found = run.csv(f"{name}/seed0/steering").query("requests == @requests")
         added = [] if change == "ablate" else [float(strength) for strength in change.split(",")]
         found = found[found.strength.isin(added) if added else found.change == "ablate"]
@@ -172,9 +188,9 @@ def steering(run: Run) -> Iterator[str]:
 def readme(run: Run) -> Iterator[str]:
     both = (f"{number(row.fve_base, 2)} / {number(row.fve_chat, 2)}" for row in run.found.itertuples())
     rows = [["fraction of variance explained, base / chat", *both]]
-    rows += [run.row("latents that are chat-only by decoder norm", "chat_only")]
-    rows += [run.confirmed("how many of these are confirmed")]
-    rows += [run.row("confirmed among the 50 most chat-leaning", "top_confirmed")]
+    rows += [run.row("chat-only by decoder norm", "chat_only")]
+    rows += [run.confirmed("confirmed of these")]
+    rows += [run.row("confirmed of the 50 most chat-leaning by decoder norm", "top_confirmed")]
     yield from table(HEAD, rows)
 
 

@@ -277,14 +277,14 @@ def _hours(text: str) -> float:
 
 def _watch(_options: argparse.Namespace) -> int:
     """Print once, or again every few seconds in a terminal until Ctrl-C."""
-    while sys.stdout.isatty():
-        lines = list(watch.report(Path.cwd()))
-        print(CLEAR + "\n".join(lines), flush=True)
-        try:
+    try:
+        while sys.stdout.isatty():
+            lines = list(watch.report(Path.cwd()))
+            print(CLEAR + "\n".join(lines), flush=True)
             time.sleep(REFRESHED)
-        except KeyboardInterrupt:
-            return 0
-    print(*watch.report(Path.cwd()), sep="\n")
+        print(*watch.report(Path.cwd()), sep="\n")
+    except KeyboardInterrupt:
+        pass  # how a user ends it
     return 0
 
 

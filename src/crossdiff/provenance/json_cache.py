@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from crossdiff.errors import UserError
 from crossdiff.provenance.storage import atomic_path
 
 FOLDER = Path(".snakemake/crossdiff")
@@ -29,6 +30,6 @@ class JsonCache(dict[str, Any]):
             try:
                 with atomic_path(self.path) as temporary:
                     temporary.write_text(json.dumps(self))
-            except PermissionError:
+            except (OSError, UserError):  # read-only, or full: the next process finds out again
                 return
             self._changed = False
