@@ -23,5 +23,5 @@ def test_audit_of_a_folder_without_results_is_an_error(
     said = capsys.readouterr()
     assert said.out == ""
     assert (
-        said.err == f"error: {tmp_path}/results: no results here; run this in the checkout that holds them\n"
+        said.err == f"error: {tmp_path}/results: no results here; run this in the checkout that has them\n"
     )
