@@ -55,11 +55,12 @@ def steering_section(
 
     ``names`` of latents, by crosscoder, are part of the labels.
     """
-    found, asked = [], {}
+    found, asked, unfinished = [], {}, 0
     for name, path in inputs.effects.items():
         effects, candidates = pd.read_csv(path), pd.read_csv(inputs.candidates[name])
         answers = pd.read_parquet(inputs.answers[name])
         asked = effects[effects.change == "none"].set_index("requests").asked.to_dict()
+        unfinished += int(effects.unfinished.sum())
         for latent in effects.latent.dropna().astype(int).unique():
             contrasts = list(contrasts_of(effects, latent))
             found.append(
@@ -72,7 +73,8 @@ def steering_section(
                     ),
                 }
             )
-    return {"latents": found, "asked": asked, "few": min(asked.values(), default=0) < FEW_REQUESTS}
+    few = min(asked.values(), default=0) < FEW_REQUESTS
+    return {"latents": found, "asked": asked, "few": few, "unfinished": unfinished}
 
 
 def contrasts_of(effects: pd.DataFrame, latent: int) -> Iterator[Contrast]:

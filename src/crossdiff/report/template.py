@@ -41,8 +41,8 @@ def page_template(path: str | Path) -> jinja2.Template:
 
 
 def percent(value: float) -> str:
-    """A share in whole per cent."""
-    return f"{100 * value:.0f} %"
+    """A share in whole per cent; a dash for one that is undefined."""
+    return "\u2013" if pd.isna(value) else f"{100 * value:.0f} %"
 
 
 def _cell(value: Any) -> str:
