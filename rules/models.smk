@@ -106,7 +106,7 @@ rule check_model:
 
 
 rule check_pair:
-    """Widths and depths of both models are equal."""
+    """Widths and depths of both models are equal, and suffice for the crosscoders."""
     input:
         base=checked("base"),
         chat=checked(ROLES[-1]),
@@ -118,6 +118,8 @@ rule check_pair:
     localrule: True
     conda:
         "../envs/environment.yaml"
+    resources:
+        least_width=LEAST_WIDTH,
     params:
         code=code_digest("check_pair"),
     message:

@@ -18,7 +18,7 @@ PAPER_FIGURES = [
 rule compare_with_paper:
     """The first seed's values; the paper's beside them where the run is the paper's."""
     input:
-        published="data/paper.yaml",
+        published=shipped("data/paper.yaml"),
         evaluations=every_training("evaluation.json", FIRST_SEED),
         twins=of_layer("tables/twins.csv"),
         template_tokens=of_layer("tables/template_tokens.csv"),

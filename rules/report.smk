@@ -10,8 +10,11 @@ SECTIONS = [section for section in PAGE if CONFIG.steering or section != "steeri
 rule write_report:
     """What was compared, what was found, what is too small to conclude."""
     input:
-        template="report/page.html.jinja",
-        parts=["report/figure.html.jinja", *(f"report/sections/{section}.html.jinja" for section in SECTIONS)],
+        template=shipped("report/page.html.jinja"),
+        parts=[
+            shipped(f"report/{part}.html.jinja")
+            for part in ("figure", *(f"sections/{section}" for section in SECTIONS))
+        ],
         tokenizer=TOKENIZER,
         checked=here("pair.json"),
         summary=here("summary.json"),

@@ -88,7 +88,8 @@ def test_added_runs_of_blanks_and_the_unknown_token_end_nothing():
 
 
 @pytest.mark.parametrize(
-    ("given", "ends"), [(7, [7, 257]), ([9, 8], [9, 8, 257]), (None, [257]), (257, [257]), ([257, 7], [257, 7])]
+    ("given", "ends"),
+    [(7, [7, 257]), ([9, 8], [9, 8, 257]), (None, [257]), (257, [257]), ([257, 7], [257, 7])],
 )
 def test_template_end_joins_those_of_the_generation_config(given, ends):
     tokenizer, model = tokenizer_of(CHATML, IM), Unasked()
@@ -247,7 +248,9 @@ def test_model_that_thinks_though_told_not_to_is_told_as_stripped():
 
 
 def test_template_that_refuses_a_request_is_one_line():
-    with pytest.raises(UserError, match=r"^behaviour: the chat template refuses a request \(a system turn is"):
+    with pytest.raises(
+        UserError, match=r"^behaviour: the chat template refuses a request \(a system turn is"
+    ):
         answers(Unasked(), tokenizer_of(REFUSING, IM), ["Hi"], 12)
 
 

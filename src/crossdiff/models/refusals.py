@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError, first_line
 from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
@@ -76,12 +76,9 @@ def tokenizer_to_ask_with(folder: str | Path, pair: str | Path) -> PreTrainedTok
 def read_requests(path: str | Path) -> dict[str, Any]:
     """Read and parse the requests file.
 
-    Raises UserError if it is missing, malformed or has no held-out requests.
+    Raises UserError if it is missing, malformed, names a request twice or has no held-out requests.
     """
-    try:
-        requests_file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
+    requests_file = read_yaml(path)
     if not isinstance(requests_file, dict):
         allowed = "a mapping with phrasings, refusals, harmful and benign"
         raise UserError(f"{path}: found {type(requests_file).__name__}, allowed: {allowed}")

@@ -55,6 +55,10 @@ def report(
         "Memory: of the largest job. Disk: what stays; downloaded wheels and the hub's cache come on top. Figures take minutes more."
     )
     lines += forecast_lines(config)
+    try:
+        config.check_width(model.d_model)
+    except UserError as error:
+        refused.append(str(error))
     if config.pair.layer >= model.layers:
         refused.append(f"pair.layer: found {config.pair.layer}, the model has layers 0 to {model.layers - 1}")
     short = [*_too_much(needs, card, disk, hours), *(_too_little(needs, card, config, root) if here else [])]
