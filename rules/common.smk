@@ -16,9 +16,10 @@ try:
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
+    from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import gpu, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
-    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
+    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
     from crossdiff.workflow.shipped import find_shipped
 except ModuleNotFoundError as error:
     raise WorkflowError(
@@ -35,6 +36,9 @@ try:
     RUN = Run(config)
     check_layout(RUN.config)
     shapes.check_width(RUN.config)
+    if workflow.is_main_process:
+        check_fields(RUN.config.datasets)
+        check_times(RUN.config)
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))

@@ -223,6 +223,14 @@ class Config(Analysis):
 
         Models are not among them: ``Run.model_files`` checks those.
         """
+        return [
+            f"config: {key}: found {path}, which is not there"
+            for key, path in self.paths()
+            if not Path(path).exists()
+        ]
+
+    def paths(self) -> list[tuple[str, str]]:
+        """(key, path) of every local file or folder that the configuration names, without models."""
         named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
         for model in MODELS:
             source = self.pair.source(model)
@@ -236,12 +244,9 @@ class Config(Analysis):
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:
             named["explanations.model.folder"] = [self.explanations.model.folder]
-        return [
-            f"config: {key}: found {path}, which is not there"
-            for key, paths in named.items()
-            for path in paths
-            if not Path(path).exists()
-        ]
+        if self.catalogue:
+            named["catalogue"] = [self.catalogue]
+        return [(key, path) for key, paths in named.items() for path in paths]
 
     @property
     def least_width(self) -> int:

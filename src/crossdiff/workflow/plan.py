@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from crossdiff.config import MODELS, Config, load
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
+from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
 from crossdiff.workflow.forecast import forecast
@@ -84,7 +85,12 @@ def _table(needs: dict[str, Need], card: Card) -> Iterator[str]:
 
 def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str]:
     """What a run says before its first job."""
-    for check in (lambda: check_layout(config, root), Run(values).check_models):
+    checks = (
+        lambda: check_layout(config, root),
+        Run(values).check_models,
+        lambda: check_fields(config.datasets),
+    )
+    for check in checks:
         try:
             check()
         except UserError as error:
