@@ -152,7 +152,7 @@ def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
     Raises UserError if there is no workflow, or if Snakemake can't plan.
     """
     home = root if (root / "Snakefile").exists() else code.ROOT
-    if home != root and not (root / PLAN).exists():  # no run of a Snakefile elsewhere has worked here
+    if home != root and not (root / ".snakemake/log").exists():  # Snakemake has not run here either
         compared = "results can be compared with their records, but not with config and code"
         raise UserError(f"{root}: no Snakefile here, so {compared}")
     wanted = state(read_config([root / path for path in configs]), root, home)
