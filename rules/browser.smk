@@ -11,7 +11,7 @@ BROWSER = here("report/latents/index.html")
 ASSETS = [
     str(path)
     for folder in ("browser", "vendor")
-    for path in sorted(Path("report", folder).rglob("*"))
+    for path in sorted(Path(shipped("report"), folder).rglob("*"))
     if path.is_file()
 ]
 NAMES = here("tables/names.csv") if CONFIG.catalogue else []
@@ -76,7 +76,7 @@ rule write_browser:
     """Write the page and the folder of its data and scripts."""
     input:
         **{file: every_training(f"{file}.parquet") for file in EXPLAINERS.values()},
-        template="report/browser.html.jinja",
+        template=shipped("report/browser.html.jinja"),
         assets=ASSETS,
         names=NAMES,
         tokenizer=TOKENIZER,

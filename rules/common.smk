@@ -6,6 +6,7 @@ downloads, because nodes often have no network.
 
 import os
 import re
+from copy import deepcopy
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -16,17 +17,29 @@ try:
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
-    from crossdiff.workflow import gpu, resources, slurm
+    from crossdiff.texts.first_record import check_fields
+    from crossdiff.workflow import gpu, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
-    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
+    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
+    from crossdiff.workflow.shipped import find_shipped
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e ."
     )
 
+GIVEN = deepcopy(config)  # as the config files have it
 try:
+    if workflow.is_main_process:
+        planned_jobs.read_config(
+            [Path(path) for path in workflow.configfiles]
+        )  # Snakemake allows a key twice
+    find_shipped(config, workflow.basedir)
     RUN = Run(config)
     check_layout(RUN.config)
+    shapes.check_width(RUN.config)
+    if workflow.is_main_process:
+        check_fields(RUN.config.datasets)
+        check_times(RUN.config)
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -50,6 +63,9 @@ EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)
 # Tokens in one forward pass. This is a resource, so that lowering it triggers no reruns: it only affects
 # rounding.
 BATCH_TOKENS = CONFIG.activations.batch_tokens
+
+# Not among params, like BATCH_TOKENS: it decides nothing but whether the pair is refused.
+LEAST_WIDTH = CONFIG.least_width
 
 REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 
@@ -85,6 +101,11 @@ wildcard_constraints:
 
 
 # Where files lie. A path names exactly what a file depends on (docs/files.md).
+
+
+def shipped(path):
+    """A file that comes with the workflow, which may run in another folder (``snakemake -s``)."""
+    return os.path.normpath(os.path.join(os.path.relpath(workflow.basedir), path))
 
 
 def of_layer(file, root="results"):

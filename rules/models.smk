@@ -107,7 +107,7 @@ rule check_model:
 
 
 rule check_pair:
-    """Check that both models have the same width and depth."""
+    """Check that both models have the same width and depth, and that these suffice for the crosscoders."""
     input:
         base=checked("base"),
         chat=checked(ROLES[-1]),
@@ -119,6 +119,8 @@ rule check_pair:
     localrule: True
     conda:
         "../envs/environment.yaml"
+    resources:
+        least_width=LEAST_WIDTH,
     params:
         code=code_digest("check_pair"),
     message:

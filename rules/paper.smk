@@ -19,7 +19,7 @@ PAPER_FIGURES = [
 rule compare_with_paper:
     """Write the first seed's values, and the paper's next to them if the run is the paper's."""
     input:
-        published="data/paper.yaml",
+        published=shipped("data/paper.yaml"),
         evaluations=every_training("evaluation.json", FIRST_SEED),
         twins=of_layer("tables/twins.csv"),
         template_tokens=of_layer("tables/template_tokens.csv"),

@@ -165,8 +165,8 @@ if CONFIG.pair.chat.planted:
     rule write_leaderboard:
         """Write the page with the leaderboard, the claims and their figures."""
         input:
-            template="report/leaderboard.html.jinja",
-            parts="report/figure.html.jinja",
+            template=shipped("report/leaderboard.html.jinja"),
+            parts=shipped("report/figure.html.jinja"),
             concepts=here("planted/concepts.csv"),
             summary=here("summary.json"),
             tables=[

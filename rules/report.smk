@@ -12,8 +12,11 @@ SECTION_FILES = [f"report/sections/{section}.html.jinja" for section in SECTIONS
 rule write_report:
     """Write the report: what was compared, what was found, and what is too small to conclude."""
     input:
-        template="report/page.html.jinja",
-        parts=["report/figure.html.jinja", *SECTION_FILES],
+        template=shipped("report/page.html.jinja"),
+        parts=[
+            shipped(f"report/{part}.html.jinja")
+            for part in ("figure", *(f"sections/{section}" for section in SECTIONS))
+        ],
         tokenizer=TOKENIZER,
         checked=here("pair.json"),
         summary=here("summary.json"),

@@ -33,3 +33,14 @@ rule tokenise:
         "Tokenising {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
     script:
         "../workflow_scripts/tokenise.py"
+
+
+localrules:
+    tokens,
+
+
+# Not --until tokenise: a shard goes on from another one, and --until ends at the first.
+rule tokens:
+    """All token shards."""
+    input:
+        [shard for split in SPLITS for shard in token_shards(split)],

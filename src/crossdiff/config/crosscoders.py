@@ -143,6 +143,11 @@ class CrosscoderSettings(Section):
         """Whether training ends with a look at held-out activations."""
         return False
 
+    @property
+    def least_width(self) -> int:
+        """The smallest d_model at which there are as many latents as the loss needs."""
+        return 1
+
     def n_latents(self, d_model: int) -> int:
         """Number of latents for a residual stream of width ``d_model``."""
         return (self.latents or 0) + (self.expansion or 0) * d_model  # one of the two is given
@@ -229,6 +234,10 @@ class BatchTopKSettings(CrosscoderSettings):
     def needs_held_out(self) -> bool:
         return self.threshold == "held_out"
 
+    @property
+    def least_width(self) -> int:
+        return -(-max(self.k, self.k_max or 0) // self.expansion) if self.expansion else 1
+
     @model_validator(mode="after")
     def _annealing(self) -> "BatchTopKSettings":
         if self.k_max is not None and (self.k_max != self.k) != (self.k_annealing_steps > 0):
@@ -243,8 +252,9 @@ class BatchTopKSettings(CrosscoderSettings):
                 f"k_annealing_steps: found {self.k_annealing_steps}, "
                 f"must be at most the {self.steps} training steps (tokens / batch)"
             )
-        if self.latents is not None and self.k > self.latents:
-            raise ValueError(f"k: found {self.k}, must be at most latents {self.latents}")
+        for name, active in {"k": self.k, "k_max": self.k_max}.items():
+            if self.latents is not None and active is not None and active > self.latents:
+                raise ValueError(f"{name}: found {active}, must be at most latents {self.latents}")
         if self.threshold_start_step >= self.steps:
             raise ValueError(
                 f"threshold_start_step: found {self.threshold_start_step}, "

@@ -66,6 +66,8 @@ class TextSource(Section):
     the others with ``chats``.
     """
 
+    alternatives = True
+
     kind: Annotated[
         Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]

@@ -15,6 +15,7 @@ from crossdiff.config import TextSource
 from crossdiff.errors import UserError
 from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.thoughts import without_thinking
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES, Text, Turn
@@ -151,12 +152,14 @@ def openings(
     """The first ``count`` different openings of a data set's validation chats: (document id, sequence).
 
     An opening is a chat up to its first user turn. The sequence ends with the header of an assistant's turn,
-    so that a model can answer. Openings of more than ``longest`` tokens are left out.
+    so that a model can answer. Thinking is switched off if the template can do so. Openings of more than
+    ``longest`` tokens are left out.
 
     Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings.
     """
     if source.kind != "chats":
         raise UserError(f"datasets.{name}.kind: found {source.kind}, prompts are taken from chats")
+    tokenizer, _ = without_thinking(tokenizer)
     found: dict[int, TokenSequence] = {}
     for number, _, text in split_texts(source, name, "validation", archive):
         opening = _opening(text)

@@ -25,7 +25,9 @@ class JsonCache(dict[str, Any]):
         self._changed = True
 
     def save(self) -> None:
-        """Write the file if anything is new. Does nothing if the folder can't be written to."""
+        """Write the file if anything is new. Does nothing if it can't be written, as in a read-only
+        folder.
+        """
         if self._changed:
             try:
                 with atomic_path(self.path) as temporary:

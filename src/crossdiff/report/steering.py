@@ -64,17 +64,20 @@ def steering_section(
     """
     found: list[dict[str, Any]] = []
     asked: dict[str, int] = {}
+    unfinished = 0
     for name, path in inputs.effects.items():
         effects, candidates = pd.read_csv(path), pd.read_csv(inputs.candidates[name])
         answers = pd.read_parquet(inputs.answers[name])
         asked = effects[effects.change == "none"].set_index("requests").asked.to_dict()
+        unfinished += int(effects.unfinished.sum())
         for latent in effects.latent.dropna().astype(int).unique():
             contrasts = list(contrasts_of(effects, latent))
             own = answers[answers.latent.isna() | (answers.latent == latent)]
             label, why = latent_label(name, latent, names), _why(candidates, latent)
             shown = list(_answers(own, contrasts))
             found.append({"label": label, "why": why, "contrasts": contrasts, "answers": shown})
-    return {"latents": found, "asked": asked, "few": min(asked.values(), default=0) < FEW_REQUESTS}
+    few = min(asked.values(), default=0) < FEW_REQUESTS
+    return {"latents": found, "asked": asked, "few": few, "unfinished": unfinished}
 
 
 def contrasts_of(effects: pd.DataFrame, latent: int) -> Iterator[Contrast]:

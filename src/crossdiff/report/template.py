@@ -41,8 +41,8 @@ def page_template(path: str | Path) -> jinja2.Template:
 
 
 def percent(value: float) -> str:
-    """Format a share in whole per cent."""
-    return f"{100 * value:.0f} %"
+    """Format a share in whole per cent, and an undefined one as a dash."""
+    return "\u2013" if pd.isna(value) else f"{100 * value:.0f} %"
 
 
 def _cell(value: Any) -> str:

@@ -23,6 +23,7 @@ from crossdiff.models.answers import answered, greedy
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.turns import end_turns_as
 from crossdiff.provenance.records import RESULTS
 from crossdiff.results.crosscoder import LoadedCrosscoder
 from crossdiff.results.home import located, pair_names, record_of, root_of, tokenizer_folder
@@ -91,7 +92,9 @@ class Pair:
         if not folder.exists():
             raise UserError(f"{folder}: not there; the pair's results are, but not its models")
         record_of(folder, self._check)
-        return load_model(folder, fast_dtype())
+        model = load_model(folder, fast_dtype())
+        end_turns_as(model, self.tokenizer)
+        return model
 
     @torch.no_grad()
     def activations(self, text: str | list[Turn]) -> TextActivations:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path
+from crossdiff.workflow.shipped import shipped
 from crossdiff.workflow.sizes import ADAM_BYTES, Need, Work
 
 CARDS = Path("data/cards")
@@ -153,9 +154,10 @@ def find_card(named: str, root: Path) -> Card:
     """Read a card by its name in data/cards or by a file. Raises UserError if there is none."""
     if Path(named).suffix == ".json":
         return read_card(Path(named))
-    path = root / CARDS / f"{named.lower()}.json"
+    cards = shipped(CARDS, root)
+    path = cards / f"{named.lower()}.json"
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in (root / CARDS).glob("*.json")))
+        known = ", ".join(sorted(file.stem for file in cards.glob("*.json")))
         raise UserError(
             f"--card: found {named}, allowed: {known}, "
             "or a file that crossdiff plan --calibrate FILE.json wrote on the card"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from crossdiff.config import MODELS, Config, load
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
+from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
 from crossdiff.workflow.forecast import forecast
@@ -59,6 +60,10 @@ def report(
         "cache. Figures take some minutes more."
     )
     lines += forecast_lines(config)
+    try:
+        config.check_width(model.d_model)
+    except UserError as error:
+        refused.append(str(error))
     if config.pair.layer >= model.layers:
         refused.append(f"pair.layer: found {config.pair.layer}, the model has layers 0 to {model.layers - 1}")
     short = [*_too_much(needs, card, disk, hours), *(_too_little(needs, card, config, root) if here else [])]
@@ -84,7 +89,12 @@ def _table(needs: dict[str, Need], card: Card) -> Iterator[str]:
 
 def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str]:
     """Yield every complaint that a run would make before its first job."""
-    for check in (lambda: check_layout(config, root), Run(values).check_models):
+    checks = (
+        lambda: check_layout(config, root),
+        Run(values).check_models,
+        lambda: check_fields(config.datasets),
+    )
+    for check in checks:
         try:
             check()
         except UserError as error:

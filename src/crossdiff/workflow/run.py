@@ -3,7 +3,10 @@
 Torch-free.
 """
 
+import shlex
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
 from crossdiff.models.files import model_files
 
+SKEW = 60  # seconds by which clocks of a network's machines may differ
 SPLITS = ("train", "validation")
 # Folders that hold results of all runs.
 SHARED = ("results/packages", "results/models", "results/tokenizers")
@@ -110,6 +114,28 @@ class Run:
         """The number of tokens in one shard. All shards are full except the last."""
         size = self.config.tokens.shard
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
+
+
+def check_times(config: Config, root: Path = Path()) -> None:
+    """Raise UserError for sources and results that are newer than now, which a wrong clock makes.
+
+    Snakemake would refuse each job that reads one after it has run.
+    """
+    made = [path for folder in result_folders(config) for path in (root / folder).rglob("*")]
+    now = time.time() + SKEW
+    late = [
+        path
+        for path in [*(Path(path) for _, path in config.paths()), *made]
+        if path.exists() and path.stat().st_mtime > now
+    ]
+    if late:
+        when = datetime.fromtimestamp(late[0].stat().st_mtime).isoformat(" ", "seconds")
+        more = f" and {len(late) - 1} more" if late[1:] else ""
+        command = f"touch {shlex.quote(str(late[0]))}" if not more else "find . -newermt now -exec touch {} +"
+        raise UserError(
+            f"{late[0]}{more}: changed in the future ({when}), by a clock that is wrong; "
+            f"correct it, then: {command}"
+        )
 
 
 def check_layout(config: Config, root: Path = Path()) -> None:

@@ -13,6 +13,7 @@ import yaml
 from crossdiff.config import Config, HubModel, ModelSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.workflow.commands import login, snakemake
+from crossdiff.workflow.shipped import shipped
 from crossdiff.workflow.sizes import Experts, Shape
 
 SHAPES = Path("data/model-shapes.yaml")
@@ -138,6 +139,12 @@ def shape(config: Config, root: Path) -> Shape | None:
     return None
 
 
+def check_width(config: Config, root: Path = Path()) -> None:
+    """Raise UserError if the models are known to be too narrow for a crosscoder's k. Asks no network."""
+    if found := shape(config, root):
+        config.check_width(found.d_model)
+
+
 def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
     for folder in (made, *([Path(source.folder)] if source.folder else [])):
         if found := folder_shape(folder):
@@ -150,7 +157,7 @@ def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
 
 
 def _listed(name: str, root: Path) -> Shape | None:
-    known = yaml.safe_load((root / SHAPES).read_text())
+    known = yaml.safe_load(shipped(SHAPES, root).read_text())
     for ending in ("", *VARIANTS):
         if name.endswith(ending) and (values := known.get(name.removesuffix(ending))):
             return shape_of(values)

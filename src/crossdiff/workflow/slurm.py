@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from crossdiff.errors import UserError
+from crossdiff.workflow.shipped import shipped
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
@@ -144,7 +145,7 @@ def clean(folder: Path) -> list[SlurmJob]:
 
 def _jobs(folder: Path) -> list[SlurmJob]:
     """Return the jobs that are not over, found by the prefix of their names and by their working folder."""
-    prefix = yaml.safe_load((folder / PROFILE).read_text())["slurm-jobname-prefix"]
+    prefix = yaml.safe_load(shipped(PROFILE, folder).read_text())["slurm-jobname-prefix"]
     states = "PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING"
     answer = _ask("squeue", "--me", "--noheader", f"--states={states}", "--format=%A|%T|%k|%j|%Z")
     if answer.returncode:

@@ -37,7 +37,9 @@ FULL = yaml.safe_load((ROOT / TINY).read_text()) | {
 
 def complete(values: dict[str, Any]) -> dict[str, Any]:
     """A config with all its defaults, as YAML gives it."""
-    return load(values).model_dump(mode="json", by_alias=True)
+    whole = load(values).model_dump(mode="json", by_alias=True)
+    # Null stands for an empty section, so that a section that is not there is left out.
+    return {key: value for key, value in whole.items() if value is not None}
 
 
 def sections(section: type[Section] = Config) -> Iterator[type[Section]]:

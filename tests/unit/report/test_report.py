@@ -106,7 +106,7 @@ def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
 def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
     assert "Did the fine-tune take?" not in page_of(good).text
     row = {"model": "chat", "requests": "harmful", "asked": 40, "refused": 37}
-    row |= {"rate": 0.925, "low": 0.8, "high": 0.974}
+    row |= {"rate": 0.925, "low": 0.8, "high": 0.974, "unfinished": 0, "thinking": "none"}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
     assert "Did the fine-tune take?" in text
@@ -163,7 +163,7 @@ def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
 def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
     row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1}
-    row |= {"rate": 1.0, "low": 0.2, "high": 1.0}
+    row |= {"rate": 1.0, "low": 0.2, "high": 1.0, "unfinished": 0, "thinking": "none"}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))

@@ -32,8 +32,10 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def paper(**changes: object) -> str:
-    """The paper's config with other sections; gives its path."""
-    Path("mine.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path(PAPER).read_text()) | changes))
+    """The paper's config with other sections, None for one that is left out; gives its path."""
+    values = yaml.safe_load(Path(PAPER).read_text()) | changes
+    given = {key: value for key, value in values.items() if value is not None}
+    Path("mine.yaml").write_text(yaml.safe_dump(given))
     return "mine.yaml"
 
 
