@@ -1,12 +1,14 @@
 """Texts, and places on the network that models and texts come from."""
 
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from crossdiff.config.base import (
     VERSION,
     WORD,
+    Fraction,
     Name,
     OpenFraction,
     PositiveInt,
@@ -59,6 +61,17 @@ class HubDataset(Section):
     ] = "train"
 
 
+CHAT_FORMATS = (
+    "messages",
+    "sharegpt",
+    "instruction",
+    "prompt_completion",
+    "auto",
+    "dialogue",
+    "requests",
+)
+
+
 class TextSource(Section):
     """Documents, or chats that are rendered with the chat model's template.
 
@@ -70,12 +83,27 @@ class TextSource(Section):
         Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]
     format: Annotated[
-        Literal["text", "messages", "dialogue", "requests"],
-        about("How records are read: docs/your-own-pair.md, Text."),
+        Literal[
+            "text",
+            "messages",
+            "sharegpt",
+            "instruction",
+            "prompt_completion",
+            "auto",
+            "dialogue",
+            "requests",
+        ],
+        about(
+            "How records are read: docs/your-own-pair.md, Text. `auto` takes the one format of chats that a "
+            "record's fields allow, and counts it in the shard."
+        ),
     ]
     field: Annotated[
         Text | None,
-        about("Column to read. Left out: `text` in format `text`, `messages` in format `messages`."),
+        about(
+            "Column to read. Left out: `text` in format `text`, `messages` in `messages`, `conversations` in "
+            "`sharegpt`, `instruction` in `instruction`, `prompt` in `prompt_completion`."
+        ),
     ] = None
     hub: HubDataset | None = None
     files: Annotated[
@@ -86,10 +114,36 @@ class TextSource(Section):
         OpenFraction, about("Documents kept for validation, chosen by a hash of their text.", "share")
     ] = 0.1
 
+    system: Annotated[
+        Literal["keep", "merge"],
+        about(
+            "Chats: `merge` puts system text into the next user turn, for templates without a system role. "
+            "`keep` hands it to the template."
+        ),
+    ] = "keep"
+    same_role: Annotated[
+        Literal["keep", "merge"],
+        about(
+            "Chats: `merge` makes one turn of several in a row with one role, for templates that need roles in "
+            "turn. `keep` hands them to the template; a chat that it refuses is skipped."
+        ),
+    ] = "keep"
+    rewritten: Annotated[
+        Literal["skip", "keep"],
+        about(
+            "Chats of which the template rewrites or leaves out a turn: `skip` them, or `keep` what the "
+            "template makes of them. White space at the ends and reasoning may always change."
+        ),
+    ] = "skip"
+    long: Annotated[
+        Literal["cut", "windows"],
+        about("Chats longer than `tokens.context`: `cut` them there, or take `windows` of that length."),
+    ] = "cut"
+
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":
         exactly_one(self, ("hub", "files", "package"))
-        allowed = {"documents": ("text",), "chats": ("messages", "dialogue", "requests")}[self.kind]
+        allowed = {"documents": ("text",), "chats": CHAT_FORMATS}[self.kind]
         if self.format not in allowed:
             raise ValueError(
                 f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}"
@@ -115,6 +169,22 @@ class Dataset(TextSource):
         return self.tokens if split == "train" else self.validation_tokens
 
 
+def _is_date(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError as error:
+        raise ValueError(f'found {value!r}, allowed: a day such as "2024-07-26", in quotes') from error
+
+
+def _is_argument(name: str) -> str:
+    if not name.isidentifier() or name in ("messages", "tools", "documents", "add_generation_prompt"):
+        raise ValueError(f"found {name!r}, allowed: the name of an argument, such as enable_thinking")
+    return name
+
+
+TemplateArgument = Annotated[str, AfterValidator(_is_argument)]
+
+
 class Tokens(Section):
     """How texts become sequences and shards."""
 
@@ -127,6 +197,31 @@ class Tokens(Section):
         Field(gt=1),
         about("Longest sequence. Longer ones cost memory and show latents more context.", "tokens"),
     ] = 1024
+    chat_template: Annotated[
+        Text | None,
+        about(
+            "Jinja file with the chat template, or the name of one of the tokenizer's templates. Left out: the "
+            "chat model's own."
+        ),
+    ] = None
+    template_arguments: Annotated[
+        dict[TemplateArgument, bool | int | float | str],
+        about(
+            "Arguments of the chat template, such as `{enable_thinking: false}`. They hold wherever this run "
+            "renders a chat with the pair's tokenizer."
+        ),
+    ] = Field(default_factory=dict)
+    date: Annotated[
+        str,
+        AfterValidator(_is_date),
+        about(
+            'The day it is for templates that ask for the date, as `"YYYY-MM-DD"`: any, but always the same.'
+        ),
+    ] = "2024-07-26"
+    unusable: Annotated[
+        Fraction,
+        about("Records that may be skipped because they can't be used. Above it a run stops.", "share"),
+    ] = 0.01
     shard: Annotated[
         PositiveInt,
         about("Size of a shard, the unit of parallel work. Larger shards mean fewer, longer jobs.", "tokens"),
