@@ -66,7 +66,7 @@ rule chat_tokenizer:
     """The tokenizer with the chat template: known before a fine-tune has run, so that tokens do not wait for it."""
     input:
         model=MODEL[FETCHED[-1]],
-        template=FINETUNE.chat_template if FINETUNE else [],
+        template=FINETUNE.chat_template if FINETUNE else CONFIG.tokens.template_file or [],
     output:
         directory("results/tokenizers/{tokenizer}"),
     log:
@@ -76,6 +76,7 @@ rule chat_tokenizer:
     conda:
         "../envs/environment.yaml"
     params:
+        settings=settings("tokens.chat_template", "tokens.template_arguments", "tokens.date"),
         code=code_digest("chat_tokenizer"),
     message:
         "Writing the chat tokenizer"

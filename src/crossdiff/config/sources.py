@@ -1,11 +1,12 @@
 """Texts, and places on the network that models and texts come from."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from crossdiff.config.base import (
+    ARGUMENT,
     VERSION,
     WORD,
     Fraction,
@@ -93,16 +94,13 @@ class TextSource(Section):
             "dialogue",
             "requests",
         ],
-        about(
-            "How records are read: docs/your-own-pair.md, Text. `auto` takes the one format of chats that a "
-            "record's fields allow, and counts it in the shard."
-        ),
+        about("How records are read: docs/your-own-pair.md, Text."),
     ]
     field: Annotated[
         Text | None,
         about(
-            "Column to read. Left out: `text` in format `text`, `messages` in `messages`, `conversations` in "
-            "`sharegpt`, `instruction` in `instruction`, `prompt` in `prompt_completion`."
+            "Column to read. Left out: the format's own (`text`, `messages`, `conversations`, `instruction`, "
+            "`prompt`)."
         ),
     ] = None
     hub: HubDataset | None = None
@@ -176,13 +174,10 @@ def _is_date(value: str) -> str:
         raise ValueError(f'found {value!r}, allowed: a day such as "2024-07-26", in quotes') from error
 
 
-def _is_argument(name: str) -> str:
-    if not name.isidentifier() or name in ("messages", "tools", "documents", "add_generation_prompt"):
-        raise ValueError(f"found {name!r}, allowed: the name of an argument, such as enable_thinking")
-    return name
-
-
-TemplateArgument = Annotated[str, AfterValidator(_is_argument)]
+def _are_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted({"messages", "tools", "documents", "add_generation_prompt"} & set(values)):
+        raise ValueError(f"found {taken[0]}, which is no setting: Crossdiff fills it in itself")
+    return values
 
 
 class Tokens(Section):
@@ -205,10 +200,12 @@ class Tokens(Section):
         ),
     ] = None
     template_arguments: Annotated[
-        dict[TemplateArgument, bool | int | float | str],
+        dict[Annotated[str, Field(pattern=ARGUMENT)], bool | int | float | str],
+        AfterValidator(_are_arguments),
         about(
             "Arguments of the chat template, such as `{enable_thinking: false}`. They hold wherever this run "
-            "renders a chat with the pair's tokenizer."
+            "renders a chat with the pair's tokenizer.",
+            "argument",
         ),
     ] = Field(default_factory=dict)
     date: Annotated[
@@ -226,3 +223,9 @@ class Tokens(Section):
         PositiveInt,
         about("Size of a shard, the unit of parallel work. Larger shards mean fewer, longer jobs.", "tokens"),
     ] = 1_000_000
+
+    @property
+    def template_file(self) -> str | None:
+        """The path in ``chat_template``. None where it is left out, or names a template of the tokenizer."""
+        path = self.chat_template
+        return path if path is not None and ("/" in path or "." in path) else None

@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,7 @@ from crossdiff.texts.columns import taken
 from crossdiff.texts.formats import Text
 from crossdiff.texts.sources import read
 from crossdiff.texts.turns import Chat, cleaned, merged
-from crossdiff.texts.unusable import Tally, Unusable, shortened
+from crossdiff.texts.unusable import Tally, Unusable, as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,6 +67,23 @@ class Shard(NamedTuple):
         return starts, np.append(starts[1:], len(self.token))
 
 
+def added(paths: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
+    """Data set -> counts of everything that was read for these shards: records, skipped and notes.
+
+    Raises UserError for a file that is no token shard.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for counts in map(read_counts, paths):
+        of = found.setdefault(counts["dataset"], {"records": 0, "skipped": Counter(), "notes": Counter()})
+        of["records"] += counts["records"]
+        of["skipped"].update(counts["skipped"])
+        of["notes"].update(counts["notes"])
+    return {
+        name: {**of, **{part: dict(sorted(of[part].items())) for part in ("skipped", "notes")}}
+        for name, of in sorted(found.items())
+    }
+
+
 def document_id(text: Text) -> int:
     """63 bits of the text's SHA-256, for the split and the document column."""
     said = {"tools": text.tools, "turns": text} if isinstance(text, Chat) and text.tools else text
@@ -100,14 +118,10 @@ def _of_split(
 ) -> Iterator[tuple[int, int, Text | Unusable, list[str]]]:
     """Like ``split_texts``, with the records that can't be used, and with notes on what was changed."""
     for number, found in enumerate(read(source, name, archive, start), start):
-        if isinstance(found, Unusable):
-            # The record's own hash decides, so it is counted in one split only.
-            document, notes = document_id(shortened(found.record)), []
-            text: Text | Unusable = found
-        else:
-            text = cleaned(found)
-            notes = ["lone surrogates replaced"] if text is not found else []
-            document = document_id(text)
+        text: Text | Unusable = found if isinstance(found, Unusable) else cleaned(found)
+        notes = ["lone surrogates replaced"] if text is not found else []
+        # A record that can't be used is counted in one split only, too.
+        document = document_id(as_text(text.record) if isinstance(text, Unusable) else text)
         if not text or not in_split(document, split, source.validation_fraction):
             continue
         if isinstance(text, Chat):
@@ -193,7 +207,7 @@ def tokenise_shard(
     start = _next_text(previous) if previous else 0
     found: list[tuple[int, Sequence]] = []
     missing, next_text = tokens, start
-    tally = Tally(name, unusable)
+    tally = Tally(name, unusable, tuple(read_counts(previous)["so_far"]) if previous else (0, 0))
     for number, document, sequence in sequences(
         source, name, split, tokenizer, context, archive, start, tally
     ):
@@ -226,7 +240,7 @@ def _next_text(path: str | Path) -> int:
 
 
 def read_counts(path: str | Path) -> dict[str, Any]:
-    """What was read for a shard: dataset, split, records, skipped (by reason), examples and notes.
+    """What was read for a shard: dataset, split and what ``unusable.Tally.counts`` gives.
 
     Raises UserError for a file that is truncated or no token shard.
     """

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 
 from crossdiff.errors import UserError, first_line
 from crossdiff.texts.turns import Turn
@@ -25,12 +27,22 @@ _THOUGHT_ENDS = ("</think>", "</thinking>", "[/THINK]", "</reasoning>")
 SKELETONS = 4096  # kept, one for each order of roles
 
 
-def with_arguments(template: str, arguments: Mapping[str, Any], day: date) -> str:
+T = TypeVar("T", str, dict[str, str])
+
+
+def with_arguments(template: T, arguments: Mapping[str, Any], day: date) -> T:
     """A chat template that has its ``arguments``, and for which it is always ``day``, 00:00:00.
 
     Whoever renders with the template gets the same text then. A template that asks for neither stays as it is.
-    Raises UserError for an argument that the template does not use.
+    Of a tokenizer with several templates, each is treated so. Raises UserError for an argument that the template
+    does not use, and for a template that Jinja can't read.
     """
+    if isinstance(template, dict):
+        return {name: with_arguments(one, arguments, day) for name, one in template.items()}
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).compile(template)
+    except TemplateSyntaxError as error:
+        raise UserError(f"chat template: line {error.lineno}: {error.message}") from error
     for name in arguments:
         if not re.search(rf"\b{re.escape(name)}\b", template):
             raise UserError(
@@ -54,10 +66,18 @@ def _frozen_clock(template: str, day: date) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A plain value as Jinja writes it."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_literal, value))}]"
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+    """Text, a number, true or false as Jinja writes it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+class _Generation(Extension):
+    """The tag with which some templates mark what the assistant says. It changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class Rendered(NamedTuple):
@@ -112,6 +132,7 @@ class _Renderer:
         notes: list[str] = []
         spans = []
         for turn, region in zip(chat, found, strict=True):
+            change: str | None
             if isinstance(region, str):
                 change = region
             else:
@@ -154,7 +175,8 @@ class _Renderer:
         # Position -> the spans before it, the last one first.
         at: dict[int, Any] = {len(pieces[0]): None} if text.startswith(pieces[0]) else {}
         for number, piece in zip(order, pieces[1:], strict=True):
-            content, after = chat[number]["content"], {}
+            content = chat[number]["content"]
+            after: dict[int, Any] = {}
             for used in dict.fromkeys((content, content.strip(), content.rstrip(), content.lstrip())):
                 for start, before in at.items():
                     stop = start + len(used)

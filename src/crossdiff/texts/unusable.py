@@ -29,9 +29,12 @@ class Unusable(UserError):
 class Tally:
     """Counts of the records that a data set gave to one split."""
 
-    def __init__(self, name: str, limit: float = 1.0) -> None:
-        """``name`` is the data set's, for messages. ``limit`` is the share of records that may be skipped."""
-        self.name, self.limit = name, limit
+    def __init__(self, name: str, limit: float = 1.0, before: tuple[int, int] = (0, 0)) -> None:
+        """``name`` is the data set's, for messages. ``limit`` is the share of records that may be skipped.
+
+        ``before`` are the numbers of records and of skipped ones in the shards before this one.
+        """
+        self.name, self.limit, self.before = name, limit, before
         self.records = 0  # read, those that were skipped included
         self.skipped: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
@@ -58,22 +61,27 @@ class Tally:
 
     def check(self) -> None:
         """Raises UserError with the three most frequent reasons if too many records were skipped."""
-        skipped = self.skipped.total()
-        if skipped <= self.limit * self.records:
+        records, skipped = self.so_far()
+        if skipped <= self.limit * records:
             return
         reasons = "; ".join(
             f"{count:,} x {reason} ({self.examples[reason][0]})"
             for reason, count in self.skipped.most_common(3)
         )
         raise UserError(
-            f"datasets.{self.name}: {skipped:,} of {self.records:,} records can't be used "
-            f"({skipped / self.records:.2%}), tokens.unusable allows {self.limit:.2%}: {reasons}; "
+            f"datasets.{self.name}: {skipped:,} of {records:,} records can't be used "
+            f"({skipped / records:.2%}), tokens.unusable allows {self.limit:.2%}: {reasons}; "
             "mend the records, read them with another format or field, or raise tokens.unusable"
         )
 
+    def so_far(self) -> tuple[int, int]:
+        """Numbers of records and of skipped ones, with those of the shards before."""
+        return self.before[0] + self.records, self.before[1] + self.skipped.total()
+
     def counts(self) -> dict[str, Any]:
-        """The counts as plain values, for a shard's metadata: records, skipped, examples and notes."""
+        """The counts as plain values, for a shard's metadata: records, skipped, examples, notes and so_far."""
         return {
+            "so_far": self.so_far(),
             "records": self.records,
             "skipped": dict(sorted(self.skipped.items())),
             "examples": dict(sorted(self.examples.items())),
@@ -81,8 +89,13 @@ class Tally:
         }
 
 
+def as_text(record: Any) -> str:
+    """A record as text that UTF-8 can hold, whatever it is."""
+    text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def shortened(record: Any) -> str:
     """The start of a record as one line of text."""
-    text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)
-    line = " ".join(text[: 4 * SHORTENED].encode("utf-8", "replace").decode("utf-8").split())
+    line = " ".join(as_text(record)[: 4 * SHORTENED].split())
     return line if len(line) <= SHORTENED else line[: SHORTENED - 3] + "..."
