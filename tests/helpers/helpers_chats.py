@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helpers_texts import make_tokenizer
+from helpers_texts import assistant, make_tokenizer, user
 from transformers import PreTrainedTokenizerFast
 
 from crossdiff.config import TextSource
@@ -13,6 +13,9 @@ from crossdiff.texts.chats import CONTENT, Sequence
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import sequences
 from crossdiff.texts.unusable import Tally
+
+GOOD = {"messages": [user("Hi there."), assistant("Yo.")]}
+SAID = [("user", "Hi there."), ("assistant", "Yo.")]  # content of GOOD
 
 ENDS = ("<s>", "</s>")
 
@@ -73,6 +76,10 @@ PARTS_ONLY = (
     "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
     "{{ '</s>\\n' }}{% endfor %}"
 )
+
+
+def system(content: str) -> dict[str, str]:
+    return {"role": "system", "content": content}
 
 
 def tokenizer(template: str) -> PreTrainedTokenizerFast:
