@@ -67,7 +67,7 @@ rule chat_tokenizer:
     """Write the tokenizer with the chat template. It needs no fine-tune, so tokens do not wait for one."""
     input:
         model=MODEL[FETCHED[-1]],
-        template=FINETUNE.chat_template if FINETUNE else [],
+        template=FINETUNE.chat_template if FINETUNE else CONFIG.tokens.template_file or [],
     output:
         directory("results/tokenizers/{tokenizer}"),
     log:
@@ -77,6 +77,7 @@ rule chat_tokenizer:
     conda:
         "../envs/environment.yaml"
     params:
+        settings=settings("tokens.chat_template", "tokens.template_arguments", "tokens.date"),
         code=code_digest("chat_tokenizer"),
     message:
         "Writing the chat tokenizer"

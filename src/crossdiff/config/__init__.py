@@ -165,6 +165,11 @@ class Config(Analysis):
             found = "nothing" if self.scoring is None else "a section"
             raise ValueError(f"scoring: found {found}; it goes with pair.chat.planted")
         if self.pair.chat.finetune is not None:
+            if self.tokens.chat_template is not None:
+                raise ValueError(
+                    f"tokens.chat_template: found {self.tokens.chat_template}, but pair.chat.finetune has a "
+                    "chat_template of its own; leave one of them out"
+                )
             for name in self.pair.chat.finetune.data:
                 self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
         if self.causal is not None:
@@ -240,6 +245,8 @@ class Config(Analysis):
                 for kind, part in made.items()
                 if part
             }
+        if self.tokens.template_file:
+            named["tokens.chat_template"] = [self.tokens.template_file]
         if self.behaviour:
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:

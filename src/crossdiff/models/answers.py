@@ -18,8 +18,9 @@ from crossdiff.models.padding import padded
 from crossdiff.models.thoughts import without_thinking
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
-from crossdiff.texts.formats import ROLES, Text, Turn
+from crossdiff.texts.formats import ROLES, Chat, Text
 from crossdiff.texts.shards import Shard, document_id, split_texts
+from crossdiff.texts.unusable import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def openings(
 
     An opening is a chat up to its first user turn. The sequence ends with the header of an assistant's turn,
     so that a model can answer. Thinking is switched off if the template can do so. Openings of more than
-    ``longest`` tokens are left out.
+    ``longest`` tokens are left out, and so are those that the template refuses.
 
     Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings.
     """
@@ -166,7 +167,10 @@ def openings(
         document = document_id(opening)
         if not opening or document in found:
             continue
-        sequence = chat_sequence(opening, tokenizer, f"dataset {name}, chat {number}", ask=True)
+        try:
+            sequence = chat_sequence(opening, tokenizer, f"dataset {name}, chat {number}", ask=True)
+        except Unusable:  # counted where the texts become tokens
+            continue
         if len(sequence.token) <= longest:
             found[document] = sequence
         if len(found) == count:
@@ -175,14 +179,14 @@ def openings(
     raise UserError(f"causal.conversations: found {count}, {have}")
 
 
-def _opening(chat: Text) -> list[Turn]:
+def _opening(chat: Text) -> Chat:
     """A chat up to its first user turn. Empty if it has none, or is a document."""
     if isinstance(chat, str):
-        return []
+        return Chat([])
     for number, turn in enumerate(chat):
         if turn["role"] == "user":
-            return chat[: number + 1]
-    return []
+            return Chat(chat[: number + 1], chat.tools)
+    return Chat([])
 
 
 def answered(model: PreTrainedModel, asked: Sequence[tuple[int, TokenSequence]], new_tokens: int) -> Shard:

@@ -30,6 +30,7 @@ from crossdiff.results.home import located, pair_names, record_of, root_of, toke
 from crossdiff.results.tokens import TextActivations, whole
 from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences, is_answer
 from crossdiff.texts.formats import Turn, texts
+from crossdiff.texts.unusable import Unusable
 
 LAYER = re.compile(r"layer(\d+)")
 PAIR, SUMMARY = "pair.json", "summary.json"
@@ -224,7 +225,9 @@ def _raw(crosscoder: LoadedCrosscoder, latent: int) -> Tensor:
 
 def _chat(turns: list[Turn]) -> list[Turn]:
     """The same, checked. Raises UserError for what is no chat."""
-    [chat] = texts(iter([{"messages": turns}]), "messages", None, "the chat")
+    [chat] = texts([{"messages": turns}], "messages", None, "the chat")
+    if isinstance(chat, Unusable):
+        raise chat
     if isinstance(chat, str):
         raise UserError("the chat: found text, allowed: a list of turns")
     return chat

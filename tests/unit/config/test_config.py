@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crossdiff.config import crosscoder_settings, load
+from crossdiff.config import Tokens, crosscoder_settings, load
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -44,7 +44,7 @@ def test_misspelt_key_is_named_and_the_right_one_suggested(path):
 
 def test_unknown_key_unlike_any_other_lists_the_allowed_ones():
     line = refusal_of("tokens.zzz", 1)
-    assert line == "tokens.zzz: unknown key; allowed: tokenizer, context, shard"
+    assert line == "tokens.zzz: unknown key; allowed: " + ", ".join(Tokens.model_fields)
 
 
 @pytest.mark.parametrize("name", ["l1", "batchtopk"])

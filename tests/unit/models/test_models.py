@@ -265,7 +265,10 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "plain")
     message = one_line(write_chat_tokenizer, tmp_path / "plain", None, tmp_path / "tokenizer")
-    assert message == f"{tmp_path / 'plain'}: the chat model's tokenizer has no chat template"
+    assert message == (
+        f"{tmp_path / 'plain'}: the chat model's tokenizer has no chat template; "
+        "name a Jinja file in tokens.chat_template"
+    )
     assert not (tmp_path / "tokenizer").exists()
 
 
