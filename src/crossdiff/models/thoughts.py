@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import TemplateError
@@ -55,7 +55,7 @@ def without_thinking(tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedToke
     return tokenizer, None
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, arguments: dict[str, bool]) -> str:
+def _prompt(tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any]) -> str:
     chat = [{"role": "user", "content": "a"}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **arguments)
     return str(text)

@@ -123,10 +123,10 @@ def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: 
         found = f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}"
         print(f"{found}; crossdiff audit --all names them.", file=sys.stderr)
     if _read(PLAN)[0] != now:
-        found = {output: _job(job) for output, job in jobs.items()}
+        told = {output: _job(job) for output, job in jobs.items()}
         try:
             with atomic_path(PLAN) as temporary:
-                temporary.write_text(now + "\n" + json.dumps(found))
+                temporary.write_text(now + "\n" + json.dumps(told))
         except UserError as error:
             print(error, file=sys.stderr)
 
