@@ -68,7 +68,7 @@ rule crosscoders:
 
 
 # Results count only as far as their records bear them out (docs/audit.md).
-planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], GIVEN)
+planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
 
 onstart:
