@@ -69,7 +69,7 @@ rule crosscoders:
 
 
 # A result counts only if its record agrees with it (docs/audit.md).
-planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], GIVEN)
+planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
 
 onstart:

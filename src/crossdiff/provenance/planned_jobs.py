@@ -85,11 +85,14 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -> None:
+def start(
+    workflow: "Workflow", folders: list[str], values: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
     """Prepare records, trust and plan. Called at the end of the Snakefile, before the DAG is built.
 
     ``folders`` contain the results that jobs of this run may read or make. The first one contains the results
-    of this run alone. ``values`` are those of the config.
+    of this run alone. ``given`` are the values of the config files. In ``values``, paths of files that come
+    with the workflow are where this run finds them.
     """
     # Jobs see the values of the config but not its files, which their records name.
     os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
@@ -101,7 +104,7 @@ def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -
         _finish,
         workflow,
         values,
-        state(values, Path(), Path(workflow.basedir)),
+        state(given, Path(), Path(workflow.basedir)),
         [path for path in results if path.startswith(f"{folders[0]}/")],
     )
 
@@ -123,10 +126,10 @@ def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: 
         found = f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}"
         print(f"{found}; crossdiff audit --all names them.", file=sys.stderr)
     if _read(PLAN)[0] != now:
-        planned = {output: _job(job) for output, job in jobs.items()}
+        told = {output: _job(job) for output, job in jobs.items()}
         try:
             with atomic_path(PLAN) as temporary:
-                temporary.write_text(now + "\n" + json.dumps(planned))
+                temporary.write_text(now + "\n" + json.dumps(told))
         except UserError as error:
             print(error, file=sys.stderr)
 
