@@ -9,6 +9,7 @@ from typing import Any
 from crossdiff.errors import UserError
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+ALLOWED = "a Hugging Face folder with config.json"
 POINTER = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors format limits it
 # Method of quantization -> the module that transformers reads it with.
@@ -32,7 +33,7 @@ LIBRARIES = {
 def check_folder(folder: Path) -> None:
     """Raise UserError for a folder that holds no whole model, and say in plain words what it holds instead."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: found no folder, allowed: a Hugging Face model folder")
+        raise UserError(f"found {folder}, allowed: {ALLOWED}")
     if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
         _refuse_other_formats(folder)
     config = _json(folder / "config.json")
@@ -87,7 +88,7 @@ def _refuse_other_formats(folder: Path) -> None:
     elif "config.json" in there:
         found = f"it has no weights; it {needs}"
     else:
-        found = f"not a Hugging Face model folder; it {needs}"
+        raise UserError(f"found {folder}, allowed: {ALLOWED}")
     raise UserError(f"{folder}: {found}")
 
 
