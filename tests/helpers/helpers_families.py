@@ -29,8 +29,19 @@ _GPT = {
 } | _END
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
-_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_shared_experts": 1}
-_LATENT = {"kv_lora_rank": 8, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+_ROUTED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 1,
+}
+_LATENT = {
+    "kv_lora_rank": 8,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
 _MLA = _SIZES | _ROUTED | _LATENT | {"num_key_value_heads": 4, "n_group": 2, "topk_group": 1}
 _LINEAR = {
     "linear_num_key_heads": 2,
@@ -51,7 +62,13 @@ FAMILIES: dict[str, dict] = {
     "arcee": _GROUPED,
     "biogpt": _SIZES,
     "bitnet": _GROUPED,
-    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 4, "n_head": 4, "initializer_range": 0.2}
+    "bloom": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "n_layer": 4,
+        "n_head": 4,
+        "initializer_range": 0.2,
+    }
     | _END,
     "codegen": _GPT | {"rotary_dim": 4},
     "cohere": _GROUPED,
@@ -98,8 +115,15 @@ FAMILIES: dict[str, dict] = {
     "hunyuan_v1_dense": _GROUPED,
     "ministral": _GROUPED | _SLIDING,
     "mistral": _GROUPED | _SLIDING,
-    "mpt": {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 256,
-            "initializer_range": 0.2} | _END,
+    "mpt": {
+        "vocab_size": VOCABULARY,
+        "d_model": 32,
+        "n_layers": 4,
+        "n_heads": 4,
+        "max_seq_len": 256,
+        "initializer_range": 0.2,
+    }
+    | _END,
     "nemotron": _GROUPED,
     "olmo": _GROUPED,
     "olmo2": _GROUPED,
@@ -124,8 +148,16 @@ FAMILIES: dict[str, dict] = {
     "smollm3": _GROUPED,
     "stablelm": _SIZES | {"num_key_value_heads": 2},
     "starcoder2": _GROUPED | _SLIDING,
-    "xglm": {"vocab_size": VOCABULARY, "d_model": 32, "num_layers": 4, "attention_heads": 4, "ffn_dim": 48,
-             "max_position_embeddings": 256, "init_std": 0.2} | _END,
+    "xglm": {
+        "vocab_size": VOCABULARY,
+        "d_model": 32,
+        "num_layers": 4,
+        "attention_heads": 4,
+        "ffn_dim": 48,
+        "max_position_embeddings": 256,
+        "init_std": 0.2,
+    }
+    | _END,
     # Mixture of experts
     "dbrx": {
         "vocab_size": VOCABULARY,
@@ -141,15 +173,15 @@ FAMILIES: dict[str, dict] = {
     "deepseek_v2": _MLA | {"topk_method": "greedy", "first_k_dense_replace": 1, "head_dim": 4},
     "deepseek_v3": _MLA | {"first_k_dense_replace": 1},
     "dots1": _GROUPED | _ROUTED | _SLIDING | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
-    "ernie4_5_moe": _GROUPED | {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24,
-                                "moe_layer_start_index": 1},
+    "ernie4_5_moe": _GROUPED
+    | {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_start_index": 1},
     "flex_olmo": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
     "glm4_moe": _GROUPED | _ROUTED | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
     "gpt_oss": _GROUPED | _LOCAL | _SLIDING,
     "granitemoe": _GROUPED | _LOCAL,
     "hunyuan_v1_moe": _GROUPED | {"num_experts": 4, "moe_topk": 2},
-    "jetmoe": _SIZES | {"num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4,
-                        "num_experts_per_tok": 2},
+    "jetmoe": _SIZES
+    | {"num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
     "llama4_text": _GROUPED | _LOCAL | {"intermediate_size_mlp": 48, "attention_chunk_size": WINDOW},
     "mixtral": _GROUPED | _LOCAL,
     "olmoe": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
@@ -159,9 +191,17 @@ FAMILIES: dict[str, dict] = {
     # State-space, linear, recurrent and hybrid
     "bamba": _GROUPED | _STATE2 | {"attn_layer_indices": [1, 3]},
     "falcon_h1": _GROUPED | _STATE2 | {"mamba_d_ssm": 64},
-    "falcon_mamba": {"vocab_size": VOCABULARY, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 4,
-                     "initializer_range": 0.2} | _END,
-    "granitemoehybrid": _GROUPED | _LOCAL | _STATE2
+    "falcon_mamba": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "state_size": 8,
+        "num_hidden_layers": 4,
+        "initializer_range": 0.2,
+    }
+    | _END,
+    "granitemoehybrid": _GROUPED
+    | _LOCAL
+    | _STATE2
     | {"layer_types": ["mamba", "attention"] * 2, "shared_intermediate_size": 48},
     "jamba": _GROUPED
     | _STATE
@@ -176,28 +216,69 @@ FAMILIES: dict[str, dict] = {
         "use_mamba_kernels": False,
     },
     "lfm2": _GROUPED | {"layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 8},
-    "mamba": {"vocab_size": VOCABULARY, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 4,
-              "initializer_range": 0.2} | _END,
-    "mamba2": {"vocab_size": VOCABULARY, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 4,
-               "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8, "initializer_range": 0.2} | _END,
+    "mamba": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "state_size": 8,
+        "num_hidden_layers": 4,
+        "initializer_range": 0.2,
+    }
+    | _END,
+    "mamba2": {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "state_size": 8,
+        "num_hidden_layers": 4,
+        "num_heads": 4,
+        "head_dim": 16,
+        "n_groups": 1,
+        "chunk_size": 8,
+        "initializer_range": 0.2,
+    }
+    | _END,
     "minimax": _GROUPED | _LOCAL | {"layer_types": _MIXED, "block_size": 8},
-    "nemotron_h": _GROUPED | {"layers_block_type": ["mamba", "attention", "mlp", "attention"],
-                              "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1,
-                              "chunk_size": 8},
+    "nemotron_h": _GROUPED
+    | {
+        "layers_block_type": ["mamba", "attention", "mlp", "attention"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 1,
+        "chunk_size": 8,
+    },
     "qwen3_5_text": _GROUPED | _LINEAR | {"layer_types": _MIXED},
-    "qwen3_next": _GROUPED | _EXPERTS | _LINEAR
+    "qwen3_next": _GROUPED
+    | _EXPERTS
+    | _LINEAR
     | {"shared_expert_intermediate_size": 24, "layer_types": _MIXED},
-    "recurrent_gemma": _GROUPED | {"lru_width": 32, "attention_window_size": WINDOW,
-                                   "block_types": ["recurrent", "attention"]},
-    "rwkv": {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 4, "context_length": 256} | _END,
-    "zamba2": _GROUPED | {"mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 4, "mamba_headdim": 16,
-                          "layers_block_type": ["mamba", "hybrid"] * 2, "chunk_size": 8, "num_mem_blocks": 1,
-                          "attention_hidden_size": 64, "attention_head_dim": 16, "hybrid_layer_ids": [1, 3]},
+    "recurrent_gemma": _GROUPED
+    | {"lru_width": 32, "attention_window_size": WINDOW, "block_types": ["recurrent", "attention"]},
+    "rwkv": {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 4, "context_length": 256}
+    | _END,
+    "zamba2": _GROUPED
+    | {
+        "mamba_d_state": 8,
+        "mamba_ngroups": 1,
+        "n_mamba_heads": 4,
+        "mamba_headdim": 16,
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "chunk_size": 8,
+        "num_mem_blocks": 1,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "hybrid_layer_ids": [1, 3],
+    },
 }
 
 
-_VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2,
-           "image_size": 8, "patch_size": 4}
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
 # Vision-language models, of which the text model is compared. Vision and text are equally deep.
 VISION_FAMILIES: dict[str, dict] = {
     "gemma3": {"text_config": FAMILIES["gemma3_text"], "vision_config": _VISION, "mm_tokens_per_image": 4},
@@ -213,12 +294,25 @@ VISION_FAMILIES: dict[str, dict] = {
     },
     "qwen2_5_vl": {
         "text_config": FAMILIES["qwen2"]
-        | {"use_sliding_window": False, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}},
-        "vision_config": {"depth": 4, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
-                          "out_hidden_size": 32, "fullatt_block_indexes": [3]},
-        "image_token_id": 259, "video_token_id": 258, "vision_start_token_id": 257, "vision_end_token_id": 256,
+        | {
+            "use_sliding_window": False,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+        },
+        "vision_config": {
+            "depth": 4,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [3],
+        },
+        "image_token_id": 259,
+        "video_token_id": 258,
+        "vision_start_token_id": 257,
+        "vision_end_token_id": 256,
     },
 }
+
 
 def tiny(family: str, seed: int = 0) -> PreTrainedModel:
     """A random model of ``family`` in evaluation mode. Its logits are far from uniform."""

@@ -25,7 +25,12 @@ OUTLYING = 0.1  # share of tokens that may differ more, because rounding sends s
 CLOSE = 2  # times ``allowed``: how far a chosen logit may lie below the best one, in standard deviations
 NEW_TOKENS = 6  # of each answer
 FOLLOWING = 3  # tokens that follow each prompt when it is steered
-LENGTHS = (6, 24, 24, 48)  # tokens of each text; two are equal, so that a batch of equal lengths is tried, too
+LENGTHS = (
+    6,
+    24,
+    24,
+    48,
+)  # tokens of each text; two are equal, so that a batch of equal lengths is tried, too
 TEXT = (
     "The river comes down from the hills in spring, when the snow melts, and fills the meadows behind our "
     "house. My brother and I used to build small dams there, with stones and branches, until the water found "

@@ -18,7 +18,13 @@ from transformers.cache_utils import CacheLayerMixin
 
 from crossdiff.interventions.changes import Change, changed, changing
 from crossdiff.models.answers import to_turn_end, turn_ends
-from crossdiff.models.forward import decoder_layers, head_logits, only_attends, resume_from_layer, run_to_layer
+from crossdiff.models.forward import (
+    decoder_layers,
+    head_logits,
+    only_attends,
+    resume_from_layer,
+    run_to_layer,
+)
 from crossdiff.models.padding import padded
 
 

@@ -118,7 +118,9 @@ def answer_nats(
     return np.array([found[pairs[pair]] for pair in pair_of])
 
 
-def _nats_of_whole(model: PreTrainedModel, prompts: list[np.ndarray], answers: list[np.ndarray]) -> np.ndarray:
+def _nats_of_whole(
+    model: PreTrainedModel, prompts: list[np.ndarray], answers: list[np.ndarray]
+) -> np.ndarray:
     """-log p in nats of each answer after its prompt, (answers,). Every prompt is read with its answer."""
     whole = [np.concatenate(both) for both in zip(prompts, answers, strict=True)]
     ids, real = padded(whole)

@@ -123,7 +123,9 @@ class _Given(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["block"][0], name)
 
-    def forward(self, hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor | tuple[Tensor | None, ...]:
+    def forward(
+        self, hidden: Tensor, *_args: object, **_kwargs: object
+    ) -> Tensor | tuple[Tensor | None, ...]:
         output = hidden if self.output is None else self.output
         return output if self.width is None else (output, *[None] * (self.width - 1))
 

@@ -31,12 +31,14 @@ SAMPLED = 64  # values of each tensor in a model's digest
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     """A causal language model in evaluation mode on the best device. No code from the folder is run.
 
-    The record of the running job gets its digest (``digest``). Raises UserError if the folder holds no such
+    The record of the running job gets its digest (``digest``), and how many of its tensors lost a wrapper's
+    prefix. Raises UserError if the folder holds no such
     model, or not its weights (``read_weights``).
     """
-    model = _from_folder(folder, dtype=dtype)
+    wrapped = _wrapped(folder)
+    model = _from_folder(folder, wrapped, dtype=dtype)
     if storage.current_job is not None:
-        storage.current_job.loaded[str(folder)] = digest(model)
+        storage.current_job.loaded[str(folder)] = {"digest": digest(model), "stripped_prefixes": len(wrapped)}
     # transformers wraps the method ``to`` in a way that hides ``self``.
     return model.to(device()).eval()  # type: ignore[arg-type]
 
@@ -62,16 +64,23 @@ def check_weights(folder: str | Path) -> None:
 
     Reads only the headers of the files, so it needs no memory. Raises UserError as ``load_model`` does.
     """
-    _from_folder(folder, dtype=torch.bfloat16, device_map="meta")
+    _from_folder(folder, _wrapped(folder), dtype=torch.bfloat16, device_map="meta")
 
 
-def _from_folder(folder: str | Path, **options: Any) -> "PreTrainedModel":
+def _wrapped(folder: str | Path) -> list[str]:
+    """The tensors whose names begin with prefixes of a wrapper, which are stripped. None with an adapter."""
     check_folder(Path(folder))
     names = tensor_names(Path(folder))
     wrapped = [name for name in names if stripped(name) != name]
-    if wrapped and not has_adapter(names):
-        said = f"{wrapped[0]} is {stripped(wrapped[0])}"
-        log.info("%s: prefixes of %d of %d tensors are stripped (%s)", folder, len(wrapped), len(names), said)
+    if not wrapped or has_adapter(names):
+        return []
+    said = f"{wrapped[0]} is {stripped(wrapped[0])}"
+    log.info("%s: prefixes of %d of %d tensors are stripped (%s)", folder, len(wrapped), len(names), said)
+    return wrapped
+
+
+def _from_folder(folder: str | Path, wrapped: list[str], **options: Any) -> "PreTrainedModel":
+    if wrapped:
         options["key_mapping"] = {WRAPPER: ""}
     try:
         return read_weights(folder, str(folder), use_safetensors=True, **options)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 
 # What wraps a model puts these before names. The model inside is the same.
-_ANYWHERE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # torch.compile, FSDP, checkpoints
-_IN_FRONT = ("module", "base_model.model")  # DataParallel, DeepSpeed; peft after merging
-WRAPPER = rf"^(?:(?:{'|'.join(map(re.escape, _IN_FRONT))})\.)+|(?:{'|'.join(_ANYWHERE)})\."
+_ANYWHERE = r"_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"  # torch.compile, FSDP, checkpoints
+_IN_FRONT = r"module|base_model\.model"  # DataParallel and DeepSpeed; peft
+WRAPPER = rf"^(?:(?:{_IN_FRONT}|{_ANYWHERE})\.)+|(?:(?:{_ANYWHERE})\.)+"
 
 # Tensors that no job uses -> why they are not used.
 UNUSED = {

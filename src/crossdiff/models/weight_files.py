@@ -69,7 +69,11 @@ def _refuse_other_formats(folder: Path) -> None:
 
     needs = f"needs config.json and {WEIGHTS} or its shards"
     if ADAPTER in there:
-        found = "it is an adapter (LoRA), no whole model; give it as adapter: {base: ..., folder: " + f"{folder}" + "}"
+        found = (
+            "it is an adapter (LoRA), no whole model; give it as adapter: {base: ..., folder: "
+            + f"{folder}"
+            + "}"
+        )
     elif any(name.startswith("pytorch_model") and name.endswith(".bin") for name in there):
         convert = (
             f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
@@ -77,7 +81,9 @@ def _refuse_other_formats(folder: Path) -> None:
         )
         found = f'it has pickled weights only (pytorch_model.bin); convert them: python -c "{convert}"'
     elif (name := some(".gguf")) is not None:
-        found = f"it holds a GGUF file ({name}), no Hugging Face folder; download the repository it was made from"
+        found = (
+            f"it holds a GGUF file ({name}), no Hugging Face folder; download the repository it was made from"
+        )
     elif any(name.startswith("consolidated") for name in there):
         found = (
             "it has the weights in the format of their authors only (consolidated.*); download the repository's "

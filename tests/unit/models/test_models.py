@@ -19,7 +19,6 @@ from crossdiff.models.load import check_weights, load_model
 from crossdiff.models.pair import check_pair
 from crossdiff.models.prepare import prepare
 from crossdiff.models.tokenizers import load_tokenizer, text_config, write_chat_tokenizer
-
 from crossdiff.models.weight_files import ALLOWED
 
 
