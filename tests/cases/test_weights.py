@@ -1,4 +1,4 @@
-"""Weights that are not those of their model, and folders that hold no whole model: refused early, in plain words."""
+"""Weights that are not those of their model, and folders without a whole model, are refused early."""
 
 import json
 import os

@@ -35,8 +35,8 @@ TEXT = (
     "The river comes down from the hills in spring, when the snow melts, and fills the meadows behind our "
     "house. My brother and I used to build small dams there, with stones and branches, until the water found "
     "another way. In summer the meadows dry up, the cows return, and nobody would think that there was ever "
-    "a lake. Question: what are 17 and 25 in total? Answer: 42, because 10 and 20 give 30, while 7 and 5 give "
-    "12. Our neighbour keeps a list of the dates on which the ice breaks; it begins in 1903 and names the "
+    "a lake. Question: what are 17 and 25 in total? Answer: 42, because 10 and 20 give 30, while 7 and 5 "
+    "give 12. Our neighbour keeps a list of the dates on which the ice breaks; it begins in 1903 and names the "
     "weather, the wind and the height of the water."
 )
 
@@ -51,7 +51,7 @@ def proof_texts(tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
 
 
 def allowed(model: PreTrainedModel) -> float:
-    """Largest relative difference that rounding explains: ROUNDINGS of one rounding's error, times sqrt(blocks).
+    """Largest relative difference that rounding explains: ROUNDINGS eps sqrt(blocks), eps of one rounding.
 
     Errors of blocks add like the steps of a random walk. Of 30 blocks in bfloat16, 1.5 were measured. It is
     at least LEAST. Wrong computations differ by some tenths or more.

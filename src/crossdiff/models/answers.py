@@ -55,7 +55,7 @@ def greedy(
 
 
 def _together(lengths: Sequence[int], batch: int, pad: bool) -> Iterator[list[int]]:
-    """The numbers of sequences in groups of at most ``batch``, by length. Without ``pad``, of equal lengths."""
+    """Numbers of sequences in groups of at most ``batch``, by length. Without ``pad``, of equal lengths."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     for _, alike in groupby(order, key=lambda i: None if pad else lengths[i]):
         numbers = list(alike)

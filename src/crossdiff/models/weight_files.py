@@ -1,4 +1,4 @@
-"""What can be told of a model's folder from its file names and headers, before any of it is loaded. Torch-free."""
+"""Check a model's folder by its file names and headers, before any of it is loaded. Torch-free."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ LIBRARIES = {
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError for a folder that holds no whole model, and say in plain words what it holds instead."""
+    """Raise UserError for a folder that holds no whole model, and say what it holds instead."""
     if not folder.is_dir():
         raise UserError(f"found {folder}, allowed: {ALLOWED}")
     if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
@@ -86,8 +86,8 @@ def _refuse_other_formats(folder: Path) -> None:
         )
     elif any(name.startswith("consolidated") for name in there):
         found = (
-            "it has the weights in the format of their authors only (consolidated.*); download the repository's "
-            f"{WEIGHTS} or shards instead"
+            "it has the weights in the format of their authors only (consolidated.*); download "
+            f"{WEIGHTS} or its shards from the repository instead"
         )
     elif (name := some(".safetensors")) is not None:
         found = f"{name} is not one of the names that are read; {needs}"
