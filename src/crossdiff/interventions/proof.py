@@ -36,8 +36,8 @@ TEXT = (
     "house. My brother and I used to build small dams there, with stones and branches, until the water found "
     "another way. In summer the meadows dry up, the cows return, and nobody would think that there was ever "
     "a lake. Question: what are 17 and 25 in total? Answer: 42, because 10 and 20 give 30, while 7 and 5 "
-    "give 12. Our neighbour keeps a list of the dates on which the ice breaks; it begins in 1903 and names the "
-    "weather, the wind and the height of the water."
+    "give 12. Our neighbour keeps a list of the dates on which the ice breaks; it begins in 1903 and names "
+    "the weather, the wind and the height of the water."
 )
 
 
