@@ -11,6 +11,7 @@ rule harvest_activations:
         model="results/models/{model}",
         tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
         checked=ancient("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
+        proved=ancient("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
     output:
         "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5",
     log:

@@ -107,6 +107,31 @@ rule check_model:
         "../workflow_scripts/check_model.py"
 
 
+rule prove_model:
+    """A model's activations, patched runs and answers are those of its own forward pass, on a few short texts."""
+    input:
+        model="results/models/{model}",
+        tokenizer="results/tokenizers/{tokenizer}",
+        checked="results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
+    output:
+        "results/activations/{model}/layer{layer}/{tokenizer}/proved.json",
+    log:
+        "logs/activations/{model}/layer{layer}/{tokenizer}/prove_model.log",
+    priority: 100
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        **request("prove_model"),
+    params:
+        parts=lambda w: RUN.proofs(RUN.role(w.model)),
+        settings=settings("pair.layer"),
+        code=code_digest("prove_model"),
+    message:
+        "Proving the model {wildcards.model}"
+    script:
+        "../workflow_scripts/prove_model.py"
+
+
 rule check_pair:
     """Check that both models have the same width and depth, and that these suffice for the crosscoders."""
     input:

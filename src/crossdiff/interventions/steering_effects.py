@@ -13,8 +13,9 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.intervals import RESAMPLES, central_95, draw_counts, wilson
+from crossdiff.interventions.changes import Change
 from crossdiff.interventions.patching import kl_from_chat
-from crossdiff.interventions.steered_answers import Change, answer, read
+from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.interventions.steering import (
     Asked,
     Condition,

@@ -24,6 +24,7 @@ class CurrentJob(NamedTuple):
     record: str  # id of its record
     outputs: frozenset[str]
     written: dict[str, Content]  # output -> its content, hashed before it got its final name
+    loaded: dict[str, dict[str, Any]]  # folder of each model that the job loaded -> what was loaded
 
 
 # Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.

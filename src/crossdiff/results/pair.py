@@ -17,8 +17,9 @@ from crossdiff.activations.pairs import Summary, read_summary
 from crossdiff.config import CHAT
 from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
+from crossdiff.interventions.changes import Change
 from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
-from crossdiff.interventions.steered_answers import Change, answer, read
+from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answered, greedy
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.forward import run_to_layer

@@ -40,6 +40,7 @@ UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17
 LOGIT_BYTES = 64 * 16  # of fine-tuning, per vocabulary entry: 64 tokens with gradients and probabilities
 TOKENISED = 1e5  # operations of a core per token, which is 200,000 tokens a second
 FIRST_TURN = 128  # tokens of a chat's first turn; a guess
+PROOF_TOKENS, PROOF_PASSES = 200, 30  # of interventions.proof: its texts, and how often they are read
 TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
 
@@ -81,6 +82,18 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
     if harvested:
         flop = harvested * 2 * tokens * model.per_token(layer + 1)
         held = PROCESS + min(largest, WINDOW) * 2 * width
+        seen = harvested * PROOF_PASSES * PROOF_TOKENS
+        proof = 2 * seen * model.per_token()
+        needs["prove_model"] = Need(
+            harvested,
+            seen,
+            0,
+            PROCESS,
+            4 * model.parameters(),
+            proof,
+            (Work("forward", proof),),
+            harvested * 2 * model.parameters(),
+        )
         needs["harvest_activations"] = Need(
             harvested * shards,
             tokens,

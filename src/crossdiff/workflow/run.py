@@ -15,6 +15,7 @@ from crossdiff.config.declared import flatten
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
 from crossdiff.models.files import model_files
+from crossdiff.models.weight_files import ALLOWED, check_folder
 
 SKEW = 60  # seconds by which clocks of a network's machines may differ
 SPLITS = ("train", "validation")
@@ -83,10 +84,25 @@ class Run:
         source = self.config.pair.source(role)
         if source.folder is not None:
             if not Path(source.folder, "config.json").is_file():
-                found = f"pair.{role}.folder: found {source.folder}"
-                raise UserError(f"{found}, allowed: a Hugging Face folder with config.json")
+                raise UserError(f"pair.{role}.folder: found {source.folder}, allowed: {ALLOWED}")
             return [str(path) for path in model_files(Path(source.folder))]
         return [source.random.chat_template] if source.random is not None else []
+
+    def proofs(self, role: str) -> list[str]:
+        """What a model is tried on before the harvest: the parts of interventions.proof that this run
+        needs.
+        """
+        chat, config = role == "chat", self.config
+        generated = config.causal is not None and config.causal.answers == "generated"
+        needed = {
+            "harvest": True,
+            "head": chat,
+            "patching": chat and config.causal is not None,
+            "steering": chat and config.steering is not None,
+            "perplexity": not chat and config.steering is not None,
+            "generation": config.behaviour is not None or (chat and generated),
+        }
+        return [part for part, is_needed in needed.items() if is_needed]
 
     @property
     def fetched(self) -> list[str]:
@@ -98,9 +114,13 @@ class Run:
         return ["base"] if chat.finetune or chat.planted else list(MODELS)
 
     def check_models(self) -> None:
-        """Check the local folders that models come from. Raises UserError if one holds no model."""
+        """Check the local folders that models come from. Raises UserError if one holds no whole model."""
         for role in self.fetched:
-            self.model_files(role)
+            if (folder := self.config.pair.source(role).folder) is not None:
+                try:
+                    check_folder(Path(folder))
+                except UserError as error:
+                    raise UserError(f"pair.{role}.folder: {error}") from None
 
     def n_shards(self, dataset: str, split: str) -> int:
         """How many shards a split has."""
