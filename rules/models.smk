@@ -108,7 +108,7 @@ rule check_model:
 
 
 rule prove_model:
-    """A model's activations, patched runs and answers are those of its own forward pass, on a few short texts."""
+    """Prove on a few short texts that activations, patched runs and answers are those of the model itself."""
     input:
         model="results/models/{model}",
         tokenizer="results/tokenizers/{tokenizer}",

@@ -25,7 +25,8 @@ rule tokenise:
         "../envs/environment.yaml"
     resources:
         **request("tokenise"),
-        unusable_per_million=round(CONFIG.tokens.unusable * 1e6),  # no setting: it decides only whether a run stops
+        # No setting: it decides only whether a run stops.
+        unusable_per_million=round(CONFIG.tokens.unusable * 1e6),
     params:
         settings=settings("tokens.context", *RUN.text_keys("{dataset}")),
         tokens=lambda w: RUN.shard_tokens(w.dataset, w.split, w.shard),
