@@ -212,7 +212,9 @@ crossdiff.latent = (() => {
     const given = name ? [element("span", { className: "given-name" }, ` ${name}`)] : [];
     const stale = piece.stale
       .filter((entry) => entry.latent === latent)
-      .map((entry) => `The catalogue has the name “${entry.name}”, but of other weights (${entry.weights}).`);
+      .map(
+        (entry) => `The catalogue has the name “${entry.name}”, but of other weights (${entry.weights}).`,
+      );
     place.replaceChildren(
       element("h2", { tabIndex: -1 }, `${training.link}/${latent}`, ...given),
       ...(piece.notes[latent] ? [element("p", {}, piece.notes[latent])] : []),

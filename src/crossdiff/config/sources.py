@@ -205,8 +205,8 @@ class Tokens(Section):
         dict[Annotated[str, Field(pattern=ARGUMENT)], bool | int | float | str],
         AfterValidator(_are_arguments),
         about(
-            "Arguments of the chat template, such as `{enable_thinking: false}`. They hold wherever this run "
-            "renders a chat with the pair's tokenizer.",
+            "Arguments of the chat template, such as `{enable_thinking: false}`, for every chat that this "
+            "run renders.",
             "argument",
         ),
     ] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from crossdiff.config import Tokens
 from crossdiff.errors import UserError, first_line
-from crossdiff.texts.templates import with_arguments
+from crossdiff.models.chat_templates import with_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase

@@ -95,6 +95,13 @@ def test_input_follows_the_instruction_and_history_comes_first(tmp_path):
     assert found == [[("user", "Hi"), ("assistant", "Yo"), ("user", "Add.\n\n1 and 2"), ("assistant", "3")]]
 
 
+@pytest.mark.parametrize("history", [[1], [["Hi"]], "Hi", {"Hi": "Yo"}], ids=repr)
+def test_history_that_is_no_list_of_pairs_is_skipped(tmp_path, history):
+    record = {"instruction": "Hi there.", "output": "Yo.", "history": history}
+    found, tally = taken(tmp_path, [record], format="instruction")
+    assert found == [] and tally.skipped == {"field 'history': not a list of [question, answer]": 1}
+
+
 @pytest.mark.parametrize("format", ["messages", "sharegpt", "instruction", "prompt_completion"])
 def test_system_text_in_a_column_of_its_own_comes_first(tmp_path, format):
     records = {
