@@ -117,8 +117,10 @@ def test_answers_are_escaped_and_stand_side_by_side(tmp_path: Path):
     text = page(tmp_path, steered_answers())
     assert "<b>" not in text
     assert "&lt;b&gt;Yes&lt;/b&gt; 3" not in text  # of the requests shown, answers 0 to 2
-    assert text.count("<tr><td>harmful") == text.count("<tr><td>benign") == 3
-    [row] = [line for line in text.splitlines() if line.startswith("<tr><td>benign 0?")]
+    rows = [row.strip() for row in text.split("<tr>")]
+    assert [row.split()[0] for row in rows].count("<td>harmful") == 3
+    assert [row.split()[0] for row in rows].count("<td>benign") == 3
+    [row] = [row for row in rows if row.startswith("<td>benign 0?")]
     assert row.index("&lt;b&gt;Yes&lt;/b&gt; 0") < row.index("+2: I can&#39;t do that.")
 
 
