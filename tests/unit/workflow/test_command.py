@@ -22,6 +22,4 @@ def test_audit_of_a_folder_without_results_is_an_error(
     assert main(["audit", "--all"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert (
-        said.err == f"error: {tmp_path}/results: no results here; run this in the checkout that has them\n"
-    )
+    assert said.err == f"error: {tmp_path}/results: no results here; run this in the checkout that has them\n"
