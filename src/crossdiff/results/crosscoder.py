@@ -208,9 +208,7 @@ class LoadedCrosscoder:
         return whole("latent", latent, 0, self.latents - 1)
 
     def check_pair(self, names: PairNames, layer: int, d_model: int) -> None:
-        """Raises UserError where activations of this layer and width of these models are not those it
-        knows.
-        """
+        """Raises UserError where it was not trained on these models, this layer and this width."""
         if self.planted:
             raise UserError(f"{self.folder}: trained on planted activations, which no pair of models gives")
         for what, own, given in (("layer", self.layer, layer), ("width", self.d_model, d_model)):

@@ -31,9 +31,7 @@ class PairNames(NamedTuple):
 
 
 def located(path: str | Path) -> Path:
-    """An absolute path without ``..``. A link that leads into a run is followed. Raises UserError for no
-    path.
-    """
+    """An absolute path without ``..``. Follows a link that leads into a run. Raises UserError for no path."""
     try:
         # Not resolve(), which would also follow links inside the run.
         there = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
@@ -50,9 +48,7 @@ def _results_above(path: Path) -> Path | None:
 
 
 def root_of(path: Path, record: Record | None) -> Path | None:
-    """The folder of the run that made ``path``, which is located. None if the result was moved away from
-    it.
-    """
+    """The folder of the run that made ``path`` (see ``located``). None if the result was moved away."""
     results = _results_above(path)
     if results is None or record is None:
         return None

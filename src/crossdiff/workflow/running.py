@@ -1,7 +1,8 @@
-"""Which jobs run now: a small file for each, which its process renews until it ends.
+"""Which jobs run now. Each job has a small file, which its process renews until it ends.
 
-It tells on any machine that shares the folder, so also of jobs on a SLURM cluster. A job that was killed
-stops to renew its file, and then counts as lost."""
+Every machine that shares the folder can read it, so jobs on a SLURM cluster are seen too. A killed job no
+longer renews its file, and then counts as lost.
+"""
 
 import json
 import logging
@@ -80,9 +81,7 @@ def _renew(path: Path, job: RunningJob, ended: threading.Event) -> None:
 
 
 def running_jobs(root: Path) -> list[RunningJob]:
-    """The jobs that run in the folder ``root`` now, those that started first first. Files of lost jobs are
-    deleted.
-    """
+    """The jobs that run in the folder ``root`` now, in order of their start. Deletes files of lost jobs."""
     found = []
     for path in (root / RUNNING).glob("*.json"):
         try:
