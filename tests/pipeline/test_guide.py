@@ -1,0 +1,127 @@
+"""The lines of docs/your-own-pair.md work as they stand, each situation on a pair of tiny models."""
+
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, TINY, Checkout
+from helpers_adapters import write_adapter
+from helpers_families import tiny
+from helpers_folders import random_model
+from helpers_turns import SWITCHED
+from transformers import AutoModelForCausalLM
+
+from crossdiff.models.tokenizers import load_tokenizer
+from crossdiff.texts.shards import added, read_shard
+
+GUIDE = (ROOT / "docs/your-own-pair.md").read_text()
+# Heading -> the lines of its situation.
+SITUATIONS: dict[str, dict[str, Any]] = {
+    heading: yaml.safe_load(lines)
+    for heading, lines in re.findall(r"^### ([^\n]+)\n(?:(?!^#).)*?```yaml\n(.*?)```", GUIDE, re.S | re.M)
+}
+SMALL = {"tokens": 2000, "validation_tokens": 500, "validation_fraction": 0.3}
+NUMBER = "{} is a number. " * 9
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with all that the guide names. A model of the hub lies there under the last part of its name."""
+    folder = tmp_path_factory.mktemp("home")
+    base = random_model(folder / "base", layers=3)
+    for name in ("Llama-3.1-8B-Instruct", "Llama-3.1-8B", "Qwen3-1.7B-Base"):
+        shutil.copytree(base, folder / name)
+    random_model(folder / "my-finetune", layers=3, seed=1)
+    write_adapter(base, folder / "my-lora")
+    padded(random_model(folder / "chat-with-pad", layers=3, seed=2))
+    thinking(random_model(folder / "Qwen3-1.7B", layers=3, seed=3))
+    for seed, name in enumerate(("gemma-3-4b-pt", "gemma-3-4b-it")):
+        tiny("gemma3", seed).save_pretrained(folder / name)
+        load_tokenizer(base).save_pretrained(folder / name)
+    (folder / "my-chats").mkdir()
+    write(folder / "my-chats/a.jsonl", [{"conversations": sharegpt(i)} for i in range(100)])
+    write(folder / "my-chats/b.jsonl", [{"conversations": sharegpt(i)} for i in range(100, 200)])
+    write(folder / "my-chats.jsonl", [messy(i) for i in range(300)])
+    with gzip.open(folder / "alpaca.jsonl.gz", "wt") as file:
+        for i in range(200):
+            record = {"instruction": "Count.", "input": f"from {i}", "output": NUMBER.format(*[i] * 9)}
+            file.write(json.dumps(record) + "\n")
+    return folder
+
+
+def padded(folder: Path) -> None:
+    """Give the model in ``folder`` a token more."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), load_tokenizer(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def thinking(folder: Path) -> None:
+    """Give the model in ``folder`` a chat template that thinks unless it is told not to."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = SWITCHED
+    tokenizer.save_pretrained(folder)
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def sharegpt(i: int) -> list[dict[str, str]]:
+    return [{"from": "human", "value": f"What is {i}?"}, {"from": "gpt", "value": NUMBER.format(*[i] * 9)}]
+
+
+def messy(i: int) -> dict[str, Any]:
+    """Records of three forms: with a system turn, with two user turns in a row; one in 100 has no turns."""
+    answer = {"role": "assistant", "content": NUMBER.format(*[i] * 9)}
+    if i % 100 == 50:
+        return {"messages": [], "id": i}
+    if i % 3 == 0:
+        return {"conversations": [{"from": "system", "value": "Be brief."}, *sharegpt(i)]}
+    if i % 3 == 1:
+        return {"prompt": f"What is {i}?", "completion": answer["content"]}
+    asked = [{"role": "user", "content": text} for text in ("Hello.", f"What is {i}?")]
+    return {"messages": [*asked, answer]}
+
+
+def settled(checkout: Checkout, situation: str) -> str:
+    """The path of the tiny config with the lines of a situation, and with tiny budgets."""
+    values, lines = yaml.safe_load((ROOT / TINY).read_text()), SITUATIONS[situation]
+    pair = lines.get("pair", {"name": "tiny", "base": {"folder": "~/base"}, "chat": {"folder": "~/my-finetune"}})
+    values["pair"] = {"name": pair["name"], "layer": 1} | {
+        role: {"name": role, **local(pair[role])} for role in ("base", "chat")
+    }
+    for name, dataset in lines.get("datasets", {}).items():
+        values["datasets"][name] = dataset | SMALL
+        values["causal"]["datasets"] = [name]
+    for section in lines.keys() - {"pair", "datasets"}:
+        values[section] |= lines[section]
+    values["tokens"] |= {"context": 128}
+    path = checkout.folder / "configs/mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return "configs/mine.yaml"
+
+
+def local(source: dict[str, Any]) -> dict[str, Any]:
+    return {"folder": f"~/{source['hub']['name'].split('/')[-1]}"} if "hub" in source else source
+
+
+def test_situations_of_the_guide_are_these() -> None:
+    assert list(SITUATIONS) == [
+        "I have a LoRA",
+        "I fine-tuned all weights",
+        "My chats are ShareGPT",
+        "My chats are instructions",
+        "My chats are messy",
+        "My models differ by a pad token",
+        "The base never saw the chat tokens",
+        "A Qwen3 thinking model",
+        "A vision-language model",
+    ]
