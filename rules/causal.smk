@@ -63,7 +63,7 @@ if CONFIG.causal:
             batch_tokens=BATCH_TOKENS,
         params:
             datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
-            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer"),
+            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("measure_causal_effect"),
         message:
             "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"

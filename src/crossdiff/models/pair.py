@@ -16,4 +16,8 @@ def check_pair(base: dict[str, Any], chat: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"pair: {found}; they must be equal")
     kept = ("d_model", "layers", "family")
     facts = {name: {key: model[key] for key in kept} for name, model in (("base", base), ("chat", chat))}
-    return facts | {"vocabulary": chat["vocabulary"]}
+    return facts | {
+        "vocabulary": chat["vocabulary"],
+        "unknown_to_base": base["unknown"],
+        "replaced_for_base": base["replaced"],
+    }

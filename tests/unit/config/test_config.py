@@ -44,7 +44,7 @@ def test_misspelt_key_is_named_and_the_right_one_suggested(path):
 
 def test_unknown_key_unlike_any_other_lists_the_allowed_ones():
     line = refusal_of("tokens.zzz", 1)
-    assert line == "tokens.zzz: unknown key; allowed: tokenizer, context, shard"
+    assert line == "tokens.zzz: unknown key; allowed: tokenizer, context, shard, base_replacements"
 
 
 @pytest.mark.parametrize("name", ["l1", "batchtopk"])

@@ -9,7 +9,7 @@ from crossdiff.config import load
 def test_model_with_two_sources_is_refused():
     line = refusal_of("pair.base.folder", "models/base")
     assert line == (
-        "pair.base: found folder and package, give exactly one of hub, folder, package, random, "
+        "pair.base: found folder and package, give exactly one of hub, folder, package, gguf, adapter, random, "
         "finetune, planted"
     )
 
@@ -17,7 +17,7 @@ def test_model_with_two_sources_is_refused():
 def test_model_without_a_source_is_refused():
     assert (
         refusal_of("pair.base", {})
-        == "pair.base: found none, give exactly one of hub, folder, package, random, finetune, planted"
+        == "pair.base: found none, give exactly one of hub, folder, package, gguf, adapter, random, finetune, planted"
     )
 
 
