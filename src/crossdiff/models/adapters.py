@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAMED = 3  # number of tensors that an error names
+# peft saves resized embeddings under these names too, next to their own.
+COPIES = (".modules_to_save.weight", ".original_module.weight")
 PREFIX = "base_model.model."  # of every tensor in an adapter's file
 
 
@@ -66,9 +68,10 @@ def _applied(model: "PreTrainedModel", folder: str | Path, exact: bool) -> "Peft
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{origin}: can't be applied to its base ({first_line(error)})") from error
     missing = [name for name in found.missing_keys if ".default" in name]
+    unknown = [name for name in found.unexpected_keys if not name.endswith(COPIES)]
     problems = [
         f"{len(names)} {what} ({', '.join(sorted(names)[:NAMED])}{', ...' if len(names) > NAMED else ''})"
-        for names, what in ((missing, "missing"), (found.unexpected_keys, "that the model does not know"))
+        for names, what in ((missing, "missing"), (unknown, "that the model does not know"))
         if names
     ]
     if problems:

@@ -4,6 +4,7 @@ import errno
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from crossdiff.config import HubModel
 from crossdiff.errors import UserError, first_line
@@ -21,7 +22,7 @@ def fetch(hub: HubModel, folder: Path, allow: tuple[str, ...], ignore: tuple[str
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = {
+    patterns: dict[str, Any] = {
         "allow_patterns": [hub.within(pattern) for pattern in allow],
         # A star matches slashes too, so deeper folders have to be named.
         "ignore_patterns": [hub.within(pattern) for pattern in ("*/*", *ignore)],
@@ -35,7 +36,7 @@ def fetch(hub: HubModel, folder: Path, allow: tuple[str, ...], ignore: tuple[str
         raise _error(error, hub) from error
 
 
-def _cached(hub: HubModel, offline: Exception, patterns: dict[str, list[str]]) -> Path:
+def _cached(hub: HubModel, offline: Exception, patterns: dict[str, Any]) -> Path:
     """The snapshot of ``hub`` in the hub's cache. Raises UserError with the reason ``offline`` if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
