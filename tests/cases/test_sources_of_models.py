@@ -114,7 +114,9 @@ def test_answers_and_steering_are_those_of_peft(lora, chat, ids):
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6
     )[:, 11:]
     said = greedy(model, prompts, 6)
-    assert [answer.tolist() for answer in said] == [row.tolist()[: len(a)] for row, a in zip(expected, said)]
+    assert [answer.tolist() for answer in said] == [
+        row.tolist()[: len(a)] for row, a in zip(expected, said, strict=True)
+    ]
     [steered] = answer(model, read(model, prompts, 1, [1] * 3), [Change.nothing(32)], 6)
     assert [row.tolist() for row in steered.answers] == [row.tolist() for row in said]
     with torch.no_grad():

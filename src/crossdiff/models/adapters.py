@@ -108,8 +108,8 @@ def added_rows(model: "PreTrainedModel", folder: str | Path) -> dict[str, int]:
     rows = {}
     with safe_open(Path(folder) / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for name in _embeddings(model):
-            key = f"{PREFIX}{name}.weight"
-            if key in tensors.keys():
+            # The second name is that of an embedding with an adapter of its own.
+            for key in {f"{PREFIX}{name}.weight", f"{PREFIX}{name}.base_layer.weight"} & {*tensors.keys()}:
                 rows[name] = tensors.get_slice(key).get_shape()[0]
     trained: Any = read_adapter(folder).get("trainable_token_indices") or {}
     if isinstance(trained, list):

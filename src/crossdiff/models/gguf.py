@@ -1,7 +1,6 @@
 """Convert a GGUF file to a plain Hugging Face folder."""
 
 import re
-import struct
 import tempfile
 from pathlib import Path
 
@@ -42,7 +41,9 @@ def convert_gguf(path: Path, folder: Path, origin: str) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=path.name, local_files_only=True)
             quantised = read_weights(scratch, origin, gguf_file=path.name, dtype=torch.float32)
-        except (OSError, ValueError, KeyError, struct.error) as error:
+        except UserError:
+            raise
+        except Exception as error:  # readers of malformed files raise errors of all kinds
             raise UserError(f"{origin}: not a usable GGUF file ({first_line(error)})") from error
     config = quantised.config
     if hasattr(config, "quantization_config"):
