@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from crossdiff.config import ModelSource
 from crossdiff.models.load import load_model
 from crossdiff.models.prepare import prepare
-from crossdiff.models.quantised import LIBRARIES, check_quantisation
+from crossdiff.models.quantised import LIBRARIES, PACKAGES, check_quantisation
 from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.workflow.run import Run
 
@@ -177,13 +177,14 @@ def quantised(folder: Path, method: str | None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", [None, *LIBRARIES])
+@pytest.mark.parametrize("method", [None, *(method for method, modules in LIBRARIES.items() if modules)])
 def test_checkpoint_of_few_bits_without_its_library_is_one_line(method, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     folder = quantised(tmp_path / "model", method)
-    _, package = LIBRARIES[method or "bitsandbytes"]
+    missing = LIBRARIES[method or "bitsandbytes"]
+    packages = " and ".join(PACKAGES.get(module, module) for module in missing)
     message = one_line(check_quantisation, folder, "it")
-    assert message.startswith(f"it: quantised by {method or 'bitsandbytes'}, and {package} is not installed")
+    assert message.startswith(f"it: quantised by {method or 'bitsandbytes'}, and {packages} is not installed")
     assert message in one_line(Run(changed("pair.base", {"folder": str(folder)})).check_models).replace(
         f"pair.base.folder: {folder}", "it"
     )
@@ -193,7 +194,7 @@ def test_checkpoint_of_few_bits_without_its_library_is_one_line(method, tmp_path
 
 def test_unknown_method_of_few_bits_is_refused(tmp_path):
     folder = quantised(tmp_path / "model", "sparkle")
-    assert "quantised by 'sparkle', allowed: bitsandbytes" in one_line(check_quantisation, folder, "it")
+    assert "quantised by sparkle, allowed: bitsandbytes" in one_line(check_quantisation, folder, "it")
 
 
 def test_few_bits_on_the_hub_are_refused_before_the_download(base, tmp_path, monkeypatch):

@@ -24,10 +24,20 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     An adapter in the folder is applied to its base. Raises UserError if the folder holds no such model, or not
     all of its weights (``read_weights``, ``with_adapter``).
     """
-    if quantisation(base_folder(folder)):  # such a model can't be moved
-        return _from_folder(folder, dtype=dtype, device_map=device()).eval()
+    if method := quantisation(base_folder(folder)):
+        return _of_few_bits(folder, method, dtype).eval()
     # transformers wraps the method ``to`` in a way that hides ``self``.
     return _from_folder(folder, dtype=dtype).to(device()).eval()  # type: ignore[arg-type]
+
+
+def _of_few_bits(folder: str | Path, method: str, dtype: torch.dtype) -> "PreTrainedModel":
+    """A quantised model. Some methods give weights of 16 bits where they can't compute with fewer."""
+    try:
+        model: Any = _from_folder(folder, dtype=dtype, device_map=device())  # it can't be moved later
+    except RuntimeError as error:
+        raise UserError(f"{folder}: quantised by {method}, can't be loaded ({first_line(error)})") from error
+    plain = all(weight.is_floating_point() and weight.itemsize > 1 for weight in model.parameters())
+    return model.to(dtype) if plain else model
 
 
 def check_weights(folder: str | Path) -> None:

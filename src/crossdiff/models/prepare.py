@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
 from crossdiff.errors import UserError
@@ -152,7 +153,8 @@ def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
     settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = os.path.relpath(base, folder)  # results may move as a whole
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    model = read_weights(base, str(base), use_safetensors=True, dtype=torch.bfloat16, device_map="meta")
+    with torch.device("meta"):  # no memory, and no weights
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
     rows = max(added_rows(model, folder).values(), default=0)
     if rows > embedding_rows(model):
         values = read_config(folder)

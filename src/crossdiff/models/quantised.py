@@ -7,20 +7,22 @@ from typing import Any
 
 from crossdiff.errors import UserError, first_line
 
-# Method in config.json -> (module that transformers needs to read it, package that holds the module).
+# Method in config.json -> the modules that transformers needs to read it. Without any, it needs none.
 LIBRARIES = {
-    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
-    "gptq": ("gptqmodel", "gptqmodel"),
-    "awq": ("gptqmodel", "gptqmodel"),
-    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
-    "torchao": ("torchao", "torchao"),
-    "hqq": ("hqq", "hqq"),
-    "quanto": ("optimum.quanto", "optimum-quanto"),
-    "eetq": ("kernels", "kernels"),
-    "aqlm": ("aqlm", "aqlm"),
-    "fp8": ("kernels", "kernels"),
-    "mxfp4": ("kernels", "kernels"),
+    "bitsandbytes": ("bitsandbytes",),
+    "gptq": ("optimum", "gptqmodel"),
+    "awq": ("gptqmodel",),
+    "compressed-tensors": ("compressed_tensors",),
+    "torchao": ("torchao",),
+    "hqq": ("hqq",),
+    "quanto": ("optimum.quanto",),
+    "fp8": (),
+    "mxfp4": (),
 }
+PACKAGES = {
+    "compressed_tensors": "compressed-tensors",
+    "optimum.quanto": "optimum-quanto",
+}  # unlike the module
 
 
 def quantisation(folder: str | Path) -> str | None:
@@ -56,15 +58,15 @@ def check_quantisation(folder: str | Path, name: str) -> None:
     method = quantisation(folder)
     if method is None:
         return
-    module, package = LIBRARIES.get(method, (None, None))
-    if module is None:
+    if method not in LIBRARIES:
         raise UserError(
-            f"{name}: quantised by {method!r}, allowed: {', '.join(LIBRARIES)}; name a checkpoint of 16 or 32 bits"
+            f"{name}: quantised by {method}, allowed: {', '.join(LIBRARIES)}; name a checkpoint of 16 or 32 bits"
         )
-    if not _installed(module):
+    missing = [PACKAGES.get(name, name) for name in LIBRARIES[method] if not _installed(name)]
+    if missing:
         raise UserError(
-            f"{name}: quantised by {method}, and {package} is not installed; pip install {package}, "
-            "or name a checkpoint of 16 or 32 bits"
+            f"{name}: quantised by {method}, and {' and '.join(missing)} is not installed; "
+            f"pip install {' '.join(missing)}, or name a checkpoint of 16 or 32 bits"
         )
 
 
