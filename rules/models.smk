@@ -99,7 +99,6 @@ rule check_model:
         "../envs/environment.yaml"
     params:
         settings=settings("pair.layer"),
-        replacements=lambda w: RUN.replacements(w.model),
         code=code_digest("check_model"),
     message:
         "Checking the model {wildcards.model}"
@@ -108,7 +107,7 @@ rule check_model:
 
 
 rule check_pair:
-    """Widths and depths of both models are equal."""
+    """Widths and depths of both models are equal, and both can read every token."""
     input:
         base=checked("base"),
         chat=checked(ROLES[-1]),
@@ -121,6 +120,7 @@ rule check_pair:
     conda:
         "../envs/environment.yaml"
     params:
+        settings=settings("tokens.base_replacements"),
         code=code_digest("check_pair"),
     message:
         "Checking that the two models make a pair"

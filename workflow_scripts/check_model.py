@@ -5,8 +5,8 @@ from crossdiff.provenance.storage import write_json
 from crossdiff.workflow.job import job
 
 
-def main(model: str, tokenizer: str, layer: int, replacements: dict[int, int], facts: str) -> None:
-    write_json(facts, check_model(model, tokenizer, layer, replacements))
+def main(model: str, tokenizer: str, layer: int, facts: str) -> None:
+    write_json(facts, check_model(model, tokenizer, layer))
 
 
 if __name__ == "__main__":
@@ -15,6 +15,5 @@ if __name__ == "__main__":
             model=snakemake.input.model,
             tokenizer=snakemake.input.tokenizer,
             layer=settings.pair.layer,
-            replacements=dict(snakemake.params.replacements),
             facts=snakemake.output[0],
         )

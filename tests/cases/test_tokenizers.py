@@ -11,11 +11,12 @@ import yaml
 from conftest import ROOT
 from helpers_folders import random_model
 from helpers_report import BETAS, EXAMPLES, inputs, page_of
-from helpers_texts import one_line
+from helpers_texts import TOKENIZERS, one_line
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from crossdiff.config import load
 from crossdiff.models.check import check_model
+from crossdiff.models.pair import check_pair
 from crossdiff.models.refusals import tokenizer_to_ask_with
 from crossdiff.models.tokenizers import load_tokenizer
 
@@ -65,65 +66,78 @@ def add_marker(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.add_tokens(["<|im_start|>"], special_tokens=True)
 
 
-# What a model's check allows.
+# What the check of a pair allows.
+
+
+def pair(base: Path, chat: Path, tokenizer: Path, replacements: dict[int, int] | None = None) -> dict:
+    """The facts of a pair, as the rules find them."""
+    found = [json.loads(json.dumps(check_model(folder, tokenizer, 1))) for folder in (base, chat)]
+    return check_pair(*found, replacements)
 
 
 def test_one_vocabulary_has_no_unknown_tokens(base):
-    facts = check_model(base, base, 1)
-    assert (facts["unknown"], facts["replaced"]) == ({}, {})
+    facts = pair(base, base, base)
+    assert (facts["unknown_to_base"], facts["replaced_for_base"]) == ({}, {})
 
 
-def test_padding_token_needs_no_row(base, tmp_path):
-    chat = tokenizer_of(base, tmp_path / "tokenizer", add_pad)
-    assert check_model(base, chat, 1)["unknown"] == {260: "[PAD]"}
+@pytest.mark.parametrize("resized", [False, True])
+def test_padding_token_needs_no_row(base, roomy, resized, tmp_path):
+    tokenizer = tokenizer_of(base, tmp_path / "tokenizer", add_pad)
+    assert pair(base, roomy if resized else base, tokenizer)["unknown_to_base"] == {"260": "[PAD]"}
 
 
 @pytest.mark.parametrize("change", [add_pad, add_marker])
 def test_added_token_with_a_row_of_the_base_is_allowed_and_named(roomy, tmp_path, change):
-    chat = tokenizer_of(roomy, tmp_path / "tokenizer", change)
-    facts = check_model(roomy, chat, 1)
-    assert list(facts["unknown"]) == [260] and facts["vocabulary"] == 261
+    tokenizer = tokenizer_of(roomy, tmp_path / "tokenizer", change)
+    facts = pair(roomy, roomy, tokenizer)
+    assert list(facts["unknown_to_base"]) == ["260"] and facts["vocabulary"] == 261
 
 
-def test_added_token_without_a_row_of_the_base_needs_a_replacement(base, tmp_path):
-    chat = tokenizer_of(base, tmp_path / "tokenizer", add_marker)
-    assert one_line(check_model, base, chat, 1) == (
-        "pair: 1 of 261 tokens of the chat tokenizer (such as '<|im_start|>', id 260) have no row in the "
-        "embedding of base, which has 260; for the base model, set tokens.base_replacements, such as {260: 0}"
+def test_added_token_without_a_row_of_the_base_needs_a_replacement(base, roomy, tmp_path):
+    tokenizer = tokenizer_of(base, tmp_path / "tokenizer", add_marker)
+    assert one_line(pair, base, roomy, tokenizer) == (
+        "pair.base: 1 of 261 tokens of the chat tokenizer (such as '<|im_start|>', id 260) have no row in its "
+        "embedding, which has 260; set tokens.base_replacements, such as {260: 0}"
     )
-    facts = check_model(base, chat, 1, {260: 3})
-    assert (facts["unknown"], facts["replaced"]) == ({260: "<|im_start|>"}, {260: 3})
+    facts = pair(base, roomy, tokenizer, {260: 3})
+    assert facts["unknown_to_base"] == {"260": "<|im_start|>"} and facts["replaced_for_base"] == {"260": 3}
+
+
+def test_chat_model_must_have_rows_for_its_own_tokens(base, roomy, tmp_path):
+    tokenizer = tokenizer_of(base, tmp_path / "tokenizer", add_marker)
+    assert one_line(pair, roomy, base, tokenizer, {260: 3}).startswith("pair.chat: 1 of 261 tokens")
 
 
 def test_renamed_token_is_allowed_and_named(base, tmp_path):
-    chat = renamed(base, tmp_path / "tokenizer", {"<|system|>": "<|im_start|>"})
-    assert check_model(base, chat, 1)["unknown"] == {3: "<|im_start|>"}
+    tokenizer = renamed(base, tmp_path / "tokenizer", {"<|system|>": "<|im_start|>"})
+    own = renamed(base, tmp_path / "chat", {"<|system|>": "<|im_start|>"})
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(base / name, own)
+    assert pair(base, own, tokenizer)["unknown_to_base"] == {"3": "<|im_start|>"}
 
 
 def test_token_that_moved_is_refused_unless_it_is_replaced(base, tmp_path):
-    chat = renamed(base, tmp_path / "tokenizer", {"<|system|>": "<tmp>", "<|user|>": "<|system|>"})
-    chat = renamed(chat, tmp_path / "moved", {"<tmp>": "<|user|>"})
-    message = one_line(check_model, base, chat, 1)
-    assert message.startswith("pair: 2 of 260 tokens of the chat tokenizer have another id in the tokenizer")
-    assert check_model(base, chat, 1, {1: 3, 3: 1})["unknown"] == {}
+    names = renamed(base, tmp_path / "names", {"<|system|>": "<tmp>", "<|user|>": "<|system|>"})
+    chat = renamed(names, tmp_path / "chat", {"<tmp>": "<|user|>"})
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(base / name, chat)
+    assert one_line(pair, base, chat, chat) == (
+        "pair.base: 2 of 260 tokens of the chat tokenizer (such as '<|system|>', id 1) have another id in its own "
+        "tokenizer; set tokens.base_replacements, such as {1: 0}"
+    )
+    assert pair(base, chat, chat, {1: 2, 3: 2})["unknown_to_base"] == {}
 
 
 def test_vocabulary_of_another_family_is_refused(base, tmp_path):
-    from helpers_texts import TOKENIZERS
-
     TOKENIZERS["chatml"].save_pretrained(tmp_path / "tokenizer")
-    assert "of the chat tokenizer" in one_line(check_model, base, tmp_path / "tokenizer", 1)
+    message = one_line(check_model, base, tmp_path / "tokenizer", 1)
+    assert "only pairs with one vocabulary are supported" in message
 
 
-@pytest.mark.parametrize(
-    ("replacements", "said"),
-    [
-        ({999: 1}, "tokens.base_replacements: found 999, the chat tokenizer has ids 0 to 259"),
-        ({5: 260}, "tokens.base_replacements.5: found 260, allowed: 0 to 259"),
-    ],
-)
-def test_replacement_of_no_token_or_by_none_is_refused(base, replacements, said):
-    assert one_line(check_model, base, base, 1, replacements) == said
+def test_replacement_by_no_token_is_refused(base):
+    assert one_line(pair, base, base, base, {5: 260}) == (
+        "tokens.base_replacements.5: found 260, allowed: 0 to 259"
+    )
 
 
 @pytest.fixture
@@ -139,11 +153,11 @@ def test_base_without_a_tokenizer_works_with_the_chats(base, bare):
         "generation_config.json",
         "model.safetensors",
     ]
-    facts = check_model(bare, base, 1)
-    assert (facts["unknown"], facts["vocabulary"]) == (None, 260)
+    facts = pair(bare, base, base)
+    assert (facts["unknown_to_base"], facts["vocabulary"]) == (None, 260)
     assert tokenizer_to_ask_with(bare, base).get_vocab() == load_tokenizer(base).get_vocab()
-    chat = tokenizer_of(base, bare.parent / "tokenizer", add_marker)
-    assert "have no row in the embedding of bare" in one_line(check_model, bare, chat, 1)
+    tokenizer = tokenizer_of(base, bare.parent / "tokenizer", add_marker)
+    assert "pair.base: 1 of 261 tokens" in one_line(pair, bare, base, tokenizer)
 
 
 # The report.

