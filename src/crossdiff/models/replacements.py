@@ -1,4 +1,4 @@
-"""Tokens that a model can't read, or never saw: which it reads in their place (docs/method.md 2)."""
+"""Tokens that a model can't read, or never saw: which it reads in their place."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
