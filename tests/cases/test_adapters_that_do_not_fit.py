@@ -1,4 +1,4 @@
-"""Adapters that do not fit their base, and sources that make no sense: one line each, most of them before any job."""
+"""Adapters that do not fit their base, and sources that make no sense: a line each, mostly before any job."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Models on the hub, in GGUF files and in few bits: only what is needed, and one line for what can't be had."""
+"""Models on the hub, in GGUF files and in few bits: only what is needed, and a line for what can't be had."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ ERRORS = {
     ),
     "missing or private": (
         errors.RepositoryNotFoundError("404 Client Error.", response=response(404)),
-        "the hub shows no such model; correct its name, or run hf auth login or set HF_TOKEN if it is private",
+        "the hub shows no such model; correct its name, or run hf auth login or set HF_TOKEN if it is",
     ),
     "revision": (
         errors.RevisionNotFoundError("404", response=response(404)),

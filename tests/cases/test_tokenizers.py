@@ -96,8 +96,8 @@ def test_added_token_with_a_row_of_the_base_is_allowed_and_named(roomy, tmp_path
 def test_added_token_without_a_row_of_the_base_needs_a_replacement(base, roomy, tmp_path):
     tokenizer = tokenizer_of(base, tmp_path / "tokenizer", add_marker)
     assert one_line(pair, base, roomy, tokenizer) == (
-        "pair.base: 1 of 261 tokens of the chat tokenizer (such as '<|im_start|>', id 260) have no row in its "
-        "embedding, which has 260; set tokens.base_replacements, such as {260: 0}"
+        "pair.base: 1 of 261 tokens of the chat tokenizer (such as '<|im_start|>', id 260) have no row in "
+        "its embedding, which has 260; set tokens.base_replacements, such as {260: 0}"
     )
     facts = pair(base, roomy, tokenizer, {260: 3})
     assert facts["unknown_to_base"] == {"260": "<|im_start|>"} and facts["replaced_for_base"] == {"260": 3}
@@ -122,8 +122,8 @@ def test_token_that_moved_is_refused_unless_it_is_replaced(base, tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(base / name, chat)
     assert one_line(pair, base, chat, chat) == (
-        "pair.base: 2 of 260 tokens of the chat tokenizer (such as '<|system|>', id 1) have another id in its own "
-        "tokenizer; set tokens.base_replacements, such as {1: 0}"
+        "pair.base: 2 of 260 tokens of the chat tokenizer (such as '<|system|>', id 1) have another id in its "
+        "own tokenizer; set tokens.base_replacements, such as {1: 0}"
     )
     assert pair(base, chat, chat, {1: 2, 3: 2})["unknown_to_base"] == {}
 
@@ -183,9 +183,7 @@ def test_base_without_a_tokenizer_works_with_the_chats(base, bare):
         (
             {"unknown_to_base": None},
             {"unknown_to_base": None},
-            [
-                "The base came without a tokenizer, so which of these tokens it never saw in training is not known."
-            ],
+            ["The base came without a tokenizer, so which of these tokens it never saw in training is not"],
         ),
     ],
 )

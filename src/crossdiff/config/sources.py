@@ -61,7 +61,7 @@ class HubModel(Section):
 
 
 class Gguf(Section):
-    """One GGUF file, local or on the hub. It is read as bfloat16. A file that is split in parts is refused."""
+    """One GGUF file, local or on the hub. It is read as bfloat16. A file in parts is refused."""
 
     file: Annotated[LocalPath, about("Path of the file; with `hub`, its name there.")]
     hub: HubModel | None = None

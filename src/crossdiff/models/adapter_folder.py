@@ -35,8 +35,8 @@ def read_adapter(folder: str | Path) -> dict[str, Any]:
 def check_adapter(folder: str | Path, adapter: Adapter, base: ModelSource | GivenModel, key: str) -> None:
     """Check that a folder holds a whole adapter that was trained on ``base``.
 
-    ``key`` is the adapter's key in the config. The base is compared by name: the repository on the hub, or the
-    last part of a path. Raises UserError for another base, and for an adapter without its weights.
+    ``key`` is the adapter's key in the config. The base is compared by name: the repository on the hub, or
+    the last part of a path. Raises UserError for another base, and for an adapter without its weights.
     """
     named = read_adapter(folder).get("base_model_name_or_path")
     if not (Path(folder) / ADAPTER_WEIGHTS).is_file():

@@ -25,7 +25,7 @@ PREFIX = "base_model.model."  # of every tensor in an adapter's file
 
 
 def base_folder(folder: str | Path) -> Path:
-    """The folder with the weights: that of the base if ``folder`` holds an adapter, else ``folder`` itself."""
+    """The folder with the weights: the base's if ``folder`` holds an adapter, else ``folder`` itself."""
     folder = Path(folder)
     return folder / read_adapter(folder)["base_model_name_or_path"] if is_adapter(folder) else folder
 
@@ -34,15 +34,15 @@ def with_adapter(model: "PreTrainedModel", folder: str | Path) -> "PreTrainedMod
     """Apply the adapter in ``folder`` to its base ``model``, which is changed in place.
 
     The adapter gets the precision of the layers that it adapts. A model whose adapter holds more rows of the
-    embeddings gets these rows first. Raises UserError for an adapter whose tensors are not those that its base
-    needs.
+    embeddings gets these rows first. Raises UserError for an adapter whose tensors are not those that its
+    base needs.
     """
     _applied(model, folder, exact=False)
     return model
 
 
 def merged(model: "PreTrainedModel", folder: str | Path) -> "PreTrainedModel":
-    """The plain model that is the sum of ``model`` and the adapter in ``folder``, in the precision of ``model``.
+    """The plain sum of ``model`` and the adapter in ``folder``, in the precision of ``model``.
 
     ``model`` is changed in place. Raises UserError as ``with_adapter`` does.
     """
@@ -104,7 +104,7 @@ def grow_embeddings(model: "PreTrainedModel", folder: str | Path) -> None:
 
 
 def added_rows(model: "PreTrainedModel", folder: str | Path) -> dict[str, int]:
-    """Module name -> the rows that the adapter's file holds of this embedding. Without those that it lacks."""
+    """Module name -> the rows that the adapter's file holds of this embedding, where it holds some."""
     rows = {}
     with safe_open(Path(folder) / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for name in _embeddings(model):

@@ -15,12 +15,13 @@ MOST_MOVED = 100  # tokens of one vocabulary that may have another id in the oth
 def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[str, Any]:
     """Facts of the model in ``folder``.
 
-    They are d_model, layers, family; vocabulary, the number of the chat tokenizer's tokens; rows, the number of
-    ids that the model's embedding has; and tokens of the chat tokenizer as id -> token: rowless, those beyond
-    these rows, and unknown and moved (``compared``), which are None if the model has no tokenizer.
+    They are d_model, layers, family; vocabulary, the number of the chat tokenizer's tokens; rows, the number
+    of ids that the model's embedding has; and tokens of the chat tokenizer as id -> token: rowless, those
+    beyond these rows, and unknown and moved (``compared``), which are None if the model has no tokenizer.
 
-    ``tokenizer`` is the folder of the chat tokenizer, ``layer`` a 0-based block. Raises UserError if the layer
-    does not exist, if the folder lacks weights of its model, or if its tokenizer has another vocabulary.
+    ``tokenizer`` is the folder of the chat tokenizer, ``layer`` a 0-based block. Raises UserError if the
+    layer does not exist, if the folder lacks weights of its model, or if its tokenizer has another
+    vocabulary.
     """
     config, name = text_config(folder), Path(folder).name
     if layer >= config.num_hidden_layers:
@@ -51,7 +52,7 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
 def compared(
     vocabulary: Mapping[str, int], own: Mapping[str, int], name: str
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """Tokens (id -> token) of the chat tokenizer's ``vocabulary`` that a model's ``own`` one lacks, and others.
+    """Tokens (id -> token) of the chat tokenizer's ``vocabulary`` that a model's ``own`` lacks, and others.
 
     The first were added or renamed. The others have another id in ``own``. Raises UserError if these are more
     than MOST_MOVED: then the two belong to different tokenizers. ``name`` is the model's.
@@ -63,7 +64,7 @@ def compared(
         number, token = next(iter(moved.items()))
         raise UserError(
             f"pair: {len(moved)} of {len(vocabulary)} tokens of the chat tokenizer have another id in the "
-            f"tokenizer of {name} (such as {token!r}, {number} and {own[token]}); only pairs with one vocabulary "
-            "are supported, apart from added, renamed and replaced tokens"
+            f"tokenizer of {name} (such as {token!r}, {number} and {own[token]}); only pairs with one "
+            "vocabulary are supported, apart from added, renamed and replaced tokens"
         )
     return unknown, moved

@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 def fetch(hub: HubModel, folder: Path, allow: tuple[str, ...], ignore: tuple[str, ...] = ()) -> Path:
     """Download files of ``hub`` into ``folder``, and return the folder that they lie in.
 
-    Only files of the repository's ``subfolder`` (or of its top) come whose names match a glob of ``allow`` and
-    none of ``ignore``. Without a network they come from the hub's cache. Raises UserError for a repository,
-    revision or file that can't be had.
+    Only files of the repository's ``subfolder`` (or of its top) come whose names match a glob of ``allow``
+    and none of ``ignore``. Without a network they come from the hub's cache. Raises UserError for a
+    repository, revision or file that can't be had.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -37,7 +37,7 @@ def fetch(hub: HubModel, folder: Path, allow: tuple[str, ...], ignore: tuple[str
 
 
 def _cached(hub: HubModel, offline: Exception, patterns: dict[str, Any]) -> Path:
-    """The snapshot of ``hub`` in the hub's cache. Raises UserError with the reason ``offline`` if there is none."""
+    """The snapshot of ``hub`` in the hub's cache. Raises UserError, from ``offline``, if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

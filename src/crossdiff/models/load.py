@@ -21,8 +21,8 @@ NAMED = 3  # number of tensors that an error names
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     """A causal language model in evaluation mode on the best device. No code from the folder is run.
 
-    An adapter in the folder is applied to its base. Raises UserError if the folder holds no such model, or not
-    all of its weights (``read_weights``, ``with_adapter``).
+    An adapter in the folder is applied to its base. Raises UserError if the folder holds no such model, or
+    not all of its weights (``read_weights``, ``with_adapter``).
     """
     if method := quantisation(base_folder(folder)):
         return _of_few_bits(folder, method, dtype).eval()

@@ -13,9 +13,9 @@ def check_pair(
 ) -> dict[str, Any]:
     """Facts of a pair, from those of its models (``check_model``, as JSON: ids are texts).
 
-    ``replacements`` are ids, each with the one that the base reads in its place. Raises UserError if the models
-    differ in d_model or in their number of layers, and for a token that one of them can't read: it has another
-    id in its tokenizer, or no row of its embedding. For the base, a replacement makes up for that.
+    ``replacements`` are ids, each with the one that the base reads in its place. Raises UserError if the
+    models differ in d_model or in their number of layers, and for a token that one of them can't read: it has
+    another id in its tokenizer, or no row of its embedding. For the base, a replacement makes up for that.
     """
     for key in ("d_model", "layers"):
         if base[key] != chat[key]:

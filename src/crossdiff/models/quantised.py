@@ -26,7 +26,7 @@ PACKAGES = {
 
 
 def quantisation(folder: str | Path) -> str | None:
-    """The method by which a model folder's weights are quantised, such as `bitsandbytes`. None for plain ones.
+    """The method by which a folder's weights are quantised, such as `bitsandbytes`. None for plain ones.
 
     Raises UserError for a config.json that can't be read.
     """
@@ -60,7 +60,8 @@ def check_quantisation(folder: str | Path, name: str) -> None:
         return
     if method not in LIBRARIES:
         raise UserError(
-            f"{name}: quantised by {method}, allowed: {', '.join(LIBRARIES)}; name a checkpoint of 16 or 32 bits"
+            f"{name}: quantised by {method}, allowed: {', '.join(LIBRARIES)}; "
+            "name a checkpoint of 16 or 32 bits"
         )
     missing = [PACKAGES.get(name, name) for name in LIBRARIES[method] if not _installed(name)]
     if missing:

@@ -16,7 +16,8 @@ M = TypeVar("M", bound=PreTrainedModel)
 def with_replacements(model: M, replacements: Mapping[int, int]) -> M:
     """Let ``model`` read, in place of each id in ``replacements``, the id that stands there for it.
 
-    ``model`` is changed in place: every forward pass swaps the ids that it gets. Those that it generates stay.
+    ``model`` is changed in place: every forward pass swaps the ids that it gets. Those that it generates
+    stay.
     """
     if replacements:
         model.read_in_place = dict(replacements)  # type: ignore[assignment]
@@ -64,6 +65,7 @@ def check_ids(model: PreTrainedModel, ids: np.ndarray) -> None:
     if beyond.any():
         first = int(ids[beyond][0])
         raise UserError(
-            f"{beyond.sum():,} of {ids.size:,} tokens (such as id {first}) have no row in the model's embedding, "
-            f"which has {rows:,}; for the base model, set tokens.base_replacements, such as {{{first}: 0}}"
+            f"{beyond.sum():,} of {ids.size:,} tokens (such as id {first}) have no row in the model's "
+            f"embedding, which has {rows:,}; for the base model, "
+            f"set tokens.base_replacements, such as {{{first}: 0}}"
         )
