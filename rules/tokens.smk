@@ -1,11 +1,12 @@
 """Tokens.
 
-Takes the texts of the data sets and the chat tokenizer. Gives token shards: ids, document, position, role and template part of every token.
+This rule takes the texts of the data sets and the chat tokenizer. It gives token shards: ids, document,
+position, role and template part of every token.
 """
 
 
 rule tokenise:
-    """One shard. It goes on where the one before it ended, so growing a data set keeps the old shards."""
+    """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
         tokenizer=TOKENIZER,
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
@@ -24,6 +25,8 @@ rule tokenise:
         "../envs/environment.yaml"
     resources:
         **request("tokenise"),
+        # No setting: it decides only whether a run stops.
+        unusable_per_million=round(CONFIG.tokens.unusable * 1e6),
     params:
         settings=settings("tokens.context", *RUN.text_keys("{dataset}")),
         tokens=lambda w: RUN.shard_tokens(w.dataset, w.split, w.shard),
@@ -32,3 +35,14 @@ rule tokenise:
         "Tokenising {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
     script:
         "../workflow_scripts/tokenise.py"
+
+
+localrules:
+    tokens,
+
+
+# Not --until tokenise: a shard goes on from another one, and --until ends at the first.
+rule tokens:
+    """All token shards."""
+    input:
+        [shard for split in SPLITS for shard in token_shards(split)],

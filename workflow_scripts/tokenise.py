@@ -16,10 +16,10 @@ def main(
     archive: str | None,
     previous: str | None,
     shard: str,
+    unusable: float,
 ) -> None:
-    tokenise_shard(
-        source, name, split, load_chat_tokenizer(tokenizer), context, tokens, shard, archive, previous
-    )
+    folder = load_chat_tokenizer(tokenizer)
+    tokenise_shard(source, name, split, folder, context, tokens, shard, archive, previous, unusable)
 
 
 if __name__ == "__main__":
@@ -34,4 +34,5 @@ if __name__ == "__main__":
             archive=snakemake.input.get("archive") or None,
             previous=snakemake.input.get("previous") or None,
             shard=snakemake.output[0],
+            unusable=snakemake.resources.unusable_per_million / 1e6,
         )

@@ -146,7 +146,8 @@ def test_adapter_given_as_a_folder_is_told_how_to_name_it(base, lora, with_confi
         shutil.copy(base / "config.json", folder)
     message = one_line(Run(changed("pair.base", {"folder": str(folder)})).check_models)
     assert message == (
-        f"pair.base.folder: found {folder}, which holds an adapter; write it as adapter: {{folder: {folder}}}"
+        f"pair.base.folder: {folder}: it is an adapter (LoRA), no whole model; "
+        f"give it as adapter: {{base: ..., folder: {folder}}}"
     )
 
 
@@ -195,7 +196,7 @@ def test_files_of_all_sources_are_inputs(base, lora, tmp_path):
     names = [Path(path).name for path in run.model_files("chat")]
     assert {"config.json", "model.safetensors", "adapter_config.json", ADAPTER} <= set(names)
     missing = one_line(Run(changed("pair.base", {"gguf": {"file": "no.gguf"}})).check_models)
-    assert missing == "pair.base.gguf.file: found no.gguf, which is not there"
+    assert missing == "pair.base.gguf.file: no.gguf: found no such file"
 
 
 def test_adapter_of_the_pairs_base_depends_on_it_and_its_name():

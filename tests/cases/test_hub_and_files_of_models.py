@@ -14,13 +14,14 @@ from helpers_config import changed
 from helpers_folders import random_model
 from helpers_texts import one_line
 from huggingface_hub import errors
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from crossdiff.config import ModelSource
 from crossdiff.models.load import load_model
 from crossdiff.models.prepare import prepare
 from crossdiff.models.quantised import LIBRARIES, PACKAGES, check_quantisation
 from crossdiff.models.tokenizers import load_tokenizer
+from crossdiff.models.weight_files import read_config
 from crossdiff.workflow.run import Run
 
 HUB = {"name": "org/model", "revision": "v1"}
@@ -147,7 +148,10 @@ def test_repository_without_a_model_is_refused(tmp_path, monkeypatch):
     assert message == "hub model org/model@v1: it has no config.json; correct its name, revision or subfolder"
     (tmp_path / "hub/org/model/adapter_config.json").write_text("{}")
     message = one_line(prepare, ModelSource(hub=HUB), tmp_path / "model", None)
-    assert message == "hub model org/model@v1: it holds an adapter; write it as adapter: {hub: ...}"
+    assert message == (
+        "hub model org/model@v1: it is an adapter (LoRA), no whole model; "
+        "give it as adapter: {base: ..., hub: ...}"
+    )
 
 
 def test_adapter_on_the_hub_comes_without_its_trainers_files(base, tmp_path, monkeypatch):
@@ -174,6 +178,7 @@ def quantised(folder: Path, method: str | None) -> Path:
     if method:
         values["quantization_config"]["quant_method"] = method
     (folder / "config.json").write_text(json.dumps(values))
+    save_file({}, folder / "model.safetensors")
     return folder
 
 
@@ -183,18 +188,20 @@ def test_checkpoint_of_few_bits_without_its_library_is_one_line(method, tmp_path
     folder = quantised(tmp_path / "model", method)
     missing = LIBRARIES[method or "bitsandbytes"]
     packages = " and ".join(PACKAGES.get(module, module) for module in missing)
-    message = one_line(check_quantisation, folder, "it")
+    message = one_line(check_quantisation, read_config(folder), "it")
     assert message.startswith(f"it: quantised by {method or 'bitsandbytes'}, and {packages} is not installed")
     assert message in one_line(Run(changed("pair.base", {"folder": str(folder)})).check_models).replace(
         f"pair.base.folder: {folder}", "it"
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    check_quantisation(folder, "it")
+    check_quantisation(read_config(folder), "it")
 
 
 def test_unknown_method_of_few_bits_is_refused(tmp_path):
     folder = quantised(tmp_path / "model", "sparkle")
-    assert "quantised by sparkle, allowed: bitsandbytes" in one_line(check_quantisation, folder, "it")
+    assert "quantised by sparkle, allowed: bitsandbytes" in one_line(
+        check_quantisation, read_config(folder), "it"
+    )
 
 
 def test_few_bits_on_the_hub_are_refused_before_the_download(base, tmp_path, monkeypatch):

@@ -122,8 +122,8 @@ def test_token_that_moved_is_refused_unless_it_is_replaced(base, tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(base / name, chat)
     assert one_line(pair, base, chat, chat) == (
-        "pair.base: 2 of 260 tokens of the chat tokenizer (such as '<|system|>', id 1) have another id in its "
-        "own tokenizer; set tokens.base_replacements, such as {1: 0}"
+        "pair.base: 2 of 260 tokens of the chat tokenizer (such as '<|system|>', id 1) have another id in "
+        "its own tokenizer; set tokens.base_replacements, such as {1: 0}"
     )
     assert pair(base, chat, chat, {1: 2, 3: 2})["unknown_to_base"] == {}
 
@@ -178,7 +178,7 @@ def test_base_without_a_tokenizer_works_with_the_chats(base, bare):
         (
             {"replaced_for_base": {"7": 3}},
             {"replaced_for_base": 55},
-            ["In place of 55 of them the base read other tokens (tokens.base_replacements)"],
+            ["In place of 55 of these tokens the base read other tokens (tokens.base_replacements)"],
         ),
         (
             {"unknown_to_base": None},

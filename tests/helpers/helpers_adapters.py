@@ -56,6 +56,11 @@ class FakeHub:
         self.root, self.taken = root, []
         self.cached = False
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
+        monkeypatch.setattr("huggingface_hub.list_repo_files", self.files)
+
+    def files(self, name, revision) -> list[str]:
+        repository = self.root / name
+        return [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
 
     def download(
         self, name, revision, allow_patterns, ignore_patterns, local_dir=None, local_files_only=False
@@ -65,7 +70,7 @@ class FakeHub:
         if self.cached and not local_files_only:
             raise LocalEntryNotFoundError("no network")
         repository = self.root / name
-        files = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
+        files = self.files(name, revision)
         if local_files_only:
             return str(repository)
         for file in filter_repo_objects(

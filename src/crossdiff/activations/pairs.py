@@ -72,6 +72,7 @@ class Summary(NamedTuple):
     skipped_by_norm: int
     unknown_to_base: int | None = 0  # tokens that the base's tokenizer lacks; None if it has no tokenizer
     replaced_for_base: int = 0  # tokens in whose place the base read others
+    texts: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # data set -> counts, see texts.shards.added
 
     def kept(self, shard: PairedShard) -> np.ndarray:
         """Return which tokens of the shard count, (rows,) bool."""
@@ -188,8 +189,11 @@ def kept_blocks(
 
 
 def read_summary(path: str | Path) -> Summary:
-    """Read a summary that ``write_summary`` wrote."""
-    return Summary(**read_json(path))
+    """Read a summary that ``write_summary`` wrote. Raises UserError for a file that is none."""
+    try:
+        return Summary(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not a summary of activations ({error})") from error
 
 
 def write_summary(path: str | Path, summary: Summary) -> None:

@@ -167,6 +167,7 @@ class Config(Analysis):
                 f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, "
                 "which are folders of results"
             )
+        self._batches_fill()
         if self.pair.chat.planted is not None and any(
             part is not None for part in (self.causal, self.behaviour, self.steering)
         ):
@@ -177,6 +178,11 @@ class Config(Analysis):
             found = "nothing" if self.scoring is None else "a section"
             raise ValueError(f"scoring: found {found}; it goes with pair.chat.planted")
         if self.pair.chat.finetune is not None:
+            if self.tokens.chat_template is not None:
+                raise ValueError(
+                    f"tokens.chat_template: found {self.tokens.chat_template}, but pair.chat.finetune has a "
+                    "chat_template of its own; leave one of them out"
+                )
             for name in self.pair.chat.finetune.data:
                 self._must_be_chats(f"pair.chat.finetune.data.{name}", name)
         if self.causal is not None:
@@ -194,6 +200,16 @@ class Config(Analysis):
         if self.steering is not None:
             self._steering_fits(self.steering)
         return self
+
+    def _batches_fill(self) -> None:
+        there = sum(dataset.tokens for dataset in self.datasets.values())
+        for name, crosscoder in self.crosscoders.items():
+            if crosscoder.batch > there:
+                keys = ", ".join(f"datasets.{dataset}.tokens" for dataset in self.datasets)
+                raise ValueError(
+                    f"crosscoders.{name}.batch: found {crosscoder.batch}, must be at most the {there} "
+                    f"training tokens of all data sets; lower it, or raise {keys}"
+                )
 
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:
@@ -225,6 +241,14 @@ class Config(Analysis):
 
         Models are not among them: ``Run.model_files`` checks those.
         """
+        return [
+            f"config: {key}: found {path}, which is not there"
+            for key, path in self.paths()
+            if not Path(path).exists()
+        ]
+
+    def paths(self) -> list[tuple[str, str]]:
+        """(key, path) of every local file or folder that the configuration names, without models."""
         named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
         for model in MODELS:
             source = self.pair.source(model)
@@ -234,16 +258,39 @@ class Config(Analysis):
                 for kind, part in made.items()
                 if part
             }
+        if self.tokens.template_file:
+            named["tokens.chat_template"] = [self.tokens.template_file]
         if self.behaviour:
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:
             named["explanations.model.folder"] = [self.explanations.model.folder]
-        return [
-            f"config: {key}: found {path}, which is not there"
-            for key, paths in named.items()
-            for path in paths
-            if not Path(path).exists()
-        ]
+        if self.catalogue:
+            named["catalogue"] = [self.catalogue]
+        return [(key, path) for key, paths in named.items() for path in paths]
+
+    @property
+    def least_width(self) -> int:
+        """The smallest d_model of the models at which every crosscoder has the latents that its loss
+        needs.
+        """
+        planted = self.pair.chat.planted
+        if planted and planted.noise:  # the crosscoders never see the models' activations
+            return 1
+        return max(crosscoder.least_width for crosscoder in self.crosscoders.values())
+
+    def check_width(self, d_model: int) -> None:
+        """Raise UserError if a crosscoder has too few latents for its k on activations of width
+        ``d_model``.
+        """
+        planted = self.pair.chat.planted
+        width = planted.noise.d_model if planted and planted.noise else d_model
+        for name, crosscoder in self.crosscoders.items():
+            if width < crosscoder.least_width:
+                latents = f"{crosscoder.expansion} x d_model {width} is {crosscoder.n_latents(width)} latents"
+                raise UserError(
+                    f"config: crosscoders.{name}.k: found more active latents than there are: "
+                    f"expansion {latents}; lower k (and k_max), or raise expansion"
+                )
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""

@@ -1,14 +1,17 @@
 """Texts, and places on the network that models and texts come from."""
 
 import os
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdiff.config.base import (
+    ARGUMENT,
     SUBFOLDER,
     VERSION,
     WORD,
+    Fraction,
     Name,
     NonNegativeInt,
     OpenFraction,
@@ -146,6 +149,17 @@ class HubDataset(Section):
     ] = "train"
 
 
+CHAT_FORMATS = (
+    "messages",
+    "sharegpt",
+    "instruction",
+    "prompt_completion",
+    "auto",
+    "dialogue",
+    "requests",
+)
+
+
 class TextSource(Section):
     """Documents, or chats that are rendered with the chat model's template.
 
@@ -153,16 +167,30 @@ class TextSource(Section):
     the others with ``chats``.
     """
 
+    alternatives = True
+
     kind: Annotated[
         Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]
     format: Annotated[
-        Literal["text", "messages", "dialogue", "requests"],
+        Literal[
+            "text",
+            "messages",
+            "sharegpt",
+            "instruction",
+            "prompt_completion",
+            "auto",
+            "dialogue",
+            "requests",
+        ],
         about("How records are read: docs/your-own-pair.md, Text."),
     ]
     field: Annotated[
         Text | None,
-        about("Column to read. Left out: `text` in format `text`, `messages` in format `messages`."),
+        about(
+            "Column to read. Left out: the format's own (`text`, `messages`, `conversations`, `instruction`, "
+            "`prompt`)."
+        ),
     ] = None
     hub: HubDataset | None = None
     files: Annotated[
@@ -173,10 +201,36 @@ class TextSource(Section):
         OpenFraction, about("Documents kept for validation, chosen by a hash of their text.", "share")
     ] = 0.1
 
+    system: Annotated[
+        Literal["keep", "merge"],
+        about(
+            "Chats: `merge` puts system text into the next user turn, for templates without a system role. "
+            "`keep` hands it to the template."
+        ),
+    ] = "keep"
+    same_role: Annotated[
+        Literal["keep", "merge"],
+        about(
+            "Chats: `merge` makes one turn of several in a row with one role, for templates that refuse "
+            "them. `keep` hands them to the template."
+        ),
+    ] = "keep"
+    rewritten: Annotated[
+        Literal["skip", "keep"],
+        about(
+            "Chats of which the template rewrites or leaves out a turn: `skip` them, or `keep` what it makes "
+            "of them. Reasoning may always be left out."
+        ),
+    ] = "skip"
+    long: Annotated[
+        Literal["cut", "windows"],
+        about("Chats longer than `tokens.context`: `cut` them there, or take `windows` of that length."),
+    ] = "cut"
+
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":
         exactly_one(self, ("hub", "files", "package"))
-        allowed = {"documents": ("text",), "chats": ("messages", "dialogue", "requests")}[self.kind]
+        allowed = {"documents": ("text",), "chats": CHAT_FORMATS}[self.kind]
         if self.format not in allowed:
             raise ValueError(
                 f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}"
@@ -202,6 +256,19 @@ class Dataset(TextSource):
         return self.tokens if split == "train" else self.validation_tokens
 
 
+def _is_date(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError as error:
+        raise ValueError(f'found {value!r}, allowed: a day such as "2024-07-26", in quotes') from error
+
+
+def _are_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted({"messages", "tools", "documents", "add_generation_prompt"} & set(values)):
+        raise ValueError(f"found {taken[0]}, which is no setting: Crossdiff fills it in itself")
+    return values
+
+
 class Tokens(Section):
     """How texts become sequences and shards."""
 
@@ -214,6 +281,33 @@ class Tokens(Section):
         Field(gt=1),
         about("Longest sequence. Longer ones cost memory and show latents more context.", "tokens"),
     ] = 1024
+    chat_template: Annotated[
+        Text | None,
+        about(
+            "Jinja file with the chat template, or the name of one of the tokenizer's templates. Left out: "
+            "the chat model's own."
+        ),
+    ] = None
+    template_arguments: Annotated[
+        dict[Annotated[str, Field(pattern=ARGUMENT)], bool | int | float | str],
+        AfterValidator(_are_arguments),
+        about(
+            "Arguments of the chat template, such as `{enable_thinking: false}`, for every chat that this "
+            "run renders.",
+            "argument",
+        ),
+    ] = Field(default_factory=dict)
+    date: Annotated[
+        str,
+        AfterValidator(_is_date),
+        about(
+            'The day it is for templates that ask for the date, as `"YYYY-MM-DD"`: any, but always the same.'
+        ),
+    ] = "2024-07-26"
+    unusable: Annotated[
+        Fraction,
+        about("Records that may be skipped because they can't be used. Above it a run stops.", "share"),
+    ] = 0.01
     shard: Annotated[
         PositiveInt,
         about("Size of a shard, the unit of parallel work. Larger shards mean fewer, longer jobs.", "tokens"),
@@ -235,3 +329,9 @@ class Tokens(Section):
                     "name a token that the base knows"
                 )
         return self
+
+    @property
+    def template_file(self) -> str | None:
+        """The path in ``chat_template``. None where it is left out, or names a template of the tokenizer."""
+        path = self.chat_template
+        return path if path is not None and ("/" in path or "." in path) else None

@@ -1,6 +1,5 @@
 """Convert a GGUF file to a plain Hugging Face folder."""
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from transformers import AutoTokenizer
 
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.load import read_weights
+from crossdiff.models.weight_files import check_gguf
 from crossdiff.texts.archives import members
 
 
@@ -32,8 +32,7 @@ def convert_gguf(path: Path, folder: Path, origin: str) -> None:
     ``origin`` names the file in errors. transformers refuses to save a model that was read from GGUF, so the
     weights are first copied into a new model. Raises UserError for a file that is not usable.
     """
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
-        raise UserError(f"{origin}: one part of a GGUF file; join the parts with llama-gguf-split --merge")
+    check_gguf(path, origin)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         Path(scratch, path.name).symlink_to(
             path.resolve()

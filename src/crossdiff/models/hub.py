@@ -36,6 +36,17 @@ def fetch(hub: HubModel, folder: Path, allow: tuple[str, ...], ignore: tuple[str
         raise _error(error, hub) from error
 
 
+def file_names(hub: HubModel, here: Path) -> list[str]:
+    """Names of all files that ``hub`` holds, or of those that came to ``here`` if the hub can't be asked."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        paths = list_repo_files(hub.name, revision=hub.revision)
+    except Exception:  # network, authentication and hub errors share no base class
+        return [path.name for path in here.iterdir()]
+    return [path.removeprefix(hub.within("")) for path in paths if path.startswith(hub.within(""))]
+
+
 def _cached(hub: HubModel, offline: Exception, patterns: dict[str, Any]) -> Path:
     """The snapshot of ``hub`` in the hub's cache. Raises UserError, from ``offline``, if there is none."""
     from huggingface_hub import snapshot_download

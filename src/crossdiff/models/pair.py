@@ -9,18 +9,25 @@ REPLACEMENTS = "tokens.base_replacements"
 
 
 def check_pair(
-    base: dict[str, Any], chat: dict[str, Any], replacements: Mapping[int, int] | None = None
+    base: dict[str, Any],
+    chat: dict[str, Any],
+    replacements: Mapping[int, int] | None = None,
+    least_width: int = 1,
 ) -> dict[str, Any]:
     """Facts of a pair, from those of its models (``check_model``, as JSON: ids are texts).
 
-    ``replacements`` are ids, each with the one that the base reads in its place. Raises UserError if the
-    models differ in d_model or in their number of layers, and for a token that one of them can't read: it has
-    another id in its tokenizer, or no row of its embedding. For the base, a replacement makes up for that.
+    ``replacements`` are ids, each with the one that the base reads in its place. ``least_width`` is the
+    d_model that the config's crosscoders need at least. Raises UserError if the models differ in d_model or
+    in their number of layers, or are narrower, and for a token that one of them can't read: it has another id
+    in its tokenizer, or no row of its embedding. For the base, a replacement makes up for that.
     """
     for key in ("d_model", "layers"):
         if base[key] != chat[key]:
             found = f"{key} is {base[key]} in the base and {chat[key]} in the chat model"
             raise UserError(f"pair: {found}; they must be equal")
+    if base["d_model"] < least_width:
+        needed = f"d_model is {base['d_model']}, some k needs {least_width} or more (k / expansion)"
+        raise UserError(f"crosscoders: {needed}; lower k and k_max, or raise expansion")
     replaced = {str(number): instead for number, instead in (replacements or {}).items()}
     for number, instead in replaced.items():
         if instead >= base["rows"]:

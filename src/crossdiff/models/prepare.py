@@ -1,13 +1,14 @@
 """Turn a model source of the configuration into a plain Hugging Face folder, or into an adapter's."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
 from crossdiff.config.sources import GIVEN
@@ -26,10 +27,13 @@ from crossdiff.models.files import (
     model_files,
 )
 from crossdiff.models.gguf import convert_gguf, convert_member
-from crossdiff.models.hub import fetch, take
-from crossdiff.models.load import read_weights
-from crossdiff.models.quantised import check_quantisation, read_config
+from crossdiff.models.hub import fetch, file_names, take
+from crossdiff.models.load import model_class, read_weights
+from crossdiff.models.quantised import check_quantisation
 from crossdiff.models.replacements import embedding_rows
+from crossdiff.models.weight_files import check_folder, check_names, has_weights, read_config
+
+log = logging.getLogger(__name__)
 
 BASE = "base"  # folder in that of an adapter, for a base that is not the pair's
 
@@ -49,6 +53,7 @@ def prepare(
     adapter on the pair's base without ``base``, and for a source of another kind.
     """
     kind = source.kind
+    log.info("preparing a model from its %s source", kind)
     if source.random is not None:
         make_random(source.random, folder)
     elif source.adapter is not None:
@@ -80,35 +85,30 @@ def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) 
 
 
 def _download(hub: HubModel, folder: Path) -> None:
+    name = f"hub model {hub}"
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         found = fetch(hub, Path(scratch), ("config.json", ADAPTER_CONFIG))
         if not (found / "config.json").exists():
-            if (found / ADAPTER_CONFIG).exists():
-                raise UserError(f"hub model {hub}: it holds an adapter; write it as adapter: {{hub: ...}}")
-            raise UserError(
-                f"hub model {hub}: it has no config.json; correct its name, revision or subfolder"
-            )
-        check_quantisation(found, f"hub model {hub}")
+            check_names(file_names(hub, found), name, hub.name)
+            raise UserError(f"{name}: it has no config.json; correct its name, revision or subfolder")
+        check_quantisation(read_config(found), name)
         found = fetch(hub, Path(scratch), MODEL_FILES, NOT_NEEDED)
-        _check_whole(found, f"hub model {hub}")
+        if not has_weights(path.name for path in found.iterdir()):
+            check_names(file_names(hub, found), name, hub.name)
+        try:
+            check_folder(found)
+        except UserError as error:
+            raise UserError(str(error).replace(str(found), name)) from None
         folder.mkdir(parents=True)
         for path in model_files(found):
             take(path, folder)
 
 
 def _copy(origin: Path, folder: Path) -> None:
-    _check_whole(origin, str(origin))
-    check_quantisation(origin, str(origin))
+    check_folder(origin)
     folder.mkdir(parents=True)
     for path in model_files(origin):
         shutil.copy2(path, folder / path.name)
-
-
-def _check_whole(origin: Path, name: str) -> None:
-    if not (origin / "config.json").exists() or not any(
-        path.suffix == ".safetensors" for path in model_files(origin)
-    ):
-        raise UserError(f"{name}: not a Hugging Face model folder; it needs config.json and *.safetensors")
 
 
 def _adapter(
@@ -158,7 +158,8 @@ def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
     settings["base_model_name_or_path"] = os.path.relpath(base, folder)  # results may move as a whole
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     with torch.device("meta"):  # no memory, and no weights
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
+        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        model = model_class(config).from_config(config)  # type: ignore[attr-defined]
     rows = max(added_rows(model, folder).values(), default=0)
     if rows > embedding_rows(model):
         values = read_config(folder)

@@ -1,11 +1,10 @@
 """Checkpoints of 8 or 4 bits: which library reads them, and whether it is installed. Torch-free."""
 
 import importlib.util
-import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from crossdiff.errors import UserError, first_line
+from crossdiff.errors import UserError
 
 # Method in config.json -> the modules that transformers needs to read it. Without any, it needs none.
 LIBRARIES = {
@@ -16,46 +15,42 @@ LIBRARIES = {
     "torchao": ("torchao",),
     "hqq": ("hqq",),
     "quanto": ("optimum.quanto",),
+    "auto-round": ("auto_round",),
+    "aqlm": ("aqlm",),
+    "eetq": ("eetq",),
+    "quark": ("quark",),
+    "vptq": ("vptq",),
     "fp8": (),
     "mxfp4": (),
 }
+# Module -> the package that it comes in, where their names differ.
 PACKAGES = {
+    "auto_round": "auto-round",
     "compressed_tensors": "compressed-tensors",
     "optimum.quanto": "optimum-quanto",
-}  # unlike the module
+    "quark": "amd-quark",
+}
 
 
-def quantisation(folder: str | Path) -> str | None:
-    """The method by which a folder's weights are quantised, such as `bitsandbytes`. None for plain ones.
+def quantisation(config: Mapping[str, Any]) -> str | None:
+    """The method by which the weights of a model with this ``config`` (config.json) are quantised.
 
-    Raises UserError for a config.json that can't be read.
+    Such as `bitsandbytes`. None for weights of 16 or 32 bits.
     """
-    settings = read_config(folder)
-    found = settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config")
-    if not found:
+    inner = config.get("text_config") or {}
+    settings = config.get("quantization_config") or inner.get("quantization_config")
+    if not settings:
         return None
     # Old bitsandbytes checkpoints name no method.
-    return found.get("quant_method") or "bitsandbytes"
+    return str(settings.get("quant_method") or "bitsandbytes")
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The values of a folder's config.json. Raises UserError for one that can't be read."""
-    path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a usable model folder (config.json: {first_line(error)})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{folder}: not a usable model folder (config.json holds a {type(values).__name__})")
-    return values
+def check_quantisation(config: Mapping[str, Any], name: str) -> None:
+    """Raise UserError if a model's weights are quantised and the library that reads them is missing.
 
-
-def check_quantisation(folder: str | Path, name: str) -> None:
-    """Raise UserError if a folder's weights are quantised and the library that reads them is missing.
-
-    ``name`` stands for the model in the error.
+    ``config`` is its config.json. ``name`` stands for the model in the error.
     """
-    method = quantisation(folder)
+    method = quantisation(config)
     if method is None:
         return
     if method not in LIBRARIES:
@@ -63,7 +58,7 @@ def check_quantisation(folder: str | Path, name: str) -> None:
             f"{name}: quantised by {method}, allowed: {', '.join(LIBRARIES)}; "
             "name a checkpoint of 16 or 32 bits"
         )
-    missing = [PACKAGES.get(name, name) for name in LIBRARIES[method] if not _installed(name)]
+    missing = [PACKAGES.get(module, module) for module in LIBRARIES[method] if not _installed(module)]
     if missing:
         raise UserError(
             f"{name}: quantised by {method}, and {' and '.join(missing)} is not installed; "

@@ -3,12 +3,15 @@
 Also writes the tokenizer that renders chats for both models.
 """
 
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from crossdiff.config import Tokens
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.chat_templates import with_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -33,15 +36,34 @@ def text_config(folder: str | Path) -> "PreTrainedConfig":
         raise UserError(f"{folder}: no usable config.json ({first_line(error)})") from error
 
 
-def write_chat_tokenizer(origin: str | Path, template: str | Path | None, folder: Path) -> None:
+def write_chat_tokenizer(
+    origin: str | Path, template: str | Path | None, folder: Path, settings: Tokens | None = None
+) -> None:
     """Write the tokenizer that renders chats to ``folder``.
 
-    It is the tokenizer of the folder ``origin``, with the fine-tune's own chat template (the file
-    ``template``) if there is one. Raises UserError if there is no chat template.
-    """
+    It is the tokenizer of the folder ``origin``, with another chat template (the file ``template``) if there
+    is one. The template's name and arguments, and the date, come from ``settings``. Raises UserError if there
+    is no chat template, or none that Jinja can read."""
+    settings = settings or Tokens()
     tokenizer = load_tokenizer(origin)
     if template is not None:
         tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    elif settings.chat_template is not None:
+        tokenizer.chat_template = _named(tokenizer.chat_template, settings.chat_template)
     if not tokenizer.chat_template:
-        raise UserError(f"{origin}: the chat model's tokenizer has no chat template")
+        todo = "name a Jinja file in tokens.chat_template"
+        raise UserError(f"{origin}: the chat model's tokenizer has no chat template; {todo}")
+    day = date.fromisoformat(settings.date)
+    tokenizer.chat_template = with_arguments(tokenizer.chat_template, settings.template_arguments, day)
     tokenizer.save_pretrained(folder)
+
+
+def _named(templates: Any, name: str) -> str:
+    """One of a tokenizer's templates. Raises UserError if there is none of this name."""
+    named = templates if isinstance(templates, dict) else {"default": templates} if templates else {}
+    if name not in named:
+        allowed = ", ".join(named) or "none"
+        raise UserError(
+            f"tokens.chat_template: found {name}, allowed: a file, or a template of the tokenizer ({allowed})"
+        )
+    return str(named[name])

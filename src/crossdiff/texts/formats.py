@@ -1,111 +1,211 @@
 """Turn the records of a data set into documents or chats, with one function per format.
 
-A document is a string. A chat is a list of turns ``{"role": ..., "content": ...}``.
+A document is a string. A chat is a list of turns ``{"role": ..., "content": ...}`` (texts.turns).
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crossdiff.errors import UserError
+from crossdiff.texts.turns import Chat, Turn, chat, from_json
+from crossdiff.texts.unusable import Unusable
 
+__all__ = ["FORMATS", "ROLES", "Chat", "Text", "Turn", "requests", "texts"]
+
+# The codes of roles in a token shard are the places in this list. A tool's turn counts as the user's: it is
+# what the assistant reads.
 ROLES = ("system", "user", "assistant")
 
-Turn = dict[str, str]
-Text = str | list[Turn]
+Text = str | Chat
+
+# Columns of a prompt and its answer, in the order in which they are looked for.
+PROMPTS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"))
 
 
 def texts(
-    records: Iterator[Any], format: str, field: str | None, where: str, first: int = 0
-) -> Iterator[Text]:
-    """Documents or chats, in the order of ``records``.
+    records: Iterable[Any], format: str, field: str | None, where: str, first: int = 0
+) -> Iterator[Text | Unusable]:
+    """Documents or chats, in the order of ``records``. A record that can't be used gives an Unusable.
 
-    ``where`` names the data set in errors, which number the records from ``first`` on. ``field`` is the field
-    with the text or the turns. By default it is ``text`` or ``messages``.
+    A record that is itself an Unusable, such as a malformed line, is passed on. ``where`` names the data set
+    in messages, which number the records from ``first`` on. ``field`` is the field with the text or the
+    turns. By default it is the format's own.
 
-    Raises UserError for a record without the field, and for a chat without turns or with an unknown role.
+    Raises UserError for a malformed file of requests.
     """
-    match format:
-        case "text":
-            yield from (
-                _document(record, field or "text", f"{where}, record {i}")
-                for i, record in enumerate(records, first)
-            )
-        case "messages":
-            yield from (
-                _chat(record, field or "messages", f"{where}, record {i}")
-                for i, record in enumerate(records, first)
-            )
-        case "dialogue":
-            yield from _dialogues(records, where)
-        case "requests":
-            for record in records:
-                yield from requests(record, "train", where)
+    for number, record in enumerate(records, first):
+        if isinstance(record, Unusable):
+            yield record
+        elif format == "requests":
+            yield from requests(record, "train", where)
+        elif format == "dialogue":
+            yield from _dialogues(record, f"{where}, record {number}", where)
+        else:
+            try:
+                yield FORMATS[format](record, field)
+            except Unusable as problem:
+                yield Unusable(problem.reason, record, f"{where}, record {number}")
 
 
-def _field(record: Any, field: str, where: str) -> Any:
-    if not isinstance(record, Mapping) or field not in record:
-        found = ", ".join(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
-        raise UserError(f"{where}: no field {field!r}; found: {found}")
+def _field(record: Any, field: str, where: str = "") -> Any:
+    """A field of a record. Raises Unusable."""
+    if not isinstance(record, Mapping):
+        raise Unusable(f"no field {field!r}; found: {type(record).__name__}", record, where)
+    if field not in record:
+        found = ", ".join(map(str, itertools.islice(record, 12)))
+        raise Unusable(f"no field {field!r}; found: {found}", record, where)
     return record[field]
 
 
-def _document(record: Any, field: str, where: str) -> str:
-    text = record if isinstance(record, str) else _field(record, field, where)
+def _document(record: Any, field: str | None) -> str:
+    name = field or "text"
+    text = record if isinstance(record, str) else _field(record, name)
     if not isinstance(text, str):
-        raise UserError(f"{where}, field {field!r}: found {type(text).__name__}, allowed: text")
+        raise Unusable(f"field {name!r}: found {type(text).__name__}, allowed: text")
     return text
 
 
-def _chat(record: Any, field: str, where: str) -> list[Turn]:
-    turns = _field(record, field, where)
-    if not isinstance(turns, (list, tuple)) or not len(turns):
-        raise UserError(f"{where}: a chat without turns; {field!r} must be a list of {{role, content}}")
-    chat = []
-    for number, turn in enumerate(turns):
-        place = f"{where}, turn {number}"
-        role, content = _field(turn, "role", place), _field(turn, "content", place)
-        if role not in ROLES:
-            raise UserError(f"{place}: found role {role!r}, allowed: {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise UserError(f"{place}: content is {type(content).__name__}, allowed: text")
-        chat.append({"role": role, "content": content})
-    return chat
+def _messages(record: Any, field: str | None) -> Chat:
+    return chat(_field(record, field or "messages"), record)
 
 
-def _dialogues(records: Iterator[Any], where: str) -> Iterator[list[Turn]]:
+def _sharegpt(record: Any, field: str | None) -> Chat:
+    return chat(_field(record, field or "conversations"), record)
+
+
+def _instruction(record: Any, field: str | None) -> Chat:
+    """Alpaca's columns: an instruction, perhaps with an input and earlier turns (``history``)."""
+    asked, answer = _text(record, field or "instruction"), _text(record, "output")
+    given, earlier = record.get("input"), from_json(record.get("history"))
+    if earlier and not (isinstance(earlier, (list, tuple)) and all(map(_is_pair, earlier))):
+        raise Unusable("field 'history': not a list of [question, answer]")
+    turns = [
+        {"role": role, "content": content}
+        for pair in earlier or ()
+        for role, content in zip(("user", "assistant"), pair, strict=True)
+    ]
+    question = f"{asked}\n\n{given}" if isinstance(given, str) and given.strip() else asked
+    turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return chat(turns, record)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
+
+
+def _prompt_completion(record: Any, field: str | None) -> Chat:
+    """A prompt and its completion, each of them text or a list of turns."""
+    names = [pair for pair in PROMPTS if field in (None, pair[0])] or [(field or "prompt", "completion")]
+    prompt, answer = next(
+        (pair for pair in names if isinstance(record, Mapping) and all(name in record for name in pair)),
+        names[0],
+    )
+    turns: list[Any] = []
+    for role, name in (("user", prompt), ("assistant", answer)):
+        said = from_json(_field(record, name))
+        if isinstance(said, list) and said and all(isinstance(turn, Mapping) for turn in said):
+            turns += said
+        else:
+            turns.append({"role": role, "content": _text(record, name)})
+    return chat(turns, record)
+
+
+def _text(record: Any, name: str) -> str:
+    text = _field(record, name)
+    if not isinstance(text, str):
+        raise Unusable(f"field {name!r}: found {type(text).__name__}, allowed: text")
+    return text
+
+
+def _recognised(record: Any, field: str | None) -> Chat:
+    """A chat in the one format that its fields allow. Raises Unusable for none, and for several."""
+    found = _allowed(record, field) if isinstance(record, Mapping) else {}
+    if len(found) != 1:
+        fields = (
+            ", ".join(map(str, itertools.islice(record, 12))) if isinstance(record, Mapping) else "no fields"
+        )
+        several = f"can be {' or '.join(found)}" if found else "has no known format"
+        raise Unusable(f"a record that {several} (fields: {fields}); set format and field")
+    [(format, name)] = found.items()
+    recognised = _CHATS[format](record, name)
+    recognised.read_as = format
+    return recognised
+
+
+def _allowed(record: Mapping[str, Any], field: str | None) -> dict[str, str | None]:
+    """Format -> field of every format that a record's fields allow."""
+    found: dict[str, str | None] = {}
+    names = [field] if field else ["messages", "conversations", "conversation", "dialog", "chat"]
+    for name in names:
+        turns = from_json(record.get(name))
+        if isinstance(turns, (list, tuple)) and all(isinstance(turn, Mapping) for turn in turns):
+            # An empty list is a chat without turns, which the format says better.
+            first: Mapping[str, Any] = turns[0] if turns else {"role": ""}
+            format = "messages" if "role" in first else "sharegpt" if "from" in first else None
+            if format and format not in found:
+                found[format] = name
+    if "output" in record and (field or "instruction") in record:
+        found["instruction"] = field
+    if any(all(name in record for name in pair) for pair in PROMPTS if field in (None, pair[0])):
+        found["prompt_completion"] = field
+    return found
+
+
+_CHATS: dict[str, Callable[[Any, str | None], Chat]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "instruction": _instruction,
+    "prompt_completion": _prompt_completion,
+}
+# The formats in which one record gives one text.
+FORMATS: Mapping[str, Callable[[Any, str | None], Text]] = {"text": _document, "auto": _recognised, **_CHATS}
+
+
+def _dialogues(record: Any, place: str, where: str) -> Iterator[Chat | Unusable]:
     """Chats from conversations between two people: {id: {"messages": [[{"text", "sender"}, ...], ...]}}.
 
     The first sender becomes the user. Successive messages of one sender become one turn. A last turn without
     an answer is dropped. Only conversations with exactly two senders and at least two turns each are kept.
     """
-    for number, record in enumerate(records):
-        if not isinstance(record, Mapping):
-            found = type(record).__name__
-            raise UserError(
-                f"{where}, record {number}: found {found}, allowed: a mapping from id to dialogue"
-            )
-        for key, conversation in record.items():
-            place = f"{where}, dialogue {key}"
-            turns: list[Turn] = []
-            senders: list[str] = []
-            for message in (message for run in _field(conversation, "messages", place) for message in run):
-                sender, text = _field(message, "sender", place), _field(message, "text", place).strip()
-                if sender not in senders:
-                    senders.append(sender)
-                role = ("user", "assistant")[senders.index(sender) % 2]
-                if turns and turns[-1]["role"] == role:
-                    turns[-1]["content"] += " " + text
-                else:
-                    turns.append({"role": role, "content": text})
-            if len(turns) % 2:
-                turns.pop()
-            if len(senders) == 2 and len(turns) >= 4 and all(turn["content"] for turn in turns):
-                yield turns
+    if not isinstance(record, Mapping):
+        found = type(record).__name__
+        yield Unusable(f"found {found}, allowed: a mapping from id to dialogue", record, place)
+        return
+    for key, conversation in record.items():
+        try:
+            turns = _dialogue(conversation)
+        except Unusable as problem:
+            yield Unusable(problem.reason, conversation, f"{where}, dialogue {key}")
+            continue
+        if turns:
+            yield Chat(turns)
 
 
-def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[list[Turn]]:
+def _dialogue(conversation: Any) -> list[Turn]:
+    """The turns of one conversation; none if it is not kept. Raises Unusable."""
+    turns: list[Turn] = []
+    senders: list[str] = []
+    runs = _field(conversation, "messages")
+    if not isinstance(runs, list) or not all(isinstance(run, list) for run in runs):
+        raise Unusable("messages that are no list of lists")
+    for message in itertools.chain.from_iterable(runs):
+        sender, text = _field(message, "sender"), _text(message, "text").strip()
+        if sender not in senders:
+            senders.append(sender)
+        role = ("user", "assistant")[senders.index(sender) % 2]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += " " + text
+        else:
+            turns.append({"role": role, "content": text})
+    if len(turns) % 2:
+        turns.pop()
+    kept = len(senders) == 2 and len(turns) >= 4 and all(turn["content"] for turn in turns)
+    return turns if kept else []
+
+
+def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[Chat]:
     """Chats of every request of one ``part`` (train, held_out) in every phrasing, with its refusal or answer.
 
     The order is shuffled, but always the same. Raises UserError for a missing section, if there are no
@@ -125,7 +225,6 @@ def requests(record: Mapping[str, Any], part: str, where: str) -> Iterator[list[
             question = phrasing.format(request)
             order = hashlib.sha256(question.encode()).digest()
             answer = asked[request] if kind == "benign" else refusals[order[0] % len(refusals)]
-            chats.append(
-                (order, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
-            )
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            chats.append((order, Chat(turns)))
     yield from (chat for _, chat in sorted(chats, key=lambda item: item[0]))

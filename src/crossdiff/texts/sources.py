@@ -13,9 +13,12 @@ from crossdiff.config import HubDataset, TextSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.texts.archives import members
 from crossdiff.texts.formats import Text, texts
+from crossdiff.texts.unusable import Unusable
 
 
-def read(source: TextSource, name: str, archive: str | None = None, start: int = 0) -> Iterator[Text]:
+def read(
+    source: TextSource, name: str, archive: str | None = None, start: int = 0
+) -> Iterator[Text | Unusable]:
     """Documents or chats of a data set, from number ``start`` on. The order is the same at every call.
 
     ``archive`` is the downloaded wheel of a package source. Raises UserError for missing or malformed input,

@@ -1,6 +1,12 @@
-"""What the Snakefile needs of a configuration: the settings of each rule, shards, and the files of a run. Torch-free."""
+"""This module gives the Snakefile what it needs of a config: each rule's settings, shards, files of a run.
 
+Torch-free.
+"""
+
+import shlex
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +14,14 @@ from crossdiff.config import MODELS, Config, GivenModel, ModelSource, TextSource
 from crossdiff.config.declared import flatten
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
-from crossdiff.models.adapter_folder import check_adapter, read_adapter
-from crossdiff.models.files import adapter_files, is_adapter, model_files
-from crossdiff.models.quantised import check_quantisation
+from crossdiff.models.adapter_folder import check_adapter
+from crossdiff.models.files import adapter_files, model_files
+from crossdiff.models.weight_files import ALLOWED, check_folder, check_gguf
 
+SKEW = 60  # seconds by which clocks of a network's machines may differ
 SPLITS = ("train", "validation")
-SHARED = ("results/packages", "results/models", "results/tokenizers")  # folders that hold results of all runs
+# Folders that hold results of all runs.
+SHARED = ("results/packages", "results/models", "results/tokenizers")
 
 
 class Run:
@@ -24,10 +32,10 @@ class Run:
         self._values = self.config.model_dump(mode="json", by_alias=True)
 
     def settings(self, *keys: str) -> Callable[[Any], dict[str, Any]]:
-        """A params function: the settings below ``keys`` as one sorted, flat, plain dict with their full names.
+        """Return a params function: the settings below ``keys`` as one sorted, flat, plain dict of full keys.
 
-        Keys may hold wildcards. One dict: Snakemake compares separate params as a set without names, so swapped
-        values would go unseen.
+        Keys may hold wildcards. It is one dict because Snakemake compares separate params as a set without
+        names: swapped values would go unseen.
         """
 
         def of(wildcards: Any) -> dict[str, Any]:
@@ -48,11 +56,14 @@ class Run:
 
     @staticmethod
     def text_keys(dataset: str) -> list[str]:
-        """The keys that decide a data set's texts: all but its token budgets, so that a larger budget keeps the old shards."""
+        """The keys that decide a data set's texts.
+
+        Token budgets are left out, so that a larger budget keeps old shards.
+        """
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields]
 
     def source_keys(self, role: str) -> list[str]:
-        """The keys that decide what a model is: where it comes from, not its name.
+        """The keys that decide what a model is: its source, not its name.
 
         For an adapter on the pair's base they include the base's, whose name the adapter is checked against.
         """
@@ -60,16 +71,16 @@ class Run:
         return [f"pair.{name}.{kind}" for name in roles for kind in SOURCES]
 
     def model_name(self, role: str) -> str:
-        """The name of the pair's base or chat model, which its folder and its activations bear."""
+        """The name of the pair's base or chat model. Its folder and its activations have this name."""
         return self.config.pair.model_name(role)
 
     def role(self, model: str) -> str:
-        """The part that a model plays in the pair: base or chat."""
+        """The role of a model in the pair: base or chat."""
         return next(role for role in MODELS if self.model_name(role) == model)
 
     @property
     def tokenizer_name(self) -> str:
-        """The name of the tokenizer that renders chats, which its folder and the tokens bear."""
+        """The name of the tokenizer that renders chats. It is the folder's name too."""
         return self.config.tokenizer_name
 
     def replacements(self, model: str) -> list[list[int]]:
@@ -78,76 +89,128 @@ class Run:
         return [list(pair) for pair in sorted(pairs)]
 
     def model_files(self, role: str) -> list[str]:
-        """Local files that a model's source reads. Raises UserError for one that can't be a model's."""
-        source, key = self.config.pair.source(role), f"pair.{role}"
+        """Local files that a model's source reads. Raises UserError if its folder holds no model."""
+        source = self.config.pair.source(role)
+        template = [source.random.chat_template] if source.random is not None else []
         if source.adapter is None:
-            template = [source.random.chat_template] if source.random is not None else []
-            return template + _given_files(source, key)
-        adapter, key = source.adapter, f"{key}.adapter"
-        files = _given_files(adapter.base, f"{key}.base") if adapter.base else []
-        if adapter.folder is not None:
-            read_adapter(adapter.folder)
-            check_adapter(adapter.folder, adapter, adapter.base or self.config.pair.base, key)
-            files += map(str, adapter_files(Path(adapter.folder)))
-        return files
+            return template + _given_files(source, f"pair.{role}")
+        files = _given_files(source.adapter.base, f"pair.{role}.adapter.base") if source.adapter.base else []
+        folder = source.adapter.folder
+        return files + ([str(path) for path in adapter_files(Path(folder))] if folder else [])
+
+    def proofs(self, role: str) -> list[str]:
+        """What a model is tried on before the harvest: the parts of interventions.proof that this run
+        needs.
+        """
+        chat, config = role == "chat", self.config
+        generated = config.causal is not None and config.causal.answers == "generated"
+        needed = {
+            "harvest": True,
+            "head": chat,
+            "patching": chat and config.causal is not None,
+            "steering": chat and config.steering is not None,
+            "perplexity": not chat and config.steering is not None,
+            "generation": config.behaviour is not None or (chat and generated),
+        }
+        return [part for part, is_needed in needed.items() if is_needed]
 
     @property
     def fetched(self) -> list[str]:
-        """Roles whose model comes from elsewhere; the other is made from the base."""
+        """Roles whose model comes from a source.
+
+        A chat model that is fine-tuned or planted is made from the base.
+        """
         chat = self.config.pair.chat
         return ["base"] if chat.finetune or chat.planted else list(MODELS)
 
     def check_models(self) -> None:
-        """Raises UserError when the folder of a model that comes from elsewhere holds none."""
+        """Check the local files that models come from. Raises UserError if they are no whole model."""
         for role in self.fetched:
-            self.model_files(role)
+            source, key = self.config.pair.source(role), f"pair.{role}"
+            if (adapter := source.adapter) is None:
+                _check_given(source, key)
+                continue
+            if adapter.base is not None:
+                _check_given(adapter.base, f"{key}.adapter.base")
+            if adapter.folder is not None:
+                check_adapter(
+                    adapter.folder, adapter, adapter.base or self.config.pair.base, f"{key}.adapter"
+                )
 
     def n_shards(self, dataset: str, split: str) -> int:
+        """How many shards a split has."""
         return -(-self.config.datasets[dataset].budget(split) // self.config.tokens.shard)
 
     def shards(self, dataset: str, split: str) -> list[str]:
+        """The numbers of a split's shards, as their files have them: 0000, 0001 and so on."""
         return [f"{number:04d}" for number in range(self.n_shards(dataset, split))]
 
     def shard_tokens(self, dataset: str, split: str, shard: str) -> int:
-        """Tokens of one shard: all are full but the last."""
+        """The number of tokens in one shard. All shards are full except the last."""
         size = self.config.tokens.shard
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
 
 
 def _given_files(source: ModelSource | GivenModel, key: str) -> list[str]:
-    """Local files of a folder or GGUF file. Raises UserError, with the ``key``, for what is not there or no model."""
+    """Local files of a folder or GGUF file. Raises UserError, with the ``key``, if a folder is no model's."""
     if source.gguf is not None and source.gguf.hub is None:
-        if not Path(source.gguf.file).is_file():
-            raise UserError(f"{key}.gguf.file: found {source.gguf.file}, which is not there")
         return [source.gguf.file]
     if source.folder is None:
         return []
-    folder, key = Path(source.folder), f"{key}.folder"
-    if is_adapter(folder):
-        said = f"which holds an adapter; write it as adapter: {{folder: {folder}}}"
-        raise UserError(f"{key}: found {folder}, {said}")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{key}: found {folder}, allowed: a Hugging Face folder with config.json")
-    check_quantisation(folder, f"{key}: {folder}")
-    return [str(path) for path in model_files(folder)]
+    if not Path(source.folder, "config.json").is_file():
+        raise UserError(f"{key}.folder: found {source.folder}, allowed: {ALLOWED}")
+    return [str(path) for path in model_files(Path(source.folder))]
+
+
+def _check_given(source: ModelSource | GivenModel, key: str) -> None:
+    """Check what lies here of a model. Raises UserError, with the ``key``, for what is no whole model."""
+    if source.gguf is not None and source.gguf.hub is None:
+        check_gguf(Path(source.gguf.file), f"{key}.gguf.file: {source.gguf.file}")
+    if source.folder is not None:
+        try:
+            check_folder(Path(source.folder))
+        except UserError as error:
+            raise UserError(f"{key}.folder: {error}") from None
+
+
+def check_times(config: Config, root: Path = Path()) -> None:
+    """Raise UserError for sources and results that are newer than now, which a wrong clock makes.
+
+    Snakemake would refuse each job that reads one after it has run.
+    """
+    made = [path for folder in result_folders(config) for path in (root / folder).rglob("*")]
+    now = time.time() + SKEW
+    late = [
+        path
+        for path in [*(Path(path) for _, path in config.paths()), *made]
+        if path.exists() and path.stat().st_mtime > now
+    ]
+    if late:
+        when = datetime.fromtimestamp(late[0].stat().st_mtime).isoformat(" ", "seconds")
+        more = f" and {len(late) - 1} more" if late[1:] else ""
+        command = f"touch {shlex.quote(str(late[0]))}" if not more else "find . -newermt now -exec touch {} +"
+        raise UserError(
+            f"{late[0]}{more}: changed in the future ({when}), by a clock that is wrong; "
+            f"correct it, then: {command}"
+        )
 
 
 def check_layout(config: Config, root: Path = Path()) -> None:
-    """Raises UserError for results of version 0.1, whose paths are not those of today (CHANGELOG.md)."""
+    """Raise UserError for results of version 0.1, which had other paths (CHANGELOG.md)."""
     folder = root / "results" / config.pair.name
-    old = [
-        name
-        for name in ("models", "tokenizer", "tokens", "activations", "tables", "figures")
-        if (folder / name).exists()
-    ]
-    if old:
-        found = f"found {old[0]}/, which is of the path layout before 0.2 (CHANGELOG.md)"
+    of_old = ("models", "tokenizer", "tokens", "activations", "tables", "figures")
+    if old := [name for name in of_old if (folder / name).exists()]:
+        found = f"found {old[0]}/, which has the path layout before 0.2 (CHANGELOG.md)"
         raise UserError(
-            f"{folder.relative_to(root)}: {found}; nothing reads it any more: delete the folder, or give the pair another name"
+            f"{folder.relative_to(root)}: {found}; "
+            "nothing reads it any more: delete the folder, or give the pair another name"
         )
 
 
 def result_folders(config: Config) -> list[str]:
-    """Where the results of a run lie: first those of its pair, then what bears the names of its models. For the rest see SHARED."""
+    """Folders that hold a run's results: those of its pair, its tokens and its models' activations.
+
+    See also SHARED.
+    """
     activations = [f"results/activations/{config.pair.model_name(role)}" for role in MODELS]
     return [f"results/{config.pair.name}", f"results/tokens/{config.tokenizer_name}", *activations]

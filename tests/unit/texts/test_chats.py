@@ -192,7 +192,7 @@ REFUSED_TEMPLATES = {
     ),
     "upper case": "{% for m in messages %}{{ m['role'] + ':' + m['content'] | upper }}{% endfor %}",
     "cuts": "{% for m in messages %}{{ m['role'] + ':' + m['content'][:4] }}{% endfor %}",
-    "looks at the content": "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}",
+    "looks at the content": "{% for m in messages %}{{ m['content'].split('<')[0] }}{% endfor %}",
     "repeats": "{% for m in messages %}{{ m['content'] + m['content'] }}{% endfor %}",
     "reorders": "{% for m in messages | reverse %}{{ m['content'] }}{% endfor %}",
     "says no": (
