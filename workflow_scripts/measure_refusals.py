@@ -3,16 +3,27 @@
 from crossdiff.device import fast_dtype
 from crossdiff.models.load import load_model
 from crossdiff.models.refusals import read_requests, refusal_rates, tokenizer_to_ask_with
+from crossdiff.models.replacements import with_replacements
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
 
 
 def main(
-    folders: dict[str, str], tokenizer: str, requests: str, phrasings: int, answer_tokens: int, table: str
+    folders: dict[str, str],
+    tokenizer: str,
+    replacements: dict[int, int],
+    requests: str,
+    phrasings: int,
+    answer_tokens: int,
+    table: str,
 ) -> None:
     requests_file = read_requests(requests)
     models = (
-        (name, load_model(folder, fast_dtype()), tokenizer_to_ask_with(folder, tokenizer))
+        (
+            name,
+            with_replacements(load_model(folder, fast_dtype()), replacements if name == "base" else {}),
+            tokenizer_to_ask_with(folder, tokenizer),
+        )
         for name, folder in folders.items()
     )
     write_csv(table, refusal_rates(models, requests_file, phrasings, answer_tokens))
@@ -23,6 +34,7 @@ if __name__ == "__main__":
         main(
             folders={"base": snakemake.input.base, "chat": snakemake.input.chat},
             tokenizer=snakemake.input.tokenizer,
+            replacements=settings.tokens.base_replacements,
             requests=snakemake.input.requests,
             phrasings=settings.behaviour.phrasings,
             answer_tokens=settings.behaviour.answer_tokens,

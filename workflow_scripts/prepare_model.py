@@ -8,15 +8,20 @@ from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
 
 
-def main(source: ModelSource, archive: str | None, folder: str) -> None:
+def main(
+    source: ModelSource, archive: str | None, base: tuple[Path, ModelSource] | None, key: str, folder: str
+) -> None:
     with atomic_path(folder) as temporary:
-        prepare(source, Path(temporary), archive)
+        prepare(source, Path(temporary), archive, base, key)
 
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
+        role, base = snakemake.params.role, snakemake.input.get("base")
         main(
-            source=settings.pair.source(snakemake.params.role),
+            source=settings.pair.source(role),
             archive=snakemake.input.get("archive") or None,
+            base=(Path(base), settings.pair.base) if base else None,
+            key=f"pair.{role}",
             folder=snakemake.output[0],
         )

@@ -3,13 +3,14 @@
 import pandas as pd
 
 from crossdiff.activations.pairs import read_summary
-from crossdiff.config import SteeringGrid
+from crossdiff.config import BASE, SteeringGrid
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import fast_dtype
 from crossdiff.interventions.steering_effects import steering
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.load import load_model
 from crossdiff.models.refusals import read_requests
+from crossdiff.models.replacements import with_replacements
 from crossdiff.provenance.storage import write_csv, write_parquet
 from crossdiff.workflow.job import job
 
@@ -24,6 +25,7 @@ def main(
     config: str,
     betas: str,
     summary: str,
+    replacements: dict[int, int],
     layer: int,
     top: int,
     named: list[int],
@@ -33,6 +35,7 @@ def main(
     answers: str,
 ) -> None:
     models = [load_model(folder, fast_dtype()) for folder in (base, chat)]
+    with_replacements(models[BASE], replacements)
     crosscoder = load_crosscoder(weights, config, layer, models[0].config.get_text_config().hidden_size)
     found = steering(
         *models,
@@ -59,6 +62,7 @@ if __name__ == "__main__":
                 name: snakemake.input[name]
                 for name in ("base", "chat", "tokenizer", "requests", "weights", "config", "betas", "summary")
             },
+            replacements=settings.tokens.base_replacements,
             layer=settings.pair.layer,
             top=settings.classes.top,
             named=snakemake.params.latents,

@@ -2,12 +2,21 @@
 
 from crossdiff.activations.pairs import PairedShard, summarise, write_summary
 from crossdiff.config import Activations
+from crossdiff.provenance.storage import read_json
 from crossdiff.texts.shards import added
 from crossdiff.workflow.job import job
 
 
-def main(tokens: list[str], base: list[str], chat: list[str], settings: Activations, summary: str) -> None:
-    found = summarise([PairedShard(*paths) for paths in zip(tokens, base, chat, strict=True)], settings)
+def main(
+    tokens: list[str], base: list[str], chat: list[str], facts: str, settings: Activations, summary: str
+) -> None:
+    shards = [PairedShard(*paths) for paths in zip(tokens, base, chat, strict=True)]
+    pair = read_json(facts)
+    unknown, replaced = (
+        None if pair[key] is None else {int(number) for number in pair[key]}
+        for key in ("unknown_to_base", "replaced_for_base")
+    )
+    found = summarise(shards, settings, unknown, replaced)
     write_summary(summary, found._replace(texts=added(tokens)))
 
 
@@ -17,6 +26,7 @@ if __name__ == "__main__":
             tokens=snakemake.input.tokens,
             base=snakemake.input.base,
             chat=snakemake.input.chat,
+            facts=snakemake.input.checked,
             settings=settings.activations,
             summary=snakemake.output[0],
         )

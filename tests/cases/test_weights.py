@@ -12,7 +12,6 @@ from helpers_folders import random_model
 from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
 
-from crossdiff.models import weight_files
 from crossdiff.models.check import check_model
 from crossdiff.models.load import check_weights, digest, load_model
 from crossdiff.models.tensors import stripped, unknown
@@ -180,7 +179,7 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(copy: Pat
     [
         ("consolidated.safetensors", "in the format of their authors only"),
         ("consolidated.00.pth", "in the format of their authors only"),
-        ("model-q4.gguf", "it holds a GGUF file (model-q4.gguf)"),
+        ("model-q4.gguf", "give it as gguf: {file: "),
         ("weights.safetensors", "weights.safetensors is not one of the names that are read"),
         ("README.md", "it has no weights"),
     ],
@@ -260,9 +259,9 @@ def test_config_that_is_no_mapping_is_refused_by_path(copy: Path, text: str) -> 
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
         ({"load_in_4bit": True}, "bitsandbytes"),
-        ({"quant_method": "gptq", "bits": 4}, "gptqmodel"),
+        ({"quant_method": "gptq", "bits": 4}, "optimum and gptqmodel"),
         ({"quant_method": "awq", "bits": 4}, "gptqmodel"),
-        ({"quant_method": "compressed-tensors"}, "compressed_tensors"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
         ({"quant_method": "hqq"}, "hqq"),
     ],
 )
@@ -274,9 +273,9 @@ def test_quantized_weights_need_their_library(
     (copy / "config.json").write_text(
         json.dumps(config | ({"text_config": quantized} if inner else quantized))
     )
-    monkeypatch.setattr(weight_files, "find_spec", lambda name: None)
-    assert f"needs the package {library}; install it" in one_line(check_folder, copy)
-    monkeypatch.setattr(weight_files, "find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert f"{library} is not installed; pip install" in one_line(check_folder, copy)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     check_folder(copy)
 
 

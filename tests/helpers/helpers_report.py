@@ -32,6 +32,7 @@ TEXTS = {
 FIGURES = tuple(
     "norm_difference latent_scaling threshold_sweep kl template_tokens explanations training".split()
 )
+TOKENS = {"unknown_to_base": {}, "replaced_for_base": {}}  # of a pair with one vocabulary
 VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
 HOSTILE = "<script>boo()</script> & <b>"
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
@@ -119,8 +120,8 @@ def inputs(
 ) -> Inputs:
     """Write everything that the page reads below ``folder``, the way the rules write it."""
     model = {"d_model": 32, "layers": 3, "family": family}
-    write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1})
-    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3, TEXTS)
+    write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1} | TOKENS)
+    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3, texts=TEXTS)
     write_summary(folder / "summary.json", summary)
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
     seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5}

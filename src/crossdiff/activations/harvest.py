@@ -19,6 +19,7 @@ from crossdiff.activations.cache import CacheWriter, cache_writer
 from crossdiff.device import ToHost, to_device
 from crossdiff.errors import UserError
 from crossdiff.models.forward import run_to_layer
+from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,10 @@ def harvest_shard(
 ) -> None:
     """Write the output of block ``layer`` for every token of the shard as a cache.
 
-    Memory holds about (WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations.
+    Memory holds about (WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations, and for
+    a token that the model can't read.
     """
+    check_ids(model, shard.token)
     starts, stops = shard.sequence_bounds()
     total, to_host = len(shard.token), ToHost(model.device)
     waiting: deque[Future] = deque()

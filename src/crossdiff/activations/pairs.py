@@ -4,7 +4,7 @@ This module decides which tokens count, computes how activations are scaled, and
 token pairs. A token pair is the activations of both models at one token.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,8 @@ class Summary(NamedTuple):
     tokens: int
     skipped_as_first: int
     skipped_by_norm: int
+    unknown_to_base: int | None = 0  # tokens that the base's tokenizer lacks; None if it has no tokenizer
+    replaced_for_base: int = 0  # tokens in whose place the base read others
     texts: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # data set -> counts, see texts.shards.added
 
     def kept(self, shard: PairedShard) -> np.ndarray:
@@ -103,11 +105,17 @@ class Summary(NamedTuple):
                 return mean, factor.expand(len(MODELS)).clone()
 
 
-def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
+def summarise(
+    shards: Sequence[PairedShard],
+    settings: Activations,
+    unknown: Collection[int] | None = (),
+    replaced: Collection[int] = (),
+) -> Summary:
     """Compute the summary of all ``shards``.
 
     Median norms are over all tokens past ``skip_first``. Means and variances are over ``statistics_tokens``
-    kept tokens, an equal share from every shard. Raises UserError if too few tokens are kept.
+    kept tokens, an equal share from every shard. Tokens with an id in ``unknown`` or ``replaced`` are counted
+    (``models.check``). Raises UserError if too few tokens are kept.
     """
     late = [shard.tokens.position >= settings.skip_first for shard in shards]
     norms = np.concatenate([shard.norms[:, rows] for shard, rows in zip(shards, late, strict=True)], axis=1)
@@ -126,10 +134,17 @@ def summarise(shards: Sequence[PairedShard], settings: Activations) -> Summary:
         tokens=tokens,
         skipped_as_first=tokens - norms.shape[1],
         skipped_by_norm=0,
+        unknown_to_base=None if unknown is None else _count(shards, unknown),
+        replaced_for_base=_count(shards, replaced),
     )
     n_kept = sum(int(summary.kept(shard).sum()) for shard in shards)
     mean, rms = _moments(shards, summary, -(-settings.statistics_tokens // len(shards)))
     return summary._replace(mean=mean.tolist(), rms=rms.tolist(), skipped_by_norm=norms.shape[1] - n_kept)
+
+
+def _count(shards: Sequence[PairedShard], ids: Collection[int]) -> int:
+    """The number of tokens whose id is one of ``ids``."""
+    return sum(int(np.isin(shard.tokens.token, list(ids)).sum()) for shard in shards) if ids else 0
 
 
 def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) -> tuple[Tensor, Tensor]:

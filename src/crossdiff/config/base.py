@@ -12,6 +12,7 @@ NAME = r"^[a-z0-9][a-z0-9_-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
 WORD = r"^[A-Za-z0-9._-]+$"
 VERSION = r"^[A-Za-z0-9._+!-]+$"
+SUBFOLDER = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 ARGUMENT = r"^[A-Za-z][A-Za-z0-9_]*$"
 PATTERNS = {
     NAME: "lower-case letters, digits, '-' and '_', a letter or digit first",
@@ -19,6 +20,7 @@ PATTERNS = {
     SHA256: "64 digits from 0 to 9 and a to f",
     WORD: "letters, digits, '.', '_' and '-'",
     VERSION: "letters, digits, '.', '_', '+', '!' and '-'",
+    SUBFOLDER: "words of letters, digits, '.', '_' and '-', with '/' between them",
 }
 Name = Annotated[str, Field(pattern=NAME)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]

@@ -1,9 +1,8 @@
 """The pair of models: where each comes from, or how it is made."""
 
-import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from crossdiff.config.base import (
     ByName,
@@ -20,13 +19,13 @@ from crossdiff.config.base import (
     exactly_one,
     with_ranges,
 )
-from crossdiff.config.sources import HubModel, Package
+from crossdiff.config.sources import GIVEN, Adapter, Gguf, HubModel, LocalPath, Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))
 KEPT_NAMES = ("packages", "models", "tokenizers", "tokens", "activations")  # folders next to those of pairs
 CHAT_ONLY_SOURCES = ("finetune", "planted")
-SOURCES = ("hub", "folder", "package", "random", *CHAT_ONLY_SOURCES)  # of a model
+SOURCES = (*GIVEN, "adapter", "random", *CHAT_ONLY_SOURCES)  # of a model
 
 Frequency = Annotated[float, Field(gt=0, le=0.25)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -193,10 +192,12 @@ class ModelSource(Section):
     ] = None
     hub: HubModel | None = None
     folder: Annotated[
-        Annotated[Text, AfterValidator(os.path.expanduser)] | None,
+        LocalPath | None,
         about("A local Hugging Face folder: config.json, *.safetensors and tokenizer files."),
     ] = None
     package: Package | None = None
+    gguf: Gguf | None = None
+    adapter: Adapter | None = None
     random: RandomModel | None = None
     finetune: Finetune | None = None
     planted: Planted | None = None
@@ -210,6 +211,16 @@ class ModelSource(Section):
     def kind(self) -> str:
         """The source that is given, one of ``SOURCES``."""
         return exactly_one(self, SOURCES)
+
+    @property
+    def needs_pairs_base(self) -> bool:
+        """Whether it is an adapter on the pair's base model."""
+        return self.adapter is not None and self.adapter.base is None
+
+    @property
+    def wheel(self) -> Package | None:
+        """The package that the model, or the base of its adapter, comes in."""
+        return self.adapter.base.package if self.adapter and self.adapter.base else self.package
 
 
 class Pair(Section):
@@ -240,6 +251,10 @@ class Pair(Section):
     def _base_is_given(self) -> "Pair":
         if self.base.kind in CHAT_ONLY_SOURCES:
             raise ValueError(f"base: found {self.base.kind}, only the chat model can be made from the base")
+        if self.base.needs_pairs_base:
+            raise ValueError("base.adapter.base: missing; allowed: a source, since this is the pair's base")
+        if self.chat.needs_pairs_base and self.base.adapter and not self.base.adapter.merge:
+            raise ValueError("base.adapter.merge: found False, allowed: True, since the chat model adapts it")
         return self
 
     def source(self, role: str) -> ModelSource:

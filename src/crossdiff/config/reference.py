@@ -18,11 +18,13 @@ Schema = dict[str, Any]
 
 DIALECT = "http://json-schema.org/draft-07/schema#"  # the newest one that editors know well
 KINDS = {NAME: "name", SHA256: "hash", WORD: "word", VERSION: "version"}  # of text
+IDS = "^[0-9]+$"
 BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 NOWHERE = {
     f"pair.base.{kind}" for kind in CHAT_ONLY_SOURCES
 }  # refused, though the base's section has these keys
 WIDTH = 120
+PLACES = 3  # full keys that a heading names
 
 INTRO = f"""# Every key of a config
 
@@ -76,7 +78,10 @@ class _Generator(GenerateJsonSchema):
         return {**found, "items": items}
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        return {**super().dict_schema(schema), "additionalProperties": False}
+        found = super().dict_schema(schema)
+        if isinstance(values := found.get("additionalProperties"), dict):
+            found["patternProperties"] = {IDS: values}  # the other keys of users are names
+        return {**found, "additionalProperties": False}
 
 
 def schema() -> Schema:
@@ -119,7 +124,7 @@ def markdown() -> str:
     sections = root["$defs"]
     places = _places(root, sections)
     losses = [_name(option) for option in _options(root["properties"]["crosscoders"])]
-    anchors = {name: _anchor(", ".join(paths)) for name, paths in places.items()}
+    anchors = {name: _anchor(_heading(paths)) for name, paths in places.items()}
     anchors |= {loss: _anchor(EVERY_LOSS) for loss in losses}
 
     def block(heading: str, text: str, keys: Schema, required: list[str]) -> str:
@@ -131,7 +136,7 @@ def markdown() -> str:
         section = sections[name]
         if name not in losses:
             level = "##" if re.fullmatch(r"\w+(\.NAME)?", places[name][0]) else "###"
-            heading = f"{level} {', '.join(places[name])}"
+            heading = f"{level} {_heading(places[name])}"
             blocks.append(block(heading, section["description"], section["properties"], _required(section)))
         elif name == losses[0]:
             common, own = _parted({loss: sections[loss]["properties"] for loss in losses})
@@ -142,6 +147,11 @@ def markdown() -> str:
                     block(heading, sections[loss]["description"], own[loss], _required(sections[loss]))
                 )
     return "\n\n".join(blocks) + "\n"
+
+
+def _heading(places: list[str]) -> str:
+    """The full keys at which a section stands; the first few of many."""
+    return ", ".join([*places[:PLACES], *(["..."] if len(places) > PLACES else [])])
 
 
 def _own_first(keys: Schema, parent: type[Section]) -> Schema:
@@ -221,8 +231,9 @@ def _first_sentence(text: str) -> str:
 def _type(value: Schema) -> str:
     """Type and bounds in words."""
     if "patternProperties" in value:
-        [inner] = value["patternProperties"].values()
-        return f"NAME: {_type(inner)}" + (", at least one" if "minProperties" in value else "")
+        [(pattern, inner)] = value["patternProperties"].items()
+        key = "ID" if pattern == IDS else "NAME"
+        return f"{key}: {_type(inner)}" + (", at least one" if "minProperties" in value else "")
     first = next(_options(value))
     if _name(first):
         return "section"

@@ -1,16 +1,19 @@
 """Texts, and places on the network that models and texts come from."""
 
+import os
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdiff.config.base import (
     ARGUMENT,
+    SUBFOLDER,
     VERSION,
     WORD,
     Fraction,
     Name,
+    NonNegativeInt,
     OpenFraction,
     PositiveInt,
     Section,
@@ -19,6 +22,8 @@ from crossdiff.config.base import (
     about,
     exactly_one,
 )
+
+LocalPath = Annotated[Text, AfterValidator(os.path.expanduser)]
 
 
 class Package(Section):
@@ -38,12 +43,94 @@ class Package(Section):
 
 
 class HubModel(Section):
-    """A model on the Hugging Face hub."""
+    """A model on the Hugging Face hub. Only the files that are needed are downloaded."""
 
     name: Annotated[Text, about("Repository, such as `google/gemma-2-2b`.")]
     revision: Annotated[
         Text, about("Commit, tag or branch. Pin a commit, so that a later run gets the same files.")
     ]
+    subfolder: Annotated[
+        Annotated[str, Field(pattern=SUBFOLDER)] | None,
+        about("Folder of the repository that holds the model, such as `checkpoint-500`."),
+    ] = None
+
+    def within(self, file: str) -> str:
+        """The path of a file, or glob, of the model in the repository."""
+        return f"{self.subfolder}/{file}" if self.subfolder else file
+
+    def __str__(self) -> str:
+        """The repository, its revision and the folder in it, as errors name them."""
+        return f"{self.name}@{self.revision}" + (f", {self.subfolder}" if self.subfolder else "")
+
+
+class Gguf(Section):
+    """One GGUF file, local or on the hub. It is read as bfloat16. A file in parts is refused."""
+
+    file: Annotated[LocalPath, about("Path of the file; with `hub`, its name there.")]
+    hub: HubModel | None = None
+
+
+GIVEN = ("hub", "folder", "package", "gguf")  # sources of a model that somebody else made
+
+
+class GivenModel(Section):
+    """A model that somebody else made. Give exactly one of ``hub``, ``folder``, ``package`` and ``gguf``."""
+
+    hub: HubModel | None = None
+    folder: Annotated[
+        LocalPath | None,
+        about("A local Hugging Face folder: config.json, *.safetensors and tokenizer files."),
+    ] = None
+    package: Package | None = None
+    gguf: Gguf | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "GivenModel":
+        exactly_one(self, GIVEN)
+        return self
+
+
+def _pairs_base(value: Any) -> Any:
+    return None if value == "base" else value
+
+
+def _or_base(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": "base"})
+
+
+class Adapter(Section):
+    """A LoRA adapter in PEFT's format, on a base model. Give exactly one of ``hub`` and ``folder``.
+
+    The adapter is applied when the model is loaded, so no second copy of the base's weights is written.
+    ``adapter_config.json`` names the base that the adapter was trained on. Another base is refused.
+    """
+
+    hub: HubModel | None = None
+    folder: Annotated[
+        LocalPath | None,
+        about("A local folder with adapter_config.json and adapter_model.safetensors."),
+    ] = None
+    base: Annotated[
+        GivenModel | None,
+        BeforeValidator(_pairs_base),
+        Field(
+            description="The model that is adapted. Left out, or `base`: the pair's base model.",
+            json_schema_extra=_or_base,
+        ),
+    ] = None
+    trained_on: Annotated[
+        Text | None,
+        about("The base that adapter_config.json names, if it is another name for the same weights."),
+    ] = None
+    merge: Annotated[
+        bool,
+        about("Write the sum of base and adapter as a plain model. It is rounded to the base's precision."),
+    ] = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Adapter":
+        exactly_one(self, ("hub", "folder"))
+        return self
 
 
 class HubDataset(Section):
@@ -225,6 +312,23 @@ class Tokens(Section):
         PositiveInt,
         about("Size of a shard, the unit of parallel work. Larger shards mean fewer, longer jobs.", "tokens"),
     ] = 1_000_000
+    base_replacements: Annotated[
+        dict[NonNegativeInt, NonNegativeInt],
+        about(
+            "Ids, each with the one that the base reads in its place, for tokens it never saw in training.",
+            "id",
+        ),
+    ] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_chains(self) -> "Tokens":
+        for number, instead in self.base_replacements.items():
+            if instead in self.base_replacements:
+                raise ValueError(
+                    f"base_replacements.{number}: found {instead}, which is itself replaced; "
+                    "name a token that the base knows"
+                )
+        return self
 
     @property
     def template_file(self) -> str | None:

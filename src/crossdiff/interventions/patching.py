@@ -37,6 +37,7 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
 from crossdiff.models.forward import HEAD_POSITIONS, head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
 
@@ -184,6 +185,8 @@ def answer_kl(
     In each batch, both models run to the layer once and the crosscoder encodes once. A variant costs the
     blocks after the layer, and the LM head at the predicting positions only.
     """
+    for model in (base, chat):
+        check_ids(model, shard.token)
     device, patcher = chat.device, Patcher(crosscoder)
     kl = np.full((len(shard.token), len(variants)), np.nan, np.float32)
     fired = torch.zeros(crosscoder.latents, dtype=torch.long, device=device)

@@ -28,6 +28,7 @@ from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.padding import padded
 from crossdiff.models.refusals import KINDS, questions
+from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 
@@ -119,6 +120,7 @@ def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
 
 def _activations(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
     """Output of block ``layer``, (prompts, positions, d_model) float32 on the CPU."""
+    check_ids(model, ids.numpy())
     parts = (run_to_layer(model, part.to(model.device), layer) for part in ids.split(ROWS))
     return torch.cat([part.float().cpu() for part in parts])
 

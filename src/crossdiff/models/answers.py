@@ -16,6 +16,7 @@ from crossdiff.config import TextSource
 from crossdiff.errors import UserError
 from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, only_attends, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.replacements import as_read
 from crossdiff.models.thoughts import without_thinking
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
@@ -85,6 +86,7 @@ def answer_nats(
     An empty answer has 0. Prompts and answers are ids, (tokens,) each. Equal prompts are read once, and so
     are equal pairs of prompt and answer.
     """
+    prompts, answers = ([as_read(model, ids) for ids in part] for part in (prompts, answers))
     number: dict[bytes, int] = {}
     prompt_of = [number.setdefault(prompt.tobytes(), len(number)) for prompt in prompts]
     distinct = {prompt_of[row]: prompt for row, prompt in enumerate(prompts)}

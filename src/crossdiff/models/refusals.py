@@ -18,6 +18,7 @@ from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError, first_line
 from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
+from crossdiff.models.files import has_tokenizer
 from crossdiff.models.thoughts import Said, said, without_thinking
 from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.models.turns import end_turns_as
@@ -66,12 +67,12 @@ def answers(
 
 
 def tokenizer_to_ask_with(folder: str | Path, pair: str | Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, or the pair's if the own one has no chat template, as in a raw base model.
+    """The model's own tokenizer, or the pair's if it has none with a chat template, as in a raw base model.
 
     Raises UserError for a folder without a usable tokenizer.
     """
-    own = load_tokenizer(folder)
-    return own if own.chat_template else load_tokenizer(pair)
+    own = load_tokenizer(folder) if has_tokenizer(folder) else None
+    return own if own and own.chat_template else load_tokenizer(pair)
 
 
 def read_requests(path: str | Path) -> dict[str, Any]:

@@ -1,44 +1,48 @@
 """Check a model's folder by its file names and headers, before any of it is loaded. Torch-free."""
 
 import json
+import re
 import struct
-from importlib.util import find_spec
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from crossdiff.errors import UserError
+from crossdiff.models.files import ADAPTER_CONFIG
+from crossdiff.models.quantised import check_quantisation
 
-WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ALLOWED = "a Hugging Face folder with config.json"
 POINTER = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors format limits it
-# Method of quantization -> the module that transformers reads it with.
-LIBRARIES = {
-    "aqlm": "aqlm",
-    "auto-round": "auto_round",
-    "awq": "gptqmodel",
-    "bitsandbytes": "bitsandbytes",
-    "compressed-tensors": "compressed_tensors",
-    "eetq": "eetq",
-    "fp8": "kernels",
-    "gptq": "gptqmodel",
-    "hqq": "hqq",
-    "quanto": "optimum.quanto",
-    "quark": "quark",
-    "torchao": "torchao",
-    "vptq": "vptq",
-}
 
 
 def check_folder(folder: Path) -> None:
     """Raise UserError for a folder that holds no whole model, and say what it holds instead."""
     if not folder.is_dir():
         raise UserError(f"found {folder}, allowed: {ALLOWED}")
-    if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
-        _refuse_other_formats(folder)
-    config = _json(folder / "config.json")
-    _check_quantization(folder, config)
+    check_names([path.name for path in folder.iterdir()], str(folder), str(folder))
+    check_quantisation(read_config(folder), str(folder))
     tensor_names(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The values of a folder's config.json. Raises UserError if it is missing or no mapping."""
+    return _json(folder / "config.json")
+
+
+def check_gguf(path: Path, name: str) -> None:
+    """Raise UserError if ``path`` is no whole GGUF file. ``name`` names it in errors."""
+    if not path.is_file():
+        raise UserError(f"{name}: found no such file")
+    with path.open("rb") as file:
+        begin = file.read(len(POINTER))
+    if begin.startswith(POINTER):
+        raise UserError(f"{name}: {_pointer(path)}")
+    if not begin.startswith(b"GGUF"):
+        raise UserError(f"{name}: not a usable GGUF file (it begins with {begin[:4]!r})")
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+        raise UserError(f"{name}: one part of a GGUF file; join the parts with llama-gguf-split --merge")
 
 
 def tensor_names(folder: Path) -> list[str]:
@@ -46,7 +50,7 @@ def tensor_names(folder: Path) -> list[str]:
 
     Raises UserError for a file that is missing, cut off or a pointer of git-lfs.
     """
-    return [name for file in _files(folder) for name in _header(file) if name != "__metadata__"]
+    return [name for file in _files(folder) for name in read_header(file) if name != "__metadata__"]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -61,41 +65,49 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
-def _refuse_other_formats(folder: Path) -> None:
-    there = {path.name for path in folder.iterdir()}
+def has_weights(names: Iterable[str]) -> bool:
+    """Whether one of the file ``names`` is that of weights, or of their index, which transformers reads."""
+    return any(name in (WEIGHTS, INDEX) for name in names)
+
+
+def check_names(there: Collection[str], name: str, origin: str) -> None:
+    """Raise UserError if none of the file names ``there`` is that of weights which are read.
+
+    ``name`` names the model in errors. ``origin`` is its folder or its name on the hub.
+    """
+    if has_weights(there):
+        return
 
     def some(ending: str) -> str | None:
         return min((name for name in there if name.endswith(ending)), default=None)
 
     needs = f"needs config.json and {WEIGHTS} or its shards"
-    if ADAPTER in there:
-        found = (
-            "it is an adapter (LoRA), no whole model; give it as adapter: {base: ..., folder: "
-            + f"{folder}"
-            + "}"
-        )
+    if ADAPTER_CONFIG in there:
+        where = f"{{base: ..., {'hub: ...' if name != origin else f'folder: {origin}'}}}"
+        found = f"it is an adapter (LoRA), no whole model; give it as adapter: {where}"
     elif any(name.startswith("pytorch_model") and name.endswith(".bin") for name in there):
         convert = (
             f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-            f"[c.from_pretrained('{folder}').save_pretrained('{folder}-safetensors') for c in (M, T)]"
+            f"[c.from_pretrained('{origin}').save_pretrained('{origin}-safetensors') for c in (M, T)]"
         )
         found = f'it has pickled weights only (pytorch_model.bin); convert them: python -c "{convert}"'
-    elif (name := some(".gguf")) is not None:
-        found = (
-            f"it holds a GGUF file ({name}), no Hugging Face folder; download the repository it was made from"
-        )
+    elif (file := some(".gguf")) is not None:
+        where = f"{{file: {file}, hub: ...}}" if name != origin else f"{{file: {origin}/{file}}}"
+        found = f"it holds a GGUF file, no Hugging Face model; give it as gguf: {where}"
     elif any(name.startswith("consolidated") for name in there):
         found = (
             "it has the weights in the format of their authors only (consolidated.*); download "
             f"{WEIGHTS} or its shards from the repository instead"
         )
-    elif (name := some(".safetensors")) is not None:
-        found = f"{name} is not one of the names that are read; {needs}"
+    elif (file := some(".safetensors")) is not None:
+        found = f"{file} is not one of the names that are read; it {needs}"
     elif "config.json" in there:
         found = f"it has no weights; it {needs}"
+    elif name != origin:
+        found = "it has no config.json; correct its name, revision or subfolder"
     else:
-        raise UserError(f"found {folder}, allowed: {ALLOWED}")
-    raise UserError(f"{folder}: {found}")
+        raise UserError(f"found {name}, allowed: {ALLOWED}")
+    raise UserError(f"{name}: {found}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def _pointer(path: Path) -> str:
     return f"found a pointer of git-lfs, not the file; run in {path.parent}: git lfs pull"
 
 
-def _header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file: tensor -> dtype, shape and place."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -136,17 +148,3 @@ def _header(path: Path) -> dict[str, Any]:
     if size != (whole := 8 + length + max(ends, default=0)):
         raise UserError(f"{path}: found {size:,} bytes, its header tells {whole:,}; download it again")
     return header
-
-
-def _check_quantization(folder: Path, config: dict[str, Any]) -> None:
-    inner = config.get("text_config")
-    settings = config.get("quantization_config") or (inner or {}).get("quantization_config")
-    if not isinstance(settings, dict):
-        return
-    method = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else None)
-    library = LIBRARIES.get(str(method))
-    if library is not None and find_spec(library.split(".")[0]) is None:
-        raise UserError(
-            f"{folder}: its weights are quantized ({method}), which needs the package {library}; "
-            "install it, or give the model in full precision"
-        )

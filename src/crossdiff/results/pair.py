@@ -24,8 +24,10 @@ from crossdiff.models.answers import answered, greedy
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.replacements import with_replacements
 from crossdiff.models.turns import end_turns_as
 from crossdiff.provenance.records import RESULTS
+from crossdiff.provenance.storage import read_json
 from crossdiff.results.crosscoder import LoadedCrosscoder
 from crossdiff.results.home import located, pair_names, record_of, root_of, tokenizer_folder
 from crossdiff.results.tokens import TextActivations, whole
@@ -61,6 +63,8 @@ class Pair:
         self._models = root / RESULTS / "models"
         self._check = check
         record_of(here / SUMMARY, check)
+        replaced = read_json(here / PAIR).get("replaced_for_base", {})
+        self._replacements = {int(number): instead for number, instead in replaced.items()}
         self.summary: Summary = read_summary(here / SUMMARY)
         self.tokenizer: PreTrainedTokenizerFast = load_chat_tokenizer(tokenizer_folder(here / PAIR, record))
 
@@ -82,7 +86,7 @@ class Pair:
     @cached_property
     def base(self) -> PreTrainedModel:
         """The base model, on the GPU if there is one."""
-        return self._model(self.names.base)
+        return with_replacements(self._model(self.names.base), self._replacements)
 
     @cached_property
     def chat(self) -> PreTrainedModel:

@@ -10,12 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from crossdiff.config import MODELS, Config, TextSource, load
+from crossdiff.config import MODELS, Config, GivenModel, ModelSource, TextSource, load
 from crossdiff.config.declared import flatten
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
-from crossdiff.models.files import model_files
-from crossdiff.models.weight_files import ALLOWED, check_folder
+from crossdiff.models.adapter_folder import check_adapter
+from crossdiff.models.files import adapter_files, model_files
+from crossdiff.models.weight_files import ALLOWED, check_folder, check_gguf
 
 SKEW = 60  # seconds by which clocks of a network's machines may differ
 SPLITS = ("train", "validation")
@@ -61,10 +62,13 @@ class Run:
         """
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields if key not in unread]
 
-    @staticmethod
-    def source_keys(role: str) -> list[str]:
-        """The keys that decide what a model is: its source, not its name."""
-        return [f"pair.{role}.{kind}" for kind in SOURCES]
+    def source_keys(self, role: str) -> list[str]:
+        """The keys that decide what a model is: its source, not its name.
+
+        For an adapter on the pair's base they include the base's, whose name the adapter is checked against.
+        """
+        roles = ["base", role] if self.config.pair.source(role).needs_pairs_base else [role]
+        return [f"pair.{name}.{kind}" for name in roles for kind in SOURCES]
 
     def model_name(self, role: str) -> str:
         """The name of the pair's base or chat model. Its folder and its activations have this name."""
@@ -79,14 +83,20 @@ class Run:
         """The name of the tokenizer that renders chats. It is the folder's name too."""
         return self.config.tokenizer_name
 
+    def replacements(self, model: str) -> list[list[int]]:
+        """[token id, id that the model reads in its place]: none for a model that is not the pair's base."""
+        pairs = self.config.tokens.base_replacements.items() if self.role(model) == "base" else ()
+        return [list(pair) for pair in sorted(pairs)]
+
     def model_files(self, role: str) -> list[str]:
         """Local files that a model's source reads. Raises UserError if its folder holds no model."""
         source = self.config.pair.source(role)
-        if source.folder is not None:
-            if not Path(source.folder, "config.json").is_file():
-                raise UserError(f"pair.{role}.folder: found {source.folder}, allowed: {ALLOWED}")
-            return [str(path) for path in model_files(Path(source.folder))]
-        return [source.random.chat_template] if source.random is not None else []
+        template = [source.random.chat_template] if source.random is not None else []
+        if source.adapter is None:
+            return template + _given_files(source, f"pair.{role}")
+        files = _given_files(source.adapter.base, f"pair.{role}.adapter.base") if source.adapter.base else []
+        folder = source.adapter.folder
+        return files + ([str(path) for path in adapter_files(Path(folder))] if folder else [])
 
     def proofs(self, role: str) -> list[str]:
         """What a model is tried on before the harvest: the parts of interventions.proof that this run
@@ -114,13 +124,18 @@ class Run:
         return ["base"] if chat.finetune or chat.planted else list(MODELS)
 
     def check_models(self) -> None:
-        """Check the local folders that models come from. Raises UserError if one holds no whole model."""
+        """Check the local files that models come from. Raises UserError if they are no whole model."""
         for role in self.fetched:
-            if (folder := self.config.pair.source(role).folder) is not None:
-                try:
-                    check_folder(Path(folder))
-                except UserError as error:
-                    raise UserError(f"pair.{role}.folder: {error}") from None
+            source, key = self.config.pair.source(role), f"pair.{role}"
+            if (adapter := source.adapter) is None:
+                _check_given(source, key)
+                continue
+            if adapter.base is not None:
+                _check_given(adapter.base, f"{key}.adapter.base")
+            if adapter.folder is not None:
+                check_adapter(
+                    adapter.folder, adapter, adapter.base or self.config.pair.base, f"{key}.adapter"
+                )
 
     def n_shards(self, dataset: str, split: str) -> int:
         """How many shards a split has."""
@@ -134,6 +149,28 @@ class Run:
         """The number of tokens in one shard. All shards are full except the last."""
         size = self.config.tokens.shard
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
+
+
+def _given_files(source: ModelSource | GivenModel, key: str) -> list[str]:
+    """Local files of a folder or GGUF file. Raises UserError, with the ``key``, if a folder is no model's."""
+    if source.gguf is not None and source.gguf.hub is None:
+        return [source.gguf.file]
+    if source.folder is None:
+        return []
+    if not Path(source.folder, "config.json").is_file():
+        raise UserError(f"{key}.folder: found {source.folder}, allowed: {ALLOWED}")
+    return [str(path) for path in model_files(Path(source.folder))]
+
+
+def _check_given(source: ModelSource | GivenModel, key: str) -> None:
+    """Check what lies here of a model. Raises UserError, with the ``key``, for what is no whole model."""
+    if source.gguf is not None and source.gguf.hub is None:
+        check_gguf(Path(source.gguf.file), f"{key}.gguf.file: {source.gguf.file}")
+    if source.folder is not None:
+        try:
+            check_folder(Path(source.folder))
+        except UserError as error:
+            raise UserError(f"{key}.folder: {error}") from None
 
 
 def check_times(config: Config, root: Path = Path()) -> None:

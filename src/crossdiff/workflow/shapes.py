@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from crossdiff.config import Config, HubModel, ModelSource
+from crossdiff.config import Config, GivenModel, HubModel, ModelSource
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.hub import hub_error
 from crossdiff.workflow.commands import login, snakemake
 from crossdiff.workflow.shipped import shipped
 from crossdiff.workflow.sizes import Experts, Shape
@@ -146,12 +147,19 @@ def check_width(config: Config, root: Path = Path()) -> None:
 
 
 def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
-    for folder in (made, *([Path(source.folder)] if source.folder else [])):
-        if found := folder_shape(folder):
-            return found
+    if found := folder_shape(made):
+        return found
     if source.random:
         width = source.random.d_model  # models/prepare.py makes the model with these sizes
         return Shape(source.random.layers, width, 2 * width, 260, 4 * width * width, embeddings=2)
+    if source.adapter:  # of the size of its base; that of the pair is looked at on its own
+        return _given_shape(source.adapter.base, root) if source.adapter.base else None
+    return _given_shape(source, root)
+
+
+def _given_shape(source: ModelSource | GivenModel, root: Path) -> Shape | None:
+    if source.folder and (found := folder_shape(Path(source.folder))):
+        return found
     name = source.hub.name if source.hub else source.package.key if source.package else source.folder or ""
     return _listed(name, root) or (_cached(source.hub) if source.hub else None)
 
@@ -168,7 +176,7 @@ def _cached(hub: HubModel) -> Shape | None:
     """Return the size in the config.json that is in this machine's cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub.name, "config.json", revision=hub.revision)
+    found = try_to_load_from_cache(hub.name, hub.within("config.json"), revision=hub.revision)
     return _file_shape(Path(found), f"{hub.name}: config.json") if isinstance(found, str) else None
 
 
@@ -180,7 +188,14 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
     """
     if found := shape(config, root):
         return found
-    hubs = {f"pair.{role}.hub": hub for role in ("base", "chat") if (hub := config.pair.source(role).hub)}
+    hubs = {}
+    for role in ("base", "chat"):
+        source: ModelSource | GivenModel = config.pair.source(role)
+        key = f"pair.{role}"
+        if isinstance(source, ModelSource) and source.adapter:  # of the size of its base
+            source, key = source.adapter.base or config.pair.base, f"{key}.adapter.base"
+        if source.hub:
+            hubs[f"{key}.hub"] = source.hub
     said = []
     for key, hub in hubs.items():
         try:
@@ -200,37 +215,11 @@ def _download(hub: HubModel) -> Path:
     Raises UserError if it can't be had: why, and what to do.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    name = f"{hub.name}@{hub.revision}"
+    file = hub.within("config.json")
     try:
         # This fails at once. A download would try six times.
-        get_hf_file_metadata(hf_hub_url(hub.name, "config.json", revision=hub.revision))
-        return Path(hf_hub_download(hub.name, "config.json", revision=hub.revision))
-    except GatedRepoError:
-        page = f"https://huggingface.co/{hub.name}"
-        raise UserError(f"{name} is gated; accept its terms at {page}, then run {login()}") from None
-    except RevisionNotFoundError:
-        raise UserError(f"{name}: the hub has no such revision; name a commit, a tag or main") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"{name}: the hub shows no such model; correct its name, or run {login()} if it is private"
-        ) from None
-    except EntryNotFoundError:
-        raise UserError(f"{name}: it has no config.json, so it is not a Hugging Face model") from None
-    except OfflineModeIsEnabled:
-        raise UserError(
-            f"{name}: config.json can't be downloaded while HF_HUB_OFFLINE is set; "
-            "unset it if this machine has a network"
-        ) from None
+        get_hf_file_metadata(hf_hub_url(hub.name, file, revision=hub.revision))
+        return Path(hf_hub_download(hub.name, file, revision=hub.revision))
     except Exception as error:  # network and certificate errors share no base class
-        raise UserError(
-            f"{name}: config.json can't be downloaded ({first_line(error)}); "
-            "try again on a machine with a network"
-        ) from None
+        raise hub_error(error, str(hub), login(), "config.json") from None

@@ -9,15 +9,15 @@ from crossdiff.config import load
 def test_model_with_two_sources_is_refused():
     line = refusal_of("pair.base.folder", "models/base")
     assert line == (
-        "pair.base: found folder and package, give exactly one of hub, folder, package, random, "
-        "finetune, planted"
+        "pair.base: found folder and package, give exactly one of hub, folder, package, gguf, adapter, "
+        "random, finetune, planted"
     )
 
 
 def test_model_without_a_source_is_refused():
-    assert (
-        refusal_of("pair.base", {})
-        == "pair.base: found none, give exactly one of hub, folder, package, random, finetune, planted"
+    assert refusal_of("pair.base", {}) == (
+        "pair.base: found none, give exactly one of hub, folder, package, gguf, adapter, random, finetune, "
+        "planted"
     )
 
 

@@ -328,7 +328,7 @@ def test_model_without_a_chat_template_is_asked_through_the_pairs(folder, tmp_pa
     requests = tmp_path / "requests.yaml"
     requests.write_text(yaml.safe_dump(RECORD))
     main = runpy.run_path(ROOT / "workflow_scripts/measure_refusals.py")["main"]
-    main({"base": raw, "chat": folder}, tmp_path / "pair", requests, 1, 2, tmp_path / "refusals.csv")
+    main({"base": raw, "chat": folder}, tmp_path / "pair", {}, requests, 1, 2, tmp_path / "refusals.csv")
     assert pd.read_csv(tmp_path / "refusals.csv")["model"].tolist() == ["base", "base", "chat", "chat"]
 
 

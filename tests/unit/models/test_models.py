@@ -9,12 +9,13 @@ import torch
 from helpers_folders import TEMPLATE, random_model
 from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from crossdiff.config import ModelSource, RandomModel
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.check import check_model
-from crossdiff.models.gguf import convert_gguf
+from crossdiff.models.gguf import convert_member
 from crossdiff.models.load import check_weights, load_model
 from crossdiff.models.pair import check_pair
 from crossdiff.models.prepare import prepare
@@ -197,7 +198,7 @@ def test_hub_model_without_a_network_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = ModelSource(hub={"name": "org/no-such-model", "revision": "v1"})
     message = one_line(prepare, source, tmp_path / "model", None)
-    assert message.startswith("hub model org/no-such-model@v1: can't be downloaded (")
+    assert message.startswith("hub model org/no-such-model@v1: not in the hub's cache, and HF_HUB_OFFLINE is")
 
 
 @pytest.fixture
@@ -210,13 +211,13 @@ def archive(tmp_path) -> Path:
 
 @pytest.mark.parametrize("member", ["pkg/a.gguf", "pkg/b.gguf"])
 def test_member_that_is_no_gguf_file_is_refused_by_name(archive, tmp_path, member):
-    message = one_line(convert_gguf, archive, member, tmp_path / "model")
+    message = one_line(convert_member, archive, member, tmp_path / "model")
     assert message.startswith(f"{archive}, {member}: not a usable GGUF file (")
     assert list(tmp_path.iterdir()) == [archive]
 
 
 def test_name_of_several_gguf_files_is_refused(archive, tmp_path):
-    assert one_line(convert_gguf, archive, "pkg/*.gguf", tmp_path / "model").startswith(f"{archive}")
+    assert one_line(convert_member, archive, "pkg/*.gguf", tmp_path / "model").startswith(f"{archive}")
 
 
 # The tokenizer that renders chats, and the check of the pair.
@@ -273,11 +274,12 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
     assert not (tmp_path / "tokenizer").exists()
 
 
+TOKENS = {"vocabulary": 260, "rows": 260, "rowless": {}, "unknown": {}, "moved": {}}
 FACTS = {"d_model": 32, "layers": 2, "family": "llama"}
 
 
 def test_model_that_fits_gives_its_facts(folder):
-    assert check_model(folder, folder, 1) == FACTS | {"vocabulary": 260}
+    assert check_model(folder, folder, 1) == FACTS | TOKENS
 
 
 def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
@@ -289,8 +291,14 @@ def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
 
 def test_pair_that_fits_gives_the_facts_of_both():
     chat = FACTS | {"family": "other"}
-    found = check_pair(FACTS | {"vocabulary": 260}, chat | {"vocabulary": 260})
-    assert found == {"base": FACTS, "chat": chat, "vocabulary": 260}
+    found = check_pair(FACTS | TOKENS | {"unknown": {"7": "<new>"}}, chat | TOKENS, {7: 5})
+    assert found == {
+        "base": FACTS,
+        "chat": chat,
+        "vocabulary": 260,
+        "unknown_to_base": {"7": "<new>"},
+        "replaced_for_base": {"7": 5},
+    }
 
 
 @pytest.mark.parametrize(("key", "value"), [("d_model", 64), ("layers", 3)])
@@ -303,13 +311,13 @@ def test_models_of_different_size_are_refused(key, value):
 
 
 def test_tokenizer_with_another_vocabulary_is_refused_with_a_token(folder, tmp_path):
-    tokenizer = load_tokenizer(folder)
-    tokenizer.add_tokens(["<new>"])
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tokens = load_tokenizer(folder).get_vocab()
+    turned = {token: (number + 1) % len(tokens) for token, number in tokens.items()}
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(turned, [])))
+    other.save_pretrained(tmp_path / "tokenizer")
     message = one_line(check_model, folder, tmp_path / "tokenizer", 1)
     assert message.startswith(
-        "pair: 1 of 261 tokens of the chat tokenizer have another id or none in the tokenizer of base (such "
-        "as '<new>')"
+        "pair: 260 of 260 tokens of the chat tokenizer have another id in the tokenizer of base (such as "
     )
 
 

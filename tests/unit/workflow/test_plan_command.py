@@ -106,9 +106,7 @@ def test_model_of_unknown_size_does_not_hide_what_else_is_wrong(capsys: pytest.C
         first
         == "error: pair.chat.folder: found /no/such/model, allowed: a Hugging Face folder with config.json"
     )
-    assert second.startswith(
-        "pair.base.hub: org/new@main: config.json can't be downloaded while HF_HUB_OFFLINE is set"
-    )
+    assert second.startswith("pair.base.hub: org/new@main: not in the hub's cache, and HF_HUB_OFFLINE is set")
 
 
 def test_forecast_of_a_known_card_starts_without_torch() -> None:

@@ -187,14 +187,14 @@ def test_config_of_a_hub_model_is_read_alone(tmp_path: Path, monkeypatch: pytest
     [
         (
             "GatedRepoError",
-            "org/new@main is gated; accept its terms at https://huggingface.co/org/new, then run ",
+            "org/new@main: gated; accept its terms at https://huggingface.co/org/new, then run ",
         ),
         ("RepositoryNotFoundError", "org/new@main: the hub shows no such model; correct its name"),
         ("RevisionNotFoundError", "org/new@main: the hub has no such revision; name a commit, a tag or main"),
         ("EntryNotFoundError", "org/new@main: it has no config.json"),
         (
             "OfflineModeIsEnabled",
-            "org/new@main: config.json can't be downloaded while HF_HUB_OFFLINE is set; unset it",
+            "org/new@main: not in the hub's cache, and HF_HUB_OFFLINE is set; unset it",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-HEAVY = ("torch", "transformers", "scipy", "sklearn", "pandas", "matplotlib", "h5py", "datasets")
+HEAVY = ("torch", "transformers", "scipy", "sklearn", "pandas", "matplotlib", "h5py", "datasets", "peft")
 SCRIPTS = sorted(path.stem for path in (ROOT / "workflow_scripts").glob("*.py"))
 PACKAGES = yaml.safe_load((ROOT / "tests/unit/workflow/script_packages.yaml").read_text())
 LOADED = "import runpy, sys; runpy.run_path(sys.argv[1]); print(*sys.modules)"

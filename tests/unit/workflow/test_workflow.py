@@ -45,6 +45,7 @@ def test_settings_are_a_sorted_flat_dict_with_full_names():
     settings = run().settings("tokens", "pair.layer")(NOTHING)
     assert list(settings.items()) == [
         ("pair.layer", 1),
+        ("tokens.base_replacements", {}),
         ("tokens.chat_template", None),
         ("tokens.context", 128),
         ("tokens.date", "2024-07-26"),
@@ -65,7 +66,7 @@ def test_settings_hold_defaults_and_the_keys_of_the_yaml():
 def test_settings_are_plain_values():
     values = (
         run()
-        .settings("pair", "datasets", "tokens", "activations", "crosscoders", "classes")(NOTHING)
+        .settings("pair", "datasets", "tokens.context", "activations", "crosscoders", "classes")(NOTHING)
         .values()
     )
     plain = {str, int, float, bool, list, type(None)}
@@ -160,6 +161,7 @@ def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
     # The last three are not copied.
     for name in ("model.safetensors", "config.json", "README.md", "optimizer.pt", "modeling.py"):
         (tmp_path / name).touch()
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "subfolder").mkdir()
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": str(tmp_path)}
@@ -184,7 +186,7 @@ def test_folder_without_a_model_is_refused_by_its_key(tmp_path, monkeypatch, exi
 
 def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "config.json").touch()
+    (tmp_path / "config.json").write_text("{}")
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": "~"}
     assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
