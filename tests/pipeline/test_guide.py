@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("Llama-3.1-8B-Instruct", "Llama-3.1-8B", "Qwen3-1.7B-Base"):
         shutil.copytree(base, folder / name)
     random_model(folder / "my-finetune", layers=3, seed=1)
-    write_adapter(base, folder / "my-lora")
+    write_adapter(folder / "Llama-3.1-8B-Instruct", folder / "my-lora")
     padded(random_model(folder / "chat-with-pad", layers=3, seed=2))
     thinking(random_model(folder / "Qwen3-1.7B", layers=3, seed=3))
     for seed, name in enumerate(("gemma-3-4b-pt", "gemma-3-4b-it")):
@@ -94,7 +94,9 @@ def messy(i: int) -> dict[str, Any]:
 def settled(checkout: Checkout, situation: str) -> str:
     """The path of the tiny config with the lines of a situation, and with tiny budgets."""
     values, lines = yaml.safe_load((ROOT / TINY).read_text()), SITUATIONS[situation]
-    pair = lines.get("pair", {"name": "tiny", "base": {"folder": "~/base"}, "chat": {"folder": "~/my-finetune"}})
+    pair = lines.get(
+        "pair", {"name": "tiny", "base": {"folder": "~/base"}, "chat": {"folder": "~/my-finetune"}}
+    )
     values["pair"] = {"name": pair["name"], "layer": 1} | {
         role: {"name": role, **local(pair[role])} for role in ("base", "chat")
     }
@@ -103,6 +105,9 @@ def settled(checkout: Checkout, situation: str) -> str:
         values["causal"]["datasets"] = [name]
     for section in lines.keys() - {"pair", "datasets"}:
         values[section] |= lines[section]
+    # The tiny models have 260 tokens.
+    instead = values["tokens"].get("base_replacements", {})
+    values["tokens"]["base_replacements"] = {number % 256: to % 256 for number, to in instead.items()}
     values["tokens"] |= {"context": 128}
     path = checkout.folder / "configs/mine.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -125,3 +130,101 @@ def test_situations_of_the_guide_are_these() -> None:
         "A Qwen3 thinking model",
         "A vision-language model",
     ]
+
+
+@pytest.fixture
+def run(checkout: Checkout, home: Path):
+    """Run a situation up to the proofs and all token shards. Gives the folder of its results."""
+
+    def _run(situation: str) -> Path:
+        config = settled(checkout, situation)
+        pair = yaml.safe_load((checkout.folder / config).read_text())["pair"]["name"]
+        proofs = [f"results/activations/{role}/layer1/chat/proved.json" for role in ("base", "chat")]
+        result = checkout.run(
+            *(
+                "-m",
+                "snakemake",
+                "tokens",
+                *proofs,
+                f"results/{pair}/layer1/pair.json",
+                "--configfile",
+                config,
+            ),
+            HOME=str(home),
+        )
+        assert result.returncode == 0, result.stdout
+        return checkout.folder / "results"
+
+    return _run
+
+
+def read_texts(results: Path, dataset: str) -> dict[str, Any]:
+    """What was read for all shards of a data set."""
+    return added(results.glob(f"tokens/chat/{dataset}.*/*.parquet"))[dataset]
+
+
+def proved(results: Path) -> set[str]:
+    parts = [json.loads(path.read_text()) for path in results.glob("activations/*/layer1/chat/proved.json")]
+    assert len(parts) == 2
+    return {part for found in parts for part in found}
+
+
+ALL_PARTS = {"harvest", "head", "patching", "steering", "perplexity", "generation"}
+
+
+def test_lora_is_applied_and_not_merged(run) -> None:
+    results = run("I have a LoRA")
+    assert proved(results) == ALL_PARTS
+    weights = {path.name for path in (results / "models/chat").rglob("*.safetensors")}
+    assert weights == {"adapter_model.safetensors"}
+    one, other = (json.loads(record(results, role).read_text()) for role in ("base", "chat"))
+    assert one["run"]["models"] != other["run"]["models"]
+
+
+def record(results: Path, role: str) -> Path:
+    return results / f"activations/{role}/layer1/chat/proved.json.record.json"
+
+
+def test_fine_tune_of_all_weights_is_proved(run) -> None:
+    assert proved(run("I fine-tuned all weights")) == ALL_PARTS
+
+
+def test_sharegpt_chats_are_read_from_all_files(run) -> None:
+    found = read_texts(run("My chats are ShareGPT"), "mine")
+    assert found["records"] > 20 and found["skipped"] == {}
+
+
+def test_instructions_are_read_from_a_compressed_file(run) -> None:
+    found = read_texts(run("My chats are instructions"), "mine")
+    assert found["records"] > 20 and found["skipped"] == {}
+
+
+def test_messy_chats_are_recognised_merged_and_counted(run) -> None:
+    found = read_texts(run("My chats are messy"), "mine")
+    print(found)
+    assert found["notes"]["read as sharegpt"] and found["notes"]["read as prompt_completion"]
+
+
+def test_pad_token_of_the_chat_model_is_named(run) -> None:
+    results = run("My models differ by a pad token")
+    facts = json.loads((results / "padded/layer1/pair.json").read_text())
+    assert facts["unknown_to_base"] == {"260": "[PAD]"}
+
+
+def test_base_reads_other_tokens_in_the_place_of_chat_tokens(run) -> None:
+    facts = json.loads((run("The base never saw the chat tokens") / "tiny/layer1/pair.json").read_text())
+    assert facts["replaced_for_base"] == {"6": 152, "7": 59, "9": 59}
+
+
+def test_thinking_model_is_told_not_to_think(run) -> None:
+    results = run("A Qwen3 thinking model")
+    assert proved(results) == ALL_PARTS
+    tokenizer = load_tokenizer(results / "tokenizers/chat")
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert asked.endswith("assistant\n<think>\n\n</think>\n\n")
+
+
+def test_text_models_of_vision_language_models_are_compared(run) -> None:
+    assert proved(run("A vision-language model")) == ALL_PARTS
