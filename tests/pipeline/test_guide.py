@@ -228,3 +228,35 @@ def test_thinking_model_is_told_not_to_think(run) -> None:
 
 def test_text_models_of_vision_language_models_are_compared(run) -> None:
     assert proved(run("A vision-language model")) == ALL_PARTS
+
+
+# The whole way, with the config that the guide starts from.
+
+
+@pytest.mark.slow
+def test_whole_way_of_a_lora_ends_in_a_report(checkout: Checkout, home: Path) -> None:
+    """The commands of the guide, in its order, on configs/lora-8b.yaml with tiny models and budgets."""
+    values, sizes = (yaml.safe_load((ROOT / path).read_text()) for path in ("configs/lora-8b.yaml", TINY))
+    [commands] = [GUIDE[GUIDE.index("## The whole way") :].split("\n## ")[0]]
+    for command in ("plan", "tokens", "watch"):
+        assert f" {command} --configfile configs/mine.yaml" in commands or f"crossdiff {command}" in commands
+    values["pair"] |= {"layer": 1, "base": {"name": "llama", **local(values["pair"]["base"])}}
+    texts = {"kind": "documents", "format": "text", "files": ["tests/data/documents.txt"]}
+    values["datasets"] = {"fineweb": texts | SMALL, "mine": values["datasets"]["mine"] | SMALL}
+    values["crosscoders"] = sizes["crosscoders"]
+    values["causal"] |= {"conversations": 6, "answer_tokens": 8}
+    for section in ("tokens", "activations", "behaviour", "steering"):
+        values[section] = sizes[section]
+    (checkout.folder / "configs/mine.yaml").write_text(yaml.safe_dump(values))
+
+    def run(*command: str) -> str:
+        result = checkout.run(*command, "--configfile", "configs/mine.yaml", HOME=str(home))
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    cli = ("-c", "import sys; from crossdiff.cli import main; sys.exit(main())")
+    planned = run(*cli, "plan", "--card", "h100", "--disk", "300GB", "--hours", "48")
+    assert "What fits 300 GB and 48 hours" in planned
+    run("-m", "snakemake", "tokens")
+    assert "The report is at" in run("-m", "snakemake")
+    assert (checkout.folder / "results/my-lora/layer1/report/index.html").exists()
