@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from crossdiff.config import ModelSource
+from crossdiff.interventions.proof import allowed, prove
 from crossdiff.models.check import check_model
 from crossdiff.models.forward import run_to_layer
-from crossdiff.models.load import load_model
+from crossdiff.models.load import digest, load_model
 from crossdiff.models.prepare import prepare
 
 BLOCK = 128  # rows and columns of a weight that share a scale
@@ -78,5 +79,8 @@ def test_bitsandbytes_checkpoint_runs_with_and_without_an_adapter(tmp_path, bits
     ):
         with torch.no_grad():
             states = model.eval()(IDS, output_hidden_states=True).hidden_states
-        found = run_to_layer(load_model(Path(folder), torch.float32), IDS, 1)
-        assert torch.equal(found, states[2])
+        loaded = load_model(Path(folder), torch.float32)
+        assert digest(loaded) == digest(load_model(Path(folder), torch.float32))
+        assert torch.equal(run_to_layer(loaded, IDS, 1), states[2])
+        texts = [IDS[0].numpy(), IDS[1, :4].numpy()]
+        assert max(prove(loaded, "it", texts, 1, ["harvest", "head", "patching"]).values()) < allowed(loaded)

@@ -19,7 +19,8 @@ from crossdiff.config.base import (
     exactly_one,
     with_ranges,
 )
-from crossdiff.config.sources import GIVEN, Adapter, Gguf, HubModel, LocalPath, Package
+from crossdiff.config.given import GIVEN, Adapter, Gguf, LocalPath
+from crossdiff.config.sources import HubModel, Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoConfig
 
 from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
-from crossdiff.config.sources import GIVEN
+from crossdiff.config.given import GIVEN
 from crossdiff.errors import UserError
-from crossdiff.models.adapter_folder import check_adapter
+from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, check_adapter
 from crossdiff.models.adapters import added_rows, merged
 from crossdiff.models.files import (
     ADAPTER_CONFIG,
@@ -155,10 +155,10 @@ def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
         if own or path.suffix == ".jinja" or path.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(path, folder / path.name)
     settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    settings["base_model_name_or_path"] = os.path.relpath(base, folder)  # results may move as a whole
+    settings[BASE_OF_ADAPTER] = os.path.relpath(base, folder)  # results may move as a whole
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     with torch.device("meta"):  # no memory, and no weights
-        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
         model = model_class(config).from_config(config)  # type: ignore[attr-defined]
     rows = max(added_rows(model, folder).values(), default=0)
     if rows > embedding_rows(model):
