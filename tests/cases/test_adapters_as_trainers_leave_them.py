@@ -107,6 +107,12 @@ def test_adapter_that_is_a_pointer_of_git_lfs_is_called_so(copy, base, tmp_path)
     assert "pointer of git-lfs" in one_line(prepared, base, copy, tmp_path)
 
 
+def test_adapter_that_was_never_trained_is_refused(base, copy, tmp_path):
+    rewrite(copy, lambda name, value: (name, value * 0 if "lora_B" in name else value))
+    message = one_line(load_model, prepared(base, copy, tmp_path), torch.float32)
+    assert message.endswith("the adapter changes nothing, because all its B matrices are 0; train it first")
+
+
 # Settings.
 
 

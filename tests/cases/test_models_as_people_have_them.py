@@ -11,6 +11,7 @@ import torch
 from helpers_adapters import FakeHub
 from helpers_config import changed, refusal_of
 from helpers_folders import random_model
+from helpers_report import BETAS, EXAMPLES, inputs, page_of
 from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -170,6 +171,23 @@ def test_folder_of_a_training_names_its_checkpoints(base, tmp_path):
     )
 
 
+def test_repository_in_the_hubs_cache_names_its_snapshots(base, tmp_path):
+    shutil.copytree(base, tmp_path / "models--org--model/snapshots/0123")
+    message = refused_early(tmp_path / "models--org--model")
+    assert message.endswith("found one in snapshots/0123: name that folder")
+
+
+def test_snapshot_in_the_hubs_cache_is_read_through_its_links(base, tmp_path):
+    snapshot, blobs = tmp_path / "models--org--model/snapshots/0123", tmp_path / "models--org--model/blobs"
+    shutil.copytree(base, blobs)
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs", path.name))
+    prepare(ModelSource(folder=str(snapshot)), tmp_path / "model", None)
+    assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
+    assert torch.equal(logits(tmp_path / "model"), logits(base))
+
+
 def test_gguf_file_given_as_a_folder_is_told_how_to_name_it(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     assert refused_early(tmp_path / "a.gguf").endswith(f"give it as gguf: {{file: {tmp_path / 'a.gguf'}}}")
@@ -269,6 +287,28 @@ def test_repository_without_the_weights_that_are_read_says_what_it_holds(
     assert not any(name.endswith((".bin", ".pth", ".gguf")) for name in hub.taken)
 
 
+def test_cache_that_lacks_the_weights_is_called_so_without_a_network(base, tmp_path, monkeypatch):
+    folder = shutil.copytree(base, tmp_path / "hub/org/model")
+    (folder / WEIGHTS).unlink()
+    hub = FakeHub(tmp_path / "hub", monkeypatch)
+    hub.cached = True
+    source = ModelSource(hub={"name": "org/model", "revision": "v1"})
+    message = one_line(prepare, source, tmp_path / "model", None)
+    assert message == (
+        "hub model org/model@v1: not all of it is in the hub's cache, and the hub can't be asked "
+        "(no network); go on where there is a network"
+    )
+
+
+def test_gguf_file_may_be_named_with_its_folder_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "hub/org/model/quants").mkdir(parents=True)
+    (tmp_path / "hub/org/model/quants/a.gguf").write_bytes(b"none")
+    hub = FakeHub(tmp_path / "hub", monkeypatch)
+    source = {"hub": {"name": "org/model", "revision": "v1"}, "file": "quants/a.gguf"}
+    message = one_line(prepare, ModelSource(gguf=source), tmp_path / "model", None)
+    assert hub.taken == ["quants/a.gguf"] and "a.gguf: not a usable GGUF file (it begins with" in message
+
+
 def test_half_a_repository_is_refused_by_its_name(base, tmp_path, monkeypatch):
     folder = shutil.copytree(base, tmp_path / "hub/org/model")
     (folder / WEIGHTS).unlink()
@@ -279,3 +319,16 @@ def test_half_a_repository_is_refused_by_its_name(base, tmp_path, monkeypatch):
     message = one_line(prepare, source, tmp_path / "model", None)
     assert message.startswith("hub model org/model@v1/model.safetensors.index.json: 1 of its 1 shards are")
     assert check_folder(base) is None
+
+
+# Models that do not differ.
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_report_says_that_both_models_are_the_same(tmp_path, same):
+    given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES})
+    if same:
+        summary = json.loads(Path(given.summary).read_text())
+        edit(Path(given.summary), mean=[summary["mean"][0]] * 2, rms=[summary["rms"][0]] * 2)
+    text = " ".join(page_of(given).text.split())
+    assert ("Both models gave the same activations on every token" in text) == same

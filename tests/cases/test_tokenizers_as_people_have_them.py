@@ -89,6 +89,19 @@ def test_tokenizer_with_code_of_its_own_is_refused_and_never_asked_about(copy):
     assert "it needs code of its own (auto_map), which Crossdiff never runs" in one_line(load_tokenizer, copy)
 
 
+def test_vocabulary_with_other_names_throughout_is_another_one(base, copy):
+    """Ids are the same, but not what they stand for."""
+    whole = json.loads((copy / "tokenizer.json").read_text())
+    names = whole["model"]["vocab"]
+    whole["model"]["vocab"] = {name if number < 4 else f"_{number}": number for name, number in names.items()}
+    (copy / "tokenizer.json").write_text(json.dumps(whole))
+    message = one_line(check_model, copy, base, 1)
+    assert message.startswith(
+        "pair: 256 of 260 tokens of the chat tokenizer are others in the tokenizer of copy"
+    )
+    assert "(such as id 4: '!' and '_4')" in message
+
+
 @pytest.mark.parametrize("name", ["TokenizersBackend", "SparkleTokenizer", "LlamaTokenizerFast"])
 def test_class_that_wrote_a_tokenizer_does_not_change_its_ids(base, copy, name):
     """Versions of transformers name classes that others do not have."""

@@ -74,6 +74,10 @@ def _applied(model: "PreTrainedModel", folder: str | Path, exact: bool) -> "Peft
         raise UserError(f"{origin}: {_mismatch(error)}") from error
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{origin}: can't be applied to its base ({first_line(error)})") from error
+    if not any(value.any() for name, value in weights.items() if "_A" not in name):
+        raise UserError(
+            f"{origin}: the adapter changes nothing, because all its B matrices are 0; train it first"
+        )
     missing = [name for name in found.missing_keys if ".default" in name]
     unknown = [name for name in found.unexpected_keys if not name.endswith(COPIES)]
     problems = [

@@ -72,7 +72,8 @@ def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) 
     elif source.gguf is not None and source.gguf.hub is None:
         convert_gguf(Path(source.gguf.file), folder, source.gguf.file)
     elif source.gguf is not None and source.gguf.hub is not None:
-        hub, file = source.gguf.hub, source.gguf.file
+        within, _, file = source.gguf.hub.within(source.gguf.file).rpartition("/")
+        hub = source.gguf.hub.model_copy(update={"subfolder": within or None})
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             found = fetch(hub, Path(scratch), (file,)) / file
             if not found.is_file():
@@ -89,12 +90,12 @@ def _download(hub: HubModel, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         found = fetch(hub, Path(scratch), ("config.json", ADAPTER_CONFIG))
         if not (found / "config.json").exists():
-            check_names(file_names(hub, found), name, hub.name)
+            check_names(file_names(hub), name, hub.name)
             raise UserError(f"{name}: it has no config.json; correct its name, revision or subfolder")
         check_quantisation(read_config(found), name)
         found = fetch(hub, Path(scratch), MODEL_FILES, NOT_NEEDED)
         if not has_weights(path.name for path in found.iterdir()):
-            check_names(file_names(hub, found), name, hub.name)
+            check_names(file_names(hub), name, hub.name)
         try:
             check_folder(found)
         except UserError as error:

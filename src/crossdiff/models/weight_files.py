@@ -74,8 +74,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def within(folder: Path, file: str) -> str:
-    """What an error adds about subfolders that hold ``file``, such as checkpoints of a training."""
-    found = sorted(path.parent.name for path in folder.glob(f"*/{file}"))
+    """What an error adds about subfolders that hold ``file``, such as checkpoints and cached snapshots."""
+    places = [*folder.glob(f"*/{file}"), *folder.glob(f"snapshots/*/{file}")]
+    found = sorted(str(path.parent.relative_to(folder)) for path in places)
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return f"; found one in {', '.join(found[:3])}{more}: name that folder" if found else ""
 
