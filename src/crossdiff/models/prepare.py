@@ -29,7 +29,7 @@ from crossdiff.models.files import (
 from crossdiff.models.gguf import convert_gguf, convert_member
 from crossdiff.models.hub import fetch, file_names, take
 from crossdiff.models.load import model_class, read_weights
-from crossdiff.models.quantised import check_quantisation
+from crossdiff.models.quantised import check_quantisation, quantisation
 from crossdiff.models.replacements import embedding_rows
 from crossdiff.models.weight_files import check_folder, check_names, has_weights, read_config
 
@@ -135,6 +135,9 @@ def _adapter(
             check_adapter(found, adapter, pairs_base[1], key)
         else:
             raise ValueError("an adapter on the pair's base can't be prepared without it")
+        if adapter.merge and (method := quantisation(read_config(base))):
+            why = f"its base is quantised by {method}, so the sum can't be written; leave merge out"
+            raise UserError(f"{key}.merge: found True, but {why}")
         _write_adapter(found, base, folder)
         if adapter.merge:
             _merge(base, folder)
