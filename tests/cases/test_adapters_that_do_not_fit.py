@@ -182,9 +182,10 @@ def test_sources_that_make_no_sense_are_refused(path, value, said):
     assert said in refusal_of(path, value)
 
 
-def test_chat_adapter_on_an_adapter_needs_it_merged():
+@pytest.mark.parametrize("chat", [{"adapter": {"folder": "z"}}, SMALL["pair"]["chat"]])
+def test_chat_model_that_is_made_from_an_adapter_needs_it_merged(chat):
     values = changed("pair.base", {"adapter": {"folder": "x", "base": {"folder": "y"}}})
-    assert "base.adapter.merge: found False" in refusal_of("pair.chat", {"adapter": {"folder": "z"}}, values)
+    assert "base.adapter.merge: found False" in refusal_of("pair.chat", chat, values)
 
 
 def test_files_of_all_sources_are_inputs(base, lora, tmp_path):

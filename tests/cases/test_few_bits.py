@@ -8,13 +8,16 @@ import pytest
 import torch
 from helpers_adapters import adapted, write_adapter
 from helpers_folders import random_model
+from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from crossdiff.config import ModelSource
+from crossdiff.config import Finetuning, ModelSource
+from crossdiff.interventions.proof import allowed, prove
+from crossdiff.models import finetune as finetuning
 from crossdiff.models.check import check_model
 from crossdiff.models.forward import run_to_layer
-from crossdiff.models.load import load_model
+from crossdiff.models.load import digest, load_model
 from crossdiff.models.prepare import prepare
 
 BLOCK = 128  # rows and columns of a weight that share a scale
@@ -78,5 +81,30 @@ def test_bitsandbytes_checkpoint_runs_with_and_without_an_adapter(tmp_path, bits
     ):
         with torch.no_grad():
             states = model.eval()(IDS, output_hidden_states=True).hidden_states
-        found = run_to_layer(load_model(Path(folder), torch.float32), IDS, 1)
-        assert torch.equal(found, states[2])
+        loaded = load_model(Path(folder), torch.float32)
+        assert digest(loaded) == digest(load_model(Path(folder), torch.float32))
+        assert torch.equal(run_to_layer(loaded, IDS, 1), states[2])
+        texts = [IDS[0].numpy(), IDS[1, :4].numpy()]
+        assert max(prove(loaded, "it", texts, 1, ["harvest", "head", "patching"]).values()) < allowed(loaded)
+
+
+def of_few_bits(folder: Path) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    method = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": method}))
+    return folder
+
+
+def test_fine_tuning_of_few_bits_is_refused(tmp_path, monkeypatch):
+    base = of_few_bits(random_model(tmp_path / "base"))
+    monkeypatch.setattr(finetuning, "turn_end", lambda *_: 0)
+    settings = Finetuning(data={"talk": 1})
+    message = one_line(finetuning.finetune, base, None, [], settings, tmp_path, tmp_path / "log.csv")
+    assert "the base model's weights are quantised by gptq, which can't be trained" in message
+
+
+def test_adapter_is_not_merged_into_few_bits(tmp_path):
+    base = random_model(tmp_path / "base")
+    write_adapter(base, tmp_path / "lora")
+    message = one_line(adapted, of_few_bits(base), tmp_path / "lora", tmp_path / "chat", merge=True)
+    assert message.startswith("pair.chat.adapter.merge: found True, but its base is quantised by gptq")

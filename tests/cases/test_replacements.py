@@ -15,10 +15,13 @@ from crossdiff.activations.harvest import harvest_shard
 from crossdiff.activations.pairs import PairedShard, Summary, read_summary, summarise, write_summary
 from crossdiff.config import Activations
 from crossdiff.interventions.patching import Variant, answer_kl
+from crossdiff.interventions.proof import prove
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.load import load_model
 from crossdiff.models.replacements import as_read, check_ids, with_replacements
+from crossdiff.results.home import PairNames
+from crossdiff.results.pair import Pair
 from crossdiff.texts.shards import Shard
 from crossdiff.workflow.run import Run
 
@@ -170,6 +173,24 @@ def test_patching_starts_from_what_the_base_reads(models):
         64,
     ).kl
     assert not np.allclose(one[1:12], plain[1:12])
+
+
+def test_base_with_replacements_is_proved_on_texts_that_need_them():
+    """Id 60 has no row of the embedding."""
+    model = with_replacements(tiny_model("llama", VOCABULARY, 0), {60: 30, 7: 31})
+    texts = [np.array([5, 60, 7, 9, 11, 60, 12, 13]), np.array([7, 60, 3, 8, 2, 9])]
+    found = prove(model, "base", texts, LAYER, ["harvest", "head", "patching", "perplexity"])
+    assert max(found.values()) < 1e-4
+
+
+def test_pair_in_a_notebook_replaces_what_the_base_reads(tmp_path, monkeypatch):
+    folder = random_model(tmp_path / "models")
+    monkeypatch.setattr(Pair, "_model", lambda _self, _name: load_model(folder, torch.float32))
+    pair = Pair.__new__(Pair)
+    pair.names, pair._replacements = PairNames("base", "chat"), {259: 4}
+    asked = [torch.tensor([[5, number, 6]]) for number in (259, 4)]
+    assert torch.equal(*(run_to_layer(pair.base, ids, 1) for ids in asked))
+    assert not torch.equal(*(run_to_layer(pair.chat, ids, 1) for ids in asked))
 
 
 def test_only_the_bases_jobs_get_replacements():

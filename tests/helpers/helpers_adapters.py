@@ -56,9 +56,14 @@ class FakeHub:
         self.root, self.taken = root, []
         self.cached = False
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
-        monkeypatch.setattr("huggingface_hub.list_repo_files", self.files)
+        monkeypatch.setattr("huggingface_hub.list_repo_files", self.listed)
 
-    def files(self, name, revision) -> list[str]:
+    def listed(self, name, revision) -> list[str]:
+        if self.cached:
+            raise ConnectionError("no network")
+        return self.files(name)
+
+    def files(self, name) -> list[str]:
         repository = self.root / name
         return [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
 
@@ -70,7 +75,7 @@ class FakeHub:
         if self.cached and not local_files_only:
             raise LocalEntryNotFoundError("no network")
         repository = self.root / name
-        files = self.files(name, revision)
+        files = self.files(name)
         if local_files_only:
             return str(repository)
         for file in filter_repo_objects(

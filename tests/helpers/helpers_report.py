@@ -121,7 +121,9 @@ def inputs(
     """Write everything that the page reads below ``folder``, the way the rules write it."""
     model = {"d_model": 32, "layers": 3, "family": family}
     write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1} | TOKENS)
-    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3, texts=TEXTS)
+    summary = Summary(
+        1, 1, 10.0, [150.25, 149.5], [[0.0] * 32, [0.5] * 32], [1.0, 1.0], 18_000, 200, 3, texts=TEXTS
+    )
     write_summary(folder / "summary.json", summary)
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
     seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5}

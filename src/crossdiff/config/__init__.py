@@ -37,6 +37,7 @@ from crossdiff.config.crosscoders import (
     Normalisation,
 )
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
+from crossdiff.config.given import Adapter, Gguf, GivenModel
 from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
 from crossdiff.config.models import (
     BASE,
@@ -53,10 +54,7 @@ from crossdiff.config.models import (
 )
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import (
-    Adapter,
     Dataset,
-    Gguf,
-    GivenModel,
     HubDataset,
     HubModel,
     Package,

@@ -19,7 +19,8 @@ from crossdiff.config.base import (
     exactly_one,
     with_ranges,
 )
-from crossdiff.config.sources import GIVEN, Adapter, Gguf, HubModel, LocalPath, Package
+from crossdiff.config.given import GIVEN, Adapter, Gguf, LocalPath
+from crossdiff.config.sources import HubModel, Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))
@@ -253,7 +254,8 @@ class Pair(Section):
             raise ValueError(f"base: found {self.base.kind}, only the chat model can be made from the base")
         if self.base.needs_pairs_base:
             raise ValueError("base.adapter.base: missing; allowed: a source, since this is the pair's base")
-        if self.chat.needs_pairs_base and self.base.adapter and not self.base.adapter.merge:
+        made_from_it = self.chat.needs_pairs_base or self.chat.finetune
+        if made_from_it and self.base.adapter and not self.base.adapter.merge:
             raise ValueError("base.adapter.merge: found False, allowed: True, since the chat model adapts it")
         return self
 

@@ -1,10 +1,10 @@
 """Texts, and places on the network that models and texts come from."""
 
-import os
+import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from crossdiff.config.base import (
     ARGUMENT,
@@ -23,7 +23,20 @@ from crossdiff.config.base import (
     exactly_one,
 )
 
-LocalPath = Annotated[Text, AfterValidator(os.path.expanduser)]
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def _is_repository(value: str) -> str:
+    if _REPOSITORY.fullmatch(value):
+        return value
+    inside = re.match(r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)", value)
+    todo = f"; write {inside[1]}" if inside else ""
+    if value.startswith((".", "/", "~")):
+        todo = "; a path on this machine is no name on the hub"
+    raise ValueError(f"found {value}, allowed: OWNER/NAME{todo}")
+
+
+Repository = Annotated[Text, AfterValidator(_is_repository)]
 
 
 class Package(Section):
@@ -45,7 +58,7 @@ class Package(Section):
 class HubModel(Section):
     """A model on the Hugging Face hub. Only the files that are needed are downloaded."""
 
-    name: Annotated[Text, about("Repository, such as `google/gemma-2-2b`.")]
+    name: Annotated[Repository, about("Repository, such as `google/gemma-2-2b`.")]
     revision: Annotated[
         Text, about("Commit, tag or branch. Pin a commit, so that a later run gets the same files.")
     ]
@@ -63,80 +76,10 @@ class HubModel(Section):
         return f"{self.name}@{self.revision}" + (f", {self.subfolder}" if self.subfolder else "")
 
 
-class Gguf(Section):
-    """One GGUF file, local or on the hub. It is read as bfloat16. A file in parts is refused."""
-
-    file: Annotated[LocalPath, about("Path of the file; with `hub`, its name there.")]
-    hub: HubModel | None = None
-
-
-GIVEN = ("hub", "folder", "package", "gguf")  # sources of a model that somebody else made
-
-
-class GivenModel(Section):
-    """A model that somebody else made. Give exactly one of ``hub``, ``folder``, ``package`` and ``gguf``."""
-
-    hub: HubModel | None = None
-    folder: Annotated[
-        LocalPath | None,
-        about("A local Hugging Face folder: config.json, *.safetensors and tokenizer files."),
-    ] = None
-    package: Package | None = None
-    gguf: Gguf | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> "GivenModel":
-        exactly_one(self, GIVEN)
-        return self
-
-
-def _pairs_base(value: Any) -> Any:
-    return None if value == "base" else value
-
-
-def _or_base(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": "base"})
-
-
-class Adapter(Section):
-    """A LoRA adapter in PEFT's format, on a base model. Give exactly one of ``hub`` and ``folder``.
-
-    The adapter is applied when the model is loaded, so no second copy of the base's weights is written.
-    ``adapter_config.json`` names the base that the adapter was trained on. Another base is refused.
-    """
-
-    hub: HubModel | None = None
-    folder: Annotated[
-        LocalPath | None,
-        about("A local folder with adapter_config.json and adapter_model.safetensors."),
-    ] = None
-    base: Annotated[
-        GivenModel | None,
-        BeforeValidator(_pairs_base),
-        Field(
-            description="The model that is adapted. Left out, or `base`: the pair's base model.",
-            json_schema_extra=_or_base,
-        ),
-    ] = None
-    trained_on: Annotated[
-        Text | None,
-        about("The base that adapter_config.json names, if it is another name for the same weights."),
-    ] = None
-    merge: Annotated[
-        bool,
-        about("Write the sum of base and adapter as a plain model. It is rounded to the base's precision."),
-    ] = False
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "Adapter":
-        exactly_one(self, ("hub", "folder"))
-        return self
-
-
 class HubDataset(Section):
     """A data set on the Hugging Face hub. It is streamed: only what the token budgets need is downloaded."""
 
-    name: Annotated[Text, about("Repository, such as `science-of-finetuning/fineweb-1m-sample`.")]
+    name: Annotated[Repository, about("Repository, such as `science-of-finetuning/fineweb-1m-sample`.")]
     revision: Annotated[
         Text, about("Commit, tag or branch. Pin a commit, so that a later run gets the same texts.")
     ]

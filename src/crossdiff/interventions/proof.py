@@ -19,6 +19,7 @@ from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.replacements import as_read
 
 ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``
 OUTLYING = 0.1  # share of tokens that may differ more, because rounding sends some tokens to other experts
@@ -56,7 +57,9 @@ def allowed(model: PreTrainedModel) -> float:
     Errors of blocks add like the steps of a random walk. Of 30 blocks in bfloat16, 1.5 were measured. It is
     at least LEAST. Wrong computations differ by some tenths or more.
     """
-    one = torch.finfo(model.dtype).eps / 2
+    # Some models of few bits round activations to 8 bits, too, which is as coarse as bfloat16.
+    coarse = getattr(model, "is_quantized", False)
+    one = torch.finfo(torch.bfloat16 if coarse else model.dtype).eps / 2
     return max(LEAST, ROUNDINGS * one * len(decoder_layers(model)) ** 0.5)
 
 
@@ -138,7 +141,7 @@ def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int
     found, own = answer_nats(model, texts, answers), []
     for text, said in zip(texts, answers, strict=True):
         logits = _own_logits(model, [np.concatenate([text, said])])[len(text) - 1 : -1]
-        target = torch.from_numpy(said).long().to(model.device)
+        target = torch.from_numpy(as_read(model, said)).long().to(model.device)
         own.append(functional.cross_entropy(logits.float(), target, reduction="sum").item())
     return float(np.abs(found / np.array(own) - 1).max())
 

@@ -7,9 +7,12 @@ from typing import Any
 from crossdiff.config import Adapter, Gguf, GivenModel, ModelSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from crossdiff.models.weight_files import read_header
+from crossdiff.models.weight_files import read_header, within
 
+BASE_OF_ADAPTER = "base_model_name_or_path"  # key of adapter_config.json
 METHODS = ("LORA",)  # the kinds of adapters (peft_type) that are supported
+# How training may have begun (init_lora_weights). Others change the base by what the folder does not hold.
+BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "pissa", "olora")
 
 
 def read_adapter(folder: str | Path) -> dict[str, Any]:
@@ -21,12 +24,18 @@ def read_adapter(folder: str | Path) -> dict[str, Any]:
     try:
         values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder}: not an adapter's folder; it needs {ADAPTER_CONFIG}") from None
+        whole = f"; it holds a whole model: give it as folder: {folder}"
+        inside = whole if (folder / "config.json").exists() else within(folder, ADAPTER_CONFIG)
+        raise UserError(f"{folder}: not an adapter's folder; it needs {ADAPTER_CONFIG}{inside}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / ADAPTER_CONFIG}: can't be read ({first_line(error)})") from None
     if not isinstance(values, dict) or values.get("peft_type") not in METHODS:
         found = values.get("peft_type") if isinstance(values, dict) else None
         raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type: found {found}, allowed: {', '.join(METHODS)}")
+    if (begun := values.get("init_lora_weights")) not in BEGINNINGS:
+        changed = f"init_lora_weights: found {begun}, which changes the base's weights"
+        todo = "save the adapter with path_initial_model_for_weight_conversion"
+        raise UserError(f"{folder / ADAPTER_CONFIG}: {changed}; {todo}")
     if values.get("alora_invocation_tokens"):
         problem = "alora_invocation_tokens: an adapter that starts at such a token is not supported"
         raise UserError(f"{folder / ADAPTER_CONFIG}: {problem}")
@@ -39,7 +48,7 @@ def check_adapter(folder: str | Path, adapter: Adapter, base: ModelSource | Give
     ``key`` is the adapter's key in the config. The base is compared by name: the repository on the hub, or
     the last part of a path. Raises UserError for another base, and for an adapter without its weights.
     """
-    named = read_adapter(folder).get("base_model_name_or_path")
+    named = read_adapter(folder).get(BASE_OF_ADAPTER)
     if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
         pickled = Path(folder, "adapter_model.bin")
         has = (

@@ -4,15 +4,17 @@ The model keeps its class and its modules' names: the adapted linear layers get 
 """
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from crossdiff.errors import UserError, first_line
-from crossdiff.models.adapter_folder import read_adapter
-from crossdiff.models.files import ADAPTER_WEIGHTS, is_adapter
+from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, read_adapter
+from crossdiff.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from crossdiff.models.replacements import embedding_rows
+from crossdiff.models.tensors import stripped
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,7 +29,7 @@ PREFIX = "base_model.model."  # of every tensor in an adapter's file
 def base_folder(folder: str | Path) -> Path:
     """The folder with the weights: the base's if ``folder`` holds an adapter, else ``folder`` itself."""
     folder = Path(folder)
-    return folder / read_adapter(folder)["base_model_name_or_path"] if is_adapter(folder) else folder
+    return folder / read_adapter(folder)[BASE_OF_ADAPTER] if is_adapter(folder) else folder
 
 
 def with_adapter(model: "PreTrainedModel", folder: str | Path) -> "PreTrainedModel":
@@ -56,17 +58,26 @@ def _applied(model: "PreTrainedModel", folder: str | Path, exact: bool) -> "Peft
     origin = Path(folder) / ADAPTER_WEIGHTS
     try:
         grow_embeddings(model, folder)
-        settings = PeftConfig.from_pretrained(str(folder))
+        _check_keys(folder)
+        settings: Any = PeftConfig.from_pretrained(str(folder))
         settings.inference_mode = True
-        adapted = PeftModel(model, settings, autocast_adapter_dtype=exact)
-        # Weights of a model without memory (device meta) can't be copied to, only replaced.
+        # Weights of a model without memory (device meta) can't be computed or copied to, only replaced.
         replace = model.device.type == "meta"
-        weights = load_peft_weights(str(folder), device="cpu")
+        if replace:
+            settings.init_lora_weights = False
+        adapted = PeftModel(model, settings, autocast_adapter_dtype=exact)
+        weights = {
+            _inner(name): value for name, value in load_peft_weights(str(folder), device="cpu").items()
+        }
         found: Any = set_peft_model_state_dict(adapted, weights, low_cpu_mem_usage=replace)
     except RuntimeError as error:
         raise UserError(f"{origin}: {_mismatch(error)}") from error
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{origin}: can't be applied to its base ({first_line(error)})") from error
+    if not any(value.any() for name, value in weights.items() if "_A" not in name):
+        raise UserError(
+            f"{origin}: the adapter changes nothing, because all its B matrices are 0; train it first"
+        )
     missing = [name for name in found.missing_keys if ".default" in name]
     unknown = [name for name in found.unexpected_keys if not name.endswith(COPIES)]
     problems = [
@@ -77,6 +88,23 @@ def _applied(model: "PreTrainedModel", folder: str | Path, exact: bool) -> "Peft
     if problems:
         raise UserError(f"{origin}: its tensors are not those of its base's layers: {' and '.join(problems)}")
     return adapted
+
+
+def _check_keys(folder: str | Path) -> None:
+    """Raise UserError for settings that peft does not know. It would ignore them."""
+    from peft import LoraConfig, __version__
+
+    known = {field.name for field in fields(LoraConfig)}
+    unknown = sorted(key for key, value in read_adapter(folder).items() if key not in known and value)
+    if unknown:
+        problem = f"{unknown[0]}: peft {__version__} does not know this setting; install a newer peft"
+        raise UserError(f"{Path(folder) / ADAPTER_CONFIG}: {problem}")
+
+
+def _inner(name: str) -> str:
+    """The name of an adapter's tensor without the prefixes of what wrapped its model."""
+    before, prefix, inner = name.partition(PREFIX)
+    return prefix + stripped(inner) if prefix and stripped(before) in ("", before) else name
 
 
 def _mismatch(error: RuntimeError) -> str:

@@ -10,6 +10,7 @@ from crossdiff.models.load import check_weights
 from crossdiff.models.tokenizers import load_tokenizer, text_config
 
 MOST_MOVED = 100  # tokens of one vocabulary that may have another id in the other
+MOST_RENAMED = 10  # at most one token in so many may have another name
 
 
 def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[str, Any]:
@@ -55,11 +56,21 @@ def compared(
     """Tokens (id -> token) of the chat tokenizer's ``vocabulary`` that a model's ``own`` lacks, and others.
 
     The first were added or renamed. The others have another id in ``own``. Raises UserError if these are more
-    than MOST_MOVED: then the two belong to different tokenizers. ``name`` is the model's.
+    than MOST_MOVED, or if that many and a tenth of all were renamed: then the two belong to different
+    tokenizers. ``name`` is the model's.
     """
     in_order = sorted(vocabulary.items(), key=lambda item: item[1])
     unknown = {number: token for token, number in in_order if token not in own}
     moved = {number: token for token, number in in_order if own.get(token, number) != number}
+    others = {number: token for token, number in own.items()}
+    renamed = {number: token for number, token in unknown.items() if number in others}
+    if len(renamed) > max(MOST_MOVED, len(vocabulary) // MOST_RENAMED):
+        number, token = next(iter(renamed.items()))
+        raise UserError(
+            f"pair: {len(renamed)} of {len(vocabulary)} tokens of the chat tokenizer are others in the "
+            f"tokenizer of {name} (such as id {number}: {token!r} and {others[number]!r}); only pairs with "
+            "one vocabulary are supported, apart from added, renamed and replaced tokens"
+        )
     if len(moved) > MOST_MOVED:
         number, token = next(iter(moved.items()))
         raise UserError(

@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "*.jinja",
 )
 # A tokenizer has at least one of them.
-VOCABULARIES = ("tokenizer.json", "vocab.*", "tekken.json", "*.model", "*.tiktoken")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 
 
 def is_one_of(name: str, patterns: tuple[str, ...]) -> bool:

@@ -23,6 +23,8 @@ from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
 from crossdiff.models.padding import padded
+from crossdiff.models.quantised import quantisation
+from crossdiff.models.weight_files import read_config
 from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES
@@ -158,9 +160,12 @@ def finetune(
     """Train the model of the folder ``base`` on ``examples``.
 
     Writes the model and ``tokenizer`` to ``folder``, and the loss of every step to ``training_log`` (CSV).
-    Raises UserError if no example reaches the end of an assistant's turn.
+    Raises UserError if no example reaches the end of an assistant's turn, and for a base of 8 or 4 bits.
     """
     end = turn_end(examples, settings.max_length)  # before training, which may take hours
+    if method := quantisation(read_config(Path(base))):
+        todo = "which can't be trained; name a checkpoint of 16 or 32 bits"
+        raise UserError(f"pair.chat.finetune: the base model's weights are quantised by {method}, {todo}")
     model = load_model(base, fast_dtype())
     plan = [
         batch

@@ -36,14 +36,15 @@ def fetch(hub: HubModel, folder: Path, allow: tuple[str, ...], ignore: tuple[str
         raise _error(error, hub) from error
 
 
-def file_names(hub: HubModel, here: Path) -> list[str]:
-    """Names of all files that ``hub`` holds, or of those that came to ``here`` if the hub can't be asked."""
+def file_names(hub: HubModel) -> list[str]:
+    """Names of all files that ``hub`` holds. Raises UserError if the hub can't be asked."""
     from huggingface_hub import list_repo_files
 
     try:
         paths = list_repo_files(hub.name, revision=hub.revision)
-    except Exception:  # network, authentication and hub errors share no base class
-        return [path.name for path in here.iterdir()]
+    except Exception as error:  # network, authentication and hub errors share no base class
+        said = f"not all of it is in the hub's cache, and the hub can't be asked ({first_line(error)})"
+        raise UserError(f"hub model {hub}: {said}; go on where there is a network") from error
     return [path.removeprefix(hub.within("")) for path in paths if path.startswith(hub.within(""))]
 
 

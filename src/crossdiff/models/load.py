@@ -1,7 +1,9 @@
 """Load a model from a plain Hugging Face folder."""
 
 import hashlib
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,8 @@ from transformers.models.auto.modeling_auto import (
 
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, read_adapter
 from crossdiff.models.adapters import base_folder, with_adapter
-from crossdiff.models.files import ADAPTER_CONFIG
 from crossdiff.models.quantised import quantisation
 from crossdiff.models.tensors import WRAPPER, has_adapter, stripped, unknown
 from crossdiff.models.weight_files import check_folder, read_config, tensor_names
@@ -40,31 +42,27 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
     """
     weights = base_folder(folder)
     wrapped = _wrapped(weights)
-    model = (
-        _of_few_bits(folder, wrapped, method, dtype)
-        if (method := quantisation(read_config(weights)))
-        else None
-    )
-    if model is None:
-        model = _from_folder(folder, wrapped, dtype=dtype).to(device())
+    if method := quantisation(read_config(weights)):
+        model = _of_few_bits(folder, wrapped, method, dtype)
+    else:  # transformers wraps the method ``to`` in a way that hides ``self``
+        model = _from_folder(folder, wrapped, dtype=dtype).to(device())  # type: ignore[arg-type]
     if storage.current_job is not None:
-        settings = "" if weights == Path(folder) else Path(folder, ADAPTER_CONFIG).read_text(encoding="utf-8")
-        loaded = {"digest": digest(model, settings), "stripped_prefixes": len(wrapped)}
+        adapter = {} if weights == Path(folder) else read_adapter(folder) | {BASE_OF_ADAPTER: None}
+        loaded = {"digest": digest(model, adapter), "stripped_prefixes": len(wrapped)}
         storage.current_job.loaded[str(folder)] = loaded
     return model.eval()
-    # transformers wraps the method ``to`` in a way that hides ``self``.
-    return model.to(device()).eval()  # type: ignore[arg-type]
 
 
-def digest(model: "PreTrainedModel", settings: str = "") -> str:
+def digest(model: "PreTrainedModel", adapter: Mapping[str, Any] | None = None) -> str:
     """A digest of the loaded parameters and buffers, as 32 hexadecimal digits.
 
     It covers all names, shapes and types, and SAMPLED evenly spaced values of each tensor. So it tells apart
     weights that were read from weights that were filled in, in milliseconds, even if files are mapped into
     memory. Single values of a file need no further digest, because the record has one of the whole folder.
-    It covers ``settings``, too: those of an adapter decide how strong it is.
+    It covers the settings of an ``adapter``, too, which decide how strong it is. Weights of few bits are
+    sampled as they are stored.
     """
-    whole = hashlib.sha256(settings.encode())
+    whole = hashlib.sha256(json.dumps(adapter, sort_keys=True).encode() if adapter else b"")
     for name, value in sorted(model.state_dict().items()):
         flat = value.detach().flatten()
         places = torch.linspace(0, max(0, len(flat) - 1), min(SAMPLED, len(flat)), dtype=torch.float64).long()
@@ -78,9 +76,8 @@ def _of_few_bits(
 ) -> "PreTrainedModel":
     """A quantised model. Some methods give weights of 16 bits where they can't compute with fewer."""
     try:
-        model: Any = _from_folder(
-            folder, wrapped, dtype=dtype, device_map=device()
-        )  # it can't be moved later
+        # It can't be moved to the device later.
+        model: Any = _from_folder(folder, wrapped, dtype=dtype, device_map=device())
     except RuntimeError as error:
         raise UserError(f"{folder}: quantised by {method}, can't be loaded ({first_line(error)})") from error
     plain = all(weight.is_floating_point() and weight.itemsize > 1 for weight in model.parameters())
@@ -146,9 +143,14 @@ def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrained
     use it (``models.tensors.UNUSED``).
     """
     chosen = {name: options[name] for name in ("gguf_file",) if name in options}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **chosen)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **chosen)
     loaded: Any = model_class(config).from_pretrained(  # type: ignore[attr-defined]
-        folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
     model, found = loaded
     problems = []

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoConfig
 
 from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
-from crossdiff.config.sources import GIVEN
+from crossdiff.config.given import GIVEN
 from crossdiff.errors import UserError
-from crossdiff.models.adapter_folder import check_adapter
+from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, check_adapter
 from crossdiff.models.adapters import added_rows, merged
 from crossdiff.models.files import (
     ADAPTER_CONFIG,
@@ -29,7 +29,7 @@ from crossdiff.models.files import (
 from crossdiff.models.gguf import convert_gguf, convert_member
 from crossdiff.models.hub import fetch, file_names, take
 from crossdiff.models.load import model_class, read_weights
-from crossdiff.models.quantised import check_quantisation
+from crossdiff.models.quantised import check_quantisation, quantisation
 from crossdiff.models.replacements import embedding_rows
 from crossdiff.models.weight_files import check_folder, check_names, has_weights, read_config
 
@@ -72,7 +72,8 @@ def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) 
     elif source.gguf is not None and source.gguf.hub is None:
         convert_gguf(Path(source.gguf.file), folder, source.gguf.file)
     elif source.gguf is not None and source.gguf.hub is not None:
-        hub, file = source.gguf.hub, source.gguf.file
+        within, _, file = source.gguf.hub.within(source.gguf.file).rpartition("/")
+        hub = source.gguf.hub.model_copy(update={"subfolder": within or None})
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             found = fetch(hub, Path(scratch), (file,)) / file
             if not found.is_file():
@@ -89,12 +90,12 @@ def _download(hub: HubModel, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         found = fetch(hub, Path(scratch), ("config.json", ADAPTER_CONFIG))
         if not (found / "config.json").exists():
-            check_names(file_names(hub, found), name, hub.name)
+            check_names(file_names(hub), name, hub.name)
             raise UserError(f"{name}: it has no config.json; correct its name, revision or subfolder")
         check_quantisation(read_config(found), name)
         found = fetch(hub, Path(scratch), MODEL_FILES, NOT_NEEDED)
         if not has_weights(path.name for path in found.iterdir()):
-            check_names(file_names(hub, found), name, hub.name)
+            check_names(file_names(hub), name, hub.name)
         try:
             check_folder(found)
         except UserError as error:
@@ -134,6 +135,9 @@ def _adapter(
             check_adapter(found, adapter, pairs_base[1], key)
         else:
             raise ValueError("an adapter on the pair's base can't be prepared without it")
+        if adapter.merge and (method := quantisation(read_config(base))):
+            why = f"its base is quantised by {method}, so the sum can't be written; leave merge out"
+            raise UserError(f"{key}.merge: found True, but {why}")
         _write_adapter(found, base, folder)
         if adapter.merge:
             _merge(base, folder)
@@ -155,10 +159,10 @@ def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
         if own or path.suffix == ".jinja" or path.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(path, folder / path.name)
     settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    settings["base_model_name_or_path"] = os.path.relpath(base, folder)  # results may move as a whole
+    settings[BASE_OF_ADAPTER] = os.path.relpath(base, folder)  # results may move as a whole
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     with torch.device("meta"):  # no memory, and no weights
-        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
         model = model_class(config).from_config(config)  # type: ignore[attr-defined]
     rows = max(added_rows(model, folder).values(), default=0)
     if rows > embedding_rows(model):

@@ -3,6 +3,7 @@
 Also writes the tokenizer that renders chats for both models.
 """
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,29 @@ from transformers import AutoConfig, AutoTokenizer
 from crossdiff.config import Tokens
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.chat_templates import with_arguments
+from crossdiff.models.files import has_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
-    """The folder's own tokenizer, the fast one if it has one. Raises UserError if there is no usable one."""
+    """The folder's own tokenizer, the fast one if it has one. Its code is not run.
+
+    Without a chat template of its own it gets that of its processor (``chat_template.json``, of
+    vision-language models). Raises UserError if there is no usable one.
+    """
+    if not has_tokenizer(folder):
+        found = ", and tekken.json is not read" if Path(folder, "tekken.json").exists() else ""
+        todo = "copy the tokenizer's files from the model that it was trained from"
+        raise UserError(f"{folder}: not a usable tokenizer folder (it has no tokenizer.json{found}); {todo}")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a usable tokenizer folder ({first_line(error)})") from error
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if not tokenizer.chat_template and (path := Path(folder, "chat_template.json")).exists():
+            tokenizer.chat_template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+        return tokenizer
+    except Exception as error:  # readers of malformed files raise errors of all kinds
+        raise UserError(f"{folder}: not a usable tokenizer folder ({_reason(error)})") from error
 
 
 def text_config(folder: str | Path) -> "PreTrainedConfig":
@@ -31,9 +44,15 @@ def text_config(folder: str | Path) -> "PreTrainedConfig":
     Raises UserError if the folder has no usable config.json.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no usable config.json ({first_line(error)})") from error
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return config.get_text_config()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: no usable config.json ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    own = "it needs code of its own (auto_map), which Crossdiff never runs"
+    return own if "contains custom code" in str(error) else first_line(error)
 
 
 def write_chat_tokenizer(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from crossdiff.errors import UserError
-from crossdiff.models.files import ADAPTER_CONFIG
+from crossdiff.models.files import ADAPTER_CONFIG, model_files
 from crossdiff.models.quantised import check_quantisation
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 ALLOWED = "a Hugging Face folder with config.json"
 POINTER = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors format limits it
@@ -20,8 +21,15 @@ LONGEST_HEADER = 100_000_000  # bytes, as the safetensors format limits it
 def check_folder(folder: Path) -> None:
     """Raise UserError for a folder that holds no whole model, and say what it holds instead."""
     if not folder.is_dir():
-        raise UserError(f"found {folder}, allowed: {ALLOWED}")
+        hint = f"; give it as gguf: {{file: {folder}}}" if folder.suffix == ".gguf" else ""
+        raise UserError(f"found {folder}, allowed: {ALLOWED}{hint}")
     check_names([path.name for path in folder.iterdir()], str(folder), str(folder))
+    for path in model_files(folder):
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise UserError(f"{path}: {_pointer(path)}")
+    if (folder / GENERATION).exists():
+        _json(folder / GENERATION)  # transformers would leave out one that it can't read
     check_quantisation(read_config(folder), str(folder))
     tensor_names(folder)
 
@@ -65,6 +73,14 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
+def within(folder: Path, file: str) -> str:
+    """What an error adds about subfolders that hold ``file``, such as checkpoints and cached snapshots."""
+    places = [*folder.glob(f"*/{file}"), *folder.glob(f"snapshots/*/{file}")]
+    found = sorted(str(path.parent.relative_to(folder)) for path in places)
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"; found one in {', '.join(found[:3])}{more}: name that folder" if found else ""
+
+
 def has_weights(names: Iterable[str]) -> bool:
     """Whether one of the file ``names`` is that of weights, or of their index, which transformers reads."""
     return any(name in (WEIGHTS, INDEX) for name in names)
@@ -106,7 +122,7 @@ def check_names(there: Collection[str], name: str, origin: str) -> None:
     elif name != origin:
         found = "it has no config.json; correct its name, revision or subfolder"
     else:
-        raise UserError(f"found {name}, allowed: {ALLOWED}")
+        raise UserError(f"found {name}, allowed: {ALLOWED}{within(Path(origin), 'config.json')}")
     raise UserError(f"{name}: {found}")
 
 
