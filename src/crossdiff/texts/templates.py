@@ -79,12 +79,12 @@ class _Renderer:
         return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
 
     def _said_marks(self, chat: Sequence[Turn]) -> list[str]:
-        """What is wrong with turns that say what the model would read as the template's, an end of a turn say."""
+        """Says which turn, if any, holds text that the model would read as the template's."""
         for turn in chat:
             said = [turn["content"], turn.get("reasoning_content", "")]
             said += [as_text(turn["tool_calls"])] if "tool_calls" in turn else []
             if found := next(filter(None, map(self._marks.search, said)), None):
-                return [f"a turn that says {found[0]!r}, which is a token of the template's"]
+                return [f"a turn that says {found[0]!r}, which is a token of the template"]
         return []
 
     def render(self, chat: Sequence[Turn], ask: bool, rewritten: str) -> Rendered:

@@ -58,7 +58,7 @@ def chat(turns: Any, record: Mapping[str, Any], where: str = "") -> Chat:
 
 
 def text(record: Mapping[str, Any], name: str, missing: str | None = None) -> str:
-    """The text in a field. ``missing`` stands for a null, if it is given. Raises Unusable for other values."""
+    """The text in a field. ``missing``, if given, stands for a null. Raises Unusable for other values."""
     value = missing if record[name] is None and missing is not None else record[name]
     if not isinstance(value, str):
         raise Unusable(f"field {name!r}: found {type(value).__name__}, allowed: text")
@@ -131,8 +131,8 @@ def _content(value: Any) -> tuple[str | None, str]:
 
 def _calls(value: Mapping[str, Any]) -> list[Any]:
     """The tool calls of a turn. Arguments that stand as JSON text become values."""
-    # The second name is the older one, for a single call.
-    calls = _listed(value.get("tool_calls"), "tool calls") or _listed(value.get("function_call"), "a tool call")
+    calls = _listed(value.get("tool_calls"), "tool calls")
+    calls = calls or _listed(value.get("function_call"), "a tool call")  # the older name for a single call
     return [_call(call) for call in calls]
 
 
@@ -192,7 +192,9 @@ def merged(found: Chat, system: str, same_role: str) -> tuple[Chat, list[str]]:
     merged."""
     turns, notes = list(found), []
     if system == "merge" and any(turn["role"] == "system" for turn in turns):
-        turns, notes = _system_merged(turns), ["system text put into the next user turn"]
+        says = any(turn["role"] == "system" and turn["content"].strip() for turn in turns)
+        notes = ["system text put into the next user turn" if says else "empty system text left out"]
+        turns = _system_merged(turns)
     if same_role == "merge":
         joined: list[Turn] = []
         for turn in turns:
