@@ -69,6 +69,6 @@ def share_gpu(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
 
 
 def check_cores(workflow: "Workflow") -> None:
-    """Raise UserError for ``--cores 0``. Snakemake would wait for ever, because no job may start."""
-    if workflow.resource_settings.cores == 0:
-        raise UserError("--cores: found 0, allowed: 1 or more, or all")
+    """Raise UserError for ``--cores 0``: Snakemake would wait for ever, because no job may start."""
+    if (cores := workflow.resource_settings.cores) is not None and cores < 1:
+        raise UserError(f"--cores: found {cores}, allowed: 1 or more, or all")
