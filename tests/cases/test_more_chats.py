@@ -1,11 +1,22 @@
 """More chats as public data sets have them. Each is read with its right text, or skipped with its reason."""
 
 import pytest
-from helpers_chats import GOOD, PLAIN, SAID, STRICT, THINKING, TOOLS, source, system, taken, tokenizer
+from helpers_chats import (
+    GOOD,
+    PLAIN,
+    SAID,
+    STRICT,
+    THINKING,
+    TOOLS,
+    sequences,
+    source,
+    system,
+    taken,
+    tokenizer,
+)
 from helpers_texts import assistant, make_tokenizer, one_line, user
 
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END, chat_sequence, chat_sequences
-from crossdiff.texts.shards import sequences
 from crossdiff.texts.turns import chat
 
 # Text of the template's tokens in what somebody says.
