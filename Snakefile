@@ -74,6 +74,7 @@ planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
 onstart:
     try:
+        resources.check_cores(workflow)
         slurm.check(workflow)
         gpu.check(workflow)
     except UserError as error:

@@ -20,6 +20,7 @@ try:
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import gpu, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
+    from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
     from crossdiff.workflow.shipped import find_shipped
 except ModuleNotFoundError as error:
@@ -38,6 +39,7 @@ try:
     check_layout(RUN.config)
     shapes.check_width(RUN.config)
     if workflow.is_main_process:
+        check_folders()
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
     request = resources.request(RUN.config)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import TINY, Checkout, planned
 from helpers_chain import FIGURE, jobs, root  # noqa: F401
 from helpers_config import changed
 from helpers_lines import line_of
@@ -26,6 +27,7 @@ from crossdiff.activations.cache import cache_writer
 from crossdiff.config import load
 from crossdiff.provenance.json_cache import JsonCache
 from crossdiff.provenance.storage import atomic_path, write_csv, write_json
+from crossdiff.workflow.folders import check_folders
 from crossdiff.workflow.run import check_times
 
 # Clocks.
@@ -189,3 +191,34 @@ def test_read_only_disk_is_one_line(small_disk: Path):
     assert f"the folder {small_disk}/results can't be written to" in line
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     write_json(small_disk / "results/a/b.json", {})
+
+
+# Names of folders.
+
+
+def test_file_in_place_of_a_folder_of_results_is_told(tmp_path: Path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "logs").symlink_to("scratch")
+    check_folders(tmp_path)
+    (tmp_path / "scratch").rmdir()
+    assert line_of(lambda: check_folders(tmp_path)) == (
+        "logs: found a link to scratch, which is not there; make that folder"
+    )
+    (tmp_path / "logs").unlink()
+    (tmp_path / "logs").write_text("")
+    assert line_of(lambda: check_folders(tmp_path)) == (
+        "logs: found a file, allowed: a folder, or nothing; move the file elsewhere"
+    )
+
+
+def test_run_whose_results_are_a_file_is_one_line_and_goes_on_after_the_mend(checkout: Checkout):
+    (checkout.folder / "results").write_text("")
+    result = checkout.snakemake("-n", "--configfile", TINY)
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert "results: found a file, allowed: a folder, or nothing" in result.stdout
+    (checkout.folder / "results").unlink()
+    (checkout.folder / "elsewhere").mkdir()
+    (checkout.folder / "results").symlink_to("elsewhere")
+    result = checkout.snakemake("-n", "--configfile", TINY)
+    assert result.returncode == 0 and planned(result.stdout)["write_report"] == 1

@@ -1,10 +1,12 @@
 """Texts, and places on the network that models and texts come from."""
 
+import math
 import re
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdiff.config.base import (
     ARGUMENT,
@@ -206,7 +208,13 @@ def _is_date(value: str) -> str:
         raise ValueError(f'found {value!r}, allowed: a day such as "2024-07-26", in quotes') from error
 
 
-def _are_arguments(values: dict[str, Any]) -> dict[str, Any]:
+def _are_arguments(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    for name, value in values.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (isinstance(value, (bool, int, float, str)) and finite):
+            raise ValueError(f"found {name}: {value!r}, allowed: text, a number, true or false")
     if taken := sorted({"messages", "tools", "documents", "add_generation_prompt"} & set(values)):
         raise ValueError(f"found {taken[0]}, which is no setting: Crossdiff fills it in itself")
     return values
@@ -233,7 +241,7 @@ class Tokens(Section):
     ] = None
     template_arguments: Annotated[
         dict[Annotated[str, Field(pattern=ARGUMENT)], bool | int | float | str],
-        AfterValidator(_are_arguments),
+        BeforeValidator(_are_arguments),
         about(
             "Arguments of the chat template, such as `{enable_thinking: false}`, for every chat that this "
             "run renders.",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crossdiff.errors import UserError
-from crossdiff.texts.turns import Chat, Turn, chat, from_json
+from crossdiff.texts.turns import Chat, Turn, chat, from_json, text
 from crossdiff.texts.unusable import Unusable
 
 __all__ = ["FORMATS", "ROLES", "Chat", "Text", "Turn", "requests", "texts"]
@@ -21,7 +21,15 @@ ROLES = ("system", "user", "assistant")
 Text = str | Chat
 
 # Columns of a prompt and its answer, in the order in which they are looked for.
-PROMPTS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"))
+PROMPTS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+)
+# Columns of an instruction: what it is applied to, and the answer.
+INPUTS, OUTPUTS = ("input", "context"), ("output", "response")
 
 
 def texts(
@@ -60,11 +68,7 @@ def _field(record: Any, field: str, where: str = "") -> Any:
 
 
 def _document(record: Any, field: str | None) -> str:
-    name = field or "text"
-    text = record if isinstance(record, str) else _field(record, name)
-    if not isinstance(text, str):
-        raise Unusable(f"field {name!r}: found {type(text).__name__}, allowed: text")
-    return text
+    return record if isinstance(record, str) else _text(record, field or "text")
 
 
 def _messages(record: Any, field: str | None) -> Chat:
@@ -76,9 +80,14 @@ def _sharegpt(record: Any, field: str | None) -> Chat:
 
 
 def _instruction(record: Any, field: str | None) -> Chat:
-    """Alpaca's columns: an instruction, perhaps with an input and earlier turns (``history``)."""
-    asked, answer = _text(record, field or "instruction"), _text(record, "output")
-    given, earlier = record.get("input"), from_json(record.get("history"))
+    """Alpaca's columns: an instruction, perhaps with an input and earlier turns (``history``).
+
+    Or Dolly's, which calls the input ``context`` and the output ``response``.
+    """
+    asked = _text(record, field or "instruction")
+    answer = _text(record, next((name for name in OUTPUTS if name in record), OUTPUTS[0]))
+    given = next((text(record, name, "") for name in INPUTS if name in record), "")
+    earlier = from_json(record.get("history"))
     if earlier and not (isinstance(earlier, (list, tuple)) and all(map(_is_pair, earlier))):
         raise Unusable("field 'history': not a list of [question, answer]")
     turns = [
@@ -86,7 +95,7 @@ def _instruction(record: Any, field: str | None) -> Chat:
         for pair in earlier or ()
         for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
-    question = f"{asked}\n\n{given}" if isinstance(given, str) and given.strip() else asked
+    question = "\n\n".join(part for part in (asked, given) if part.strip())
     turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return chat(turns, record)
 
@@ -113,10 +122,8 @@ def _prompt_completion(record: Any, field: str | None) -> Chat:
 
 
 def _text(record: Any, name: str) -> str:
-    text = _field(record, name)
-    if not isinstance(text, str):
-        raise Unusable(f"field {name!r}: found {type(text).__name__}, allowed: text")
-    return text
+    _field(record, name)
+    return text(record, name)
 
 
 def _recognised(record: Any, field: str | None) -> Chat:
@@ -146,7 +153,7 @@ def _allowed(record: Mapping[str, Any], field: str | None) -> dict[str, str | No
             format = "messages" if "role" in first else "sharegpt" if "from" in first else None
             if format and format not in found:
                 found[format] = name
-    if "output" in record and (field or "instruction") in record:
+    if (field or "instruction") in record and any(name in record for name in OUTPUTS):
         found["instruction"] = field
     if any(all(name in record for name in pair) for pair in PROMPTS if field in (None, pair[0])):
         found["prompt_completion"] = field
@@ -191,14 +198,14 @@ def _dialogue(conversation: Any) -> list[Turn]:
     if not isinstance(runs, list) or not all(isinstance(run, list) for run in runs):
         raise Unusable("messages that are no list of lists")
     for message in itertools.chain.from_iterable(runs):
-        sender, text = _field(message, "sender"), _text(message, "text").strip()
+        sender, words = _field(message, "sender"), _text(message, "text").strip()
         if sender not in senders:
             senders.append(sender)
         role = ("user", "assistant")[senders.index(sender) % 2]
         if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += " " + text
+            turns[-1]["content"] += " " + words
         else:
-            turns.append({"role": role, "content": text})
+            turns.append({"role": role, "content": words})
     if len(turns) % 2:
         turns.pop()
     kept = len(senders) == 2 and len(turns) >= 4 and all(turn["content"] for turn in turns)

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from crossdiff.errors import first_line
 from crossdiff.texts.turns import Turn
-from crossdiff.texts.unusable import Unusable
+from crossdiff.texts.unusable import Unusable, as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +38,7 @@ def render(
 
     Turns may be trimmed and moved. What else a template does to a turn is decided by ``rewritten``: skip
     raises Unusable, keep marks what became of the turn. Raises Unusable if the template refuses the chat,
-    too."""
+    too, and if a turn holds the text of one of the template's tokens."""
     return _renderer(tokenizer, repr(tokenizer.chat_template)).render(chat, ask, rewritten)
 
 
@@ -55,6 +55,7 @@ class _Renderer:
         self._skeletons: dict[Any, tuple[list[str], list[int]] | None] = {}
         self._parts = False
         self._parts = not self._shows_content() and self._shows_content(parts=True)
+        self._marks = self._template_marks()
 
     def _shows_content(self, parts: bool = False) -> bool:
         """Whether a user's words are in the text. Some templates read contents as lists of parts alone."""
@@ -64,16 +65,40 @@ class _Renderer:
         except Unusable:
             return False
 
+    def _template_marks(self) -> re.Pattern[str]:
+        """Texts that become tokens of the template's: special tokens, and what it writes around turns.
+
+        Those that enclose a thought are left out, because answers have them.
+        """
+        added = self._tokenizer.added_tokens_decoder.values()
+        skeleton = self._skeleton(("user", "assistant", "user"), False)
+        written = "".join(skeleton[0]) if skeleton else ""
+        marks = {token.content for token in added if token.special}
+        marks |= {token.content for token in added if token.content in written and _is_mark(token.content)}
+        marks -= {*_THOUGHT_STARTS, *_THOUGHT_ENDS}
+        return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
+
+    def _said_marks(self, chat: Sequence[Turn]) -> list[str]:
+        """Says which turn, if any, holds text that the model would read as the template's."""
+        for turn in chat:
+            said = [turn["content"], turn.get("reasoning_content", "")]
+            said += [as_text(turn["tool_calls"])] if "tool_calls" in turn else []
+            if found := next(filter(None, map(self._marks.search, said)), None):
+                return [f"a turn that says {found[0]!r}, which is a token of the template"]
+        return []
+
     def render(self, chat: Sequence[Turn], ask: bool, rewritten: str) -> Rendered:
+        wrong = self._said_marks(chat)
+        if wrong and rewritten == "skip":
+            raise Unusable(wrong[0])
         tools = getattr(chat, "tools", None)
         text = self._text(chat, tools, ask)
         if tools is None and all(len(turn) == 2 for turn in chat):
             spans = self._filled(text, chat, ask)
             if spans is not None:
-                return Rendered(text, spans, [])
+                return Rendered(text, spans, wrong)
         found = [self._region(chat, number, text, tools, ask) for number in range(len(chat))]
-        notes: list[str] = []
-        spans = []
+        notes, spans = wrong, []
         for turn, region in zip(chat, found, strict=True):
             change: str | None
             if isinstance(region, str):
@@ -216,6 +241,11 @@ def _change(turn: Turn, said: str, notes: list[str]) -> str | None:
     ):  # the white space around the thought is the template's
         return None
     return "rewrites"
+
+
+def _is_mark(token: str) -> bool:
+    """Whether a token that a template writes is no word and no white space."""
+    return bool(token.strip()) and not token.strip().isalnum()
 
 
 def _stand_in(number: int) -> str:

@@ -19,6 +19,7 @@ ROLE_NAMES = {
 }
 _ROLE = {name: role for role, names in ROLE_NAMES.items() for name in names}
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_SYSTEM = ("system", "system_prompt")  # columns next to the turns
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -35,9 +36,10 @@ class Chat(list[Turn]):
 
 
 def chat(turns: Any, record: Mapping[str, Any], where: str = "") -> Chat:
-    """A chat from a list of turns. ``record`` may have ``tools``, and ``system`` with the first turn's text.
+    """A chat from a list of turns. ``record`` may have ``tools``, and ``system`` (or ``system_prompt``) with
+    the first turn's text.
 
-    A list may stand as JSON text. Raises Unusable for anything else, and for a chat without turns.
+    A list may stand as JSON text. Raises Unusable for anything else, and for a chat that says nothing.
     """
     turns = from_json(turns)
     if not isinstance(turns, (list, tuple)) or not turns:
@@ -46,31 +48,55 @@ def chat(turns: Any, record: Mapping[str, Any], where: str = "") -> Chat:
         found = [turn(value) for value in turns]
     except Unusable as problem:
         raise Unusable(problem.reason, record, where) from problem
-    system = record.get("system")
-    if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
+    if not any(turn["content"].strip() or len(turn) > 2 for turn in found):
+        raise Unusable("a chat in which no turn says anything", record, where)
+    system = next((text(record, name, "") for name in _SYSTEM if record.get(name)), "")
+    if system.strip() and found[0]["role"] != "system":
         found.insert(0, {"role": "system", "content": system})
-    tools = from_json(record.get("tools"))
-    return Chat(found, without_null(tools) if isinstance(tools, list) and tools else None)
+    tools = _listed(record.get("tools"), "field 'tools'")
+    return Chat(found, without_null(tools) or None)
+
+
+def text(record: Mapping[str, Any], name: str, missing: str | None = None) -> str:
+    """The text in a field. ``missing``, if given, stands for a null. Raises Unusable for other values."""
+    value = missing if record[name] is None and missing is not None else record[name]
+    if not isinstance(value, str):
+        raise Unusable(f"field {name!r}: found {type(value).__name__}, allowed: text")
+    return value
+
+
+def _listed(value: Any, what: str) -> list[Any]:
+    """A list that may stand as JSON text, or of which there is only one entry. Raises Unusable."""
+    value = from_json(value)
+    if not value or (isinstance(value, str) and not value.strip()):
+        return []
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise Unusable(f"{what}: found {type(value).__name__}, allowed: a list")
+    return list(value)
 
 
 def turn(value: Any) -> Turn:
     """One turn. Role and content may be named ``from`` and ``value``. Raises Unusable."""
     if not isinstance(value, Mapping):
         raise Unusable("a turn that is no {role, content}")
-    name = value["role"] if "role" in value else value.get("from")
+    name = next((value[key] for key in ("role", "from") if value.get(key) is not None), None)
     role = _ROLE.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise Unusable(
             f"a turn with role {str(name)[:30]!r}" if name is not None else "a turn without a role"
         )
     content, thought = _content(
-        next((value[key] for key in ("content", "value", "text") if key in value), None)
+        next((value[key] for key in ("content", "value", "text") if value.get(key) is not None), None)
     )
     calls = _calls(value)
     if isinstance(name, str) and name.strip().lower() == "function_call":
         content, calls = None, [_call(from_json(content))]
     if content is None and not calls:
         raise Unusable("a turn without content")
+    if calls and role != "assistant":
+        raise Unusable(f"tool calls in a turn of the role {role}")
     found: Turn = {"role": role, "content": content or ""}
     if role == "assistant":
         reasoning = next((value[key] for key in _REASONING if isinstance(value.get(key), str)), thought)
@@ -105,10 +131,9 @@ def _content(value: Any) -> tuple[str | None, str]:
 
 def _calls(value: Mapping[str, Any]) -> list[Any]:
     """The tool calls of a turn. Arguments that stand as JSON text become values."""
-    calls = from_json(value.get("tool_calls"))
-    if not calls and isinstance(value.get("function_call"), Mapping):  # the older name for a single call
-        calls = [value["function_call"]]
-    return [_call(call) for call in calls] if isinstance(calls, (list, tuple)) else []
+    calls = _listed(value.get("tool_calls"), "tool calls")
+    calls = calls or _listed(value.get("function_call"), "a tool call")  # the older name for a single call
+    return [_call(call) for call in calls]
 
 
 def _call(call: Any) -> Any:
@@ -118,7 +143,7 @@ def _call(call: Any) -> Any:
     function = call.get("function", call)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise Unusable("a tool call without a name")
-    arguments = from_json(function.get("arguments", {}))
+    arguments = from_json(function.get("arguments")) or {}
     called = {**{key: function[key] for key in function if key not in ("type", "id")}, "arguments": arguments}
     return {"type": "function", **({"id": call["id"]} if "id" in call else {}), "function": called}
 
@@ -167,7 +192,9 @@ def merged(found: Chat, system: str, same_role: str) -> tuple[Chat, list[str]]:
     merged."""
     turns, notes = list(found), []
     if system == "merge" and any(turn["role"] == "system" for turn in turns):
-        turns, notes = _system_merged(turns), ["system text put into the next user turn"]
+        says = any(turn["role"] == "system" and turn["content"].strip() for turn in turns)
+        notes = ["system text put into the next user turn" if says else "empty system text left out"]
+        turns = _system_merged(turns)
     if same_role == "merge":
         joined: list[Turn] = []
         for turn in turns:
@@ -186,7 +213,7 @@ def _system_merged(turns: list[Turn]) -> list[Turn]:
     waiting: list[str] = []
     for turn in turns:
         if turn["role"] == "system":
-            waiting.append(turn["content"])
+            waiting += [turn["content"]] if turn["content"].strip() else []
         elif turn["role"] == "user" and waiting:
             kept.append(_before("\n\n".join(waiting), turn))
             waiting = []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdiff.config import Config
+from crossdiff.errors import UserError
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast import forecast
 from crossdiff.workflow.shapes import shape
@@ -65,3 +66,9 @@ def share_gpu(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
     """
     if any(devices.glob("nvidia[0-9]*")) and ON_GPU not in workflow.global_resources:
         workflow.register_resource(ON_GPU, 1)
+
+
+def check_cores(workflow: "Workflow") -> None:
+    """Raise UserError for ``--cores 0``: Snakemake would wait for ever, because no job may start."""
+    if (cores := workflow.resource_settings.cores) is not None and cores < 1:
+        raise UserError(f"--cores: found {cores}, allowed: 1 or more, or all")

@@ -149,7 +149,7 @@ def _jobs(folder: Path) -> list[SlurmJob]:
     states = "PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING"
     answer = _ask("squeue", "--me", "--noheader", f"--states={states}", "--format=%A|%T|%k|%j|%Z")
     if answer.returncode:
-        raise UserError(f"squeue: {answer.stderr.strip()}")
+        raise UserError(f"squeue: {' '.join(answer.stderr.split())}")
     lines = [line.split("|", 4) for line in answer.stdout.splitlines()]
     ours = [line for line in lines if line[3].startswith(f"{prefix}_") and line[4] == str(folder)]
     return [SlurmJob(*line[:3]) for line in ours]

@@ -74,7 +74,6 @@ CHATS = {
     ],
     "the same content again": [user("a"), assistant("a"), user("a"), assistant("a")],
     "empty contents": [user(""), assistant("a"), user(""), assistant("")],
-    "special tokens as content": [user("say <|im_end|> or <|eot_id|> or <issue_closed>"), assistant("no")],
     "stand-ins as content": [user("\ue0001\ue001"), assistant("\ue0000\ue001")],
     "two turns of one role": [user("Hello."), user("Hello?"), assistant("Yes.")],
     "many bytes to a character": [user("zwölf 🙂"), assistant("数字")],
