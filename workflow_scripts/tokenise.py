@@ -16,16 +16,17 @@ def main(
     archive: str | None,
     previous: str | None,
     shard: str,
+    following: str,
 ) -> None:
-    tokenise_shard(
-        source, name, split, load_chat_tokenizer(tokenizer), context, tokens, shard, archive, previous
-    )
+    loaded = load_chat_tokenizer(tokenizer)
+    tokenise_shard(source, name, split, loaded, context, tokens, shard, following, archive, previous)
 
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
+        source = settings.datasets[snakemake.wildcards.dataset]
         main(
-            source=settings.datasets[snakemake.wildcards.dataset],
+            source=source if source.files is None else source.model_copy(update={"files": [*snakemake.input.files]}),
             name=snakemake.wildcards.dataset,
             split=snakemake.wildcards.split,
             tokenizer=snakemake.input.tokenizer,
@@ -33,5 +34,6 @@ if __name__ == "__main__":
             tokens=snakemake.params.tokens,
             archive=snakemake.input.get("archive") or None,
             previous=snakemake.input.get("previous") or None,
-            shard=snakemake.output[0],
+            shard=snakemake.output.shard,
+            following=snakemake.output.next,
         )

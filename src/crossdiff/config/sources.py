@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crossdiff.config.base import (
     VERSION,
@@ -16,6 +16,7 @@ from crossdiff.config.base import (
     about,
     exactly_one,
 )
+from crossdiff.config.text_files import check_ending, expanded
 
 
 class Package(Section):
@@ -79,12 +80,33 @@ class TextSource(Section):
     ] = None
     hub: HubDataset | None = None
     files: Annotated[
-        list[Text] | None, Field(min_length=1), about("Local .jsonl, .json, .parquet, .txt or .yaml files.")
+        list[Text] | None,
+        Field(min_length=1),
+        about("Local files, folders or globs: .jsonl, .json, .csv, .parquet, .txt, .yaml, also .gz or .zst."),
     ] = None
     package: Package | None = None
     validation_fraction: Annotated[
         OpenFraction, about("Documents kept for validation, chosen by a hash of their text.", "share")
     ] = 0.1
+
+    @field_validator("files")
+    @classmethod
+    def _readable(cls, files: list[str] | None) -> list[str] | None:
+        return [check_ending(name) for name in files] if files else files
+
+    @field_validator("package")
+    @classmethod
+    def _readable_member(cls, package: Package | None) -> Package | None:
+        if package is not None:
+            check_ending(package.file)
+        return package
+
+    def local_files(self, key: str) -> list[str]:
+        """The local files that ``files`` stands for today: folders and globs are looked up, ``~`` is replaced.
+
+        ``key`` names the data set in errors. Raises UserError as ``text_files.expanded`` does.
+        """
+        return expanded(self.files or [], f"{key}.files")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":

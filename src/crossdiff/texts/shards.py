@@ -1,11 +1,13 @@
 """Token shards: files with a fixed number of tokens each, cut from the stream of a data set's texts.
 
-Each shard begins where the shard before it ended. So a larger data set adds shards and changes none.
+Each shard begins where the shard before it ended. So a larger data set adds shards and changes none. The place
+in the data set where the next shard begins stands in a file of its own. It moves when an earlier record gets
+longer, and the shard stays as it is.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,15 +17,17 @@ import pyarrow.parquet as pq
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
-from crossdiff.provenance.storage import atomic_path, record_mark
-from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences
+from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
+from crossdiff.texts.chats import Sequence, chat_sequence
 from crossdiff.texts.columns import taken
+from crossdiff.texts.documents import document_windows
 from crossdiff.texts.formats import Text
-from crossdiff.texts.sources import read
+from crossdiff.texts.sources import Place, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BATCH = 1 << 17  # characters of texts that are tokenised together
 COLUMNS = ("token", "document", "position", "role", "template")
 
 
@@ -75,17 +79,32 @@ def in_split(document: int, split: str, validation_fraction: float) -> bool:
     return is_validation == (split == "validation")
 
 
+class Chosen(NamedTuple):
+    """A text of one split."""
+
+    number: int  # in the stream
+    document: int
+    text: Text
+    after: Place
+
+
 def split_texts(
-    source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0
+    source: TextSource, name: str, split: str, archive: str | None = None
 ) -> Iterator[tuple[int, int, Text]]:
-    """(number in the stream, document id, text) of every text in a split, from number ``start`` on.
+    """(number in the stream, document id, text) of every text in a split.
 
     Empty texts are left out. Raises UserError for missing or malformed input.
     """
-    for number, text in enumerate(read(source, name, archive, start), start):
+    return (chosen[:3] for chosen in _chosen(source, name, split, archive))
+
+
+def _chosen(
+    source: TextSource, name: str, split: str, archive: str | None = None, start: Place | None = None
+) -> Iterator[Chosen]:
+    for number, text, after in read(source, name, archive, start):
         document = document_id(text)
         if text and in_split(document, split, source.validation_fraction):
-            yield number, document, text
+            yield Chosen(number, document, text, after)
 
 
 def sequences(
@@ -95,22 +114,53 @@ def sequences(
     tokenizer: "PreTrainedTokenizerBase",
     context: int,
     archive: str | None = None,
-    start: int = 0,
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split.
 
-    ``start`` is the number of the first text. Chats are cut after ``context`` tokens, documents become
-    several sequences. Raises UserError for input that is missing or malformed, and for a chat that the
-    template changes.
+    Chats are cut after ``context`` tokens, documents become several sequences. Raises UserError for input that
+    is missing or malformed, and for a chat that the template changes.
     """
-    for number, document, text in split_texts(source, name, split, archive, start):
-        if isinstance(text, str):
-            parts = document_sequences(text, tokenizer, context)
-        else:
-            parts = [taken(chat_sequence(text, tokenizer, f"dataset {name}, chat {number}"), slice(context))]
-        for part in parts:
-            if len(part.token) > 1:
-                yield number, document, part
+    for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive):
+        yield chosen.number, chosen.document, sequence
+
+
+def _sequences(
+    source: TextSource,
+    name: str,
+    split: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    context: int,
+    archive: str | None = None,
+    start: Place | None = None,
+) -> Iterator[tuple[Chosen, Sequence]]:
+    for batch in _batches(_chosen(source, name, split, archive, start)):
+        documents = [chosen.text for chosen in batch if isinstance(chosen.text, str)]
+        windows = iter(document_windows(documents, tokenizer, context))
+        for chosen in batch:
+            parts: Iterable[Sequence]
+            if isinstance(chosen.text, str):
+                parts = next(windows)
+            else:
+                chat = chat_sequence(chosen.text, tokenizer, f"dataset {name}, chat {chosen.number}")
+                parts = [taken(chat, slice(context))]
+            for part in parts:
+                if len(part.token) > 1:
+                    yield chosen, part
+
+
+def _batches(found: Iterator[Chosen]) -> Iterator[list[Chosen]]:
+    """Texts in groups of at least BATCH characters, but for the last one."""
+    batch: list[Chosen] = []
+    characters = 0
+    for chosen in found:
+        batch.append(chosen)
+        said = [chosen.text] if isinstance(chosen.text, str) else [turn["content"] for turn in chosen.text]
+        characters += sum(map(len, said))
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def tokenise_shard(
@@ -121,22 +171,23 @@ def tokenise_shard(
     context: int,
     tokens: int,
     path: str | Path,
+    next_path: str | Path,
     archive: str | None = None,
     previous: str | Path | None = None,
 ) -> None:
-    """Write the next ``tokens`` tokens of a split to ``path``, as Parquet.
+    """Write the next ``tokens`` tokens of a split to ``path``, as Parquet, and where they end to ``next_path``.
 
-    They follow the shard ``previous``, or begin with the first text. The last sequence is cut where the shard
-    is full, and the next shard begins with the next text. Raises UserError if the data set has too few
+    They begin at the place in the file ``previous``, or with the first text. The last sequence is cut where the
+    shard is full, and the next shard begins with the next text. Raises UserError if the data set has too few
     tokens.
     """
-    start = _next_text(previous) if previous else 0
+    start = read_place(previous) if previous else Place()
     found: list[tuple[int, Sequence]] = []
-    missing, next_text = tokens, start
-    for number, document, sequence in sequences(source, name, split, tokenizer, context, archive, start):
-        found.append((document, taken(sequence, slice(missing))))
+    missing, after = tokens, start
+    for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive, start):
+        found.append((chosen.document, taken(sequence, slice(missing))))
         missing -= len(found[-1][1].token)
-        next_text = number + 1
+        after = chosen.after
         if missing == 0:
             break
     if missing:
@@ -144,19 +195,38 @@ def tokenise_shard(
         short = f"its {split} texts end {missing:,} tokens short of this shard's {tokens:,}{none}"
         key = "tokens" if split == "train" else "validation_tokens"
         raise UserError(f"datasets.{name}: {short}; lower {key} or add text")
-    table = pa.table(Shard.of(found)._asdict()).replace_schema_metadata(
-        {"next_text": str(next_text)} | record_mark()
-    )
+    _write(pa.table(Shard.of(found)._asdict()), Path(path))
+    write_json(next_path, after._asdict())
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a shard. A file that already holds the same is left as it is, with the id of its first record.
+
+    So what was made from a shard stays when a text of another shard changes.
+    """
+    if path.exists():
+        try:
+            mark = pq.read_schema(path).metadata or {}
+        except (OSError, pa.ArrowInvalid):
+            mark = {}
+        if _as_parquet(table.replace_schema_metadata(mark)) == path.read_bytes():
+            return
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        temporary.write_bytes(_as_parquet(table.replace_schema_metadata(record_mark())))
 
 
-def _next_text(path: str | Path) -> int:
-    """Number of the first text after those in a shard."""
+def _as_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_place(path: str | Path) -> Place:
+    """The place in a data set from a file that ``tokenise_shard`` wrote. Raises UserError for another file."""
     try:
-        return int(pq.read_schema(path).metadata[b"next_text"])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise _not_a_shard(path, error) from error
+        return Place(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not the place of a next shard ({first_line(error)})") from error
 
 
 def _not_a_shard(path: str | Path, error: Exception) -> UserError:
