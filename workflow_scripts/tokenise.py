@@ -26,7 +26,9 @@ if __name__ == "__main__":
     with job(snakemake) as settings:
         source = settings.datasets[snakemake.wildcards.dataset]
         main(
-            source=source if source.files is None else source.model_copy(update={"files": [*snakemake.input.files]}),
+            source=source
+            if source.files is None
+            else source.model_copy(update={"files": [*snakemake.input.files]}),
             name=snakemake.wildcards.dataset,
             split=snakemake.wildcards.split,
             tokenizer=snakemake.input.tokenizer,

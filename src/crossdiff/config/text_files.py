@@ -29,7 +29,7 @@ def check_ending(name: str) -> str:
     Raises ValueError for an unknown ending.
     """
     found, compression = ending(name)
-    may_stand_for_others = glob.has_magic(found) or (not found and not Path(name).is_file())
+    may_stand_for_others = glob.has_magic(found) or not (found or compression or Path(name).is_file())
     if may_stand_for_others or found in ENDINGS or Path(name).expanduser().is_dir():
         return name
     raise ValueError(f"found {name}, unknown ending {found + compression!r}, allowed: {ALLOWED}")
@@ -58,7 +58,8 @@ def _files(entry: str, key: str) -> list[str]:
         return _of_folder(path, key)
     if path.exists() or not glob.has_magic(entry):
         return [str(path)]
-    paths = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    found = glob.glob(str(path), recursive=True)  # noqa: PTH207, Path.glob takes no absolute pattern
+    paths = sorted(name for name in found if Path(name).is_file())
     if not paths:
         raise UserError(f"config: {key}: found {entry}, no file has such a name")
     for name in paths:

@@ -5,7 +5,7 @@ changes no id. A place in a document is taken as such a cut if three things hold
 
 - It is a space or line feed between two letters.
 - The tokenizer begins a new word there. If it splits no text into words, its vocabulary must have no token in
-  which a space or line feed follows a letter.
+  which that space or line feed follows a letter.
 - The text around it, NEAR characters on each side, has the same ids in one go and in two.
 
 A document without such a place is tokenised as a whole.
@@ -28,7 +28,8 @@ NEAR = 256  # characters
 TRIED = 32  # places in a row that are tried as a cut
 _LETTER = r"[^\W\d_]"
 _CUT = re.compile(rf"(?<={_LETTER})[ \n](?={_LETTER})")
-_JOINED = re.compile(rf"{_LETTER}[ \n▁ĠĊ]")  # as vocabularies spell a space or line feed after a letter
+# A letter and the separator after it, as vocabularies spell them.
+_JOINED = {" ": re.compile(rf"{_LETTER}[ ▁Ġ]"), "\n": re.compile(rf"{_LETTER}[\nĊ]")}
 
 
 def document_windows(
@@ -47,7 +48,7 @@ def document_windows(
     together = iter(batch)
     return [
         _windows(
-            ids_in_pieces(text, tokenizer) if _is_long(text) else iter([next(together)]), bos, context
+            ids_in_pieces(text, tokenizer, PIECE) if _is_long(text) else iter([next(together)]), bos, context
         )
         for text in texts
     ]
@@ -81,7 +82,7 @@ def _plain(ids: list[int], n_bos: int) -> Sequence:
     return Sequence(np.asarray(ids, np.int32), np.full(len(ids), NO_ROLE, np.int8), template)
 
 
-def ids_in_pieces(text: str, tokenizer: "PreTrainedTokenizerBase", piece: int = PIECE) -> Iterator[list[int]]:
+def ids_in_pieces(text: str, tokenizer: "PreTrainedTokenizerBase", piece: int) -> Iterator[list[int]]:
     """The ids of a document without special tokens, part by part.
 
     Each part but the last stands for ``piece`` characters or some more.
@@ -123,10 +124,10 @@ def _is_exact(text: str, place: int, following: int, tokenizer: "PreTrainedToken
     if list(whole["input_ids"]) != left + right:
         return False
     words = whole.word_ids()
-    return words[len(left) - 1] != words[len(left)] or _never_joins(tokenizer)
+    return words[len(left) - 1] != words[len(left)] or _never_joins(tokenizer, text[place])
 
 
-@lru_cache(maxsize=1)
-def _never_joins(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether no token of the vocabulary holds a letter and a space or line feed after it."""
-    return not any(_JOINED.search(token) for token in tokenizer.get_vocab())
+@lru_cache(maxsize=2)
+def _never_joins(tokenizer: "PreTrainedTokenizerBase", separator: str) -> bool:
+    """Whether no token of the vocabulary holds a letter and the ``separator`` after it."""
+    return not any(_JOINED[separator].search(token) for token in tokenizer.get_vocab())

@@ -141,7 +141,7 @@ def _elements(file: io.BufferedReader, name: str, place: int, opening: bool) -> 
     while True:
         found = cast(re.Match[str], _BETWEEN.match(text, here))
         if found.end() < len(text) or ended:
-            if found[1] == "]" or (found[1] and text[found.end()] == "]"):
+            if found[1] == "]" or text.startswith("]", found.end()):
                 break
             if found[1] != ("[" if opening else ","):
                 raise ValueError(f"no ',' or ']' after byte {place}")

@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from crossdiff.config import HubDataset, TextSource
@@ -57,9 +58,7 @@ def read(
             yield last._replace(after=before)
 
 
-def _records(
-    source: TextSource, name: str, archive: str | None, start: Place
-) -> Iterator[tuple[Any, Place]]:
+def _records(source: TextSource, name: str, archive: str | None, start: Place) -> Iterator[tuple[Any, Place]]:
     """(record, place after it) of the one source that the data set has."""
     if source.hub is not None:
         yield from _hub(source.hub, f"dataset {name}", start)
@@ -72,9 +71,7 @@ def _records(
                 yield record, place
 
 
-def _files(
-    source: TextSource, name: str, archive: str | None, first: int
-) -> Iterator[tuple[str, BinaryIO]]:
+def _files(source: TextSource, name: str, archive: str | None, first: int) -> Iterator[tuple[str, BinaryIO]]:
     """Name and content of every file from number ``first`` on."""
     if source.package is not None:
         if archive is None:
@@ -83,7 +80,7 @@ def _files(
             yield path, io.BytesIO(content)
     for path in source.local_files(f"datasets.{name}")[first:]:
         try:
-            yield path, open(path, "rb")
+            yield path, Path(path).open("rb")
         except OSError as error:
             raise UserError(f"{path}: can't be read ({error.strerror})") from error
 
