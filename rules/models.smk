@@ -135,7 +135,7 @@ if FINETUNE:
             base=MODEL["base"],
             tokenizer=TOKENIZER,
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
-            files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
+            files=lambda w: [path for name in FINETUNE.data for path in RUN.text_files(name)],
         output:
             model=directory(MODEL["chat"]),
             log=f"{MODEL['chat']}.training.csv",

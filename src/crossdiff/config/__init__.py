@@ -217,7 +217,10 @@ class Config(Analysis):
 
         Models are not among them: ``Run.model_files`` checks those.
         """
-        named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
+        named = {
+            f"datasets.{name}.files": dataset.local_files(f"datasets.{name}")
+            for name, dataset in self.datasets.items()
+        }
         for model in MODELS:
             source = self.pair.source(model)
             made = {"random": source.random, "finetune": source.finetune}

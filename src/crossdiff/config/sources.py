@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from crossdiff.config.base import (
     ARGUMENT,
@@ -19,6 +19,7 @@ from crossdiff.config.base import (
     about,
     exactly_one,
 )
+from crossdiff.config.text_files import check_ending, expanded
 
 
 class Package(Section):
@@ -105,7 +106,9 @@ class TextSource(Section):
     ] = None
     hub: HubDataset | None = None
     files: Annotated[
-        list[Text] | None, Field(min_length=1), about("Local .jsonl, .json, .parquet, .txt or .yaml files.")
+        list[Text] | None,
+        Field(min_length=1),
+        about("Local files, folders or globs: .jsonl, .json, .csv, .parquet, .txt, .yaml, also .gz or .zst."),
     ] = None
     package: Package | None = None
     validation_fraction: Annotated[
@@ -137,6 +140,25 @@ class TextSource(Section):
         Literal["cut", "windows"],
         about("Chats longer than `tokens.context`: `cut` them there, or take `windows` of that length."),
     ] = "cut"
+
+    @field_validator("files")
+    @classmethod
+    def _readable(cls, files: list[str] | None) -> list[str] | None:
+        return [check_ending(name) for name in files] if files else files
+
+    @field_validator("package")
+    @classmethod
+    def _readable_member(cls, package: Package | None) -> Package | None:
+        if package is not None:
+            check_ending(package.file)
+        return package
+
+    def local_files(self, key: str) -> list[str]:
+        """The local files that ``files`` stands for today: folders and globs are looked up, ``~`` is replaced.
+
+        ``key`` names the data set in errors. Raises UserError as ``text_files.expanded`` does.
+        """
+        return expanded(self.files or [], f"{key}.files")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from crossdiff.config import load
+from crossdiff.config.text_files import expanded
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance import code, trust
 from crossdiff.provenance.json_cache import FOLDER
@@ -69,7 +70,7 @@ def state(values: Mapping[str, Any], root: Path) -> str:
     """Digest of all that decides which jobs there are.
 
     That is the config, the rules, the modules that rules use, and the names of the files in local model
-    folders.
+    folders and in folders and globs of texts.
     """
     rules = [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]
     names = ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")
@@ -84,8 +85,18 @@ def state(values: Mapping[str, Any], root: Path) -> str:
             for folder in folders
             if folder
         ),
+        *(str(_text_files(source or {}, root)) for source in (values.get("datasets") or {}).values()),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _text_files(source: Mapping[str, Any], root: Path) -> list[str]:
+    """The files below ``root`` that a data set's texts are read from. Empty if they can't be told."""
+    named = [str(root / Path(name).expanduser()) for name in source.get("files") or []]
+    try:
+        return [os.path.relpath(path, root) for path in expanded(named, "files")]
+    except UserError:
+        return []
 
 
 def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -> None:

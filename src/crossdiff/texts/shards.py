@@ -1,16 +1,18 @@
 """Token shards: files with a fixed number of tokens each, cut from the stream of a data set's texts.
 
-Each shard begins where the shard before it ended. So a larger data set adds shards and changes none.
+Each shard begins where the shard before it ended. So a larger data set adds shards and changes none. The place
+in the data set where the next shard begins stands in a file of its own. It moves when an earlier record gets
+longer, and the shard stays as it is.
 """
 
 import hashlib
-import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +20,12 @@ import pyarrow.parquet as pq
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
-from crossdiff.provenance.storage import atomic_path, record_mark
-from crossdiff.texts.chats import Sequence, chat_sequences, document_sequences, windows
+from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
+from crossdiff.texts.chats import Sequence, chat_sequences, windows
 from crossdiff.texts.columns import taken
+from crossdiff.texts.documents import document_windows
 from crossdiff.texts.formats import Text
-from crossdiff.texts.sources import read
+from crossdiff.texts.sources import Place, read
 from crossdiff.texts.turns import Chat, cleaned, merged
 from crossdiff.texts.unusable import Tally, Unusable, as_text
 
@@ -31,7 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHATS = 64  # rendered and tokenised at a time
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+BATCH = 1 << 16  # characters of texts that are tokenised together
 COLUMNS = ("token", "document", "position", "role", "template")
 
 
@@ -101,23 +107,32 @@ def in_split(document: int, split: str, validation_fraction: float) -> bool:
     return is_validation == (split == "validation")
 
 
+class Chosen(NamedTuple):
+    """A text of one split, or a record of it that can't be used."""
+
+    number: int  # in the stream
+    document: int
+    text: Text | Unusable
+    after: Place
+    notes: list[str]  # what was changed in it
+
+
 def split_texts(
-    source: TextSource, name: str, split: str, archive: str | None = None, start: int = 0
+    source: TextSource, name: str, split: str, archive: str | None = None
 ) -> Iterator[tuple[int, int, Text]]:
-    """(number in the stream, document id, text) of every text in a split, from number ``start`` on.
+    """(number in the stream, document id, text) of every text in a split.
 
     Empty texts and records that can't be used are left out. Raises UserError for missing or malformed input.
     """
-    for number, document, found, _ in _of_split(source, name, split, archive, start):
-        if not isinstance(found, Unusable):
-            yield number, document, found
+    for chosen in _chosen(source, name, split, archive):
+        if not isinstance(chosen.text, Unusable):
+            yield chosen.number, chosen.document, chosen.text
 
 
-def _of_split(
-    source: TextSource, name: str, split: str, archive: str | None, start: int
-) -> Iterator[tuple[int, int, Text | Unusable, list[str]]]:
-    """Like ``split_texts``, with the records that can't be used, and with notes on what was changed."""
-    for number, found in enumerate(read(source, name, archive, start), start):
+def _chosen(
+    source: TextSource, name: str, split: str, archive: str | None = None, start: Place | None = None
+) -> Iterator[Chosen]:
+    for number, found, after in read(source, name, archive, start):
         text: Text | Unusable = found if isinstance(found, Unusable) else cleaned(found)
         notes = ["lone surrogates replaced"] if text is not found else []
         # A record that can't be used is counted in one split only, too.
@@ -128,7 +143,7 @@ def _of_split(
             notes += [f"read as {text.read_as}"] if text.read_as else []
             text, merges = merged(text, source.system, source.same_role)
             notes += merges
-        yield number, document, text, notes
+        yield Chosen(number, document, text, after, notes)
 
 
 def sequences(
@@ -138,49 +153,92 @@ def sequences(
     tokenizer: "PreTrainedTokenizerBase",
     context: int,
     archive: str | None = None,
-    start: int = 0,
-    tally: Tally | None = None,
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split.
 
-    ``start`` is the number of the first text. Chats are cut after ``context`` tokens, or into windows as
-    documents are (``long``). Records that can't be used, and chats that the template changes, are skipped and
-    counted in ``tally``. Raises UserError for input that is missing, and if no record can be used.
+    Chats are cut after ``context`` tokens, or into windows as documents are (``long``). Records that can't be
+    used, and chats that the template changes, are skipped. Raises UserError for input that is missing, and if
+    no record can be used.
     """
-    tally = tally or Tally(name)
-    found = _of_split(source, name, split, archive, start)
-    while batch := list(itertools.islice(found, CHATS if source.kind == "chats" else 1)):
-        chats = iter(
-            chat_sequences(
-                [text for _, _, text, _ in batch if isinstance(text, Chat)], tokenizer, source.rewritten
-            )
-        )
-        for number, document, text, notes in batch:
-            if isinstance(text, str):
-                tally.use(*notes)
-                parts = document_sequences(text, tokenizer, context)
+    for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive, None, Tally(name)):
+        yield chosen.number, chosen.document, sequence
+
+
+def _sequences(
+    source: TextSource,
+    name: str,
+    split: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    context: int,
+    archive: str | None,
+    start: Place | None,
+    tally: Tally,
+) -> Iterator[tuple[Chosen, Sequence]]:
+    """The sequences from ``start`` on. ``tally`` has counted every text up to the last one that was given."""
+
+    def chats_of(batch: list[Chosen]) -> list[tuple[Sequence, list[str]] | Unusable]:
+        chats = [chosen.text for chosen in batch if isinstance(chosen.text, Chat)]
+        return chat_sequences(chats, tokenizer, source.rewritten)
+
+    for batch, made_chats in _ahead(_batches(_chosen(source, name, split, archive, start)), chats_of):
+        texts = [chosen.text for chosen in batch if isinstance(chosen.text, str)]
+        documents, chats = iter(document_windows(texts, tokenizer, context)), iter(made_chats)
+        for chosen in batch:
+            parts: Iterable[Sequence]
+            if isinstance(chosen.text, str):
+                tally.use(*chosen.notes)
+                parts = next(documents)
             else:
-                made = text if isinstance(text, Unusable) else next(chats)
+                made = chosen.text if isinstance(chosen.text, Unusable) else next(chats)
                 if isinstance(made, Unusable):
-                    tally.skip(number, made)
+                    tally.skip(chosen.number, made)
                     continue
-                whole, left_out = made
-                parts = [whole]
-                if len(whole.token) > context:
-                    cut = source.long == "cut"
-                    notes = [
-                        *notes,
-                        f"chats {'cut' if cut else 'in several windows'}, longer than tokens.context",
-                    ]
-                    parts = (
-                        [taken(whole, slice(context))]
-                        if cut
-                        else windows(whole, context, tokenizer.bos_token_id)
-                    )
-                tally.use(*notes, *left_out)
+                parts, notes = _cut(made[0], made[1], source, context, tokenizer.bos_token_id)
+                tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
-                    yield number, document, part
+                    yield chosen, part
+
+
+def _ahead(given: Iterator[Given], make: Callable[[Given], Made]) -> Iterator[tuple[Given, Made]]:
+    """What is given, each with what ``make`` makes of it in a thread while the next one is read."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[Given, Future[Made]] | None = None
+        for one in given:
+            begun = one, pool.submit(make, one)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = begun
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _cut(
+    chat: Sequence, notes: list[str], source: TextSource, context: int, bos: int | None
+) -> tuple[list[Sequence], list[str]]:
+    """A chat as sequences of at most ``context`` tokens, and the ``notes`` with what was done to it."""
+    if len(chat.token) <= context:
+        return [chat], notes
+    if source.long == "cut":
+        return [taken(chat, slice(context))], ["chats cut, longer than tokens.context", *notes]
+    return windows(chat, context, bos), ["chats in several windows, longer than tokens.context", *notes]
+
+
+def _batches(found: Iterator[Chosen]) -> Iterator[list[Chosen]]:
+    """Texts in groups of at least BATCH characters, but for the last one."""
+    batch: list[Chosen] = []
+    characters = 0
+    for chosen in found:
+        batch.append(chosen)
+        if isinstance(chosen.text, str):
+            characters += len(chosen.text)
+        elif isinstance(chosen.text, Chat):
+            characters += sum(len(turn["content"]) for turn in chosen.text)
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def tokenise_shard(
@@ -191,29 +249,28 @@ def tokenise_shard(
     context: int,
     tokens: int,
     path: str | Path,
+    next_path: str | Path,
     archive: str | None = None,
     previous: str | Path | None = None,
     unusable: float = 1.0,
 ) -> None:
-    """Write the next ``tokens`` tokens of a split to ``path``, as Parquet.
+    """Write the next ``tokens`` tokens of a split to ``path``, as Parquet, and where they end to ``next_path``.
 
-    They follow the shard ``previous``, or begin with the first text. The last sequence is cut where the shard
-    is full, and the next shard begins with the next text. The counts of records that were read and skipped
-    stand in the file's metadata (``read_counts``).
+    They begin at the place in the file ``previous``, or with the first text. The last sequence is cut where the
+    shard is full, and the next shard begins with the next text. The counts of records that were read and
+    skipped stand in the shard's metadata (``read_counts``).
 
     Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its records
     can't be used.
     """
-    start = _next_text(previous) if previous else 0
+    start, before = read_place(previous) if previous else (Place(), (0, 0))
     found: list[tuple[int, Sequence]] = []
-    missing, next_text = tokens, start
-    tally = Tally(name, unusable, tuple(read_counts(previous)["so_far"]) if previous else (0, 0))
-    for number, document, sequence in sequences(
-        source, name, split, tokenizer, context, archive, start, tally
-    ):
-        found.append((document, taken(sequence, slice(missing))))
+    missing, after = tokens, start
+    tally = Tally(name, unusable, before)
+    for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive, start, tally):
+        found.append((chosen.document, taken(sequence, slice(missing))))
         missing -= len(found[-1][1].token)
-        next_text = number + 1
+        after = chosen.after
         if missing == 0:
             break
     tally.check()
@@ -222,21 +279,48 @@ def tokenise_shard(
         short = f"its {split} texts end {missing:,} tokens short of this shard's {tokens:,}{none}"
         key = "tokens" if split == "train" else "validation_tokens"
         raise UserError(f"datasets.{name}: {short}; lower {key} or add text")
-    counts = {"dataset": name, "split": split, **tally.counts()}
-    log.info("%s", json.dumps(counts, ensure_ascii=False))
-    table = pa.table(Shard.of(found)._asdict()).replace_schema_metadata(
-        {"next_text": str(next_text), "texts": json.dumps(counts, ensure_ascii=False)} | record_mark()
-    )
+    counts = json.dumps({"dataset": name, "split": split, **tally.counts()}, ensure_ascii=False)
+    log.info("%s", counts)
+    _write(pa.table(Shard.of(found)._asdict()), {"texts": counts}, Path(path))
+    write_json(next_path, after._asdict() | {"so_far": tally.so_far()})
+
+
+def _write(table: pa.Table, facts: dict[str, str], path: Path) -> None:
+    """Write a shard with ``facts`` in its metadata.
+
+    A file that already holds the same is left as it is, with the id of its first record. So what was made from
+    a shard stays when a text of another shard changes.
+    """
+    if path.exists():
+        kept: dict[Any, Any] = {}
+        try:
+            kept = pq.read_schema(path).metadata or {}
+        except (OSError, pa.ArrowInvalid):
+            pass  # a damaged file is replaced
+        mark = {key: value for key, value in kept.items() if key == b"crossdiff-record"}
+        if _as_parquet(table, facts | mark) == path.read_bytes():
+            return
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        temporary.write_bytes(_as_parquet(table, facts | record_mark()))
 
 
-def _next_text(path: str | Path) -> int:
-    """Number of the first text after those in a shard."""
+def _as_parquet(table: pa.Table, metadata: dict[Any, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_place(path: str | Path) -> tuple[Place, tuple[int, int]]:
+    """The place in a data set, and the numbers of records and of skipped ones before it.
+
+    They stand in a file that ``tokenise_shard`` wrote. Raises UserError for another file.
+    """
+    values = read_json(path)
     try:
-        return int(pq.read_schema(path).metadata[b"next_text"])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise _not_a_shard(path, error) from error
+        records, skipped = values.pop("so_far")
+        return Place(**values), (records, skipped)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not the place of a next shard ({first_line(error)})") from error
 
 
 def read_counts(path: str | Path) -> dict[str, Any]:

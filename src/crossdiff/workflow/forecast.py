@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crossdiff.config import Config
+from crossdiff.config.text_files import ending
 from crossdiff.crosscoders.memory import training_bytes
 from crossdiff.explanations.cost import asked
 from crossdiff.workflow.cards import step_work
@@ -30,6 +31,7 @@ DIRECTION_BYTES, BROWSER_BYTES = (
     1700,
 )  # of a latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # a planted firing's row, compressed
+WHOLE = (".txt", ".json", ".yaml", ".yml")  # files that may hold one text or value
 STREAMED = 2e9  # of texts from the hub, which come in large parts; a guess
 STEERED_REQUESTS, PROMPT_TOKENS = (
     50,
@@ -136,10 +138,15 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
 
 
 def _text(config: Config) -> float:
-    """Bytes of the largest text that is in memory at once: of a local file its bytes, their text, and the lines that this is split into."""
-    files = [Path(path) for dataset in config.datasets.values() for path in dataset.files or []]
-    hub = STREAMED if any(dataset.hub for dataset in config.datasets.values()) else 0
-    return max([hub, *(3 * path.stat().st_size for path in files if path.exists())])
+    """Bytes of the texts in memory at once: the largest file that is one text or one value, and a part of a stream.
+
+    A file that is one text is held as its bytes and as text.
+    """
+    sources = config.datasets.items()
+    files = [Path(path) for name, source in sources for path in source.local_files(f"datasets.{name}")]
+    whole = [path for path in files if ending(path.name)[0] in WHOLE and path.exists()]
+    hub = STREAMED if any(source.hub for _, source in sources) else 0
+    return max([hub, *(3 * path.stat().st_size for path in whole)])
 
 
 def _of_answers(config: Config, model: Shape) -> dict[str, Need]:

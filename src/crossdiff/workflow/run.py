@@ -89,6 +89,18 @@ class Run:
         for role in self.fetched:
             self.model_files(role)
 
+    def text_files(self, dataset: str) -> list[str]:
+        """The local files that a data set's texts are read from; folders and globs are looked up.
+
+        Raises UserError for a folder or glob that does not say which files to read.
+        """
+        return self.config.datasets[dataset].local_files(f"datasets.{dataset}")
+
+    def check_texts(self) -> None:
+        """Raises UserError for a data set whose local files can't be told."""
+        for dataset in self.config.datasets:
+            self.text_files(dataset)
+
     def n_shards(self, dataset: str, split: str) -> int:
         return -(-self.config.datasets[dataset].budget(split) // self.config.tokens.shard)
 
