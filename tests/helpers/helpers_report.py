@@ -21,6 +21,14 @@ from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.workflow.run import Run
 
 TEMPLATE = ROOT / "report" / "page.html.jinja"
+TEXTS = {
+    "talk": {
+        "records": 1200,
+        "skipped": {"a turn with role '<b>'": 7, "a turn without content": 3},
+        "notes": {"chats cut, longer than tokens.context": 40},
+    },
+    "pages": {"records": 5, "skipped": {}, "notes": {}},
+}
 FIGURES = tuple(
     "norm_difference latent_scaling threshold_sweep kl template_tokens explanations training".split()
 )
@@ -112,7 +120,7 @@ def inputs(
     """Write everything that the page reads below ``folder``, the way the rules write it."""
     model = {"d_model": 32, "layers": 3, "family": family}
     write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1})
-    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3)
+    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32] * 2, [1.0, 1.0], 18_000, 200, 3, TEXTS)
     write_summary(folder / "summary.json", summary)
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
     seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5}

@@ -36,7 +36,7 @@ def only(section: S, declared: Set[str], rule: str, key: str = "") -> S:
     for name, field in type(section).model_fields.items():
         value, full = getattr(section, name), f"{key}.{field.alias or name}".lstrip(".")
         # A section without declared keys is there but empty: the error names the key that was asked for.
-        if _any(full, declared) or isinstance(value, (Section, dict)):
+        if _any(full, declared) or isinstance(value, Section) or (isinstance(value, dict) and value):
             kept[name] = _part(value, declared, rule, full)
     return section.with_only(kept, rule, key)
 

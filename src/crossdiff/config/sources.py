@@ -125,15 +125,15 @@ class TextSource(Section):
     same_role: Annotated[
         Literal["keep", "merge"],
         about(
-            "Chats: `merge` makes one turn of several in a row with one role, for templates that need roles in "
-            "turn. `keep` hands them to the template; a chat that it refuses is skipped."
+            "Chats: `merge` makes one turn of several in a row with one role, for templates that refuse them. "
+            "`keep` hands them to the template."
         ),
     ] = "keep"
     rewritten: Annotated[
         Literal["skip", "keep"],
         about(
-            "Chats of which the template rewrites or leaves out a turn: `skip` them, or `keep` what the "
-            "template makes of them. White space at the ends and reasoning may always change."
+            "Chats of which the template rewrites or leaves out a turn: `skip` them, or `keep` what it makes "
+            "of them. Reasoning may always be left out."
         ),
     ] = "skip"
     long: Annotated[
@@ -225,8 +225,8 @@ class Tokens(Section):
         dict[Annotated[str, Field(pattern=ARGUMENT)], bool | int | float | str],
         AfterValidator(_are_arguments),
         about(
-            "Arguments of the chat template, such as `{enable_thinking: false}`. They hold wherever this run "
-            "renders a chat with the pair's tokenizer.",
+            "Arguments of the chat template, such as `{enable_thinking: false}`, for every chat that this run "
+            "renders.",
             "argument",
         ),
     ] = Field(default_factory=dict)

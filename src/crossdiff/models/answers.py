@@ -17,8 +17,9 @@ from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits
 from crossdiff.models.padding import padded
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
-from crossdiff.texts.formats import ROLES, Text, Turn
+from crossdiff.texts.formats import ROLES, Chat, Text
 from crossdiff.texts.shards import Shard, document_id, split_texts
+from crossdiff.texts.unusable import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,8 @@ def openings(
     """The first ``count`` different openings of a data set's validation chats: (document id, sequence).
 
     An opening is a chat up to its first user turn. The sequence ends with the header of an assistant's turn,
-    so that a model can answer. Openings of more than ``longest`` tokens are left out.
+    so that a model can answer. Openings of more than ``longest`` tokens are left out, and so are those that the
+    template refuses.
 
     Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings.
     """
@@ -163,7 +165,10 @@ def openings(
         document = document_id(opening)
         if not opening or document in found:
             continue
-        sequence = chat_sequence(opening, tokenizer, f"dataset {name}, chat {number}", ask=True)
+        try:
+            sequence = chat_sequence(opening, tokenizer, f"dataset {name}, chat {number}", ask=True)
+        except Unusable:  # counted where the texts become tokens
+            continue
         if len(sequence.token) <= longest:
             found[document] = sequence
         if len(found) == count:
@@ -172,14 +177,14 @@ def openings(
     raise UserError(f"causal.conversations: found {count}, {have}")
 
 
-def _opening(chat: Text) -> list[Turn]:
+def _opening(chat: Text) -> Chat:
     """A chat up to its first user turn. Empty if it has none, or is a document."""
     if isinstance(chat, str):
-        return []
+        return Chat([])
     for number, turn in enumerate(chat):
         if turn["role"] == "user":
-            return chat[: number + 1]
-    return []
+            return Chat(chat[: number + 1], chat.tools)
+    return Chat([])
 
 
 def answered(model: PreTrainedModel, asked: Sequence[tuple[int, TokenSequence]], new_tokens: int) -> Shard:

@@ -79,14 +79,20 @@ def _instruction(record: Any, field: str | None) -> Chat:
     """Alpaca's columns: an instruction, perhaps with an input and earlier turns (``history``)."""
     asked, answer = _text(record, field or "instruction"), _text(record, "output")
     given, earlier = record.get("input"), from_json(record.get("history"))
+    if earlier and not (isinstance(earlier, (list, tuple)) and all(map(_is_pair, earlier))):
+        raise Unusable("field 'history': not a list of [question, answer]")
     turns = [
         {"role": role, "content": content}
-        for pair in (earlier if isinstance(earlier, list) else [])
-        for role, content in zip(("user", "assistant"), pair, strict=False)
+        for pair in earlier or ()
+        for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
     question = f"{asked}\n\n{given}" if isinstance(given, str) and given.strip() else asked
     turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return chat(turns, record)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
 
 
 def _prompt_completion(record: Any, field: str | None) -> Chat:

@@ -228,12 +228,13 @@ class _Renderer:
             except Unusable as found:
                 problem = found
                 continue
-            first, last = shown.find(stand_in), shown.rfind(stand_in)
+            shape = stand_in if stand_in in shown else stand_in[0]  # some templates cut the words
+            first, last = shown.find(shape), shown.rfind(shape)
             if first < 0:
                 return "leaves out"
             if first != last and "tool_calls" not in other:
                 return "repeats"
-            before, after = shown[:first], shown[last + len(stand_in) :]
+            before, after = shown[:first], shown[last + len(shape) :]
             start = _common(before, text)
             stop = len(text) - _common(after[::-1], text[start:][::-1])
             return start, stop

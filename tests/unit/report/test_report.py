@@ -41,6 +41,14 @@ def test_page_says_what_was_compared(good: Inputs) -> None:
     assert "median norm is 150.25 in the base and 149.50 in the chat model" in text
 
 
+def test_page_counts_the_records_that_were_skipped_cut_or_changed(good: Inputs) -> None:
+    text = page_of(good).text
+    assert (
+        "pages 5 0 talk 1,200 10 7 x a turn with role '<b>'; 3 x a turn without content; "
+        "40 x chats cut, longer than tokens.context" in text
+    )
+
+
 @pytest.mark.parametrize("names", [["batchtopk"], ["batchtopk", "l1"], ["batchtopk", "l1", "l1-strong"]])
 def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
     page = page_of(inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES)))
