@@ -182,7 +182,7 @@ def test_missing_files_are_named_with_their_keys(checkout: Checkout) -> None:
     result = checkout.snakemake("--dry-run", "--configfile", config)
     assert result.returncode == 1
     assert result.stdout.splitlines()[-3:] == [
-        "config: datasets.readme.files: found README.md, which is not there",
+        "config: datasets.readme.files: found README.txt, which is not there",
         "config: datasets.readme.files: found gone.txt, which is not there",
         "config: behaviour.requests: found nowhere.yaml, which is not there",
     ]
