@@ -206,7 +206,8 @@ def shard(tmp_path, records, tokens=20, name="0.parquet", previous=None, unusabl
         1000,
         tokens,
         tmp_path / name,
-        previous=previous,
+        (tmp_path / name).with_suffix(".next.json"),
+        previous=previous and previous.with_suffix(".next.json"),
         unusable=unusable,
     )
     return read_counts(tmp_path / name)

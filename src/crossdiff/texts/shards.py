@@ -153,14 +153,16 @@ def sequences(
     tokenizer: "PreTrainedTokenizerBase",
     context: int,
     archive: str | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split.
 
     Chats are cut after ``context`` tokens, or into windows as documents are (``long``). Records that can't be
-    used, and chats that the template changes, are skipped. Raises UserError for input that is missing, and if
+    used, and chats that the template changes, are skipped and counted in ``tally``. Raises UserError for input that is missing, and if
     no record can be used.
     """
-    for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive, None, Tally(name)):
+    tally = tally or Tally(name)
+    for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive, None, tally):
         yield chosen.number, chosen.document, sequence
 
 
