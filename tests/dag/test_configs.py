@@ -177,7 +177,7 @@ def test_model_folder_that_is_missing_stops_before_any_job(checkout: Checkout) -
 
 def test_missing_files_are_named_with_their_keys(checkout: Checkout) -> None:
     config = checkout.changed(
-        TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.md", "gone.txt"]}
+        TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.txt", "gone.txt"]}
     )
     result = checkout.snakemake("--dry-run", "--configfile", config)
     assert result.returncode == 1
