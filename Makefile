@@ -1,14 +1,17 @@
-# make quickstart: install and run config.yaml.   make test: install and run all tests but those of make test-slow and make test-slurm.
+# make quickstart installs and runs config.yaml. make test installs and runs the linters and the tests.
+# CONTRIBUTING.md says what each of the other targets holds, what it needs and how long it takes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
 
-.PHONY: install quickstart reference test test-browser test-gpu bench-gpu test-slow test-slurm lint
+.PHONY: install quickstart lint reference test coverage test-browser test-gpu bench-gpu test-slow test-slurm
 
 install: $(VENV)/installed
 
 $(VENV)/installed: envs/lock.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/lock.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -18,7 +21,7 @@ quickstart: install
 	$(BIN)/snakemake
 	@echo "Reports:" && ls -1 "$(CURDIR)"/results/*/layer*/report/index.html
 
-# The pages that are made from code: docs/config.md, config.schema.json.
+# The pages that are made from code: docs/config.md, config.schema.json and docs/files.md.
 reference: install
 	$(BIN)/python docs/make_reference.py
 
@@ -26,19 +29,25 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 
-# On Debian as root: the latent browser in Chromium.
+# The tests of make test, and the lines of src/crossdiff that none of them runs in its own process.
+coverage: install
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --cov=crossdiff --cov-report=term-missing:skip-covered
+
+# Tests the latent browser in Chromium, on Debian as root.
 test-browser: install
-	dpkg-query --show chromium >/dev/null || (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium)
+	dpkg-query --show chromium >/dev/null || (apt-get update && $(APT_INSTALL) chromium)
 	$(BIN)/pytest -m browser tests/browser
 
-# With a GPU and any Python that has the packages (make test-gpu PYTHON=...): neither installs nor downloads anything.
-# Both write the card's record, data/cards/{card}.json: what it is, which tests passed on it, and how fast it works.
+# These two need a GPU and any Python that has the packages (make test-gpu PYTHON=...). They install nothing.
+# Both write the card's record data/cards/{card}.json: what it is, which tests passed on it, and how fast it
+# works.
 HERE := PYTHONPATH=src:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} HF_HUB_OFFLINE=1
 
 test-gpu:
@@ -48,12 +57,13 @@ test-gpu:
 bench-gpu:
 	$(HERE) $(PYTHON) benchmarks/gpu.py $(AUTHORS:%=--authors %)
 
-# Trainings and harvests killed at random moments, and further trainings in several processes.
+# Kills trainings and harvests at random moments, and trains in several processes.
 test-slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
 
-# On Debian as root: SLURM's packages, a cluster of three nodes on this machine, and the pipeline through faults.
+# On Debian as root: starts a SLURM cluster of three nodes on this machine and runs the pipeline through
+# faults.
 test-slurm: install
 	dpkg-query --show munge slurmctld slurmd slurm-client >/dev/null || \
-		(apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends munge slurmctld slurmd slurm-client)
+		(apt-get update && $(APT_INSTALL) munge slurmctld slurmd slurm-client)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slurm tests/slurm

@@ -1,11 +1,12 @@
-"""Crossdiff: what did fine-tuning do to a language model? Stages are included in the order data flows."""
+"""Crossdiff asks what fine-tuning did to a language model. Stages are included in the order data flows."""
 
 from snakemake.utils import min_version
 
 min_version("9.19")
 
 
-# A config is complete in itself: one given with --configfile replaces the default instead of being merged into it.
+# Every config is complete. One that is given with --configfile replaces the default and is not merged with
+# it.
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"
@@ -37,7 +38,7 @@ localrules:
 
 
 rule all:
-    """Everything, down to the report."""
+    """Build everything, down to the report."""
     default_target: True
     input:
         REPORT,
@@ -49,26 +50,26 @@ rule all:
 
 
 rule models:
-    """Both models and, where the config names requests, the table of refusals."""
+    """Build both models and, if the config names requests, the table of refusals."""
     input:
         MODEL.values(),
         REFUSALS,
 
 
 rule activations:
-    """Token shards and both models' activation caches."""
+    """Build the token shards and both models' activation caches."""
     input:
         [caches(split, role) for split in SPLITS for role in MODELS],
 
 
 rule crosscoders:
-    """Every crosscoder of the config, for every seed."""
+    """Train every crosscoder of the config from every seed."""
     input:
         every_training("weights.safetensors"),
 
 
-# Results count only as far as their records bear them out (docs/audit.md).
-planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)
+# A result counts only if its record agrees with it (docs/audit.md).
+planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
 
 onstart:

@@ -23,18 +23,14 @@ from crossdiff.device import device
 
 def activations(config: Config, split: str) -> PairedActivations:
     """Pair both models' caches of a finished run."""
-    run = Path("results") / config.pair.name
-    caches = run / f"activations/layer{config.pair.layer}"
-    shards = [
-        path
-        for name in config.datasets
-        for path in sorted((run / f"tokens/{name}.{split}").glob("*.parquet"))
-    ]
+    results, layer, tokenizer = Path("results"), f"layer{config.pair.layer}", config.tokenizer_name
+    caches = [results / "activations" / config.pair.model_name(model) / layer / tokenizer for model in MODELS]
     paired = [
-        PairedShard(path, *(caches / path.parent.name / f"{path.stem}.{model}.h5" for model in MODELS))
-        for path in shards
+        PairedShard(path, *(cache / path.parent.name / f"{path.stem}.h5" for cache in caches))
+        for name in config.datasets
+        for path in sorted((results / f"tokens/{tokenizer}/{name}.{split}").glob("*.parquet"))
     ]
-    return PairedActivations(paired, read_summary(caches / "summary.json"))
+    return PairedActivations(paired, read_summary(results / config.pair.name / layer / "summary.json"))
 
 
 def main() -> None:

@@ -2,12 +2,12 @@
 
     python benchmarks/tokenising.py --tokenizer results/tokenizers/NAME [--chats 100000]
 
-Chats have about 200 tokens. One in 1,000 records can't be used: a malformed line, a chat without turns, a turn
-without content, or one with an unknown role. The same chats, rendered before, are given to the tokenizer in
+Chats have about 200 tokens. One in 1,000 records can't be used: a malformed line, a chat without turns, a
+turn without content, or one with an unknown role. The same chats, rendered before, are given to the tokenizer in
 batches of 1,000. Both take turns of 10,000 chats, so that a machine whose speed drifts slows both alike.
 
-The table has seconds, tokens per second, the share of the tokenizer's speed, the peak memory of this process and
-the number of records skipped and made odd. Exit code 1 says that the two numbers differ.
+The table has seconds, tokens per second, the share of the tokenizer's speed, the peak memory of this process
+and the number of records skipped and made odd. Exit code 1 says that the two numbers differ.
 """
 
 import argparse
@@ -32,7 +32,9 @@ SHARD = 1_000_000  # tokens
 CONTEXT = 1024
 BATCH = 1000  # chats
 ODD = 1000  # one record of so many
-WORDS = "the of and to in a is that for it was on are as with his they at be this from have or by one had not but"
+WORDS = (
+    "the of and to in a is that for it was on are as with his they at be this from have or by one had not but"
+)
 
 
 def chats(count: int) -> Iterator[tuple[str, list[dict[str, str]] | None]]:
@@ -126,7 +128,9 @@ def main() -> None:
     ]
     show(rows, arguments.json)
     odd = -(-arguments.chats // ODD)
-    print(f"{arguments.chats:,} chats, {lengths.sum():,} tokens, {shards} shards: {skipped} records skipped, {odd} made odd")
+    print(
+        f"{arguments.chats:,} chats, {lengths.sum():,} tokens, {shards} shards: {skipped} records skipped, {odd} made odd"
+    )
     sys.exit(skipped != odd)
 
 

@@ -1,15 +1,17 @@
 """Activations.
 
-Takes both models and the token shards. Gives one HDF5 cache per shard and model, and a summary: which tokens count and how activations are scaled.
+These rules take both models and the token shards. They give one HDF5 cache per shard and model, and a
+summary. The summary says which tokens count and how activations are scaled.
 """
 
 
 rule harvest_activations:
-    """One pass of one model over one shard, stopped at the layer."""
+    """Run one model over one shard, up to the layer, and store its activations."""
     input:
         model="results/models/{model}",
         tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
         checked=ancient("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
+        proved=ancient("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
     output:
         "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5",
     log:
@@ -25,13 +27,13 @@ rule harvest_activations:
         settings=settings("pair.layer"),
         code=code_digest("harvest_activations"),
     message:
-        "Harvesting {wildcards.model} activations of {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
+        "Harvesting {wildcards.model}: {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
     script:
         "../workflow_scripts/harvest_activations.py"
 
 
 rule summarise_activations:
-    """Median norms, the tokens that count, means and scales."""
+    """Compute median norms, which tokens count, means and scales."""
     input:
         tokens=token_shards("train"),
         base=caches("train", "base"),

@@ -1,16 +1,17 @@
-"""Latent browser, and the catalogue of names where the config has one.
+"""The latent browser, and the catalogue of names if the config has one.
 
-Takes crosscoders, what was read and measured of their latents, and the file of names that a person edits. Gives a table of names, each checked
-against the weights that it was given to, and a page that shows all latents of all crosscoders and opens from disk: all it loads lies in a
-folder beside it.
+These rules take crosscoders, the tables about their latents, and the file of names that a person edits.
+They give a table of names, each checked against the weights that it was given to. They also give a page
+that shows all latents of all crosscoders. It opens from disk, and loads what it needs from a folder next to
+it.
 """
 
 BROWSER = here("report/latents/index.html")
-# The page's own files and the libraries that come with it, which it loads from there.
+# The page's own scripts and styles, and the libraries that it loads.
 ASSETS = [
     str(path)
     for folder in ("browser", "vendor")
-    for path in sorted(Path("report", folder).rglob("*"))
+    for path in sorted(Path(shipped("report"), folder).rglob("*"))
     if path.is_file()
 ]
 NAMES = here("tables/names.csv") if CONFIG.catalogue else []
@@ -22,7 +23,7 @@ if CONFIG.catalogue:
         raise WorkflowError(str(error))
 
     rule check_catalogue:
-        """Names of latents, and which are stale: given to other weights."""
+        """Check the names of latents. A name is stale if it was given to other weights."""
         input:
             catalogue=CONFIG.catalogue,
             weights=every_training("weights.safetensors"),
@@ -44,7 +45,7 @@ if CONFIG.catalogue:
 
 
 rule read_directions:
-    """Tokens that each latent's direction promotes and suppresses in the chat model, its neighbours, and its likes in other trainings."""
+    """Find each latent's promoted and suppressed tokens, neighbours, and matches in other trainings."""
     input:
         weights=every_training("weights.safetensors"),
         config=every_training("config.json"),
@@ -72,10 +73,10 @@ rule read_directions:
 
 
 rule write_browser:
-    """The page, and the folder of its data and scripts."""
+    """Write the page and the folder of its data and scripts."""
     input:
         **{file: every_training(f"{file}.parquet") for file in EXPLAINERS.values()},
-        template="report/browser.html.jinja",
+        template=shipped("report/browser.html.jinja"),
         assets=ASSETS,
         names=NAMES,
         tokenizer=TOKENIZER,

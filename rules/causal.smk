@@ -1,7 +1,8 @@
-"""Causal effect. Only with a section ``causal``.
+"""The causal effect of latents. These rules exist only if the config has a section ``causal``.
 
-Takes both models, chats, crosscoders and their beta tables. Gives the chat model's answers and, per crosscoder and seed, how near each patched run of
-both models' activations brings the base to the chat model's predictions.
+They take both models, chats, crosscoders and their beta tables. They give the chat model's answers and, per
+crosscoder and seed, the KL of every patched run: how near it brings the base model to the chat model's
+predictions.
 """
 
 CAUSAL = every_training("kl.csv") if CONFIG.causal else []
@@ -11,7 +12,7 @@ PATCHING_KEYS = [f"causal.{key}" for key in Patching.model_fields]
 if CONFIG.causal:
 
     rule generate_answers:
-        """The chat model's greedy answers to the first user turns of a data set's validation chats."""
+        """Let the chat model answer the first user turns of a data set's validation chats, greedily."""
         input:
             model=MODEL["chat"],
             tokenizer=TOKENIZER,
@@ -40,7 +41,7 @@ if CONFIG.causal:
             "../workflow_scripts/generate_answers.py"
 
     rule measure_causal_effect:
-        """KL of every patched run to the chat model: one prefix and one encoding for all of them."""
+        """Measure the KL of every patched run to the chat model. All share one prefix and encoding."""
         input:
             base=MODEL["base"],
             chat=MODEL["chat"],
@@ -62,7 +63,8 @@ if CONFIG.causal:
             **request("measure_causal_effect"),
             batch_tokens=BATCH_TOKENS,
         params:
-            datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],  # of each input shard
+            # The data set of each input shard.
+            datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],
             settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer"),
             code=code_digest("measure_causal_effect"),
         message:

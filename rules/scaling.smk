@@ -1,12 +1,13 @@
 """Latent scaling.
 
-Takes a crosscoder and the training caches. Gives norms, betas and nu ratios of every latent, and the file of active entries: the latents that
-are active on each token, for all rules that need codes and no activations.
+This rule takes a crosscoder and the training caches. It gives norms, betas and nu ratios of every latent.
+It also gives the file of active entries, which says what latents are active on each token. All rules read
+it that need codes and no activations.
 """
 
 
 rule scale_latents:
-    """All latents, both models, all four targets, in one pass over the tokens, which are encoded here and nowhere else."""
+    """Encode the training tokens in one pass, and scale all latents to both models and all four targets."""
     input:
         **pairs("train"),
         weights=trained("weights.safetensors"),

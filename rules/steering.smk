@@ -1,7 +1,7 @@
-"""Steering. Only with a section ``steering``.
+"""Steering. These rules exist only if the config has a section ``steering``.
 
-Takes both models, requests, crosscoders of the first seed and their beta tables. Gives, per crosscoder, what happens to the chat model's answers
-when latents are turned up, turned down or ablated.
+They take both models, requests, crosscoders of the first seed and their beta tables. They give, per
+crosscoder, what happens to the chat model's answers when latents are turned up, turned down or ablated.
 """
 
 STEERING_TABLES = {
@@ -17,13 +17,13 @@ if CONFIG.steering:
         steering,
 
     rule steering:
-        """What turning latents up and down does to the chat model's answers."""
+        """Build the figure and tables of what turning latents up and down does to the answers."""
         input:
             here("figures/steering.svg"),
             STEERING_TABLES.values(),
 
     rule steer_latents:
-        """The chat model's answers to held-out requests under every direction and strength."""
+        """Let the chat model answer held-out requests under every direction and strength."""
         input:
             base=MODEL["base"],
             chat=MODEL["chat"],

@@ -1,19 +1,15 @@
 """Tokens.
 
-Takes the texts of the data sets and the chat tokenizer. Gives token shards: ids, document, position, role and template part of every token.
+This rule takes the texts of the data sets and the chat tokenizer. It gives token shards: ids, document,
+position, role and template part of every token.
 """
 
-if workflow.is_main_process:  # an error here is one line, in the rule it would not be
-    try:
-        RUN.check_texts()
-    except UserError as error:
-        raise WorkflowError(str(error))
 
-
-# A checkpoint, so that Snakemake looks again at what depends on a shard when the shard was made. If a text has changed, every shard of
-# its data set is made again. Those whose tokens stay keep their file, and then their activations are not harvested again.
+# A checkpoint, so that Snakemake looks again at what depends on a shard when the shard was made. If a text has
+# changed, every shard of its data set is made again. Those whose tokens stay keep their file, and then their
+# activations are not harvested again.
 checkpoint tokenise:
-    """One shard. It goes on where the one before it ended, so growing a data set keeps the old shards."""
+    """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
         tokenizer=TOKENIZER,
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
@@ -33,7 +29,8 @@ checkpoint tokenise:
         "../envs/environment.yaml"
     resources:
         **request("tokenise"),
-        unusable_per_million=round(CONFIG.tokens.unusable * 1e6),  # no setting: it decides only whether a run stops
+        # No setting: it decides only whether a run stops.
+        unusable_per_million=round(CONFIG.tokens.unusable * 1e6),
     params:
         settings=settings("tokens.context", *RUN.text_keys("{dataset}")),
         tokens=lambda w: RUN.shard_tokens(w.dataset, w.split, w.shard),
@@ -42,3 +39,14 @@ checkpoint tokenise:
         "Tokenising {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
     script:
         "../workflow_scripts/tokenise.py"
+
+
+localrules:
+    tokens,
+
+
+# Not --until tokenise: a shard goes on from another one, and --until ends at the first.
+rule tokens:
+    """All token shards."""
+    input:
+        [shard for split in SPLITS for shard in token_shards(split)],

@@ -69,14 +69,19 @@ class Checkout:
         return Checkout(shutil.copytree(self.folder, folder, symlinks=True))
 
     def changed(self, config: str, changes: dict[str, object], name: str = "changed") -> str:
-        """Write a copy of a config file with other values under dotted keys; give its path."""
+        """Write a copy of a config file with other values under dotted keys, None for left out; give its
+        path.
+        """
         values = yaml.safe_load((self.folder / config).read_text())
         for key, value in changes.items():
             *parents, leaf = key.split(".")
             section = values
             for parent in parents:
                 section = section.setdefault(parent, {})
-            section[leaf] = value
+            if value is None:
+                section.pop(leaf, None)
+            else:
+                section[leaf] = value
         (self.folder / f"configs/{name}.yaml").write_text(yaml.safe_dump(values))
         return f"configs/{name}.yaml"
 

@@ -1,4 +1,4 @@
-"""One table with a row per crosscoder and seed."""
+"""Write one table with a row per crosscoder and seed."""
 
 from crossdiff.latents.evaluation import comparison
 from crossdiff.provenance.storage import read_json, write_csv

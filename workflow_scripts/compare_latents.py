@@ -1,4 +1,4 @@
-"""Two tables with rows per crosscoder and seed: twins, and shares of template tokens."""
+"""Write two tables with rows per crosscoder and seed: twins, and shares of template tokens."""
 
 import pandas as pd
 

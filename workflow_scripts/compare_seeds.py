@@ -1,4 +1,4 @@
-"""One table of how far the trainings of each crosscoder from different seeds agree."""
+"""Write a table of how far the trainings of each crosscoder from different seeds agree."""
 
 from itertools import combinations
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The paper's headline values beside the run's own."""
+"""Write the paper's headline values next to those of the run."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def main(
     twin_rows, template_rows = pd.read_csv(twins), pd.read_csv(template_tokens)
     runs = {}
     for name, path in evaluations.items():
-        # The first row is of the first seed, as are all the others.
+        # The first row belongs to the first seed, as all other values do.
         twin_row = twin_rows[twin_rows.crosscoder == name].iloc[0]
         shares = template_rows[(template_rows.crosscoder == name) & (template_rows.seed == twin_row.seed)]
         runs[name] = quantities(read_json(path), twin_row, shares, pd.read_csv(kl[name]) if kl else None)

@@ -17,7 +17,7 @@ def main(
 ) -> None:
     if settings.noise:
         norm, d_model = settings.noise.norm, settings.noise.d_model
-    else:  # the background is both models until something is planted
+    else:  # before planting, the background stands for both models
         shards = [
             PairedShard(tokens_path, cache, cache)
             for tokens_path, cache in zip(tokens, background, strict=True)

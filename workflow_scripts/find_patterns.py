@@ -1,4 +1,4 @@
-"""Explain every latent of one crosscoder by a pattern of tokens, and score the pattern on documents that it was not fitted on."""
+"""Explain every latent of one crosscoder by a pattern of tokens, and score the pattern on other documents."""
 
 from pathlib import Path
 

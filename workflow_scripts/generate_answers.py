@@ -7,6 +7,7 @@ from crossdiff.device import fast_dtype
 from crossdiff.models.answers import answered, openings
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.load import load_model
+from crossdiff.models.turns import end_turns_as
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
 
@@ -22,10 +23,11 @@ def main(
     answer_tokens: int,
     answers: str,
 ) -> None:
-    asked = openings(
-        source, name, load_chat_tokenizer(tokenizer), conversations, context - answer_tokens, archive
-    )
-    shard = answered(load_model(model, fast_dtype()), asked, answer_tokens)
+    asking = load_chat_tokenizer(tokenizer)
+    asked = openings(source, name, asking, conversations, context - answer_tokens, archive)
+    answering = load_model(model, fast_dtype())
+    end_turns_as(answering, asking)
+    shard = answered(answering, asked, answer_tokens)
     write_parquet(answers, pd.DataFrame(shard._asdict()))
 
 

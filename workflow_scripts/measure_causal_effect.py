@@ -1,4 +1,4 @@
-"""Patch sets of latents of one crosscoder from the chat into the base model and measure the KL to the chat model."""
+"""Patch sets of latents from the chat into the base model, and measure the KL to the chat model."""
 
 import pandas as pd
 

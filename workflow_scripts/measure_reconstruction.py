@@ -1,4 +1,4 @@
-"""Reconstruction quality and firing counts of one crosscoder on validation tokens; their codes, on the way."""
+"""Measure reconstruction and firing counts of one crosscoder on validation tokens, and store its codes."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Read where the directions of all crosscoders point: at tokens of the chat model, at their neighbours, and at each other."""
+"""Compare the directions of all crosscoders with the chat model's tokens, their neighbours and each other."""
 
 from typing import NamedTuple
 

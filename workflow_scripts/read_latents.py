@@ -1,4 +1,4 @@
-"""Read what every latent of one crosscoder fires on: contexts, where it does not fire, and counts by group of token, in one pass."""
+"""Read where every latent of one crosscoder fires and does not fire, and count by group of token."""
 
 import pandas as pd
 import pyarrow.parquet as pq

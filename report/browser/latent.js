@@ -14,13 +14,17 @@ crossdiff.latent = (() => {
   function range(columns, key, latent) {
     const value = columns[key][latent];
     const low = columns[`${key}_low`][latent];
-    return shown(value) + (low === null ? "" : ` (${shown(low)} to ${shown(columns[`${key}_high`][latent])})`);
+    const high = columns[`${key}_high`][latent];
+    return shown(value) + (low === null ? "" : ` (${shown(low)} to ${shown(high)})`);
   }
 
   function facts(piece, latent) {
     const c = piece.columns;
     const [base, chat] = [c.norm_base[latent], c.norm_chat[latent]];
-    const bar = (value) => element("span", { className: "bar", style: `--share: ${value / (Math.max(base, chat) || 1)}` });
+    const longest = Math.max(base, chat) || 1;
+    const bar = (value) => element("span", { className: "bar", style: `--share: ${value / longest}` });
+    const frequency = `${shown(c.frequency[latent] * 100, 3)} % of training tokens`;
+    const onTemplate = c.template_share[latent];
     const rows = [
       ["class", `${c.class[latent]}${c.confirmed[latent] ? ", confirmed" : ""}`],
       ["relative norm difference", shown(c.relative_norm_difference[latent])],
@@ -29,26 +33,44 @@ crossdiff.latent = (() => {
       ["cosine of both directions", shown(c.decoder_cosine[latent])],
       ["ν error", range(c, "nu_error", latent)],
       ["ν reconstruction", range(c, "nu_reconstruction", latent)],
-      ["fires on", `${shown(c.frequency[latent] * 100, 3)} % of training tokens (${c.active_tokens[latent].toLocaleString("en")})`],
+      ["fires on", `${frequency} (${c.active_tokens[latent].toLocaleString("en")})`],
       ["largest activation", shown(c.max_activation[latent])],
-      ["on template tokens", c.template_share[latent] === null ? "– (never fires in chats)" : `${shown(c.template_share[latent] * 100, 0)} % of its activations in chats`],
+      [
+        "on template tokens",
+        onTemplate === null
+          ? "– (never fires in chats)"
+          : `${shown(onTemplate * 100, 0)} % of its activations in chats`,
+      ],
     ];
-    return element("dl", {}, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+    const pair = ([name, value]) => [element("dt", {}, name), element("dd", {}, value)];
+    return element("dl", {}, ...rows.flatMap(pair));
   }
 
   function section(title, help, ...content) {
     const heading = element("h3", {}, title);
-    return element("section", {}, heading, ...(help ? [element("p", { className: "soft" }, help)] : []), ...content);
+    const about = help ? [element("p", { className: "soft" }, help)] : [];
+    return element("section", {}, heading, ...about, ...content);
   }
 
   function causal(piece, latent) {
     const sets = piece.kl_sets.filter((set) => set.members.includes(latent));
     if (!sets.length) return [];
     const percent = (value) => (value === null ? "–" : `${shown(value * 100, 0)} %`);
-    const lines = sets.map((set) =>
-      element("li", {}, `${SETS[set.set] || set.set.replace("_", " half ")} (${set.members.length} latents): KL reduced by ${percent(set.reduction)} (${percent(set.reduction_low)} to ${percent(set.reduction_high)})`),
-    );
-    return [section("Causal effect of sets that hold it", "Sets are patched as a whole; what this latent does alone was not measured.", element("ul", {}, ...lines))];
+    const lines = sets.map((set) => {
+      const name = SETS[set.set] || set.set.replace("_", " half ");
+      const interval = `${percent(set.reduction_low)} to ${percent(set.reduction_high)}`;
+      const effect = `KL is reduced by ${percent(set.reduction)} (${interval})`;
+      return element("li", {}, `${name} (${set.members.length} latents): ${effect}`);
+    });
+    const help = "Sets are patched as a whole. What this latent does alone was not measured.";
+    return [section("Causal effect of sets that hold it", help, element("ul", {}, ...lines))];
+  }
+
+  function score(found) {
+    if (found.detection === null) return "It could not be scored.";
+    const interval = `${shown(found.detection_low)} to ${shown(found.detection_high)}`;
+    const detection = `${shown(found.detection)} (${interval}) on ${found.contexts} contexts`;
+    return `Detection (balanced accuracy) is ${detection}. By chance it would be 0.50.`;
   }
 
   function explanations(details) {
@@ -56,8 +78,8 @@ crossdiff.latent = (() => {
       section(
         `Explained by a ${found.by}`,
         "",
-        element("p", {}, found.text || "No explanation."),
-        element("p", { className: "soft" }, found.detection === null ? "Not scorable." : `Detection (balanced accuracy) ${shown(found.detection)} (${shown(found.detection_low)} to ${shown(found.detection_high)}) on ${found.contexts} contexts; 0.50 is chance.`),
+        element("p", {}, found.text || "There is no explanation."),
+        element("p", { className: "soft" }, score(found)),
       ),
     );
   }
@@ -65,11 +87,17 @@ crossdiff.latent = (() => {
   function tokens(details, vocabulary) {
     if (!details.promoted.length) return [];
     const list = (title, moved) => {
-      const items = moved.map(([token, by]) => element("li", {}, element("code", {}, vocabulary[token]), ` ${by > 0 ? "+" : "−"}${shown(Math.abs(by), 1)}`));
+      const items = moved.map(([token, by]) => {
+        const change = ` ${by > 0 ? "+" : "−"}${shown(Math.abs(by), 1)}`;
+        return element("li", {}, element("code", {}, vocabulary[token]), change);
+      });
       return element("div", {}, element("h4", {}, title), element("ul", { className: "tokens" }, ...items));
     };
-    const help = "The chat direction alone through the chat model's final norm and head; logits against the mean over the vocabulary.";
-    return [section("Tokens that it moves", help, list("promoted", details.promoted), list("suppressed", details.suppressed))];
+    const help =
+      "The chat direction alone goes through the chat model's final norm and head. " +
+      "Numbers are logits against the mean over the vocabulary.";
+    const lists = [list("promoted", details.promoted), list("suppressed", details.suppressed)];
+    return [section("Tokens that it moves", help, ...lists)];
   }
 
   function link(training, latent) {
@@ -77,15 +105,31 @@ crossdiff.latent = (() => {
   }
 
   function relatives(details, training, trainings) {
-    const rows = [
-      ...details.twins.map(([other, cosine, divergence]) => [link(training, other), shown(cosine), `twin; they fire apart on ${shown(divergence)} of their strong tokens`]),
-      ...details.elsewhere.map(([number, other, cosine, matched]) => [link(trainings[number], other), shown(cosine), matched ? "recurs: each is the other's nearest" : "nearest there; no match"]),
-      ...details.near.map(([other, cosine]) => [link(training, other), shown(cosine), "near, same crosscoder"]),
+    const twin = ([other, cosine, divergence]) => [
+      link(training, other),
+      shown(cosine),
+      `twin; they fire apart on ${shown(divergence)} of their strong tokens`,
     ];
-    if (!rows.length) return [section("Relatives", "", element("p", {}, "Not compared: it never fires on held-out text, or nothing is there to compare it with."))];
-    const head = element("tr", {}, ...["latent", "cosine", "what it is"].map((text) => element("th", { scope: "col" }, text)));
+    const elsewhere = ([number, other, cosine, matched]) => [
+      link(trainings[number], other),
+      shown(cosine),
+      matched ? "recurs: each is the other's nearest" : "nearest there; no match",
+    ];
+    const near = ([other, cosine]) => [link(training, other), shown(cosine), "near, same crosscoder"];
+    const rows = [
+      ...details.twins.map(twin),
+      ...details.elsewhere.map(elsewhere),
+      ...details.near.map(near),
+    ];
+    if (!rows.length) {
+      const why = "It never fires on held-out text, or there is nothing to compare it with.";
+      return [section("Relatives", "", element("p", {}, `It was not compared. ${why}`))];
+    }
+    const heading = (text) => element("th", { scope: "col" }, text);
+    const head = element("tr", {}, ...["latent", "cosine", "what it is"].map(heading));
     const body = rows.map((row) => element("tr", {}, ...row.map((value) => element("td", {}, value))));
-    return [section("Relatives", "", element("table", { className: "relatives" }, element("thead", {}, head), element("tbody", {}, ...body)))];
+    const parts = [element("thead", {}, head), element("tbody", {}, ...body)];
+    return [section("Relatives", "", element("table", { className: "relatives" }, ...parts))];
   }
 
   function context(found, vocabulary, largest) {
@@ -93,8 +137,11 @@ crossdiff.latent = (() => {
     const spans = found.tokens.map((token, place) => {
       const value = values.get(place) || 0;
       const part = PARTS[Number(found.template[place])];
-      const about = [value ? `activation ${shown(value)}, ${shown((value / largest) * 100, 0)} % of the largest` : "silent", part].filter(Boolean).join("; ");
-      const span = element("span", { title: about, className: [value ? "active" : "", part ? "template" : ""].join(" ").trim() }, vocabulary[token]);
+      const share = `${shown((value / largest) * 100, 0)} % of the largest`;
+      const state = value ? `activation ${shown(value)}, ${share}` : "silent";
+      const title = [state, part].filter(Boolean).join("; ");
+      const className = [value ? "active" : "", part ? "template" : ""].join(" ").trim();
+      const span = element("span", { title, className }, vocabulary[token]);
       if (value) {
         span.style.setProperty("--strength", (value / largest).toFixed(3));
         span.dataset.value = shown(value, 1);
@@ -105,7 +152,8 @@ crossdiff.latent = (() => {
   }
 
   function contexts(details, vocabulary, largest, place) {
-    const readout = element("output", { className: "readout" }, "Point at a token, or tap it, for its activation.");
+    const hint = "Point at a token, or tap it, to read its activation.";
+    const readout = element("output", { className: "readout" }, hint);
     const tell = (event) => {
       const span = event.target.closest(".context span");
       if (span) readout.textContent = `“${span.textContent}” ${span.title}`;
@@ -115,32 +163,42 @@ crossdiff.latent = (() => {
     place.classList.remove("with-values");
     const lines = (chosen) => chosen.map((found) => context(found, vocabulary, largest));
     const strongest = details.contexts.filter((found) => found.strongest);
-    const quantiles = [...new Set(details.contexts.map((found) => found.quantile).filter((quantile) => quantile !== null))].sort((a, b) => b - a);
+    const drawn = details.contexts.map((found) => found.quantile).filter((quantile) => quantile !== null);
+    const quantiles = [...new Set(drawn)].sort((a, b) => b - a);
     const sampled = quantiles.flatMap((quantile) => [
       element("h4", {}, `peak up to ${shown(quantile * 100, 0)} % of the largest activation`),
       ...lines(details.contexts.filter((found) => found.quantile === quantile)),
     ]);
+    const silent = "There is none: it never fires on the text that was searched.";
     const made = element(
       "div",
       {},
       section(
         "Contexts",
-        "The darker and the thicker underlined, the stronger. Dotted boxes: tokens of the chat template. ↵ is a line break.",
-        element("p", {}, element("label", {}, values, " write the values beside the tokens")),
+        "A stronger activation is darker and has a thicker underline. " +
+          "Tokens of the chat template are in dotted boxes. ↵ is a line break.",
+        element("p", {}, element("label", {}, values, " write the values next to the tokens")),
         readout,
         element("h4", {}, "strongest"),
-        ...(strongest.length ? lines(strongest) : [element("p", {}, "None: it never fires on the text that was searched.")]),
+        ...(strongest.length ? lines(strongest) : [element("p", {}, silent)]),
       ),
-      ...(sampled.length ? [section("Drawn at random", "From every quantile of its activation: the strongest contexts alone make a latent look cleaner than it is.", ...sampled)] : []),
     );
+    if (sampled.length) {
+      const help =
+        "These are drawn from every quantile of its activation. " +
+        "The strongest contexts alone make a latent look cleaner than it is.";
+      made.append(section("Drawn at random", help, ...sampled));
+    }
     made.addEventListener("mouseover", tell);
     made.addEventListener("click", tell);
     return made;
   }
 
   function catalogue(training, piece, latent) {
-    const entry = `- {crosscoder: ${training.crosscoder}, seed: ${training.seed}, weights: "${piece.weights}", latent: ${latent}, name: "", note: ""}`;
-    return section("Name it", "The line for the catalogue (config key catalogue), under latents:", element("pre", { tabIndex: 0 }, entry));
+    const which = `crosscoder: ${training.crosscoder}, seed: ${training.seed}, weights: "${piece.weights}"`;
+    const entry = `- {${which}, latent: ${latent}, name: "", note: ""}`;
+    const help = "Put this line into the catalogue (config key catalogue), under latents:";
+    return section("Name it", help, element("pre", { tabIndex: 0 }, entry));
   }
 
   // Put a latent into ``place``. ``trainings`` are all of the run, for links to the others.
@@ -151,11 +209,16 @@ crossdiff.latent = (() => {
     ]);
     const details = pieces[latent % chunk];
     const name = piece.columns.name[latent];
-    const stale = piece.stale.filter((entry) => entry.latent === latent);
+    const given = name ? [element("span", { className: "given-name" }, ` ${name}`)] : [];
+    const stale = piece.stale
+      .filter((entry) => entry.latent === latent)
+      .map(
+        (entry) => `The catalogue has the name “${entry.name}”, but of other weights (${entry.weights}).`,
+      );
     place.replaceChildren(
-      element("h2", { tabIndex: -1 }, `${training.link}/${latent}`, ...(name ? [element("span", { className: "given-name" }, ` ${name}`)] : [])),
+      element("h2", { tabIndex: -1 }, `${training.link}/${latent}`, ...given),
       ...(piece.notes[latent] ? [element("p", {}, piece.notes[latent])] : []),
-      ...stale.map((entry) => element("p", { className: "caution" }, `The catalogue calls it “${entry.name}”, but of other weights (${entry.weights}): a stale name, not used.`)),
+      ...stale.map((text) => element("p", { className: "caution" }, `${text} It is stale and not used.`)),
       ...explanations(details),
       facts(piece, latent),
       contexts(details, vocabulary, piece.columns.max_activation[latent], place),

@@ -17,14 +17,16 @@
   // {training, latent} of the address; latent is null without one. Says what is wrong with a bad one.
   function address() {
     const [name, number] = decodeURIComponent(location.hash.slice(1)).split("/");
-    const training = name ? index.trainings.find((one) => name === one.link || name === one.name) : index.trainings[0];
+    const known = (one) => name === one.link || name === one.name;
+    const training = name ? index.trainings.find(known) : index.trainings[0];
     if (!training) {
-      say(`No crosscoder ${name} here: ${index.trainings.map((one) => one.link).join(", ")}.`);
+      say(`There is no crosscoder ${name} here, but ${index.trainings.map((one) => one.link).join(", ")}.`);
       return { training: index.trainings[0], latent: null };
     }
     if (number === undefined || number === "") return { training, latent: null };
-    if (/^\d+$/.test(number) && Number(number) < training.latents) return { training, latent: Number(number) };
-    say(`No latent ${number} in ${training.link}: 0 to ${training.latents - 1}.`);
+    const latent = /^\d+$/.test(number) ? Number(number) : Infinity;
+    if (latent < training.latents) return { training, latent };
+    say(`There is no latent ${number} in ${training.link}. Its latents are 0 to ${training.latents - 1}.`);
     return { training, latent: null };
   }
 
@@ -33,15 +35,18 @@
   }
 
   function cautions(piece) {
-    const many = piece.stale.length;
-    at("stale").hidden = !many;
-    at("stale").textContent = many
-      ? `Stale names in the catalogue, not used: ${piece.stale.map((entry) => `${entry.name} (latent ${entry.latent} of weights ${entry.weights})`).join(", ")}. This training's weights are ${piece.weights}.`
-      : "";
+    const name = (entry) => `${entry.name} (latent ${entry.latent} of weights ${entry.weights})`;
+    const names = piece.stale.map(name).join(", ");
+    at("stale").hidden = !names;
+    at("stale").textContent =
+      `These names in the catalogue are stale and not used: ${names}. ` +
+      `This training's weights are ${piece.weights}.`;
   }
 
   function sortChoices(sorting) {
-    const choices = crossdiff.table.columns().map((column) => element("option", { value: column.key, selected: column.key === sorting.key }, column.label));
+    const choices = crossdiff.table
+      .columns()
+      .map(({ key, label }) => element("option", { value: key, selected: key === sorting.key }, label));
     at("sort").replaceChildren(...choices);
     at("direction").textContent = sorting.ascending ? "↑ ascending" : "↓ descending";
   }
@@ -90,15 +95,19 @@
     const table = crossdiff.table;
     table.opened((latent) => go(shownTraining, latent));
     table.changed((shown, all, sorting) => {
-      at("count").textContent = shown === all ? `${all.toLocaleString("en")} latents` : `${shown.toLocaleString("en")} of ${all.toLocaleString("en")} latents`;
+      const part = shown === all ? "" : `${shown.toLocaleString("en")} of `;
+      at("count").textContent = `${part}${all.toLocaleString("en")} latents`;
       sortChoices(sorting);
       neighbours();
     });
-    at("training").addEventListener("change", (event) => go(index.trainings.find((one) => one.name === event.target.value), null));
+    const ascending = () => at("direction").textContent.startsWith("↑");
+    at("training").addEventListener("change", (event) => {
+      go(index.trainings.find((one) => one.name === event.target.value), null);
+    });
     at("search").addEventListener("input", (event) => table.search(event.target.value));
     at("show").addEventListener("change", (event) => table.filter(event.target.value));
-    at("sort").addEventListener("change", (event) => table.sort(event.target.value, at("direction").textContent.startsWith("↑")));
-    at("direction").addEventListener("click", () => table.sort(at("sort").value, !at("direction").textContent.startsWith("↑")));
+    at("sort").addEventListener("change", (event) => table.sort(event.target.value, ascending()));
+    at("direction").addEventListener("click", () => table.sort(at("sort").value, !ascending()));
     at("close").addEventListener("click", () => {
       go(shownTraining, null);
       table.focus();
@@ -106,7 +115,8 @@
     window.addEventListener("hashchange", route);
     window.addEventListener("resize", table.resize);
     document.addEventListener("keydown", (event) => {
-      if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.target.closest("input, select, textarea")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "Escape") at("close").click();
       else if (event.key === "/") at("search").focus();
       else if (event.key === "t") table.focus();
@@ -119,7 +129,8 @@
 
   try {
     index = await load("index");
-    at("training").replaceChildren(...index.trainings.map((one) => element("option", { value: one.name }, `${one.crosscoder}, seed ${one.seed}`)));
+    const choice = (one) => element("option", { value: one.name }, `${one.crosscoder}, seed ${one.seed}`);
+    at("training").replaceChildren(...index.trainings.map(choice));
     listen();
     await route();
   } catch (error) {

@@ -1,5 +1,6 @@
 "use strict";
-// Loads the pieces of data. From disk a page may not fetch files, but it may run scripts: each piece is one that calls crossdiff.receive.
+// Loads the pieces of data. From disk a page may not fetch files, but it may run scripts. So each piece is a
+// script that calls crossdiff.receive.
 
 const crossdiff = (() => {
   const waiting = new Map(); // name of a piece -> what takes its content
@@ -25,7 +26,8 @@ const crossdiff = (() => {
         waiting.set(name, (packed) => unpack(packed).then(resolve, reject));
         const script = document.createElement("script");
         script.src = `files/${name}.js`;
-        script.onerror = () => reject(new Error(`files/${name}.js could not be read; was the folder moved without it?`));
+        const problem = new Error(`files/${name}.js could not be read. Was the folder moved without it?`);
+        script.onerror = () => reject(problem);
         document.head.append(script);
       });
       pieces.set(name, piece);
@@ -34,7 +36,8 @@ const crossdiff = (() => {
     return pieces.get(name);
   }
 
-  // An element with properties, classes and children. Strings become text: nothing from the data is ever read as HTML.
+  // An element with properties, classes and children. Strings become text: nothing from the data is ever read
+  // as HTML.
   function element(tag, properties = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(properties)) {

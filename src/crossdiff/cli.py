@@ -1,6 +1,7 @@
-"""The ``crossdiff`` command: audit, accept, export, forecast, clean up.
+"""The ``crossdiff`` command audits, accepts and exports results, forecasts a run and cleans up after one.
 
-Exit code 0: all is well; 1: something is not; 2: it can't be said, or done; 141: nobody reads on.
+Exit codes: 0, all is well. 1, something is wrong. 2, the command could not do its work. 141, nobody reads its
+output any more.
 """
 
 import argparse
@@ -9,9 +10,11 @@ import math
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
@@ -21,109 +24,132 @@ from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.planned_jobs import read_config
 from crossdiff.provenance.records import read_record
-from crossdiff.workflow import commands, slurm
+from crossdiff.workflow import commands, slurm, watch
 from crossdiff.workflow.cards import CARDS, Card, find_card, read_card, write_card
 
 DEFAULT_CONFIG = Path("config.yaml")
+CLEAR = "\033[H\033[2J"  # cursor to the top left, screen empty
+REFRESHED = 2.0  # seconds between two looks of watch
 READER_GONE = 141  # the exit code of other programs that print into a closed pipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code."""
+    """Run the command and return its exit code."""
     try:
         try:
             options = _parser().parse_args(arguments)
             return options.run(options)
         finally:
-            print(end="", flush=True)  # here, not when Python ends, when nobody could answer the error
+            print(end="", flush=True)  # here, because nobody catches an error of this write after main
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # what is still in the buffer goes nowhere, without a complaint
+        # Python flushes what is left in the buffer when it ends. That must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crossdiff",
-        description="Trace, check, accept and export the results of the workflow; forecast a run, clean up after one.",
+        description="Check, accept and export results of the workflow. Forecast a run and clean up after it.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    audit = commands.add_parser("audit", help="where a result comes from, and whether it is still true")
+    audit = commands.add_parser(
+        "audit", help="show where a result comes from and check that it is still true"
+    )
     what = audit.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "result", type=Path, nargs="?", help="a figure, table or any other result; may have been mailed"
+        "result",
+        type=Path,
+        nargs="?",
+        help="a figure, a table or any other result, also a copy that was mailed",
     )
-    what.add_argument("--all", action="store_true", help="every result below results/")
+    what.add_argument("--all", action="store_true", help="check every result below results/")
     what.add_argument(
         "--diff",
         type=Path,
         nargs=2,
         metavar=("A", "B"),
-        help="the first difference between two results' histories",
+        help="find where the histories of two results first differ",
     )
-    audit.add_argument(
-        "--deep", action="store_true", help="read and hash every file again, whatever its modification time"
-    )
-    audit.add_argument("--json", action="store_true", help="for machines")
-    _add_configfile(audit, "compare with this config instead of the one that the records name")
+    deep = "read and hash every file again, even if its modification time has not changed"
+    audit.add_argument("--deep", action="store_true", help=deep)
+    audit.add_argument("--json", action="store_true", help="print JSON for other programs")
+    compared = "compare with this config, not with the one that the records name"
+    _add_configfile(audit, compared)
     audit.set_defaults(run=_audit)
     take = commands.add_parser(
-        "accept", help="take over results of older code without a rerun, if only their code differs now"
+        "accept", help="keep results of older code without a rerun, if only their code has changed"
     )
     take.add_argument(
-        "rules", nargs="*", metavar="RULE", help="take over the results of these rules; of all if left out"
+        "rules",
+        nargs="*",
+        metavar="RULE",
+        help="accept only the results of these rules; the default is all rules",
     )
-    take.add_argument(
-        "--deep",
-        action="store_true",
-        help="read and hash every file again before, whatever its modification time",
-    )
-    _add_configfile(take, "compare with this config instead of the one that the records name")
+    take.add_argument("--deep", action="store_true", help=f"first {deep}")
+    _add_configfile(take, compared)
     take.set_defaults(run=_accept)
-    export = commands.add_parser("export-crate", help="a run as a Workflow Run RO-Crate")
-    export.add_argument("crate", type=Path, help="folder to write")
-    _add_configfile(export, f"the run's config; {DEFAULT_CONFIG} if left out")
+    export = commands.add_parser("export-crate", help="write a run as a Workflow Run RO-Crate")
+    export.add_argument("crate", type=Path, help="the folder to write")
+    _add_configfile(export, f"the run's config; the default is {DEFAULT_CONFIG}")
     export.set_defaults(run=_export)
-    plan = commands.add_parser("plan", help="what a run will take: jobs, tokens, disk, memory, hours")
-    _add_configfile(plan, f"the run's config; {DEFAULT_CONFIG} if left out")
+    plan = commands.add_parser(
+        "plan", help="forecast what a run will take: jobs, tokens, disk, memory, hours"
+    )
+    _add_configfile(plan, f"the run's config; the default is {DEFAULT_CONFIG}")
     device = plan.add_mutually_exclusive_group()
     device.add_argument(
         "--card",
-        help=f"a card of {CARDS} such as h100, or a file that --calibrate wrote; measured here, roughly, if left out",
+        help=f"a card of {CARDS} such as h100, or a file that --calibrate wrote; "
+        "without this option the device here is measured roughly",
     )
     device.add_argument(
         "--calibrate",
         type=_record,
         metavar="FILE.json",
-        help="measure the device here in about a minute, and write its record",
+        help="measure the device here in about a minute and write its record to this file",
     )
     plan.add_argument(
         "--disk",
         type=_bytes,
         metavar="SIZE",
-        help="disk that there is, such as 300GB: suggest settings that fit",
+        help="the disk you have, such as 300GB: suggest settings that fit",
     )
-    plan.add_argument("--hours", type=_hours, help="time that there is: suggest settings that fit")
+    plan.add_argument("--hours", type=_hours, help="the hours you have: suggest settings that fit")
     plan.set_defaults(run=_plan)
+    look = commands.add_parser(
+        "watch", help="show the jobs that run in this folder now: progress, rate, losses and time left"
+    )
+    look.set_defaults(run=_watch)
     clean = commands.add_parser(
-        "slurm-clean", help="cancel the SLURM jobs that a killed run in this folder has left behind"
+        "slurm-clean", help="cancel the SLURM jobs that a killed run in this folder left behind"
     )
     clean.set_defaults(run=_clean)
     return parser
 
 
+class _Version(argparse.Action):
+    """Print the installed version. Other commands skip the package's metadata and start faster."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(parser.prog, version("crossdiff"))
+        parser.exit()
+
+
 def _add_configfile(command: argparse.ArgumentParser, help: str) -> None:
-    """One path per option, so that a file or rule that follows is not taken for a config."""
+    """The option takes one path each time, so that a result or rule after it is not read as a config."""
     command.add_argument(
         "--configfile",
         type=Path,
         action="append",
         metavar="CONFIG",
-        help=f"{help}; repeat it to merge several",
+        help=f"{help}; repeat the option to merge several",
     )
 
 
@@ -168,20 +194,22 @@ def _outcome(found: Outcome) -> Iterator[str]:
         yield f"accepted: {_by_rule(found.accepted)}"
     else:
         where = " of the named rules" if found.older else ""
-        yield f"nothing to accept: the records{where} name the code of today"
+        yield f"nothing to accept: the records{where} name today's code"
     if found.upstream:
-        yield f"older code also made what they were made from: {_by_rule(found.upstream)}"
-        yield "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well"
+        yield f"older code also made the inputs of these results: {_by_rule(found.upstream)}"
+        yield "  accept these inputs too, or snakemake will rerun them and then the accepted results"
     if found.older:
-        yield f"not accepted, and snakemake makes them anew, as their code differs now: {_by_rule(found.older)}"
+        said = "not accepted because their code has changed, so snakemake will rerun them"
+        yield f"{said}: {_by_rule(found.older)}"
     if found.orphans:
         yield f"left as they are: orphans, which no job of their config makes ({found.orphans})"
     if found.unrecorded:
-        yield f"left as they are: results without a record that can be read ({found.unrecorded})"
+        yield f"left as they are: results whose record is missing or can't be read ({found.unrecorded})"
 
 
 def _by_rule(results: Counter[str]) -> str:
-    return f"{results.total()} results ({', '.join(f'{number} of {rule}' for rule, number in sorted(results.items()))})"
+    by_rule = ", ".join(f"{number} of {rule}" for rule, number in sorted(results.items()))
+    return f"{results.total()} results ({by_rule})"
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -204,14 +232,13 @@ def _plan(options: argparse.Namespace) -> int:
     if found.next:
         print("", *found.next, sep="\n")
     if not (options.card or options.calibrate):
-        print(
-            f"On another machine: {commands.crossdiff('plan', configs, '--card', 'h100')}, or another card of {CARDS}"
-        )
+        elsewhere = commands.crossdiff("plan", configs, "--card", "h100")
+        print(f"On another machine: {elsewhere}, or another card of {CARDS}")
     return 1 if found.wrong else 0
 
 
 def _card(options: argparse.Namespace, configs: list[Path], root: Path) -> Card:
-    """The card that is named, or the device here: measured roughly, or for its record."""
+    """Return the named card. Without one measure the device here: in full for --calibrate, else roughly."""
     if options.card:
         return find_card(options.card, root)
     from crossdiff.workflow.calibrate import at_hand, calibrated  # with torch
@@ -219,9 +246,8 @@ def _card(options: argparse.Namespace, configs: list[Path], root: Path) -> Card:
     if not options.calibrate:
         return at_hand()
     write_card(options.calibrate, calibrated(root))
-    print(
-        f"written: {options.calibrate}; from now on: {commands.crossdiff('plan', configs, '--card', str(options.calibrate))}\n"
-    )
+    again = commands.crossdiff("plan", configs, "--card", str(options.calibrate))
+    print(f"written: {options.calibrate}; from now on: {again}\n")
     return read_card(options.calibrate)
 
 
@@ -232,7 +258,7 @@ def _record(text: str) -> Path:
 
 
 def _bytes(text: str) -> float:
-    """Of a size such as 300GB or 1.5T."""
+    """Read a size such as 300GB or 1.5T."""
     found = re.fullmatch(r"([\d.]+)\s*([MGT])B?", text.strip(), re.IGNORECASE)
     if not found:
         raise argparse.ArgumentTypeError(f"found {text}, allowed: a size such as 300GB or 1.5TB")
@@ -249,9 +275,22 @@ def _hours(text: str) -> float:
     return value
 
 
+def _watch(_options: argparse.Namespace) -> int:
+    """Print once, or again every few seconds in a terminal until Ctrl-C."""
+    try:
+        while sys.stdout.isatty():
+            lines = list(watch.report(Path.cwd()))
+            print(CLEAR + "\n".join(lines), flush=True)
+            time.sleep(REFRESHED)
+        print(*watch.report(Path.cwd()), sep="\n")
+    except KeyboardInterrupt:
+        pass  # how a user ends it
+    return 0
+
+
 def _clean(_options: argparse.Namespace) -> int:
     cancelled = slurm.clean(Path.cwd())
     for job in cancelled:
         print(f"cancelled: SLURM job {job.id} ({job.comment}, {job.state})")
-    print(f"{len(cancelled)} jobs cancelled; snakemake --unlock, then go on")
+    print(f"{len(cancelled)} jobs cancelled; run snakemake --unlock, then start the run again")
     return 0

@@ -136,7 +136,7 @@ def test_shared_link_opens_a_latent(reader: Reader) -> None:
     text = page.locator("#latent").inner_text()
     assert "note on the refusal" in text
     assert "the word refuse, 7" in text
-    assert "Detection (balanced accuracy) 0.88 (0.75 to 0.94) on 20 contexts" in text
+    assert "Detection (balanced accuracy) is 0.88 (0.75 to 0.94) on 20 contexts" in text
     assert "refuse +2.5" in text
     assert "−3.5" in text
     assert page.title() == "batchtopk/7: latents of made-up"
@@ -174,7 +174,7 @@ def test_open_latent_stays_marked_and_its_neighbours_are_those_of_the_new_order(
 def test_twins_and_the_effect_of_sets_are_told(reader: Reader) -> None:
     text = reader.open("#batchtopk/2").page.locator("#latent").inner_text()
     assert "batchtopk/3\t0.95\ttwin; they fire apart on 0.50" in text
-    assert "best half by norm difference (2 latents): KL reduced by 25 % (13 % to 50 %)" in text
+    assert "best half by norm difference (2 latents): KL is reduced by 25 % (13 % to 50 %)" in text
     assert "Causal effect" not in reader.open("#batchtopk/3").page.locator("#latent").inner_text()
 
 
@@ -222,9 +222,9 @@ def test_stale_name_is_flagged_and_not_used(reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("#l2/3", "No crosscoder l2 here: batchtopk, l1."),
-        ("#l1/130", "No latent 130 in l1: 0 to 129."),
-        ("#l1/x", "No latent x in l1: 0 to 129."),
+        ("#l2/3", "There is no crosscoder l2 here, but batchtopk, l1."),
+        ("#l1/130", "There is no latent 130 in l1. Its latents are 0 to 129."),
+        ("#l1/x", "There is no latent x in l1. Its latents are 0 to 129."),
     ],
 )
 def test_bad_link_is_one_clear_line(reader: Reader, address: str, message: str) -> None:
@@ -233,8 +233,8 @@ def test_bad_link_is_one_clear_line(reader: Reader, address: str, message: str) 
 
 def test_dead_latent_says_what_it_lacks(reader: Reader) -> None:
     text = reader.open("#batchtopk/0").page.locator("#latent").inner_text()
-    assert "None: it never fires on the text that was searched." in text
-    assert "Not compared: it never fires on held-out text" in text
+    assert "There is none: it never fires on the text that was searched." in text
+    assert "It was not compared. It never fires on held-out text" in text
     assert "ν error\n–" in text
 
 
@@ -280,7 +280,7 @@ def test_without_scripts_the_first_latents_still_read(chromium: "playwright.Brow
     page = context.new_page()
     page.goto(f"file://{file}")
     text = page.locator("body").inner_text()
-    assert "Scripts are off. What is missing here" in text
+    assert "Scripts are off, so the table of all latents" in text
     assert page.locator("noscript tr").count() == 2 * 21
     assert page.locator("main").is_hidden()
     context.close()

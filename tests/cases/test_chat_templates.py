@@ -22,11 +22,11 @@ from helpers_texts import assistant, one_line, user
 
 from crossdiff.config import Tokens
 from crossdiff.errors import UserError
+from crossdiff.models.chat_templates import with_arguments
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.tokenizers import write_chat_tokenizer
 from crossdiff.texts.chats import chat_sequence
 from crossdiff.texts.shards import read_shard, sequences, tokenise_shard
-from crossdiff.texts.templates import with_arguments
 from crossdiff.texts.unusable import Tally
 
 # What templates do to turns.

@@ -559,8 +559,8 @@ def test_changed_text_makes_new_caches_of_its_shard_only(checkout):
     result = checkout.snakemake("activations", "--configfile", config)
     assert result.returncode == 0, result.stdout
     assert jobs(result.stdout) == [
-        "Harvesting tiny-base activations of readme, train shard 0001",
-        "Harvesting tiny-chat activations of readme, train shard 0001",
+        "Harvesting tiny-base: readme, train shard 0001",
+        "Harvesting tiny-chat: readme, train shard 0001",
         "Tokenising readme, train shard 0000",
         "Tokenising readme, train shard 0001",
         "Tokenising readme, train shard 0002",

@@ -34,9 +34,9 @@ def plain(checkout: Checkout) -> Checkout:
     copy = checkout.copy(checkout.folder.parent / "plain")
     snakefile = copy.folder / "Snakefile"
     text = snakefile.read_text()
-    assert "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n" in text
+    assert "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)\n" in text
     snakefile.write_text(
-        text.replace("planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n", "")
+        text.replace("planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)\n", "")
     )
     return copy
 

@@ -16,8 +16,9 @@ from crossdiff.activations.harvest import harvest_shard
 from crossdiff.activations.pairs import Summary
 from crossdiff.device import device, fast_dtype
 from crossdiff.interventions.causal_effect import Answers
+from crossdiff.interventions.changes import Change
 from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
-from crossdiff.interventions.steered_answers import Change, answer, read
+from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard

@@ -1,4 +1,4 @@
-"""What a run wrote, compared with what crossdiff.results.described describes."""
+"""What a run wrote, compared with crossdiff.results.described: files, rules, columns and keys."""
 
 import json
 from pathlib import Path

@@ -26,7 +26,8 @@ PLAIN = "{% for m in messages %}{{ '<s>' + m.role + '\\n' + m.content + '</s>\\n
 STRICT = (
     "{% for m in messages %}"
     "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}"
     "{{ '<s>' + m.role + '\\n' + m.content + '</s>\\n' }}{% endfor %}"
 )
 
@@ -54,13 +55,15 @@ THINKING = (
     "{{ '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' }}{% endif %}{{ content }}"
     "{{ '</s>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<s>assistant\\n' }}"
-    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
     "{% endif %}"
 )
 
 # Tools in the system turn, calls as JSON, and several results in one user turn.
 TOOLS = (
-    "{% if tools %}{{ '<s>system\\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}{{ '</s>\\n' }}{% endif %}"
+    "{% if tools %}{{ '<s>system\\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "{{ '</s>\\n' }}{% endif %}"
     "{% for m in messages %}{% if m.role == 'tool' %}"
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{ '<s>user' }}{% endif %}"
     "{{ '\\n<result>\\n' + m.content + '\\n</result>' }}"

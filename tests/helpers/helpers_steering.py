@@ -28,7 +28,12 @@ def steered_answers(
                 row = {"latent": latent, "direction": direction, "number": number, "change": change}
                 row |= {"strength": strength, "norm": 2.0, "requests": requests}
                 row |= {"question": f"{requests} {place}?", "answer": said}
-                row |= {"refused": place < refused * asked, "tokens": 4 + place % 3, "cut": False}
+                row |= {
+                    "refused": place < refused * asked,
+                    "tokens": 4 + place % 3,
+                    "cut": False,
+                    "unfinished": False,
+                }
                 rows.append(row | {"kl": abs(np.nan_to_num(strength)) * (1 + place % 5), "nats": 9.0})
 
     add(pd.NA, "none", pd.NA, "none", 0.0, 1.0, 0.0)

@@ -1,11 +1,11 @@
-"""The rules of prose: how long lines, rows of tables and sentences may be, in Markdown and in docstrings."""
+"""The rules of prose: how long lines and sentences may be, in Markdown, docstrings and the report's pages."""
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-LINE, ROW, WORDS = 120, 200, 35  # characters, characters, words
+LINE, PAGE, WORDS = 120, 110, 35  # characters, characters, words
 
 FENCE = re.compile(r"\s*(```|~~~)")
 LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
@@ -33,12 +33,21 @@ def is_row(line: str) -> bool:
 
 def long_lines(text: str) -> list[str]:
     """Describe each line of Markdown that is too long. A line that is one link or image can't be broken."""
-    found = []
-    for number, line in prose_lines(text):
-        limit = ROW if is_row(line) else LINE
-        if len(line) > limit and not ALONE.fullmatch(line):
-            found.append(f"line {number} has {len(line)} characters, allowed: {limit}")
-    return found
+    lines = ((number, line) for number, line in prose_lines(text) if not ALONE.fullmatch(line))
+    return too_long(lines, LINE)
+
+
+def long_lines_of_page(text: str) -> list[str]:
+    """Describe each line of a template, script or style sheet that is too long."""
+    return too_long(enumerate(text.splitlines(), 1), PAGE)
+
+
+def too_long(lines: Iterable[tuple[int, str]], limit: int) -> list[str]:
+    return [
+        f"line {number} has {len(line)} characters, allowed: {limit}"
+        for number, line in lines
+        if len(line) > limit
+    ]
 
 
 def markdown_paragraphs(text: str) -> Iterator[str]:

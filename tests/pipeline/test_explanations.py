@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY, Checkout, planned
+from files_table import untold
 from helpers_server import ChatServer, excerpts_of, serving
 
 from crossdiff.explanations import prompts
@@ -73,6 +74,7 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
     )
     assert result.returncode == 0 and len(server.requests) == before
     pd.testing.assert_frame_equal(table, pd.read_parquet(ours.folder / FOLDER / "explanations.parquet"))
+    assert not untold(ours.folder, {"batchtopk", "l1"})
 
 
 def test_what_is_wrong_is_one_clear_line_and_nothing_is_lost(ours: Checkout) -> None:

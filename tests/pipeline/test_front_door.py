@@ -3,9 +3,12 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import Checkout
@@ -60,7 +63,9 @@ def test_a_folder_a_file_and_a_folder_above_give_the_same(layer: Path, tmp_path:
 
 
 def test_codes_are_those_of_the_paper(crosscoder: LoadedCrosscoder, pair: Pair, layer: Path) -> None:
-    """From the files alone: f = ReLU(encoder x + bias), if f times the summed decoder norms exceeds the threshold."""
+    """From the files alone: f = ReLU(encoder x + bias), if f times the summed decoder norms exceeds the
+    threshold.
+    """
     found = pair.activations(CHAT)
     codes = crosscoder.encode(found)
     stored = load_file(layer / "batchtopk/seed0/weights.safetensors")
@@ -119,7 +124,8 @@ def test_every_column_of_the_table_is_described(crosscoder: LoadedCrosscoder) ->
     columns = crosscoder.columns().set_index("column")
     assert list(columns.index) == list(crosscoder.table().columns)
     assert columns.meaning.str.len().min() > 10
-    assert columns.unit["norm_chat"] == "activation" or columns.unit["norm_chat"]
+    assert columns.unit["nu_error"] == "ratio"
+    assert columns.source["nu_error"] == "method.md 9"
 
 
 def test_names_come_from_patterns(crosscoder: LoadedCrosscoder) -> None:
@@ -201,7 +207,7 @@ def test_stale_table(finished: Checkout, tmp_path: Path) -> None:
     shutil.copy(training / "scaling.parquet", training / "betas.parquet")
     assert "was changed after it was made" in line_of(crosscoder.table)
     (training / "betas.parquet").unlink()
-    assert "evaluation" in line_of(crosscoder.table)
+    assert "betas.parquet: not there" in line_of(crosscoder.table)
 
 
 def test_copy_that_is_not_what_its_record_describes(layer: Path, tmp_path: Path) -> None:
@@ -213,11 +219,9 @@ def test_copy_that_is_not_what_its_record_describes(layer: Path, tmp_path: Path)
 
 def test_another_pair_and_another_width(crosscoder: LoadedCrosscoder, pair: Pair) -> None:
     found = pair.activations(QUESTION)
-    other = crossdiff.TextActivations(
-        found.values, found.tokens, found.counts, found.layer, found.names._replace(chat="another")
-    )
+    other = replace(found, names=found.names._replace(chat="another"))
     assert "another" in line_of(lambda: crosscoder.encode(other))
-    deeper = crossdiff.TextActivations(found.values, found.tokens, found.counts, found.layer + 1, found.names)
+    deeper = replace(found, layer=found.layer + 1)
     assert f"layer {found.layer + 1}" in line_of(lambda: crosscoder.encode(deeper))
     assert "shape" in line_of(lambda: crosscoder.encode(found.values[..., :-1]))
     assert "shape" in line_of(lambda: crosscoder.encode(found.values[:, 0]))
@@ -225,7 +229,7 @@ def test_another_pair_and_another_width(crosscoder: LoadedCrosscoder, pair: Pair
 
 
 def test_latent_that_does_not_exist(crosscoder: LoadedCrosscoder, pair: Pair) -> None:
-    allowed = f"allowed: 0 to {crosscoder.latents - 1}"
+    allowed = f"whole numbers, 0 to {crosscoder.latents - 1}"
     assert allowed in line_of(lambda: crosscoder.contexts(crosscoder.latents))
     assert allowed in line_of(lambda: pair.steer(QUESTION, crosscoder, -1, 1.0))
     assert allowed in line_of(lambda: pair.patch(QUESTION, crosscoder, [crosscoder.latents]))
@@ -234,5 +238,123 @@ def test_latent_that_does_not_exist(crosscoder: LoadedCrosscoder, pair: Pair) ->
 def test_no_pair(layer: Path, pair: Pair, tmp_path: Path) -> None:
     assert "found no layer" in line_of(lambda: crossdiff.Pair(tmp_path))
     assert "allowed: 1" in line_of(lambda: crossdiff.Pair(layer.parent, layer=2))
-    assert "tokens" in line_of(lambda: pair.activations(""))
-    assert "tokens" in line_of(lambda: pair.activations("word " * 100_000))
+    assert "not empty" in line_of(lambda: pair.activations(""))
+    for call in (pair.activations, pair.answer):
+        assert "allowed: 1024 in all" in line_of(lambda call=call: call("word " * 100_000))
+    assert "allowed: 1024 in all" in line_of(lambda: pair.answer("hello", new_tokens=1020))
+    assert "whole numbers" in line_of(lambda: crossdiff.Pair(layer.parent, layer="1"))
+
+
+@pytest.mark.parametrize(
+    "chat", [[], "", [{"role": "wizard", "content": "hi"}], [{"role": "user"}], ["hi"], {"role": "user"}]
+)
+def test_what_is_no_chat(pair: Pair, chat: Any) -> None:
+    line_of(lambda: pair.activations(chat))
+
+
+def test_codes_of_another_crosscoder(crosscoder: LoadedCrosscoder, pair: Pair, layer: Path) -> None:
+    other = crossdiff.load(layer / "batchtopk/seed1")
+    codes = other.encode(pair.activations(QUESTION))
+    for call in (crosscoder.top, crosscoder.decode):
+        assert "batchtopk/seed1" in line_of(lambda call=call: call(codes))
+    assert "allowed: what encode gives" in line_of(lambda: crosscoder.top(codes.values))
+
+
+def test_activations_that_are_no_numbers(crosscoder: LoadedCrosscoder, pair: Pair) -> None:
+    values = pair.activations(QUESTION).values
+    values[2, 1, 0] = float("nan")
+    assert "first at token 2" in line_of(lambda: crosscoder.encode(values))
+    assert "allowed: Pair.activations or a tensor" in line_of(lambda: crosscoder.encode(values.numpy()))
+
+
+@pytest.mark.parametrize("latent", ["3", 3.5, True, None, -1, 10**6])
+def test_latent_that_is_no_number_of_one(crosscoder: LoadedCrosscoder, pair: Pair, latent: Any) -> None:
+    for call in (
+        lambda: crosscoder.contexts(latent),
+        lambda: pair.steer(QUESTION, crosscoder, latent, 1.0),
+        lambda: pair.patch(QUESTION, crosscoder, [latent]),
+    ):
+        assert line_of(call).startswith("latent: found")
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, "2"])
+def test_number_of_rows_and_tokens(crosscoder: LoadedCrosscoder, pair: Pair, n: Any) -> None:
+    codes = crosscoder.encode(pair.activations(QUESTION))
+    assert line_of(lambda: crosscoder.top(codes, n)).startswith("n: found")
+    assert line_of(lambda: crosscoder.contexts(3, n)).startswith("n: found")
+    assert line_of(lambda: pair.answer(QUESTION, n)).startswith("new_tokens: found")
+    assert line_of(lambda: pair.steer(QUESTION, crosscoder, 3, 1.0, n)).startswith("new_tokens: found")
+    strength = float("nan")
+    assert line_of(lambda: pair.steer(QUESTION, crosscoder, 3, strength)).startswith("strength: found")
+
+
+def test_numpy_numbers_are_numbers(crosscoder: LoadedCrosscoder, pair: Pair) -> None:
+    assert len(crosscoder.contexts(np.int64(3), np.int32(2))) <= 2
+    latents = pd.Series([3, 5])
+    assert "latents" in set(pair.patch(QUESTION, crosscoder, latents, new_tokens=4).variant)
+
+
+def test_latent_that_never_fired_has_no_contexts(finished: Checkout, tmp_path: Path) -> None:
+    training = finished.copy(tmp_path / "ours").folder / "results/tiny/layer1/batchtopk/seed0"
+    examples = pd.read_parquet(training / "examples.parquet")
+    examples[examples.latent != 3].to_parquet(training / "examples.parquet")
+    contexts = crossdiff.load(training, check=False).contexts(3)
+    assert contexts.empty and list(contexts) == ["peak", "text", "token", "tokens", "activations"]
+
+
+def test_tensors_may_be_changed_and_differentiated(crosscoder: LoadedCrosscoder, pair: Pair) -> None:
+    found = pair.activations(QUESTION)
+    codes = crosscoder.encode(found)
+    codes.values[:, 3] = 0
+    decoded = crosscoder.decode(codes)
+    decoded += 1
+    weight = torch.ones(crosscoder.latents, requires_grad=True)
+    (codes.values @ weight).sum().backward()
+    assert weight.grad is not None and found.values.clone().requires_grad_(True).sum().backward() is None
+
+
+def test_other_ways_to_the_same_folder(
+    crosscoder: LoadedCrosscoder, pair: Pair, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dots, links and relative paths lead to the same results, also after the working folder has changed."""
+    training = layer / "batchtopk/seed0"
+    link = tmp_path / "link"
+    link.symlink_to(training)
+    found = [crossdiff.load(layer / "l1/../batchtopk/seed0"), crossdiff.load(link)]
+    monkeypatch.chdir(training)
+    found += [crossdiff.load("."), crossdiff.load("weights.safetensors"), crossdiff.load("../seed0")]
+    same = crossdiff.Pair("../../..")
+    monkeypatch.chdir(tmp_path)
+    for other in found:
+        assert other.folder.samefile(training)
+        pd.testing.assert_frame_equal(other.table(), crosscoder.table())
+        assert len(other.contexts(int(crosscoder.table().max_activation.argmax()), 1)) == 1
+    assert same.names == pair.names
+
+
+def test_folder_named_results_is_not_always_a_run(layer: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(layer / "batchtopk/seed0", tmp_path / "results/mine/seed0")
+    assert crossdiff.load(copied).latents
+    for record in copied.glob("*.record.json"):
+        record.unlink()
+    assert "no record" in line_of(lambda: crossdiff.load(copied))
+    assert crossdiff.load(copied, check=False).latents
+
+
+@pytest.mark.parametrize("source", ["../typo", "a/..", "~nobody-here/x", "x" * 5000, 3])
+def test_what_is_neither_a_path_nor_a_name(source: Any) -> None:
+    line_of(lambda: crossdiff.load(source))
+
+
+def test_damage_is_one_line_also_without_a_check(finished: Checkout, tmp_path: Path) -> None:
+    ours = finished.copy(tmp_path / "ours")
+    layer = ours.folder / "results/tiny/layer1"
+    training = layer / "batchtopk/seed0"
+    config = training / "config.json"
+    config.write_text(config.read_text().replace('"crosscoder"', '"unheard-of"', 1))
+    assert "code_normalisation: found unheard-of" in line_of(lambda: crossdiff.load(training, check=False))
+    other = crossdiff.load(layer / "l1/seed0", check=False)
+    (layer / "l1/seed0/betas.parquet").write_bytes(b"PAR1")
+    assert "damaged" in line_of(other.table)
+    (layer / "summary.json").write_text("{}")
+    assert "not a summary" in line_of(lambda: crossdiff.Pair(layer.parent, check=False))

@@ -15,8 +15,8 @@ CACHES = "results/activations"
 
 
 def found(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Cache -> modification time and content, of those that are there."""
-    paths = sorted((folder / CACHES).rglob("*.h5"))
+    """Cache -> modification time and content, of those that have their name. A killed job leaves others."""
+    paths = sorted(path for path in (folder / CACHES).rglob("*.h5") if not path.name.startswith("."))
     return {
         path.relative_to(folder / CACHES).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
         for path in paths

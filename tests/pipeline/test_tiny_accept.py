@@ -62,7 +62,7 @@ def test_after_an_edit_of_a_module_that_all_rules_use_nothing_runs_again(ours):
         "accepted"
     }
     assert ours.crossdiff("audit", "--all").returncode == 0
-    assert accepted(ours) == "nothing to accept: the records name the code of today\n"
+    assert accepted(ours) == "nothing to accept: the records name today's code\n"
 
 
 def test_accepted_results_are_exported_with_records_that_say_so(ours, tmp_path):
@@ -84,7 +84,7 @@ def test_one_rule_is_taken_over_and_the_others_are_said(ours):
     said = accepted(ours, "evaluate_crosscoder")
     assert said.startswith("accepted: ") and said.splitlines()[0].endswith(" of evaluate_crosscoder)")
     assert (
-        "not accepted, and snakemake makes them anew" in said
+        "not accepted because their code has changed, so snakemake will rerun them" in said
         and " of compare_crosscoders" in said
         and " of write_report" in said
     )
@@ -125,7 +125,7 @@ def test_other_settings_are_refused_and_nothing_is_written(ours):
     said = accepted(ours, "harvest_activations", "tokenise")  # the costly ones
     assert (
         said.startswith("accepted: ")
-        and "older code also made what they were made from: " in said
+        and "older code also made the inputs of these results: " in said
         and " of prepare_model" in said
     )
     assert "older code also made" not in accepted(

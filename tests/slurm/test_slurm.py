@@ -13,6 +13,7 @@ from on_cluster import PATIENCE, OnCluster, Run, hashes, until
 from crossdiff.cli import main
 from crossdiff.provenance.records import read_record
 from crossdiff.workflow.slurm import clean
+from crossdiff.workflow.watch import report
 
 pytestmark = pytest.mark.slurm
 TRAINED = "results/tiny/layer1/slow/seed0"
@@ -87,6 +88,10 @@ def test_job_cancelled_from_outside_goes_on_where_it_was(
     untrained: OnCluster, without_cluster: OnCluster
 ) -> None:
     run, job = start_training(untrained)
+    assert any(
+        line.startswith("train_crosscoder  ") and f"SLURM job {job};" in line
+        for line in report(untrained.folder)
+    )
     cluster.output("scancel", job)
     until(lambda: state(job) == "CANCELLED")
     untrained.pause(0)

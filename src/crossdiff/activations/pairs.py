@@ -174,8 +174,11 @@ def kept_blocks(
 
 
 def read_summary(path: str | Path) -> Summary:
-    """Read a summary that ``write_summary`` wrote."""
-    return Summary(**read_json(path))
+    """Read a summary that ``write_summary`` wrote. Raises UserError for a file that is none."""
+    try:
+        return Summary(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not a summary of activations ({error})") from error
 
 
 def write_summary(path: str | Path, summary: Summary) -> None:

@@ -154,6 +154,7 @@ class Config(Analysis):
                 f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, "
                 "which are folders of results"
             )
+        self._batches_fill()
         if self.pair.chat.planted is not None and any(
             part is not None for part in (self.causal, self.behaviour, self.steering)
         ):
@@ -187,6 +188,16 @@ class Config(Analysis):
             self._steering_fits(self.steering)
         return self
 
+    def _batches_fill(self) -> None:
+        there = sum(dataset.tokens for dataset in self.datasets.values())
+        for name, crosscoder in self.crosscoders.items():
+            if crosscoder.batch > there:
+                keys = ", ".join(f"datasets.{dataset}.tokens" for dataset in self.datasets)
+                raise ValueError(
+                    f"crosscoders.{name}.batch: found {crosscoder.batch}, must be at most the {there} "
+                    f"training tokens of all data sets; lower it, or raise {keys}"
+                )
+
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:
             raise ValueError(
@@ -217,6 +228,17 @@ class Config(Analysis):
 
         Models are not among them: ``Run.model_files`` checks those.
         """
+        return [
+            f"config: {key}: found {path}, which is not there"
+            for key, path in self.paths()
+            if not Path(path).exists()
+        ]
+
+    def paths(self) -> list[tuple[str, str]]:
+        """(key, path) of every local file or folder that the configuration names, without models.
+
+        Raises UserError for a folder or glob that does not say which texts to read.
+        """
         named = {
             f"datasets.{name}.files": dataset.local_files(f"datasets.{name}")
             for name, dataset in self.datasets.items()
@@ -235,12 +257,33 @@ class Config(Analysis):
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:
             named["explanations.model.folder"] = [self.explanations.model.folder]
-        return [
-            f"config: {key}: found {path}, which is not there"
-            for key, paths in named.items()
-            for path in paths
-            if not Path(path).exists()
-        ]
+        if self.catalogue:
+            named["catalogue"] = [self.catalogue]
+        return [(key, path) for key, paths in named.items() for path in paths]
+
+    @property
+    def least_width(self) -> int:
+        """The smallest d_model of the models at which every crosscoder has the latents that its loss
+        needs.
+        """
+        planted = self.pair.chat.planted
+        if planted and planted.noise:  # the crosscoders never see the models' activations
+            return 1
+        return max(crosscoder.least_width for crosscoder in self.crosscoders.values())
+
+    def check_width(self, d_model: int) -> None:
+        """Raise UserError if a crosscoder has too few latents for its k on activations of width
+        ``d_model``.
+        """
+        planted = self.pair.chat.planted
+        width = planted.noise.d_model if planted and planted.noise else d_model
+        for name, crosscoder in self.crosscoders.items():
+            if width < crosscoder.least_width:
+                latents = f"{crosscoder.expansion} x d_model {width} is {crosscoder.n_latents(width)} latents"
+                raise UserError(
+                    f"config: crosscoders.{name}.k: found more active latents than there are: "
+                    f"expansion {latents}; lower k (and k_max), or raise expansion"
+                )
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""

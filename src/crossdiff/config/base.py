@@ -1,9 +1,9 @@
 """What every section is built from."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from crossdiff.errors import UserError
 
@@ -49,13 +49,31 @@ ByName = AfterValidator(_sorted)
 
 
 class Section(BaseModel):
-    """Base of every section. Unknown keys are errors, text is never read as a number, numbers are finite."""
+    """Base of every section. Unknown keys are errors, text is never read as a number, numbers are finite.
+
+    A section that is left empty in the YAML (``steering:``) stands for one without keys (``steering: {}``).
+    """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False
     )
+    # Whether its sections exclude each other. Then an empty one is not given, and exactly_one says what is
+    # missing.
+    alternatives: ClassVar[bool] = False
     # The rule and the section's key, where a section has only some of its fields.
     _declared_by: tuple[str, str] | None = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or cls.alternatives:
+            return values
+        sections = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if _is_section(field.annotation) and not field.is_required()
+        }
+        return {key: {} if value is None and key in sections else value for key, value in values.items()}
 
     def with_only(self, fields: dict[str, Any], rule: str, key: str) -> Self:
         """A section of this kind with only ``fields``, which ``rule`` declares below ``key``."""
@@ -74,6 +92,12 @@ class Section(BaseModel):
                 return super().__getattr__(name)
             rule, key = self._declared_by
             raise undeclared(rule, f"{key}.{field.alias or name}".lstrip("."))
+
+
+def _is_section(annotation: Any) -> bool:
+    """Whether a field holds a section, or a section or nothing."""
+    options = get_args(annotation) or (annotation,)
+    return any(isinstance(option, type) and issubclass(option, Section) for option in options)
 
 
 def undeclared(rule: str, key: str) -> UserError:

@@ -1,6 +1,6 @@
 """Activations and the crosscoders that are trained on them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,8 @@ class CrosscoderSettings(Section):
 
     # "module:class" of the loss itself. The Snakefile must not import it: it needs torch.
     objective: ClassVar[str]
+    if TYPE_CHECKING:
+        loss: str  # every loss declares its own name, as a Literal
 
     expansion: Annotated[
         PositiveInt | None,
@@ -140,6 +142,11 @@ class CrosscoderSettings(Section):
     def needs_held_out(self) -> bool:
         """Whether training ends with a look at held-out activations."""
         return False
+
+    @property
+    def least_width(self) -> int:
+        """The smallest d_model at which there are as many latents as the loss needs."""
+        return 1
 
     def n_latents(self, d_model: int) -> int:
         """Number of latents for a residual stream of width ``d_model``."""
@@ -227,6 +234,10 @@ class BatchTopKSettings(CrosscoderSettings):
     def needs_held_out(self) -> bool:
         return self.threshold == "held_out"
 
+    @property
+    def least_width(self) -> int:
+        return -(-max(self.k, self.k_max or 0) // self.expansion) if self.expansion else 1
+
     @model_validator(mode="after")
     def _annealing(self) -> "BatchTopKSettings":
         if self.k_max is not None and (self.k_max != self.k) != (self.k_annealing_steps > 0):
@@ -241,8 +252,9 @@ class BatchTopKSettings(CrosscoderSettings):
                 f"k_annealing_steps: found {self.k_annealing_steps}, "
                 f"must be at most the {self.steps} training steps (tokens / batch)"
             )
-        if self.latents is not None and self.k > self.latents:
-            raise ValueError(f"k: found {self.k}, must be at most latents {self.latents}")
+        for name, active in {"k": self.k, "k_max": self.k_max}.items():
+            if self.latents is not None and active is not None and active > self.latents:
+                raise ValueError(f"{name}: found {active}, must be at most latents {self.latents}")
         if self.threshold_start_step >= self.steps:
             raise ValueError(
                 f"threshold_start_step: found {self.threshold_start_step}, "

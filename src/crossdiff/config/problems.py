@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -26,12 +27,19 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
             return f"{key}: missing"
         case "value_error":
             return f"{key}: {context['error']}" if path else str(context["error"])
+        case "string_type" if path[-1] == "[key]":
+            return f"{'.'.join(path[:-2])}: found the name {_unquoted(found)}"
+        case "invalid_key":
+            return f"{'.'.join(path[:-1]) or 'top level'}: found the key {_unquoted(found)}"
         case "union_tag_invalid" | "union_tag_not_found":
             loss = found.get("loss") if isinstance(found, Mapping) else found
             given = "missing" if loss is None else f"found {loss!r}"
             return f"{key}.loss: {given}, allowed: {', '.join(sorted(LOSSES))}"
         case "string_pattern_mismatch":
             message = PATTERNS.get(context["pattern"], problem["msg"])
+        case "string_type":
+            plain = isinstance(found, (bool, int, float, date))
+            message = "text" + (f" (write it in quotes: {_in_quotes(found)})" if plain else "")
         case "model_type" | "dict_type" | "model_attributes_type":
             message = "a section"
         case "too_short":
@@ -42,6 +50,16 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
             message = problem["msg"].removeprefix("Input should be ")
     hint = _number_hint(found, problem["type"])
     return f"{key}: found {found!r} ({_yaml_type(found)}), allowed: {message}{hint}"
+
+
+def _unquoted(found: Any) -> str:
+    """A name that YAML reads as something else than text, and what to write in its place."""
+    return f"{found!r}, which YAML reads as {_yaml_type(found)}; write it in quotes: {_in_quotes(found)}"
+
+
+def _in_quotes(found: Any) -> str:
+    """What a user may have meant by an unquoted word, in quotes."""
+    return {False: '"no" or "off"', True: '"yes" or "on"'}[found] if isinstance(found, bool) else f'"{found}"'
 
 
 def _number_hint(found: Any, problem: str) -> str:

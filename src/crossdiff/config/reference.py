@@ -40,7 +40,8 @@ The path goes from the config to that file: in `configs/` it is `../config.schem
 several keys. They stand in the text of a section, and only the program checks them: it refuses a config that
 breaks one with one line, before any job starts.
 
-- A *required* key has no default. With the default *none* a key, or a whole section, may be left out.
+- A *required* key has no default. With the default none a key, or a whole section, may be left out. A
+  *section with defaults* may be left out too: its keys then have their defaults.
 - NAME is a name of your choice. *Text* is not empty, and numbers are finite. What other texts may hold:
   - *name*: {PATTERNS[NAME]}
   - *word*: {PATTERNS[WORD]}
@@ -112,7 +113,7 @@ def _plain(docstring: str) -> str:
 
 
 def markdown() -> str:
-    """The text of docs/config.md: one table per section, in the order of a config."""
+    """The text of docs/config.md: one list of keys per section, in the order of a config."""
     root = _raw()
     root["properties"] = _own_first(root["properties"], Analysis)  # what is compared, then what is measured
     sections = root["$defs"]
@@ -122,9 +123,8 @@ def markdown() -> str:
     anchors |= {loss: _anchor(EVERY_LOSS) for loss in losses}
 
     def block(heading: str, text: str, keys: Schema, required: list[str]) -> str:
-        rows = [_row(key, value, key in required, sections, anchors) for key, value in keys.items()]
-        head = ["| key | type and bounds | default | unit | what it does |", "| --- " * 5 + "|"]
-        return f"{heading}\n\n{_prose(text)}\n\n" + "\n".join(head + rows)
+        items = [_item(key, value, key in required, sections, anchors) for key, value in keys.items()]
+        return f"{heading}\n\n{_prose(text)}\n\n" + "\n".join(items)
 
     blocks = [INTRO.strip(), block("## Top level", root["description"], root["properties"], root["required"])]
     for name in places:
@@ -197,19 +197,21 @@ def _name(value: Schema) -> str:
     return value.get("$ref", "").rpartition("/")[2]
 
 
-def _row(key: str, value: Schema, required: bool, sections: Schema, anchors: Mapping[str, str]) -> str:
-    cell = f"`{key}`"
+def _item(key: str, value: Schema, required: bool, sections: Schema, anchors: Mapping[str, str]) -> str:
+    """A key with its type and bounds, default and unit, and then what it does."""
+    shown = f"`{key}`"
     if name := _name(next(_options(value))):
-        cell = f"[{cell}](#{anchors[name]})"
+        shown = f"[{shown}](#{anchors[name]})"
         value = {"description": _first_sentence(sections[name]["description"])} | value
-    cells = [
-        cell,
-        _type(value),
-        "*required*" if required else _default(value),
-        value.get("unit", ""),
-        _linked(_plain(value["description"])),
-    ]
-    return f"| {' | '.join(cells)} |"
+    facts = [_type(value) + (" with defaults" if name and not required and "default" not in value else "")]
+    if required:
+        facts.append("*required*")
+    elif "default" in value:
+        facts.append(f"default {_default(value['default'])}")
+    if "unit" in value:
+        facts.append(f"unit {value['unit']}")
+    text = f"- **{shown}**: {', '.join(facts)}. {_linked(_plain(value['description']))}"
+    return _wrapped(text, indent="  ")
 
 
 def _first_sentence(text: str) -> str:
@@ -225,7 +227,8 @@ def _type(value: Schema) -> str:
     if _name(first):
         return "section"
     if choices := first.get("enum", [first["const"]] if "const" in first else []):
-        return ", ".join(f"`{choice}`" for choice in choices)
+        *others, last = [f"`{choice}`" for choice in choices]
+        return f"{', '.join(others)} or {last}" if others else last
     match first["type"]:
         case "array":
             kind, _, bounds = _type(first["items"]).partition(" ")
@@ -236,19 +239,18 @@ def _type(value: Schema) -> str:
         case "string":
             return KINDS.get(first.get("pattern", ""), "text")
         case "boolean":
-            return "`true`, `false`"
+            return "`true` or `false`"
         case kind:
             bounds = ", ".join(f"{sign} {first[bound]:g}" for bound, sign in BOUNDS.items() if bound in first)
             return f"{kind} {bounds}".strip()
 
 
-def _default(value: Schema) -> str:
-    default = value.get("default", "its defaults")
-    if default is None:
+def _default(value: Any) -> str:
+    if value is None:
         return "none"
-    if isinstance(default, float) and len(repr(default)) > 8:
-        return f"{default:.4g}"
-    return default if isinstance(default, str) else json.dumps(default)
+    if isinstance(value, float) and len(repr(value)) > 8:
+        return f"`{value:.4g}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def _anchor(heading: str) -> str:
@@ -257,9 +259,13 @@ def _anchor(heading: str) -> str:
 
 
 def _prose(docstring: str) -> str:
-    paragraphs = _linked(_plain(docstring)).split("\n\n")
-    return "\n\n".join(
-        textwrap.fill(part, WIDTH, break_long_words=False, break_on_hyphens=False) for part in paragraphs
+    return "\n\n".join(map(_wrapped, _linked(_plain(docstring)).split("\n\n")))
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """``text`` in lines of at most ``WIDTH`` characters. ``indent`` stands before each but the first."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -81,6 +81,8 @@ class TextSource(Section):
     the others with ``chats``.
     """
 
+    alternatives = True
+
     kind: Annotated[
         Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]
@@ -125,8 +127,8 @@ class TextSource(Section):
     same_role: Annotated[
         Literal["keep", "merge"],
         about(
-            "Chats: `merge` makes one turn of several in a row with one role, for templates that refuse them. "
-            "`keep` hands them to the template."
+            "Chats: `merge` makes one turn of several in a row with one role, for templates that refuse "
+            "them. `keep` hands them to the template."
         ),
     ] = "keep"
     rewritten: Annotated[
@@ -154,9 +156,10 @@ class TextSource(Section):
         return package
 
     def local_files(self, key: str) -> list[str]:
-        """The local files that ``files`` stands for today: folders and globs are looked up, ``~`` is replaced.
+        """The local files that ``files`` stands for today.
 
-        ``key`` names the data set in errors. Raises UserError as ``text_files.expanded`` does.
+        Folders and globs are looked up, and ``~`` is replaced. ``key`` names the data set in errors. Raises
+        UserError as ``text_files.expanded`` does.
         """
         return expanded(self.files or [], f"{key}.files")
 
@@ -217,16 +220,16 @@ class Tokens(Section):
     chat_template: Annotated[
         Text | None,
         about(
-            "Jinja file with the chat template, or the name of one of the tokenizer's templates. Left out: the "
-            "chat model's own."
+            "Jinja file with the chat template, or the name of one of the tokenizer's templates. Left out: "
+            "the chat model's own."
         ),
     ] = None
     template_arguments: Annotated[
         dict[Annotated[str, Field(pattern=ARGUMENT)], bool | int | float | str],
         AfterValidator(_are_arguments),
         about(
-            "Arguments of the chat template, such as `{enable_thinking: false}`, for every chat that this run "
-            "renders.",
+            "Arguments of the chat template, such as `{enable_thinking: false}`, for every chat that this "
+            "run renders.",
             "argument",
         ),
     ] = Field(default_factory=dict)

@@ -24,7 +24,7 @@ def is_readable(name: str) -> bool:
 
 
 def check_ending(name: str) -> str:
-    """``name``, if its ending is read or if it may stand for other files: a folder, or a glob such as ``data/*``.
+    """Return ``name`` if its ending is read, or if it may stand for other files: a folder or a glob.
 
     Raises ValueError for an unknown ending.
     """

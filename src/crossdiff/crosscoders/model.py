@@ -6,7 +6,7 @@ and 1 = chat. A code f is (batch, latents).
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -251,8 +251,12 @@ def load_crosscoder(
             shape["code_normalisation"],
             shape["precision"],
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{config}: not the configuration of a crosscoder ({error} is missing)") from error
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{config}: not the configuration of a crosscoder ({first_line(error)})") from error
+    for key in ("code_normalisation", "precision"):
+        allowed = get_args(CrosscoderSettings.model_fields[key].annotation)
+        if shape[key] not in allowed:
+            raise UserError(f"{config}: {key}: found {shape[key]}, allowed: {', '.join(allowed)}")
     for key, wanted in (("layer", layer), ("d_model", d_model)):
         if wanted is not None and shape[key] != wanted:
             raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")

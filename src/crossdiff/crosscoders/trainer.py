@@ -270,8 +270,8 @@ def train(
 ) -> Crosscoder:
     """Train a crosscoder and return it on the CPU.
 
-    The CSV file ``training_log`` grows with the training. It gets the loss and its parts, FVE, L0, dead latents
-    and the learning rate. Its column "dead" counts latents that did not fire since the row before.
+    The CSV file ``training_log`` grows with the training. It gets the loss and its parts, FVE, L0, dead
+    latents and the learning rate. Its column "dead" counts latents that did not fire since the row before.
 
     ``held_out`` is needed if the threshold is estimated after training (``settings.needs_held_out``). With a
     ``checkpoint`` an interrupted training goes on where it stopped.

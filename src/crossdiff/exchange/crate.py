@@ -1,4 +1,7 @@
-"""A run as a Workflow Run RO-Crate (Provenance Run profile): files with their digests, jobs with their inputs, outputs and settings."""
+"""Exports a run as a Workflow Run RO-Crate (Provenance Run profile).
+
+The crate has all files with their digests, and all jobs with their inputs, outputs and settings.
+"""
 
 import json
 import mimetypes
@@ -18,38 +21,40 @@ PROFILES = {
     f"https://w3id.org/ro/wfrun/{name}/0.5": f"{name.capitalize()} Run Crate"
     for name in ("process", "workflow", "provenance")
 }
-LICENCE = "The workflow is under the MIT licence (LICENSE). Texts and models, and what was made from them, keep the licences of their sources."
+LICENCE = (
+    "The workflow is under the MIT licence (LICENSE). "
+    "Texts and models, and what was made from them, keep the licences of their sources."
+)
 TREE_HASH = f"{TREE} and the SHA-256 of what this prints: split -b 64M --filter=sha256sum FILE"
 
 
 def export(root: Path, configs: list[Path], target: Path) -> None:
-    """Write the run of a config to the folder ``target``: metadata and copies of all files; only metadata if that is the checkout itself.
+    """Write the run of a config to the folder ``target``: metadata and copies of all files.
 
-    Accepted results go with it: their records and the descriptions of their jobs say that older code made them. Raises UserError when
-    any other file is not verified: a crate vouches for what it holds.
+    If ``target`` is the checkout itself, only metadata are written. Accepted results are exported too. Their
+    records and the descriptions of their jobs say that older code made them. Raises UserError if any other
+    file is not verified, because a crate vouches for what it holds.
     """
     audit = Audit(root, configs)
     nodes: dict[str, Node] = {}
     for output in plan(root, configs):
         if output not in nodes:
             nodes |= audit.chain(output)
-    # What was changed itself before what was made from it.
-    if bad := sorted(
-        (node for node in nodes.values() if node.findings),
-        key=lambda node: node.findings[0].verdict == "input changed since",
-    ):
-        first = bad[0].findings[0]
-        raise UserError(
-            f"{len(bad)} files are not verified, such as {bad[0].path}: {first.verdict} ({first.detail}); run snakemake first"
-        )
+    bad = [node for node in nodes.values() if node.findings]
+    if bad:
+        # Name a file that was changed itself rather than one that was made from it.
+        worst = min(bad, key=lambda node: node.findings[0].verdict == "input changed since")
+        first = worst.findings[0]
+        found = f"such as {worst.path}: {first.verdict} ({first.detail})"
+        raise UserError(f"{len(bad)} files are not verified, {found}; run snakemake first")
     _Crate(root, configs, nodes).crate.write(target)
 
 
 class _Crate:
-    """Builds the crate: files, then the workflow and its steps, then what was run."""
+    """Builds the crate: first the files, then the workflow and its steps, then the jobs that ran."""
 
     def __init__(self, root: Path, configs: list[Path], nodes: dict[str, Node]) -> None:
-        self.root, self.crate = root, ROCrate(version="1.1")  # of the profiles
+        self.root, self.crate = root, ROCrate(version="1.1")  # the version that the profiles need
         self.crate.metadata.extra_terms["sha256"] = "http://schema.org/sha256"
         self.records = {node.record.id: node.record for node in nodes.values() if node.record}
         self.files = {path: self._file_or_folder(node) for path, node in nodes.items()}
@@ -64,7 +69,10 @@ class _Crate:
 
     def _describe(self, pair: str) -> None:
         self.crate.name = f"Crossdiff: {pair}"
-        self.crate.description = "Crosscoders with latent scaling: what fine-tuning did to a language model. Made by a Snakemake workflow."
+        self.crate.description = (
+            "Crosscoders with latent scaling show what fine-tuning did to a language model. "
+            "A Snakemake workflow made them."
+        )
         self.crate.license = self._entity(
             "#licence", "CreativeWork", name="Licences of the parts", description=LICENCE
         )
@@ -100,7 +108,7 @@ class _Crate:
         } | known
 
     def _tree_hash(self, digest: str) -> ContextEntity:
-        """Of a large file, which has no plain SHA-256."""
+        """Add the hash of a large file, which has no plain SHA-256."""
         return self._entity(
             f"#digest/{digest}", "PropertyValue", name="tree hash", value=digest, description=TREE_HASH
         )
@@ -111,7 +119,7 @@ class _Crate:
             record = record_path(node.path).as_posix()
             self._file(record, file_sha256(self.root / record), description=f"record of {node.path}")
         if made is None or made.files is None:
-            return self._file(node.path, node.digest)
+            return self._file(node.path, node.digest or file_sha256(self.root / node.path))
         folder = self.crate.add_dataset(dest_path=node.path, properties={"name": node.path})
         folder["hasPart"] = [self._file(f"{node.path}/{name}", digest) for name, digest in made.files.items()]
         return folder
@@ -122,9 +130,8 @@ class _Crate:
         sources = {
             file: self._file(file, file_sha256(self.root / file), **{"@type": ["File", "SoftwareSourceCode"]})
             for file in [*sorted(code), *rules]
-            if (
-                self.root / file
-            ).exists()  # a loss of another package has its code elsewhere: its record has the digest
+            # The code of a loss from another package lies elsewhere. Its digest is in the record.
+            if (self.root / file).exists()
         }
         self.tools = {rule: sources[f"workflow_scripts/{rule}.py"] for rule in self._rules()}
         self.steps = {
@@ -149,7 +156,7 @@ class _Crate:
         return workflow
 
     def _rules(self) -> list[str]:
-        """The rules that ran, in the order in which they began."""
+        """Return the rules that ran, in the order in which they began."""
         return list(dict.fromkeys(record.rule for record in self._in_order()))
 
     def _in_order(self) -> list[Record]:
@@ -216,8 +223,6 @@ class _Crate:
                 "name": " ".join([record.rule, *record.wildcards.values()]),
                 "startTime": record.run["started"],
                 "endTime": record.run["finished"],
-                "description": "; ".join(
-                    [where, *accepted, "everything else is in the record beside the result"]
-                ),
+                "description": "; ".join([where, *accepted, "the record next to the result has the rest"]),
             },
         )

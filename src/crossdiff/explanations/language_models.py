@@ -209,10 +209,14 @@ class LocalModel:
 
         from crossdiff.models.answers import greedy
         from crossdiff.models.load import load_model
+        from crossdiff.models.thoughts import said, without_thinking
         from crossdiff.models.tokenizers import load_tokenizer
+        from crossdiff.models.turns import end_turns_as
 
         if self._loaded is None:
-            self._loaded = load_model(self.folder, torch.float32), load_tokenizer(self.folder)
+            asker, _ = without_thinking(load_tokenizer(self.folder))
+            self._loaded = load_model(self.folder, torch.float32), asker
+            end_turns_as(*self._loaded)
         model, tokenizer = self._loaded
         try:
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -220,4 +224,5 @@ class LocalModel:
             why = f"no usable chat template ({first_line(error)})"
             raise UserError(f"explanations.model.folder {self.folder}: {why}") from error
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="np")["input_ids"][0]
-        return tokenizer.decode(greedy(model, [ids], longest)[0], skip_special_tokens=True)
+        [answer] = said([ids], greedy(model, [ids], longest), tokenizer)
+        return answer.text

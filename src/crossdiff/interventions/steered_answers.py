@@ -2,61 +2,37 @@
 
 Two parts of the computation do not depend on the change: all blocks up to the layer, and all positions before
 the first changed one. ``read`` computes both once. ``answer`` continues from there for each change, with a
-cache of keys and values.
+cache of keys and values. Only attention has such a cache. Other models read everything again for each token
+(``_answer_by_rereading``).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from crossdiff.interventions.changes import Change, changed, changing
 from crossdiff.models.answers import to_turn_end, turn_ends
-from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import (
+    decoder_layers,
+    head_logits,
+    only_attends,
+    resume_from_layer,
+    run_to_layer,
+)
 from crossdiff.models.padding import padded
-
-
-class Change(NamedTuple):
-    """A change of the layer's output h at a steered token, to h - <h, removed> removed + added."""
-
-    added: Tensor  # (d_model,) float32
-    removed: Tensor  # (d_model,) float32, a unit vector or zero
-
-    @classmethod
-    def nothing(cls, width: int) -> "Change":
-        """Leave residual streams of ``width`` dimensions as they are."""
-        return cls.add(torch.zeros(width))
-
-    @classmethod
-    def add(cls, vector: Tensor) -> "Change":
-        """Add ``vector`` (d_model,)."""
-        return cls(vector, torch.zeros_like(vector))
-
-    @classmethod
-    def ablate(cls, direction: Tensor) -> "Change":
-        """Remove the component along ``direction`` (d_model,), which may have any length."""
-        return cls(torch.zeros_like(direction), direction / direction.norm())
-
-
-def changed(hidden: Tensor, changes: Change, steered: Tensor) -> Tensor:
-    """Change ``hidden`` (rows, positions, d_model) where ``steered`` (rows, positions) is true.
-
-    Each row has its own change: both fields of ``changes`` are (rows, d_model).
-    """
-    added, removed = (part[:, None] for part in changes)
-    new = hidden.float()
-    new = new - (new * removed).sum(dim=2, keepdim=True) * removed + added
-    return torch.where(steered[..., None], new.to(hidden.dtype), hidden)
 
 
 class Read(NamedTuple):
     """Prompts with their follow-ups, as far as a model can read them without knowing the change.
 
-    Blocks up to the layer have read all positions. Later blocks have read the positions before ``cut``.
+    Blocks up to the layer have read all positions. Later blocks have read the positions before ``cut``. Of a
+    model that does not only attend, nothing has been read: ``hidden`` and ``cache`` are empty.
     """
 
     layer: int
@@ -95,6 +71,8 @@ def read(
     cut = min(width - 1, *(width - len(prompt) + first for prompt, first in zip(prompts, start, strict=True)))
     starts = torch.tensor(start, device=model.device)[:, None]
     known = Read(layer, ids, mask, starts, ids, [], cut, follow_up.shape[1])
+    if not only_attends(model):
+        return known._replace(hidden=torch.empty(0))
     cache = DynamicCache()
     inputs = {"past_key_values": cache, "use_cache": True}
     hidden = run_to_layer(model, ids, layer, attention_mask=mask, position_ids=known.position, **inputs)
@@ -147,7 +125,8 @@ def answer(
             torch.stack(part).to(model.device).repeat_interleave(len(known.ids), dim=0)
             for part in zip(*group, strict=True)
         )
-        predicting, tokens = _answer(model, known, Change(added, removed), len(group), new_tokens)
+        answered = _answer if known.cache else _answer_by_rereading
+        predicting, tokens = answered(model, known, Change(added, removed), len(group), new_tokens)
         for part, answers in zip(predicting.chunk(len(group)), tokens.cpu().chunk(len(group)), strict=True):
             yield Answered([to_turn_end(row, ends) for row in answers], part)
 
@@ -191,7 +170,7 @@ def _answer(
     while len(tokens) < new_tokens and not ended.all():
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         place = lengths + len(tokens) - 1
-        with _changing(model, known.layer, changes, place >= start):
+        with changing(model, known.layer, changes, place >= start):
             logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=place, **inputs).logits
         token = logits[:, -1].argmax(dim=1)
         tokens.append(token)
@@ -199,19 +178,35 @@ def _answer(
     return last, torch.stack(tokens, dim=1)
 
 
-@contextmanager
-def _changing(model: PreTrainedModel, layer: int, changes: Change, steered: Tensor) -> Iterator[None]:
-    """Change the output of block ``layer`` inside the context."""
+def _answer_by_rereading(
+    model: PreTrainedModel, known: Read, changes: Change, copies: int, new_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """As ``_answer``, for any model: without a cache, it reads all tokens again for each new one.
 
-    def change(
-        _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]
-    ) -> Tensor | tuple[Tensor, ...]:
-        if isinstance(output, tuple):
-            return changed(output[0], changes, steered), *output[1:]
-        return changed(output, changes, steered)
+    Padding stands on the right, where nothing before it is affected.
+    """
+    both = [row[real.bool()] for row, real in zip(known.ids, known.mask, strict=True)] * copies
+    prompts = [row[: len(row) - known.followed] for row in both]
+    start, end = known.start.repeat(copies, 1), len(decoder_layers(model)) - 1
+    rows = torch.arange(len(both), device=model.device)[:, None]
 
-    handle = decoder_layers(model)[layer].register_forward_hook(change)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def last_streams(sequences: list[Tensor], back: int) -> Tensor:
+        """The last residual streams at the last ``back`` tokens of each sequence, (rows, back, d_model)."""
+        ids = pad_sequence(sequences, batch_first=True)
+        lengths = torch.tensor([[len(sequence)] for sequence in sequences], device=model.device)
+        place = torch.arange(ids.shape[1], device=model.device)
+        with changing(model, known.layer, changes, (place >= start) & (place < lengths)):
+            streams = run_to_layer(model, ids, end)
+        return streams[rows, lengths - back + torch.arange(back, device=model.device)]
+
+    last = last_streams(both, known.followed + 1)
+    ends = torch.tensor(turn_ends(model), device=model.device)
+    token = head_logits(model, last[:, 0]).argmax(dim=1)
+    tokens, ended = [token], torch.isin(token, ends)
+    while len(tokens) < new_tokens and not ended.all():
+        said = torch.stack(tokens, dim=1)
+        read_again = [torch.cat(parts) for parts in zip(prompts, said, strict=True)]
+        token = head_logits(model, last_streams(read_again, 1)[:, 0]).argmax(dim=1)
+        tokens.append(token)
+        ended |= torch.isin(token, ends)
+    return last, torch.stack(tokens, dim=1)

@@ -23,7 +23,7 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.config import CHAT, SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
-from crossdiff.interventions.steered_answers import Change
+from crossdiff.interventions.changes import Change
 from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.padding import padded

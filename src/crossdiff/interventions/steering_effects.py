@@ -13,8 +13,9 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.intervals import RESAMPLES, central_95, draw_counts, wilson
+from crossdiff.interventions.changes import Change
 from crossdiff.interventions.patching import kl_from_chat
-from crossdiff.interventions.steered_answers import Change, answer, read
+from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.interventions.steering import (
     Asked,
     Condition,
@@ -26,6 +27,8 @@ from crossdiff.interventions.steering import (
 from crossdiff.models.answers import answer_nats, turn_ends
 from crossdiff.models.padding import padded
 from crossdiff.models.refusals import is_refusal
+from crossdiff.models.thoughts import said, without_thinking
+from crossdiff.models.turns import end_turns_as
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +60,13 @@ def steering(
 
     ``name`` is the crosscoder's name in the config. ``requests_file`` is the parsed file. Its training
     requests choose the refusal-related latent among the ``top`` most chat-leaning ones. Its held-out requests
-    measure. Raises UserError if a named latent does not exist or never fired, and as ``refusal_latents``
+    measure. Thinking is switched off if the chat template can do so. Answers also end where the template
+    ends a turn. Raises UserError if a named latent does not exist or never fired, and as ``refusal_latents``
     does.
     """
     check_latents(named, crosscoder, name)
+    tokenizer, _ = without_thinking(tokenizer)
+    end_turns_as(chat, tokenizer)
     train, held_out = (
         Asked.of(requests_file, part, settings.phrasings, tokenizer) for part in ("train", "held_out")
     )
@@ -98,7 +104,8 @@ def steer(
     Columns, after those of the condition:
 
     - requests (harmful or benign), question
-    - answer (text), refused
+    - answer (as a reader sees it, without thoughts), refused
+    - unfinished: whether the answer is nothing but an unfinished thought
     - tokens: number of the answer's tokens, without the end of the turn
     - cut: whether the answer reached ``answer_tokens``
     - kl: KL(p_chat || p_steered) in nats, mean over the first tokens of the unsteered answer, which both
@@ -117,15 +124,16 @@ def steer(
         own = found.predicting[counts.to(found.predicting.device)]
         expected = own if expected is None else expected  # the first condition changes nothing
         contents = [ids[~np.isin(ids, ends)] for ids in found.answers]
-        texts = tokenizer.batch_decode([ids.tolist() for ids in contents], skip_special_tokens=True)
+        seen = said(prompts, contents, tokenizer)
         parts.append(
             pd.DataFrame(
                 condition.columns()
                 | {
                     "requests": asked.kind,
                     "question": asked.question,
-                    "answer": texts,
-                    "refused": [is_refusal(text) for text in texts],
+                    "answer": [answer.text for answer in seen],
+                    "refused": [is_refusal(answer.text) for answer in seen],
+                    "unfinished": [answer.unfinished for answer in seen],
                     "tokens": [len(ids) for ids in contents],
                     "cut": [len(a) == len(b) for a, b in zip(found.answers, contents, strict=True)],
                     "kl": _mean_per_row(kl_from_chat(chat, expected, [own])[:, 0], counts),
@@ -163,7 +171,8 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     - requests: harmful or benign
     - asked, refused: numbers of requests
-    - rate, low, high: refused / asked, and its 95 % interval (Wilson)
+    - unfinished: number of answers that are nothing but an unfinished thought
+    - rate, low, high: refused / (asked - unfinished), and its 95 % interval (Wilson)
     - cut: number of answers that reached the longest length
     - kl: mean over requests, in nats
     - length: mean number of tokens
@@ -173,11 +182,12 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
     """
     rows = []
     for condition, group in answers.groupby([*CONDITION, "requests"], sort=False, dropna=False):
-        asked, refused = len(group), int(group.refused.sum())
-        rate, low, high = map(float, wilson(refused, asked))
+        asked, refused, unfinished = len(group), int(group.refused.sum()), int(group.unfinished.sum())
+        rate, low, high = map(float, wilson(refused, asked - unfinished))
         row = dict(zip([*CONDITION, "requests"], condition, strict=True))
         row |= {"asked": asked, "refused": refused, "rate": rate, "low": low, "high": high}
-        rows.append(row | {"cut": int(group.cut.sum())} | _bootstrapped(group, seed))
+        row |= {"unfinished": unfinished, "cut": int(group.cut.sum())}
+        rows.append(row | _bootstrapped(group, seed))
     return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
 
 

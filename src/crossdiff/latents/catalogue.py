@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from crossdiff.config.base import NonNegativeInt, Section
 from crossdiff.config.problems import describe
-from crossdiff.errors import UserError, first_line
+from crossdiff.config.yaml_files import read_yaml
+from crossdiff.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,10 +59,7 @@ def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[
     - two entries name the same latent
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        entries = Catalogue.model_validate(values).model_dump()["latents"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a readable YAML file ({first_line(error)})") from error
+        entries = Catalogue.model_validate(read_yaml(path)).model_dump()["latents"]
     except ValidationError as error:
         lines = (f"{path}: {describe(problem, Catalogue)}" for problem in error.errors())
         raise UserError("\n".join(lines)) from error

@@ -1,8 +1,9 @@
 """Greedy answers of a model to prompts: each token is the most likely one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, run_to_layer
+from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, only_attends, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.thoughts import without_thinking
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES, Chat, Text
@@ -30,7 +32,8 @@ def greedy(
 ) -> list[np.ndarray]:
     """The ids that ``model`` adds to each prompt (tokens,), up to and including the end of its turn.
 
-    Each answer has at most ``new_tokens`` ids. ``batch`` prompts of similar length run at a time.
+    Each answer has at most ``new_tokens`` ids. At most ``batch`` prompts run at a time. They have similar
+    lengths, or equal ones if the model does not only attend (``models.forward.only_attends``).
     """
     ends = torch.tensor(turn_ends(model))
     # A copy with the same weights gets settings of its own. Otherwise generate() would take settings that are
@@ -42,10 +45,8 @@ def greedy(
         eos_token_id=ends.tolist() or None,
         pad_token_id=int(ends[0]) if len(ends) else 0,
     )
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     found: dict[int, np.ndarray] = {}
-    for first in range(0, len(order), batch):
-        group = order[first : first + batch]
+    for group in _together([len(prompt) for prompt in prompts], batch, pad=only_attends(model)):
         ids, real = padded([prompts[i] for i in group], "left")
         inputs = {"input_ids": ids.to(model.device), "attention_mask": real.long().to(model.device)}
         new = plain.generate(**inputs)[:, ids.shape[1] :].cpu()
@@ -53,6 +54,14 @@ def greedy(
             found[i] = to_turn_end(row, ends)
         log.info("%d of %d answers", len(found), len(prompts))
     return [found[i] for i in range(len(prompts))]
+
+
+def _together(lengths: Sequence[int], batch: int, pad: bool) -> Iterator[list[int]]:
+    """Numbers of sequences in groups of at most ``batch``, by length. Without ``pad``, of equal lengths."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    for _, alike in groupby(order, key=lambda i: None if pad else lengths[i]):
+        numbers = list(alike)
+        yield from (numbers[first : first + batch] for first in range(0, len(numbers), batch))
 
 
 def turn_ends(model: PreTrainedModel) -> list[int]:
@@ -84,7 +93,13 @@ def answer_nats(
     nonempty = [row for row in pairs.values() if len(answers[row])]
     order = sorted(nonempty, key=lambda row: (len(answers[row]), row))
     found = np.zeros(len(answers))
-    if order:
+    if order and not only_attends(model):
+        for start in range(0, len(order), batch):
+            group = order[start : start + batch]
+            found[group] = _nats_of_whole(
+                model, [prompts[row] for row in group], [answers[row] for row in group]
+            )
+    elif order:
         in_order = [distinct[prompt] for prompt in range(len(distinct))]
         ids, mask = (part.long().to(model.device) for part in padded(in_order, "left"))
         cache = DynamicCache()
@@ -103,6 +118,17 @@ def answer_nats(
             read = [(keys[chosen], values[chosen]) for keys, values, _ in cache]
             found[group] = _nats(model, mask[chosen], read, last[chosen], [answers[row] for row in group])
     return np.array([found[pairs[pair]] for pair in pair_of])
+
+
+def _nats_of_whole(
+    model: PreTrainedModel, prompts: list[np.ndarray], answers: list[np.ndarray]
+) -> np.ndarray:
+    """-log p in nats of each answer after its prompt, (answers,). Every prompt is read with its answer."""
+    whole = [np.concatenate(both) for both in zip(prompts, answers, strict=True)]
+    ids, real = padded(whole)
+    said = real & (torch.arange(ids.shape[1]) >= torch.tensor([[len(prompt)] for prompt in prompts]))
+    residual = run_to_layer(model, ids.to(model.device), len(decoder_layers(model)) - 1)
+    return _summed(model, residual[:, :-1][said[:, 1:].to(model.device)], ids[said], said)
 
 
 def _nats(
@@ -131,13 +157,21 @@ def _nats(
         }
         after = run_to_layer(model, asked, len(read) - 1, past_key_values=cache, use_cache=True, **inputs)
         residual = torch.cat([last, after], dim=1)
-    residual, targets = residual[real.to(model.device)], ids[real].to(model.device)
+    return _summed(model, residual[real.to(model.device)], ids[real], real)
+
+
+def _summed(model: PreTrainedModel, residual: Tensor, targets: Tensor, said: Tensor) -> np.ndarray:
+    """-log p in nats of ``targets`` (tokens,), summed over each row of ``said``: (rows,).
+
+    ``residual`` (tokens, d_model) predicts them. They stand at the true places of ``said`` (rows, positions).
+    """
+    targets = targets.to(model.device)
     nats = [
         functional.cross_entropy(head_logits(model, part).float(), wanted, reduction="none")
         for part, wanted in zip(residual.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
     ]
     return np.bincount(
-        real.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(answers)
+        said.nonzero()[:, 0].numpy(), weights=torch.cat(nats).double().cpu().numpy(), minlength=len(said)
     )
 
 
@@ -152,13 +186,14 @@ def openings(
     """The first ``count`` different openings of a data set's validation chats: (document id, sequence).
 
     An opening is a chat up to its first user turn. The sequence ends with the header of an assistant's turn,
-    so that a model can answer. Openings of more than ``longest`` tokens are left out, and so are those that the
-    template refuses.
+    so that a model can answer. Thinking is switched off if the template can do so. Openings of more than
+    ``longest`` tokens are left out, and so are those that the template refuses.
 
     Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings.
     """
     if source.kind != "chats":
         raise UserError(f"datasets.{name}.kind: found {source.kind}, prompts are taken from chats")
+    tokenizer, _ = without_thinking(tokenizer)
     found: dict[int, TokenSequence] = {}
     for number, _, text in split_texts(source, name, "validation", archive):
         opening = _opening(text)

@@ -18,5 +18,5 @@ def load_chat_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: not a usable tokenizer folder ({first_line(error)})") from error

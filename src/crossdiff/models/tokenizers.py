@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from crossdiff.config import Tokens
 from crossdiff.errors import UserError, first_line
-from crossdiff.texts.templates import with_arguments
+from crossdiff.models.chat_templates import with_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -41,10 +41,9 @@ def write_chat_tokenizer(
 ) -> None:
     """Write the tokenizer that renders chats to ``folder``.
 
-    It is the tokenizer of the folder ``origin``, with another chat template (the file ``template``) if there is
-    one. The template's name and arguments, and the date, come from ``settings``. Raises UserError if there is no
-    chat template, or none that Jinja can read.
-    """
+    It is the tokenizer of the folder ``origin``, with another chat template (the file ``template``) if there
+    is one. The template's name and arguments, and the date, come from ``settings``. Raises UserError if there
+    is no chat template, or none that Jinja can read."""
     settings = settings or Tokens()
     tokenizer = load_tokenizer(origin)
     if template is not None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from crossdiff.errors import UserError
 from crossdiff.provenance.storage import atomic_path
 
 FOLDER = Path(".snakemake/crossdiff")
@@ -24,11 +25,13 @@ class JsonCache(dict[str, Any]):
         self._changed = True
 
     def save(self) -> None:
-        """Write the file if anything is new. Does nothing if the folder can't be written to."""
+        """Write the file if anything is new. Does nothing if it can't be written, as in a read-only
+        folder.
+        """
         if self._changed:
             try:
                 with atomic_path(self.path) as temporary:
                     temporary.write_text(json.dumps(self))
-            except PermissionError:
+            except (OSError, UserError):  # read-only, or full: the next process finds out again
                 return
             self._changed = False

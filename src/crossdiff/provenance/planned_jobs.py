@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from crossdiff.config import load
 from crossdiff.config.text_files import expanded
-from crossdiff.errors import UserError, first_line
+from crossdiff.config.yaml_files import read_yaml
+from crossdiff.errors import UserError
 from crossdiff.provenance import code, trust
 from crossdiff.provenance.json_cache import FOLDER
 from crossdiff.provenance.storage import atomic_path
@@ -41,19 +40,16 @@ class PlannedJob(NamedTuple):
 def read_config(paths: list[Path]) -> dict[str, Any]:
     """The values of config files, each merged into those before it, as Snakemake merges them.
 
-    Raises UserError for a file that can't be read, or that does not hold keys and their values.
+    Raises UserError for a file that can't be read, that does not hold keys and their values, or in which a
+    key stands twice.
     """
     values: dict[str, Any] = {}
     for path in paths:
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                what = "nothing" if found is None else type(found).__name__
-                raise ValueError(f"found {what}, allowed: keys and their values")
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: can't be read as a config ({first_line(error)}); name another with --configfile"
-            ) from None
+        found = read_yaml(path)
+        if not isinstance(found, dict):
+            what = "nothing" if found is None else type(found).__name__
+            allowed = "keys and their values; name a config with --configfile"
+            raise UserError(f"{path}: can't be read as a config: found {what}, allowed: {allowed}")
         _merge(values, found)
     return values
 
@@ -66,13 +62,15 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
             values[key] = value
 
 
-def state(values: Mapping[str, Any], root: Path) -> str:
+def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> str:
     """Digest of all that decides which jobs there are.
 
     That is the config, the rules, the modules that rules use, and the names of the files in local model
-    folders and in folders and globs of texts.
+    folders and in folders and globs of texts. ``home`` is the folder of the Snakefile if it is not
+    ``root``, in which the run works.
     """
-    rules = [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]
+    home = home or root
+    rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
     names = ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")
     modules = code.closure([code.LIBRARY / f"{name}.py" for name in names])
     folders = [(values.get("pair", {}).get(model) or {}).get("folder") for model in ("base", "chat")]
@@ -99,11 +97,14 @@ def _text_files(source: Mapping[str, Any], root: Path) -> list[str]:
         return []
 
 
-def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -> None:
+def start(
+    workflow: "Workflow", folders: list[str], values: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
     """Prepare records, trust and plan. Called at the end of the Snakefile, before the DAG is built.
 
     ``folders`` contain the results that jobs of this run may read or make. The first one contains the results
-    of this run alone. ``values`` are those of the config.
+    of this run alone. ``given`` are the values of the config files. In ``values``, paths of files that come
+    with the workflow are where this run finds them.
     """
     # Jobs see the values of the config but not its files, which their records name.
     os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
@@ -115,7 +116,7 @@ def start(workflow: "Workflow", folders: list[str], values: Mapping[str, Any]) -
         _finish,
         workflow,
         values,
-        state(values, Path()),
+        state(given, Path(), Path(workflow.basedir)),
         [path for path in results if path.startswith(f"{folders[0]}/")],
     )
 
@@ -137,8 +138,12 @@ def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: 
         found = f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}"
         print(f"{found}; crossdiff audit --all names them.", file=sys.stderr)
     if _read(PLAN)[0] != now:
-        with atomic_path(PLAN) as temporary:
-            temporary.write_text(now + "\n" + json.dumps({output: _job(job) for output, job in jobs.items()}))
+        told = {output: _job(job) for output, job in jobs.items()}
+        try:
+            with atomic_path(PLAN) as temporary:
+                temporary.write_text(now + "\n" + json.dumps(told))
+        except UserError as error:
+            print(error, file=sys.stderr)
 
 
 def _job(job: Any) -> PlannedJob:
@@ -161,14 +166,16 @@ def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
     Asks Snakemake, which takes some seconds, only if config or rules have changed since the last run.
     Raises UserError if there is no workflow, or if Snakemake can't plan.
     """
-    if not (root / "Snakefile").exists():
+    home = root if (root / "Snakefile").exists() else code.ROOT
+    if home != root and not (root / ".snakemake/log").exists():  # Snakemake has not run here either
         compared = "results can be compared with their records, but not with config and code"
         raise UserError(f"{root}: no Snakefile here, so {compared}")
-    wanted = state(read_config([root / path for path in configs]), root)
+    wanted = state(read_config([root / path for path in configs]), root, home)
     now, jobs = _read(root / PLAN)
     if now != wanted:
         snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet"]
-        command = [*snakemake, "--configfile", *map(str, configs)]
+        elsewhere = [] if home == root else ["--snakefile", str(home / "Snakefile")]
+        command = [*snakemake, *elsewhere, "--configfile", *map(str, configs)]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         now, jobs = _read(root / PLAN)
         if now != wanted:

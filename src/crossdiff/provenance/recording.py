@@ -49,7 +49,7 @@ def recording(snakemake: Any) -> Iterator[None]:
     found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
     inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
     identity = record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output))
-    job = storage.CurrentJob(identity, frozenset(snakemake.output), {})
+    job = storage.CurrentJob(identity, frozenset(snakemake.output), {}, {})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -63,7 +63,8 @@ def recording(snakemake: Any) -> Iterator[None]:
                 f"{entry.path}: changed while the job ran, so what was read can't be known; run again"
             )
     outputs = [RecordedFile.of(name, path, _written(path, job)) for name, path in _named(snakemake.output)]
-    facts = _facts(snakemake, started) | {"recording_seconds": round(before + time.perf_counter() - clock, 3)}
+    facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
+    facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
     record = Record(job.record, snakemake.rule, wildcards, params, code, inputs, outputs, facts)
     for output in snakemake.output:
         write_record(output, record)

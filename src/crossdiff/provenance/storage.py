@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ class CurrentJob(NamedTuple):
     record: str  # id of its record
     outputs: frozenset[str]
     written: dict[str, Content]  # output -> its content, hashed before it got its final name
+    loaded: dict[str, dict[str, Any]]  # folder of each model that the job loaded -> what was loaded
 
 
 # Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.
@@ -52,13 +55,13 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
 
     Works for files and for folders. The temporary name is unique, so two writers of one output cannot mix
     their bytes: the last to finish wins, with a whole file. Within a job, an output is hashed before it gets
-    its name. Raises UserError if the disk is full.
+    its name. Raises UserError if the disk or a quota is full, and if the folder can't be written to.
     """
     job = current_job
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         hashed = content(temporary) if job and str(final) in job.outputs else None
         if temporary.is_dir():
@@ -68,12 +71,9 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
         # The stamp is taken again, because a rename sets the change time.
         if job and hashed and (renamed := stamp(final)):
             job.written[str(final)] = hashed._replace(stamp=renamed)
-    except OSError as error:
-        if _disk_is_full(error, final.parent):
-            free = shutil.disk_usage(final.parent).free
-            raise UserError(
-                f"{final}: the disk is full ({free / 1e6:,.0f} MB left); free some space and run again"
-            ) from error
+    except Exception as error:  # writers have errors of their own, such as SafetensorError
+        if told := not_written(error, final):
+            raise told from error
         raise
     finally:
         if temporary.is_dir():
@@ -104,9 +104,33 @@ def _replace_folder(temporary: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _disk_is_full(error: OSError, folder: Path) -> bool:
-    # HDF5 reports a failed write as a bare OSError whose text holds the errno.
-    return error.errno == errno.ENOSPC or "errno = 28" in str(error) or "No space left" in str(error)
+def not_written(error: BaseException, path: Path) -> UserError | None:
+    """What a user can do if ``error`` means that ``path`` could not be written. None for any other error."""
+    numbers, folder = set(_numbers(error)), _existing(path.parent)
+    again = "and run again; what is finished stays"
+    if errno.ENOSPC in numbers:
+        free = shutil.disk_usage(folder).free / 1e6
+        return UserError(f"{path}: the disk is full ({free:,.0f} MB left); free some space {again}")
+    if errno.EDQUOT in numbers:
+        return UserError(f"{path}: the disk quota is used up; free some of your space {again}")
+    if numbers & {errno.EROFS, errno.EACCES, errno.EPERM} and not os.access(folder, os.W_OK):
+        return UserError(f"{path}: the folder {folder} can't be written to; make it writable {again}")
+    return None
+
+
+def _numbers(error: BaseException | None) -> Iterator[int]:
+    """The system's numbers of an error and of those that it came from. None come from a UserError."""
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno is not None:
+            yield error.errno
+        # HDF5 and safetensors give the number in the text alone.
+        yield from map(int, re.findall(r"(?:errno = |os error )(\d+)", str(error)))
+        error = error.__cause__ or error.__context__
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
 
 
 def write_json(path: str | Path, value: Any) -> None:

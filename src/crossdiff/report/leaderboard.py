@@ -1,4 +1,4 @@
-"""The leaderboard page: scores on planted concepts, and what the paper's claims come to."""
+"""The leaderboard page shows scores on planted concepts and verdicts on the paper's claims."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def render(
     figures: Sequence[ShownFigure],
     template: str,
 ) -> str:
-    """The page as HTML. ``recorded``: settings from the records of the files shown."""
+    """Return the page as HTML. ``recorded`` are the settings in the records of the files that it shows."""
     read = {Path(path).stem: pd.read_csv(path) for path in tables}
     return page_template(template).render(
         record=" ".join(record_mark().values()),

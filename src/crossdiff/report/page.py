@@ -1,4 +1,4 @@
-"""The report: one HTML page, everything inlined, so that it opens from disk and can be mailed."""
+"""The report is one HTML page with everything inlined, so that it opens from disk and can be mailed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +17,15 @@ from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.texts.chats import CONTENT
 
-# Below this many confirmed latents a difference between losses can be chance; the page says so.
+# With fewer confirmed latents a difference between losses can be chance. The page says so.
 FEW_LATENTS = 5
 
 
 class Inputs(NamedTuple):
-    """Paths of everything that the page shows, what their records say, and how much is shown; mappings go from crosscoder name to path."""
+    """Paths of everything that the page shows, the settings in their records, and how much is shown.
+
+    Mappings go from crosscoder name to path.
+    """
 
     recorded: RecordedSettings
     shown: Report
@@ -35,14 +38,14 @@ class Inputs(NamedTuple):
     betas: Mapping[str, str]
     examples: Mapping[str, str]
     figures: list[ShownFigure]
-    sections: list[str]  # of the page, in order
+    sections: list[str]  # sections of the page, in order
     names: str | None = None
-    seed: int = 0  # that all of these are of
+    seed: int = 0  # the seed of all these files
     steering: SteeringInputs | None = None
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
-    """The page as HTML. All text that comes from data is escaped by the template engine."""
+    """Return the page as HTML. The template engine escapes all text that comes from data."""
     tokenizer = load_chat_tokenizer(inputs.tokenizer)
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
@@ -76,26 +79,29 @@ def render(inputs: Inputs, template: str | Path) -> str:
 
 
 def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: float) -> list[str]:
-    """What the run is too small, or too weak, to conclude."""
+    """Return one sentence for everything that the run is too small, or too weak, to conclude."""
     found = []
     for name, evaluation in evaluations.items():
         chat_only, sure = evaluation["classes"]["chat-only"], evaluation["chat_only_confirmed"]
         if chat_only == 0:
             largest = number(evaluation["largest_norm_difference"])
             found.append(
-                f"{name}: no latent reaches a relative decoder norm difference of {chat_only_above} (the largest is {largest}). "
-                "Nothing here is chat-only by this threshold; only ranks can be read."
+                f"{name}: no latent reaches a relative decoder norm difference of {chat_only_above} "
+                f"(the largest is {largest}). By this threshold nothing is chat-only, "
+                "and only ranks can be compared."
             )
         elif sure < FEW_LATENTS:
             found.append(
-                f"{name}: latent scaling confirms {sure} of {chat_only} chat-only latents. So few can't carry a comparison of losses."
+                f"{name}: latent scaling confirms {sure} of {chat_only} chat-only latents. "
+                "These are too few to compare losses."
             )
         dead = evaluation["classes"]["dead"] / evaluation["latents"]
         if dead > 0.25:
             found.append(f"{name}: {percent(dead)} of the latents never fire on held-out text.")
         if min(evaluation["fve_base"], evaluation["fve_chat"]) < 0.6:
             found.append(
-                f"{name}: less than 60 % of the variance is explained; what is left out may hold the difference."
+                f"{name}: the crosscoder explains less than 60 % of the variance. "
+                "The rest may hold the difference."
             )
     return found
 
@@ -104,38 +110,32 @@ class Token(NamedTuple):
     """A token of an example, as the page shows it."""
 
     text: str
-    strength: float  # activation over the latent's largest, 0 to 1
+    strength: float  # activation divided by the latent's largest one, 0 to 1
     activation: float
     is_template: bool
 
 
 def _latents(
-    betas: pd.DataFrame, examples: str, tokenizer, shown: Report, names: Mapping[int, str]
+    betas: pd.DataFrame, examples: str, tokenizer: Any, shown: Report, names: Mapping[int, str]
 ) -> list[dict[str, Any]]:
     top = most_chat_leaning(betas, shown.latents)
-    strongest = pd.read_parquet(
-        examples, filters=[("strongest", "==", True), ("latent", "in", top.latent.tolist())]
-    )
+    wanted = [("strongest", "==", True), ("latent", "in", top.latent.tolist())]
+    strongest = pd.read_parquet(examples, filters=wanted)
     by_latent = {latent: group.head(shown.examples) for latent, group in strongest.groupby("latent")}
     rows = []
     for row in top.to_dict("records"):
         found = by_latent.get(row["latent"])
         largest = found.peak.max() if found is not None else 1.0
-        contexts = (
-            [] if found is None else [_tokens(example, largest, tokenizer) for example in found.itertuples()]
-        )
+        examples_of = [] if found is None else found.itertuples()
+        contexts = [_tokens(example, largest, tokenizer) for example in examples_of]
         rows.append(row | {"contexts": contexts, "name": names.get(row["latent"], "")})
     return rows
 
 
-def _tokens(example: Any, largest: float, tokenizer) -> list[Token]:
+def _tokens(example: Any, largest: float, tokenizer: Any) -> list[Token]:
     texts = [tokenizer.decode([token]) for token in example.tokens]
+    values = zip(texts, example.activations, example.template, strict=True)
     return [
-        Token(
-            text.replace("\n", "\u21b5"),
-            float(activation / largest),
-            float(activation),
-            bool(part != CONTENT),
-        )
-        for text, activation, part in zip(texts, example.activations, example.template, strict=True)
+        Token(text.replace("\n", "\u21b5"), float(value / largest), float(value), bool(part != CONTENT))
+        for text, value, part in values
     ]

@@ -1,4 +1,4 @@
-"""The paper's headline values beside a run's own (arXiv 2504.02922)."""
+"""The paper's headline values (arXiv 2504.02922) next to those of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,9 +26,10 @@ def is_papers_run(published: Mapping[str, Any], base: str | None, chat: str | No
 def quantities(
     evaluation: Mapping[str, Any], twins: pd.Series, template_tokens: pd.DataFrame, kl: pd.DataFrame | None
 ) -> dict[str, float]:
-    """Every quantity of data/paper.yaml, and some more of its kind, as one crosscoder has them.
+    """Return every quantity of data/paper.yaml, and some more like them, for one crosscoder.
 
-    ``twins`` and ``template_tokens`` are its rows of tables/twins.csv and tables/template_tokens.csv, ``kl`` its kl.csv.
+    ``twins`` and ``template_tokens`` are its rows of tables/twins.csv and tables/template_tokens.csv. ``kl``
+    is its kl.csv.
     """
     classes = evaluation["classes"]
     share = template_tokens.set_index("set").loc["chat-only"]
@@ -64,13 +65,15 @@ def quantities(
 def comparison(
     runs: Mapping[str, Mapping[str, float]], losses: Mapping[str, str], published: Mapping[str, Any] | None
 ) -> pd.DataFrame:
-    """One row per quantity: ours for every crosscoder and, of the paper's own run, the published value for its loss (else NaN)."""
+    """Return one row per quantity: the value of every crosscoder, and the published value for its loss.
+
+    Published values are NaN unless the run is the paper's.
+    """
     values = published["values"] if published else {}
     columns: dict[str, list[float]] = {}
     names = list(next(iter(runs.values())))
     for crosscoder, run in runs.items():
         columns[crosscoder] = [run[name] for name in names]
-        columns[f"paper_{losses[crosscoder]}"] = [
-            values.get(name, {}).get(losses[crosscoder], np.nan) for name in names
-        ]
+        loss = losses[crosscoder]
+        columns[f"paper_{loss}"] = [values.get(name, {}).get(loss, np.nan) for name in names]
     return pd.DataFrame({"quantity": names} | columns)

@@ -1,4 +1,7 @@
-"""The page's section on steering: which latents and why, what they did beside their controls, and answers before and after."""
+"""The page's section on steering: which latents were steered and why, and what they and their controls did.
+
+It also shows answers before and after.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,13 +12,13 @@ import pandas as pd
 from crossdiff.latents.labels import latent_label
 
 ABLATED = "ablated"
-FEW_REQUESTS = 20  # below, even 0 or all of them leave a rate's 95 % interval 16 points wide
-SHOWN = 3  # requests of each kind
-ODD = 2  # times the perplexity of unsteered answers, from which on the steered ones are called odd
+FEW_REQUESTS = 20  # with fewer, even a rate of 0 or 1 has a 95 % interval at least 16 points wide
+SHOWN = 3  # requests of each kind that are shown
+ODD = 2  # answers are called odd above this multiple of the unsteered answers' perplexity
 
 
 class SteeringInputs(NamedTuple):
-    """Paths; mappings go from crosscoder name to path."""
+    """Paths of the steering tables. Mappings go from crosscoder name to path."""
 
     effects: Mapping[str, str]
     candidates: Mapping[str, str]
@@ -23,60 +26,65 @@ class SteeringInputs(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """Where a latent's refusals of one kind of request differ most from its controls', in the direction that refusal predicts."""
+    """The change under which a latent's refusals of one kind of request differ most from its controls'.
+
+    The difference counts in the expected direction: fewer refusals of harmful requests, more of benign ones.
+    """
 
     requests: str
     change: str  # a strength such as "+2", or ABLATED
     steered: dict[str, Any]  # rows of the effects
     unsteered: dict[str, Any]
-    controls: list[int]  # requests that each control has refused under this change
+    controls: list[int]  # number of requests refused under this change, for each control
 
     @property
     def surely(self) -> bool:
-        """Whether the 95 % interval lies apart from that of the unsteered model, and no control goes as far."""
+        """Whether the 95 % interval lies apart from the unsteered model's, and no control goes as far."""
+        refused = self.steered["refused"]
         if self.requests == "harmful":
             return self.steered["high"] < self.unsteered["low"] and all(
-                refused > self.steered["refused"] for refused in self.controls
+                one > refused for one in self.controls
             )
-        return self.steered["low"] > self.unsteered["high"] and all(
-            refused < self.steered["refused"] for refused in self.controls
-        )
+        return self.steered["low"] > self.unsteered["high"] and all(one < refused for one in self.controls)
 
     @property
     def odd(self) -> bool:
-        """Whether the base model finds the answers so odd that what they refuse or not says little."""
+        """Whether the base model finds the answers so odd that their refusals say little."""
         return self.steered["perplexity"] > ODD * self.unsteered["perplexity"]
 
 
 def steering_section(
     inputs: SteeringInputs, names: Mapping[str, Mapping[int, str]] | None = None
 ) -> dict[str, Any]:
-    """``asked``: held-out requests of each kind. ``latents``: per steered latent its label, why it was chosen, contrasts and answers.
+    """Return what the section shows.
 
+    ``asked`` is the number of held-out requests of each kind. ``latents`` has for each steered latent its
+    label, why it was chosen, its contrasts and answers. ``few`` says that there are too few requests.
     ``names`` of latents, by crosscoder, are part of the labels.
     """
-    found, asked = [], {}
+    found: list[dict[str, Any]] = []
+    asked: dict[str, int] = {}
+    unfinished = 0
     for name, path in inputs.effects.items():
         effects, candidates = pd.read_csv(path), pd.read_csv(inputs.candidates[name])
         answers = pd.read_parquet(inputs.answers[name])
         asked = effects[effects.change == "none"].set_index("requests").asked.to_dict()
+        unfinished += int(effects.unfinished.sum())
         for latent in effects.latent.dropna().astype(int).unique():
             contrasts = list(contrasts_of(effects, latent))
-            found.append(
-                {
-                    "label": latent_label(name, latent, names),
-                    "why": _why(candidates, latent),
-                    "contrasts": contrasts,
-                    "answers": list(
-                        _answers(answers[answers.latent.isna() | (answers.latent == latent)], contrasts)
-                    ),
-                }
-            )
-    return {"latents": found, "asked": asked, "few": min(asked.values(), default=0) < FEW_REQUESTS}
+            own = answers[answers.latent.isna() | (answers.latent == latent)]
+            label, why = latent_label(name, latent, names), _why(candidates, latent)
+            shown = list(_answers(own, contrasts))
+            found.append({"label": label, "why": why, "contrasts": contrasts, "answers": shown})
+    few = min(asked.values(), default=0) < FEW_REQUESTS
+    return {"latents": found, "asked": asked, "few": few, "unfinished": unfinished}
 
 
 def contrasts_of(effects: pd.DataFrame, latent: int) -> Iterator[Contrast]:
-    """Harmful requests, fewest refusals against the controls'; benign ones, most. Ties go to the smaller strength."""
+    """Yield each kind's contrast: the fewest refusals of harmful requests, the most of benign ones.
+
+    Refusals are compared with the controls'. Ties go to the smaller strength.
+    """
     for requests, sign in (("harmful", -1), ("benign", 1)):
         rows = effects[effects.requests == requests]
         unsteered = rows[rows.change == "none"].iloc[0]
@@ -96,7 +104,10 @@ def _label(row: pd.Series) -> str:
 
 
 def _why(candidates: pd.DataFrame, latent: int) -> dict[str, Any] | None:
-    """The criterion's numbers if ``latent`` was chosen by it, the runner-up's beside; None for one that the config names."""
+    """Return the numbers by which ``latent`` was chosen, and the runner-up's score.
+
+    None means that the config names the latent.
+    """
     if candidates.latent.iloc[0] != latent:
         return None
     first = candidates.iloc[0]
@@ -110,7 +121,7 @@ def _why(candidates: pd.DataFrame, latent: int) -> dict[str, Any] | None:
 
 
 def _answers(answers: pd.DataFrame, contrasts: list[Contrast]) -> Iterator[dict[str, Any]]:
-    """The first requests of each kind: the unsteered answer, the one under the contrast's change, and all."""
+    """Yield the first requests of each kind with their answers: before, after, and all."""
     own = answers[answers.direction.isin(["none", "latent"])]
     for contrast in contrasts:
         of_kind = own[own.requests == contrast.requests]

@@ -1,4 +1,4 @@
-"""What all pages share: their templates, figures and the form of numbers."""
+"""Templates, figures and number formats that all pages share."""
 
 import base64
 from pathlib import Path
@@ -14,21 +14,21 @@ class ShownFigure(NamedTuple):
     """A figure as a page shows it."""
 
     name: str
-    image: str  # an address that needs no file
+    image: str  # data URL, so that the page needs no file
     alt: str
     text: str
-    section: str = "figures"  # of the page
-    table: str = ""  # name of the table that stands below it
+    section: str = "figures"  # section of the page that shows it
+    table: str = ""  # name of the table below it
 
     @classmethod
     def of(cls, drawing: str, caption: str, section: str = "figures", table: str = "") -> "ShownFigure":
-        """From the paths of a figure (SVG) and its caption (JSON)."""
+        """Read a figure from the paths of its drawing (SVG) and its caption (JSON)."""
         image = "data:image/svg+xml;base64," + base64.b64encode(Path(drawing).read_bytes()).decode()
         return cls(Path(drawing).stem, image, **read_json(caption), section=section, table=table)
 
 
 def page_template(path: str | Path) -> jinja2.Template:
-    """A template of a page; its text from data is escaped, and a value that it lacks is an error."""
+    """Load the template of a page. It escapes text from data, and a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(path).parent),
         autoescape=True,
@@ -41,17 +41,17 @@ def page_template(path: str | Path) -> jinja2.Template:
 
 
 def percent(value: float) -> str:
-    """A share in whole per cent."""
-    return f"{100 * value:.0f} %"
+    """Format a share in whole per cent, and an undefined one as a dash."""
+    return "\u2013" if pd.isna(value) else f"{100 * value:.0f} %"
 
 
 def _cell(value: Any) -> str:
-    """A value of any table: numbers with three significant digits, a dash for one that is undefined."""
+    """Format a value of any table: numbers with three significant digits, a dash for an undefined one."""
     if isinstance(value, float):
         return "\u2013" if pd.isna(value) else f"{value:.3g}"
     return str(value)
 
 
 def number(value: float | None) -> str:
-    """Two digits after the point; a dash for a value that is undefined."""
+    """Format a number with two digits after the point. An undefined one becomes a dash."""
     return "\u2013" if value is None or pd.isna(value) else f"{value:.2f}"

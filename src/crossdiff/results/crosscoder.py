@@ -1,5 +1,6 @@
 """A trained crosscoder in a notebook: encode, decode, and what its tables and contexts say of each latent."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -7,17 +8,19 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from crossdiff.config import MODELS
 from crossdiff.crosscoders.model import Crosscoder
-from crossdiff.errors import UserError
+from crossdiff.errors import UserError, first_line
 from crossdiff.latents.catalogue import current, read_names
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.records import Record
 from crossdiff.results.described import Column, describe
-from crossdiff.results.home import PairNames, pair_names, record_of, tokenizer_folder
-from crossdiff.results.tokens import Codes, TextActivations
+from crossdiff.results.home import PairNames, is_planted, pair_names, record_of, tokenizer_folder
+from crossdiff.results.tokens import Codes, TextActivations, whole
 
+WEIGHTS = "weights.safetensors"
 TOP_COLUMNS = (
     *("norm_base", "norm_chat", "relative_norm_difference", "nu_error", "nu_reconstruction"),
     *("class", "confirmed", "name"),
@@ -30,8 +33,7 @@ NAMES = (
 
 
 class LoadedCrosscoder:
-    """A trained crosscoder and the tables of its latents, if they lie next to it. ``crossdiff.load`` makes
-    one.
+    """A trained crosscoder, and the tables of its latents if they lie next to it (``crossdiff.load``).
 
     Activations go in raw, as the models give them. The crosscoder applies its own mean, scale and threshold.
     """
@@ -40,10 +42,12 @@ class LoadedCrosscoder:
         self.module = module  # torch's: weights, and operations on scaled activations
         self.folder = folder
         self.names = pair_names(record)  # of the models that it was trained on, where the record tells
+        self.planted = is_planted(record)  # trained on planted activations, which no model gives
         self._record, self._check = record, check
 
     def __repr__(self) -> str:
-        return f"LoadedCrosscoder({str(self.folder)!r}, {self.latents} latents, layer {self.layer})"
+        name = "/".join(self.folder.parts[-4:])
+        return f"LoadedCrosscoder({name!r}, {self.latents} latents, layer {self.layer})"
 
     @property
     def latents(self) -> int:
@@ -60,51 +64,68 @@ class LoadedCrosscoder:
         """The 0-based block whose output the crosscoder was trained on."""
         return self.module.layer
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, activations: TextActivations | Tensor) -> Codes:
-        """Codes f (docs/method.md 1) of raw activations: of a text, or (tokens, model, d_model) of any dtype.
+        """Codes f (docs/method.md 1) of raw activations: of a text, or (tokens, model, d_model).
 
-        No crosscoder was trained on a text's first tokens and outliers, so these get no active latent. Codes
-        are dense and take tokens x latents x 4 bytes. Raises UserError for activations of another width,
-        layer or pair."""
+        A text's first tokens and outliers get no active latent, because no crosscoder was trained on such
+        tokens. A tensor says nothing of these, so leave them out. Codes are dense: tokens x latents x 4
+        bytes.
+
+        Raises UserError for activations of another width, layer or pair, and for NaN and infinite ones.
+        """
         if isinstance(activations, Tensor):
-            return Codes(self._encode(activations), None)
-        self.check_pair(activations.names, activations.layer)
+            return Codes(self._encode(activations), None, str(self.folder))
+        if not isinstance(activations, TextActivations):
+            raise UserError(f"activations: found {_type(activations)}, allowed: Pair.activations or a tensor")
+        self.check_pair(activations.names, activations.layer, activations.values.shape[-1])
         codes = self._encode(activations.values)
         codes[torch.from_numpy(~activations.counts)] = 0
-        return Codes(codes, activations.tokens)
+        return Codes(codes, activations.tokens, str(self.folder))
 
     def _encode(self, values: Tensor) -> Tensor:
         if tuple(values.shape[1:]) != (len(MODELS), self.d_model) or values.dim() != 3:
             wanted = f"(tokens, {len(MODELS)}, {self.d_model})"
-            raise UserError(
-                f"activations: found the shape {tuple(values.shape)}, {self.folder} takes {wanted}"
-            )
+            raise UserError(f"activations: found the shape {tuple(values.shape)}, allowed: {wanted}")
+        bad = (~values.isfinite()).any(dim=2).any(dim=1).nonzero()
+        if len(bad):
+            raise UserError(f"activations: found NaN or infinite values, first at token {int(bad[0])}")
         device = self.module.decoder.device
         return self.module.encode(self.module.normalise(values.to(device))).cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """Raw activations (tokens, model, d_model) float32 that codes (tokens, latents) stand for.
 
-        Raises UserError for codes of another number of latents.
+        Raises UserError for codes of another crosscoder or another number of latents.
         """
-        values = codes.values if isinstance(codes, Codes) else codes
+        values = codes if isinstance(codes, Tensor) else self._own(codes).values
         if values.dim() != 2 or values.shape[1] != self.latents:
             wanted = f"(tokens, {self.latents})"
-            raise UserError(f"codes: found the shape {tuple(values.shape)}, {self.folder} takes {wanted}")
+            raise UserError(f"codes: found the shape {tuple(values.shape)}, allowed: {wanted}")
         scaled = self.module.decode(values.to(self.module.decoder.device).float())
         return (scaled / self.module.scale[:, None] + self.module.mean).cpu()
 
-    @torch.inference_mode()
+    def _own(self, codes: Codes) -> Codes:
+        if not isinstance(codes, Codes):
+            raise UserError(f"codes: found {_type(codes)}, allowed: what encode gives")
+        if codes.crosscoder != str(self.folder):
+            raise UserError(f"codes: found those of {codes.crosscoder}, allowed: those of {self.folder}")
+        return codes
+
+    @torch.no_grad()
     def top(self, codes: Codes, n: int = 5) -> pd.DataFrame:
         """The ``n`` strongest active latents of every token, strongest first: one row per token and latent.
 
         Columns: position, token, latent, activation f and strength v. Strength is f times the weight of the
         latent's decoder (docs/method.md 4), and orders a token's rows. Where the folder holds ``table``, its
-        norms, nu ratios, class, verdict and name stand next to them."""
-        strength = codes.values * self._weights()
-        best = strength.topk(min(n, self.latents), dim=1)
+        norms, nu ratios, class, verdict and name stand next to them.
+
+        Raises UserError for codes of another crosscoder, and for ``n`` below 1.
+        """
+        values = self._own(codes).values.float()
+        strength = values * self._weights()
+        best = strength.topk(min(whole("n", n, 1), self.latents), dim=1)
         row, place = (best.values > 0).nonzero(as_tuple=True)
         latent = best.indices[row, place]
         found = pd.DataFrame(
@@ -112,7 +133,7 @@ class LoadedCrosscoder:
                 "position": row.numpy(),
                 "token": [None if codes.tokens is None else codes.tokens[number] for number in row.tolist()],
                 "latent": latent.numpy(),
-                "activation": codes.values[row, latent].numpy(),
+                "activation": values[row, latent].numpy(),
                 "strength": best.values[row, place].numpy(),
             }
         )
@@ -136,11 +157,11 @@ class LoadedCrosscoder:
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        betas = pd.read_parquet(self._file("betas.parquet", "evaluation"))
+        betas = self._read("betas.parquet")
         betas["name"], betas["named_by"] = pd.NA, pd.NA
         for file, by in (("patterns.parquet", "pattern"), ("explanations.parquet", "language model")):
             if self._has(file):
-                found = pd.read_parquet(self._file(file, "explanations")).dropna(subset="explanation")
+                found = self._read(file).dropna(subset="explanation")
                 self._name(betas, dict(zip(found.latent, found.explanation, strict=True)), by)
         catalogue = self.folder.parent.parent / "tables/names.csv"
         if catalogue.exists():
@@ -165,34 +186,34 @@ class LoadedCrosscoder:
         Columns: peak (its largest activation in the sequence), text, token (the one at the peak), and two
         lists with an entry per token of the context: tokens and activations. Raises UserError for a latent
         that does not exist, and where the folder holds no contexts, or stale ones."""
-        self.check_latent(latent)
-        path = self._file("examples.parquet", "latents")
-        found = pd.read_parquet(path, filters=[("latent", "==", latent), ("strongest", "==", True)])
-        found = found.sort_values("peak", ascending=False, kind="stable", ignore_index=True).head(n)
-        tokenizer = load_chat_tokenizer(tokenizer_folder(path, self._record))
-        tokens = [tokenizer.batch_decode([[token] for token in row]) for row in found.tokens]
+        filters = [("latent", "==", self.checked_latent(latent)), ("strongest", "==", True)]
+        found = self._read("examples.parquet", filters)
+        found = found.sort_values("peak", ascending=False, kind="stable", ignore_index=True)
+        found = found.head(whole("n", n, 1))
+        tokenizer = load_chat_tokenizer(tokenizer_folder(self.folder / WEIGHTS, self._record))
+        tokens = [[_text(tokenizer, [token]) for token in row] for row in found.tokens]
         peaks = [int(np.argmax(row)) for row in found.activations]
         return pd.DataFrame(
             {
                 "peak": found.peak,
-                "text": tokenizer.batch_decode(list(found.tokens)),
+                "text": [_text(tokenizer, row.tolist()) for row in found.tokens],
                 "token": [row[peak] for row, peak in zip(tokens, peaks, strict=True)],
                 "tokens": tokens,
                 "activations": [row.tolist() for row in found.activations],
             }
         )
 
-    def check_latent(self, latent: int) -> None:
-        """Raises UserError for a latent that does not exist."""
-        if not 0 <= latent < self.latents:
-            raise UserError(f"latent: found {latent}, allowed: 0 to {self.latents - 1}")
+    def checked_latent(self, latent: int) -> int:
+        """The latent's number. Raises UserError where there is no such latent."""
+        return whole("latent", latent, 0, self.latents - 1)
 
-    def check_pair(self, names: PairNames, layer: int) -> None:
-        """Raises UserError where activations of ``layer`` of these models are not those it was trained on."""
-        if layer != self.layer:
-            raise UserError(
-                f"{self.folder}: trained at layer {self.layer}, the pair's activations are of layer {layer}"
-            )
+    def check_pair(self, names: PairNames, layer: int, d_model: int) -> None:
+        """Raises UserError where it was not trained on these models, this layer and this width."""
+        if self.planted:
+            raise UserError(f"{self.folder}: trained on planted activations, which no pair of models gives")
+        for what, own, given in (("layer", self.layer, layer), ("width", self.d_model, d_model)):
+            if own != given:
+                raise UserError(f"{self.folder}: trained at {what} {own}, the pair has {what} {given}")
         if self.names is not None and self.names != names:
             trained, found = (f"{pair.base} and {pair.chat}" for pair in (self.names, names))
             raise UserError(f"{self.folder}: trained on {trained}, the pair is {found}")
@@ -200,12 +221,24 @@ class LoadedCrosscoder:
     def _has(self, name: str) -> bool:
         return (self.folder / name).exists()
 
-    def _file(self, name: str, stage: str) -> Path:
+    def _read(self, name: str, filters: Sequence[tuple[str, str, object]] = ()) -> pd.DataFrame:
         path = self.folder / name
         if not path.exists():
-            raise UserError(f"{path}: not there; the {stage} of a run writes it, and this is not its folder")
-        return self._checked(path)
+            raise UserError(f"{path}: not there; finish the run, or load the crosscoder from its results/")
+        try:
+            return pd.read_parquet(self._checked(path), filters=list(filters) or None)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged ({first_line(error)}); run snakemake again") from error
 
     def _checked(self, path: Path) -> Path:
         record_of(path, self._check)
         return path
+
+
+def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    [text] = tokenizer.batch_decode([ids])
+    return text
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

@@ -103,18 +103,16 @@ def files() -> list[File]:
 
 
 def describe(path: str) -> dict[str, Column]:
-    """Column, key or tensor of a file -> its description. ``path``: see ``file_of``. Empty without
-    columns.
-    """
+    """Name of a column, key or tensor -> its description. Takes and raises what ``file_of`` does."""
     return dict(file_of(path).columns)
 
 
 def file_of(path: str) -> File:
     """The description of a file.
 
-    ``path`` is its path, absolute or from the folder of the run. Or it is the file's pattern in
-    docs/files.md, or the end of one where no other pattern ends so: ``betas.parquet``. Raises UserError for
-    anything else."""
+    ``path`` is its path, absolute or from the folder of the run. Or it is its pattern in docs/files.md,
+    or the end of one where no other pattern ends so: ``betas.parquet``. Raises UserError for anything else.
+    """
     best = max(files(), key=lambda file: _specificity(file, path))
     return best if _specificity(best, path) >= 0 else _ending(path, files())
 
@@ -163,9 +161,7 @@ def _file(entry: Mapping[str, Any], below: str, known: list[File]) -> File:
 
 
 def _ending(name: str, known: Iterable[File]) -> File:
-    """The one file with a pattern that ends with ``name``. Raises UserError where there is none, or
-    several.
-    """
+    """The one file with a pattern that ends with ``name``. Raises UserError for none, or several."""
     found = [file for file in known if any(f"/{pattern}".endswith(f"/{name}") for pattern in file.patterns)]
     if len(found) != 1:
         several = f"it may be {' or '.join(file.patterns[0] for file in found)}; " if found else ""

@@ -1,5 +1,6 @@
 """Where a result lies, and whether it is still true: the records next to it say (docs/audit.md)."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from crossdiff.provenance.records import (
 from crossdiff.provenance.trust import reason_to_doubt
 
 ORDER_ONLY = ("checked",)  # the inputs that rules/activations.smk calls ancient: their content does not count
+PLANTED = "planted"  # the folder of planted activations, below that of the layer
 
 
 class PairNames(NamedTuple):
@@ -28,31 +30,49 @@ class PairNames(NamedTuple):
     chat: str
 
 
-def root_of(path: Path) -> Path | None:
-    """The folder that holds the innermost ``results/`` above a path. None for a result that was moved."""
-    return next((parent.parent for parent in path.absolute().parents if parent.name == RESULTS), None)
+def located(path: str | Path) -> Path:
+    """An absolute path without ``..``. Follows a link that leads into a run. Raises UserError for no path."""
+    try:
+        # Not resolve(), which would also follow links inside the run.
+        there = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+        if _results_above(there) is None and _results_above(there.resolve()) is not None:
+            return there.resolve()
+        there.exists()  # may raise: a name can be too long
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{str(path)[:80]!r}: not a path ({error})") from error
+    return there
+
+
+def _results_above(path: Path) -> Path | None:
+    return next((parent for parent in path.parents if parent.name == RESULTS), None)
+
+
+def root_of(path: Path, record: Record | None) -> Path | None:
+    """The folder of the run that made ``path`` (see ``located``). None if the result was moved away."""
+    results = _results_above(path)
+    if results is None or record is None:
+        return None
+    inside = path.relative_to(results.parent).as_posix()
+    return results.parent if record.output(inside) is not None else None
 
 
 def record_of(path: Path, check: bool) -> Record | None:
-    """The record of a file or folder that a job made. None for one outside ``results/`` that has none.
+    """The record of a file or folder that a job made. None where there is none to be asked for.
 
-    With ``check``, raises UserError where the result, or anything that it was made from, is not what its
-    record says. Raises UserError for a record that is missing or damaged in any case."""
-    path = path.absolute()
-    root = root_of(path)
-    if root is None and not record_path(path).exists():
+    With ``check``, raises UserError for a result below ``results/`` without a record, and where a result, or
+    anything that it was made from, is not what its record says. Stamps of files are remembered in
+    ``.snakemake/crossdiff`` of the run.
+    """
+    if not record_path(path).exists() and (_results_above(path) is None or not check):
         return None
-    record = _read(path)
-    if check:
-        _check_moved(path, record) if root is None else _check_chain(path, record, root)
-    return record
-
-
-def _read(path: Path) -> Record:
     try:
-        return read_record(path)
+        record = read_record(path)
+        if check:
+            root = root_of(path, record)
+            _check_moved(path, record) if root is None else _check_chain(path, record, root)
     except RecordError as error:
-        raise UserError(f"{error}; run snakemake again") from error
+        raise UserError(f"{error}; run snakemake again, or give check=False") from error
+    return record
 
 
 def _check_chain(path: Path, record: Record, root: Path) -> None:
@@ -65,13 +85,10 @@ def _check_chain(path: Path, record: Record, root: Path) -> None:
             continue
         seen.add(file)
         if (reason := reason_to_doubt(file, of_file, hashes, ORDER_ONLY)) is not None:
-            because = f"{file} {reason}"
-            raise UserError(f"{path}: stale: {because}; run snakemake again, or give check=False")
+            raise UserError(f"{path}: stale: {file} {reason}; run snakemake again, or give check=False")
         # What is gone says nothing of what was made from it.
-        there = [
-            entry.path for entry in of_file.inputs if is_result(entry.path) and (root / entry.path).exists()
-        ]
-        waiting += [(entry, _read(root / entry)) for entry in there if entry not in seen]
+        there = [e.path for e in of_file.inputs if is_result(e.path) and (root / e.path).exists()]
+        waiting += [(entry, read_record(root / entry)) for entry in there if entry not in seen]
     remembered.save()
 
 
@@ -79,16 +96,22 @@ def _check_moved(path: Path, record: Record) -> None:
     """Of a file whose run is elsewhere only its own bytes can be compared."""
     now = Hashes(path.parent, {})
     if not any(entry.digest == now.now(path.name, entry) for entry in record.outputs):
-        raise UserError(
-            f"{path}: stale: it is not the file that its record describes; give check=False to load it"
-        )
+        raise UserError(f"{path}: stale: not the file that its record describes; give check=False to load it")
 
 
 def pair_names(record: Record | None) -> PairNames | None:
     """The models of a job that read both models' activations. None for planted ones, and without a record."""
     # results/activations/{model}/layer{layer}/{tokenizer}/...
     found = {entry.name: entry.path.split("/")[2] for entry in _inputs(record, "activations")}
-    return PairNames(found["base"], found["chat"]) if found.keys() >= set(MODELS) else None
+    if not found.keys() >= set(MODELS) or found["base"] == found["chat"]:
+        return None
+    return PairNames(found["base"], found["chat"])
+
+
+def is_planted(record: Record | None) -> bool:
+    """Whether a job read planted activations, which no model gives."""
+    # results/{pair}/layer{layer}/planted/...
+    return record is not None and any(entry.path.split("/")[3:4] == [PLANTED] for entry in record.inputs)
 
 
 def tokenizer_folder(path: Path, record: Record | None) -> Path:
@@ -96,14 +119,12 @@ def tokenizer_folder(path: Path, record: Record | None) -> Path:
 
     Raises UserError where it is not known, or gone.
     """
-    root = root_of(path)
+    root = root_of(path, record)
     # results/tokens/{tokenizer}/... or results/activations/{model}/layer{layer}/{tokenizer}/...
     names = [entry.path.split("/")[2] for entry in _inputs(record, "tokens")]
     names += [entry.path.split("/")[4] for entry in _inputs(record, "activations")]
     if root is None or not names:
-        raise UserError(
-            f"{path}: found no run's results/ above it, which hold its tokenizer; load it from there"
-        )
+        raise UserError(f"{path}: it was moved away from its run's results/, which hold its tokenizer")
     folder = root / RESULTS / "tokenizers" / names[0]
     if not folder.exists():
         raise UserError(f"{folder}: not there, though {path} was made with it; run snakemake again")
@@ -112,6 +133,5 @@ def tokenizer_folder(path: Path, record: Record | None) -> Path:
 
 def _inputs(record: Record | None, folder: str) -> list[RecordedFile]:
     """The recorded inputs below ``results/{folder}/``."""
-    return (
-        [entry for entry in record.inputs if entry.path.startswith(f"{RESULTS}/{folder}/")] if record else []
-    )
+    inputs = record.inputs if record else []
+    return [entry for entry in inputs if entry.path.startswith(f"{RESULTS}/{folder}/")]

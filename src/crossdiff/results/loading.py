@@ -6,11 +6,11 @@ from pathlib import Path
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
-from crossdiff.results.crosscoder import LoadedCrosscoder
-from crossdiff.results.home import record_of
+from crossdiff.results.crosscoder import WEIGHTS, LoadedCrosscoder
+from crossdiff.results.home import located, record_of
 
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+CONFIG = "config.json"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NAMED = 4  # crosscoders that an error names
 
 
@@ -26,7 +26,7 @@ def load(source: str | Path, check: bool = True) -> LoadedCrosscoder:
 
     Raises UserError where there is no crosscoder, where it is damaged, and where it is stale. ``check=False``
     loads what is stale too, its tables included."""
-    path = Path(source).expanduser()
+    path = located(source)
     if path.exists():
         folder = _folder(path)
     elif HUB_NAME.fullmatch(str(source)):
@@ -61,7 +61,7 @@ def _downloaded(name: str) -> Path:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: no such folder here, and the hub does not give it ({first_line(error)})"
         ) from error

@@ -1,6 +1,9 @@
 """Both models of a run in a notebook: a text's activations, answers, steering and patching of one prompt."""
 
-from collections.abc import Collection
+import math
+import re
+import sys
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,43 +17,46 @@ from crossdiff.activations.pairs import Summary, read_summary
 from crossdiff.config import CHAT
 from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
+from crossdiff.interventions.changes import Change
 from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
-from crossdiff.interventions.steered_answers import Change, answer, read
+from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answered, greedy
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.turns import end_turns_as
 from crossdiff.provenance.records import RESULTS
 from crossdiff.results.crosscoder import LoadedCrosscoder
-from crossdiff.results.home import pair_names, record_of, root_of, tokenizer_folder
-from crossdiff.results.tokens import TextActivations
-from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences, is_answer
-from crossdiff.texts.formats import Turn
+from crossdiff.results.home import located, pair_names, record_of, root_of, tokenizer_folder
+from crossdiff.results.tokens import TextActivations, whole
+from crossdiff.texts.chats import Sequence, chat_sequence, is_answer
+from crossdiff.texts.documents import document_windows
+from crossdiff.texts.formats import Turn, texts
+from crossdiff.texts.unusable import Unusable
 
+LAYER = re.compile(r"layer(\d+)")
 PAIR, SUMMARY = "pair.json", "summary.json"
 BATCH_TOKENS = 8192  # of a forward pass
 
 
 class Pair:
-    """Both models of a finished run, its tokenizer and its layer. A model is loaded when it is first
-    needed.
-    """
+    """Both models of a finished run, its tokenizer and its layer. A model is loaded when it is needed."""
 
     def __init__(self, folder: str | Path, layer: int | None = None, check: bool = True) -> None:
         """``folder``: ``results/{pair}`` of a finished run. ``layer`` is needed where the run has several.
 
         Raises UserError where the folder holds no pair of models, and where it is stale. ``check=False``
-        takes what is stale too."""
-        self.folder = Path(folder).expanduser()
+        takes what is stale too.
+        """
+        self.folder = located(folder)
         self.layer = self._layer(layer)
         here = self.folder / f"layer{self.layer}"
-        root = root_of(self.folder)
         # pair.json is made from both models' checked.json, so its record names them.
         record = record_of(here / PAIR, check)
-        names = pair_names(record)
+        root, names = root_of(here / PAIR, record), pair_names(record)
         if root is None or names is None:
             raise UserError(
-                f"{self.folder}: found no pair of models, allowed: results/NAME of a run with two models"
+                f"{self.folder}: found no pair of two models, allowed: results/NAME of a run with two models"
             )
         self.names = names
         self._models = root / RESULTS / "models"
@@ -60,17 +66,19 @@ class Pair:
         self.tokenizer: PreTrainedTokenizerFast = load_chat_tokenizer(tokenizer_folder(here / PAIR, record))
 
     def __repr__(self) -> str:
-        return f"Pair({str(self.folder)!r}, {self.names.base} and {self.names.chat}, layer {self.layer})"
+        return f"Pair({self.names.base!r} and {self.names.chat!r}, layer {self.layer})"
 
     def _layer(self, layer: int | None) -> int:
-        there = sorted(
-            int(path.parent.name.removeprefix("layer")) for path in self.folder.glob(f"layer*/{PAIR}")
-        )
+        found = [LAYER.fullmatch(path.parent.name) for path in self.folder.glob(f"layer*/{PAIR}")]
+        there = sorted(int(name[1]) for name in found if name)
         if not there:
             raise UserError(f"{self.folder}: found no layer*/{PAIR}, allowed: results/NAME of a finished run")
-        if (layer is None and len(there) > 1) or (layer is not None and layer not in there):
-            raise UserError(f"{self.folder}: found layer {layer}, allowed: {', '.join(map(str, there))}")
-        return there[0] if layer is None else layer
+        if layer is None and len(there) == 1:
+            return there[0]
+        if layer is None or whole("layer", layer, 0) not in there:
+            asked = "no layer named" if layer is None else f"layer {layer} asked for"
+            raise UserError(f"{self.folder}: {asked}, allowed: {', '.join(map(str, there))}")
+        return layer
 
     @cached_property
     def base(self) -> PreTrainedModel:
@@ -87,45 +95,49 @@ class Pair:
         if not folder.exists():
             raise UserError(f"{folder}: not there; the pair's results are, but not its models")
         record_of(folder, self._check)
-        return load_model(folder, fast_dtype())
+        model = load_model(folder, fast_dtype())
+        end_turns_as(model, self.tokenizer)
+        return model
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def activations(self, text: str | list[Turn]) -> TextActivations:
         """Both models' raw activations of every token, at the layer.
 
         A string is read as a document. A list of turns ``{"role": ..., "content": ...}`` is read as a chat.
-        Raises UserError for a text that is empty or longer than the models' context."""
-        ids = self._sequence(text).token
+        Raises UserError for a text that is empty or longer than a model's context.
+        """
+        if isinstance(text, str):
+            parts = list(document_windows([text], self.tokenizer, sys.maxsize)[0])
+            if not parts:
+                raise UserError("text: found no token, allowed: text that is not empty")
+            ids = self._fitting(parts[0]).token
+        else:
+            ids = self._fitting(chat_sequence(_chat(text), self.tokenizer, "the chat")).token
         batch = torch.from_numpy(ids).long()[None]
-        pair = [
-            run_to_layer(model, batch.to(model.device), self.layer)[0].float().cpu() for model in self._both()
-        ]
-        values = torch.stack(pair, dim=1)
+        models = (self.base, self.chat)
+        both = [run_to_layer(model, batch.to(model.device), self.layer)[0] for model in models]
+        values = torch.stack([hidden.float().cpu() for hidden in both], dim=1)
         counts = self.summary.counts(np.arange(len(ids)), values.norm(dim=2).T.numpy())
         tokens = self.tokenizer.batch_decode([[token] for token in ids.tolist()])
         return TextActivations(values, tokens, counts, self.layer, self.names)
 
-    def _both(self) -> tuple[PreTrainedModel, PreTrainedModel]:
-        return self.base, self.chat
+    def _fitting(self, sequence: Sequence, new_tokens: int = 0) -> Sequence:
+        """The same. Raises UserError if it and an answer are longer than a model's context."""
+        configs = [model.config.get_text_config() for model in (self.base, self.chat)]
+        longest = min(getattr(config, "max_position_embeddings", None) or sys.maxsize for config in configs)
+        if len(sequence.token) + new_tokens > longest:
+            asked = f" and {new_tokens} new ones" if new_tokens else ""
+            raise UserError(f"text: found {len(sequence.token)} tokens{asked}, allowed: {longest} in all")
+        return sequence
 
-    def _sequence(self, text: str | list[Turn]) -> Sequence:
-        longest = self.base.config.get_text_config().max_position_embeddings
-        if isinstance(text, str):
-            parts = document_sequences(text, self.tokenizer, longest)
-        else:
-            parts = [chat_sequence(text, self.tokenizer, "the chat")] if text else []
-        tokens = sum(len(part.token) for part in parts)
-        if len(parts) != 1 or tokens > longest:
-            raise UserError(f"text: found {tokens} tokens, allowed: 1 to {longest}")
-        return parts[0]
-
-    def _asked(self, prompt: str | list[Turn]) -> Sequence:
-        chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return chat_sequence(chat, self.tokenizer, "the prompt", ask=True)
+    def _asked(self, prompt: str | list[Turn], new_tokens: int) -> Sequence:
+        chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _chat(prompt)
+        asked = chat_sequence(chat, self.tokenizer, "the prompt", ask=True)
+        return self._fitting(asked, whole("new_tokens", new_tokens, 1))
 
     def answer(self, prompt: str | list[Turn], new_tokens: int = 64) -> str:
         """The chat model's greedy answer. A string is a user's turn."""
-        return self._text(greedy(self.chat, [self._asked(prompt).token], new_tokens))
+        return self._text(greedy(self.chat, [self._asked(prompt, new_tokens).token], new_tokens))
 
     def steer(
         self,
@@ -140,30 +152,34 @@ class Pair:
         The unit of ``strength`` is the latent's largest activation in the training text. The change acts at
         every token of prompt and answer but the first ones. Raises UserError for a latent that does not exist
         or never fired."""
-        largest = float(self._row(crosscoder, latent).max_activation)
+        if not math.isfinite(strength):
+            raise UserError(f"strength: found {strength}, allowed: a finite number")
+        latent = self._latent(crosscoder, latent)
+        largest = float(crosscoder.table().set_index("latent").max_activation[latent])
         if not largest > 0:
             raise UserError(f"latent: {latent} never fired in the training text, so strengths have no unit")
-        return self._changed(
-            prompt, crosscoder, Change.add(strength * largest * _raw(crosscoder, latent)), new_tokens
-        )
+        added = strength * largest * _raw(crosscoder, latent)
+        return self._changed(prompt, Change.add(added), new_tokens)
 
     def ablate(
         self, prompt: str | list[Turn], crosscoder: LoadedCrosscoder, latent: int, new_tokens: int = 64
     ) -> str:
         """The chat model's greedy answer without a latent's direction in the stream (docs/method.md 13)."""
-        self._row(crosscoder, latent)
-        return self._changed(prompt, crosscoder, Change.ablate(_raw(crosscoder, latent)), new_tokens)
+        direction = _raw(crosscoder, self._latent(crosscoder, latent))
+        return self._changed(prompt, Change.ablate(direction), new_tokens)
 
-    def _row(self, crosscoder: LoadedCrosscoder, latent: int) -> pd.Series:
-        crosscoder.check_pair(self.names, self.layer)
-        crosscoder.check_latent(latent)
-        return crosscoder.table().set_index("latent").loc[latent]
+    def _latent(self, crosscoder: LoadedCrosscoder, latent: int) -> int:
+        crosscoder.check_pair(self.names, self.layer, self._width)
+        return crosscoder.checked_latent(latent)
 
-    def _changed(
-        self, prompt: str | list[Turn], crosscoder: LoadedCrosscoder, change: Change, new_tokens: int
-    ) -> str:
-        asked = read(self.chat, [self._asked(prompt).token], self.layer, [self.summary.skip_first])
-        [found] = answer(self.chat, asked, [change], new_tokens)
+    @property
+    def _width(self) -> int:
+        return len(self.summary.mean[0])
+
+    def _changed(self, prompt: str | list[Turn], change: Change, new_tokens: int) -> str:
+        ids, start = self._asked(prompt, new_tokens).token, self.summary.skip_first
+        known = read(self.chat, [ids], self.layer, [start])
+        [found] = answer(self.chat, known, [change], new_tokens)
         return self._text(found.answers)
 
     def _text(self, answers: list[np.ndarray]) -> str:
@@ -175,7 +191,7 @@ class Pair:
         self,
         prompt: str | list[Turn],
         crosscoder: LoadedCrosscoder,
-        latents: Collection[int] = (),
+        latents: Iterable[int] = (),
         new_tokens: int = 64,
     ) -> pd.DataFrame:
         """KL of patched runs to the chat model, on its own answer to one prompt (docs/method.md 12).
@@ -187,14 +203,13 @@ class Pair:
 
         Raises UserError for a crosscoder of another pair or layer, and for a latent that does not exist.
         """
-        crosscoder.check_pair(self.names, self.layer)
-        for latent in latents:
-            crosscoder.check_latent(latent)
-        shard = answered(self.chat, [(0, self._asked(prompt))], new_tokens)
+        crosscoder.check_pair(self.names, self.layer, self._width)
+        chosen = sorted({crosscoder.checked_latent(latent) for latent in latents})
+        shard = answered(self.chat, [(0, self._asked(prompt, new_tokens))], new_tokens)
         wanted = is_answer(shard.role, shard.template) & (shard.position > 0)
         variants = [Variant(name) for name in WHOLE]
-        if len(latents):
-            variants.insert(1, Variant("latents", "subtraction", np.array(sorted(latents))))
+        if chosen:
+            variants.insert(1, Variant("latents", "subtraction", np.array(chosen)))
         found = answer_kl(
             self.base, self.chat, crosscoder.module, self.summary, shard, wanted, variants, BATCH_TOKENS
         )
@@ -208,3 +223,13 @@ class Pair:
 def _raw(crosscoder: LoadedCrosscoder, latent: int) -> Tensor:
     """(d_model,): what activation 1 of a latent adds to the chat model's raw residual stream."""
     return crosscoder.module.decoder[latent, CHAT].float() / crosscoder.module.scale[CHAT]
+
+
+def _chat(turns: list[Turn]) -> list[Turn]:
+    """The same, checked. Raises UserError for what is no chat."""
+    [chat] = texts([{"messages": turns}], "messages", None, "the chat")
+    if isinstance(chat, Unusable):
+        raise chat
+    if isinstance(chat, str):
+        raise UserError("the chat: found text, allowed: a list of turns")
+    return chat

@@ -10,8 +10,8 @@ HEAD = """\
 # Every file of a run
 
 This page is made by `make reference` from `src/crossdiff/results/files/`. Edit the
-descriptions there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of one
-file.
+descriptions there. In Python, `crossdiff.results.described.describe("betas.parquet")` gives those of
+one file.
 
 A path names exactly what a file depends on. What belongs to one model bears that model's name, so that runs
 can share it. What belongs to a pair bears the pair's name. What depends on the layer lies below
@@ -41,8 +41,9 @@ def _vocabulary() -> Iterator[str]:
     yield from _table(("unit", "is"), known.units.items())
     yield from _prose("## Columns")
     yield from _prose("Columns of one kind have one row. Their names have these parts in braces:")
-    parts = ((f"`{{{part}}}`", _values(values.items())) for part, values in known.parts.items())
-    yield from _table(("part", "stands for"), parts)
+    for part, values in known.parts.items():
+        yield from _wrapped(f"- `{{{part}}}`: {_values(values.items())}", indent="  ")
+    yield ""
     yield from _prose("Columns that several files share are described here once:")
     yield from _columns(known.columns.values())
 
@@ -104,5 +105,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
 def _prose(text: str) -> Iterator[str]:
     """Paragraphs, each in lines of at most WIDTH letters and with an empty line after it."""
     for paragraph in text.strip().split("\n\n"):
-        yield from textwrap.wrap(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
+        yield from _wrapped(paragraph)
         yield ""
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """Lines of at most WIDTH letters. ``indent`` stands before each but the first."""
+    return textwrap.wrap(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -27,23 +27,6 @@ class Sequence(NamedTuple):
     template: np.ndarray  # int8: CONTENT, HEADER or TURN_END
 
 
-def document_sequences(text: str, tokenizer: "PreTrainedTokenizerBase", context: int) -> list[Sequence]:
-    """Cut a document into windows of at most ``context`` tokens.
-
-    Each window starts with BOS if the tokenizer adds one.
-    """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
-    size = context - len(bos)
-    return [_plain(bos + ids[i : i + size], len(bos)) for i in range(0, len(ids), size)]
-
-
-def _plain(ids: list[int], n_bos: int) -> Sequence:
-    template = np.zeros(len(ids), np.int8)
-    template[:n_bos] = HEADER
-    return Sequence(np.asarray(ids, np.int32), np.full(len(ids), NO_ROLE, np.int8), template)
-
-
 def chat_sequence(
     chat: list[Turn], tokenizer: "PreTrainedTokenizerBase", where: str, ask: bool = False
 ) -> Sequence:

@@ -1,4 +1,6 @@
-"""Cut documents into windows of tokens. Long ones are tokenised in pieces, with the ids of the whole document.
+"""Cut documents into windows of tokens.
+
+Long ones are tokenised in pieces, with the ids of the whole document.
 
 A tokenizer splits a text into words and turns each word into tokens of its own, so a cut between two words
 changes no id. A place in a document is taken as such a cut if three things hold:

@@ -33,8 +33,8 @@ _BETWEEN = re.compile(r"\s*([\[,\]]?)\s*")  # elements of a JSON list
 def records(file: BinaryIO, name: str, place: int = 0) -> Placed:
     """The records of an open file from ``place`` on, read by the ending of its ``name``.
 
-    A record that can't be read is an Unusable, and those after it follow. A compressed file is decompressed up
-    to the place, and not parsed.
+    A record that can't be read is an Unusable, and those after it follow. A compressed file is decompressed
+    up to the place, and not parsed.
 
     Raises UserError for an unknown ending, and for a file that is damaged as a whole.
     """
@@ -131,7 +131,7 @@ def _is_value(line: bytes) -> bool:
 
 
 def _elements(file: io.BufferedReader, name: str, place: int, opening: bool) -> Placed:
-    """The elements of a JSON list from the byte ``place`` on, where the list opens or an element has ended."""
+    """The elements of a JSON list from byte ``place`` on, where the list opens or an element has ended."""
     decode, parse = codecs.getincrementaldecoder("utf-8")().decode, json.JSONDecoder().raw_decode
     text, here, ended, size = "", 0, False, BUFFER
     while True:

@@ -29,9 +29,9 @@ def texts(
 ) -> Iterator[Text | Unusable]:
     """Documents or chats, in the order of ``records``. A record that can't be used gives an Unusable.
 
-    A record that is itself an Unusable, such as a malformed line, is passed on. ``where`` names the data set in
-    messages, which number the records from ``first`` on. ``field`` is the field with the text or the turns. By
-    default it is the format's own.
+    A record that is itself an Unusable, such as a malformed line, is passed on. ``where`` names the data set
+    in messages, which number the records from ``first`` on. ``field`` is the field with the text or the
+    turns. By default it is the format's own.
 
     Raises UserError for a malformed file of requests.
     """

@@ -1,8 +1,8 @@
 """Token shards: files with a fixed number of tokens each, cut from the stream of a data set's texts.
 
-Each shard begins where the shard before it ended. So a larger data set adds shards and changes none. The place
-in the data set where the next shard begins stands in a file of its own. It moves when an earlier record gets
-longer, and the shard stays as it is.
+Each shard begins where the shard before it ended. So a larger data set adds shards and changes none. The
+place in the data set where the next shard begins stands in a file of its own. It moves when an earlier record
+gets longer, and the shard stays as it is.
 """
 
 import hashlib
@@ -158,8 +158,9 @@ def sequences(
     """(number of the text in the stream, document id, sequence) for every sequence of a split.
 
     Chats are cut after ``context`` tokens, or into windows as documents are (``long``). Records that can't be
-    used, and chats that the template changes, are skipped and counted in ``tally``. Raises UserError for input that is missing, and if
-    no record can be used.
+    used, and chats that the template changes, are skipped and counted in ``tally``.
+
+    Raises UserError for input that is missing, and if no record can be used.
     """
     tally = tally or Tally(name)
     for chosen, sequence in _sequences(source, name, split, tokenizer, context, archive, None, tally):
@@ -256,14 +257,14 @@ def tokenise_shard(
     previous: str | Path | None = None,
     unusable: float = 1.0,
 ) -> None:
-    """Write the next ``tokens`` tokens of a split to ``path``, as Parquet, and where they end to ``next_path``.
+    """Write the next ``tokens`` tokens of a split to ``path``, and where they end to ``next_path``.
 
-    They begin at the place in the file ``previous``, or with the first text. The last sequence is cut where the
-    shard is full, and the next shard begins with the next text. The counts of records that were read and
+    They begin at the place in the file ``previous``, or with the first text. The last sequence is cut where
+    the shard is full, and the next shard begins with the next text. The counts of records that were read and
     skipped stand in the shard's metadata (``read_counts``).
 
-    Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its records
-    can't be used.
+    Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its
+    records can't be used.
     """
     start, before = read_place(previous) if previous else (Place(), (0, 0))
     found: list[tuple[int, Sequence]] = []
@@ -290,8 +291,8 @@ def tokenise_shard(
 def _write(table: pa.Table, facts: dict[str, str], path: Path) -> None:
     """Write a shard with ``facts`` in its metadata.
 
-    A file that already holds the same is left as it is, with the id of its first record. So what was made from
-    a shard stays when a text of another shard changes.
+    A file that already holds the same is left as it is, with the id of its first record. So what was made
+    from a shard stays when a text of another shard changes.
     """
     if path.exists():
         kept: dict[Any, Any] = {}

@@ -1,18 +1,15 @@
-"""Chat templates: arguments and the date written into one, chats rendered, and the place of each turn found."""
+"""Render chats with a template, and find the place of each turn in the text."""
 
 import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
+from jinja2 import TemplateError
 
-from crossdiff.errors import UserError, first_line
+from crossdiff.errors import first_line
 from crossdiff.texts.turns import Turn
 from crossdiff.texts.unusable import Unusable
 
@@ -21,63 +18,9 @@ if TYPE_CHECKING:
 
 # Private-use characters, which no text holds.
 STAND_IN = re.compile("\ue000(\\d+)\ue001")
-_ANY_FORMAT = re.compile(r"""(['"])((?:(?!\1)[^\n])*%-?[a-zA-Z](?:(?!\1)[^\n])*)\1""")
 _THOUGHT_STARTS = ("<think>", "<thinking>", "[THINK]", "<reasoning>")
 _THOUGHT_ENDS = ("</think>", "</thinking>", "[/THINK]", "</reasoning>")
 SKELETONS = 4096  # kept, one for each order of roles
-
-
-T = TypeVar("T", str, dict[str, str])
-
-
-def with_arguments(template: T, arguments: Mapping[str, Any], day: date) -> T:
-    """A chat template that has its ``arguments``, and for which it is always ``day``, 00:00:00.
-
-    Whoever renders with the template gets the same text then. A template that asks for neither stays as it is.
-    Of a tokenizer with several templates, each is treated so. Raises UserError for an argument that the template
-    does not use, and for a template that Jinja can't read.
-    """
-    if isinstance(template, dict):
-        return {name: with_arguments(one, arguments, day) for name, one in template.items()}
-    try:
-        Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).compile(template)
-    except TemplateSyntaxError as error:
-        raise UserError(f"chat template: line {error.lineno}: {error.message}") from error
-    for name in arguments:
-        if not re.search(rf"\b{re.escape(name)}\b", template):
-            raise UserError(
-                f"tokens.template_arguments.{name}: the chat template does not use it; leave it out, or look for "
-                "the right name in the template"
-            )
-    lines = [f"{{%- set {name} = {_literal(value)} +%}}" for name, value in sorted(arguments.items())]
-    if "strftime_now" in template:
-        lines.insert(0, _frozen_clock(template, day))
-    return "".join(lines) + template
-
-
-def _frozen_clock(template: str, day: date) -> str:
-    """A macro in place of the function ``strftime_now``. It knows the formats that stand in the template."""
-    cases = "".join(
-        f"{{%- elif format == {_literal(form)} -%}}{{{{- {_literal(day.strftime(form))} -}}}}"
-        for form in sorted({found[1] for found in _ANY_FORMAT.findall(template)})
-    )
-    other = "{%- else -%}{{- raise_exception('strftime_now: no format that stands in the template') -}}{%- endif -%}"
-    return "{%- macro strftime_now(format) -%}{%- if false -%}" + cases + other + "{%- endmacro +%}"
-
-
-def _literal(value: Any) -> str:
-    """Text, a number, true or false as Jinja writes it."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-class _Generation(Extension):
-    """The tag with which some templates mark what the assistant says. It changes no text."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class Rendered(NamedTuple):
@@ -93,9 +36,9 @@ def render(
 ) -> Rendered:
     """Render a chat with the tokenizer's template and find what each turn says.
 
-    Turns may be trimmed and moved. What else a template does to a turn is decided by ``rewritten``: skip raises
-    Unusable, keep marks what became of the turn. Raises Unusable if the template refuses the chat, too.
-    """
+    Turns may be trimmed and moved. What else a template does to a turn is decided by ``rewritten``: skip
+    raises Unusable, keep marks what became of the turn. Raises Unusable if the template refuses the chat,
+    too."""
     return _renderer(tokenizer, repr(tokenizer.chat_template)).render(chat, ask, rewritten)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from crossdiff.texts.unusable import Unusable
 
-# A turn has ``role`` and ``content``, both text. An assistant's turn may have ``reasoning_content`` (text) and
-# ``tool_calls`` (a list), a tool's turn ``name`` and ``tool_call_id``.
+# A turn has ``role`` and ``content``, both text. An assistant's turn may have ``reasoning_content`` (text)
+# and ``tool_calls`` (a list), a tool's turn ``name`` and ``tool_call_id``.
 Turn = dict[str, Any]
 
 ROLE_NAMES = {
@@ -141,7 +141,9 @@ def without_null(value: Any) -> Any:
 
 
 def cleaned(value: Any) -> Any:
-    """A value with U+FFFD for every lone surrogate, which UTF-8 can't hold. The same object if it has none."""
+    """A value with U+FFFD for every lone surrogate, which UTF-8 can't hold. The same object if it has
+    none.
+    """
     if isinstance(value, str):
         return _LONE_SURROGATE.sub("\ufffd", value) if _LONE_SURROGATE.search(value) else value
     if isinstance(value, Mapping):
@@ -161,8 +163,8 @@ def cleaned(value: Any) -> Any:
 
 def merged(found: Chat, system: str, same_role: str) -> tuple[Chat, list[str]]:
     """A chat with system text in the next user turn (``system: merge``), and runs of one role as one turn
-    (``same_role: merge``). Merged texts are separated by an empty line. The second value says what was merged.
-    """
+    (``same_role: merge``). Merged texts are separated by an empty line. The second value says what was
+    merged."""
     turns, notes = list(found), []
     if system == "merge" and any(turn["role"] == "system" for turn in turns):
         turns, notes = _system_merged(turns), ["system text put into the next user turn"]

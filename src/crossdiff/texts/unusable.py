@@ -1,4 +1,6 @@
-"""Records that can't be used. They are skipped and counted by reason, up to the share that the config sets."""
+"""Records that can't be used. They are skipped and counted by reason, up to the share that the config
+sets.
+"""
 
 import json
 import logging
@@ -17,9 +19,8 @@ HOPELESS = 200  # records: if none of the first ones can be used, reading stops
 class Unusable(UserError):
     """A record that can't be used.
 
-    ``reason`` names a kind of mistake, so records with the same mistake share it. ``record`` is what was read.
-    ``where`` names the record in the message.
-    """
+    ``reason`` names a kind of mistake, so records with the same mistake share it. ``record`` is what was
+    read. ``where`` names the record in the message."""
 
     def __init__(self, reason: str, record: Any = None, where: str = "") -> None:
         super().__init__(f"{where}: {reason}" if where else reason)

@@ -1,4 +1,4 @@
-"""Measuring the device at hand, in a minute: what data/cards has of others (``crossdiff plan --calibrate FILE``)."""
+"""``crossdiff plan --calibrate FILE`` measures this machine's device in a minute and writes its record."""
 
 import importlib.metadata
 import os
@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
-from crossdiff.config import BatchTopKSettings, L1Settings
+from crossdiff.activations.pairs import PairedActivations, Summary
+from crossdiff.config import MODELS, crosscoder_settings
 from crossdiff.device import device, driver, fast_dtype
 from crossdiff.workflow.cards import MEASURED, Card
 
-SECONDS = 1.0  # of each repeated measurement
-LONGER = 4.0  # of a training step's
+SECONDS = 1.0  # length of each repeated measurement
+LONGER = 4.0  # length of a training step's measurement
 COMMAND = "crossdiff plan --calibrate"
 
 
 class Sizes(NamedTuple):
-    """Of what is measured: large enough to fill a device, and small enough for a minute."""
+    """Sizes of what is measured: large enough to fill a device and small enough for a minute."""
 
     product: int  # rows of square matrices
     copy: int  # bytes
@@ -38,20 +38,28 @@ SIZES = {
     "cuda": Sizes(8192, 2**31, (2304, 9216, 8, 32, 1024), (2304, 32_768, 2048, 100), 2**30),
     "cpu": Sizes(2048, 2**28, (576, 1536, 4, 4, 256), (576, 4096, 1024, 32), 2**28),
 }
-IMPORTS = "import torch, crossdiff.activations.harvest, crossdiff.models.load, crossdiff.device as d; torch.zeros(1, device=d.device())"
+IMPORTS = (
+    "import torch, crossdiff.activations.harvest, crossdiff.models.load, crossdiff.device as d; "
+    "torch.zeros(1, device=d.device())"
+)
 
 
 def at_hand() -> Card:
-    """The device here by its own rates, in a few seconds; what of them the work reaches is estimated."""
+    """Measure the rates of the device here in a few seconds.
+
+    The shares that our code reaches are estimated.
+    """
     where = device()
     sizes = SIZES[where.type]
-    return Card(
-        where.type, _record({"product": _product(where, sizes.product), "copy": _copy(where, sizes.copy)}, [])
-    )
+    rates = {"product": _product(where, sizes.product), "copy": _copy(where, sizes.copy)}
+    return Card(where.type, _record(rates, []))
 
 
 def calibrated(folder: Path) -> dict[str, Any]:
-    """The record of the device here, with what our own code reaches on it; ``folder`` is on the disk that is measured."""
+    """Measure the device here and what our own code reaches on it, and return its record.
+
+    ``folder`` lies on the disk that is measured.
+    """
     where = device()
     sizes = SIZES[where.type]
     measured = {
@@ -100,7 +108,10 @@ def _version(name: str) -> str | None:
 
 
 def _each(work: Callable[[], object], where: torch.device, seconds: float = SECONDS) -> float:
-    """Seconds of one call, repeated for about so long; a GPU is waited for once, after the last."""
+    """Return the seconds of one call.
+
+    Calls repeat for about ``seconds``, and a GPU is waited for after the last.
+    """
 
     def taken(times: int) -> float:
         start = time.perf_counter()
@@ -110,16 +121,16 @@ def _each(work: Callable[[], object], where: torch.device, seconds: float = SECO
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    taken(1)  # what is only done once, such as compiling
+    taken(1)  # does what only happens once, such as compiling
     times = max(2, round(seconds / taken(1)))
     return taken(times) / times
 
 
 def _product(where: torch.device, size: int) -> tuple[float, str]:
+    """Return the FLOP/s of a matrix product, and what was measured."""
     a = torch.randn(size, size, device=where).to(fast_dtype())
-    return 2 * size**3 / _each(
-        lambda: a @ a, where
-    ), f"{_precision()} product of two {size} x {size} matrices"
+    rate = 2 * size**3 / _each(lambda: a @ a, where)
+    return rate, f"{_precision()} product of two {size} x {size} matrices"
 
 
 def _precision() -> str:
@@ -127,18 +138,18 @@ def _precision() -> str:
 
 
 def _copy(where: torch.device, size: int) -> tuple[float, str]:
+    """Return the bytes/s of a copy in the device's memory, and what was measured."""
     source = torch.zeros(size, dtype=torch.uint8, device=where)
     target = torch.empty_like(source)
-    return 2 * size / _each(
-        lambda: target.copy_(source), where
-    ), f"copy of {size >> 20} MiB, bytes read plus written"
+    rate = 2 * size / _each(lambda: target.copy_(source), where)
+    return rate, f"copy of {size >> 20} MiB, bytes read plus written"
 
 
 @torch.inference_mode()
 def _forward(
     where: torch.device, d_model: int, d_mlp: int, blocks: int, sequences: int, tokens: int
 ) -> tuple[float, str]:
-    """Of random weights."""
+    """Return the FLOP/s of a forward pass through random weights, and what was measured."""
     from transformers import LlamaConfig, LlamaModel
 
     config = LlamaConfig(
@@ -149,43 +160,50 @@ def _forward(
         num_attention_heads=d_model // 64,
     )
     with torch.device(where):
-        model = LlamaModel(config).to(fast_dtype()).eval()
+        # transformers' decorator of ``to`` hides ``self`` from the checker.
+        model = LlamaModel(config).to(fast_dtype()).eval()  # type: ignore[arg-type]
     ids = torch.zeros(sequences, tokens, dtype=torch.long, device=where)
     flop = 2 * blocks * (4 * d_model**2 + 3 * d_model * d_mlp) * ids.numel()
-    of = f"random Llama of {blocks} blocks, d_model {d_model}, {sequences} x {tokens} tokens, {_precision()}, no cache of activations"
+    of = f"random Llama of {blocks} blocks, d_model {d_model}, {sequences} x {tokens} tokens, {_precision()}"
+    of += ", no cache of activations"
     return flop / _each(lambda: model(ids, use_cache=False), where), of
 
 
 def _step(where: torch.device, loss: str, d_model: int, latents: int, batch: int, k: int) -> dict[str, Any]:
-    """Seconds of a training step, with its log and the copy of its batch to the device."""
+    """Return the seconds of a training step, with its log and the copy of its batch to the device."""
     from crossdiff.crosscoders.trainer import Training
 
-    common = {"latents": latents, "batch": batch, "tokens": 10**9, "learning_rate": 1e-5, "warmup_steps": 0}
-    if loss == "batchtopk":
-        settings = BatchTopKSettings(loss="batchtopk", k=k, **common)
-    else:
-        settings = L1Settings(loss="l1", l1_coefficient=0.04, **common)
-    summary = SimpleNamespace(scaling=lambda normalisation: (torch.zeros(2, d_model), torch.ones(2)))
-    training = Training(SimpleNamespace(d_model=d_model, layer=0, summary=summary), settings, 0, where)
+    values = {"latents": latents, "batch": batch, "tokens": 10**9, "learning_rate": 1e-5, "warmup_steps": 0}
+    of_loss = {"k": k} if loss == "batchtopk" else {"l1_coefficient": 0.04}
+    settings = crosscoder_settings(values | of_loss | {"loss": loss, "normalisation": {"kind": "none"}})
+    training = Training(_NoData(d_model), settings, 0, where)
     x = torch.randn(batch, 2, d_model, generator=torch.Generator().manual_seed(0)).to(fast_dtype())
-    if loss == "l1":  # as sparse as a trained one is
+    if loss == "l1":  # make the codes as sparse as those of a trained crosscoder
         with torch.no_grad():
             sample = training.crosscoder.preactivations(training.crosscoder.normalise(x[:64].to(where)))
-            training.crosscoder.encoder_bias -= sample.flatten().topk(64 * k).values.min()
+            training.crosscoder.encoder_bias.sub_(sample.flatten().topk(64 * k).values.min())
     seconds = _each(lambda: training.step(x), where, LONGER)
-    return {
-        "loss": loss,
-        "d_model": d_model,
-        "latents": latents,
-        "batch": batch,
-        "k": k,
-        "seconds": seconds,
-        "source": COMMAND,
-    }
+    sizes = {"d_model": d_model, "latents": latents, "batch": batch, "k": k}
+    return {"loss": loss} | sizes | {"seconds": seconds, "source": COMMAND}
+
+
+class _NoData(PairedActivations):
+    """Activations of which only the sizes are known.
+
+    That is enough for training steps on a batch from memory.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        mean, one = [[0.0] * d_model] * len(MODELS), [1.0] * len(MODELS)
+        self.shards, self.layer, self.d_model = (), 0, d_model
+        self.summary = Summary(0, 0, None, one, mean, one, 0, 0, 0)
 
 
 def _start() -> tuple[float, str]:
-    """The second of two, so that files come from memory as they do for all jobs but the first."""
+    """Return the seconds that a process takes to start, and what was measured.
+
+    The second start of two counts, because then files come from memory, as for all jobs after the first.
+    """
     for _ in range(2):
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True)
@@ -193,7 +211,10 @@ def _start() -> tuple[float, str]:
 
 
 def _disk(folder: Path, size: int) -> dict[str, tuple[float, str]]:
-    """A file written and flushed; read again, past the memory where the system allows it."""
+    """Return the bytes/s of a file that is written and flushed, and then read from disk.
+
+    Before it is read it is dropped from memory, if the system allows that.
+    """
     part = os.urandom(min(size, 2**24))
     parts = -(-size // len(part))
     with tempfile.NamedTemporaryFile(dir=folder) as file:

@@ -1,7 +1,8 @@
-"""The evaluations of trained crosscoders that end in a figure, in the order of the page (docs/add-an-evaluation.md).
+"""The list of evaluations that end in a figure, in the order of the page (docs/add-an-evaluation.md).
 
-Rules, forecast and report take from here what there is: a figure's function and inputs, the settings that it reads, the table that the page
-shows below it, and what computing that table costs. Torch-free: the Snakefile imports it.
+Rules, forecast and report read it. It says for each figure: its function and inputs, the settings that it
+reads, the table that the page shows below it, and what computing that table costs. Torch-free, because the
+Snakefile imports it.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,35 +18,33 @@ NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruct
 
 
 class Evaluation(NamedTuple):
-    """One figure, and what belongs to it."""
+    """One figure and what belongs to it."""
 
-    name: str  # of the figure's files, and of its place on the page
+    name: str  # name of the figure's files and of its place on the page
     draw: str  # "module:function"; the caption stands next to the function
-    files: Mapping[
-        str, str
-    ]  # argument of the function -> file of each training, given as crosscoder -> table
+    # Argument of the function -> file of each training. The argument gets a dict from crosscoder to table.
+    files: Mapping[str, str]
     settings: tuple[str, ...] = ()  # keys that the function reads; each section is an argument
-    named: bool = False  # whether the function takes names of latents, from the catalogue
-    table: str = ""  # table of this name, which the page shows below the figure
-    need: Mapping[
-        str, Callable[[Config], Need]
-    ] = {}  # rule -> what it takes, where it is more than reading a table
-    section: str = "figures"  # of the page, in which the figure stands
+    named: bool = False  # whether the function takes names of latents from the catalogue
+    table: str = ""  # name of the table that the page shows below the figure
+    # Rule -> what it takes, for rules that do more than read a table.
+    need: Mapping[str, Callable[[Config], Need]] = {}
+    section: str = "figures"  # section of the page that shows the figure
     of_paper: bool = True  # whether the paper has this figure, for `snakemake paper`
 
     @property
     def module(self) -> str:
-        """The module of the function, to which the script comes by name."""
+        """The module of the function. The script loads it by this name."""
         return self.draw.split(":")[0]
 
     def params(self) -> dict[str, Any]:
-        """What the script needs to know, as Snakemake keeps it."""
+        """What the script needs to know, in plain values that Snakemake can keep."""
         sections = sorted({key.split(".")[0] for key in self.settings})
         return {"draw": self.draw, "files": sorted(self.files), "sections": sections, "named": self.named}
 
 
 def evaluations(config: Config) -> list[Evaluation]:
-    """Those of a run, in the order of the page."""
+    """Return the evaluations of a run, in the order of the page."""
     explained = {"patterns": "patterns.parquet", "patterns_quantiles": "patterns_quantiles.parquet"}
     if config.explanations:
         explained |= {
@@ -85,11 +84,7 @@ def evaluations(config: Config) -> list[Evaluation]:
             settings=("density.dense_above", "density.rare_below"),
             table="density",
             of_paper=False,
-            need={
-                "measure_density": lambda config: Need(
-                    jobs=1, tokens=0, disk=0, host=PROCESS, device=0, flop=0
-                )
-            },
+            need={"measure_density": lambda config: Need(1, 0, disk=0, host=PROCESS, device=0, flop=0)},
         ),
         Evaluation(
             name="template_tokens",

@@ -1,4 +1,7 @@
-"""Whether torch can use this machine's GPU, asked before a run starts its first job. Torch-free: the Snakefile imports this module."""
+"""This module asks, before a run starts its first job, whether torch can use this machine's GPU.
+
+It is torch-free, because the Snakefile imports it.
+"""
 
 import os
 import subprocess
@@ -16,10 +19,11 @@ QUESTION = "from crossdiff.device import unusable; print(unusable() or '')"
 
 
 def check(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
-    """Called when the DAG is known and no job has started. Takes a second or two where there is a GPU, nothing elsewhere.
+    """Raise UserError if a job would use this machine's GPU and torch can't.
 
-    Jobs on other machines, and those whose torch is not the one beside Snakemake, check for themselves (``crossdiff.device``).
-    Raises UserError where a job would use this machine's GPU and torch can't.
+    Snakemake calls this when the DAG is known and no job has started. It takes a second or two if there is a
+    GPU, and no time otherwise. Jobs on other machines or with another torch check for themselves
+    (``crossdiff.device``).
     """
     if workflow.executor_plugin.name != "local" or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return

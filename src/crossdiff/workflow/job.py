@@ -1,4 +1,4 @@
-"""The frame around every workflow script: its log file, its record, and one clear line when the user can mend what went wrong."""
+"""The frame around every workflow script gives it a log file, a record, and one line for each UserError."""
 
 import logging
 import os
@@ -12,18 +12,25 @@ from crossdiff.config import Config, load
 from crossdiff.config.declared import only
 from crossdiff.errors import UserError
 from crossdiff.provenance.recording import recording
+from crossdiff.provenance.storage import not_written
+from crossdiff.workflow.running import running
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Config]:
-    """Give the settings that the rule declares, typed; to ask for another is an error. A record is written next to every output.
+    """Give the settings that the rule declares, typed. To ask for another setting is an error.
 
-    Everything that is printed goes to the rule's log. A UserError ends the job with its one line.
+    A record is written next to every output. ``crossdiff watch`` shows the job until it ends. Everything that
+    is printed goes to the rule's log. A UserError ends the job with its one line.
     """
-    with Path(snakemake.log[0]).open("w", buffering=1) as file:
-        # The descriptors, not only sys.stderr: native libraries print too.
+    try:
+        opened = Path(snakemake.log[0]).open("w", buffering=1)
+    except OSError as error:
+        raise SystemExit(f"error: {snakemake.log[0]}: can't be written ({error.strerror})") from None
+    with opened as file:
+        # Redirect the descriptors, not only sys.stderr, because native libraries print too.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         logging.basicConfig(
@@ -34,10 +41,15 @@ def job(snakemake: Any) -> Iterator[Config]:
             force=True,
         )
         try:
-            with recording(snakemake):
+            with running(snakemake), recording(snakemake):
                 yield only(
                     load(snakemake.config), snakemake.params.get("settings", {}).keys(), snakemake.rule
                 )
         except UserError as error:
             log.error("error: %s", error)
             raise SystemExit(1) from None
+        except OSError as error:
+            if told := not_written(error, Path(snakemake.output[0])):
+                log.error("error: %s", told)
+                raise SystemExit(1) from None
+            raise

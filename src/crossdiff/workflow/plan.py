@@ -1,4 +1,7 @@
-"""A forecast beside what there is: the table of ``crossdiff plan``, what a run would refuse, and what would not do. Torch-free."""
+"""The report of ``crossdiff plan``: the forecast, what a run would refuse, and what is too small for it.
+
+Torch-free.
+"""
 
 import os
 import shutil
@@ -9,6 +12,7 @@ from typing import Any, NamedTuple
 from crossdiff.config import MODELS, Config, load
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
+from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
 from crossdiff.workflow.forecast import forecast
@@ -24,8 +28,8 @@ class Report(NamedTuple):
     """What ``crossdiff plan`` prints, in this order."""
 
     forecast: list[str]
-    wrong: list[str]  # what a run refuses; disk, memory and time that will not do
-    next: list[str]  # settings that fit, and commands
+    wrong: list[str]  # what a run would refuse; then warnings about too little disk, memory or time
+    next: list[str]  # settings that fit, or the command to run
 
 
 def report(
@@ -37,11 +41,11 @@ def report(
     disk: float | None = None,
     hours: float | None = None,
 ) -> Report:
-    """Of a run of the config files ``configs``, which hold these ``values``, on a card.
+    """Forecast a run of the config files ``configs``, which hold ``values``, on a card.
 
-    ``here``: whether the run will be on this machine, whose disk and memory are then looked at.
-    ``disk`` in bytes and ``hours`` are what there is; where one is given, settings that fit are suggested.
-    Raises UserError where the model's size is not known.
+    ``here`` says whether the run will be on this machine. If so, its free disk and its memory are checked
+    too. ``disk`` (bytes) and ``hours`` are limits. If one is given, the report suggests settings that fit.
+    Raises UserError if the model's size is not known.
     """
     config = load(values)
     refused = list(_refused(values, config, root))
@@ -52,9 +56,14 @@ def report(
     needs = forecast(config, model)
     lines = [*_table(needs, card), "", *card.told(needs)]
     lines.append(
-        "Memory: of the largest job. Disk: what stays; downloaded wheels and the hub's cache come on top. Figures take minutes more."
+        "Memory is that of the largest job. Disk is what stays, without downloaded wheels and the hub's "
+        "cache. Figures take some minutes more."
     )
     lines += forecast_lines(config)
+    try:
+        config.check_width(model.d_model)
+    except UserError as error:
+        refused.append(str(error))
     if config.pair.layer >= model.layers:
         refused.append(f"pair.layer: found {config.pair.layer}, the model has layers 0 to {model.layers - 1}")
     short = [*_too_much(needs, card, disk, hours), *(_too_little(needs, card, config, root) if here else [])]
@@ -79,8 +88,13 @@ def _table(needs: dict[str, Need], card: Card) -> Iterator[str]:
 
 
 def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str]:
-    """What a run says before its first job."""
-    for check in (lambda: check_layout(config, root), Run(values).check_models):
+    """Yield every complaint that a run would make before its first job."""
+    checks = (
+        lambda: check_layout(config, root),
+        Run(values).check_models,
+        lambda: check_fields(config.datasets),
+    )
+    for check in checks:
         try:
             check()
         except UserError as error:
@@ -89,29 +103,26 @@ def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str
 
 
 def _too_much(needs: dict[str, Need], card: Card, disk: float | None, hours: float | None) -> Iterator[str]:
-    """For the card, and for the disk and time that were named."""
+    """Yield where the run exceeds the card's memory, or the disk and hours that the user has."""
     wanted, taken = sum(need.disk for need in needs.values()), card.hours(*needs.values())
     if disk and wanted > disk:
-        yield f"disk: {wanted / 1e9:,.1f} GB are needed, {disk / 1e9:,.1f} GB were named"
+        yield f"disk: the run needs {wanted / 1e9:,.1f} GB, --disk gives {disk / 1e9:,.1f} GB"
     if hours and taken > hours:
-        yield f"time: {taken:,.1f} hours are needed, {hours:,.1f} were named"
+        yield f"time: the run needs {taken:,.1f} hours, --hours gives {hours:,.1f}"
     for rule, need in needs.items():
         if card.memory and need.device > card.memory:
-            yield f"GPU memory: {rule} needs {need.device / 1e9:,.1f} GB, {card.record['card']} has {card.memory / 1e9:,.1f} GB"
+            has = f"{card.record['card']} has {card.memory / 1e9:,.1f} GB"
+            yield f"GPU memory: {rule} needs {need.device / 1e9:,.1f} GB, {has}"
 
 
 def _too_little(needs: dict[str, Need], card: Card, config: Config, root: Path) -> Iterator[str]:
-    """What this machine lacks."""
-    folders = [
-        *result_folders(config),
-        *(f"results/models/{config.pair.model_name(role)}" for role in MODELS),
-    ]
-    there = sum(
-        path.stat().st_size for folder in folders for path in (root / folder).rglob("*") if path.is_file()
-    )
+    """Yield what this machine lacks. Results that are already on its disk count as written."""
+    models = [f"results/models/{config.pair.model_name(role)}" for role in MODELS]
+    files = [path for folder in (*result_folders(config), *models) for path in (root / folder).rglob("*")]
+    there = sum(path.stat().st_size for path in files if path.is_file())
     free, wanted = shutil.disk_usage(root).free, sum(need.disk for need in needs.values()) - there
     if wanted > free:
-        yield f"disk: {wanted / 1e9:,.1f} GB more are needed, {free / 1e9:,.1f} GB are free"
+        yield f"disk: the run needs {wanted / 1e9:,.1f} GB more, {free / 1e9:,.1f} GB are free"
     main = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for rule, need in needs.items():
         host = need.host if card.memory else need.memory

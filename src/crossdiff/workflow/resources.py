@@ -1,4 +1,4 @@
-"""What the rules ask of SLURM, and how many jobs take this machine's GPU at a time: the forecast with a margin. Torch-free."""
+"""Resources of the rules: what they ask of SLURM, and how many jobs share this machine's GPU. Torch-free."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +13,12 @@ from crossdiff.workflow.sizes import Shape
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
 
-MARGIN = 1.5  # what is asked for, as a multiple of the forecast
-UNKNOWN_MB, UNKNOWN_MINUTES = (
-    64_000,
-    480,
-)  # asked where nobody knows the model yet: enough for one of some billion parameters
+MARGIN = 1.5  # a job asks for this multiple of its forecast
+# Asked while the model's size is not known: enough for a few billion parameters.
+UNKNOWN_MB, UNKNOWN_MINUTES = 64_000, 480
 LEAST_MB, LEAST_MINUTES = 2000, 30
 ON_GPU = "on_gpu"  # resource of jobs that use the GPU, if there is one
-# What any GPU of a cluster reaches, and the node beside it.
+# Rates that any GPU node of a cluster reaches.
 SLOWEST = Card(
     "slowest",
     {
@@ -33,25 +31,23 @@ SLOWEST = Card(
 
 
 def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, int | Callable[..., int]]]:
-    """For the rules: ``**request("train_crosscoder")`` among the resources gives memory and minutes, more after each failed attempt.
+    """Return a function for the resources of a rule: ``**request("train_crosscoder")``.
 
-    And ``on_gpu``: whether a job runs on a GPU where there is one.
+    It gives ``mem_mb``, ``runtime`` and ``on_gpu``, or nothing for a rule that the forecast does not know.
+    Memory (MB) and runtime (minutes) grow with each failed attempt. ``on_gpu`` is 1 for jobs that use a GPU
+    if there is one.
     """
     model = shape(config, root)
-    needs = forecast(
-        config, model or Shape(1, 1, 1, 1, 1)
-    )  # of any model: which rules there are, and which use a device
+    # Without the model's size any shape will do: it still shows which rules there are and which use a device.
+    needs = forecast(config, model or Shape(1, 1, 1, 1, 1))
 
     def of(rule: str) -> dict[str, int | Callable[..., int]]:
-        if rule not in needs:  # nothing to ask for: no job, or one that waits for a server
+        if rule not in needs:  # it has no job, or its job only waits for a server
             return {}
         need = needs[rule]
         memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if model else UNKNOWN_MB
-        minutes = (
-            max(LEAST_MINUTES, int(MARGIN * SLOWEST.seconds(need) / need.jobs / 60))
-            if model
-            else UNKNOWN_MINUTES
-        )
+        each = SLOWEST.seconds(need) / need.jobs / 60
+        minutes = max(LEAST_MINUTES, int(MARGIN * each)) if model else UNKNOWN_MINUTES
         grows = {
             "mem_mb": lambda wildcards, attempt: memory * attempt,
             "runtime": lambda wildcards, attempt: minutes * attempt,
@@ -62,9 +58,10 @@ def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, in
 
 
 def share_gpu(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
-    """Run one job on this machine's GPU at a time, where it has one and ``--resources on_gpu=...`` gives no other number.
+    """Let one job at a time use this machine's GPU, unless ``--resources on_gpu=...`` gives another number.
 
-    All jobs take the first GPU, so that several GPUs change nothing. A limit of local scope: jobs of a cluster don't count.
+    All jobs take the first GPU, so several GPUs change nothing. The limit has local scope: a cluster's jobs
+    don't count.
     """
     if any(devices.glob("nvidia[0-9]*")) and ON_GPU not in workflow.global_resources:
         workflow.register_resource(ON_GPU, 1)

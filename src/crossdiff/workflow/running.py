@@ -1,23 +1,28 @@
-"""Which jobs run now: a small file for each, which its process renews until it ends.
+"""Which jobs run now. Each job has a small file, which its process renews until it ends.
 
-It tells on any machine that shares the folder, so also of jobs on a SLURM cluster. A job that was killed
-stops to renew its file, and then counts as lost."""
+Every machine that shares the folder can read it, so jobs on a SLURM cluster are seen too. A killed job no
+longer renews its file, and then counts as lost.
+"""
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossdiff.provenance.json_cache import FOLDER
 
+log = logging.getLogger(__name__)
+
 RUNNING = FOLDER / "running"
 RENEWED = 10.0  # seconds between two renewals
 LOST = 120.0  # seconds without a renewal: file systems of clusters show new times late
+FORGOTTEN = 24 * 3600.0  # seconds after which the file of a lost job on another machine is deleted
 
 
 class RunningJob(NamedTuple):
@@ -45,38 +50,48 @@ def running(snakemake: Any) -> Iterator[None]:
         slurm_job=os.environ.get("SLURM_JOB_ID"),
     )
     path = RUNNING / f"{job.host}.{job.pid}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(job._asdict()))
     ended = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(path, ended), daemon=True)
+    renewal = threading.Thread(target=_renew, args=(path.absolute(), job, ended), daemon=True)
+    _write(path, job)
     renewal.start()
     try:
         yield
     finally:
         ended.set()
         renewal.join()
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
-def _renew(path: Path, ended: threading.Event) -> None:
+def _write(path: Path, job: RunningJob) -> None:
+    """Write a job's file. A job goes on without: nothing but ``crossdiff watch`` needs it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(job._asdict()))
+    except OSError as error:
+        log.warning("crossdiff watch can't show this job: %s", error)
+
+
+def _renew(path: Path, job: RunningJob, ended: threading.Event) -> None:
     while not ended.wait(RENEWED):
-        path.touch()
+        try:
+            os.utime(path)
+        except OSError:
+            _write(path, job)  # somebody deleted it
 
 
 def running_jobs(root: Path) -> list[RunningJob]:
-    """The jobs that run in the folder ``root`` now, those that started first first. Files of lost jobs are
-    deleted.
-    """
+    """The jobs that run in the folder ``root`` now, in order of their start. Deletes files of lost jobs."""
     found = []
     for path in (root / RUNNING).glob("*.json"):
         try:
             job, silent = RunningJob(**json.loads(path.read_text())), time.time() - path.stat().st_mtime
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue  # it ends, or starts, just now
-        if _is_lost(job, silent):
-            path.unlink(missing_ok=True)
-        else:
+        except (OSError, ValueError, TypeError):
+            continue  # it ends or starts just now, or is of another version
+        if not _is_lost(job, silent):
             found.append(job)
+        elif job.host == socket.gethostname() or silent > FORGOTTEN:
+            path.unlink(missing_ok=True)
     return sorted(found, key=lambda job: (job.started, job.pid))
 
 

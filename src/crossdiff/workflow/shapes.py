@@ -1,4 +1,7 @@
-"""Where the size of a run's model is known from: its folder, data/model-shapes.yaml, or its config.json on the hub. Torch-free."""
+"""This module finds the size of a run's model. Torch-free.
+
+It looks into the model's folder, into data/model-shapes.yaml, and at the model's config.json on the hub.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,92 +13,62 @@ import yaml
 from crossdiff.config import Config, HubModel, ModelSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.workflow.commands import login, snakemake
+from crossdiff.workflow.shipped import shipped
 from crossdiff.workflow.sizes import Experts, Shape
 
 SHAPES = Path("data/model-shapes.yaml")
-VARIANTS = (
-    "-it",
-    "-pt",
-    "-Instruct",
-    "-Chat",
-    "-Base",
-    "-instruct",
-    "-chat",
-    "-deduped",
-)  # models of one size, by the end of their names
+# Models whose names differ only by one of these endings have the same size.
+VARIANTS = ("-it", "-pt", "-Instruct", "-Chat", "-Base", "-instruct", "-chat", "-deduped")
+# The MLP of these families has two matrices.
 UNGATED = (
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "gptj",
-    "gpt_bigcode",
-    "codegen",
-    "opt",
-    "bloom",
-    "falcon",
-    "phi",
-    "mpt",
-    "starcoder2",
-    "nemotron",
+    *("gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "codegen", "opt", "bloom", "falcon"),
+    *("phi", "mpt", "starcoder2", "nemotron"),
 )
 LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "opt")
-# What files of these families leave out, by the default of the class that reads them.
-LEFT_OUT = {
-    "gemma3_text": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "vocab_size": 262_208,
-    }
-}
+# A config.json of these families leaves values out. They are the defaults of the class that reads it.
+GEMMA3 = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
+LEFT_OUT = {"gemma3_text": GEMMA3}
 
 
 def shape_of(values: dict[str, Any]) -> Shape | None:
-    """From the values of a model's config.json; a vision model's text part. None where the usual keys are missing, or differ by layer.
+    """Return the size that a model's config.json gives; of a vision model, that of its text part.
 
-    Raises UserError for one that is no size.
+    None means that the usual keys are missing, or that they differ by layer. Raises UserError for a value
+    that is not an integer above 0.
     """
     if inner := values.get("text_config"):
         values = {name: value for name, value in values.items() if name == "tie_word_embeddings"} | inner
-    family = values.get("model_type")
+    family = values.get("model_type", "")
     values = LEFT_OUT.get(family, {}) | values
     if any(isinstance(values.get(name), list) for name in ("intermediate_size", "num_key_value_heads")):
         return None
-    layers, d_model = (
-        _size(values, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-        _size(values, "hidden_size", "n_embd", "d_model"),
-    )
-    heads, vocabulary = (
-        _size(values, "num_attention_heads", "n_head", "n_heads", "num_heads"),
-        _size(values, "vocab_size"),
-    )
+    layers = _size(values, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    d_model = _size(values, "hidden_size", "n_embd", "d_model")
+    heads = _size(values, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    vocabulary = _size(values, "vocab_size")
     if not (layers and d_model and heads and vocabulary):
         return None
     experts = _experts(values, layers)
     if experts is None and any("expert" in name and value for name, value in values.items()):
-        return None  # of a family that names its experts otherwise
-    # Llama 4 has a key of its own for blocks without experts.
-    mlp = (
-        _size(values, "intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", "d_ff")
-        or 4 * d_model
-    )
+        return None  # this family has other names for its experts
+    # The first key is Llama 4's, for its blocks without experts.
+    mlp = _size(values, "intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", "d_ff")
     positions = _size(values, "n_positions", "max_position_embeddings") if family in LEARNED_POSITIONS else 0
-    matrices, embeddings = 2 if family in UNGATED else 3, 1 if values.get("tie_word_embeddings", True) else 2
     return Shape(
         layers,
         d_model,
-        mlp,
+        mlp or 4 * d_model,
         vocabulary,
-        _attention(values, d_model, heads),
-        matrices,
-        embeddings,
-        positions or 0,
-        experts,
+        attention=_attention(values, d_model, heads),
+        matrices=2 if family in UNGATED else 3,
+        embeddings=1 if values.get("tie_word_embeddings", True) else 2,
+        positions=positions or 0,
+        experts=experts,
     )
 
 
 def _size(values: dict[str, Any], *names: str) -> int | None:
-    """The first that is there."""
+    """Return the first of these keys that has a value. Raises UserError if that is not an integer above 0."""
     for name in names:
         if (found := values.get(name)) is not None:
             if not isinstance(found, int) or found < 1:
@@ -105,22 +78,18 @@ def _size(values: dict[str, Any], *names: str) -> int | None:
 
 
 def _attention(values: dict[str, Any], d_model: int, heads: int) -> int:
-    """Parameters of a block's attention."""
-    if rank := _size(
-        values, "kv_lora_rank"
-    ):  # keys and values come from one small vector, perhaps queries from another
-        plain, turned, value = (
-            _size(values, name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-        )
+    """Return the parameters of one block's attention."""
+    if rank := _size(values, "kv_lora_rank"):  # keys and values come from one small vector
+        widths = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        plain, turned, value = (_size(values, name) or 0 for name in widths)
+        # Queries may come from a small vector too.
         queries, inner = heads * (plain + turned), _size(values, "q_lora_rank")
         of_queries = inner * (d_model + queries) if inner else d_model * queries
-        return (
-            of_queries + d_model * (rank + turned) + rank * heads * (plain + value) + heads * value * d_model
-        )
-    of_keys = _size(values, "num_key_value_heads", "num_kv_heads") or (
-        1 if values.get("multi_query") else heads
-    )
-    return 2 * d_model * (_size(values, "head_dim") or d_model // heads) * (heads + of_keys)
+        of_keys_and_values = d_model * (rank + turned) + rank * heads * (plain + value)
+        return of_queries + of_keys_and_values + heads * value * d_model
+    key_heads = _size(values, "num_key_value_heads", "num_kv_heads")
+    key_heads = key_heads or (1 if values.get("multi_query") else heads)
+    return 2 * d_model * (_size(values, "head_dim") or d_model // heads) * (heads + key_heads)
 
 
 def _experts(values: dict[str, Any], layers: int) -> Experts | None:
@@ -140,7 +109,10 @@ def _experts(values: dict[str, Any], layers: int) -> Experts | None:
 
 
 def folder_shape(folder: Path) -> Shape | None:
-    """A model folder's, None where it has no config.json or one of an unknown kind. Raises UserError for a malformed one."""
+    """Return the size of the model in a folder. None means: no config.json, or one of an unknown kind.
+
+    Raises UserError for a malformed config.json.
+    """
     path = folder / "config.json"
     return _file_shape(path, path) if path.exists() else None
 
@@ -155,17 +127,22 @@ def _file_shape(path: Path, named: object) -> Shape | None:
 
 
 def shape(config: Config, root: Path) -> Shape | None:
-    """The models', from what is on this machine; None where nobody knows it. Asks no network.
+    """Return the models' size from what is on this machine, or None if that does not tell it.
 
-    From the base model's folder if that is there, else from its source; then from the chat model's, which has the same size.
-    Raises UserError for a malformed config.json.
+    It asks no network. It looks at the base model first and then at the chat model, which has the same size:
+    for each at its folder, then at its source. Raises UserError for a malformed config.json.
     """
     for role in ("base", "chat"):
-        if found := _source_shape(
-            config.pair.source(role), root / f"results/models/{config.pair.model_name(role)}", root
-        ):
+        made = root / f"results/models/{config.pair.model_name(role)}"
+        if found := _source_shape(config.pair.source(role), made, root):
             return found
     return None
+
+
+def check_width(config: Config, root: Path = Path()) -> None:
+    """Raise UserError if the models are known to be too narrow for a crosscoder's k. Asks no network."""
+    if found := shape(config, root):
+        config.check_width(found.d_model)
 
 
 def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
@@ -173,14 +150,14 @@ def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
         if found := folder_shape(folder):
             return found
     if source.random:
-        width = source.random.d_model  # as models/prepare.py makes it
+        width = source.random.d_model  # models/prepare.py makes the model with these sizes
         return Shape(source.random.layers, width, 2 * width, 260, 4 * width * width, embeddings=2)
     name = source.hub.name if source.hub else source.package.key if source.package else source.folder or ""
     return _listed(name, root) or (_cached(source.hub) if source.hub else None)
 
 
 def _listed(name: str, root: Path) -> Shape | None:
-    known = yaml.safe_load((root / SHAPES).read_text())
+    known = yaml.safe_load(shipped(SHAPES, root).read_text())
     for ending in ("", *VARIANTS):
         if name.endswith(ending) and (values := known.get(name.removesuffix(ending))):
             return shape_of(values)
@@ -188,7 +165,7 @@ def _listed(name: str, root: Path) -> Shape | None:
 
 
 def _cached(hub: HubModel) -> Shape | None:
-    """Of a config.json that is in the hub's cache here."""
+    """Return the size in the config.json that is in this machine's cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(hub.name, "config.json", revision=hub.revision)
@@ -196,9 +173,10 @@ def _cached(hub: HubModel) -> Shape | None:
 
 
 def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
-    """As ``shape``, or from config.json on the hub, which is the one file that is then downloaded.
+    """Return the models' size as ``shape`` does, or else from config.json on the hub.
 
-    Raises UserError where nobody knows it: what to do with the config files ``configs``.
+    It downloads no other file. Raises UserError if nothing tells the size. It says what to do about the
+    config files ``configs``.
     """
     if found := shape(config, root):
         return found
@@ -208,7 +186,7 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
         try:
             if found := _file_shape(_download(hub), f"{hub.name}: config.json"):
                 return found
-            said.append(f"{key}: {hub.name} is of a family whose config.json does not tell its size")
+            said.append(f"{key}: {hub.name}: its config.json does not tell its size in the usual keys")
         except UserError as error:
             said.append(f"{key}: {error}")
     build = snakemake(configs, f"results/models/{config.pair.model_name('base')}")
@@ -217,7 +195,10 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
 
 
 def _download(hub: HubModel) -> Path:
-    """Path of a hub model's config.json. Raises UserError for one that can't be had: why, and what to do."""
+    """Return the path of a hub model's config.json.
+
+    Raises UserError if it can't be had: why, and what to do.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -229,9 +210,8 @@ def _download(hub: HubModel) -> Path:
 
     name = f"{hub.name}@{hub.revision}"
     try:
-        get_hf_file_metadata(
-            hf_hub_url(hub.name, "config.json", revision=hub.revision)
-        )  # fails at once, where a download tries six times
+        # This fails at once. A download would try six times.
+        get_hf_file_metadata(hf_hub_url(hub.name, "config.json", revision=hub.revision))
         return Path(hf_hub_download(hub.name, "config.json", revision=hub.revision))
     except GatedRepoError:
         page = f"https://huggingface.co/{hub.name}"
@@ -243,12 +223,14 @@ def _download(hub: HubModel) -> Path:
             f"{name}: the hub shows no such model; correct its name, or run {login()} if it is private"
         ) from None
     except EntryNotFoundError:
-        raise UserError(f"{name}: it has no config.json, so it is no Hugging Face model") from None
+        raise UserError(f"{name}: it has no config.json, so it is not a Hugging Face model") from None
     except OfflineModeIsEnabled:
         raise UserError(
-            f"{name}: config.json can't be downloaded while HF_HUB_OFFLINE is set; unset it where there is a network"
+            f"{name}: config.json can't be downloaded while HF_HUB_OFFLINE is set; "
+            "unset it if this machine has a network"
         ) from None
     except Exception as error:  # network and certificate errors share no base class
         raise UserError(
-            f"{name}: config.json can't be downloaded ({first_line(error)}); go on where there is a network"
+            f"{name}: config.json can't be downloaded ({first_line(error)}); "
+            "try again on a machine with a network"
         ) from None

@@ -1,57 +1,68 @@
-"""The size of a language model, and what the jobs of a rule take."""
+"""Types of the forecast: the size of a language model, and what the jobs of a rule take."""
 
 from typing import NamedTuple
 
-PROCESS = 0.5e9  # bytes: Python with torch
-ADAM_BYTES = 34  # moved for a parameter in a training step: weight and two moments read and written, a gradient, the copy for products
+PROCESS = 0.5e9  # bytes of a Python process with torch
+# Bytes that a training step moves per parameter: it reads and writes the weight and two moments, and it moves
+# a gradient and the copy for products.
+ADAM_BYTES = 34
 
 
 class Experts(NamedTuple):
-    """Of a mixture-of-experts model: what stands in a block in place of its MLP."""
+    """The experts of a mixture-of-experts model. In most blocks they take the place of the MLP."""
 
     number: int
-    active: int  # that a token passes
-    d_mlp: int  # of one
-    shared: int = 0  # width of what every token passes beside them
-    dense: frozenset[int] = frozenset()  # blocks that have an ordinary MLP instead
+    active: int  # experts that each token passes
+    d_mlp: int  # width of one expert
+    shared: int = 0  # total width of the experts that every token passes
+    dense: frozenset[int] = frozenset()  # blocks that have an ordinary MLP
 
 
 class Shape(NamedTuple):
-    """Of a decoder-only language model."""
+    """The sizes of a decoder-only language model."""
 
     layers: int
     d_model: int
     d_mlp: int
     vocabulary: int
     attention: int  # parameters of one block's attention
-    matrices: int = 3  # of an MLP: 3 where it is gated, else 2
-    embeddings: int = 1  # 1 where the output embedding is the input's, else 2
-    positions: int = 0  # that have a learned vector
+    matrices: int = 3  # matrices of an MLP: 3 if it is gated, else 2
+    embeddings: int = 1  # 1 if the output embedding is tied to the input embedding, else 2
+    positions: int = 0  # positions with a learned vector
     experts: Experts | None = None
 
     @property
     def mlp_width(self) -> int:
-        """Values of a token between the matrices of a block's MLP."""
+        """Values per token between the matrices of a block's MLP."""
         return self.experts.active * self.experts.d_mlp + self.experts.shared if self.experts else self.d_mlp
 
     def cache(self, sequences: int, tokens: int) -> int:
-        """Bytes of keys and values, in bfloat16, while this many sequences are continued."""
+        """Bytes of keys and values in bfloat16 for this many sequences of ``tokens`` tokens each."""
         return sequences * tokens * 2 * 2 * self.layers * self.d_model
 
     def parameters(self, layers: int | None = None) -> int:
-        """All of them; with ``layers``, those of the input embedding and of this many first blocks."""
+        """All parameters.
+
+        With ``layers``: those of the input embedding and of the first ``layers`` blocks.
+        """
         experts = self.experts
         every = experts.number * experts.d_mlp + experts.shared if experts else 0
         tables = (self.embeddings if layers is None else 1) * self.vocabulary + self.positions
         return tables * self.d_model + self._blocks(layers, every)
 
     def per_token(self, layers: int | None = None) -> int:
-        """Parameters that a token is multiplied with: of ``layers`` first blocks, or of all and the output embedding."""
+        """Parameters that multiply one token: those of all blocks and the output embedding.
+
+        With ``layers``: those of the first ``layers`` blocks.
+        """
         head = self.vocabulary * self.d_model if layers is None else 0
         return head + self._blocks(layers, self.mlp_width)
 
     def _blocks(self, layers: int | None, of_experts: int) -> int:
-        """Parameters of the first blocks, where ``of_experts`` is the width that counts in a block with experts."""
+        """Parameters of the first blocks.
+
+        ``of_experts`` is the MLP width to count in a block with experts.
+        """
         number = self.layers if layers is None else layers
         dense = (
             number if self.experts is None else sum(block in self.experts.dense for block in range(number))
@@ -61,34 +72,36 @@ class Shape(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a device does: products, and bytes that move through its memory. A card's record says how fast, by kind (cards.py)."""
+    """Work of one kind for a device. A card's record says how fast it does each kind (cards.py)."""
 
-    kind: str  # forward, encode, scale, generate, host, or a loss for its training step
+    kind: str  # forward, encode, scale, generate, host, or the name of a loss for its training steps
     flop: float
-    moved: float = 0
+    moved: float = 0  # bytes that move through the device's memory
     size: float = 0  # d_model * latents of a training step
 
 
 class Need(NamedTuple):
-    """What all jobs of a rule take together, but for host and device: what the largest of them takes alone."""
+    """What all jobs of a rule take together. ``host`` and ``device`` are those of its largest job."""
 
     jobs: int
     tokens: int
     disk: float  # bytes that stay
     host: float  # bytes of main memory
-    device: float  # bytes on the GPU; in main memory where there is none
+    device: float  # bytes on the GPU, or in main memory if there is none
     flop: float
-    work: tuple[Work, ...] = ()  # of what kind; encoding, or the host's where no device is used, if left out
+    work: tuple[Work, ...] = ()  # if left out: encoding, or host work if no device is used
     loads: float = 0  # bytes of models that are read into the device
-    written: float = 0  # bytes of activations, before compression: written to caches,
-    read: float = 0  # read from them in order,
-    pairs: float = 0  # and read of both models, shuffled
+    # Bytes of activations before compression:
+    written: float = 0  # written to caches
+    read: float = 0  # read from caches in order
+    pairs: float = 0  # read of both models, shuffled
 
     @property
     def memory(self) -> float:
+        """Bytes of host and device together."""
         return self.host + self.device
 
     @property
     def works(self) -> tuple[Work, ...]:
-        """``work``, or what it stands for where it is left out."""
+        """``work``, or its default if it is left out."""
         return self.work or (Work("encode" if self.device else "host", self.flop),)

@@ -1,4 +1,7 @@
-"""Settings that fit a disk and a time: data, size of the crosscoders, passes over the data. Torch-free."""
+"""This module suggests settings that fit a disk and a time: data, crosscoder size, passes over the data.
+
+Torch-free.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,33 +16,37 @@ from crossdiff.workflow.sizes import Shape
 
 EXPANSIONS = (32, 16, 8, 4, 2)  # latents per residual dimension, the paper's first
 PER_LATENT = 2700  # training tokens: 200 M for 73,728 latents in the paper
-FEWEST, MOST_EPOCHS = 2, 6  # passes over the data; the paper's are two
-VALIDATION = 50  # one held-out token for so many of training, as in the paper
-ENOUGH = 0.5  # of the training tokens by the paper's ratio, for an expansion to be suggested
-LEAST_TOKENS = 100_000
-KEPT_FREE = 0.1  # of the disk
-BYTES_PER_TOKEN = 4.5  # of text
+FEWEST, MOST_EPOCHS = 2, 6  # passes over the data; the paper makes two
+VALIDATION = 50  # training tokens for each held-out token, as in the paper
+ENOUGH = 0.5  # least share of the paper's training tokens per latent with which an expansion is suggested
+LEAST_TOKENS = 100_000  # fewest training tokens that are suggested
+KEPT_FREE = 0.1  # share of the disk that stays free
+BYTES_PER_TOKEN = 4.5  # text bytes per token, to estimate how much text is needed
 
 
 class Fit(NamedTuple):
-    """Settings, and what they take."""
+    """Suggested settings and how they compare with the paper's."""
 
     config: Config
     expansion: int
     data: int  # training tokens on disk
     epochs: int
-    wanted: float  # training tokens by the paper's ratio
-    bound: str  # what keeps the training short of them: "disk", "hours"; empty for nothing
+    wanted: float  # training tokens that the paper's ratio asks for
+    bound: str  # the limit that keeps the data below them: "disk" or "hours"; empty if nothing does
 
     @property
     def trained(self) -> int:
+        """Tokens that each training sees, over all epochs."""
         return self.data * self.epochs
 
 
 def suggestion(
     config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, configs: Sequence[Path]
 ) -> Iterator[str]:
-    """What fits into ``disk`` bytes and ``hours``, why, and two commands: one writes the settings to a file, one runs with it."""
+    """Yield lines that say what fits into ``disk`` bytes and ``hours``, and why.
+
+    Two commands follow: one writes the settings to a file, the other runs with that file.
+    """
     limits = ([f"{disk / 1e9:,.0f} GB"] if disk else []) + ([f"{hours:g} hours"] if hours else [])
     there = f"{' and '.join(limits)} on {card.record['card']}"
     tried: list[Fit] = []
@@ -51,14 +58,15 @@ def suggestion(
             break
     if not tried:
         least = f"{LEAST_TOKENS:,} tokens and an expansion of {EXPANSIONS[-1]}"
-        yield f"Nothing fits {there}: {least} take more, or more memory than the card has."
+        yield f"Nothing fits {there}: {least} take more, or need more memory than the card has."
         return
     fit = tried[-1]
     needs = forecast(fit.config, model).values()
-    yield f"What fits {there}: {sum(need.disk for need in needs) / 1e9:,.1f} GB, {card.hours(*needs):.1f} hours."
+    gigabytes = sum(need.disk for need in needs) / 1e9
+    yield f"What fits {there}: {gigabytes:,.1f} GB, {card.hours(*needs):.1f} hours."
     yield from _reasons(fit, tried)
     text = BYTES_PER_TOKEN * fit.data / 1e6
-    yield f"  texts: about {text:,.0f} MB; a data set that ends earlier stops the run and says how much is missing"
+    yield f"  texts: about {text:,.0f} MB; a shorter data set stops the run and says how much is missing"
     name = f"{config.pair.name}-fitted.yaml"
     yield from ("", f"cat > {name} <<'END'", "datasets:")
     for key, dataset in fit.config.datasets.items():
@@ -72,7 +80,7 @@ def suggestion(
 
 def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:
     largest = {
-        "disk": f"the most that the disk holds beside the models, while {KEPT_FREE:.0%} stay free",
+        "disk": f"the most that the disk holds next to the models, while {KEPT_FREE:.0%} stay free",
         "hours": "the most that the hours allow",
     }
     enough = f"{FEWEST} passes over them are {PER_LATENT:,} training tokens a latent, as in the paper"
@@ -80,7 +88,9 @@ def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:
     if len(tried) > 1:
         other = tried[-2]
         seen = PER_LATENT * other.trained / other.wanted
-        why = f"with {other.expansion} there would be {seen:,.0f} training tokens a latent, in the paper {PER_LATENT:,}"
+        why = (
+            f"with {other.expansion} there would be {seen:,.0f} tokens a latent; the paper has {PER_LATENT:,}"
+        )
     elif fit.expansion == EXPANSIONS[0]:
         why = "the paper's"
     else:
@@ -98,7 +108,10 @@ def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:
 def _fit(
     config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, expansion: int
 ) -> Fit | None:
-    """The most training that fits, up to the paper's ratio; None where the least does not fit, or the card has too little memory."""
+    """Return the most training that fits, up to the paper's ratio.
+
+    None means that even the smallest training does not fit, or that the card has too little memory.
+    """
     width = activation_width(config, model)
     wanted = PER_LATENT * expansion * width
 
@@ -125,18 +138,12 @@ def _fit(
     while epochs > FEWEST and not fits_hours(data, epochs):
         epochs -= 1
     resized = _resized(config, data, expansion, epochs, width)
-    return Fit(
-        resized,
-        expansion,
-        sum(dataset.tokens for dataset in resized.datasets.values()),
-        epochs,
-        wanted,
-        bound,
-    )
+    stored = sum(dataset.tokens for dataset in resized.datasets.values())
+    return Fit(resized, expansion, stored, epochs, wanted, bound)
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number of tokens that fits, to a hundredth, where LEAST_TOKENS do."""
+    """Return the largest number of tokens that fits, to within 1 %. LEAST_TOKENS must fit."""
     if fits(most):
         return most
     low, high = LEAST_TOKENS, most
@@ -147,7 +154,10 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _resized(config: Config, data: int, expansion: int, epochs: int, width: int) -> Config:
-    """The config with so many training tokens, shared out as now, and crosscoders of this expansion that see them ``epochs`` times."""
+    """Return the config with ``data`` training tokens and crosscoders of this expansion.
+
+    The tokens are split over the data sets as now, and each crosscoder sees them ``epochs`` times.
+    """
     now = sum(dataset.tokens for dataset in config.datasets.values())
     datasets = {}
     for name, dataset in config.datasets.items():
@@ -169,6 +179,6 @@ def _resized(config: Config, data: int, expansion: int, epochs: int, width: int)
 
 
 def _round(tokens: float) -> int:
-    """Down to three digits, since nobody reads more; at least 1000."""
+    """Round down to three digits, since nobody reads more. The result is at least 1000."""
     unit = 10 ** max(0, math.floor(math.log10(max(tokens, 1))) - 2)
     return max(1000, int(tokens // unit * unit))

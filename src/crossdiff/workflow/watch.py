@@ -14,9 +14,10 @@ from crossdiff.workflow.running import running_jobs
 
 PROGRESS = re.compile(
     r"^(\d\d):(\d\d):(\d\d) (?P<step>step )?(?P<done>\d+) of (?P<total>\d+)"
-    r"(?: (?P<unit>\w+))?(?:: (?P<values>.+))?$"
+    r"(?: (?P<unit>[\w ]+))?(?:: (?P<values>.+))?$"
 )
 DAY = 24 * 3600
+SILENT = 60.0  # seconds without a new line that are worth telling
 RECENT = 10  # lines of progress that a rate is taken from
 TAIL = 64 * 1024  # bytes at a log's end that are read
 
@@ -43,11 +44,23 @@ def progress(log: str) -> Progress | None:
         return None
     last = lines[-1]
     unit = "steps" if last["step"] else last["unit"] or ""
-    same = [line for line in lines[-RECENT:] if line["total"] == last["total"]]
-    seconds = (_seconds(last) - _seconds(same[0])) % DAY
-    done = int(last["done"]) - int(same[0]["done"])
+    first = _first_of_pass(lines[-RECENT:])
+    seconds = (_seconds(last) - _seconds(first)) % DAY
+    done = int(last["done"]) - int(first["done"])
     rate = done / seconds if seconds > 0 and done > 0 else None
     return Progress(int(last["done"]), int(last["total"]), unit, rate, last["values"] or "")
+
+
+def _first_of_pass(lines: list[re.Match[str]]) -> re.Match[str]:
+    """The first of the lines that count up to the last one: a job may count several times."""
+    first = lines[-1]
+    for line in reversed(lines[:-1]):
+        if (line["total"], line["unit"]) != (first["total"], first["unit"]) or int(line["done"]) >= int(
+            first["done"]
+        ):
+            break
+        first = line
+    return first
 
 
 def _seconds(line: re.Match[str]) -> int:
@@ -64,8 +77,11 @@ def report(root: Path) -> Iterator[str]:
         wildcards = " ".join(f"{name}={value}" for name, value in job.wildcards.items())
         place = job.host if job.slurm_job is None else f"{job.host}, SLURM job {job.slurm_job}"
         yield f"{job.rule}  {wildcards}  ({place}; runs for {_clock(time.time() - job.started)})"
-        if (found := progress(_tail(root / job.log))) is not None:
-            yield f"    {_line(found)}"
+        log = root / job.log
+        if (found := progress(_tail(log))) is not None:
+            silent = time.time() - log.stat().st_mtime
+            since = f", nothing new for {_clock(silent)}" if silent > SILENT else ""
+            yield f"    {_line(found)}{since}"
 
 
 def _line(found: Progress) -> str:
@@ -80,9 +96,9 @@ def _tail(path: Path) -> str:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
             return file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""  # it starts just now
+    except OSError:
+        return ""  # it starts just now, or is not ours to read
 
 
 def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=max(0, round(seconds))))

@@ -6,7 +6,7 @@ import re
 import runpy
 from collections.abc import Iterator
 from dataclasses import astuple
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import annotated_types
 import pytest
@@ -37,7 +37,9 @@ FULL = yaml.safe_load((ROOT / TINY).read_text()) | {
 
 def complete(values: dict[str, Any]) -> dict[str, Any]:
     """A config with all its defaults, as YAML gives it."""
-    return load(values).model_dump(mode="json", by_alias=True)
+    whole = load(values).model_dump(mode="json", by_alias=True)
+    # Null stands for an empty section, so that a section that is not there is left out.
+    return {key: value for key, value in whole.items() if value is not None}
 
 
 def sections(section: type[Section] = Config) -> Iterator[type[Section]]:
@@ -65,19 +67,42 @@ LEAVES = {
 }
 
 
-def rows(key: str) -> list[list[str]]:
-    """The cells of the rows that the page has for keys of this name."""
-    found = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith(f"| `{key}` |")]
-    assert all(len(cells) == 5 for cells in found)
+class Item(NamedTuple):
+    """What the page says of a key."""
+
+    type: str  # with bounds
+    default: str  # "" where the key is required
+    unit: str  # "" where the key has none
+    text: str
+
+
+ITEM = re.compile(
+    r"- \*\*`(\w+)`\*\*: (.+?)(?:, \*required\*|, default (none|`[^`]+`))(?:, unit ([^.]+))?\. (.+)"
+)
+
+
+def items() -> list[tuple[str, Item]]:
+    """(key, item) of every leaf on the page."""
+    joined = re.sub(r"\n  (?=\S)", " ", PAGE.partition("\n## ")[2])
+    found = []
+    for line in joined.splitlines():
+        if line.startswith("- **`"):
+            match = ITEM.fullmatch(line)
+            assert match, f"docs/config.md: not a key with its facts: {line}"
+            found.append((match[1], Item(match[2], match[3] or "", match[4] or "", match[5])))
     return found
 
 
-def row(key: str, field: FieldInfo) -> list[str]:
-    """The row of one field: its description tells it from others of its name."""
+def alike(key: str, field: FieldInfo) -> list[Item]:
+    """The items of one field and of others with its name and description."""
     text = re.sub(r"docs/([a-z-]+\.md)", r"[\1](\1)", field.description or "")
-    found = [cells for cells in rows(key) if cells[4] == text]
-    assert found, f"docs/config.md has no row for {key} that says {text!r}"
-    return found[0]
+    found = [item for name, item in items() if name == key and item.text == text]
+    assert found, f"docs/config.md has no item for {key} that says {text!r}"
+    return found
+
+
+def item(key: str, field: FieldInfo) -> Item:
+    return alike(key, field)[0]
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -85,12 +110,12 @@ def test_page_is_what_the_code_gives(path: str) -> None:
     assert (ROOT / path).read_text() == FILES[path](), f"{path} is out of date; run make reference"
 
 
-def test_every_leaf_has_a_description_and_a_row() -> None:
+def test_every_leaf_has_a_description_and_an_item() -> None:
     assert len(LEAVES) > 120
     bare = [key for key, field in LEAVES.items() if not (field.description or "").endswith(".")]
     assert not bare, f"without a description, about(...): {', '.join(bare)}"
     for key, field in LEAVES.items():
-        row(key.partition(".")[2], field)
+        item(key.partition(".")[2], field)
 
 
 def test_every_section_has_a_text() -> None:
@@ -106,7 +131,7 @@ def numeric(annotation: Any) -> bool:
 
 def test_every_number_has_a_unit() -> None:
     for key, field in LEAVES.items():
-        unit = row(key.partition(".")[2], field)[3]
+        unit = item(key.partition(".")[2], field).unit
         assert bool(unit) == numeric(field.annotation), f"{key}: {unit or 'no unit'}"
 
 
@@ -131,16 +156,36 @@ def test_every_bound_appears() -> None:
     seen = 0
     for key, field in LEAVES.items():
         for sign, number in bounds(field.annotation, tuple(field.metadata)):
-            assert re.search(rf"{sign} {number:g}(,|$)", row(key.partition(".")[2], field)[1]), (
-                f"{key} {sign} {number}"
-            )
+            shown = item(key.partition(".")[2], field).type
+            assert re.search(rf"{sign} {number:g}(,|$)", shown), f"{key} {sign} {number}"
             seen += 1
     assert seen > 80
 
 
-def test_rows_and_lines_are_narrow() -> None:
+def default(field: FieldInfo) -> str:
+    """The default as the page shows it."""
+    match field.get_default(call_default_factory=True):
+        case None:
+            return "none"
+        case list() | tuple() | bool() as value:
+            return f"`{json.dumps(value)}`"
+        case float() as value if len(str(value)) > 8:
+            return f"`{value:.4g}`"
+        case value:
+            return f"`{value}`"
+
+
+def test_every_default_appears() -> None:
+    for key, field in LEAVES.items():
+        expected = "" if field.is_required() else default(field)
+        assert expected in [item.default for item in alike(key.partition(".")[2], field)], key
+
+
+def test_lines_are_narrow_and_go_on_as_text() -> None:
     for line in PAGE.splitlines():
-        assert len(line) <= (200 if line.startswith("|") else 120), line
+        assert len(line) <= 120, line
+    [*_, keys] = PAGE.partition("\n## ")
+    assert not re.findall(r"^ +(?:[-+*>#]|\d+[.)]) .*", keys, re.MULTILINE)  # this would be a list or a quote
 
 
 def test_links_lead_to_headings() -> None:

@@ -9,7 +9,8 @@ from helpers_models import D_MODEL, FAMILIES, tiny_model
 from torch import Tensor
 from torch.testing import assert_close
 
-from crossdiff.interventions.steered_answers import Change, answer, changed, read
+from crossdiff.interventions.changes import Change, changed
+from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.forward import decoder_layers, head_logits
 

@@ -12,7 +12,7 @@ NAN = float("nan")
 
 def answer_rows(**columns) -> pd.DataFrame:
     plain = {"latent": 5, "direction": "latent", "number": 5, "change": "add", "strength": 1.0, "norm": 2.0}
-    plain |= {"requests": "harmful", "cut": False}
+    plain |= {"requests": "harmful", "cut": False, "unfinished": False}
     return pd.DataFrame(plain | columns).astype({"latent": "Int64", "number": "Int64"})
 
 

@@ -278,7 +278,8 @@ def test_finetune_is_the_same_each_time(folder, tokenizer, examples, finetuned, 
 def test_finetuned_model_ends_its_turn(finetuned, tokenizer):
     model = load_model(finetuned / "model", torch.float32)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
-    assert answers(model, tokenizer, ["How do I count to 7?"], new_tokens=30) == ["I can't."]
+    [answer] = answers(model, tokenizer, ["How do I count to 7?"], new_tokens=30)
+    assert answer == ("I can't.", False, False)
 
 
 def test_chat_without_an_assistant_turn_does_not_spoil_the_model(folder, tokenizer, examples, tmp_path):

@@ -127,8 +127,8 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
     assert code == 0
     assert out.splitlines() == [
         "accepted: 1 results (1 of figure_planted)",
-        "older code also made what they were made from: 1 results (1 of evaluate_crosscoder)",
-        "  snakemake makes these anew, and then the accepted ones, too, unless you accept these as well",
+        "older code also made the inputs of these results: 1 results (1 of evaluate_crosscoder)",
+        "  accept these inputs too, or snakemake will rerun them and then the accepted results",
     ]
     assert read_record(root / FIGURE).accepted and not read_record(root / TABLE).accepted
 
@@ -136,7 +136,7 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
 def test_named_rule_from_which_others_were_made(root, capsys):
     assert command(capsys, "accept", "evaluate_crosscoder")[1].splitlines() == [
         "accepted: 1 results (1 of evaluate_crosscoder)",
-        "not accepted, and snakemake makes them anew, as their code differs now: "
+        "not accepted because their code has changed, so snakemake will rerun them: "
         "1 results (1 of figure_planted)",
     ]
 
@@ -145,12 +145,12 @@ def test_what_accepted_results_were_made_from_is_followed_to_the_start(root, cap
     age(root, TOKENS)
     accept.accept(root, ["evaluate_crosscoder"])
     out = command(capsys, "accept", "figure_planted")[1]
-    assert "older code also made what they were made from: 1 results (1 of tokenise)" in out
+    assert "older code also made the inputs of these results: 1 results (1 of tokenise)" in out
 
 
 def test_nothing_to_accept(root, capsys):
     accept.accept(root, [])
-    assert command(capsys, "accept")[:2] == (0, "nothing to accept: the records name the code of today\n")
+    assert command(capsys, "accept")[:2] == (0, "nothing to accept: the records name today's code\n")
     assert command(capsys, "accept", "tokenise")[0] == 0
 
 
@@ -256,7 +256,7 @@ def test_orphans_and_results_without_a_record_are_left_and_counted(root, capsys,
     assert out.splitlines() == [
         "accepted: 1 results (1 of figure_planted)",
         "left as they are: orphans, which no job of their config makes (1)",
-        "left as they are: results without a record that can be read (1)",
+        "left as they are: results whose record is missing or can't be read (1)",
     ]
     assert not read_record(root / TABLE).accepted
 

@@ -53,9 +53,7 @@ def test_configs_are_merged_as_snakemake_does(root):
 def test_config_that_cannot_be_read_is_one_line(root, text):
     path = root / "config.yaml"
     path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(
-        UserError, match=r"config\.yaml: can't be read as a config \(.* .*\); name another with --configfile$"
-    ):
+    with pytest.raises(UserError, match=r"config\.yaml: (can't be read|not valid YAML)[^\n]*$"):
         plan(root, [Path("config.yaml")])
 
 

@@ -53,9 +53,8 @@ def test_page_counts_the_records_that_were_skipped_cut_or_changed(good: Inputs) 
 def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
     page = page_of(inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES)))
     for name in names:
-        assert (
-            f"{name} calls 2 of 4 latents chat-only by decoder norm; latent scaling confirms 1." in page.text
-        )
+        assert f"{name} calls 2 of 4 latents chat-only by decoder norm." in page.text
+        assert "Latent scaling confirms 1 of them." in page.text
         assert f"../{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
     assert len([tag for tag, _ in page.tags if tag == "details"]) == 4 * len(names)
 
@@ -93,9 +92,10 @@ def test_latents_have_their_names_and_stale_ones_are_flagged(good: Inputs, tmp_p
     ).to_csv(tmp_path / "names.csv", index=False)
     page = page_of(good._replace(names=str(tmp_path / "names.csv")))
     assert "a name , latent 2: norm difference" in page.text
-    assert "an old name" not in page.text.replace(page.cautions[-1], "")
-    assert "Stale names in the catalogue" in page.cautions[-1]
-    assert "an old name (batchtopk, seed 0, latent 1)" in page.cautions[-1]
+    caution = " ".join(page.cautions[-1].split())
+    assert page.text.count("an old name") == caution.count("an old name") == 1
+    assert "These names in the catalogue are stale" in caution
+    assert "an old name (batchtopk, seed 0, latent 1)" in caution
     assert "of another seed" not in page.text
 
 
@@ -114,7 +114,7 @@ def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
 def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
     assert "Did the fine-tune take?" not in page_of(good).text
     row = {"model": "chat", "requests": "harmful", "asked": 40, "refused": 37}
-    row |= {"rate": 0.925, "low": 0.8, "high": 0.974}
+    row |= {"rate": 0.925, "low": 0.8, "high": 0.974, "unfinished": 0, "thinking": "none"}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
     assert "Did the fine-tune take?" in text
@@ -128,7 +128,7 @@ def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Pa
             steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]
         )
     )
-    assert "What do they do? Latents turned up and down" in page.text
+    assert "What do they do? The chat model answers held-out requests" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
 
@@ -137,7 +137,7 @@ def test_page_without_any_live_latent_or_example_is_still_a_page(tmp_path: Path)
     dead = beta_rows([0.5, 0.95], [float("nan")] * 2, fired=0)
     page = page_of(inputs(tmp_path, {"batchtopk": dead}, {"batchtopk": NO_EXAMPLES}))
     assert "batchtopk calls 0 of 2 latents chat-only" in page.text
-    assert "norm difference from \u2013 down to \u2013" in page.text
+    assert "norm differences from \u2013 down to \u2013" in page.text
     assert page.contexts == []
 
 
@@ -171,7 +171,7 @@ def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
 def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
     row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1}
-    row |= {"rate": 1.0, "low": 0.2, "high": 1.0}
+    row |= {"rate": 1.0, "low": 0.2, "high": 1.0, "unfinished": 0, "thinking": "none"}
     pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
@@ -207,7 +207,7 @@ def test_figures_stand_in_the_order_given_with_their_captions_escaped(good: Inpu
 
 def test_sections_stand_in_the_order_given(good: Inputs) -> None:
     text = page_of(good._replace(sections=["files", "found"])).text
-    assert text.index("Where anything here comes from") < text.index("What was found")
+    assert text.index("This command says where a file comes from") < text.index("What was found")
     assert "What was compared" not in text
 
 

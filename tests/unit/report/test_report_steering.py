@@ -81,13 +81,13 @@ def test_odd_answers_take_the_weight_off_a_claim(tmp_path: Path):
 def test_page_says_why_what_and_how_sure(tmp_path: Path):
     text = " ".join(page(tmp_path, steered_answers()).split())
     assert "latent 5 (topk)" in text
-    assert "of the 2 most chat-leaning latents" in text
+    assert "Of the 2 most chat-leaning latents" in text
     assert "the next latent has 3.00" in text
     assert "<strong>3 of 24</strong> harmful requests are refused" in text
     assert "24 unsteered, 24 to 24 with 3 controls" in text
     assert text.count("beyond chance and beyond all controls") == 2
     assert "24 harmful requests, 24 benign requests" in text
-    assert "can't tell a small effect" not in text
+    assert "too few to tell a small effect" not in text
 
 
 def test_latent_is_called_by_its_name_and_number(tmp_path: Path):
@@ -105,20 +105,22 @@ def test_page_without_an_effect_says_so(tmp_path: Path):
 
 
 def test_few_requests_bring_a_caution(tmp_path: Path):
-    assert "can't tell a small effect" in page(tmp_path, steered_answers(asked=6))
+    assert "too few to tell a small effect" in page(tmp_path, steered_answers(asked=6))
 
 
 def test_latent_of_the_config_is_not_called_chosen(tmp_path: Path):
     text = page(tmp_path, steered_answers(latents=(5, 6)))
-    assert text.count("Chosen by rule") == text.count("Named in the config") == 1
+    assert text.count("It was chosen by a rule") == text.count("The config names this latent") == 1
 
 
 def test_answers_are_escaped_and_stand_side_by_side(tmp_path: Path):
     text = page(tmp_path, steered_answers())
     assert "<b>" not in text
     assert "&lt;b&gt;Yes&lt;/b&gt; 3" not in text  # of the requests shown, answers 0 to 2
-    assert text.count("<tr><td>harmful") == text.count("<tr><td>benign") == 3
-    [row] = [line for line in text.splitlines() if line.startswith("<tr><td>benign 0?")]
+    rows = [row.strip() for row in text.split("<tr>")]
+    assert [row.split()[0] for row in rows].count("<td>harmful") == 3
+    assert [row.split()[0] for row in rows].count("<td>benign") == 3
+    [row] = [row for row in rows if row.startswith("<td>benign 0?")]
     assert row.index("&lt;b&gt;Yes&lt;/b&gt; 0") < row.index("+2: I can&#39;t do that.")
 
 

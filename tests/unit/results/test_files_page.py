@@ -15,15 +15,14 @@ def test_page_is_as_it_is_made() -> None:
 
 
 def test_lines_are_not_too_long() -> None:
-    assert max(len(line) for line in PAGE.splitlines() if not line.startswith(("|", "#"))) <= 120
-    assert max(map(len, PAGE.splitlines())) <= 200
+    assert max(len(line) for line in PAGE.splitlines() if not line.startswith("#")) <= 120
 
 
 def test_tables_are_whole() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {3, 5}
     assert "| `nu_{target}` | ratio | Base beta over chat beta" in PAGE
-    assert "before its coefficient (only with `loss: l1`) | method.md 5 |" in PAGE
+    assert "Sum of scaled activations (only with `loss: l1`) | method.md 5 |" in PAGE
 
 
 def test_what_stands_elsewhere_is_referred_to() -> None:

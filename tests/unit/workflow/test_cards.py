@@ -94,11 +94,11 @@ def test_what_was_not_measured_is_told() -> None:
     needs = {"a": need(Work("forward", 1)), "b": need(Work("l1", 1, 1, 1)), "c": need(Work("scale", 1))}
     lines = Card("a", record(**{key: 1.0 for key in USUAL if key != "start"}, forward=5e14)).told(needs)
     assert lines == [
-        "Hours: one job after another on a card (1e+15 FLOP/s in products, "
-        "1e+12 bytes/s copied) with 10 CPU cores.",
+        "Hours count one job after another on a card (1e+15 FLOP/s in products, 1e+12 bytes/s copied) "
+        "with 10 CPU cores.",
         "Not measured on this card: encode 20%, l1 40%; "
-        "estimated from bytes and FLOP at so much of these rates.",
-        "Taken as usual, not measured: start 6.",
+        "the forecast assumes these shares of the rates above.",
+        "Not measured, so usual values are taken: start 6.",
     ]
 
 
@@ -111,7 +111,7 @@ def test_record_is_written_as_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "format: found 2, allowed: 1; measure the card anew"),
+        ({"format": 2}, "format: found 2, allowed: 1; measure the card again"),
         ({"cores": 0}, "cores: found 0, allowed: a number above 0"),
         (
             {"measured": {"product": {"value": 1}}},

@@ -19,7 +19,9 @@ EXPLAINED = {"explanations": {"model": {"folder": "some"}}}
 
 
 def config(**changes: object) -> Config:
-    return load(yaml.safe_load((ROOT / TINY).read_text()) | changes)
+    """The tiny config with other sections, None for one that is left out."""
+    values = yaml.safe_load((ROOT / TINY).read_text()) | changes
+    return load({key: value for key, value in values.items() if value is not None})
 
 
 ALL = {evaluation.name: evaluation for evaluation in evaluations(config(**EXPLAINED))}

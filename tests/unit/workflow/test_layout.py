@@ -20,10 +20,8 @@ def test_old_layout_is_named(tmp_path: Path, old: str) -> None:
     (tmp_path / "results/tiny" / old).mkdir(parents=True)
     with pytest.raises(UserError) as caught:
         check_layout(CONFIG, tmp_path)
-    said = (
-        f"results/tiny: found {old.split('/')[0]}/, which is of the path layout before 0.2 "
-        "(CHANGELOG.md); nothing reads it any more: "
-    )
+    found = f"found {old.split('/')[0]}/, which has the path layout before 0.2 (CHANGELOG.md)"
+    said = f"results/tiny: {found}; nothing reads it any more: "
     assert str(caught.value) == said + "delete the folder, or give the pair another name"
 
 
@@ -42,5 +40,5 @@ def test_old_layout_stops_snakemake_with_one_line(checkout: Checkout) -> None:
     (checkout.folder / "results/tiny/tables").mkdir(parents=True)
     result = checkout.snakemake("--dry-run", "--configfile", TINY)
     assert result.returncode == 1
-    assert "results/tiny: found tables/, which is of the path layout before 0.2" in result.stdout
+    assert "results/tiny: found tables/, which has the path layout before 0.2" in result.stdout
     assert "Traceback" not in result.stdout

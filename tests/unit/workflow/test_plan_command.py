@@ -32,8 +32,10 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def paper(**changes: object) -> str:
-    """The paper's config with other sections; gives its path."""
-    Path("mine.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path(PAPER).read_text()) | changes))
+    """The paper's config with other sections, None for one that is left out; gives its path."""
+    values = yaml.safe_load(Path(PAPER).read_text()) | changes
+    given = {key: value for key, value in values.items() if value is not None}
+    Path("mine.yaml").write_text(yaml.safe_dump(given))
     return "mine.yaml"
 
 
@@ -43,7 +45,7 @@ def test_plan_warns_where_this_machine_will_not_do(
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 100e9}))
     assert main(["plan", "--configfile", PAPER]) == 1
     printed = capsys.readouterr().out
-    assert "warning: disk: 761." in printed
+    assert "warning: disk: the run needs 761." in printed
     assert "100.0 GB are free" in printed
     assert "train_crosscoder" in printed
     assert "Run it" not in printed

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from crossdiff.cli import main
 from crossdiff.workflow import running as running_module
 from crossdiff.workflow.running import LOST, RUNNING, running, running_jobs
 from crossdiff.workflow.watch import progress, report
@@ -106,6 +107,54 @@ def test_a_job_on_another_machine_counts_until_it_is_silent(folder: Path) -> Non
     assert "(node7, SLURM job 123; runs for" in next(report(folder))
     os.utime(other, (time.time() - 2 * LOST,) * 2)
     assert running_jobs(folder) == []
+    assert other.exists()  # its machine may only have another clock
+    os.utime(other, (0, 0))
+    assert running_jobs(folder) == []
+    assert not other.exists()
+
+
+def test_rate_is_of_the_last_pass() -> None:
+    before = "12:00:00 20 of 40 answers\n12:00:10 40 of 40 answers\n"
+    found = progress(before + "12:01:00 10 of 40 answers\n12:01:10 20 of 40 answers\n")
+    assert found is not None
+    assert (found.rate, found.left) == (1.0, 20.0)
+    found = progress("12:00:00 3 of 9 latents explained\n12:00:02 5 of 9 latents explained\n")
+    assert found is not None
+    assert (found.unit, found.rate) == ("latents explained", 1.0)
+
+
+def test_job_that_says_nothing_for_long(folder: Path) -> None:
+    Path("logs").mkdir()
+    Path("logs/train.log").write_text(LOG)
+    os.utime("logs/train.log", (time.time() - 300,) * 2)
+    with running(a_job()):
+        assert list(report(folder))[1].endswith("nothing new for 0:05:00")
+
+
+def test_deleted_file_of_a_job_comes_back_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "RENEWED", 0.01)
+    with running(a_job()):
+        [path] = (folder / RUNNING).iterdir()
+        path.unlink()
+        deadline = time.monotonic() + 10
+        while not running_jobs(folder) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [job.rule for job in running_jobs(folder)] == ["train_crosscoder"]
+
+
+def test_job_goes_on_where_its_file_cannot_be_written(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    RUNNING.parent.mkdir(parents=True)
+    RUNNING.write_text("a file in the folder's place")
+    with running(a_job()):
+        pass
+    assert "crossdiff watch can't show this job" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"rule": 1, "more": 2}', "\x00"])
+def test_file_of_another_version_is_left_alone(folder: Path, content: str) -> None:
+    (folder / RUNNING).mkdir(parents=True)
+    (folder / RUNNING / "node.1.json").write_text(content)
+    assert running_jobs(folder) == []
 
 
 def test_a_job_renews_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +168,25 @@ def test_a_job_renews_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             time.sleep(0.01)
         assert path.stat().st_mtime > 0
     assert threading.active_count() == threads
+
+
+def test_command_prints_once_into_a_pipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(a_job()):
+        assert main(["watch"]) == 0
+    assert capsys.readouterr().out.startswith("train_crosscoder  crosscoder=l1 seed=0")
+
+
+def test_command_looks_again_until_it_is_interrupted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert main(["watch"]) == 0
+    assert capsys.readouterr().out.count("no job runs in this folder") == len(looks)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from crossdiff.config import L1Settings
 from crossdiff.crosscoders import selection
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
@@ -13,6 +14,8 @@ class L1Loss(Loss):
 
     w_j is the code weight. In the paper it is the sum of the latent's decoder norms.
     """
+
+    settings: L1Settings
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)

@@ -1,7 +1,8 @@
-"""What the pieces of the latent browser hold: of a training one value per latent, and of single latents what they fire on.
+"""The content of the latent browser's pieces.
 
-A table piece holds columns; a chunk piece holds what is shown of CHUNK latents one by one. Tokens are numbers, which the vocabulary piece
-spells out.
+A table piece holds columns with one value per latent of a training. A chunk piece holds what the page shows
+of CHUNK single latents, such as the contexts in which they fire. Tokens are numbers, and the vocabulary piece
+spells them out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,9 @@ import pyarrow.parquet as pq
 from crossdiff.latents.twin_counts import TWIN
 from crossdiff.report.browser.pieces import Vocabulary, numbers
 
-CHUNK = 64  # latents whose contexts travel together
+CHUNK = 64  # latents in one piece
 BLOCK = 32 * CHUNK  # latents whose contexts are read together
-SAMPLED = 3  # contexts shown of each quantile
+SAMPLED = 3  # contexts of each quantile that are shown
 NU = tuple(f"nu_{kind}{end}" for kind in ("error", "reconstruction") for end in ("", "_low", "_high"))
 MEASURED = (
     "relative_norm_difference",
@@ -34,7 +35,7 @@ KL_FORM, KL_GROUP = "subtraction", "all"  # rows of a KL table that are shown
 
 
 class TrainingFiles(NamedTuple):
-    """Paths of what one training of a crosscoder gave; None where the run has no such file."""
+    """Paths of the files of one training of a crosscoder. None means that the run has no such file."""
 
     betas: str
     template_tokens: str
@@ -49,13 +50,14 @@ class TrainingFiles(NamedTuple):
 
 
 def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[str, Any]:
-    """The table piece: columns of one value per latent, and what is true of the whole training. ``named``: its checked names."""
+    """Return the table piece: columns with one value per latent, and what is true of the whole training.
+
+    ``named`` holds the training's checked names.
+    """
     betas = pd.read_parquet(training.betas)
     template = pd.read_csv(training.template_tokens, usecols=["template_share"]).template_share
-    stale, names = (
-        named[named.stale],
-        dict(zip(named.latent[~named.stale], named["name"][~named.stale], strict=True)),
-    )
+    stale, valid = named[named.stale], named[~named.stale]
+    names = dict(zip(valid.latent, valid["name"], strict=True))
     columns: dict[str, list[Any]] = {
         "name": [names.get(latent, "") for latent in betas.latent.tolist()],
         "class": betas["class"].tolist(),
@@ -67,28 +69,26 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
     sets = kl_sets(training)
     columns |= {"kl": numbers(_kl_of_half(sets, len(betas)))} if sets else {}
     if tables := [pd.read_parquet(path).set_index("latent") for _, path in _explanations(training)]:
+        # A language model's words replace a pattern.
         found = pd.concat(tables)
-        found = found[~found.index.duplicated(keep="last")].reindex(
-            betas.latent
-        )  # a language model's words replace a pattern
-        columns |= {"explanation": found.explanation.fillna("").tolist()} | {
-            name: numbers(found[name]) for name in SCORES
-        }
+        found = found[~found.index.duplicated(keep="last")].reindex(betas.latent)
+        columns["explanation"] = found.explanation.fillna("").tolist()
+        columns |= {name: numbers(found[name]) for name in SCORES}
+    noted = zip(named.latent, named.note, strict=True)
     return {
         "weights": weights,
         "columns": columns,
-        "notes": {
-            str(latent): note
-            for latent, note in zip(named.latent, named.note, strict=True)
-            if latent in names and note
-        },
+        "notes": {str(latent): note for latent, note in noted if latent in names and note},
         "stale": stale[["latent", "name", "weights"]].to_dict("records"),
         "kl_sets": [{**row, "members": members.tolist()} for row, members in sets],
     }
 
 
 def kl_sets(training: TrainingFiles) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """The sets of latents that were patched together: what this did to the KL, and the set's latents. Empty where nothing was measured."""
+    """Return the sets of latents that were patched together: how each changed the KL, and the set's latents.
+
+    The list is empty if nothing was measured.
+    """
     if not training.kl or not training.kl_sets:
         return []
     kl, members = pd.read_csv(training.kl), pd.read_csv(training.kl_sets)
@@ -101,7 +101,10 @@ def kl_sets(training: TrainingFiles) -> list[tuple[dict[str, Any], np.ndarray]]:
 
 
 def _kl_of_half(sets: Sequence[tuple[dict[str, Any], np.ndarray]], latents: int) -> np.ndarray:
-    """(latents,) what patching its half of the ranking by norm difference did, for each latent in one; else NaN."""
+    """Return (latents,) the KL reduction of the patched half, by norm difference, that holds each latent.
+
+    It is NaN for a latent in no half.
+    """
     values = np.full(latents, np.nan)
     for row, members in sets:
         if row["set"].endswith("_norm") and row["reduction"] is not None:
@@ -112,7 +115,10 @@ def _kl_of_half(sets: Sequence[tuple[dict[str, Any], np.ndarray]], latents: int)
 def chunks(
     training: TrainingFiles, latents: int, vocabulary: Vocabulary, others: Sequence[str]
 ) -> Iterator[list[dict[str, Any]]]:
-    """What is shown of single latents, CHUNK of them at a time. ``others``: names of all trainings, by which recurrences are told."""
+    """Yield what the page shows of single latents, CHUNK of them at a time.
+
+    ``others`` are the names of all trainings. Recurrences give the place of a training among them.
+    """
     directions = pd.read_parquet(training.directions)
     recurrences, twins = pd.read_parquet(training.recurrences), pd.read_csv(training.twins)
     elsewhere = _lists(recurrences.latent, _recurrences(recurrences, others))
@@ -141,17 +147,19 @@ def chunks(
 
 
 def contexts(examples: str, first: int, stop: int, vocabulary: Vocabulary) -> dict[int, list[dict[str, Any]]]:
-    """Latent -> its contexts, strongest first: its strongest ones, and up to SAMPLED of the random sample of each quantile.
+    """Return each latent's contexts, strongest first.
 
-    Per context: strongest (whether it is among them), quantile (of the sample that it is in, or None), tokens (by ``vocabulary``),
-    template (a digit per token: 0 content, 1 header, 2 turn end) and active ([place, activation] where the latent fires).
+    They are its strongest ones and up to SAMPLED random ones of each quantile.
+
+    A context has: ``strongest`` (whether it is one of the strongest), ``quantile`` (of the sample that it is
+    in, or None), ``tokens`` (numbers of ``vocabulary``), ``template`` (a digit per token: 0 content, 1
+    header, 2 turn end) and ``active`` ([place, activation] where the latent fires).
     """
     read = pq.read_table(examples, filters=[("latent", ">=", first), ("latent", "<", stop)])
     rows = read.select(["latent", "quantile", "strongest", "sampled", "document"]).to_pandas()
-    # By their documents, hashes of a text: strength decides nothing.
-    order = (
-        rows[rows.sampled].sort_values("document", kind="stable").groupby(["latent", "quantile"]).cumcount()
-    )
+    # Documents are hashes of texts, so their order does not depend on strength.
+    by_document = rows[rows.sampled].sort_values("document", kind="stable")
+    order = by_document.groupby(["latent", "quantile"]).cumcount()
     rows["sampled"] = order.reindex(rows.index, fill_value=SAMPLED) < SAMPLED
     chosen = rows.strongest | rows.sampled
     read, rows = read.filter(pa.array(chosen)).combine_chunks(), rows[chosen]
@@ -168,11 +176,7 @@ def contexts(examples: str, first: int, stop: int, vocabulary: Vocabulary) -> di
     borders = np.searchsorted(owner, np.arange(len(rows) + 1)).tolist()
     found: dict[int, list[dict[str, Any]]] = {}
     flags = zip(
-        rows.latent.tolist(),
-        rows.strongest.tolist(),
-        rows.sampled.tolist(),
-        rows["quantile"].tolist(),
-        strict=True,
+        *(rows[name].tolist() for name in ("latent", "strongest", "sampled", "quantile")), strict=True
     )
     for place, ((latent, strongest, sampled, quantile), begin, end) in enumerate(
         zip(flags, (ends - lengths).tolist(), ends.tolist(), strict=True)
@@ -195,19 +199,16 @@ def _lists(keys: pd.Series, values: list[Any]) -> dict[int, list[Any]]:
 
 
 def _recurrences(table: pd.DataFrame, others: Sequence[str]) -> list[list[Any]]:
-    """[number among ``others``, latent there, cosine, matched] of every row."""
-    places = [
-        others.index(training_name(crosscoder, seed))
-        for crosscoder, seed in zip(table.crosscoder, table.seed, strict=True)
-    ]
+    """Return [number among ``others``, latent there, cosine, matched] of every row."""
+    names = map(training_name, table.crosscoder, table.seed)
+    places = [others.index(name) for name in names]
     matched = table.matched.astype(int).tolist()
-    return [
-        list(row) for row in zip(places, table.other.tolist(), numbers(table.cosine), matched, strict=True)
-    ]
+    rows = zip(places, table.other.tolist(), numbers(table.cosine), matched, strict=True)
+    return [list(row) for row in rows]
 
 
 def _twins(twins: pd.DataFrame) -> dict[int, list[list[Any]]]:
-    """[other latent, cosine, divergence] of each latent's twins, from both sides."""
+    """Return [other latent, cosine, divergence] of each latent's twins, from both sides."""
     twins = twins[twins.kind == TWIN]
     sides = [(twins.chat_only, twins.base_only), (twins.base_only, twins.chat_only)]
     values = numbers(twins.cosine), numbers(twins.divergence)
@@ -234,12 +235,10 @@ def _explanation(kind: str, row: pd.Series) -> dict[str, Any]:
 
 
 def _pairs(items: Any, values: Any) -> list[list[Any]]:
-    """Lists of two columns side by side; empty where there is nothing (a missing value)."""
-    return (
-        []
-        if np.ndim(items) == 0
-        else [list(pair) for pair in zip(np.asarray(items).tolist(), numbers(values), strict=True)]
-    )
+    """Return two columns as a list of pairs. A missing value gives an empty list."""
+    if np.ndim(items) == 0:
+        return []
+    return [list(pair) for pair in zip(np.asarray(items).tolist(), numbers(values), strict=True)]
 
 
 def _tokens(ids: Any, values: Any, vocabulary: Vocabulary) -> list[list[Any]]:
@@ -247,5 +246,5 @@ def _tokens(ids: Any, values: Any, vocabulary: Vocabulary) -> list[list[Any]]:
 
 
 def training_name(crosscoder: str, seed: int) -> str:
-    """Of a training, and of the folder of its pieces."""
+    """Return the name of a training. The folder of its pieces has this name."""
     return f"{crosscoder}.seed{seed}"

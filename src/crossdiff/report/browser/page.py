@@ -1,4 +1,4 @@
-"""The latent browser as a whole: page, data, scripts and libraries."""
+"""Writes the latent browser as a whole: page, data, scripts and libraries."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,9 @@ from crossdiff.report.browser.contents import CHUNK, TrainingFiles, chunks, tabl
 from crossdiff.report.browser.pieces import Vocabulary, write_piece
 from crossdiff.report.template import page_template
 
-STATIC = 20  # latents of each crosscoder that the page shows where scripts are off
-Trainings = Mapping[
-    tuple[str, int], TrainingFiles
-]  # by crosscoder and seed; the first of a crosscoder needs no seed in links
+STATIC = 20  # latents of each crosscoder that the page shows if scripts are off
+# By crosscoder and seed. Links to a crosscoder's first training leave out the seed.
+Trainings = Mapping[tuple[str, int], TrainingFiles]
 
 
 def write_files(
@@ -28,32 +27,29 @@ def write_files(
     named: pd.DataFrame,
     tokenizer: Any,
 ) -> None:
-    """Write every piece: index, vocabulary, and of each training {name}/table and {name}/{first latent}.
+    """Write every piece: index and vocabulary, and for each training {name}/table and {name}/{first latent}.
 
-    ``digests`` are those of the weights, ``named`` is the table of checked names.
+    ``digests`` are those of the weights. ``named`` is the table of checked names.
     """
-    vocabulary, names, index = Vocabulary(), [training_name(*training) for training in trainings], []
+    vocabulary, names = Vocabulary(), [training_name(*training) for training in trainings]
+    index: list[dict[str, Any]] = []
     for (crosscoder, seed), training in trainings.items():
         name = training_name(crosscoder, seed)
-        content = table(
-            training,
-            named[(named.crosscoder == crosscoder) & (named.seed == seed)],
-            digests[crosscoder, seed],
-        )
+        own = named[(named.crosscoder == crosscoder) & (named.seed == seed)]
+        content = table(training, own, digests[crosscoder, seed])
         write_piece(folder, f"{name}/table", content)
         latents = len(content["columns"]["class"])
         for number, chunk in enumerate(chunks(training, latents, vocabulary, names)):
             write_piece(folder, f"{name}/{number * CHUNK}", chunk)
         link = name if crosscoder in (entry["crosscoder"] for entry in index) else crosscoder
         index.append({"name": name, "link": link, "crosscoder": crosscoder, "seed": seed, "latents": latents})
-    write_piece(
-        folder, "vocabulary", [tokenizer.decode([token]).replace("\n", "\u21b5") for token in vocabulary.ids]
-    )
+    words = [tokenizer.decode([token]).replace("\n", "\u21b5") for token in vocabulary.ids]
+    write_piece(folder, "vocabulary", words)
     write_piece(folder, "index", {"pair": pair, "chunk": CHUNK, "trainings": index})
 
 
 def copy_assets(folder: Path, assets: Sequence[str], root: Path) -> None:
-    """Copy the page's own files and the libraries that come with it, which lie below ``root``."""
+    """Copy the page's own files and its libraries. They lie below ``root``."""
     for asset in assets:
         target = folder / Path(asset).relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +57,10 @@ def copy_assets(folder: Path, assets: Sequence[str], root: Path) -> None:
 
 
 def render(template: str, pair: str, trainings: Trainings, named: pd.DataFrame) -> str:
-    """The page as HTML. What is not a script in it shows each crosscoder's most chat-leaning latents, escaped by the template engine."""
+    """Return the page as HTML. The template engine escapes all text from data.
+
+    Without scripts the page shows each crosscoder's most chat-leaning latents.
+    """
     static = {
         training_name(*name): [
             row | {"name": current(named, *name).get(row["latent"], "")}

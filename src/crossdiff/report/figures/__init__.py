@@ -1,1 +1,1 @@
-"""The figures: each a function from tables to a matplotlib figure, which ``drawing.save`` writes as SVG and PNG."""
+"""Each figure is a function from tables to a matplotlib figure. ``drawing.save`` writes it as SVG and PNG."""

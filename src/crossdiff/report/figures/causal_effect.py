@@ -1,6 +1,7 @@
-"""The figure of the causal experiment."""
+"""Draws the figure of the causal experiment."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,16 +28,18 @@ HEIGHT = 0.38  # of a bar; two share a row
 
 @captioned(
     "KL to the chat model for every patched run, per crosscoder",
-    """Causal effect. The base model's activations, changed as each row says, go through the rest of the chat model: how far
-    are its predictions from the chat model's own, per answer token? Shorter is nearer. If a ranking finds what matters,
-    its best half lowers the KL more than its worst.""",
+    """Causal effect. Each row changes the base model's activations and runs the rest of the chat model on
+    them. The bar is the distance (KL) of the resulting predictions from the chat model's own, per answer
+    token. Shorter is nearer. If a ranking finds what matters, its best half lowers the KL more than its worst
+    half.""",
 )
 def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """KL to the chat model of every patched run, all answer tokens and the first ones, one panel per crosscoder.
+    """Draw the KL to the chat model of every patched run, for all answer tokens and the first ones.
 
-    Whiskers are the 95 % bootstrap over conversations, the dotted lines "none", the numbers on the right the change against it with the
-    bootstrap's interval. Random halves share a row: the bar is their mean, each a dot. Empty sets, sets that never fired and undefined
-    means are named in the place of a bar or on it.
+    There is one panel per crosscoder. Whiskers are the 95 % bootstrap over conversations. Dotted lines show
+    "none". The numbers on the right are the change against "none" with its 95 % interval. Random halves share
+    a row: the bar is their mean, and each has a dot. Empty sets, sets that never fired and undefined means
+    are named on the bar or in its place.
     """
     tables = {name: _with_rows(table) for name, table in tables.items()}
     labels = list(dict.fromkeys(row for table in tables.values() for row in table.row))
@@ -51,32 +54,29 @@ def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.barh(np.nan, np.nan, label=f"{group} ({part.tokens.iloc[0]} answer tokens)", **_look(style))
         for label, rows in table.groupby("row"):
             _note(ax, rows, labels.index(label))
-        ax.set(
-            xlim=(0, 1.35 * ax.get_xlim()[1]), ylim=(len(labels) - 0.4, -0.6)
-        )  # room for the numbers on the right
+        # Leave room for the numbers on the right.
+        ax.set(xlim=(0, 1.35 * ax.get_xlim()[1]), ylim=(len(labels) - 0.4, -0.6))
         ax.set_title(f"{name}: {table.conversations.max()} conversations")
     axes[0, 0].set_yticks(range(len(labels)), labels)
-    figure.supxlabel(
-        "KL to the chat model (nats per answer token; 95 % bootstrap over conversations)", fontsize=9
-    )
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(STYLES), fontsize=8
-    )
+    of_bars = "KL to the chat model (nats per answer token; 95 % bootstrap over conversations)"
+    figure.supxlabel(of_bars, fontsize=9)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(STYLES), fontsize=8)
     return figure
 
 
 def _with_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the label of each patched run's row."""
+    """Add the label of each patched run's row to the table."""
     name = table.variant.str.replace(r"_\d+$", "", regex=True).map(LABELS)
     return table.assign(row=name + table.form.eq("additive").map({True: ", additive", False: ""}))
 
 
-def _look(style: Mapping[str, str]) -> dict[str, object]:
+def _look(style: Mapping[str, str]) -> dict[str, Any]:
     return {"height": HEIGHT, "edgecolor": "white", "linewidth": 0.3, **style}
 
 
 def _bar(ax: plt.Axes, rows: pd.DataFrame, y: float, style: Mapping[str, str]) -> None:
-    """One bar: with its interval for a single patched run, with dots for several."""
+    """Draw one bar, with an interval for a single patched run or with dots for several."""
     if rows.latents.eq(0).any() or rows.kl.isna().any():
         return
     ax.barh(y, rows.kl.mean(), **_look(style))
@@ -96,7 +96,7 @@ def _percent(share: float) -> str:
 
 
 def _note(ax: plt.Axes, rows: pd.DataFrame, y: float) -> None:
-    """What a reader must know of a row: the size of its set, that it never fired, or tokens without a finite KL."""
+    """Write a note on a row: its set's size, that it never fired, or tokens without a finite KL."""
     first = rows.iloc[0]
     if rows.undefined.gt(0).any():
         text = f"undefined at {rows.undefined.max()} tokens"

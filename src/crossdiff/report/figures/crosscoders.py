@@ -1,6 +1,7 @@
-"""Figures of crosscoders: their training, and their latents by decoder norm, latent scaling and template tokens."""
+"""Draws crosscoders: their training, decoder norms, latent scaling and template tokens."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,12 +31,16 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
 
 @captioned(
     "Histograms of the relative decoder norm difference per crosscoder",
-    """How much of each latent's decoder belongs to the chat model (count on a log axis). A healthy run has most latents near
-    ½. What lies far right claims to exist in the chat model only; the next figure tests that claim.""",
+    """How much of each latent's decoder belongs to the chat model (counts on a log axis). In a healthy run
+    most latents lie near ½. Latents far on the right claim to exist in the chat model only. The next figure
+    tests that claim.""",
 )
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
-    """Live latents, one column per crosscoder: histogram of the relative decoder norm difference with the class borders, and below it the
-    cosine of each latent's base and chat directions, class by class."""
+    """Draw the live latents, one column per crosscoder.
+
+    Above is the histogram of the relative decoder norm difference with the class borders. Below is the cosine
+    of each latent's base and chat directions, class by class.
+    """
     figure, (upper, lower) = plt.subplots(
         2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row"
     )
@@ -52,22 +57,10 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
         for label, left, right, colour, x, align in regions:
             count = int((live["class"] == label).sum())
             ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
-            ax.text(
-                x,
-                0.98,
-                f"{label}\n{count}",
-                ha=align,
-                va="top",
-                fontsize=7,
-                transform=ax.get_xaxis_transform(),
-            )
-        counts, _, _ = ax.hist(
-            live.relative_norm_difference,
-            bins=np.linspace(0, 1, 51),
-            color=BLUE,
-            edgecolor="white",
-            linewidth=0.3,
-        )
+            place = {"ha": align, "va": "top", "transform": ax.get_xaxis_transform()}
+            ax.text(x, 0.98, f"{label}\n{count}", fontsize=7, **place)
+        look: dict[str, Any] = {"color": BLUE, "edgecolor": "white", "linewidth": 0.3}
+        counts, _, _ = ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), **look)
         highest = max(highest, counts.max())
         ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
         ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
@@ -88,16 +81,9 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
     for label, colour, style in looks:
         cosines = live.decoder_cosine[live["class"] == label].clip(-1, 1)  # rounding may exceed 1
         if len(cosines):
-            weights = np.full(len(cosines), 1 / len(cosines))
-            ax.hist(
-                cosines,
-                bins=np.linspace(-1, 1, 41),
-                weights=weights,
-                histtype="step",
-                color=colour,
-                ls=style,
-                label=f"{label} ({len(cosines)})",
-            )
+            bins, weights = np.linspace(-1, 1, 41).tolist(), np.full(len(cosines), 1 / len(cosines))
+            look: dict[str, Any] = {"histtype": "step", "color": colour, "ls": style}
+            ax.hist(cosines, bins=bins, weights=weights, label=f"{label} ({len(cosines)})", **look)
     ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 5), xlabel="cosine of base and chat direction")
     if ax.has_data():
         ax.legend(loc="upper left", fontsize=7)
@@ -105,9 +91,10 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
 
 @captioned(
     "ν error against ν reconstruction, chat-leaning and shared latents, per crosscoder",
-    """Latent scaling. Both ratios are near 0 for a latent that only the chat model needs and near 1 for a shared one. Top of
-    the plot: the base decoder shrank although the base model uses the latent (complete shrinkage). Right: other latents
-    do its work in the base model (latent decoupling). Dotted: the thresholds of a confirmed latent, at the lower left.""",
+    """Latent scaling. Both ratios are near 0 for a latent that only the chat model needs, and near 1 for a
+    shared one. At the top the base decoder shrank although the base model uses the latent (complete
+    shrinkage). On the right other latents do its work in the base model (latent decoupling). Dotted lines are
+    the thresholds. Confirmed latents lie below and left of both.""",
 )
 def latent_scaling(
     betas: Mapping[str, pd.DataFrame],
@@ -115,14 +102,15 @@ def latent_scaling(
     latent_scaling: LatentScaling,
     names: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Figure:
-    """nu_error against nu_reconstruction with marginal histograms: the most chat-leaning latents, chat-only ones and shared ones.
+    """Draw nu_error against nu_reconstruction with marginal histograms.
 
-    ``names`` of latents, by crosscoder, are written beside their points.
+    It shows the most chat-leaning latents, chat-only ones and shared ones. ``names`` of latents, by
+    crosscoder, are written next to their points.
     """
     figure = plt.figure(figsize=(4.2 * len(betas), 4.3))
-    for part, (name, table) in zip(
-        figure.subfigures(1, len(betas), squeeze=False)[0], betas.items(), strict=True
-    ):
+    parts = figure.subfigures(1, len(betas), squeeze=False)[0]
+    for part, (name, table) in zip(parts, betas.items(), strict=True):
+        given = (names or {}).get(name, {})
         top = most_chat_leaning(table, classes.top)
         groups = (
             ("shared", table[table["class"] == "shared"], GREY, ".", 5),
@@ -134,32 +122,18 @@ def latent_scaling(
         for label, group, colour, marker, size in groups:
             shown = plausible(group)
             left_out |= set(group.latent) - set(shown.latent)
-            main.scatter(
-                shown.nu_reconstruction,
-                shown.nu_error,
-                s=size,
-                c=colour,
-                marker=marker,
-                lw=0,
-                alpha=0.75,
-                label=f"{label} ({len(shown)})",
-                rasterized=True,
-            )
+            look = {"s": size, "c": colour, "marker": marker, "lw": 0, "alpha": 0.75, "rasterized": True}
+            label = f"{label} ({len(shown)})"
+            main.scatter(shown.nu_reconstruction, shown.nu_error, label=label, **look)
             if len(shown):
                 weights = np.full(len(shown), 1 / len(shown))
                 style = {"bins": bins, "weights": weights, "histtype": "step", "color": colour}
                 axes["x"].hist(shown.nu_reconstruction, **style)
                 axes["y"].hist(shown.nu_error, orientation="horizontal", **style)
-        for row in plausible(table[table.latent.isin((names or {}).get(name, {}))]).itertuples():
-            place = (row.nu_reconstruction, row.nu_error)
-            main.annotate(
-                f"{names[name][row.latent]} ({row.latent})",
-                place,
-                (7, 7),
-                textcoords="offset points",
-                fontsize=7,
-                arrowprops={"arrowstyle": "-"},
-            )
+        for row in plausible(table[table.latent.isin(given)]).itertuples():
+            place, text = (row.nu_reconstruction, row.nu_error), f"{given[row.latent]} ({row.latent})"
+            look = {"textcoords": "offset points", "fontsize": 7, "arrowprops": {"arrowstyle": "-"}}
+            main.annotate(text, place, (7, 7), **look)
         main.axvline(latent_scaling.nu_reconstruction_below, color="black", lw=0.7, ls=":")
         main.axhline(latent_scaling.nu_error_below, color="black", lw=0.7, ls=":")
         main.set(
@@ -179,31 +153,21 @@ def latent_scaling(
 
 @captioned(
     "Number of confirmed latents against the threshold",
-    """How many of the most chat-leaning latents survive a threshold on both ratios. The curve that rises first holds the
-    more truly chat-specific latents.""",
+    """How many of the most chat-leaning latents have both ratios below a threshold. The crosscoder whose
+    curve rises first has more latents that are specific to the chat model.""",
 )
 def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
-    """How many of the most chat-leaning latents have both |nu| below a threshold, as it grows (docs/method.md 10)."""
+    """Draw how many of the most chat-leaning latents have both |nu| below a threshold (docs/method.md 10)."""
     figure, (ax,) = panels(["sweep"], width=7.2)
     grid = np.linspace(0, 1.2, 241)
-    for (name, table), colour, style in zip(
-        betas.items(), cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True
-    ):
+    looks = zip(cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True)
+    for (name, table), (colour, style) in zip(betas.items(), looks, strict=True):
         top = most_chat_leaning(table, classes.top)
         worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
-        ax.plot(
-            grid,
-            [(worst < threshold).sum() for threshold in grid],
-            color=colour,
-            ls=style,
-            label=f"{name} (of {len(top)})",
-        )
-    ax.set(
-        xlim=(0, 1.2),
-        ylim=(0, None),
-        xlabel=r"threshold on both $|\nu|$",
-        ylabel="latents below the threshold",
-    )
+        below = [(worst < threshold).sum() for threshold in grid]
+        ax.plot(grid, below, color=colour, ls=style, label=f"{name} (of {len(top)})")
+    ax.set(xlim=(0, 1.2), ylim=(0, None))
+    ax.set(xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
     ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
     ax.legend(loc="upper left")
     return figure
@@ -211,18 +175,19 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
 
 @captioned(
     "Share of each latent's activations on template tokens, per crosscoder",
-    """How much of each latent's activity falls on tokens of the chat template, compared with the share of such tokens in the
-    text.""",
+    """How much of each latent's activity in chats falls on tokens of the chat template. The solid vertical
+    line is the share of such tokens in all chats.""",
 )
 def template_tokens(
     betas: Mapping[str, pd.DataFrame],
     tables: Mapping[str, pd.DataFrame],
-    tokens_read: Mapping[str, Mapping[str, int]],
+    tokens_read: Mapping[str, dict[str, int]],
     classes: Classes,
 ) -> Figure:
-    """Per crosscoder and set of latents: the share of latents with at least so much of their activity in chats on template tokens.
+    """Draw the share of latents against the share of their activity on template tokens, set by set.
 
-    ``tables`` and ``tokens_read`` are those of latents.template_tokens.
+    Only activity in chats counts. A curve gives the latents that have at least that share. ``tables`` and
+    ``tokens_read`` are those of latents.template_tokens.
     """
     figure, axes = panels(list(betas), width=4.2, height=3.9, sharey=True)
     looks = {
@@ -237,28 +202,15 @@ def template_tokens(
             row, shares = shown.loc[label], np.sort(sets[label])
             text = f"{label} ({row.latents:.0f})"
             if len(shares):
-                text += f": {100 * row.mostly_on_template:.0f} % mostly, {100 * row.at_least_a_third:.0f} % at least a third"
-            # 1 up to the smallest share, 0 after the largest
-            x, y = (
-                np.concatenate([[0], shares, [1]]),
-                np.concatenate([[1], np.arange(len(shares), 0, -1) / max(len(shares), 1), [0]]),
-            )
-            ax.step(
-                x,
-                y if len(shares) else np.full(2, np.nan),
-                where="pre",
-                color=colour,
-                ls=style,
-                lw=width,
-                label=text,
-            )
+                text += f": {100 * row.mostly_on_template:.0f} % mostly"
+                text += f", {100 * row.at_least_a_third:.0f} % at least a third"
+            # A curve is 1 up to the smallest share and 0 after the largest.
+            x, steps = np.concatenate([[0], shares, [1]]), np.arange(len(shares), 0, -1) / max(len(shares), 1)
+            y = np.concatenate([[1], steps, [0]]) if len(shares) else np.full(2, np.nan)
+            ax.step(x, y, where="pre", color=colour, ls=style, lw=width, label=text)
         base_rate = shown.text_share.iloc[0]
-        ax.axvline(
-            base_rate,
-            color="black",
-            lw=0.9,
-            label=f"all tokens of chats: {100 * base_rate:.0f} % are template",
-        )
+        text = f"all tokens of chats: {100 * base_rate:.0f} % are template"
+        ax.axvline(base_rate, color="black", lw=0.9, label=text)
         for border in (A_THIRD, MOSTLY):
             ax.axvline(border, color="black", lw=0.5, ls=(0, (1, 3)))
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of activations in chats on template tokens")
@@ -270,18 +222,16 @@ def template_tokens(
 
 @captioned(
     "FVE, L0 and silent latents over training",
-    """Training. FVE and L0 should have levelled off; if not, the run was too short.""",
+    """Training. FVE and L0 should level off. If they do not, the run was too short.""",
 )
 def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
-    """FVE of both models, L0 and silent latents over training tokens, all crosscoders in one plot each."""
+    """Draw FVE of both models, L0 and silent latents over training tokens, for all crosscoders."""
     figure, (fve, l0, dead) = panels(["fve", "l0", "dead"], width=3.1)
-    for (name, log), colour, style in zip(
-        logs.items(), cycle(CYCLE, len(logs)), cycle(STYLES, len(logs)), strict=True
-    ):
+    looks = zip(cycle(CYCLE, len(logs)), cycle(STYLES, len(logs)), strict=True)
+    for (name, log), (colour, style) in zip(logs.items(), looks, strict=True):
         tokens = log.tokens / 1e6
-        fve.plot(
-            tokens, log.fve_base, color=colour, ls=style, lw=0.9, marker="o", ms=2.5, label=f"{name}, base"
-        )
+        of_base: dict[str, Any] = {"lw": 0.9, "marker": "o", "ms": 2.5}
+        fve.plot(tokens, log.fve_base, color=colour, ls=style, label=f"{name}, base", **of_base)
         fve.plot(tokens, log.fve_chat, color=colour, ls=style, lw=1.8, label=f"{name}, chat")
         l0.plot(tokens, log.l0, color=colour, ls=style, label=name)
         dead.plot(tokens, log.dead, color=colour, ls=style, label=name)

@@ -1,7 +1,7 @@
-"""The figure of explanations: how well they tell where a latent fires, set by set."""
+"""Draws how well explanations tell where a latent fires, set by set."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,17 +12,18 @@ from crossdiff.config import Classes
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, compare, sets
 from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned
 
+# Colour, marker and line of each set.
 LOOKS = (
     (BLUE, "o", "-"),
     (GREY, "s", "--"),
     (VERMILION, "^", "-"),
     (ORANGE, "v", "-"),
-)  # colour, marker, line of each set
-MOST_DOTS = 400  # of a set: more would hide the mean
+)
+MOST_DOTS = 400  # dots per set; more would hide the mean
 
 
 class Scores(NamedTuple):
-    """What one explainer made of one crosscoder."""
+    """Tables of one crosscoder: its latents, and one explainer's scores of them."""
 
     betas: pd.DataFrame
     latents: pd.DataFrame
@@ -31,16 +32,21 @@ class Scores(NamedTuple):
 
 @captioned(
     "Detection score of each latent's explanation, by set of latents, and recall in each activation quantile",
-    """How well an explanation tells contexts in which a latent fires from others, on documents that it was not made from: 1
-    is always, ½ is chance. Patterns are tokens, word sequences and places in a chat, found without a language model.
-    Large marks: means with 95 % intervals (bootstrap over latents); hollow ones have too few latents to conclude. Low and
-    high ν: the halves of the set on the left by latent scaling. Below: the share of contexts that is recognised, by
-    strength of activation.""",
+    """How well an explanation tells contexts in which a latent fires from other contexts (1 is always, ½ is
+    chance). The contexts come from documents that it was not made from. Patterns are tokens, word sequences
+    and places in a chat, found without a language model. Large marks are means with 95 % intervals (bootstrap
+    over latents). Hollow marks have too few latents to conclude. Low and high ν are the halves of the set on
+    the left by latent scaling. Below is the share of contexts that the explanation recognises, by strength of
+    activation.""",
 )
 def explanations(
     betas: Mapping[str, pd.DataFrame], classes: Classes, **scores: Mapping[str, pd.DataFrame]
 ) -> Figure:
-    """``by_scores`` of every explainer. ``scores`` holds its table of latents under its name, that of quantiles under NAME_quantiles."""
+    """Draw ``by_scores`` for every explainer.
+
+    ``scores`` holds an explainer's table of latents under its name, and its table of quantiles under
+    NAME_quantiles.
+    """
     explainers = [name for name in scores if not name.endswith("_quantiles")]
     found = {
         (name.replace("_", " "), crosscoder): Scores(
@@ -53,8 +59,11 @@ def explanations(
 
 
 def by_scores(scores: Mapping[tuple[str, str], Scores], top: int) -> Figure:
-    """One column per (explainer, crosscoder): detection of every latent, by set, with its mean and the mean's 95 % interval; below it the
-    recall in each activation quantile. A set of fewer than FEW_LATENTS is drawn hollow and says so."""
+    """Draw one column per (explainer, crosscoder).
+
+    Above is the detection of every latent by set, with the mean and its 95 % interval. Below is the recall in
+    each activation quantile. A set of fewer than FEW_LATENTS is drawn hollow and says so.
+    """
     figure, (upper, lower) = plt.subplots(
         2, len(scores), figsize=(max(5.0, 3.7 * len(scores)), 5.6), squeeze=False, sharey="row"
     )
@@ -77,38 +86,15 @@ def _detection(ax: plt.Axes, found: Scores, top: int) -> None:
         values = detection.reindex(latents.latent).dropna().to_numpy()
         few = row.scored < FEW_LATENTS
         shown = generator.choice(values, MOST_DOTS, replace=False) if len(values) > MOST_DOTS else values
-        ax.scatter(
-            place + generator.uniform(-0.3, 0.3, len(shown)),
-            shown,
-            s=5,
-            color=colour,
-            marker=marker,
-            lw=0,
-            alpha=0.35,
-            rasterized=True,
-        )
+        look: dict[str, Any] = {"s": 5, "lw": 0, "alpha": 0.35, "rasterized": True}
+        places = place + generator.uniform(-0.3, 0.3, len(shown))
+        ax.scatter(places, shown, color=colour, marker=marker, **look)
         if row.scored:
             spread = [[row.detection - row.low], [row.high - row.detection]]
-            ax.errorbar(
-                place,
-                row.detection,
-                spread,
-                color="black",
-                marker=marker,
-                ms=6,
-                mfc="white" if few else colour,
-                capsize=4,
-                lw=1.3,
-                zorder=3,
-            )
-            ax.annotate(
-                f"{row.detection:.2f}",
-                (place, row.high),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            mark: dict[str, Any] = {"marker": marker, "ms": 6, "mfc": "white" if few else colour}
+            ax.errorbar(place, row.detection, spread, color="black", capsize=4, lw=1.3, zorder=3, **mark)
+            above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            ax.annotate(f"{row.detection:.2f}", (place, row.high), (0, 5), **above)
         label = row.set.replace("most ", "most\n")
         labels.append(f"{label}\n{row.scored} of {row.latents}" + ("\ntoo few" if few else ""))
     ax.axhline(0.5, color="black", lw=0.7, ls=":")

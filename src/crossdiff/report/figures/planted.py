@@ -1,6 +1,10 @@
-"""Figures of planted concepts: each a function from tables of latents (planted.scoring.latent_table) to a matplotlib figure."""
+"""Draws the figures of planted concepts.
+
+Each is a function from tables of latents (planted.scoring.latent_table) to a matplotlib figure.
+"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,11 +52,14 @@ def _of(tables: Tables, name: str) -> list[pd.DataFrame]:
 
 @captioned(
     "Latents called chat-only by each rule, by kind of planted concept",
-    """What each rule calls chat-only. A good rule has a bar of one colour that ends at the dotted line; latents beyond one
-    per concept are splits.""",
+    """What each rule calls chat-only. A good rule has a bar of one colour that ends at the dotted line. If a
+    concept has more than one latent, it was split.""",
 )
 def calls(scores: pd.DataFrame, planted: int) -> Figure:
-    """Latents that each rule calls chat-only, by the kind of concept that they stand for, mean over seeds; dots: single seeds."""
+    """Draw the latents that each rule calls chat-only, by the kind of concept that they stand for.
+
+    Bars are means over seeds. Marks are the number of all called latents for single seeds.
+    """
     crosscoders, rules = list(dict.fromkeys(scores.crosscoder)), list(dict.fromkeys(scores.rule))
     figure, axes = plt.subplots(
         1, len(crosscoders), figsize=(5.0 * len(crosscoders), 3.6), sharex=True, sharey=True, squeeze=False
@@ -88,29 +95,26 @@ def calls(scores: pd.DataFrame, planted: int) -> Figure:
 
 @captioned(
     "False members against recall of chat-only concepts, per crosscoder and seed",
-    """Latents are called from the largest norm difference down. Lower is better; where a line ends, no more chat-only
-    concepts were found.""",
+    """Latents are called from the largest norm difference down. Lower is better. Where a line ends, no
+    further chat-only concept was found.""",
 )
 def false_members_against_recall(tables: Tables, planted: int) -> Figure:
-    """As more latents are called, the largest norm difference first: false members against recall, a line per seed; dots: at chat-only."""
+    """Draw false members against recall, while latents are called from the largest norm difference down.
+
+    There is a line per seed. Marks show where the chat-only class ends.
+    """
     figure, ax = plt.subplots(figsize=(6.4, 3.6))
     for number, name in enumerate(_names(tables)):
         colour, style = CYCLE[number % len(CYCLE)], STYLES[number % len(STYLES)]
         for seed, table in enumerate(_of(tables, name)):
             curve = recall_curve(table, planted)
-            ax.plot(
-                curve.recall,
-                curve.false_members,
-                color=colour,
-                ls=style,
-                lw=1.2,
-                label=name if not seed else None,
-            )
+            label = name if not seed else None
+            ax.plot(curve.recall, curve.false_members, color=colour, ls=style, lw=1.2, label=label)
             called = int((table["class"] == "chat-only").sum())
             if called:
                 at = curve[curve.called <= called].iloc[-1]
                 ax.plot(at.recall, at.false_members, marker="os^D"[number % 4], color=colour, ms=6)
-    ax.set_yscale("symlog", linthresh=1)  # none at all has a place, too
+    ax.set_yscale("symlog", linthresh=1)  # this scale also has a place for 0
     ax.set(xlim=(0, 1.02), ylim=(-0.1, None), xlabel="recall of chat-only concepts", ylabel="false members")
     ax.set_title("calling by norm difference, one line per seed; markers: the chat-only class")
     ax.legend(loc="upper left")
@@ -119,11 +123,11 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
 
 @captioned(
     "ROC of norm difference, ν error and ν reconstruction, per crosscoder",
-    """How well each statistic by itself tells latents of chat-only concepts from those of other concepts, all seeds
-    together.""",
+    """How well each statistic alone tells latents of chat-only concepts from those of other concepts. All
+    seeds are taken together.""",
 )
 def roc(tables: Tables) -> Figure:
-    """ROC of three statistics over latents that stand for a concept, all seeds together, per crosscoder."""
+    """Draw the ROC of three statistics over latents that stand for a concept, all seeds together."""
     names = _names(tables)
     figure, axes = plt.subplots(
         1, len(names), figsize=(max(5.0, 3.6 * len(names)), 3.6), sharey=True, squeeze=False
@@ -133,17 +137,9 @@ def roc(tables: Tables) -> Figure:
         positive = (compared.kind == "chat_only").to_numpy()
         for statistic, colour, style in zip(STATISTICS, CYCLE, STYLES, strict=False):
             order = np.argsort(-evidence(compared, statistic), kind="stable")
-            true, false = (
-                positive[order].cumsum() / max(positive.sum(), 1),
-                (~positive[order]).cumsum() / max((~positive).sum(), 1),
-            )
-            ax.plot(
-                np.append(0, false),
-                np.append(0, true),
-                color=colour,
-                ls=style,
-                label=STATISTIC_NAMES[statistic],
-            )
+            true = np.append(0, positive[order].cumsum() / max(positive.sum(), 1))
+            false = np.append(0, (~positive[order]).cumsum() / max((~positive).sum(), 1))
+            ax.plot(false, true, color=colour, ls=style, label=STATISTIC_NAMES[statistic])
         ax.plot([0, 1], [0, 1], color=GREY, lw=0.7)
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of other concepts' latents")
         ax.set_title(f"{name}: {positive.sum()} chat-only, {(~positive).sum()} others")
@@ -154,11 +150,11 @@ def roc(tables: Tables) -> Figure:
 
 @captioned(
     "Recovered against planted ratio of weakened concepts",
-    """Weakened concepts that were found: does a ratio recover how much weaker the concept is in the base? Grey: the
-    borderline ones.""",
+    """Does a ratio recover how much weaker a weakened concept is in the base? The dots are weakened concepts
+    that were found. The grey area holds the borderline ones.""",
 )
 def ratios(tables: Tables, scoring: Scoring) -> Figure:
-    """Estimated against planted ratio of weakened concepts, all seeds, a row per crosscoder."""
+    """Draw estimated against planted ratios of weakened concepts, all seeds, a row per crosscoder."""
     names = _names(tables)
     figure, axes = plt.subplots(
         len(names), len(RATIO_NAMES), figsize=(9.4, 3.0 * len(names)), sharex=True, sharey=True, squeeze=False
@@ -171,7 +167,8 @@ def ratios(tables: Tables, scoring: Scoring) -> Figure:
             ax.scatter(found.ratio, found[ratio], s=10, color=BLUE, marker="o", lw=0, alpha=0.7)
             outside = int((~found[ratio].between(-0.2, 1.6)).sum())
             ax.axvspan(0, scoring.borderline_ratio, color=GREY, alpha=0.15, lw=0)
-            text = f"slope {line['slope']:.2f}, $R^2$ {line['r2']:.3f}\n{len(found)} latents, {outside} outside or undefined"
+            text = f"slope {line['slope']:.2f}, $R^2$ {line['r2']:.3f}"
+            text += f"\n{len(found)} latents, {outside} outside or undefined"
             ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", fontsize=8)
             ax.set(xlim=(0, 1), ylim=(-0.2, 1.6))
         row[0].set_ylabel(f"{name}: estimate")
@@ -183,11 +180,11 @@ def ratios(tables: Tables, scoring: Scoring) -> Figure:
 
 @captioned(
     "Norm difference against ν, by kind of planted concept",
-    """First seed. Where norm difference and ν agree, points fall on a line from the upper middle to the lower right; high ν
-    at a high norm difference is a trap.""",
+    """The first seed. Where norm difference and ν agree, points fall on a line from the upper middle to the
+    lower right. A high ν at a high norm difference is a trap.""",
 )
 def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Figure:
-    """Norm difference against both ratios, by kind of concept; the first seed's latents that stand for one."""
+    """Draw norm difference against both ratios by kind of concept, for latents of the first seed."""
     names = _names(tables)
     columns = {"nu_error": thresholds.nu_error_below, "nu_reconstruction": thresholds.nu_reconstruction_below}
     figure, axes = plt.subplots(
@@ -201,25 +198,14 @@ def agreement(tables: Tables, classes: Classes, thresholds: LatentScaling) -> Fi
             for kind, (colour, _, marker) in KIND_LOOKS.items():
                 part = shown[shown.called_kind == kind]
                 if len(part):
-                    label = kind.replace("_", "-")
-                    ax.scatter(
-                        part.relative_norm_difference,
-                        part[statistic],
-                        s=14,
-                        c=colour,
-                        marker=marker,
-                        lw=0,
-                        alpha=0.8,
-                        label=label,
-                    )
+                    look: dict[str, Any] = {"s": 14, "lw": 0, "alpha": 0.8, "label": kind.replace("_", "-")}
+                    x, y = part.relative_norm_difference, part[statistic]
+                    ax.scatter(x, y, c=colour, marker=marker, **look)
             ax.axvline(classes.chat_only_above, color="black", lw=0.7, ls=":")
             ax.axhline(threshold, color="black", lw=0.7, ls=":")
             correlation = usable.relative_norm_difference.corr(usable[statistic])
-            ax.set(
-                xlim=(0, 1.01),
-                ylim=NU_RANGE,
-                title=f"{name}, {STATISTIC_NAMES[statistic]}: correlation {correlation:.2f}",
-            )
+            title = f"{name}, {STATISTIC_NAMES[statistic]}: correlation {correlation:.2f}"
+            ax.set(xlim=(0, 1.01), ylim=NU_RANGE, title=title)
         row[0].set_ylabel(r"$\nu$")
     for ax in axes[-1]:
         ax.set_xlabel("relative decoder norm difference")

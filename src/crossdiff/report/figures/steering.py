@@ -1,6 +1,7 @@
-"""The dose-response figure of steering, with its caption."""
+"""Draws the dose-response figure of steering."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,18 +26,20 @@ PANELS = {
 
 @captioned(
     "Refusal rate, KL and perplexity against the strength of steering, per latent, with random controls",
-    """Top: share of requests refused, with 95 % intervals (Wilson). Middle: how far steering moves the predictions along the
-    unsteered answers. Bottom: how odd the base model finds the answers; where this soars, the model talks nonsense, and
-    that it does not refuse says little. A refusal is told by how an answer opens; one that comes later in the answer is
-    not counted. Whiskers there: 95 % bootstrap over requests. Grey: other latents and random directions of the same norm.""",
+    """Top: the share of requests that are refused, with 95 % intervals (Wilson). A refusal counts only if the
+    answer opens with it. Middle: how far steering moves the predictions along the unsteered answers. Bottom:
+    how odd the base model finds the answers. Where this soars the model talks nonsense, and a missing refusal
+    says little. Whiskers in the lower two are 95 % bootstrap intervals over requests. Grey lines are other
+    latents and random directions of the same norm.""",
 )
 def steering(
     tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None
 ) -> Figure:
-    """One column per steered latent: refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
+    """Draw refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
 
-    Every kind of request has its marker and line, and the latent its colour; controls are thin and grey.
-    The last place, apart, is the ablated direction. ``names`` of latents, by crosscoder, stand in the titles.
+    There is one column per steered latent. Every kind of request has its marker and line, and the latent has
+    its colour. Controls are thin and grey. The last place, apart from the others, is the ablated direction.
+    ``names`` of latents, by crosscoder, stand in the titles.
     """
     columns = [(name, latent) for name, table in tables.items() for latent in _latents(table)]
     figure, axes = plt.subplots(
@@ -56,9 +59,8 @@ def steering(
             _draw(ax, table, latent, value, place)
             place.label(ax)
         column[0].set_title(latent_label(name, latent, names))
-        column[-1].set_xlabel(
-            "strength, in multiples of the latent's\nlargest activation in the training text"
-        )
+        of_strength = "strength, in multiples of the latent's\nlargest activation in the training text"
+        column[-1].set_xlabel(of_strength)
     for row, (value, label) in zip(axes, PANELS.items(), strict=True):
         row[0].set_ylabel(label)
         if value == "rate":
@@ -76,7 +78,10 @@ def steering(
 
 
 class _Places:
-    """Where strengths stand on the axis: evenly, as grids are often geometric; "ablated" stands apart on the right."""
+    """Places of the strengths on the axis.
+
+    They are evenly spaced, because grids are often geometric. "ablated" stands apart on the right.
+    """
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.strengths = sorted(table.strength.dropna().unique())
@@ -99,7 +104,7 @@ def _latents(table: pd.DataFrame) -> list[int]:
 
 
 def _draw(ax: plt.Axes, table: pd.DataFrame, latent: int, value: str, place: _Places) -> None:
-    """One panel: controls first, the latent over them."""
+    """Draw one panel: the controls first, and the latent over them."""
     low, high = ("low", "high") if value == "rate" else (f"{value}_low", f"{value}_high")
     unsteered = table[table.change == "none"]
     of_latent = table[table.latent == latent]
@@ -116,8 +121,8 @@ def _draw(ax: plt.Axes, table: pd.DataFrame, latent: int, value: str, place: _Pl
         ax.errorbar(place.of(rows), middle, reach, fmt="", ls="", color=look["color"], lw=1, capsize=2)
 
 
-def _line(ax: plt.Axes, rows: pd.DataFrame, value: str, place: _Places, **style: object) -> None:
-    """A line through the strengths, and a mark where it is ablated, which is no strength."""
+def _line(ax: plt.Axes, rows: pd.DataFrame, value: str, place: _Places, **style: Any) -> None:
+    """Draw a line through the strengths, and a separate mark for the ablated direction."""
     added, out = rows[rows.strength.notna()].sort_values("strength"), rows[rows.strength.isna()]
     ax.plot(place.of(added), added[value], **style)
     ax.plot(place.of(out), out[value], **style | {"ls": ""})
@@ -126,7 +131,8 @@ def _line(ax: plt.Axes, rows: pd.DataFrame, value: str, place: _Places, **style:
 def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[str]]:
     table = next(iter(tables.values()))
     asked = table[table.change == "none"].set_index("requests").asked
-    looks = [*LOOKS.values(), *({"color": grey, "lw": 0.8} for grey in CONTROLS.values())]
+    of_controls = [{"color": grey, "lw": 0.8} for grey in CONTROLS.values()]
+    looks: list[dict[str, Any]] = [*LOOKS.values(), *of_controls]
     handles = [plt.Line2D([], [], **look) for look in looks]
     controls = {
         kind: table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS

@@ -1,0 +1,225 @@
+"""Prove that a model's activations, patched runs and answers are those of its own forward pass.
+
+Crossdiff stops models at a layer, resumes them from there, and answers many padded prompts at once. Whether a
+family bears that is hard to tell from its code. So each model is tried on a few short texts before anything
+expensive runs. The reference is the model's own ``forward``, one text at a time, without padding and cache.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crossdiff.errors import UserError, first_line
+from crossdiff.interventions.changes import Change, changing
+from crossdiff.interventions.steered_answers import answer, read
+from crossdiff.models.answers import answer_nats, greedy
+from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.padding import padded
+
+ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``
+OUTLYING = 0.1  # share of tokens that may differ more, because rounding sends some tokens to other experts
+CLOSE = 2  # times ``allowed``: how far a chosen logit may lie below the best one, in standard deviations
+NEW_TOKENS = 6  # of each answer
+FOLLOWING = 3  # tokens that follow each prompt when it is steered
+LENGTHS = (
+    6,
+    24,
+    24,
+    48,
+)  # tokens of each text; two are equal, so that a batch of equal lengths is tried, too
+TEXT = (
+    "The river comes down from the hills in spring, when the snow melts, and fills the meadows behind our "
+    "house. My brother and I used to build small dams there, with stones and branches, until the water found "
+    "another way. In summer the meadows dry up, the cows return, and nobody would think that there was ever "
+    "a lake. Question: what are 17 and 25 in total? Answer: 42, because 10 and 20 give 30, while 7 and 5 "
+    "give 12. Our neighbour keeps a list of the dates on which the ice breaks; it begins in 1903 and names "
+    "the weather, the wind and the height of the water."
+)
+
+
+def proof_texts(tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    """Ids of the texts on which a model is tried: the first tokens of TEXT, from different words on."""
+    words = TEXT.split()
+    texts = [" ".join(words[5 * number :]) for number in range(len(LENGTHS))]
+    return [
+        np.asarray(tokenizer(text)["input_ids"][:length]) for text, length in zip(texts, LENGTHS, strict=True)
+    ]
+
+
+def allowed(model: PreTrainedModel) -> float:
+    """Largest relative difference that rounding explains: ROUNDINGS eps sqrt(blocks), eps of one rounding.
+
+    Errors of blocks add like the steps of a random walk. Of 30 blocks in bfloat16, 1.5 were measured. It is
+    at least LEAST. Wrong computations differ by some tenths or more.
+    """
+    one = torch.finfo(model.dtype).eps / 2
+    return max(LEAST, ROUNDINGS * one * len(decoder_layers(model)) ** 0.5)
+
+
+@torch.inference_mode()
+def prove(
+    model: PreTrainedModel, name: str, texts: Sequence[np.ndarray], layer: int, parts: Sequence[str]
+) -> dict[str, float]:
+    """Try ``parts`` (keys of PARTS) on ``texts`` (ids). Gives the relative difference of each part.
+
+    It is the largest one, apart from a share OUTLYING of the tokens. ``name`` names the model in errors.
+    ``layer`` is the 0-based block that is harvested and changed. Raises UserError for the first part that
+    fails, or that differs from the model's own forward pass by more than rounding.
+    """
+    found, most = {}, allowed(model)
+    for part in parts:
+        compare, todo = PARTS[part]
+        try:
+            difference = compare(model, texts, layer)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except UserError as error:
+            raise UserError(f"{name}: {part}: {error}") from None
+        except Exception as error:  # unknown families fail in every way
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"{name}: {part} fails with {type(model).__name__} ({why}); {todo}") from error
+        if not difference <= most:  # NaN is refused, too
+            problem = f"{part} with {type(model).__name__} differs from the model's own forward pass"
+            raise UserError(f"{name}: {problem} by {difference:.3g}, allowed: {most:.3g} (relative); {todo}")
+        found[part] = difference
+    return found
+
+
+def _harvest(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+    """Activations of a padded batch, or logits from them if ``layer`` is the last block."""
+    ids, real = (part.to(model.device) for part in padded(texts))
+    found = run_to_layer(model, ids, layer)[real]
+    if layer == len(decoder_layers(model)) - 1:  # hidden_states has the final norm applied here
+        return _difference(head_logits(model, found), _own_logits(model, texts))
+    states = [
+        model(input_ids=_row(model, text), use_cache=False, output_hidden_states=True).hidden_states
+        for text in texts
+    ]
+    # Most families put the embeddings first. A few (Mamba) begin with the output of block 0.
+    return min(_difference(found, torch.cat([row[at][0] for row in states])) for at in (layer + 1, layer))
+
+
+def _head(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> float:
+    """Logits from the last block's output."""
+    last = len(decoder_layers(model)) - 1
+    found = [head_logits(model, run_to_layer(model, _row(model, text), last)[0]) for text in texts]
+    return _difference(torch.cat(found), _own_logits(model, texts))
+
+
+def _patching(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+    """Logits after the activations of a padded batch were changed and the model was resumed."""
+    ids, real = (part.to(model.device) for part in padded(texts))
+    hidden, change = run_to_layer(model, ids, layer), _push(model, texts, layer)
+    patched = hidden + change.added.to(hidden)
+    found = head_logits(model, resume_from_layer(model, patched, ids, layer)[real])
+    return _difference(found, _own_logits(model, texts, layer, change))
+
+
+def _steering(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+    """Answers, and logits on what follows the prompts, without a change and with one from token 1 on."""
+    changes = [Change.nothing(model.config.get_text_config().hidden_size), _push(model, texts, layer)]
+    following = torch.tensor(np.stack([text[:FOLLOWING] for text in texts]))
+    known, sizes = read(model, texts, layer, [1] * len(texts), following), []
+    for change, found in zip(changes, answer(model, known, changes, NEW_TOKENS), strict=True):
+        whole = [np.concatenate(pair) for pair in zip(texts, following.numpy(), strict=True)]
+        own = [_own_logits(model, [row], layer, change, 1)[-FOLLOWING - 1 :] for row in whole]
+        sizes.append(_difference(head_logits(model, found.predicting.flatten(0, 1)), torch.cat(own)))
+        sizes.append(_doubt(model, texts, found.answers, layer, change, 1))
+    return max(sizes)
+
+
+def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> float:
+    """-log p of answers that are given: the beginnings of the other texts."""
+    answers = [text[:NEW_TOKENS] for text in texts[::-1]]
+    found, own = answer_nats(model, texts, answers), []
+    for text, said in zip(texts, answers, strict=True):
+        logits = _own_logits(model, [np.concatenate([text, said])])[len(text) - 1 : -1]
+        target = torch.from_numpy(said).long().to(model.device)
+        own.append(functional.cross_entropy(logits.float(), target, reduction="sum").item())
+    return float(np.abs(found / np.array(own) - 1).max())
+
+
+def _generation(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+    """Greedy answers to prompts of different lengths at once."""
+    nothing = Change.nothing(model.config.get_text_config().hidden_size)
+    return _doubt(model, texts, greedy(model, texts, NEW_TOKENS), layer, nothing)
+
+
+# What jobs do with a model -> how it is compared, and what to do if it fails.
+_UNSUPPORTED = "this family is not supported, so choose another model"
+PARTS: dict[str, tuple[Callable[[PreTrainedModel, Sequence[np.ndarray], int], float], str]] = {
+    "harvest": (_harvest, _UNSUPPORTED),
+    "head": (_head, _UNSUPPORTED),
+    "patching": (_patching, "leave out the section causal"),
+    "steering": (_steering, "leave out the section steering"),
+    "perplexity": (_perplexity, "leave out the section steering"),
+    "generation": (_generation, "leave out the section behaviour, and set causal.answers: dataset"),
+}
+
+
+def _row(model: PreTrainedModel, text: np.ndarray) -> Tensor:
+    return torch.from_numpy(text).long().to(model.device)[None]
+
+
+def _own_logits(
+    model: PreTrainedModel,
+    texts: Iterable[np.ndarray],
+    layer: int = 0,
+    change: Change | None = None,
+    start: int = 0,
+) -> Tensor:
+    """The logits of all tokens by ``forward`` alone, text after text: (tokens, vocabulary).
+
+    ``change`` applies to the output of block ``layer`` from position ``start`` of each text on.
+    """
+    found = []
+    for text in texts:
+        rows = Change.nothing(1) if change is None else change
+        changes = Change(*(part.to(model.device)[None] for part in rows))
+        steered = torch.arange(len(text), device=model.device)[None] >= start
+        with changing(model, layer, changes, steered):
+            found.append(model(input_ids=_row(model, text), use_cache=False).logits[0])
+    return torch.cat(found)
+
+
+def _push(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> Change:
+    """Add a random vector, half as long as the median activation of the shortest text."""
+    norm = run_to_layer(model, _row(model, texts[0]), layer)[0].float().norm(dim=1).median().cpu()
+    width = model.config.get_text_config().hidden_size
+    vector = torch.randn(width, generator=torch.Generator().manual_seed(0))
+    return Change.add(0.5 * norm * vector / vector.norm())
+
+
+def _difference(found: Tensor, own: Tensor) -> float:
+    """||found - own|| / ||own|| of rows (tokens, anything), exceeded by a share OUTLYING of the rows."""
+    found, own = found.float(), own.float()
+    return _outlying((found - own).norm(dim=1) / own.norm(dim=1))
+
+
+def _doubt(
+    model: PreTrainedModel,
+    prompts: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    layer: int,
+    change: Change,
+    start: int = 0,
+) -> float:
+    """How far the logits of greedy answers lie below the best ones of the model's own pass.
+
+    In standard deviations of a token's logits, divided by CLOSE. 0 if each token is the most likely one.
+    """
+    below = []
+    for prompt, said in zip(prompts, answers, strict=True):
+        whole = np.concatenate([prompt, said[:-1]])
+        logits = _own_logits(model, [whole], layer, change, start)[len(prompt) - 1 :].float()
+        chosen = logits.gather(1, _row(model, said).T)[:, 0]
+        below.append((logits.max(dim=1).values - chosen) / logits.std(dim=1))
+    return _outlying(torch.cat(below)) / CLOSE
+
+
+def _outlying(sizes: Tensor) -> float:
+    return float(sizes.sort().values[int((1 - OUTLYING) * (len(sizes) - 1))])

@@ -1,0 +1,54 @@
+"""The names of a model's tensors: which prefixes may be stripped, and which tensors may be left unused.
+
+Torch-free.
+"""
+
+import re
+from collections.abc import Iterable
+
+# What wraps a model puts these before names. The model inside is the same.
+_ANYWHERE = r"_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"  # torch.compile, FSDP, checkpoints
+_IN_FRONT = r"module|base_model\.model"  # DataParallel and DeepSpeed; peft
+WRAPPER = rf"^(?:(?:{_IN_FRONT}|{_ANYWHERE})\.)+|(?:(?:{_ANYWHERE})\.)+"
+
+# Tensors that no job uses -> why they are not used.
+UNUSED = {
+    r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|vision_embed\w*|embed_vision|img_processor)\.": (
+        "reads images"
+    ),
+    r"(^|\.)(multi_modal_projector|mm_projector|vision_projection|image_newline|connector)(\.|$)": (
+        "brings images to the text model"
+    ),
+    r"(^|\.)(audio_tower|audio_model|audio_encoder|audio_projector|embed_audio)\.": "reads sound",
+    r"(^|\.)(mtp|mtp_layers|mtp_block|nextn_predict_layers)\.": "predicts tokens after the next one",
+    r"(^|\.)(rotary_emb|rotary|rotary_pos_emb)\.inv_freq$": "follows from the configuration",
+    r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask)$": "is a fixed mask",
+    r"(^|\.)position_ids$": "counts positions",
+    r"(^|\.)(v_head|value_head|score)\.": "judges answers, in reinforcement learning",
+}
+_BLOCK = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+
+
+def has_adapter(names: Iterable[str]) -> bool:
+    """Whether tensors of an adapter (LoRA) are among ``names``."""
+    return any("lora_" in name for name in names)
+
+
+def stripped(name: str) -> str:
+    """The name of a tensor without the prefixes of what wrapped its model."""
+    return re.sub(WRAPPER, "", name)
+
+
+def unknown(names: Iterable[str], blocks: int, predicting: int) -> list[str]:
+    """Those of ``names`` that belong to no part that is known to be unused, sorted.
+
+    ``blocks`` is the number of the model's blocks. Up to ``predicting`` further ones predict tokens after the
+    next one (multi-token prediction), and are not used.
+    """
+
+    def known(name: str) -> bool:
+        block = _BLOCK.search(name)
+        extra = block is not None and blocks <= int(block[1]) < blocks + predicting
+        return extra or any(re.search(pattern, name) for pattern in UNUSED)
+
+    return sorted(name for name in names if not known(name))

@@ -1,0 +1,42 @@
+"""Files that come with Crossdiff, for runs in whatever folder (``snakemake -s elsewhere/Snakefile -d
+here``).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from crossdiff.provenance.code import ROOT
+
+# Keys of a config whose value is the path of a file, or a list of such paths.
+PATH_KEYS = ("files", "chat_template", "requests", "catalogue")
+
+
+def shipped(path: str | Path, root: Path = Path()) -> Path:
+    """A file of the repository: that below ``root``, else that of the checkout which the library belongs
+    to.
+    """
+    return root / path if (root / path).exists() else ROOT / path
+
+
+def find_shipped(values: dict[str, Any], home: str | Path) -> None:
+    """Let paths of a config that are not in the working folder name the files next to the Snakefile, in
+    place.
+
+    ``home`` is the folder of the Snakefile. In that folder itself nothing changes. So shipped configs, whose
+    paths are relative to it, run from elsewhere.
+    """
+    if Path(home).samefile(Path()):
+        return
+    for key, value in values.items():
+        if isinstance(value, dict):
+            find_shipped(value, home)
+        elif key in PATH_KEYS and isinstance(value, str):
+            values[key] = _found(value, home)
+        elif key in PATH_KEYS and isinstance(value, list):
+            values[key] = [_found(path, home) if isinstance(path, str) else path for path in value]
+
+
+def _found(path: str, home: str | Path) -> str:
+    there = str(Path(os.path.relpath(home)) / path)
+    return there if not Path(path).exists() and Path(there).exists() else path

@@ -1,0 +1,171 @@
+"""Families of language models, tiny and random: what jobs do with them is what they compute themselves.
+
+docs/families.md holds the table. To write it again:
+`PYTHONPATH=src:tests:tests/helpers python tests/cases/test_families.py`.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers_families import FAMILIES, VISION_FAMILIES, VOCABULARY, tiny
+from helpers_texts import one_line
+from transformers import GenerationConfig, PreTrainedModel
+
+from crossdiff.errors import UserError
+from crossdiff.interventions import proof, steered_answers
+from crossdiff.interventions.proof import PARTS, prove
+from crossdiff.models import answers
+from crossdiff.models.answers import greedy
+from crossdiff.models.forward import only_attends
+from crossdiff.models.load import check_weights, digest, load_model
+
+PAGE = Path(__file__).parents[2] / "docs/families.md"
+ALL = [*FAMILIES, *VISION_FAMILIES]
+QUICK = ("gpt2", "gemma3", "gpt_oss", "deepseek_v3", "qwen3_next", "jamba", "lfm2", "mamba", "rwkv")
+LAYER, EXACT = 1, 1e-5  # float32 on one machine rounds that much at most
+GENERATOR = np.random.default_rng(0)
+TEXTS = [GENERATOR.integers(1, VOCABULARY - 4, size=length) for length in (7, 20, 20, 41)]
+
+# Family -> part -> the reason for which it is refused.
+STREAMS = "not one residual stream"
+REFUSED = {
+    "gemma3n_text": dict.fromkeys(("harvest", "head", "patching", "steering", "perplexity"), STREAMS),
+    "rwkv": {"generation": "differs from the model's own forward pass"},
+}
+
+selected = [pytest.param(family, marks=() if family in QUICK else pytest.mark.slow) for family in ALL]
+
+
+def outcome(model: PreTrainedModel, family: str, part: str) -> str:
+    """Empty if a part agrees to EXACT, else the line that refuses it."""
+    try:
+        difference = prove(model, family, TEXTS, LAYER, [part])[part]
+    except UserError as error:
+        return str(error)
+    return "" if difference <= EXACT else f"differs by {difference}"
+
+
+@pytest.mark.parametrize("family", selected)
+def test_family_agrees_with_its_own_forward_pass_or_is_refused_with_a_reason(family: str) -> None:
+    model, refused = tiny(family), REFUSED.get(family, {})
+    for part in PARTS:
+        said = outcome(model, family, part)
+        assert refused[part] in said and said.startswith(f"{family}: ") if part in refused else said == "", (
+            part
+        )
+
+
+@torch.inference_mode()
+def own_answer(model: PreTrainedModel, prompt: np.ndarray) -> list[int]:
+    """The new tokens of the model's own greedy ``generate``, for one prompt."""
+    plain = copy.copy(model)
+    plain.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=8, eos_token_id=0, pad_token_id=0
+    )
+    ids = torch.from_numpy(prompt)[None]
+    return plain.generate(input_ids=ids, attention_mask=torch.ones_like(ids))[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("family", selected)
+def test_batched_answers_are_those_of_generate(family: str) -> None:
+    model = tiny(family)
+    model.generation_config.eos_token_id = 0
+    found = [answer.tolist() for answer in greedy(model, TEXTS, 8)]
+    agrees = found == [own_answer(model, prompt) for prompt in TEXTS]
+    assert agrees != ("generation" in REFUSED.get(family, {}))
+
+
+@pytest.mark.parametrize("family", selected)
+def test_weights_come_back_as_written(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    model.save_pretrained(tmp_path)
+    check_weights(tmp_path)
+    assert digest(load_model(tmp_path, torch.float32)) == digest(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_next", pytest.param("phimoe", marks=pytest.mark.slow)])
+def test_rounding_of_bfloat16_is_allowed(family: str) -> None:
+    model = tiny(family).bfloat16()
+    found = prove(model, family, TEXTS, LAYER, list(PARTS))
+    assert 0 < max(found.values()) <= proof.allowed(model) < 0.1
+
+
+def test_caches_are_told_apart() -> None:
+    told = {family: only_attends(tiny(family)) for family in QUICK}
+    assert [family for family, plain in told.items() if plain] == ["gpt2", "gemma3", "gpt_oss", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_first_and_last_layer_are_proved_too(layer: int) -> None:
+    model = tiny("gemma2")
+    assert max(prove(model, "gemma2", TEXTS, layer, list(PARTS)).values()) <= EXACT
+
+
+# What is wrong is refused.
+
+
+def test_padding_that_is_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recurrent state that has read the padding on the left."""
+    monkeypatch.setattr(answers, "only_attends", lambda _model: True)
+    message = one_line(prove, tiny("minimax"), "it", TEXTS, LAYER, ["generation"])
+    assert message.startswith("it: generation with MiniMaxForCausalLM differs from the model's own")
+    assert message.endswith("leave out the section behaviour, and set causal.answers: dataset")
+
+
+def test_cache_of_attention_for_a_recurrent_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steered_answers, "only_attends", lambda _model: True)
+    for family in ("qwen3_next", "jamba", "lfm2"):
+        message = one_line(prove, tiny(family), "it", TEXTS, LAYER, ["steering"])
+        assert message.startswith("it: steering ") and message.endswith("leave out the section steering")
+
+
+def test_activations_of_another_layer_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = proof.run_to_layer
+    monkeypatch.setattr(proof, "run_to_layer", lambda model, ids, layer: right(model, ids, layer + 1))
+    message = one_line(prove, tiny("llama"), "it", TEXTS, LAYER, ["harvest"])
+    assert "harvest with LlamaForCausalLM differs from the model's own forward pass by" in message
+
+
+def test_weights_that_are_not_numbers_are_refused() -> None:
+    model = tiny("llama")
+    model.lm_head.weight.data[3] = float("nan")
+    assert "by nan, allowed: 0.002" in one_line(prove, model, "it", TEXTS, LAYER, ["head"])
+
+
+# The table.
+
+
+def table(of: Sequence[str]) -> list[str]:
+    """The rows of docs/families.md, for these families."""
+    rows = []
+    for family in of:
+        model, refused = tiny(family), REFUSED.get(family, {})
+        cache = "attention" if only_attends(model) else "other"
+        said = {part: "refused" if part in refused else "yes" for part in PARTS}
+        rows.append(f"| `{family}` | {cache} | {' | '.join(said.values())} |")
+    return rows
+
+
+def test_page_lists_every_family_with_what_the_tests_found() -> None:
+    rows = PAGE.read_text().partition("| family |")[2].splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == ALL
+    assert set(table(QUICK)) == {row for row in rows if row.split("`")[1] in QUICK}
+
+
+def test_most_families_agree_in_everything() -> None:
+    assert len(ALL) >= 40 and len(ALL) - len(REFUSED) >= 34
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text()
+    head = text[: text.index("| family |")]
+    lines = [
+        f"| family | cache | {' | '.join(PARTS)} |",
+        "| --- " * (len(PARTS) + 2) + "|",
+        *table(ALL),
+    ]
+    PAGE.write_text(head + "\n".join(lines) + "\n")
