@@ -76,6 +76,7 @@ onstart:
     try:
         slurm.check(workflow)
         gpu.check(workflow)
+        kept_shards.look_again(workflow)
     except UserError as error:
         raise WorkflowError(str(error))
 

@@ -4,11 +4,11 @@ This rule takes the texts of the data sets and the chat tokenizer. It gives toke
 position, role and template part of every token.
 """
 
+if workflow.is_main_process:
+    kept_shards.tell(workflow)
 
-# A checkpoint, so that Snakemake looks again at what depends on a shard when the shard was made. If a text has
-# changed, every shard of its data set is made again. Those whose tokens stay keep their file, and then their
-# activations are not harvested again.
-checkpoint tokenise:
+
+rule tokenise:
     """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
         tokenizer=TOKENIZER,
