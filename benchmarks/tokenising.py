@@ -3,8 +3,8 @@
     python benchmarks/tokenising.py --tokenizer results/tokenizers/NAME [--chats 100000]
 
 Chats have about 200 tokens. One in 1,000 records can't be used: a malformed line, a chat without turns, a
-turn without content, or one with an unknown role. The same chats, rendered before, are given to the tokenizer in
-batches of 1,000. Both take turns of 10,000 chats, so that a machine whose speed drifts slows both alike.
+turn without content, or one with an unknown role. The same chats, rendered before, are given to the tokenizer
+in batches of 1,000. Both take turns of 10,000 chats, so that a machine whose speed drifts slows both alike.
 
 The table has seconds, tokens per second, the share of the tokenizer's speed, the peak memory of this process
 and the number of records skipped and made odd. Exit code 1 says that the two numbers differ.
@@ -25,7 +25,8 @@ from turns import show
 
 from crossdiff.config import TextSource
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
-from crossdiff.texts.shards import read_counts, read_place, tokenise_shard
+from crossdiff.texts.shards import read_counts
+from crossdiff.texts.tokenising import read_place, tokenise_shard
 
 TURN = 10_000  # chats
 SHARD = 1_000_000  # tokens
@@ -128,9 +129,8 @@ def main() -> None:
     ]
     show(rows, arguments.json)
     odd = -(-arguments.chats // ODD)
-    print(
-        f"{arguments.chats:,} chats, {lengths.sum():,} tokens, {shards} shards: {skipped} records skipped, {odd} made odd"
-    )
+    made = f"{arguments.chats:,} chats, {lengths.sum():,} tokens, {shards} shards"
+    print(f"{made}: {skipped} records skipped, {odd} made odd")
     sys.exit(skipped != odd)
 
 

@@ -2,7 +2,7 @@
 
 from crossdiff.config import TextSource
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
-from crossdiff.texts.shards import tokenise_shard
+from crossdiff.texts.tokenising import tokenise_shard
 from crossdiff.workflow.job import job
 
 

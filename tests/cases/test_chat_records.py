@@ -16,7 +16,8 @@ from helpers_chats import (
 from helpers_texts import assistant, one_line, user
 
 from crossdiff.texts.chats import chat_sequence
-from crossdiff.texts.shards import added, read_counts, sequences, tokenise_shard
+from crossdiff.texts.shards import added, read_counts
+from crossdiff.texts.tokenising import sequences, tokenise_shard
 from crossdiff.texts.unusable import Tally
 
 # What the record is read as. Each has the same two turns.

@@ -26,7 +26,8 @@ from crossdiff.models.chat_templates import with_arguments
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.tokenizers import write_chat_tokenizer
 from crossdiff.texts.chats import chat_sequence
-from crossdiff.texts.shards import read_shard, sequences, tokenise_shard
+from crossdiff.texts.shards import read_shard
+from crossdiff.texts.tokenising import sequences, tokenise_shard
 from crossdiff.texts.unusable import Tally
 
 # What templates do to turns.

@@ -23,8 +23,10 @@ from crossdiff.config import TextSource
 from crossdiff.config.text_files import ALLOWED
 from crossdiff.texts import documents as long_documents
 from crossdiff.texts.documents import document_windows, ids_in_pieces
-from crossdiff.texts.shards import document_id, in_split, read_counts, read_shard, tokenise_shard
+from crossdiff.texts.shards import read_counts, read_shard
 from crossdiff.texts.sources import read
+from crossdiff.texts.splits import document_id, in_split
+from crossdiff.texts.tokenising import tokenise_shard
 
 TEXTS = ["one", "zwölf\nlines", 'a "quoted", text', "\u2028 separators \x85", "", "last 🙂"]
 RECORDS = [{"text": text} for text in TEXTS]
@@ -438,7 +440,7 @@ def test_many_shards_read_a_file_once(tmp_path, monkeypatch):
         "open",
         lambda self, *mode, **more: Counted(io.FileIO(self)) if self == path else plain(self, *mode, **more),
     )
-    monkeypatch.setattr("crossdiff.texts.shards.BATCH", 1)
+    monkeypatch.setattr("crossdiff.texts.tokenising.BATCH", 1)
     source = documents(path)
     write_shards(source, tmp_path / "shards", 50, tokens=3000)
     assert sum(sizes) < 1.5 * path.stat().st_size

@@ -10,7 +10,7 @@ from crossdiff.config import HubDataset, TextSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.texts.archives import members
 from crossdiff.texts.files import records
-from crossdiff.texts.formats import Text, texts
+from crossdiff.texts.formats import Text, texts_of
 from crossdiff.texts.unusable import Unusable
 
 STATE_EVERY = 1000  # records of a hub stream; its state costs more than a record
@@ -48,7 +48,7 @@ def read(
     before = start or Place()
     number = before.text
     for record, after in _records(source, name, archive, before):
-        found = texts(iter([record]), source.format, source.field, where, before.record)
+        found = texts_of(record, source.format, source.field, where, before.record)
         last: Read | None = None
         for used, text in enumerate(itertools.islice(found, before.used, None), before.used):
             if last is not None:  # which was not the last one of its record

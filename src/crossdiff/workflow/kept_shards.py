@@ -1,9 +1,9 @@
 """Keep what was made from token shards that are tokenised again and stay as they are.
 
 If a text has changed, every shard of its data set is tokenised again, because nothing else tells where each
-shard ends. Shards whose tokens are the same keep their files (``texts.shards``). Snakemake decides before a run
-what depends on a job, and would redo all of it. As a checkpoint, the rule lets Snakemake look again when the
-shard is there. It is one only in runs that tokenise existing shards, because each look takes as long as
+shard ends. Shards whose tokens are the same keep their files (``texts.tokenising``). Snakemake decides before
+a run what depends on a job, and would redo all of it. As a checkpoint, the rule lets Snakemake look again when
+the shard is there. It is one only in runs that tokenise existing shards, because each look takes as long as
 planning the run.
 
 Torch-free.
@@ -37,8 +37,8 @@ def tell(workflow: "Workflow") -> None:
 def _tell(workflow: "Workflow") -> None:
     if workflow.dryrun and workflow.dag is not None and (again := _again(workflow)):
         print(
-            f"{again} token shards are tokenised again. What was made from those whose tokens stay is kept, so "
-            "fewer jobs may run than are listed here.",
+            f"{again} token shards are tokenised again. What was made from those whose tokens stay is kept, "
+            "so fewer jobs may run than are listed here.",
             file=sys.stderr,
         )
 

@@ -16,8 +16,10 @@ from crossdiff.config import TextSource
 from crossdiff.errors import UserError
 from crossdiff.texts.chats import HEADER, NO_ROLE, chat_sequence
 from crossdiff.texts.documents import document_windows
-from crossdiff.texts.shards import document_id, in_split, read_shard, sequences, tokenise_shard
+from crossdiff.texts.shards import read_shard
 from crossdiff.texts.sources import read
+from crossdiff.texts.splits import document_id, in_split
+from crossdiff.texts.tokenising import sequences, tokenise_shard
 
 # The split.
 
