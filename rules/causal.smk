@@ -32,7 +32,10 @@ if CONFIG.causal:
             **request("generate_answers"),
         params:
             settings=settings(
-                "causal.conversations", "causal.answer_tokens", "tokens.context", *RUN.text_keys("{dataset}")
+                "causal.conversations",
+                "causal.answer_tokens",
+                "tokens.context",
+                *RUN.text_keys("{dataset}", "long", "rewritten"),
             ),
             code=code_digest("generate_answers"),
         message:

@@ -12,7 +12,8 @@ if workflow.is_main_process:  # a cluster's nodes may not have a model's folder
         RUN.check_models()  # here an error is one line; in a rule it would not be
     except UserError as error:
         raise WorkflowError(str(error))
-# All keys but the template, which comes with the tokenizer.
+# A fine-tune names the template, or tokens.chat_template does. It comes with the tokenizer.
+TEMPLATE_KEYS = ["tokens.template_arguments", "tokens.date", *([] if FINETUNE else ["tokens.chat_template"])]
 FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
 
 
@@ -77,7 +78,7 @@ rule chat_tokenizer:
     conda:
         "../envs/environment.yaml"
     params:
-        settings=settings("tokens.chat_template", "tokens.template_arguments", "tokens.date"),
+        settings=settings(*TEMPLATE_KEYS),
         code=code_digest("chat_tokenizer"),
     message:
         "Writing the chat tokenizer"
@@ -178,7 +179,7 @@ if FINETUNE:
             **request("finetune_model"),
         params:
             settings=settings(
-                *FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name))
+                *FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long"))
             ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),

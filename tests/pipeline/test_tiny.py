@@ -222,24 +222,27 @@ def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: C
 
 
 @pytest.mark.parametrize(
-    ("turns", "message"),
+    ("turns", "reason"),
     [
-        ([], "dataset requests, record 0: a chat without turns"),
-        (
-            [{"role": "bot", "content": "hello"}],
-            "dataset requests, record 0, turn 0: found role 'bot', allowed: system, user, assistant",
-        ),
+        ([], "a chat without turns"),
+        ([{"role": "critic", "content": "hello"}], "a turn with role 'critic'"),
     ],
 )
-def test_bad_chat_is_refused_by_number(checkout: Checkout, turns: list, message: str) -> None:
-    (checkout.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+def test_too_many_bad_chats_are_refused_with_reason_and_example(
+    checkout: Checkout, turns: list, reason: str
+) -> None:
+    (checkout.folder / "chats.jsonl").write_text(
+        "".join(json.dumps({"messages": turns, "id": i}) + "\n" for i in range(200))
+    )
     config = checkout.changed(
         TINY, {"datasets.requests.files": ["chats.jsonl"], "datasets.requests.format": "messages"}
     )
     shard = "results/tokens/tiny-chat/requests.train/0000.parquet"
     result = checkout.snakemake(shard, "--configfile", config)
     assert result.returncode == 1
-    assert f"error: {message}" in result.stdout
+    said = r"error: datasets\.requests: (\d+) of \1 records can't be used \(100\.00%\), tokens\.unusable"
+    example = rf'\1 x {re.escape(reason)} \(record \d+: {{"messages": '
+    assert re.search(rf"{said} allows 1\.00%: {example}", result.stdout)
     assert not (checkout.folder / shard).exists()
 
 

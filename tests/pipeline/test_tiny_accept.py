@@ -129,7 +129,7 @@ def test_other_settings_are_refused_and_nothing_is_written(ours):
         and " of prepare_model" in said
     )
     assert "older code also made" not in accepted(
-        ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_model", "check_pair"
+        ours, "prepare_model", "finetune_model", "chat_tokenizer", "check_model", "prove_model", "check_pair"
     )
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
     assert (

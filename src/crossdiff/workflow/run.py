@@ -54,12 +54,12 @@ class Run:
         return value
 
     @staticmethod
-    def text_keys(dataset: str) -> list[str]:
-        """The keys that decide a data set's texts.
+    def text_keys(dataset: str, *unread: str) -> list[str]:
+        """The keys that decide a data set's texts, without those that a rule does not read.
 
         Token budgets are left out, so that a larger budget keeps old shards.
         """
-        return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields]
+        return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields if key not in unread]
 
     @staticmethod
     def source_keys(role: str) -> list[str]:
