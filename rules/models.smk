@@ -179,7 +179,8 @@ if FINETUNE:
             **request("finetune_model"),
         params:
             settings=settings(
-                *FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long"))
+                *FINETUNING_KEYS,
+                *(key for name in FINETUNE.data for key in RUN.text_keys(name, "kind", "long")),
             ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),
