@@ -180,7 +180,7 @@ if FINETUNE:
         params:
             settings=settings(
                 *FINETUNING_KEYS,
-                *(key for name in FINETUNE.data for key in RUN.text_keys(name, "kind", "long")),
+                *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long")),
             ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),

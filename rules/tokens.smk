@@ -32,7 +32,7 @@ rule tokenise:
         # No setting: it decides only whether a run stops.
         unusable_per_million=round(CONFIG.tokens.unusable * 1e6),
     params:
-        settings=settings("tokens.context", *RUN.text_keys("{dataset}", "kind")),
+        settings=settings("tokens.context", *RUN.text_keys("{dataset}")),
         tokens=lambda w: RUN.shard_tokens(w.dataset, w.split, w.shard),
         code=code_digest("tokenise"),
     message:

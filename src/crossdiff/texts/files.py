@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -27,6 +28,14 @@ Placed = Iterator[tuple[Any, int]]  # (record or Unusable, place after it)
 BUFFER = 1 << 20  # bytes that are read at a time
 ROWS = 1000  # of a Parquet file that are in memory at a time
 ARROW_NAMES = {".gz": "gzip", ".zst": "zstd"}
+# First bytes of files that are not what their name says -> what they are, and what to do.
+LOOKS_LIKE = {
+    b"\x1f\x8b": "gzip, add .gz to its name",
+    b"\x28\xb5\x2f\xfd": "Zstandard, add .zst to its name",
+    b"PAR1": "Parquet, name it .parquet",
+    b"PK\x03\x04": "a zip archive, unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS, fetch the file with git lfs pull",
+}
 _BETWEEN = re.compile(r"\s*([\[,\]]?)\s*")  # elements of a JSON list
 
 
@@ -41,6 +50,7 @@ def records(file: BinaryIO, name: str, place: int = 0) -> Placed:
     kind, compression = ending(name)
     try:
         plain = _decompressed(file, compression)
+        _check_content(plain, name, kind)
         match kind:
             case ".jsonl" | ".ndjson":
                 yield from _lines(plain, name, _forward(plain, _start(plain, name), place))
@@ -55,7 +65,7 @@ def records(file: BinaryIO, name: str, place: int = 0) -> Placed:
                     yield _document(plain, name) if kind == ".txt" else yaml.safe_load(plain), 1
             case _:
                 raise UserError(f"{name}: unknown ending {kind + compression!r}, allowed: {ALLOWED}")
-    except (ValueError, YAMLError, OSError, RecursionError) as error:
+    except (ValueError, YAMLError, OSError, RecursionError, NotImplementedError) as error:
         found = f"malformed {kind}{compression} ({' '.join(str(error).split())})"
         raise UserError(f"{name}: {found}") from error
 
@@ -68,6 +78,14 @@ def _decompressed(file: BinaryIO, compression: str) -> io.BufferedReader:
         # Notices a truncated file, and reads all members of a file of several.
         raw = pa.input_stream(file, compression=ARROW_NAMES[compression], buffer_size=BUFFER)
     return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, BUFFER)
+
+
+def _check_content(file: io.BufferedReader, name: str, kind: str) -> None:
+    """Raises UserError if the file begins like one of another kind."""
+    head = file.peek(max(map(len, LOOKS_LIKE)))
+    for start, looks_like in LOOKS_LIKE.items():
+        if head.startswith(start) and not (kind == ".parquet" and start == b"PAR1"):
+            raise UserError(f"{name}: looks like {looks_like}")
 
 
 def _start(file: io.BufferedReader, name: str) -> int:
@@ -92,9 +110,13 @@ def _forward(file: io.BufferedReader, here: int, place: int) -> int:
 
 def _lines(file: io.BufferedReader, name: str, place: int) -> Placed:
     """One JSON value per line. Lines end at a line feed only: JSON strings may hold other separators."""
+    first = place == 0
     for line in file:
         place += len(line)
-        if line.strip():
+        if stripped := line.strip():
+            if first and stripped in (b"{", b"["):
+                raise UserError(f"{name}: looks like one value over several lines, name it .json")
+            first = False
             yield _value(line, name), place
 
 
@@ -165,6 +187,8 @@ def _rows(file: io.BufferedReader, name: str, place: int) -> Placed:
     csv.field_size_limit(sys.maxsize)  # the csv module's own limit is 128 KiB
     counted = _Lines(file, _start(file, name))
     columns = next(csv.reader(counted, strict=True), [])
+    if twice := [column for column, times in Counter(columns).items() if times > 1]:
+        raise UserError(f"{name}: two columns have the name {twice[0]!r}; rename one")
     counted.place = _forward(file, counted.place, place)
     rows = csv.reader(counted, strict=True)
     while True:
@@ -175,7 +199,9 @@ def _rows(file: io.BufferedReader, name: str, place: int) -> Placed:
         except csv.Error as error:
             yield Unusable(f"a row that is not CSV ({error})", "", name), counted.place
             continue
-        if row and len(row) != len(columns):
+        if not all(map(_is_utf8, row)):
+            yield Unusable("a row that is not UTF-8", ",".join(row), name), counted.place
+        elif row and len(row) != len(columns):
             reason = f"a row of {len(row)} columns under a header of {len(columns)}"
             yield Unusable(reason, ",".join(row), name), counted.place
         elif row:
@@ -196,7 +222,11 @@ class _Lines:
         if not line:
             raise StopIteration
         self.place += len(line)
-        return line.decode("utf-8")
+        return line.decode("utf-8", "surrogateescape")
+
+
+def _is_utf8(value: str) -> bool:
+    return value.isascii() or not any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def _parquet(file: io.BufferedReader, place: int) -> Placed:

@@ -102,6 +102,6 @@ def _hub(hub: HubDataset, where: str, start: Place) -> Iterator[tuple[Any, Place
                 yield record, place
             if place.offset == STATE_EVERY:
                 place = place._replace(state=stream.state_dict(), offset=0)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the libraries for the network and for each file format have their own
         found = f"hub data set {hub.name}@{hub.revision} can't be read"
         raise UserError(f"{where}: {found} ({first_line(error)})") from error

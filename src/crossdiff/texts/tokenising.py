@@ -76,33 +76,27 @@ def _sequences(
     ``tokens`` is how many are wanted, so that few texts are tokenised in vain.
     """
 
-    def made(batch: list[Chosen]) -> Iterator[Iterable[Sequence] | tuple[Sequence, list[str]] | Unusable]:
-        """Sequences of a document, a sequence of a chat with notes, or what is wrong, for each text."""
-        chats = [chosen.text for chosen in batch if isinstance(chosen.text, Chat)]
-        documents = [chosen.text for chosen in batch if isinstance(chosen.text, str)]
-        of_chats = iter(chat_sequences(chats, tokenizer, source.rewritten))
-        of_documents = iter(document_windows(documents, tokenizer, context))
-        return (
-            next(of_chats)
-            if isinstance(chosen.text, Chat)
-            else next(of_documents)
-            if isinstance(chosen.text, str)
-            else chosen.text
-            for chosen in batch
-        )
+    def made(batch: list[Chosen]) -> Iterator[Any]:
+        """For each text the sequences of a document, a chat's sequence and notes, or what is wrong."""
+        texts: list[Any] = [chosen.text for chosen in batch if not isinstance(chosen.text, Unusable)]
+        found: Iterable[Any]
+        if source.kind == "chats":
+            found = chat_sequences(texts, tokenizer, source.rewritten)
+        else:
+            found = document_windows(texts, tokenizer, context)
+        each = iter(found)
+        return (chosen.text if isinstance(chosen.text, Unusable) else next(each) for chosen in batch)
 
     batches = _Batches(texts, tokens)
     for batch, all_made in _ahead(iter(batches), made):
         for chosen, one in zip(batch, all_made, strict=True):
-            parts: Iterable[Sequence]
-            notes: list[str] = []
             if isinstance(one, Unusable):
                 tally.skip(chosen.number, one)
                 continue
-            if isinstance(one, tuple):
-                parts, notes = _cut(one[0], one[1], source, context, tokenizer.bos_token_id)
-            else:
-                parts = one
+            parts: Iterable[Sequence] = one
+            notes: list[str] = []
+            if source.kind == "chats":
+                parts, notes = _cut(one, source, context, tokenizer.bos_token_id)
             tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
@@ -164,9 +158,10 @@ def _ahead(given: Iterator[Given], make: Callable[[Given], Made]) -> Iterator[tu
 
 
 def _cut(
-    chat: Sequence, notes: list[str], source: TextSource, context: int, bos: int | None
+    made: tuple[Sequence, list[str]], source: TextSource, context: int, bos: int | None
 ) -> tuple[list[Sequence], list[str]]:
-    """A chat as sequences of at most ``context`` tokens, and the ``notes`` with what was done to it."""
+    """A chat as sequences of at most ``context`` tokens, and its notes with what was done to it."""
+    chat, notes = made
     if len(chat.token) <= context:
         return [chat], notes
     if source.long == "cut":

@@ -2,9 +2,9 @@
 
 If a text has changed, every shard of its data set is tokenised again, because nothing else tells where each
 shard ends. Shards whose tokens are the same keep their files (``texts.tokenising``). Snakemake decides before
-a run what depends on a job, and would redo all of it. As a checkpoint, the rule lets Snakemake look again when
-the shard is there. It is one only in runs that tokenise existing shards, because each look takes as long as
-planning the run.
+a run what depends on a job, and would redo all of it. As a checkpoint, the rule lets Snakemake look again
+when the shard is there. It is one only in runs that tokenise existing shards, because each look takes as long
+as planning the run.
 
 Torch-free.
 """
