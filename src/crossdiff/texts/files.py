@@ -75,6 +75,9 @@ def _decompressed(file: BinaryIO, compression: str) -> io.BufferedReader:
     if compression:
         import pyarrow as pa  # not at the top, because most files are not compressed
 
+        if not file.read(1):
+            raise ValueError("no bytes")
+        file.seek(0)
         # Notices a truncated file, and reads all members of a file of several.
         raw = pa.input_stream(file, compression=ARROW_NAMES[compression], buffer_size=BUFFER)
     return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, BUFFER)
