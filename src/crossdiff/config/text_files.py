@@ -31,7 +31,7 @@ def check_ending(name: str) -> str:
     """
     found, compression = ending(name)
     may_stand_for_others = glob.has_magic(found) or not (found or compression or Path(name).is_file())
-    if may_stand_for_others or found in ENDINGS or Path(name).expanduser().is_dir():
+    if may_stand_for_others or found in ENDINGS or Path(os.path.expanduser(name)).is_dir():  # noqa: PTH111
         return name
     raise ValueError(f"found {name}, unknown ending {found + compression!r}, allowed: {ALLOWED}")
 

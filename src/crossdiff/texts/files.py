@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import yaml
 from yaml import YAMLError
 
-from crossdiff.config.text_files import ALLOWED, ending
+from crossdiff.config.text_files import ALLOWED, ENDINGS, ending
 from crossdiff.errors import UserError
 from crossdiff.texts.unusable import Unusable
 
@@ -48,6 +48,8 @@ def records(file: BinaryIO, name: str, place: int = 0) -> Placed:
     Raises UserError for an unknown ending, and for a file that is damaged as a whole.
     """
     kind, compression = ending(name)
+    if kind not in ENDINGS:
+        raise UserError(f"{name}: unknown ending {kind + compression!r}, allowed: {ALLOWED}")
     try:
         plain = _decompressed(file, compression)
         _check_content(plain, name, kind)
@@ -60,11 +62,8 @@ def records(file: BinaryIO, name: str, place: int = 0) -> Placed:
                 yield from _rows(plain, name, place)
             case ".parquet":
                 yield from _parquet(plain, place)
-            case ".txt" | ".yaml" | ".yml":
-                if place == 0:
-                    yield _document(plain, name) if kind == ".txt" else yaml.safe_load(plain), 1
-            case _:
-                raise UserError(f"{name}: unknown ending {kind + compression!r}, allowed: {ALLOWED}")
+            case _ if place == 0:  # one text or value
+                yield _document(plain, name) if kind == ".txt" else yaml.safe_load(plain), 1
     except (ValueError, YAMLError, OSError, RecursionError, NotImplementedError) as error:
         found = f"malformed {kind}{compression} ({' '.join(str(error).split())})"
         raise UserError(f"{name}: {found}") from error
