@@ -77,6 +77,7 @@ onstart:
         resources.check_cores(workflow)
         slurm.check(workflow)
         gpu.check(workflow)
+        kept_shards.look_again(workflow)
     except UserError as error:
         raise WorkflowError(str(error))
 

@@ -17,7 +17,7 @@ if CONFIG.causal:
             model=MODEL["chat"],
             tokenizer=TOKENIZER,
             archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
-            files=lambda w: CONFIG.datasets[w.dataset].files or [],
+            files=lambda w: RUN.text_files(w.dataset),
         output:
             "results/{pair}/answers/{dataset}.parquet",
         log:

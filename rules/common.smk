@@ -18,7 +18,7 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.texts.first_record import check_fields
-    from crossdiff.workflow import gpu, resources, shapes, slurm
+    from crossdiff.workflow import gpu, kept_shards, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders

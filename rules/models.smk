@@ -167,7 +167,7 @@ if FINETUNE:
             base=MODEL["base"],
             tokenizer=TOKENIZER,
             archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
-            files=[path for name in FINETUNE.data for path in CONFIG.datasets[name].files or []],
+            files=lambda w: [path for name in FINETUNE.data for path in RUN.text_files(name)],
         output:
             model=directory(MODEL["chat"]),
             log=f"{MODEL['chat']}.training.csv",
@@ -182,7 +182,8 @@ if FINETUNE:
             **request("finetune_model"),
         params:
             settings=settings(
-                *FINETUNING_KEYS, *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long"))
+                *FINETUNING_KEYS,
+                *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long")),
             ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),

@@ -4,20 +4,24 @@ This rule takes the texts of the data sets and the chat tokenizer. It gives toke
 position, role and template part of every token.
 """
 
+if workflow.is_main_process:
+    kept_shards.tell(workflow)
+
 
 rule tokenise:
     """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
         tokenizer=TOKENIZER,
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
-        files=lambda w: CONFIG.datasets[w.dataset].files or [],
+        files=lambda w: RUN.text_files(w.dataset),
         previous=lambda w: (
-            f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.parquet"
+            f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{int(w.shard) - 1:04d}.next.json"
             if int(w.shard)
             else []
         ),
     output:
-        "results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
+        shard=update("results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet"),
+        next="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.next.json",
     log:
         "logs/tokens/{tokenizer}/{dataset}.{split}/{shard}.log",
     priority: 50

@@ -2,7 +2,7 @@
 
 from crossdiff.config import TextSource
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
-from crossdiff.texts.shards import tokenise_shard
+from crossdiff.texts.tokenising import tokenise_shard
 from crossdiff.workflow.job import job
 
 
@@ -16,16 +16,22 @@ def main(
     archive: str | None,
     previous: str | None,
     shard: str,
+    following: str,
     unusable: float,
 ) -> None:
-    folder = load_chat_tokenizer(tokenizer)
-    tokenise_shard(source, name, split, folder, context, tokens, shard, archive, previous, unusable)
+    loaded = load_chat_tokenizer(tokenizer)
+    tokenise_shard(
+        source, name, split, loaded, context, tokens, shard, following, archive, previous, unusable
+    )
 
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
+        source = settings.datasets[snakemake.wildcards.dataset]
         main(
-            source=settings.datasets[snakemake.wildcards.dataset],
+            source=source
+            if source.files is None
+            else source.model_copy(update={"files": [*snakemake.input.files]}),
             name=snakemake.wildcards.dataset,
             split=snakemake.wildcards.split,
             tokenizer=snakemake.input.tokenizer,
@@ -33,6 +39,7 @@ if __name__ == "__main__":
             tokens=snakemake.params.tokens,
             archive=snakemake.input.get("archive") or None,
             previous=snakemake.input.get("previous") or None,
-            shard=snakemake.output[0],
+            shard=snakemake.output.shard,
+            following=snakemake.output.next,
             unusable=snakemake.resources.unusable_per_million / 1e6,
         )

@@ -26,7 +26,8 @@ from crossdiff.models.chat_templates import with_arguments
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.tokenizers import write_chat_tokenizer
 from crossdiff.texts.chats import chat_sequence
-from crossdiff.texts.shards import read_shard, sequences, tokenise_shard
+from crossdiff.texts.shards import read_shard
+from crossdiff.texts.tokenising import sequences, tokenise_shard
 from crossdiff.texts.unusable import Tally
 
 # What templates do to turns.
@@ -262,7 +263,9 @@ def test_shards_of_two_runs_are_the_same_to_the_byte(tmp_path):
     renders = written(tmp_path, DATED)
     for name in ("a", "b"):
         data = source(tmp_path, [GOOD] * 5)
-        tokenise_shard(data, "talk", "train", renders, 1000, 40, tmp_path / name)
+        tokenise_shard(
+            data, "talk", "train", renders, 1000, 40, tmp_path / name, tmp_path / f"{name}.next.json"
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert "26 Jul 2024" in renders.decode(read_shard(tmp_path / "a").token)
 

@@ -15,7 +15,7 @@ from helpers_chats import (
 )
 from helpers_texts import assistant, user
 
-from crossdiff.texts.shards import sequences
+from crossdiff.texts.tokenising import sequences
 
 # Tools.
 

@@ -177,12 +177,12 @@ def test_model_folder_that_is_missing_stops_before_any_job(checkout: Checkout) -
 
 def test_missing_files_are_named_with_their_keys(checkout: Checkout) -> None:
     config = checkout.changed(
-        TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.md", "gone.txt"]}
+        TINY, {"behaviour.requests": "nowhere.yaml", "datasets.readme.files": ["README.txt", "gone.txt"]}
     )
     result = checkout.snakemake("--dry-run", "--configfile", config)
     assert result.returncode == 1
     assert result.stdout.splitlines()[-3:] == [
-        "config: datasets.readme.files: found README.md, which is not there",
+        "config: datasets.readme.files: found README.txt, which is not there",
         "config: datasets.readme.files: found gone.txt, which is not there",
         "config: behaviour.requests: found nowhere.yaml, which is not there",
     ]

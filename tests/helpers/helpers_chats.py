@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from crossdiff.config import TextSource
 from crossdiff.texts.chats import CONTENT, Sequence
 from crossdiff.texts.formats import ROLES
-from crossdiff.texts.shards import sequences
+from crossdiff.texts.tokenising import sequences
 from crossdiff.texts.unusable import Tally
 
 GOOD = {"messages": [user("Hi there."), assistant("Yo.")]}

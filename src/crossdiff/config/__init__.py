@@ -246,8 +246,14 @@ class Config(Analysis):
         ]
 
     def paths(self) -> list[tuple[str, str]]:
-        """(key, path) of every local file or folder that the configuration names, without models."""
-        named = {f"datasets.{name}.files": dataset.files or [] for name, dataset in self.datasets.items()}
+        """(key, path) of every local file or folder that the configuration names, without models.
+
+        Raises UserError for a folder or glob that does not say which texts to read.
+        """
+        named = {
+            f"datasets.{name}.files": dataset.local_files(f"datasets.{name}")
+            for name, dataset in self.datasets.items()
+        }
         for model in MODELS:
             source = self.pair.source(model)
             made = {"random": source.random, "finetune": source.finetune}

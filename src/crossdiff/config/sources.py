@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from crossdiff.config.base import (
     ARGUMENT,
@@ -24,6 +24,7 @@ from crossdiff.config.base import (
     about,
     exactly_one,
 )
+from crossdiff.config.text_files import check_ending, expanded
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -139,7 +140,9 @@ class TextSource(Section):
     ] = None
     hub: HubDataset | None = None
     files: Annotated[
-        list[Text] | None, Field(min_length=1), about("Local .jsonl, .json, .parquet, .txt or .yaml files.")
+        list[Text] | None,
+        Field(min_length=1),
+        about("Local files, folders or globs: .jsonl, .json, .csv, .parquet, .txt, .yaml, also .gz or .zst."),
     ] = None
     package: Package | None = None
     validation_fraction: Annotated[
@@ -171,6 +174,26 @@ class TextSource(Section):
         Literal["cut", "windows"],
         about("Chats longer than `tokens.context`: `cut` them there, or take `windows` of that length."),
     ] = "cut"
+
+    @field_validator("files")
+    @classmethod
+    def _readable(cls, files: list[str] | None) -> list[str] | None:
+        return [check_ending(name) for name in files] if files else files
+
+    @field_validator("package")
+    @classmethod
+    def _readable_member(cls, package: Package | None) -> Package | None:
+        if package is not None:
+            check_ending(package.file)
+        return package
+
+    def local_files(self, key: str) -> list[str]:
+        """The local files that ``files`` stands for today.
+
+        Folders and globs are looked up, and ``~`` is replaced. ``key`` names the data set in errors. Raises
+        UserError as ``text_files.expanded`` does.
+        """
+        return expanded(self.files or [], f"{key}.files")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":

@@ -21,7 +21,8 @@ from crossdiff.models.thoughts import without_thinking
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES, Chat, Text
-from crossdiff.texts.shards import Shard, document_id, split_texts
+from crossdiff.texts.shards import Shard
+from crossdiff.texts.splits import document_id, split_texts
 from crossdiff.texts.unusable import Unusable
 
 log = logging.getLogger(__name__)

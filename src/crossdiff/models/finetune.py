@@ -28,7 +28,7 @@ from crossdiff.models.weight_files import read_config
 from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES
-from crossdiff.texts.shards import sequences
+from crossdiff.texts.tokenising import sequences
 
 log = logging.getLogger(__name__)
 

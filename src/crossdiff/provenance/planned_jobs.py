@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.config import load
+from crossdiff.config.text_files import expanded
 from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError
 from crossdiff.provenance import code, trust
@@ -65,7 +66,8 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     """Digest of all that decides which jobs there are.
 
     That is the config, the rules, the modules that rules use, and the names of the files in local model
-    folders. ``home`` is the folder of the Snakefile if it is not ``root``, in which the run works.
+    folders and in folders and globs of texts. ``home`` is the folder of the Snakefile if it is not
+    ``root``, in which the run works.
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
@@ -81,8 +83,18 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
             for folder in folders
             if folder
         ),
+        *(str(_text_files(source or {}, root)) for source in (values.get("datasets") or {}).values()),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _text_files(source: Mapping[str, Any], root: Path) -> list[str]:
+    """The files below ``root`` that a data set's texts are read from. Empty if they can't be told."""
+    named = [str(root / Path(name).expanduser()) for name in source.get("files") or []]
+    try:
+        return [os.path.relpath(path, root) for path in expanded(named, "files")]
+    except UserError:
+        return []
 
 
 def start(

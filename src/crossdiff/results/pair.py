@@ -31,7 +31,8 @@ from crossdiff.provenance.storage import read_json
 from crossdiff.results.crosscoder import LoadedCrosscoder
 from crossdiff.results.home import located, pair_names, record_of, root_of, tokenizer_folder
 from crossdiff.results.tokens import TextActivations, whole
-from crossdiff.texts.chats import Sequence, chat_sequence, document_sequences, is_answer
+from crossdiff.texts.chats import Sequence, chat_sequence, is_answer
+from crossdiff.texts.documents import document_windows
 from crossdiff.texts.formats import Turn, texts
 from crossdiff.texts.unusable import Unusable
 
@@ -110,7 +111,7 @@ class Pair:
         Raises UserError for a text that is empty or longer than a model's context.
         """
         if isinstance(text, str):
-            [*parts] = document_sequences(text, self.tokenizer, sys.maxsize)
+            parts = list(document_windows([text], self.tokenizer, sys.maxsize)[0])
             if not parts:
                 raise UserError("text: found no token, allowed: text that is not empty")
             ids = self._fitting(parts[0]).token

@@ -34,8 +34,8 @@ def download(package: str, sha256: str, path: Path) -> None:
             temporary.write_bytes(wheels[0].read_bytes())
 
 
-def members(archive: str | Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every member that matches the glob ``pattern``, sorted by name.
+def members(archive: str | Path, pattern: str, first: int = 0) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every member that matches the glob ``pattern``, sorted by name, from ``first`` on.
 
     Raises UserError if no member matches, or if ``archive`` is not a wheel.
     """
@@ -44,7 +44,7 @@ def members(archive: str | Path, pattern: str) -> Iterator[tuple[str, bytes]]:
             names = sorted(fnmatch.filter(wheel.namelist(), pattern))
             if not names:
                 raise UserError(f"{archive}: no member matches {pattern!r}")
-            for name in names:
+            for name in names[first:]:
                 yield name, wheel.read(name)
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive}: not a wheel ({error})") from error

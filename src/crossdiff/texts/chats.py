@@ -1,6 +1,6 @@
 """Turn documents and chats into tokens. Each token is marked with its turn's role and its template part."""
 
-import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from crossdiff.texts.turns import Chat, Turn
 from crossdiff.texts.unusable import Unusable
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 # Codes of the role and template-part columns of a token shard.
@@ -25,23 +26,6 @@ class Sequence(NamedTuple):
     token: np.ndarray  # int32 ids
     role: np.ndarray  # int8, index into formats.ROLES or NO_ROLE
     template: np.ndarray  # int8: CONTENT, HEADER or TURN_END
-
-
-def document_sequences(text: str, tokenizer: "PreTrainedTokenizerBase", context: int) -> list[Sequence]:
-    """Cut a document into windows of at most ``context`` tokens.
-
-    Each window starts with BOS if the tokenizer adds one.
-    """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
-    size = context - len(bos)
-    return [_plain(bos + ids[i : i + size], len(bos)) for i in range(0, len(ids), size)]
-
-
-def _plain(ids: list[int], n_bos: int) -> Sequence:
-    template = np.zeros(len(ids), np.int8)
-    template[:n_bos] = HEADER
-    return Sequence(np.asarray(ids, np.int32), np.full(len(ids), NO_ROLE, np.int8), template)
 
 
 def chat_sequence(
@@ -98,48 +82,92 @@ def _tokenised(
     """Rendered chats as tokens that are marked with role and template part."""
     if not rendered:
         return []
-    encoded = tokenizer(
-        [one.text for one in rendered],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    special = np.asarray(tokenizer.all_special_ids, np.int32)
+    encodings = _encodings([one.text for one in rendered], tokenizer)
+    token = np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings])
+    stops = np.cumsum([len(encoding) for encoding in encodings])
+    starts = np.append(0, stops[:-1])
+    # The first token of each turn's words, and the token after its last.
+    found = [
+        (first + start, last + start)
+        for one, encoding, start in zip(rendered, encodings, starts.tolist(), strict=True)
+        for first, last in _places(encoding, one.spans)
+    ]
+    first, last = np.array(found, np.int64).reshape(-1, 2).T
+    turns = np.cumsum([len(one.spans) for one in rendered])  # up to the end of each chat
+    speakers = np.array([_code(role) for one in rendered for _, _, role in one.spans], np.int8)
+    is_special = np.isin(token, np.asarray(tokenizer.all_special_ids, np.int32))
+    end = _turn_ends(is_special, last, _limits(first, turns, stops))
+    # Three parts of each turn, and what follows the last turn of each chat.
+    bounds = np.insert(np.stack([first, last, end], axis=1).ravel(), 3 * turns, stops)
+    parts = np.tile(np.array([HEADER, CONTENT, TURN_END], np.int8), len(end))
+    parts = np.insert(parts, 3 * turns, HEADER if ask else TURN_END)
+    roles = np.insert(np.repeat(speakers, 3), 3 * turns, _last_speakers(rendered, ask))
+    # A token with words of two turns belongs to the first one.
+    lengths = np.diff(np.maximum.accumulate(bounds), prepend=0)
+    columns = token, np.repeat(roles, lengths), np.repeat(parts, lengths)
     return [
-        _marked(one.spans, np.asarray(ids, np.int32), _pairs(offsets), special, ask)
-        for one, ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        Sequence(*(column[start:stop] for column in columns))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
     ]
 
 
-def _pairs(offsets: list[tuple[int, int]]) -> np.ndarray:
-    """Offsets as an array (2, tokens): faster than numpy's own way for a list of pairs."""
-    return np.fromiter(itertools.chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2).T
+def _encodings(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list["Encoding"]:
+    """The texts as the tokenizer's library gives them: places of characters are looked up where needed."""
+    backend = tokenizer.backend_tokenizer
+    # As PreTrainedTokenizerFast does before each call.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    return list(backend.encode_batch(texts, add_special_tokens=False))
 
 
-def _marked(
-    spans: list[tuple[int, int, str]], ids: np.ndarray, offsets: np.ndarray, special: np.ndarray, ask: bool
-) -> Sequence:
-    """Tokens with their roles and template parts. ``offsets`` (2, tokens) are places in the text."""
-    is_special = np.isin(ids, special)
-    role, template = np.empty(len(ids), np.int8), np.full(len(ids), HEADER, np.int8)
-    next_token, speaker = 0, "user"
-    # A token with at least one character of the content counts as content.
-    firsts = [int(np.searchsorted(offsets[1], start, side="right")) for start, _, _ in spans]
-    limits = [*firsts[1:], len(ids)]
-    for (start, stop, speaker), first, limit in zip(spans, firsts, limits, strict=True):
-        last = int(np.searchsorted(offsets[0], stop, side="left")) if stop > start else first
-        template[first:last] = CONTENT
-        # Ends before the next content, because there may be no special token between the two.
-        end = last + _turn_end(is_special[last:limit])
-        template[last:end] = TURN_END
-        role[next_token:end] = _code(speaker)
-        next_token = end
+def _places(encoding: "Encoding", spans: list[tuple[int, int, str]]) -> Iterator[tuple[int, int]]:
+    """The first token of each span's characters, and the token after the last.
+
+    A token with at least one character of the span counts.
+    """
+    offsets = None
+    for start, stop, _ in spans:
+        first = _token_at(encoding, start)
+        last = first if start == stop else _token_at(encoding, stop)
+        if first is None or last is None:  # the span begins or ends within a token, or at the text's end
+            if offsets is None:
+                offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
+            first = int(np.searchsorted(offsets[1], start, side="right"))
+            last = int(np.searchsorted(offsets[0], stop, side="left")) if stop > start else first
+        yield first, last
+
+
+def _token_at(encoding: "Encoding", place: int) -> int | None:
+    """The token that begins with the character at ``place``. None if no token does."""
+    token = encoding.char_to_token(place)
+    characters = None if token is None else encoding.token_to_chars(token)
+    return token if characters and characters[0] == place else None
+
+
+def _limits(first: np.ndarray, turns: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Where the next turn's words begin, or the chat ends, for each turn."""
+    limits = np.append(first[1:], 0)[: len(first)]
+    has_turns = np.diff(turns, prepend=0) > 0
+    limits[turns[has_turns] - 1] = stops[has_turns]
+    return limits
+
+
+def _turn_ends(is_special: np.ndarray, last: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """The token after each turn's end, which is the first special token after the words.
+
+    Without a special token before the limit, one token ends the turn.
+    """
+    special = np.append(np.flatnonzero(is_special), len(is_special))
+    following = special[np.searchsorted(special, last)]
+    return np.maximum(last, np.where(following < limits, following + 1, np.minimum(last + 1, limits)))
+
+
+def _last_speakers(rendered: list[Rendered], ask: bool) -> list[int]:
     if ask:
-        role[next_token:] = _code("assistant")
-    else:
-        role[next_token:], template[next_token:] = _code(speaker), TURN_END
-    return Sequence(ids, role, template)
+        return [_code("assistant")] * len(rendered)
+    return [_code(one.spans[-1][2] if one.spans else "user") for one in rendered]
 
 
 def _code(speaker: str) -> int:
@@ -150,9 +178,3 @@ def _code(speaker: str) -> int:
 def is_answer(role: np.ndarray, template: np.ndarray) -> np.ndarray:
     """Mask of the assistant's words and turn ends, (tokens,) bool."""
     return (role == ROLES.index("assistant")) & (template != HEADER)
-
-
-def _turn_end(special: np.ndarray) -> int:
-    """Number of tokens that end a turn: those up to the first special token, or one if there is none."""
-    found = np.flatnonzero(special)
-    return int(found[0]) + 1 if len(found) else min(1, len(special))

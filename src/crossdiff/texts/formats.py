@@ -44,17 +44,23 @@ def texts(
     Raises UserError for a malformed file of requests.
     """
     for number, record in enumerate(records, first):
-        if isinstance(record, Unusable):
-            yield record
-        elif format == "requests":
-            yield from requests(record, "train", where)
-        elif format == "dialogue":
-            yield from _dialogues(record, f"{where}, record {number}", where)
-        else:
-            try:
-                yield FORMATS[format](record, field)
-            except Unusable as problem:
-                yield Unusable(problem.reason, record, f"{where}, record {number}")
+        yield from texts_of(record, format, field, where, number)
+
+
+def texts_of(
+    record: Any, format: str, field: str | None, where: str, number: int
+) -> Iterable[Text | Unusable]:
+    """The documents or chats of the record ``number``, as ``texts`` gives them."""
+    if isinstance(record, Unusable):
+        return [record]
+    if format == "requests":
+        return requests(record, "train", where)
+    if format == "dialogue":
+        return _dialogues(record, f"{where}, record {number}", where)
+    try:
+        return [FORMATS[format](record, field)]
+    except Unusable as problem:
+        return [Unusable(problem.reason, record, f"{where}, record {number}")]
 
 
 def _field(record: Any, field: str, where: str = "") -> Any:

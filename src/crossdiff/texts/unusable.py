@@ -80,11 +80,8 @@ class Tally:
         return self.before[0] + self.records, self.before[1] + self.skipped.total()
 
     def counts(self) -> dict[str, Any]:
-        """The counts as plain values, for a shard's metadata: records, skipped, examples, notes and
-        so_far.
-        """
+        """The counts as plain values, for a shard's metadata: records, skipped, examples and notes."""
         return {
-            "so_far": self.so_far(),
             "records": self.records,
             "skipped": dict(sorted(self.skipped.items())),
             "examples": dict(sorted(self.examples.items())),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crossdiff.config import Causal, Config
+from crossdiff.config.text_files import ending
 from crossdiff.crosscoders.memory import training_bytes
 from crossdiff.explanations.cost import asked
 from crossdiff.workflow.cards import step_work
@@ -32,6 +33,7 @@ DIRECTION_BYTES, BROWSER_BYTES = (
     1700,
 )  # per latent: in the tables of directions, and in the latent browser
 FIRING_BYTES = 13  # per row of a planted firing, compressed
+WHOLE = (".txt", ".json", ".yaml", ".yml")  # endings of files that may hold one text or value
 STREAMED = 2e9  # bytes of texts from the hub that are held at once; a guess
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml, and their longest prompt
 PATTERN_BYTES = 95  # per latent: its pattern and scores, compressed
@@ -121,13 +123,16 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
 
 
 def _text(config: Config) -> float:
-    """Bytes of the largest text that is in memory at once.
+    """Bytes of the texts that are in memory at once.
 
-    A local file is held three times: as bytes, as text, and split into lines.
+    That is the largest file that is one text or one value, or a part of a stream. A file that is one text is
+    held as its bytes and as text.
     """
-    files = [Path(path) for dataset in config.datasets.values() for path in dataset.files or []]
-    hub = STREAMED if any(dataset.hub for dataset in config.datasets.values()) else 0
-    return max([hub, *(3 * path.stat().st_size for path in files if path.exists())])
+    sources = config.datasets.items()
+    files = [Path(path) for name, source in sources for path in source.local_files(f"datasets.{name}")]
+    whole = [path for path in files if ending(path.name)[0] in WHOLE and path.exists()]
+    hub = STREAMED if any(source.hub for _, source in sources) else 0
+    return max([hub, *(3 * path.stat().st_size for path in whole)])
 
 
 def _of_answers(config: Config, model: Shape) -> dict[str, Need]:

@@ -137,6 +137,13 @@ class Run:
                     adapter.folder, adapter, adapter.base or self.config.pair.base, f"{key}.adapter"
                 )
 
+    def text_files(self, dataset: str) -> list[str]:
+        """The local files that a data set's texts are read from; folders and globs are looked up.
+
+        Raises UserError for a folder or glob that does not say which files to read.
+        """
+        return self.config.datasets[dataset].local_files(f"datasets.{dataset}")
+
     def n_shards(self, dataset: str, split: str) -> int:
         """How many shards a split has."""
         return -(-self.config.datasets[dataset].budget(split) // self.config.tokens.shard)

@@ -14,7 +14,7 @@ from crossdiff.models.prepare import make_random
 from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
-from crossdiff.texts.shards import document_id, in_split
+from crossdiff.texts.splits import document_id, in_split
 
 TEMPLATE = "data/plain.jinja"
 END, USER, ASSISTANT = 0, 1, 2  # ids of the special tokens

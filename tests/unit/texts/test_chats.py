@@ -13,9 +13,9 @@ from crossdiff.texts.chats import (
     NO_ROLE,
     TEMPLATE_PARTS,
     chat_sequence,
-    document_sequences,
     is_answer,
 )
+from crossdiff.texts.documents import document_windows
 from crossdiff.texts.formats import ROLES
 
 # Text before a content, at the end of a turn, between a turn end and the next header, and before the first
@@ -212,7 +212,7 @@ def test_template_that_drops_or_alters_content_is_refused(template):
 def test_document_is_cut_into_windows_that_hold_all_of_it(context):
     tokenizer = TOKENIZERS["chatml"]
     text = "the user said us. zwölf"
-    windows = document_sequences(text, tokenizer, context)
+    windows = list(document_windows([text], tokenizer, context)[0])
     ids = [token for window in windows for token in window.token]
     assert ids == tokenizer(text)["input_ids"]
     assert all(len(window.token) == context for window in windows[:-1]) and len(windows[-1].token) <= context
@@ -221,7 +221,7 @@ def test_document_is_cut_into_windows_that_hold_all_of_it(context):
 @pytest.mark.parametrize("context", [2, 7, 100])
 def test_every_window_starts_with_bos_where_the_tokenizer_adds_one(context):
     tokenizer = TOKENIZERS["llama3"]
-    windows = document_sequences("the user said us. zwölf", tokenizer, context)
+    windows = list(document_windows(["the user said us. zwölf"], tokenizer, context)[0])
     assert all(
         window.token[0] == tokenizer.bos_token_id and len(window.token) <= context for window in windows
     )
@@ -230,8 +230,8 @@ def test_every_window_starts_with_bos_where_the_tokenizer_adds_one(context):
 
 
 def test_document_has_no_role_and_only_bos_is_template():
-    [window] = document_sequences("the user", TOKENIZERS["llama3"], 100)
+    [window] = document_windows(["the user"], TOKENIZERS["llama3"], 100)[0]
     assert (window.role == NO_ROLE).all()
     assert np.flatnonzero(window.template).tolist() == [0] and window.template[0] == HEADER
-    [plain] = document_sequences("the user", TOKENIZERS["chatml"], 100)
+    [plain] = document_windows(["the user"], TOKENIZERS["chatml"], 100)[0]
     assert not plain.template.any()

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.texts.chats import HEADER, NO_ROLE, chat_sequence, document_sequences
-from crossdiff.texts.shards import document_id, in_split, read_shard, sequences, tokenise_shard
+from crossdiff.texts.chats import HEADER, NO_ROLE, chat_sequence
+from crossdiff.texts.documents import document_windows
+from crossdiff.texts.shards import read_shard
 from crossdiff.texts.sources import read
+from crossdiff.texts.splits import document_id, in_split
+from crossdiff.texts.tokenising import sequences, tokenise_shard
 
 # The split.
 
@@ -64,9 +67,14 @@ def pages(tmp_path) -> TextSource:
 TOKENIZER = TOKENIZERS["llama3"]
 
 
+def place_of(path: Path) -> Path:
+    """Give the file that says where the shard after ``path`` begins."""
+    return path.with_suffix(".next.json")
+
+
 def shard(source, path, tokens=300, split="train", **more):
     """Write a shard and read it back."""
-    tokenise_shard(source, "pages", split, TOKENIZER, CONTEXT, tokens, path, **more)
+    tokenise_shard(source, "pages", split, TOKENIZER, CONTEXT, tokens, path, place_of(path), **more)
     return read_shard(path)
 
 
@@ -82,9 +90,9 @@ def test_no_document_stands_in_both_splits_and_none_is_lost(pages):
     ids = {split: {document for _, document, _ in stream(pages, split)} for split in ("train", "validation")}
     assert not ids["train"] & ids["validation"]
     windows = {
-        document_id(text)
-        for text in read(pages, "pages")
-        if sum(len(w.token) > 1 for w in document_sequences(text, TOKENIZER, CONTEXT))
+        document_id(found.text)
+        for found in read(pages, "pages")
+        if any(len(w.token) > 1 for w in document_windows([found.text], TOKENIZER, CONTEXT)[0])
     }
     assert ids["train"] | ids["validation"] == windows and ids["validation"]
 
@@ -117,14 +125,14 @@ def test_shards_of_sequences_that_fill_them_equal_one_large_shard(tmp_path):
     assert {len(sequence.token) for _, _, sequence in stream(same_length)} == {28}
     large = shard(same_length, tmp_path / "large.parquet", tokens=2 * 280)
     first = shard(same_length, tmp_path / "0.parquet", tokens=280)
-    second = shard(same_length, tmp_path / "1.parquet", tokens=280, previous=tmp_path / "0.parquet")
+    second = shard(same_length, tmp_path / "1.parquet", tokens=280, previous=place_of(tmp_path / "0.parquet"))
     for whole, one, two in zip(large, first, second, strict=True):
         assert np.array_equal(whole, np.concatenate([one, two]))
 
 
 def test_cut_text_ends_its_shard_and_the_next_one_starts_with_the_next_text(pages, tmp_path):
     first = shard(pages, tmp_path / "0.parquet")
-    second = shard(pages, tmp_path / "1.parquet", previous=tmp_path / "0.parquet")
+    second = shard(pages, tmp_path / "1.parquet", previous=place_of(tmp_path / "0.parquet"))
     whole = stream(pages)
     cut = whole[len(first.sequence_starts()) - 1]
     after = [entry for entry in whole if entry[0] > cut[0]]
@@ -141,7 +149,7 @@ def test_chain_of_shards_holds_no_document_twice(pages, tmp_path, split):
         assert len(found.token) == 150 and found.position[0] == 0
         assert not seen & set(found.document.tolist())
         seen |= set(found.document.tolist())
-        previous = tmp_path / f"{number}.parquet"
+        previous = place_of(tmp_path / f"{number}.parquet")
 
 
 def test_shard_is_the_same_to_the_byte_each_time(pages, tmp_path):
@@ -228,14 +236,20 @@ def test_damaged_shard_is_refused_by_name(pages, tmp_path, damage):
     )
 
 
-@pytest.mark.parametrize("damage", [truncated, foreign])
-def test_damaged_shard_is_refused_as_the_one_to_go_on_from(pages, tmp_path, damage):
-    path = tmp_path / "0.parquet"
-    shard(pages, path)
-    damage(path)
+def cut(path: Path) -> None:
+    path.write_text(path.read_text()[:9])
+
+
+def of_another_kind(path: Path) -> None:
+    path.write_text('{"tokens": 3}')
+
+
+@pytest.mark.parametrize("damage", [cut, of_another_kind, Path.unlink])
+def test_damaged_place_is_refused_as_the_one_to_go_on_from(pages, tmp_path, damage):
+    place = place_of(tmp_path / "0.parquet")
+    shard(pages, tmp_path / "0.parquet")
+    damage(place)
     with pytest.raises(UserError) as caught:
-        shard(pages, tmp_path / "1.parquet", previous=path)
-    assert str(caught.value).startswith(f"{path}: not a whole token shard (") and "\n" not in str(
-        caught.value
-    )
+        shard(pages, tmp_path / "1.parquet", previous=place)
+    assert str(caught.value).startswith(f"{place}: ") and "\n" not in str(caught.value)
     assert not (tmp_path / "1.parquet").exists()

@@ -1,5 +1,6 @@
 """From files, wheels and the hub to records."""
 
+import io
 import json
 import os
 import zipfile
@@ -10,13 +11,25 @@ import yaml
 from helpers_texts import documents, one_line, parquet
 
 from crossdiff.config import TextSource
-from crossdiff.texts.sources import parse, read
+from crossdiff.config.text_files import ALLOWED
+from crossdiff.texts.files import records
+from crossdiff.texts.sources import read
+
+
+def parse(name: str, content: bytes) -> list:
+    """Give all records of a file."""
+    return [record for record, _ in records(io.BytesIO(content), name)]
+
+
+def read_texts(*arguments, **named) -> list:
+    return [found.text for found in read(*arguments, **named)]
+
 
 RECORDS = [{"text": "one\ntwo"}, {"text": "zwölf"}]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "records"),
+    ("name", "content", "expected"),
     [
         ("a.txt", "  zwölf\nlines \n".encode(), ["zwölf\nlines"]),
         ("a.jsonl", "\n\n".join(json.dumps(record) for record in RECORDS).encode(), RECORDS),
@@ -31,8 +44,8 @@ RECORDS = [{"text": "one\ntwo"}, {"text": "zwölf"}]
         ("a.yaml", yaml.safe_dump(RECORDS[1]).encode(), RECORDS[1:]),
     ],
 )
-def test_records_of_each_ending(name, content, records):
-    assert list(parse(name, content)) == records
+def test_records_of_each_ending(name, content, expected):
+    assert parse(name, content) == expected
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"], ids=ascii)
@@ -44,8 +57,6 @@ def test_line_separators_inside_a_jsonl_text_do_not_end_the_record(separator):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.txt", b"\xff\xfe\xfa"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": \n'),
         ("a.json", b"[{]"),
         ("a.json", b""),
         ("a.parquet", b"PAR1 but no more"),
@@ -59,14 +70,15 @@ def test_malformed_file_is_refused_by_name(name, content):
     )
 
 
-def test_malformed_line_of_a_jsonl_file_is_named():
-    content = b'{"text": "one"}\n{"text": "two"}\n{"text": \n'
-    assert "line 3" in one_line(parse, "a.jsonl", content)
+def test_malformed_line_of_a_jsonl_file_stands_for_its_record():
+    one, malformed, two = parse("a.jsonl", b'{"text": "one"}\n{"text": \n{"text": "two"}\n')
+    assert (one, two) == ({"text": "one"}, {"text": "two"})
+    assert (malformed.reason, malformed.record) == ("a line that is not JSON", '{"text": \n')
 
 
 def test_unknown_ending_is_refused_with_the_allowed_ones():
-    message = one_line(parse, "a.csv", b"text\none\n")
-    assert message == "a.csv: unknown ending '.csv', allowed: .txt, .jsonl, .json, .parquet, .yaml"
+    message = one_line(parse, "a.pdf.gz", b"")
+    assert message == f"a.pdf.gz: unknown ending '.pdf.gz', allowed: {ALLOWED}"
 
 
 @pytest.fixture
@@ -79,13 +91,16 @@ def two_files(tmp_path) -> list[Path]:
 
 
 def test_files_are_read_in_the_order_of_the_config(two_files):
-    assert list(read(documents(*two_files), "pages")) == ["one", "two", "three", "four"]
-    assert list(read(documents(*two_files[::-1]), "pages")) == ["four", "one", "two", "three"]
+    assert read_texts(documents(*two_files), "pages") == ["one", "two", "three", "four"]
+    assert read_texts(documents(*two_files[::-1]), "pages") == ["four", "one", "two", "three"]
 
 
 @pytest.mark.parametrize("start", range(5))
-def test_reading_from_a_number_on_skips_the_texts_before(two_files, start):
-    assert list(read(documents(*two_files), "pages", start=start)) == ["one", "two", "three", "four"][start:]
+def test_reading_goes_on_after_every_text(two_files, start):
+    places = [None, *(found.after for found in read(documents(*two_files), "pages"))]
+    left = list(read(documents(*two_files), "pages", start=places[start]))
+    assert [found.text for found in left] == ["one", "two", "three", "four"][start:]
+    assert [found.number for found in left] == [*range(start, 4)]
 
 
 def test_missing_file_is_refused_by_name(tmp_path):
@@ -101,7 +116,7 @@ def test_texts_of_a_wheel_are_read_in_the_order_of_their_names(tmp_path):
             wheel.writestr(name, name)
     package = {"name": "texts", "version": "1", "sha256": "0" * 64, "file": "pkg/*.txt"}
     source = TextSource(kind="documents", format="text", package=package)
-    assert list(read(source, "pages", archive=str(tmp_path / "texts.whl"))) == ["pkg/a.txt", "pkg/b.txt"]
+    assert read_texts(source, "pages", archive=str(tmp_path / "texts.whl")) == ["pkg/a.txt", "pkg/b.txt"]
 
 
 @pytest.mark.skipif(os.environ.get("HF_HUB_OFFLINE") != "1", reason="needs HF_HUB_OFFLINE=1")
