@@ -10,7 +10,8 @@ from crossdiff.config import load
 from crossdiff.texts.formats import texts
 from crossdiff.workflow.evaluations import evaluations
 
-CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
+# configs/lora-8b.yaml names a user's own files. tests/pipeline/test_guide.py runs it.
+CONFIGS = [path for path in sorted(ROOT.glob("configs/*.yaml")) if path.stem != "lora-8b"]
 
 
 def test_default_config_plans_the_whole_pipeline(checkout: Checkout) -> None:

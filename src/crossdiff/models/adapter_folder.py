@@ -21,6 +21,8 @@ def read_adapter(folder: str | Path) -> dict[str, Any]:
     Raises UserError for a folder without an adapter or with a kind that is not supported.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise UserError(f"{folder}: there is no such folder; an adapter's holds {ADAPTER_CONFIG}")
     try:
         values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:

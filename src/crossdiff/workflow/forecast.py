@@ -12,6 +12,7 @@ from pathlib import Path
 from crossdiff.config import Causal, Config
 from crossdiff.config.text_files import ending
 from crossdiff.crosscoders.memory import training_bytes
+from crossdiff.errors import UserError
 from crossdiff.explanations.cost import asked
 from crossdiff.workflow.cards import step_work
 from crossdiff.workflow.evaluations import evaluations
@@ -128,11 +129,15 @@ def _text(config: Config) -> float:
     That is the largest file that is one text or one value, or a part of a stream. A file that is one text is
     held as its bytes and as text.
     """
-    sources = config.datasets.items()
-    files = [Path(path) for name, source in sources for path in source.local_files(f"datasets.{name}")]
-    whole = [path for path in files if ending(path.name)[0] in WHOLE and path.exists()]
-    hub = STREAMED if any(source.hub for _, source in sources) else 0
-    return max([hub, *(3 * path.stat().st_size for path in whole)])
+    sizes = [STREAMED] if any(source.hub for source in config.datasets.values()) else [0]
+    for name, source in config.datasets.items():
+        try:
+            files = [Path(path) for path in source.local_files(f"datasets.{name}")]
+        except UserError:  # no such files yet; a run refuses them, and crossdiff plan says so
+            continue
+        whole = [path for path in files if ending(path.name)[0] in WHOLE and path.exists()]
+        sizes += [3 * path.stat().st_size for path in whole]
+    return max(sizes)
 
 
 def _of_answers(config: Config, model: Shape) -> dict[str, Need]:

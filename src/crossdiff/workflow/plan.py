@@ -5,7 +5,7 @@ Torch-free.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ def report(
     Raises UserError if the model's size is not known.
     """
     config = load(values)
-    refused = list(_refused(values, config, root))
+    refused = list(dict.fromkeys(_refused(values, config, root)))
     try:
         model = known_shape(config, root, configs)
     except UserError as error:
@@ -89,17 +89,17 @@ def _table(needs: dict[str, Need], card: Card) -> Iterator[str]:
 
 def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str]:
     """Yield every complaint that a run would make before its first job."""
-    checks = (
+    checks: tuple[Callable[[], list[str] | None], ...] = (
         lambda: check_layout(config, root),
         Run(values).check_models,
         lambda: check_fields(config.datasets),
+        config.missing,
     )
     for check in checks:
         try:
-            check()
+            yield from check() or []
         except UserError as error:
             yield str(error)
-    yield from config.missing()
 
 
 def _too_much(needs: dict[str, Need], card: Card, disk: float | None, hours: float | None) -> Iterator[str]:

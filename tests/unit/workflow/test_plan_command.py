@@ -93,6 +93,16 @@ def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> 
     assert "harvest_activations" in printed
 
 
+def test_glob_that_matches_nothing_yet_is_refused_and_forecast(capsys: pytest.CaptureFixture[str]) -> None:
+    values = yaml.safe_load(Path(PAPER).read_text())
+    values["datasets"]["lmsys"] |= {"hub": None, "files": ["gone/*.jsonl"]}
+    assert main(["plan", "--configfile", paper(**values), "--card", "h100"]) == 1
+    printed = capsys.readouterr().out
+    line = "config: datasets.lmsys.files: found gone/*.jsonl, no file has such a name"
+    assert printed.splitlines().count(line) == 1
+    assert "harvest_activations" in printed
+
+
 def test_model_of_unknown_size_does_not_hide_what_else_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     pair = {
         "name": "mine",
