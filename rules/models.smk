@@ -183,7 +183,7 @@ if FINETUNE:
         params:
             settings=settings(
                 *FINETUNING_KEYS,
-                *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long")),
+                *(key for name in FINETUNE.data for key in RUN.text_keys(name)),
             ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),

@@ -87,6 +87,7 @@ def _sequences(
         each = iter(found)
         return (chosen.text if isinstance(chosen.text, Unusable) else next(each) for chosen in batch)
 
+    in_windows = source.long == "windows"
     batches = _Batches(texts, tokens)
     for batch, all_made in _ahead(iter(batches), made):
         for chosen, one in zip(batch, all_made, strict=True):
@@ -96,7 +97,7 @@ def _sequences(
             parts: Iterable[Sequence] = one
             notes: list[str] = []
             if source.kind == "chats":
-                parts, notes = _cut(one, source, context, tokenizer.bos_token_id)
+                parts, notes = _cut(one, in_windows, context, tokenizer.bos_token_id)
             tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
@@ -158,15 +159,15 @@ def _ahead(given: Iterator[Given], make: Callable[[Given], Made]) -> Iterator[tu
 
 
 def _cut(
-    made: tuple[Sequence, list[str]], source: TextSource, context: int, bos: int | None
+    made: tuple[Sequence, list[str]], in_windows: bool, context: int, bos: int | None
 ) -> tuple[list[Sequence], list[str]]:
     """A chat as sequences of at most ``context`` tokens, and its notes with what was done to it."""
     chat, notes = made
     if len(chat.token) <= context:
         return [chat], notes
-    if source.long == "cut":
-        return [taken(chat, slice(context))], ["chats cut, longer than tokens.context", *notes]
-    return windows(chat, context, bos), ["chats in several windows, longer than tokens.context", *notes]
+    if in_windows:
+        return windows(chat, context, bos), ["chats in several windows, longer than tokens.context", *notes]
+    return [taken(chat, slice(context))], ["chats cut, longer than tokens.context", *notes]
 
 
 def tokenise_shard(
