@@ -154,6 +154,11 @@ def checked(role):
     return f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}/checked.json"
 
 
+def proved(*roles):
+    """The proofs that what jobs compute with these models is what the models compute themselves."""
+    return ancient([checked(role).replace("checked.json", "proved.json") for role in roles])
+
+
 def caches(split, role):
     """The caches of one model that crosscoders read: harvested ones, or those of a planted pair."""
     if not CONFIG.pair.chat.planted:
