@@ -126,7 +126,6 @@ rule prove_model:
         **request("prove_model"),
     params:
         parts=lambda w: RUN.proofs(RUN.role(w.model)),
-        replacements=lambda w: RUN.replacements(w.model),
         settings=settings("pair.layer"),
         code=code_digest("prove_model"),
     message:

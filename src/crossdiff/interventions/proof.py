@@ -19,7 +19,7 @@ from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
-from crossdiff.models.replacements import as_read
+from crossdiff.models.replacements import embedding_rows
 
 ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``
 OUTLYING = 0.1  # share of a text's tokens that rounding may send to other experts
@@ -71,10 +71,12 @@ def prove(
     """Try ``parts`` (keys of PARTS) on ``texts`` (ids). Gives the relative difference of each part.
 
     It is the largest one of all tokens. In a mixture of experts, a share OUTLYING of each text's tokens is
-    left out. ``name`` names the model in errors. ``layer`` is the 0-based block that is harvested and
-    changed. Raises UserError for the first part that fails, or that differs from the model's own forward pass
-    by more than rounding.
+    left out. Tokens without a row in the embedding are left out, too. ``name`` names the model in errors.
+    ``layer`` is the 0-based block that is harvested and changed. Raises UserError for the first part that
+    fails, or that differs from the model's own forward pass by more than rounding.
     """
+    rows = embedding_rows(model)
+    texts = [text[text < rows] for text in texts]
     found, most = {}, allowed(model)
     for part in parts:
         compare, todo = PARTS[part]
@@ -140,7 +142,7 @@ def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int
     found, own = answer_nats(model, texts, answers), []
     for text, said in zip(texts, answers, strict=True):
         logits = _own_logits(model, [np.concatenate([text, said])])[len(text) - 1 : -1]
-        target = torch.from_numpy(as_read(model, said)).long().to(model.device)
+        target = torch.from_numpy(said).long().to(model.device)
         own.append(functional.cross_entropy(logits.float(), target, reduction="sum").item())
     return float(np.abs(found / np.array(own) - 1).max())
 
