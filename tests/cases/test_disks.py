@@ -197,7 +197,7 @@ def test_read_only_disk_is_one_line(small_disk: Path):
 def test_run_on_a_full_disk_is_one_line_and_goes_on_after_the_mend(small_disk: Path, checkout: Checkout):
     model = "results/models/tiny-base"
     (checkout.folder / "results").symlink_to(small_disk)
-    (small_disk / "other").write_bytes(bytes(1_950_000))
+    (small_disk / "other").write_bytes(bytes(2_050_000))
     result = checkout.snakemake(model, "--configfile", TINY)
     assert result.returncode == 1 and "Traceback" not in result.stdout
     assert f"error: {model}: the disk is full (0 MB left); free some space and run again" in result.stdout
