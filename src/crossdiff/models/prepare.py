@@ -8,6 +8,7 @@ import torch
 
 from crossdiff.config import HubModel, ModelSource, RandomModel
 from crossdiff.errors import UserError, first_line
+from crossdiff.models.chat_templates import read_template
 from crossdiff.models.files import MODEL_FILES, model_files
 from crossdiff.models.gguf import convert_gguf
 from crossdiff.models.weight_files import check_folder
@@ -65,7 +66,7 @@ def make_random(settings: RandomModel, folder: Path) -> None:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=special[1:]
     )
-    fast.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
+    fast.chat_template = read_template(settings.chat_template)
     torch.manual_seed(settings.seed)
     config = LlamaConfig(
         vocab_size=len(special) + len(alphabet),
