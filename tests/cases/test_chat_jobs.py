@@ -2,13 +2,14 @@
 
 import json
 
+import pyarrow.parquet as pq
 from conftest import TINY, Checkout
 from helpers_chats import said
 from helpers_texts import assistant, user
 
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.texts.chats import Sequence
-from crossdiff.texts.shards import read_counts, read_shard
+from crossdiff.texts.shards import read_shard
 
 # Records and what is read of them: the turns, or the reason for which they are skipped.
 RECORDS = [
@@ -71,7 +72,7 @@ def test_odd_chats_are_read_or_counted_and_too_many_stop_the_run(checkout: Check
 
     code, log = run(0.5)
     assert code == 0, log
-    counts = read_counts(checkout.folder / SHARD)
+    counts = json.loads(pq.read_schema(checkout.folder / SHARD).metadata[b"texts"])
     reasons = [read for _, read in RECORDS[len(SAID) :]]
     assert counts["skipped"] == dict.fromkeys(sorted(reasons), 1)
     assert all(f"skipped, {reason}: record " in log for reason in reasons)
