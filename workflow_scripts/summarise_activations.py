@@ -2,13 +2,12 @@
 
 from crossdiff.activations.pairs import PairedShard, summarise, write_summary
 from crossdiff.config import Activations
-from crossdiff.texts.shards import added
 from crossdiff.workflow.job import job
 
 
 def main(tokens: list[str], base: list[str], chat: list[str], settings: Activations, summary: str) -> None:
     found = summarise([PairedShard(*paths) for paths in zip(tokens, base, chat, strict=True)], settings)
-    write_summary(summary, found._replace(texts=added(tokens)))
+    write_summary(summary, found)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ class Summary(NamedTuple):
     tokens: int
     skipped_as_first: int
     skipped_by_norm: int
-    texts: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # data set -> counts, see texts.shards.added
 
     def kept(self, shard: PairedShard) -> np.ndarray:
         """Return which tokens of the shard count, (rows,) bool."""

@@ -185,8 +185,8 @@ def tokenise_shard(
     """Write the next ``tokens`` tokens of a split to ``path``, and where they end to ``next_path``.
 
     They begin at the place in the file ``previous``, or with the first text. The last sequence is cut where
-    the shard is full, and the next shard begins with the next text. The counts of records that were read and
-    skipped stand in the shard's metadata (``read_counts``).
+    the shard is full, and the next shard begins with the next text. ``next_path`` also says how many records
+    were read and skipped (``texts.counts``).
 
     Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its
     records can't be used.
@@ -208,14 +208,14 @@ def tokenise_shard(
         short = f"its {split} texts end {missing:,} tokens short of this shard's {tokens:,}{none}"
         key = "tokens" if split == "train" else "validation_tokens"
         raise UserError(f"datasets.{name}: {short}; lower {key} or add text")
-    counts = json.dumps({"dataset": name, "split": split, **tally.counts()}, ensure_ascii=False)
-    log.info("%s", counts)
-    _write(pa.table(Shard.of(found)._asdict()), {"texts": counts}, Path(path))
-    write_json(next_path, after._asdict() | {"so_far": tally.so_far()})
+    counts = {"dataset": name, "split": split, **tally.counts()}
+    log.info("%s", json.dumps(counts, ensure_ascii=False))
+    _write(pa.table(Shard.of(found)._asdict()), Path(path))
+    write_json(next_path, after._asdict() | {"so_far": tally.so_far(), "read": counts})
 
 
-def _write(table: pa.Table, facts: dict[str, str], path: Path) -> None:
-    """Write a shard with ``facts`` in its metadata.
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a shard.
 
     A file that already holds the same is left as it is, with the id of its first record. So what was made
     from a shard stays when a text of another shard changes.
@@ -227,10 +227,10 @@ def _write(table: pa.Table, facts: dict[str, str], path: Path) -> None:
         except (OSError, pa.ArrowInvalid):
             pass  # a damaged file is replaced
         mark = {key: value for key, value in kept.items() if key == b"crossdiff-record"}
-        if _as_parquet(table, facts | mark) == path.read_bytes():
+        if _as_parquet(table, mark) == path.read_bytes():
             return
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_as_parquet(table, facts | record_mark()))
+        temporary.write_bytes(_as_parquet(table, record_mark()))
 
 
 def _as_parquet(table: pa.Table, metadata: dict[Any, Any]) -> bytes:
@@ -246,7 +246,7 @@ def read_place(path: str | Path) -> tuple[Place, tuple[int, int]]:
     """
     values = read_json(path)
     try:
-        records, skipped = values.pop("so_far")
-        return Place(**values), (records, skipped)
-    except (TypeError, KeyError, AttributeError) as error:
+        records, skipped = values["so_far"]
+        return Place(*(values[field] for field in Place._fields)), (records, skipped)
+    except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not the place of a next shard ({first_line(error)})") from error
