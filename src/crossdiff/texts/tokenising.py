@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
-from crossdiff.texts.chats import Sequence, chat_sequences, windows
+from crossdiff.texts.chats import Sequence, chat_sequences, encode, render_chats, windows
 from crossdiff.texts.columns import taken
 from crossdiff.texts.documents import document_windows
 from crossdiff.texts.shards import Shard
@@ -76,26 +76,27 @@ def _sequences(
     ``tokens`` is how many are wanted, so that few texts are tokenised in vain.
     """
 
-    def made(batch: list[Chosen]) -> Iterator[Any]:
-        """For each text the sequences of a document, a chat's sequence and notes, or what is wrong."""
-        texts: list[Any] = [chosen.text for chosen in batch if not isinstance(chosen.text, Unusable)]
-        found: Iterable[Any]
-        if source.kind == "chats":
-            found = chat_sequences(texts, tokenizer, source.rewritten)
-        else:
-            found = document_windows(texts, tokenizer, context)
-        each = iter(found)
-        return (chosen.text if isinstance(chosen.text, Unusable) else next(each) for chosen in batch)
-
     batches = _Batches(texts, tokens)
-    for batch, all_made in _ahead(iter(batches), made):
-        for chosen, one in zip(batch, all_made, strict=True):
+    of_chats = source.kind == "chats"
+
+    def prepared() -> Iterator[tuple[list[Chosen], list[Any]]]:
+        for batch in batches:
+            usable: list[Any] = [chosen.text for chosen in batch if not isinstance(chosen.text, Unusable)]
+            yield batch, render_chats(usable, tokenizer, source.rewritten) if of_chats else usable
+
+    def made(given: tuple[list[Chosen], list[Any]]) -> list[Any]:
+        return encode(given[1], tokenizer) if of_chats else document_windows(given[1], tokenizer, context)
+
+    for (batch, given), found in _ahead(prepared(), made):
+        each: Iterator[Any] = iter(chat_sequences(given, found, tokenizer) if of_chats else found)
+        for chosen in batch:
+            one = chosen.text if isinstance(chosen.text, Unusable) else next(each)
             if isinstance(one, Unusable):
                 tally.skip(chosen.number, one)
                 continue
             parts: Iterable[Sequence] = one
             notes: list[str] = []
-            if source.kind == "chats":
+            if of_chats:
                 parts, notes = _cut(one, source, context, tokenizer.bos_token_id)
             tally.use(*chosen.notes, *notes)
             for part in parts:
