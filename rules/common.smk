@@ -143,6 +143,11 @@ def token_shards(split):
     ]
 
 
+def next_place(shard):
+    """What was read for a token shard, and where the next one begins."""
+    return shard.removesuffix(".parquet") + ".next.json"
+
+
 def harvested(split, role):
     """One model's harvested activations of these shards, in the same order."""
     folder = f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}"
