@@ -18,7 +18,7 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.texts.first_record import check_fields
-    from crossdiff.workflow import gpu, kept_shards, resources, shapes, slurm
+    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
@@ -42,6 +42,7 @@ try:
         check_folders()
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
+        ancient_edges.stop_at_ancient_edges()
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
