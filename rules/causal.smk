@@ -18,7 +18,6 @@ if CONFIG.causal:
             tokenizer=TOKENIZER,
             archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
             files=lambda w: RUN.text_files(w.dataset),
-            proved=proved("chat"),
         output:
             "results/{pair}/answers/{dataset}.parquet",
         log:

@@ -161,7 +161,11 @@ def checked(role):
 
 
 def proved(*roles):
-    """The proofs that what jobs compute with these models is what the models compute themselves."""
+    """The proofs that what jobs compute with these models is what the models compute themselves.
+
+    Answers without a change do not depend on the layer, as a proof does. So their rules do not wait for one.
+    The report does, and a proof starts first.
+    """
     return ancient([checked(role).replace("checked.json", "proved.json") for role in roles])
 
 

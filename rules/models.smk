@@ -201,7 +201,6 @@ if CONFIG.behaviour:
             chat=MODEL["chat"],
             tokenizer=TOKENIZER,
             requests=CONFIG.behaviour.requests,
-            proved=proved("base", "chat"),
         output:
             "results/{pair}/refusals.csv",
         log:

@@ -17,7 +17,7 @@ from helpers_turns import SWITCHED
 from transformers import AutoModelForCausalLM
 
 from crossdiff.models.tokenizers import load_tokenizer
-from crossdiff.texts.shards import added
+from crossdiff.texts.counts import added
 
 GUIDE = (ROOT / "docs/your-own-pair.md").read_text()
 # Heading -> the lines of its situation.
@@ -160,7 +160,7 @@ def run(checkout: Checkout, home: Path):
 
 def read_texts(results: Path, dataset: str) -> dict[str, Any]:
     """What was read for all shards of a data set."""
-    return added(results.glob(f"tokens/chat/{dataset}.*/*.parquet"))[dataset]
+    return added(results.glob(f"tokens/chat/{dataset}.*/*.next.json"))[dataset]
 
 
 def proved(results: Path) -> set[str]:
