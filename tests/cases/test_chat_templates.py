@@ -195,8 +195,8 @@ DATES = {
         '{% macro today() %}{{ strftime_now("%d %b %Y %H:%M:%S") if strftime_now is defined else "never" }}'
         "{% endmacro %}{{ 'Today: ' + today() + '\\n' }}" + PLAIN
     ),
-    "after an apostrophe": "{{ \"Today's: \"[:5] + ': ' }}{{ strftime_now('%d %b %Y %H:%M:%S') + '\\n' }}"
-    + PLAIN,
+    "after an apostrophe": "{{ 'Today: ' }}{% set i = \"it's\" %}{%if true%}{{ strftime_now('%d %b %Y %X') }}"
+    "{%endif%}{{ '\\n' }}" + PLAIN,
     "a format in pieces": "{% set day = '%d ' ~ '%b' %}{{ 'Today: ' + strftime_now(day + ' %Y %X') + '\\n' }}"
     + PLAIN,
 }
