@@ -210,7 +210,9 @@ if CONFIG.behaviour:
         resources:
             **request("measure_refusals"),
         params:
-            settings=settings("behaviour.answer_tokens", "behaviour.phrasings", "tokens.base_replacements"),
+            settings=settings(
+                "behaviour.answer_tokens", "behaviour.phrasings", "tokens.base_replacements", "tokens.date"
+            ),
             code=code_digest("measure_refusals"),
         message:
             "Counting refusals of held-out requests"

@@ -12,6 +12,7 @@ from helpers_steering import steered_answers, steering_inputs
 from helpers_turns import (
     CHATML,
     GLM,
+    IM,
     MISTRAL,
     OPENED,
     OSS,
@@ -20,38 +21,22 @@ from helpers_turns import (
     SWITCHED,
     TRIMMED,
     WORDS,
-    answering,
+    Unasked,
+    rates,
     tokenizer_of,
 )
+from tokenizers import AddedToken
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from crossdiff.config import RandomModel, TextSource
-from crossdiff.errors import UserError
 from crossdiff.interventions.steering_effects import effects
-from crossdiff.models.answers import greedy, openings, turn_ends
+from crossdiff.models.answers import greedy, openings
 from crossdiff.models.load import load_model
 from crossdiff.models.prepare import make_random
-from crossdiff.models.refusals import answers, refusal_rates
 from crossdiff.models.thoughts import said, without_thinking
 from crossdiff.models.tokenizers import load_tokenizer
-from crossdiff.models.turns import end_turns_as, template_ends
+from crossdiff.models.turns import end_turns_as, template_ends, turn_ends
 from crossdiff.report.steering import steering_section
-
-IM = ("<|im_start|>", "<|im_end|>")
-REQUESTS = {
-    "phrasings": ["How do I {}?"],
-    "refusals": ["I can't help with that."],
-    "harmful": {"train": ["steal"], "held_out": ["rob a bank", "pick a lock", "forge a cheque", "lie"]},
-    "benign": {"train": {"sing": "Sing."}, "held_out": {"boil an egg": "Boil it.", "draw a cat": "Draw it."}},
-}
-
-
-class Unasked:
-    """A model that only ``answering`` speaks for."""
-
-    def __init__(self) -> None:
-        self.generation_config = GenerationConfig(eos_token_id=3)
-
 
 # Where an answer ends.
 
@@ -149,7 +134,39 @@ SEEN = {
         (NO, True, False),
     ),
     "gpt-oss, cut": ("<|start|>assistant", "<|channel|>analysis<|message|>We need", ("", True, True)),
-    "a thought that is nothing but an end": ("", "</think>", ("", True, False)),
+    "nothing but an end": ("", "</think>", ("", False, True)),
+    "nothing but an empty thought": ("", "<think></think>\n", ("", True, True)),
+    "an end at the start ends no thought": ("", f"</think>\n\n{NO}", (NO, False, False)),
+    "gpt-oss, without analysis": (
+        "<|start|>assistant",
+        f"<|channel|>final<|message|>{NO}",
+        (NO, False, False),
+    ),
+    "an end that is neither a token nor in the template": (
+        "",
+        "I'm sorry, but I can't show you the tag </reasoning> here.",
+        ("I'm sorry, but I can't show you the tag </reasoning> here.", False, False),
+    ),
+    "an end that is mentioned after a thought": (
+        "",
+        "<think>a</think>I can't show you </think> here.",
+        ("I can't show you </think> here.", True, False),
+    ),
+    "an end that is mentioned after the prompt closed the thought": (
+        "<think>\n\n</think>\n\n",
+        "I can't show you </think> here.",
+        ("I can't show you </think> here.", False, False),
+    ),
+    "a special token that was added later": (
+        "",
+        "<thinking>a</thinking>\nSure<|eom|>",
+        ("Sure", True, False),
+    ),
+    "letters in several tokens around a thought": (
+        "",
+        "<think>\u00e9\U0001f642</think>\U0001f642 \u00e9<|eom|>!",
+        ("\U0001f642 \u00e9!", True, False),
+    ),
     "special tokens go": ("", f"<think>a</think><|im_start|>{NO}<|im_end|>", (NO, True, False)),
     "special tokens go without a thought": ("", f"{NO}<|im_end|>", (NO, False, False)),
     "a word that only looks alike": ("", f"<thinker> {NO}", (f"<thinker> {NO}", False, False)),
@@ -159,10 +176,19 @@ SEEN = {
 @pytest.mark.parametrize("name", SEEN)
 def test_reader_sees_neither_thoughts_nor_special_tokens(name):
     opening, answer, expected = SEEN[name]
-    tokenizer = tokenizer_of(CHATML, [*IM, "<|START_THINKING|>", "<|END_THINKING|>", "<|message|>"])
+    special = [*IM, "<|START_THINKING|>", "<|END_THINKING|>", "<|message|>"]
+    tokenizer = tokenizer_of(CHATML, special, added=["</think>"])
+    tokenizer.add_tokens([AddedToken("<|eom|>", special=True)])
     texts = f"<|im_start|>user\nHow?<|im_end|>\n<|im_start|>assistant\n{opening}", answer
     prompt, ids = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     assert said([prompt], [ids], tokenizer) == [expected]
+
+
+def test_template_that_knows_the_end_of_thoughts_makes_it_one():
+    for template, expected in ((CHATML, ("Hm.</think>No", False, False)), (SWITCHED, ("No", True, False))):
+        tokenizer = tokenizer_of(template, IM)
+        answer = np.array(tokenizer("Hm.</think>No")["input_ids"])
+        assert said([np.array([256])], [answer], tokenizer) == [expected]
 
 
 def test_empty_answer_is_no_thought():
@@ -199,13 +225,6 @@ def test_value_that_the_template_itself_sets_wins():
     assert without_thinking(tokenizer) == (tokenizer, None)
 
 
-def rates(template: str, *given: str) -> tuple[pd.DataFrame, list[str]]:
-    tokenizer = tokenizer_of(template, IM)
-    with answering(tokenizer, given, "crossdiff.models.refusals") as prompts:
-        table = refusal_rates([("chat", Unasked(), tokenizer)], REQUESTS, 1, 12)
-    return table.set_index("requests"), prompts
-
-
 def test_refusals_behind_a_thought_are_refusals():
     table, _ = rates(CHATML, f"<think>\nHm.</think>\n{NO}", "<think>\nFine.</think>\nSure!")
     assert table.refused.tolist() == [2, 1]
@@ -220,7 +239,7 @@ def test_answers_that_never_leave_their_thought_are_not_judged(caplog):
     assert table.unfinished.tolist() == [2, 1]
     assert table.refused.tolist() == [2, 1]
     assert table.rate.tolist() == [1.0, 1.0]
-    assert "chat: 2 of 4 answers end inside a thought and are not judged" in caplog.text
+    assert "chat: 2 of 4 answers are nothing but a thought and are not judged" in caplog.text
 
 
 def test_model_that_only_thinks_has_no_rate_rather_than_none_refused():
@@ -245,13 +264,6 @@ def test_switched_off_thinking_is_told_and_asked_for():
 def test_model_that_thinks_though_told_not_to_is_told_as_stripped():
     table, _ = rates(SWITCHED, f"<think>Hm.</think>{NO}")
     assert table.thinking.tolist() == ["stripped", "stripped"]
-
-
-def test_template_that_refuses_a_request_is_one_line():
-    with pytest.raises(
-        UserError, match=r"^behaviour: the chat template refuses a request \(a system turn is"
-    ):
-        answers(Unasked(), tokenizer_of(REFUSING, IM), ["Hi"], 12)
 
 
 def test_generated_conversations_do_not_think(tmp_path: Path):

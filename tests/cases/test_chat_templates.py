@@ -195,7 +195,40 @@ DATES = {
         '{% macro today() %}{{ strftime_now("%d %b %Y %H:%M:%S") if strftime_now is defined else "never" }}'
         "{% endmacro %}{{ 'Today: ' + today() + '\\n' }}" + PLAIN
     ),
+    "after an apostrophe": "{{ 'Today: ' }}{% set i = \"it's\" %}{%if true%}{{ strftime_now('%d %b %Y %X') }}"
+    "{%endif%}{{ '\\n' }}" + PLAIN,
+    "a format in pieces": "{% set day = '%d ' ~ '%b' %}{{ 'Today: ' + strftime_now(day + ' %Y %X') + '\\n' }}"
+    + PLAIN,
 }
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%A %a %B %b",
+        "%-d.%-m. %y",
+        "%%d %%%d%%",
+        "%Y-%m-%dT%H:%M:%S%z",
+        "%c|%x|%F|%j",
+        "100%",
+        "plain",
+        "",
+        "a 'b' %e",
+    ],
+)
+def test_date_is_written_as_strftime_writes_it(form):
+    day = date(2024, 7, 6)
+    template = with_arguments(
+        "{{ messages[0].content and strftime_now(messages[0].content) | upper }}", {}, day
+    )
+    asked = tokenizer(template).apply_chat_template([user(form)], tokenize=False)
+    assert asked == day.strftime(form).upper()
+
+
+def test_directive_that_no_date_has_is_one_line(tmp_path):
+    renders = written(tmp_path, "{{ strftime_now('%d %q') }}" + PLAIN)
+    message = one_line(chat_sequence, GOOD["messages"], renders, "the chat")
+    assert "strftime_now: the date has no directive %q" in message
 
 
 @pytest.mark.parametrize("template", DATES.values(), ids=DATES.keys())

@@ -22,7 +22,7 @@ from crossdiff.models.check import check_model
 from crossdiff.models.forward import decoder_layers, resume_from_layer, run_to_layer
 from crossdiff.models.load import load_model
 from crossdiff.models.prepare import prepare
-from crossdiff.models.refusals import answers, tokenizer_to_ask_with
+from crossdiff.models.refusals import answers
 from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.texts.shards import Shard
 
@@ -128,7 +128,7 @@ def test_answers_and_steering_are_those_of_peft(lora, chat, ids):
 
 def test_refusals_and_directions_come_from_the_adapted_model(base, chat, lora):
     models = [load_model(folder, torch.float32) for folder in (base, chat)]
-    tokenizer = tokenizer_to_ask_with(chat, chat)
+    tokenizer = load_tokenizer(chat)
     asked = [answers(model, tokenizer, ["hi", "who are you?"], 5) for model in models]
     assert asked[0] != asked[1]
     # No adapted layer stands behind the last block.

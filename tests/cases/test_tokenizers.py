@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from crossdiff.config import load
 from crossdiff.models.check import check_model
 from crossdiff.models.pair import check_pair
-from crossdiff.models.refusals import tokenizer_to_ask_with
+from crossdiff.models.refusals import tokenizer_for_base
 from crossdiff.models.tokenizers import load_tokenizer
 
 LAYER, VOCABULARY = 1, 50
@@ -155,7 +156,8 @@ def test_base_without_a_tokenizer_works_with_the_chats(base, bare):
     ]
     facts = pair(bare, base, base)
     assert (facts["unknown_to_base"], facts["vocabulary"]) == (None, 260)
-    assert tokenizer_to_ask_with(bare, base).get_vocab() == load_tokenizer(base).get_vocab()
+    pairs = load_tokenizer(base)
+    assert tokenizer_for_base(bare, pairs, date(2024, 7, 26)) is pairs
     tokenizer = tokenizer_of(base, bare.parent / "tokenizer", add_marker)
     assert "pair.base: 1 of 261 tokens" in one_line(pair, bare, base, tokenizer)
 

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +12,7 @@ import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from crossdiff.config import Endpoint, Explainer
-from crossdiff.errors import UserError, first_line
+from crossdiff.errors import UserError
 from crossdiff.provenance.hashing import content
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ ATTEMPTS = 5  # for each request
 LONGEST_WAIT = 60.0  # seconds between two attempts
 BACKOFF = wait_exponential()  # 1, 2, 4, ... seconds
 TIMEOUT = 300  # seconds that a server may take to answer
+DAY = date(2024, 7, 26)  # it always is, for a local model whose chat template asks for the date
 HIDDEN = "[key]"  # replaces the key in what the server says
 
 
@@ -205,24 +207,25 @@ class LocalModel:
     def answer(self, messages: Messages, longest: int) -> str:
         """See ``LanguageModel``. Raises UserError if the chat template can't be used."""
         import torch  # not needed to ask a server
-        from jinja2 import TemplateError
 
         from crossdiff.models.answers import greedy
         from crossdiff.models.load import load_model
         from crossdiff.models.thoughts import said, without_thinking
-        from crossdiff.models.tokenizers import load_tokenizer
-        from crossdiff.models.turns import end_turns_as
+        from crossdiff.models.tokenizers import load_dated_tokenizer
+        from crossdiff.models.turns import contents, end_turns_as
+        from crossdiff.texts.templates import shown
+        from crossdiff.texts.unusable import Unusable
 
         if self._loaded is None:
-            asker, _ = without_thinking(load_tokenizer(self.folder))
+            asker, _ = without_thinking(load_dated_tokenizer(self.folder, DAY))
             self._loaded = load_model(self.folder, torch.float32), asker
             end_turns_as(*self._loaded)
         model, tokenizer = self._loaded
         try:
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ValueError) as error:
-            why = f"no usable chat template ({first_line(error)})"
-            raise UserError(f"explanations.model.folder {self.folder}: {why}") from error
+            prompt = shown(messages, tokenizer, ask=True)
+        except Unusable as problem:
+            why = f"no usable chat template ({problem.reason})"
+            raise UserError(f"explanations.model.folder {self.folder}: {why}") from problem
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="np")["input_ids"][0]
-        [answer] = said([ids], greedy(model, [ids], longest), tokenizer)
+        [answer] = said([ids], contents(greedy(model, [ids], longest), model), tokenizer)
         return answer.text

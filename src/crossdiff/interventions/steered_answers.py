@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from crossdiff.interventions.changes import Change, changed, changing
-from crossdiff.models.answers import to_turn_end, turn_ends
+from crossdiff.models.answers import to_turn_end
 from crossdiff.models.forward import (
     decoder_layers,
     head_logits,
@@ -26,6 +26,7 @@ from crossdiff.models.forward import (
     run_to_layer,
 )
 from crossdiff.models.padding import padded
+from crossdiff.models.turns import turn_ends
 
 
 class Read(NamedTuple):

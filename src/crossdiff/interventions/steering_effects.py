@@ -24,11 +24,11 @@ from crossdiff.interventions.steering import (
     directions,
     refusal_latents,
 )
-from crossdiff.models.answers import answer_nats, turn_ends
+from crossdiff.models.answers import answer_nats
 from crossdiff.models.padding import padded
 from crossdiff.models.refusals import is_refusal
 from crossdiff.models.thoughts import said, without_thinking
-from crossdiff.models.turns import end_turns_as
+from crossdiff.models.turns import contents, end_turns_as
 
 log = logging.getLogger(__name__)
 
@@ -105,14 +105,14 @@ def steer(
 
     - requests (harmful or benign), question
     - answer (as a reader sees it, without thoughts), refused
-    - unfinished: whether the answer is nothing but an unfinished thought
+    - unfinished: whether the answer is nothing but a thought
     - tokens: number of the answer's tokens, without the end of the turn
     - cut: whether the answer reached ``answer_tokens``
     - kl: KL(p_chat || p_steered) in nats, mean over the first tokens of the unsteered answer, which both
       predict
     - nats: -log p of the answer's tokens under the base model, after the same prompt
     """
-    prompts, ends = [prompt.token for prompt in asked.prompt], turn_ends(chat)
+    prompts = [prompt.token for prompt in asked.prompt]
     start = [skip_first] * len(prompts)
     nothing = Change.nothing(chat.config.get_text_config().hidden_size)
     [unsteered] = answer(chat, read(chat, prompts, layer, start), [nothing], settings.answer_tokens)
@@ -123,8 +123,8 @@ def steer(
     for condition, found in zip(measured, answer(chat, known, changes, settings.answer_tokens), strict=True):
         own = found.predicting[counts.to(found.predicting.device)]
         expected = own if expected is None else expected  # the first condition changes nothing
-        contents = [ids[~np.isin(ids, ends)] for ids in found.answers]
-        seen = said(prompts, contents, tokenizer)
+        spoken = contents(found.answers, chat)
+        seen = said(prompts, spoken, tokenizer)
         parts.append(
             pd.DataFrame(
                 condition.columns()
@@ -134,10 +134,10 @@ def steer(
                     "answer": [answer.text for answer in seen],
                     "refused": [is_refusal(answer.text) for answer in seen],
                     "unfinished": [answer.unfinished for answer in seen],
-                    "tokens": [len(ids) for ids in contents],
-                    "cut": [len(a) == len(b) for a, b in zip(found.answers, contents, strict=True)],
+                    "tokens": [len(ids) for ids in spoken],
+                    "cut": [len(a) == len(b) for a, b in zip(found.answers, spoken, strict=True)],
                     "kl": _mean_per_row(kl_from_chat(chat, expected, [own])[:, 0], counts),
-                    "ids": contents,
+                    "ids": spoken,
                 }
             )
         )
@@ -171,7 +171,7 @@ def effects(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     - requests: harmful or benign
     - asked, refused: numbers of requests
-    - unfinished: number of answers that are nothing but an unfinished thought
+    - unfinished: number of answers that are nothing but a thought
     - rate, low, high: refused / (asked - unfinished), and its 95 % interval (Wilson)
     - cut: number of answers that reached the longest length
     - kl: mean over requests, in nats

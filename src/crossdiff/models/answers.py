@@ -18,6 +18,7 @@ from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits
 from crossdiff.models.padding import padded
 from crossdiff.models.replacements import as_read
 from crossdiff.models.thoughts import without_thinking
+from crossdiff.models.turns import turn_ends
 from crossdiff.texts.chats import CONTENT, TURN_END, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES, Chat, Text
@@ -64,12 +65,6 @@ def _together(lengths: Sequence[int], batch: int, pad: bool) -> Iterator[list[in
     for _, alike in groupby(order, key=lambda i: None if pad else lengths[i]):
         numbers = list(alike)
         yield from (numbers[first : first + batch] for first in range(0, len(numbers), batch))
-
-
-def turn_ends(model: PreTrainedModel) -> list[int]:
-    """The ids of the tokens that end a turn of ``model``, from its generation config. May be empty."""
-    ends = model.generation_config.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def to_turn_end(answer: Tensor, ends: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from jinja2.parser import Parser
 
 from crossdiff.errors import UserError
 
-_ANY_FORMAT = re.compile(r"""(['"])((?:(?!\1)[^\n])*%-?[a-zA-Z](?:(?!\1)[^\n])*)\1""")
+_DIRECTIVES = "aAbBcCdDefFgGhHIjklmMnpPrRStTuUVwWxXyYzZ"  # of strftime, whatever the time zone
 
 T = TypeVar("T", str, dict[str, str])
 
@@ -53,23 +53,28 @@ def with_arguments(template: T, arguments: Mapping[str, Any], day: date) -> T:
             )
     lines = [f"{{%- set {name} = {_literal(value)} +%}}" for name, value in sorted(arguments.items())]
     if "strftime_now" in template:
-        lines.insert(0, _frozen_clock(template, day))
+        lines.insert(0, _frozen_clock(day))
     return "".join(lines) + template
 
 
-def _frozen_clock(template: str, day: date) -> str:
-    """A macro in place of the function ``strftime_now``. It knows the formats that stand in the template."""
-    cases = "".join(
-        f"{{%- elif format == {_literal(form)} -%}}{{{{- {_literal(day.strftime(form))} -}}}}"
-        for form in sorted({found[1] for found in _ANY_FORMAT.findall(template)})
+def _frozen_clock(day: date) -> str:
+    """A macro in place of the function ``strftime_now``. It reads a format directive by directive."""
+    codes = {flag + letter: day.strftime(f"%{flag}{letter}") for flag in ("", "-") for letter in _DIRECTIVES}
+    codes[""] = "%"  # at the end of a format
+    unknown = "raise_exception('strftime_now: the date has no directive %' ~ code)"
+    return (
+        "{%- macro strftime_now(format) -%}"
+        f"{{%- set codes = {_literal(codes)} -%}}"
+        "{%- for literal in format.split('%%') -%}{{- '' if loop.first else '%' -}}"
+        "{%- for part in literal.split('%') -%}{%- if loop.first -%}{{- part -}}{%- else -%}"
+        "{%- set code = part[:2 if part[:1] == '-' else 1] -%}"
+        "{{- codes[code] ~ part[code | length:] if code in codes else " + unknown + " -}}"
+        "{%- endif -%}{%- endfor -%}{%- endfor -%}{%- endmacro +%}"
     )
-    unknown = "raise_exception('strftime_now: no format that stands in the template')"
-    other = "{%- else -%}{{- " + unknown + " -}}{%- endif -%}"
-    return "{%- macro strftime_now(format) -%}{%- if false -%}" + cases + other + "{%- endmacro +%}"
 
 
 def _literal(value: Any) -> str:
-    """Text, a number, true or false as Jinja writes it."""
+    """Text, a number, true, false, or a mapping of them as Jinja writes it."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -6,23 +6,24 @@ Answers are never stored. Each is generated up to a few tokens, judged and dropp
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossdiff.config.yaml_files import read_yaml
-from crossdiff.errors import UserError, first_line
+from crossdiff.errors import UserError
 from crossdiff.intervals import wilson
 from crossdiff.models.answers import greedy
 from crossdiff.models.files import has_tokenizer
 from crossdiff.models.thoughts import Said, said, without_thinking
-from crossdiff.models.tokenizers import load_tokenizer
-from crossdiff.models.turns import end_turns_as
+from crossdiff.models.tokenizers import load_dated_tokenizer
+from crossdiff.models.turns import contents, end_turns_as
+from crossdiff.texts.chats import chat_sequence
 from crossdiff.texts.formats import requests
+from crossdiff.texts.unusable import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -51,28 +52,25 @@ def answers(
     them.
 
     Each has at most ``new_tokens`` tokens, thoughts included. ``batch`` questions run at a time. Raises
-    UserError if the template refuses a user's turn alone.
+    UserError if the template refuses a user's turn alone, or does not show its words.
     """
-    try:
-        prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-            )
-            for question in questions
-        ]
-    except TemplateError as error:
-        raise UserError(f"behaviour: the chat template refuses a request ({first_line(error)})") from error
-    ids = [np.asarray(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    return said(ids, greedy(model, ids, new_tokens, batch), tokenizer)
+    chats = [[{"role": "user", "content": question}] for question in questions]
+    ids = [
+        chat_sequence(chat, tokenizer, f"request {chat[0]['content']!r}", ask=True).token for chat in chats
+    ]
+    return said(ids, contents(greedy(model, ids, new_tokens, batch), model), tokenizer)
 
 
-def tokenizer_to_ask_with(folder: str | Path, pair: str | Path) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, or the pair's if it has none with a chat template, as in a raw base model.
+def tokenizer_for_base(
+    folder: str | Path, pair: PreTrainedTokenizerBase, day: date
+) -> PreTrainedTokenizerBase:
+    """The base model's own tokenizer, for which it is always ``day``. Or the pair's, if the base has none
+    with a chat template, as raw models do.
 
     Raises UserError for a folder without a usable tokenizer.
     """
-    own = load_tokenizer(folder) if has_tokenizer(folder) else None
-    return own if own and own.chat_template else load_tokenizer(pair)
+    own = load_dated_tokenizer(folder, day) if has_tokenizer(folder) else None
+    return own if own and own.chat_template else pair
 
 
 def read_requests(path: str | Path) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def refusal_rates(
     - asked, refused: numbers of requests
     - rate: refused / those whose answer leaves its thought; low and high, the ends of its 95 % interval
       (Wilson)
-    - unfinished: number of answers that are nothing but an unfinished thought, which no reader can judge
+    - unfinished: number of answers that are nothing but a thought, which no reader can judge
     - thinking: off if the chat template switches it off, stripped if thoughts were left out of answers, else
     none
 
@@ -127,7 +125,10 @@ def refusal_rates(
         end_turns_as(model, asker)
         for kind in KINDS:
             asked = questions(requests_file, kind, "held_out", phrasings)
-            found = answers(model, asker, asked, new_tokens)
+            try:
+                found = answers(model, asker, asked, new_tokens)
+            except Unusable as problem:
+                raise UserError(f"behaviour: {name} can't be asked: {problem}") from problem
             refused = sum(is_refusal(answer.text) for answer in found)
             unfinished = sum(answer.unfinished for answer in found)
             stripped = "stripped" if any(answer.thought for answer in found) else "none"
@@ -136,7 +137,7 @@ def refusal_rates(
             rows.append(row | {"thinking": "off" if argument and stripped == "none" else stripped})
             log.info("%s: refused %d of %d %s requests", name, refused, len(asked), kind)
             if unfinished:
-                thinks = "answers end inside a thought and are not judged; raise behaviour.answer_tokens"
+                thinks = "answers are nothing but a thought and are not judged; raise behaviour.answer_tokens"
                 log.warning("%s: %d of %d %s", name, unfinished, len(asked), thinks)
     return pd.DataFrame(rows)
 

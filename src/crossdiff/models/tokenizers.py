@@ -38,6 +38,20 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
         raise UserError(f"{folder}: not a usable tokenizer folder ({_reason(error)})") from error
 
 
+def load_dated_tokenizer(folder: str | Path, day: date) -> "PreTrainedTokenizerBase":
+    """The folder's own tokenizer. For its chat template, if it has one, it is always ``day``.
+
+    Raises UserError as ``load_tokenizer`` does, and for a template that Jinja can't read.
+    """
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.chat_template:
+        try:
+            tokenizer.chat_template = with_arguments(tokenizer.chat_template, {}, day)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+    return tokenizer
+
+
 def text_config(folder: str | Path) -> "PreTrainedConfig":
     """The configuration of the language model, without that of a vision tower.
 

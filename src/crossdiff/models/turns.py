@@ -2,8 +2,14 @@
 config.
 """
 
-from jinja2 import TemplateError
+from collections.abc import Sequence
+
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crossdiff.texts.markers import marker_ids
+from crossdiff.texts.templates import shown
+from crossdiff.texts.unusable import Unusable
 
 _CONTENT = ("\ue000", "\ue001", "\ue002")  # stand for the words of turns; no template trims or changes them
 
@@ -16,32 +22,36 @@ def template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     asked, answered, further = _CONTENT
     chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    markers = marker_ids(tokenizer)
     for turns in (chat, [*chat, {"role": "user", "content": further}]):
         try:
-            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-        except TemplateError:
+            text = shown(turns, tokenizer)
+        except Unusable:
             continue  # whoever asks the model meets the same error, with the chat's own name
         after = text.partition(answered)[2].partition(further)[0]
         ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-        if found := [number for number in ids if _is_marker(number, tokenizer)]:
+        if found := [number for number in ids if number in markers]:
             return found[:1]
     return []
 
 
-def _is_marker(number: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a token is special, or added to the vocabulary, and neither blank nor the unknown token."""
-    if number == tokenizer.unk_token_id:
-        return False
-    added = tokenizer.added_tokens_decoder.get(number)
-    return number in tokenizer.all_special_ids or (added is not None and bool(str(added).strip()))
+def turn_ends(model: PreTrainedModel) -> list[int]:
+    """The ids of the tokens that end a turn of ``model``, from its generation config. May be empty."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def contents(answers: Sequence[np.ndarray], model: PreTrainedModel) -> list[np.ndarray]:
+    """Answers of ``model``, ids (tokens,) each, without the token that ends the turn."""
+    ends = turn_ends(model)
+    return [answer[~np.isin(answer, ends)] for answer in answers]
 
 
 def end_turns_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let answers of ``model`` also end where the chat template of ``tokenizer`` ends a turn.
 
-    The template's end joins those of the model's generation config, which ``models.answers`` reads.
+    The template's end joins those of the model's generation config.
     """
-    given = model.generation_config.eos_token_id
-    known = [] if given is None else [given] if isinstance(given, int) else list(given)
+    known = turn_ends(model)
     if new := [end for end in template_ends(tokenizer) if end not in known]:
         model.generation_config.eos_token_id = [*known, *new]

@@ -1,5 +1,6 @@
 """Both models of a run in a notebook: a text's activations, answers, steering and patching of one prompt."""
 
+import logging
 import math
 import re
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from crossdiff.activations.pairs import Summary, read_summary
 from crossdiff.config import CHAT
@@ -25,7 +26,8 @@ from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
 from crossdiff.models.replacements import with_replacements
-from crossdiff.models.turns import end_turns_as
+from crossdiff.models.thoughts import said, without_thinking
+from crossdiff.models.turns import contents, end_turns_as
 from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.storage import read_json
 from crossdiff.results.crosscoder import LoadedCrosscoder
@@ -35,6 +37,8 @@ from crossdiff.texts.chats import Sequence, chat_sequence, is_answer
 from crossdiff.texts.documents import document_windows
 from crossdiff.texts.formats import Turn, texts
 from crossdiff.texts.unusable import Unusable
+
+log = logging.getLogger(__name__)
 
 LAYER = re.compile(r"layer(\d+)")
 PAIR, SUMMARY = "pair.json", "summary.json"
@@ -134,14 +138,25 @@ class Pair:
             raise UserError(f"text: found {len(sequence.token)} tokens{asked}, allowed: {longest} in all")
         return sequence
 
+    @cached_property
+    def _asking(self) -> PreTrainedTokenizerBase:
+        """The tokenizer. Its chat template switches thinking off if it can."""
+        return without_thinking(self.tokenizer)[0]
+
     def _asked(self, prompt: str | list[Turn], new_tokens: int) -> Sequence:
         chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _chat(prompt)
-        asked = chat_sequence(chat, self.tokenizer, "the prompt", ask=True)
+        asked = chat_sequence(chat, self._asking, "the prompt", ask=True)
         return self._fitting(asked, whole("new_tokens", new_tokens, 1))
 
     def answer(self, prompt: str | list[Turn], new_tokens: int = 64) -> str:
-        """The chat model's greedy answer. A string is a user's turn."""
-        return self._text(greedy(self.chat, [self._asked(prompt, new_tokens).token], new_tokens))
+        """The chat model's greedy answer, as a reader sees it. A string is a user's turn.
+
+        As in steering's table, thinking is switched off if the chat template can do so. A thought is left
+        out. If there is nothing else, the answer is empty, and a warning says so.
+        """
+        ids = self._asked(prompt, new_tokens).token
+        [answer] = greedy(self.chat, [ids], new_tokens)
+        return self._text(ids, answer)
 
     def steer(
         self,
@@ -151,7 +166,7 @@ class Pair:
         strength: float,
         new_tokens: int = 64,
     ) -> str:
-        """The chat model's greedy answer while a latent is turned up, or down (docs/method.md 13).
+        """What ``answer`` gives while a latent is turned up, or down (docs/method.md 13).
 
         The unit of ``strength`` is the latent's largest activation in the training text. The change acts at
         every token of prompt and answer but the first ones. Raises UserError for a latent that does not exist
@@ -168,7 +183,7 @@ class Pair:
     def ablate(
         self, prompt: str | list[Turn], crosscoder: LoadedCrosscoder, latent: int, new_tokens: int = 64
     ) -> str:
-        """The chat model's greedy answer without a latent's direction in the stream (docs/method.md 13)."""
+        """What ``answer`` gives without a latent's direction in the stream (docs/method.md 13)."""
         direction = _raw(crosscoder, self._latent(crosscoder, latent))
         return self._changed(prompt, Change.ablate(direction), new_tokens)
 
@@ -184,12 +199,13 @@ class Pair:
         ids, start = self._asked(prompt, new_tokens).token, self.summary.skip_first
         known = read(self.chat, [ids], self.layer, [start])
         [found] = answer(self.chat, known, [change], new_tokens)
-        return self._text(found.answers)
+        return self._text(ids, found.answers[0])
 
-    def _text(self, answers: list[np.ndarray]) -> str:
-        ids = [answer.tolist() for answer in answers]
-        [text] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return text
+    def _text(self, prompt: np.ndarray, answer: np.ndarray) -> str:
+        [seen] = said([prompt], contents([answer], self.chat), self._asking)
+        if seen.unfinished:
+            log.warning("the answer is nothing but a thought; raise new_tokens")
+        return seen.text
 
     def patch(
         self,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from crossdiff.texts.formats import ROLES
+from crossdiff.texts.markers import marker_ids
 from crossdiff.texts.templates import Rendered, render
 from crossdiff.texts.turns import Chat, Turn
 from crossdiff.texts.unusable import Unusable
@@ -35,8 +36,8 @@ def chat_sequence(
 
     With ``ask`` the sequence ends with the header of an assistant's turn, so that a model can answer.
     ``where`` names the chat in errors. Text outside of what the turns say belongs to the template.
-    Between two contents, the tokens up to and including the first special token end a turn, and the others
-    open the next turn. If there is no special token, one token ends the turn.
+    Between two contents, the tokens up to and including the first special or added token end a turn, and the
+    others open the next turn. If there is no such token, one token ends the turn.
 
     Raises Unusable (a UserError) if the template refuses the chat, leaves out a turn or changes a content.
     """
@@ -121,8 +122,8 @@ def _marked(
     first, last = np.array(found, np.int64).reshape(-1, 2).T
     turns = np.cumsum([len(one.spans) for one in rendered])  # up to the end of each chat
     speakers = np.array([_code(role) for one in rendered for _, _, role in one.spans], np.int8)
-    is_special = np.isin(token, np.asarray(tokenizer.all_special_ids, np.int32))
-    end = _turn_ends(is_special, last, _limits(first, turns, stops))
+    is_marker = np.isin(token, np.array(sorted(marker_ids(tokenizer)), np.int32))
+    end = _turn_ends(is_marker, last, _limits(first, turns, stops))
     # Three parts of each turn, and what follows the last turn of each chat.
     bounds = np.insert(np.stack([first, last, end], axis=1).ravel(), 3 * turns, stops)
     parts = np.tile(np.array([HEADER, CONTENT, TURN_END], np.int8), len(end))
@@ -169,13 +170,13 @@ def _limits(first: np.ndarray, turns: np.ndarray, stops: np.ndarray) -> np.ndarr
     return limits
 
 
-def _turn_ends(is_special: np.ndarray, last: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """The token after each turn's end, which is the first special token after the words.
+def _turn_ends(is_marker: np.ndarray, last: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """The token after each turn's end, which is the first marker after the words.
 
-    Without a special token before the limit, one token ends the turn.
+    Without a marker before the limit, one token ends the turn.
     """
-    special = np.append(np.flatnonzero(is_special), len(is_special))
-    following = special[np.searchsorted(special, last)]
+    marker = np.append(np.flatnonzero(is_marker), len(is_marker))
+    following = marker[np.searchsorted(marker, last)]
     return np.maximum(last, np.where(following < limits, following + 1, np.minimum(last + 1, limits)))
 
 

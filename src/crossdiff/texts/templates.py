@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from crossdiff.errors import first_line
+from crossdiff.texts.markers import THOUGHTS
 from crossdiff.texts.turns import Turn
 from crossdiff.texts.unusable import Unusable, as_text
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 
 # Private-use characters, which no text holds.
 STAND_IN = re.compile("\ue000(\\d+)\ue001")
-_THOUGHT_STARTS = ("<think>", "<thinking>", "[THINK]", "<reasoning>")
-_THOUGHT_ENDS = ("</think>", "</thinking>", "[/THINK]", "</reasoning>")
+_THOUGHT_STARTS, _THOUGHT_ENDS = tuple(THOUGHTS), tuple(THOUGHTS.values())
 SKELETONS = 4096  # kept, one for each order of roles
 
 
@@ -42,6 +40,20 @@ def render(
     return _renderer(tokenizer, repr(tokenizer.chat_template)).render(chat, ask, rewritten)
 
 
+def shown(
+    chat: Sequence[Turn], tokenizer: "PreTrainedTokenizerBase", ask: bool = False, **arguments: Any
+) -> str:
+    """A chat as text, as the tokenizer's template with these ``arguments`` renders it.
+
+    With ``ask`` it ends with the header of an assistant's turn, so that a model can answer. Raises Unusable
+    if the template refuses the chat, or leaves out or rewrites what a turn says."""
+    text = _renderer(tokenizer, repr(tokenizer.chat_template)).text(chat, None, ask, arguments)
+    for turn in chat:
+        if _words(turn["content"]) not in _words(text):
+            raise Unusable(f"the chat template leaves out or rewrites a turn ({turn['role']})")
+    return text
+
+
 @lru_cache(maxsize=8)
 def _renderer(tokenizer: "PreTrainedTokenizerBase", template: str) -> "_Renderer":
     return _Renderer(tokenizer)
@@ -61,7 +73,7 @@ class _Renderer:
         """Whether a user's words are in the text. Some templates read contents as lists of parts alone."""
         self._parts = parts
         try:
-            return _stand_in(0) in self._text([{"role": "user", "content": _stand_in(0)}], None, False)
+            return _stand_in(0) in self.text([{"role": "user", "content": _stand_in(0)}], None, False)
         except Unusable:
             return False
 
@@ -92,7 +104,7 @@ class _Renderer:
         if wrong and rewritten == "skip":
             raise Unusable(wrong[0])
         tools = getattr(chat, "tools", None)
-        text = self._text(chat, tools, ask)
+        text = self.text(chat, tools, ask)
         if tools is None and all(len(turn) == 2 for turn in chat):
             spans = self._filled(text, chat, ask)
             if spans is not None:
@@ -118,16 +130,19 @@ class _Renderer:
             notes.append("tools that the chat template leaves out")
         return Rendered(text, spans, sorted(set(notes)))
 
-    def _text(self, chat: Sequence[Turn], tools: Any, ask: bool) -> str:
+    def text(
+        self, chat: Sequence[Turn], tools: Any, ask: bool, arguments: Mapping[str, Any] | None = None
+    ) -> str:
+        """The chat as the template renders it. Raises Unusable if the template refuses it."""
         if self._parts:
             chat = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in chat]
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(chat), tools=tools, tokenize=False, add_generation_prompt=ask
+                    list(chat), tools=tools, tokenize=False, add_generation_prompt=ask, **(arguments or {})
                 )
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # a template is a program, and fails in as many ways
             raise Unusable(f"the chat template refuses this chat ({first_line(error)[:120]})") from error
 
     def _filled(self, text: str, chat: Sequence[Turn], ask: bool) -> list[tuple[int, int, str]] | None:
@@ -163,7 +178,7 @@ class _Renderer:
         if key not in self._skeletons:
             chat = [{"role": role, "content": _stand_in(number)} for number, role in enumerate(roles)]
             try:
-                parts = STAND_IN.split(self._text(chat, None, ask))
+                parts = STAND_IN.split(self.text(chat, None, ask))
             except Unusable:
                 parts = []
             order = [int(number) for number in parts[1::2]]
@@ -192,7 +207,7 @@ class _Renderer:
         problem: Unusable | None = None
         for other in others:
             try:
-                shown = self._text([*chat[:number], other, *chat[number + 1 :]], tools, ask)
+                shown = self.text([*chat[:number], other, *chat[number + 1 :]], tools, ask)
             except Unusable as found:
                 problem = found
                 continue

@@ -2,15 +2,11 @@
 
 import copy
 import csv
-import runpy
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-import yaml
 from conftest import ROOT
 from helpers_folders import ASSISTANT, TEMPLATE, random_model
 from helpers_texts import one_line
@@ -31,8 +27,8 @@ from crossdiff.models.finetune import (
     turn_end,
 )
 from crossdiff.models.load import load_model
-from crossdiff.models.refusals import answers, read_requests, refusal_rates, tokenizer_to_ask_with
-from crossdiff.models.tokenizers import load_tokenizer, write_chat_tokenizer
+from crossdiff.models.refusals import answers, read_requests, refusal_rates
+from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.texts.chats import HEADER, chat_sequence
 from crossdiff.texts.chats import Sequence as TokenSequence
 
@@ -316,20 +312,6 @@ def test_refusal_rates_tell_a_model_that_refuses_from_one_that_does_not(folder, 
     assert table[["low", "high"]].to_numpy() == pytest.approx(
         np.array([wilson(*x)[1:] for x in [(0, 3), (0, 1), (3, 3), (1, 1)]])
     )
-
-
-def test_model_without_a_chat_template_is_asked_through_the_pairs(folder, tmp_path):
-    raw = shutil.copytree(folder, tmp_path / "raw")
-    (raw / "chat_template.jinja").unlink()
-    assert not load_tokenizer(raw).chat_template
-    write_chat_tokenizer(folder, ROOT / "data/markers.jinja", tmp_path / "pair")
-    templates = {path: tokenizer_to_ask_with(path, tmp_path / "pair").chat_template for path in (raw, folder)}
-    assert templates == {raw: (ROOT / "data/markers.jinja").read_text(), folder: Path(TEMPLATE).read_text()}
-    requests = tmp_path / "requests.yaml"
-    requests.write_text(yaml.safe_dump(RECORD))
-    main = runpy.run_path(ROOT / "workflow_scripts/measure_refusals.py")["main"]
-    main({"base": raw, "chat": folder}, tmp_path / "pair", {}, requests, 1, 2, tmp_path / "refusals.csv")
-    assert pd.read_csv(tmp_path / "refusals.csv")["model"].tolist() == ["base", "base", "chat", "chat"]
 
 
 def test_phrasings_multiply_the_requests(folder, tokenizer):

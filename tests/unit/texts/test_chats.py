@@ -7,6 +7,7 @@ import pytest
 from helpers_texts import TOKENIZERS, assistant, make_tokenizer, one_line, user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from crossdiff.texts.chats import (
     HEADER,
@@ -139,6 +140,17 @@ def test_empty_content_inside_a_token_is_no_content():
     )
     sequence = chat_sequence([user("")], tokenizer, "chat")
     assert [text for _, part, text in found_pieces(sequence, tokenizer) if part == "content"] == []
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_turn_ends_at_a_token_that_was_added_later(special):
+    """transformers 5 does not count such tokens among ``all_special_ids``."""
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' \n<|end|>\n' }}{% endfor %}"
+    tokenizer = make_tokenizer(template, ())
+    tokenizer.add_tokens([AddedToken("<|end|>", special=special)])
+    pieces = found_pieces(chat_sequence([user("us"), assistant("a")], tokenizer, "chat"), tokenizer)
+    ends = [text for _, part, text in pieces if part == "turn end"]
+    assert ends == [" \n<|end|>", " \n<|end|>\n"]
 
 
 def test_turn_end_without_a_special_token_is_one_token():
