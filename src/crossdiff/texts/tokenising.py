@@ -21,7 +21,7 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
 from crossdiff.texts.chats import Sequence, chat_sequences, windows
 from crossdiff.texts.columns import taken
-from crossdiff.texts.documents import document_windows
+from crossdiff.texts.documents import document_windows, start_ids
 from crossdiff.texts.shards import Shard
 from crossdiff.texts.sources import Place
 from crossdiff.texts.splits import Chosen, chosen_texts
@@ -87,6 +87,7 @@ def _sequences(
         each = iter(found)
         return (chosen.text if isinstance(chosen.text, Unusable) else next(each) for chosen in batch)
 
+    bos = start_ids(tokenizer)
     batches = _Batches(texts, tokens)
     for batch, all_made in _ahead(iter(batches), made):
         for chosen, one in zip(batch, all_made, strict=True):
@@ -96,7 +97,7 @@ def _sequences(
             parts: Iterable[Sequence] = one
             notes: list[str] = []
             if source.kind == "chats":
-                parts, notes = _cut(one, source, context, tokenizer.bos_token_id)
+                parts, notes = _cut(one, source, context, bos)
             tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
@@ -158,7 +159,7 @@ def _ahead(given: Iterator[Given], make: Callable[[Given], Made]) -> Iterator[tu
 
 
 def _cut(
-    made: tuple[Sequence, list[str]], source: TextSource, context: int, bos: int | None
+    made: tuple[Sequence, list[str]], source: TextSource, context: int, bos: list[int]
 ) -> tuple[list[Sequence], list[str]]:
     """A chat as sequences of at most ``context`` tokens, and its notes with what was done to it."""
     chat, notes = made
