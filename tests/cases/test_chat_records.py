@@ -80,6 +80,27 @@ FORMATS = {
         None,
     ),
     "messages next to their prompt": ({"prompt": "Hi there.", **GOOD}, "messages", None),
+    "messages next to an empty list": ({"conversations": [], **GOOD}, "messages", None),
+    "columns that a table has filled up": (
+        {"prompt": "Hi there.", "completion": None, "response": "Yo.", "messages": None, "output": None},
+        "prompt_completion",
+        None,
+    ),
+    "an instruction that a table has filled up": (
+        {"instruction": "Hi there.", "output": None, "response": "Yo.", "input": None, "prompt": None},
+        "instruction",
+        None,
+    ),
+    "turns that a table has filled up": (
+        {
+            "conversations": [
+                {"role": None, "content": None, "from": "human", "value": "Hi there."},
+                {"role": None, "content": None, "from": "gpt", "value": "Yo."},
+            ]
+        },
+        "sharegpt",
+        None,
+    ),
 }
 
 
@@ -118,7 +139,19 @@ def test_system_text_in_a_column_of_its_own_comes_first(tmp_path, format):
 AMBIGUOUS = {
     "two formats": (
         {"instruction": "a", "output": "b", "prompt": "a", "completion": "b"},
-        "a record that can be instruction or prompt_completion",
+        "a record that can be instruction (instruction) or prompt_completion (prompt, completion)",
+    ),
+    "turns in two fields": (
+        {"messages": GOOD["messages"], "conversations": [user("Other."), assistant("No.")]},
+        "a record that can be messages (messages) or messages (conversations)",
+    ),
+    "two answers": (
+        {"prompt": "a", "completion": "b", "response": "c"},
+        "a record that can be prompt_completion (prompt, completion) or prompt_completion (prompt, response)",
+    ),
+    "two questions": (
+        {"query": "a", "response": "b", "question": "c"},
+        "a record that can be prompt_completion (question, response) or prompt_completion (query, response)",
     ),
     "no format": ({"title": "a", "body": "b"}, "a record that has no known format"),
     "a text alone": ({"text": "a"}, "a record that has no known format"),

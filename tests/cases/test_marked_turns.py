@@ -1,7 +1,7 @@
 """What a template repeats, drops or hides in other text is no turn's own. Each case has its right marks."""
 
 import pytest
-from helpers_chats import ENDS, GOOD, PLAIN, THINKING, TOOLS, source, taken, tokenizer
+from helpers_chats import ENDS, GOOD, PLAIN, SAID, THINKING, TOOLS, source, taken, tokenizer
 from helpers_texts import assistant, make_tokenizer, user
 
 from crossdiff.texts.chats import HEADER, chat_sequence, is_answer
@@ -150,3 +150,38 @@ def test_learned_tokens_are_the_answers_own():
     sequence = chat_sequence(turns, renders, "the chat")
     learned = renders.decode(sequence.token[is_answer(sequence.role, sequence.template)])
     assert learned == 'I get it<call>{"name": "get", "arguments": {"x": 1}}</call></s>\n'
+
+
+# What templates write around turns and do to all of them.
+
+TEMPLATES = {
+    "adds a system prompt": "{{ '<s>system\\nBe kind.</s>\\n' }}" + PLAIN,
+    "writes BOS itself": "{{ '<s>' }}" + PLAIN,
+    "leaves the last turn open": PLAIN.replace("'</s>\\n'", "('' if loop.last else '</s>\\n')"),
+    "trims every turn": PLAIN.replace("m.content", "(m.content | trim)"),
+    "counts turns": PLAIN.replace("m.role + ", "m.role + ' ' + (loop.index | string) + "),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_words_are_found_whatever_a_template_writes_around_them(tmp_path, name):
+    found, tally = taken(
+        tmp_path, [GOOD, {"messages": [*GOOD["messages"], user("\nA\n\nb"), assistant("c")]}], TEMPLATES[name]
+    )
+    last = "A\n\nb" if "trims" in name else "\nA\n\nb"
+    assert found == [SAID, [*SAID, ("user", last), ("assistant", "c")]] and not tally.skipped
+
+
+@pytest.mark.parametrize(
+    ("template", "does"),
+    [
+        (PLAIN.replace("m.content", "(m.content | replace('\\n', ' '))"), "rewrites a turn (user)"),
+        (PLAIN.replace("in messages", "in messages[-1:]"), "leaves out a turn (user)"),
+        (PLAIN + "{{ messages[0].content }}", "repeats a turn (user)"),
+        (" ", "leaves out a turn (user)"),
+        (PLAIN.replace("in messages", "in messages | reverse"), "reorders the turns"),
+    ],
+)
+def test_template_that_changes_what_is_said_is_told(tmp_path, template, does):
+    found, tally = taken(tmp_path, [{"messages": [user("Hi\nthere."), assistant("Yo.")]}], template)
+    assert found == [] and tally.skipped == {f"the chat template {does}": 1}
