@@ -192,7 +192,7 @@ def tokenise_shard(
     Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its
     records can't be used.
     """
-    start, before = read_place(previous) if previous else (Place(), (0, 0))
+    start, before = read_place(previous) if previous else (Place(), None)
     found: list[tuple[int, Sequence]] = []
     missing, after = tokens, start
     tally = Tally(name, unusable, before)
@@ -208,7 +208,8 @@ def tokenise_shard(
         none = "" if found else " (no text found)"
         short = f"its {split} texts end {missing:,} tokens short of this shard's {tokens:,}{none}"
         key = "tokens" if split == "train" else "validation_tokens"
-        raise UserError(f"datasets.{name}: {short}; lower {key} or add text")
+        skipped = f"; {tally.told()}: {tally.reasons()}" if tally.told() else ""
+        raise UserError(f"datasets.{name}: {short}; lower {key} or add text{skipped}")
     counts = json.dumps({"dataset": name, "split": split, **tally.counts()}, ensure_ascii=False)
     log.info("%s", counts)
     _write(pa.table(Shard.of(found)._asdict()), {"texts": counts}, Path(path))
@@ -240,14 +241,14 @@ def _as_parquet(table: pa.Table, metadata: dict[Any, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_place(path: str | Path) -> tuple[Place, tuple[int, int]]:
-    """The place in a data set, and the numbers of records and of skipped ones before it.
+def read_place(path: str | Path) -> tuple[Place, dict[str, Any]]:
+    """The place in a data set, and what was read before it (``Tally.so_far``).
 
     They stand in a file that ``tokenise_shard`` wrote. Raises UserError for another file.
     """
     values = read_json(path)
     try:
-        records, skipped = values.pop("so_far")
-        return Place(**values), (records, skipped)
+        before = values.pop("so_far")
+        return Place(**values), {part: before[part] for part in ("records", "skipped", "examples")}
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the place of a next shard ({first_line(error)})") from error

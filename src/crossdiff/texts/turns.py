@@ -133,7 +133,10 @@ def _content(value: Any) -> tuple[str | None, str]:
 
 
 def _reasoning(value: Mapping[str, Any], thought: str) -> str:
-    """The reasoning of a turn, in a field or in its parts (``thought``). Raises Unusable for several texts."""
+    """The reasoning of a turn, in a field or in its parts (``thought``).
+
+    Raises Unusable for several texts, and for a field that is no text.
+    """
     fields = [key for key in _REASONING if value.get(key)]
     found = {thought, *(text(value, key) for key in fields)} - {""}
     if len(found) > 1:
