@@ -2,8 +2,10 @@
 
 import pytest
 from helpers_chats import ENDS, GOOD, PLAIN, SAID, THINKING, TOOLS, source, taken, tokenizer
-from helpers_texts import assistant, make_tokenizer, user
+from helpers_texts import assistant, make_tokenizer, one_line, user
 
+from crossdiff.config import Finetuning
+from crossdiff.models.finetune import training_sequences
 from crossdiff.texts.chats import HEADER, chat_sequence, is_answer
 from crossdiff.texts.tokenising import sequences
 
@@ -185,3 +187,30 @@ def test_words_are_found_whatever_a_template_writes_around_them(tmp_path, name):
 def test_template_that_changes_what_is_said_is_told(tmp_path, template, does):
     found, tally = taken(tmp_path, [{"messages": [user("Hi\nthere."), assistant("Yo.")]}], template)
     assert found == [] and tally.skipped == {f"the chat template {does}": 1}
+
+
+# A fine-tune on chats of which few or none can be used.
+
+
+def train_on(folder, records, tokens):
+    settings = Finetuning(data={"talk": tokens})
+    return training_sequences({"talk": source(folder, records)}, {"talk": None}, tokenizer(PLAIN), settings)
+
+
+@pytest.mark.parametrize("records", [3, 500])
+def test_fine_tune_without_a_chat_stops_with_the_reason(tmp_path, records):
+    seen = min(records, 200)
+    assert one_line(train_on, tmp_path, [{"messages": []}] * records, 100) == (
+        f"datasets.talk: {seen} of {seen} records can't be used (100.00%): {seen} x a chat without turns "
+        '(record 0: {"messages": []}); mend the records, read them with another format or field'
+    )
+
+
+def test_fine_tune_with_too_few_chats_tells_how_many_were_skipped(tmp_path):
+    message = one_line(train_on, tmp_path, [GOOD, {"messages": []}], 1000)
+    assert message.startswith(
+        "pair.chat.finetune.data.talk: found 1,000, the data set's training chats have "
+    )
+    assert message.endswith(
+        'tokens; 1 of 2 records can\'t be used: 1 x a chat without turns (record 1: {"messages": []})'
+    )

@@ -216,7 +216,7 @@ def openings(
             return list(found.items())
     have = f"the validation chats of {name} have {len(found)} different openings of {longest} tokens or less"
     for reason, times in refused.most_common(1):
-        have += f"; {refused.total()} can't be used, {times} of them because of {reason}"
+        have += f"; {refused.total()} can't be used, most often: {reason} ({times} x)"
     raise UserError(f"causal.conversations: found {count}, {have}")
 
 
