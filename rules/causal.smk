@@ -18,6 +18,7 @@ if CONFIG.causal:
             tokenizer=TOKENIZER,
             archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
             files=lambda w: RUN.text_files(w.dataset),
+            proved=proved("chat"),
         output:
             "results/{pair}/answers/{dataset}.parquet",
         log:
@@ -53,6 +54,7 @@ if CONFIG.causal:
             config=trained("config.json"),
             betas=trained("betas.parquet"),
             summary=of_layer("summary.json"),
+            proved=proved("chat"),
         output:
             kl=trained("kl.csv"),
             sets=trained("kl_sets.csv"),

@@ -143,6 +143,11 @@ def token_shards(split):
     ]
 
 
+def next_place(shard):
+    """What was read for a token shard, and where the next one begins."""
+    return shard.removesuffix(".parquet") + ".next.json"
+
+
 def harvested(split, role):
     """One model's harvested activations of these shards, in the same order."""
     folder = f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}"
@@ -152,6 +157,11 @@ def harvested(split, role):
 def checked(role):
     """The facts of a checked model: it has its weights, the layer and the tokenizer's vocabulary."""
     return f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}/checked.json"
+
+
+def proved(*roles):
+    """The proofs that what jobs compute with these models is what the models compute themselves."""
+    return ancient([checked(role).replace("checked.json", "proved.json") for role in roles])
 
 
 def caches(split, role):

@@ -126,7 +126,6 @@ rule prove_model:
         **request("prove_model"),
     params:
         parts=lambda w: RUN.proofs(RUN.role(w.model)),
-        replacements=lambda w: RUN.replacements(w.model),
         settings=settings("pair.layer"),
         code=code_digest("prove_model"),
     message:
@@ -183,7 +182,7 @@ if FINETUNE:
         params:
             settings=settings(
                 *FINETUNING_KEYS,
-                *(key for name in FINETUNE.data for key in RUN.text_keys(name, "long")),
+                *(key for name in FINETUNE.data for key in RUN.text_keys(name)),
             ),
             archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
             code=code_digest("finetune_model"),
@@ -202,6 +201,7 @@ if CONFIG.behaviour:
             chat=MODEL["chat"],
             tokenizer=TOKENIZER,
             requests=CONFIG.behaviour.requests,
+            proved=proved("base", "chat"),
         output:
             "results/{pair}/refusals.csv",
         log:

@@ -20,6 +20,7 @@ rule write_report:
         tokenizer=TOKENIZER,
         checked=here("pair.json"),
         summary=here("summary.json"),
+        read=[next_place(shard) for shard in token_shards("train")],
         refusals=REFUSALS,
         tables=TABLES,
         evaluations=every_training("evaluation.json", FIRST_SEED),

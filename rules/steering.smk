@@ -33,6 +33,7 @@ if CONFIG.steering:
             config=trained("config.json"),
             betas=trained("betas.parquet"),
             summary=of_layer("summary.json"),
+            proved=proved("base", "chat"),
         output:
             candidates=trained("steering_candidates.csv"),
             effects=trained("steering.csv"),

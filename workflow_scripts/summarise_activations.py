@@ -3,7 +3,6 @@
 from crossdiff.activations.pairs import PairedShard, summarise, write_summary
 from crossdiff.config import Activations
 from crossdiff.provenance.storage import read_json
-from crossdiff.texts.shards import added
 from crossdiff.workflow.job import job
 
 
@@ -16,8 +15,7 @@ def main(
         None if pair[key] is None else {int(number) for number in pair[key]}
         for key in ("unknown_to_base", "replaced_for_base")
     )
-    found = summarise(shards, settings, unknown, replaced)
-    write_summary(summary, found._replace(texts=added(tokens)))
+    write_summary(summary, summarise(shards, settings, unknown, replaced))
 
 
 if __name__ == "__main__":

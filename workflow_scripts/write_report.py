@@ -41,6 +41,7 @@ if __name__ == "__main__":
                 tokenizer=snakemake.input.tokenizer,
                 facts=snakemake.input.checked,
                 summary=snakemake.input.summary,
+                read=list(snakemake.input.read),
                 refusals=snakemake.input.get("refusals") or None,
                 tables=list(snakemake.input.tables),
                 evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),

@@ -16,7 +16,7 @@ from helpers_chats import (
 from helpers_texts import assistant, one_line, user
 
 from crossdiff.texts.chats import chat_sequence
-from crossdiff.texts.shards import added, read_counts
+from crossdiff.texts.counts import added, read_counts
 from crossdiff.texts.tokenising import sequences, tokenise_shard
 from crossdiff.texts.unusable import Tally
 
@@ -244,7 +244,7 @@ def shard(tmp_path, records, tokens=20, name="0.parquet", previous=None, unusabl
         previous=previous and previous.with_suffix(".next.json"),
         unusable=unusable,
     )
-    return read_counts(tmp_path / name)
+    return read_counts((tmp_path / name).with_suffix(".next.json"))
 
 
 def test_share_above_the_limit_stops_with_three_reasons_and_an_example_each(tmp_path):
@@ -346,7 +346,7 @@ def test_share_is_that_of_all_shards_so_far(tmp_path):
         "skipped": {"a chat without turns": 1},
         "examples": {"a chat without turns": 'record 100: {"messages": []}'},
     }
-    total = added([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    total = added([tmp_path / "0.next.json", tmp_path / "1.next.json"])
     assert total == {"talk": {"records": 104, "skipped": {"a chat without turns": 1}, "notes": {}}}
 
 

@@ -275,3 +275,34 @@ def test_pair_in_a_notebook_gets_one_line_for_a_chat_that_the_template_refuses()
     assert message == "the chat: the chat template refuses this chat (System role not supported)"
     with pytest.raises(UserError):
         chat_sequence([], tokenizer("{{ messages[0].content }}"), "the chat")
+
+
+# Files of templates.
+
+
+def from_file(tmp_path, raw: bytes):
+    """The tokenizer that a run writes with the template in a file."""
+    tokenizer(PLAIN).save_pretrained(tmp_path / "model")
+    (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "mine.jinja").write_bytes(raw)
+    write_chat_tokenizer(tmp_path / "model", tmp_path / "mine.jinja", tmp_path / "pair")
+    return load_chat_tokenizer(tmp_path / "pair")
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"{#- none -#}\r\n"], ids=["plain", "mark", "CRLF"])
+def test_byte_order_mark_and_line_ends_of_a_template_are_no_text(tmp_path, start):
+    renders = from_file(tmp_path, start + PLAIN.encode())
+    text = renders.apply_chat_template(GOOD["messages"], tokenize=False)
+    assert text.lstrip("\n") == "<s>user\nHi there.</s>\n<s>assistant\nYo.</s>\n"
+    assert "\ufeff" not in text and "\r" not in text
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b" \n", "found an empty file, allowed: a chat template in Jinja"),
+        ("{# f\xfcr #}".encode("latin-1"), "can't be read ('utf-8' codec can't decode byte 0xfc"),
+    ],
+)
+def test_file_that_holds_no_template_is_one_line(tmp_path, raw, said):
+    assert one_line(from_file, tmp_path, raw).startswith(f"{tmp_path}/mine.jinja: {said}")

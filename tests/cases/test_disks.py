@@ -193,6 +193,31 @@ def test_read_only_disk_is_one_line(small_disk: Path):
     write_json(small_disk / "results/a/b.json", {})
 
 
+@pytest.mark.slow
+def test_run_on_a_full_disk_is_one_line_and_goes_on_after_the_mend(small_disk: Path, checkout: Checkout):
+    model = "results/models/tiny-base"
+    (checkout.folder / "results").symlink_to(small_disk)
+    (small_disk / "other").write_bytes(bytes(2_050_000))
+    result = checkout.snakemake(model, "--configfile", TINY)
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert f"error: {model}: the disk is full (0 MB left); free some space and run again" in result.stdout
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["other"]
+    (small_disk / "other").unlink()
+    assert checkout.snakemake(model, "--configfile", TINY).returncode == 0
+    audited = checkout.crossdiff("audit", model)
+    assert audited.returncode == 0 and "verified" in audited.stdout, audited.stdout
+
+
+@pytest.mark.slow
+def test_run_without_space_for_its_logs_has_its_results(small_disk: Path, checkout: Checkout):
+    (checkout.folder / "logs").symlink_to(small_disk)
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "other").write_bytes(bytes(3_000_000))
+    result = checkout.snakemake("results/models/tiny-base", "--configfile", TINY)
+    assert result.returncode == 0, result.stdout
+    assert checkout.crossdiff("audit", "results/models/tiny-base").returncode == 0
+
+
 # Names of folders.
 
 

@@ -123,11 +123,55 @@ def test_cache_of_attention_for_a_recurrent_model_is_refused(monkeypatch: pytest
         assert message.startswith("it: steering ") and message.endswith("leave out the section steering")
 
 
-def test_activations_of_another_layer_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_activations_of_another_layer_are_refused(
+    family: str, off: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = proof.run_to_layer
-    monkeypatch.setattr(proof, "run_to_layer", lambda model, ids, layer: right(model, ids, layer + 1))
-    message = one_line(prove, tiny("llama"), "it", TEXTS, LAYER, ["harvest"])
-    assert "harvest with LlamaForCausalLM differs from the model's own forward pass by" in message
+    monkeypatch.setattr(proof, "run_to_layer", lambda model, ids, layer: right(model, ids, layer + off))
+    message = one_line(prove, tiny(family), "it", TEXTS, LAYER, ["harvest"])
+    assert "differs from the model's own forward pass by" in message
+
+
+@pytest.mark.parametrize("wrong", [0.0, 100.0, float("nan")])
+@pytest.mark.parametrize("tokens", [slice(0, 2), slice(None)])
+@pytest.mark.parametrize("part", ["harvest", "patching"])
+def test_one_wrong_text_in_a_batch_is_refused(
+    part: str, tokens: slice, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest one, which is padded most."""
+    right = proof.run_to_layer
+
+    def spoiled(model: PreTrainedModel, ids: torch.Tensor, layer: int) -> torch.Tensor:
+        found = right(model, ids, layer).clone()
+        if len(found) > 1:
+            found[0, tokens] *= wrong
+        return found
+
+    monkeypatch.setattr(proof, "run_to_layer", spoiled)
+    message = one_line(prove, tiny("llama"), "it", TEXTS, LAYER, [part])
+    assert f"{part} with LlamaForCausalLM differs from the model's own forward pass by" in message
+
+
+def test_steered_logits_that_are_not_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = proof.head_logits
+    monkeypatch.setattr(proof, "head_logits", lambda model, residual: right(model, residual) * torch.nan)
+    message = one_line(prove, tiny("llama"), "it", TEXTS, LAYER, ["steering"])
+    assert "steering with LlamaForCausalLM differs from the model's own forward pass by nan" in message
+
+
+def test_some_tokens_of_a_mixture_of_experts_may_differ_and_not_of_other_models() -> None:
+    sizes = [torch.tensor([0.5, *[0.1] * 9])] * 2
+    assert proof._worst(tiny("deepseek_v3"), sizes) == pytest.approx(0.1)
+    assert proof._worst(tiny("llama"), sizes) == pytest.approx(0.5)
+
+
+def test_tokenizer_that_makes_too_few_tokens_is_refused() -> None:
+    message = one_line(proof.proof_texts, lambda _text: {"input_ids": [0]})
+    assert message.startswith(
+        "the chat tokenizer: found 1 tokens for 110 English words, at least 6 are needed"
+    )
 
 
 def test_weights_that_are_not_numbers_are_refused() -> None:

@@ -126,6 +126,35 @@ def test_translation_model_is_refused_by_its_type(copy):
     assert "model_type: found t5, which is no language model" in one_line(check_model, copy, copy, 1)
 
 
+def test_one_missing_tensor_is_refused_and_not_made_up(copy):
+    lost = "model.layers.0.self_attn.q_proj.weight"
+    rewrite(copy, lambda tensors: {name: value for name, value in tensors.items() if name != lost})
+    for read in (check_weights, lambda folder: load_model(folder, torch.float32)):
+        assert f"1 missing ({lost})" in one_line(read, copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pytorch_model.bin", b"", "convert them: python -c"),
+        ("consolidated.safetensors", b"", "in the format of their authors only"),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"x": "model-1.safetensors"}}',
+            "shards are missing",
+        ),
+        (WEIGHTS, b"\x08\x00\x00\x00\x00\x00", "6 bytes that are no whole safetensors file"),
+        (WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+    ids=["pickled", "of the authors", "shard missing", "cut off", "git-lfs"],
+)
+def test_weights_that_are_not_there_are_told_when_the_config_is_read(copy, name, content, said):
+    (copy / WEIGHTS).unlink()
+    (copy / name).write_bytes(content)
+    message = refused_early(copy)
+    assert message.startswith(f"pair.base.folder: {copy}") and said in message
+
+
 # Configurations.
 
 

@@ -16,7 +16,15 @@ from helpers_chats import (
 )
 from helpers_texts import assistant, make_tokenizer, one_line, user
 
-from crossdiff.texts.chats import CONTENT, HEADER, TURN_END, chat_sequence, chat_sequences
+from crossdiff.texts.chats import (
+    CONTENT,
+    HEADER,
+    TURN_END,
+    chat_sequence,
+    chat_sequences,
+    encode,
+    render_chats,
+)
 from crossdiff.texts.turns import chat
 
 # Text of the template's tokens in what somebody says.
@@ -48,7 +56,8 @@ def test_turn_that_says_a_special_token_is_no_end_of_a_turn(tmp_path, turns):
 
 def test_turn_that_says_a_special_token_may_be_kept_as_content():
     template = tokenizer(PLAIN)
-    [(sequence, notes)] = chat_sequences([chat(INJECTED, {})], template, "keep")
+    rendered = render_chats([chat(INJECTED, {})], template, "keep")
+    [(sequence, notes)] = chat_sequences(rendered, encode(rendered, template), template)
     content = template.decode(sequence.token[(sequence.template == CONTENT) & (sequence.role == 1)])
     assert (content, notes) == (INJECTED[0]["content"], [SAYS_END])
     ends = sequence.template[sequence.token == template.convert_tokens_to_ids("</s>")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY, Checkout
+from conftest import TINY, Checkout, planned
 from helpers_config import SMALL, changed, refusal_of
 from helpers_lines import line_of
 
@@ -295,3 +295,16 @@ def test_snakemake_tells_what_its_yaml_hides(checkout: Checkout):
     (checkout.folder / "mine.yaml").write_text(text)
     result = checkout.snakemake("-n", "--configfile", "mine.yaml")
     assert result.returncode == 1 and "YAML reads 0400 as 256; write 256" in result.stdout
+
+
+def test_section_left_empty_is_planned_with_its_defaults(checkout: Checkout):
+    values = yaml.safe_load((checkout.folder / TINY).read_text())
+    del values["steering"]
+    (checkout.folder / "without.yaml").write_text(yaml.safe_dump(values))
+    (checkout.folder / "with.yaml").write_text(yaml.safe_dump(values) + "steering:\n")
+    jobs = {}
+    for name in ("without", "with"):
+        result = checkout.snakemake("-n", "--configfile", f"{name}.yaml")
+        assert result.returncode == 0, result.stdout
+        jobs[name] = planned(result.stdout)
+    assert "steer_latents" not in jobs["without"] and jobs["with"]["steer_latents"] >= 1

@@ -12,8 +12,9 @@ import zstandard
 from helpers_texts import TOKENIZERS, assistant, documents, one_line, parquet, user, write_jsonl
 
 from crossdiff.config import TextSource
+from crossdiff.texts.counts import read_counts
 from crossdiff.texts.first_record import check_fields
-from crossdiff.texts.shards import read_counts, read_shard
+from crossdiff.texts.shards import read_shard
 from crossdiff.texts.sources import read
 from crossdiff.texts.tokenising import tokenise_shard
 from crossdiff.texts.unusable import Unusable
@@ -211,7 +212,7 @@ def test_lone_surrogates_become_replacement_characters_and_are_counted(tmp_path:
     )
     tokenise_shard(given, "pages", "train", TOKENIZER, 64, tokens, shard, tmp_path / "next.json")
     assert TOKENIZER.decode(read_shard(shard).token) == "café \ufffd end🙂 is whole, and so is this text"
-    assert read_counts(shard)["notes"] == {"lone surrogates replaced": 1}
+    assert read_counts(tmp_path / "next.json")["notes"] == {"lone surrogates replaced": 1}
 
 
 def test_lone_surrogates_in_any_part_of_a_chat_are_replaced(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_lone_surrogates_in_any_part_of_a_chat_are_replaced(tmp_path: Path) -> N
     shard = tmp_path / "shard.parquet"
     tokenise_shard(given, "talks", "train", TOKENIZER, 64, 20, shard, tmp_path / "next.json")
     assert "a \ufffd b" in TOKENIZER.decode(read_shard(shard).token)
-    assert read_counts(shard)["notes"]["lone surrogates replaced"] == 1
+    assert read_counts(tmp_path / "next.json")["notes"]["lone surrogates replaced"] == 1
 
 
 # Links and several names for one file.

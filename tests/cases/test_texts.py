@@ -22,8 +22,9 @@ from transformers import PreTrainedTokenizerFast
 from crossdiff.config import TextSource
 from crossdiff.config.text_files import ALLOWED
 from crossdiff.texts import documents as long_documents
+from crossdiff.texts.counts import read_counts
 from crossdiff.texts.documents import document_windows, ids_in_pieces
-from crossdiff.texts.shards import read_counts, read_shard
+from crossdiff.texts.shards import read_shard
 from crossdiff.texts.sources import read
 from crossdiff.texts.splits import document_id, in_split
 from crossdiff.texts.tokenising import tokenise_shard
@@ -504,7 +505,7 @@ def test_malformed_record_of_many_is_skipped_and_counted_once(tmp_path, name):
             tokenise_shard(
                 source, "pages", split, TOKENIZERS["llama3"], 64, 2000, path, following, previous=previous
             )
-            counts, previous = read_counts(path), following
+            counts, previous = read_counts(following), following
             records += counts["records"]
             skipped += counts["skipped"].items()
         assert json.loads(previous.read_text())["so_far"]["records"] == records
@@ -523,7 +524,9 @@ def corpus_run(checkout: Checkout) -> tuple[str, Path, list[str]]:
     write_jsonl(folder / "b.jsonl", texts[60:])
     changes = {"files": ["corpus"], "tokens": 6000, "validation_tokens": 400}
     config = checkout.changed(
-        TINY, {"tokens.shard": 2000} | {f"datasets.readme.{key}": value for key, value in changes.items()}
+        TINY,
+        {"tokens.shard": 2000, "tokens.unusable": 0.2}
+        | {f"datasets.readme.{key}": value for key, value in changes.items()},
     )
     result = checkout.snakemake("activations", "--configfile", config)
     assert result.returncode == 0, result.stdout
@@ -574,6 +577,17 @@ def test_changed_text_makes_new_caches_of_its_shard_only(checkout):
     assert not planned(checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout)
     audit = checkout.crossdiff("audit", "--all", "--configfile", config)
     assert audit.returncode == 0 and "verified" in audit.stdout, audit.stdout
+    # A record that can't be used comes into the file, and is taken out again. No token changes.
+    for line, skipped in (("no JSON\n", 1), ("", 0)):
+        path.write_text(line + path.read_text().removeprefix("no JSON\n"))
+        result = checkout.snakemake("activations", "--configfile", config)
+        assert result.returncode == 0, result.stdout
+        assert len(jobs(result.stdout)) == 4 and not re.search("^Harvesting", result.stdout, re.M)
+        read = [
+            read_counts(place) for place in (checkout.folder / "results/tokens").rglob("readme.*/*.next.json")
+        ]
+        assert sum(counts["skipped"].get("a line that is not JSON", 0) for counts in read) == skipped
+        assert not planned(checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout)
 
     # A file that comes into the folder is read, too.
     write_jsonl(path.with_name("0.jsonl"), ["first of all"])

@@ -121,10 +121,11 @@ def inputs(
     """Write everything that the page reads below ``folder``, the way the rules write it."""
     model = {"d_model": 32, "layers": 3, "family": family}
     write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1} | TOKENS)
-    summary = Summary(
-        1, 1, 10.0, [150.25, 149.5], [[0.0] * 32, [0.5] * 32], [1.0, 1.0], 18_000, 200, 3, texts=TEXTS
-    )
+    summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32, [0.5] * 32], [1.0, 1.0], 18_000, 200, 3)
     write_summary(folder / "summary.json", summary)
+    read = [str(folder / f"{name}.next.json") for name in TEXTS]
+    for path, (name, counts) in zip(read, TEXTS.items(), strict=True):
+        write_json(path, {"read": {"dataset": name, **counts}})
     evaluations = {name: evaluate(table, QUALITY, Classes()) for name, table in betas.items()}
     seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5}
     seeds |= {"chat_only_a": 3, "chat_only_b": 4, "chat_only_recurring": 2}
@@ -165,6 +166,7 @@ def inputs(
         tokenizer=write_tokenizer(folder / "tokenizer"),
         facts=str(folder / "facts.json"),
         summary=str(folder / "summary.json"),
+        read=read,
         refusals=None,
         tables=[str(folder / f"{name}.csv") for name in tables],
         evaluations={name: str(folder / f"{name}.json") for name in betas},

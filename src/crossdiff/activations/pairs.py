@@ -72,7 +72,6 @@ class Summary(NamedTuple):
     skipped_by_norm: int
     unknown_to_base: int | None = 0  # tokens that the base's tokenizer lacks; None if it has no tokenizer
     replaced_for_base: int = 0  # tokens in whose place the base read others
-    texts: dict[str, dict[str, Any]] = {}  # noqa: RUF012  # data set -> counts, see texts.shards.added
 
     def kept(self, shard: PairedShard) -> np.ndarray:
         """Return which tokens of the shard count, (rows,) bool."""

@@ -49,7 +49,9 @@ class Finetuning(Section):
     batch_tokens: Annotated[
         PositiveInt, about("Tokens per step, padding included. More need more memory.", "tokens")
     ] = 2048
-    max_length: Annotated[PositiveInt, about("Longest chat; longer ones are cut.", "tokens")] = 512
+    max_length: Annotated[
+        PositiveInt, about("Longest chat; longer ones are cut, or read in windows (`long`).", "tokens")
+    ] = 512
     learning_rate: Annotated[PositiveFloat, about("Highest learning rate.", "AdamW rate")] = 3.0e-4
     warmup_fraction: Annotated[
         Fraction,

@@ -157,8 +157,9 @@ class TextSource(Section):
     rewritten: Annotated[
         Literal["skip", "keep"],
         about(
-            "Chats of which the template rewrites or leaves out a turn: `skip` them, or `keep` what it makes "
-            "of them. Reasoning may always be left out. Chats of which it repeats a turn are always skipped."
+            "Chats of which the template rewrites or leaves out a turn, or in which a turn says one of its "
+            "tokens: `skip` them, or `keep` what it makes of them. Reasoning may always be left out. Chats "
+            "of which it repeats a turn are always skipped."
         ),
     ] = "skip"
     long: Annotated[

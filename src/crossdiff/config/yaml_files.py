@@ -90,5 +90,6 @@ def _misread(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
             waiting += [part for entry in node.value for part in entry]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
-        elif node.tag.endswith((":int", ":float")) and _MISREAD.fullmatch(node.value):
-            yield node
+        elif isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
+            if _MISREAD.fullmatch(node.value):
+                yield node

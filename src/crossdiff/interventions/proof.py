@@ -5,11 +5,11 @@ family bears that is hard to tell from its code. So each model is tried on a few
 expensive runs. The reference is the model's own ``forward``, one text at a time, without padding and cache.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,19 +19,14 @@ from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
-from crossdiff.models.replacements import as_read
+from crossdiff.models.replacements import embedding_rows
 
 ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``
-OUTLYING = 0.1  # share of tokens that may differ more, because rounding sends some tokens to other experts
+OUTLYING = 0.1  # share of a text's tokens that rounding may send to other experts
 CLOSE = 2  # times ``allowed``: how far a chosen logit may lie below the best one, in standard deviations
 NEW_TOKENS = 6  # of each answer
 FOLLOWING = 3  # tokens that follow each prompt when it is steered
-LENGTHS = (
-    6,
-    24,
-    24,
-    48,
-)  # tokens of each text; two are equal, so that a batch of equal lengths is tried, too
+LENGTHS = (6, 24, 24, 48)  # tokens of each text; two are equal, because equal lengths are one batch
 TEXT = (
     "The river comes down from the hills in spring, when the snow melts, and fills the meadows behind our "
     "house. My brother and I used to build small dams there, with stones and branches, until the water found "
@@ -43,12 +38,18 @@ TEXT = (
 
 
 def proof_texts(tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Ids of the texts on which a model is tried: the first tokens of TEXT, from different words on."""
-    words = TEXT.split()
-    texts = [" ".join(words[5 * number :]) for number in range(len(LENGTHS))]
-    return [
-        np.asarray(tokenizer(text)["input_ids"][:length]) for text, length in zip(texts, LENGTHS, strict=True)
-    ]
+    """Ids of the texts on which a model is tried: the first tokens of TEXT, from different words on.
+
+    Raises UserError for a tokenizer that makes too few tokens of them.
+    """
+    words, texts = TEXT.split(), []
+    for number, length in enumerate(LENGTHS):
+        ids = tokenizer(" ".join(words[5 * number :]))["input_ids"][:length]
+        if len(ids) < length:
+            found = f"found {len(ids)} tokens for {len(words) - 5 * number} English words"
+            raise UserError(f"the chat tokenizer: {found}, at least {length} are needed; look at its files")
+        texts.append(np.asarray(ids))
+    return texts
 
 
 def allowed(model: PreTrainedModel) -> float:
@@ -69,10 +70,13 @@ def prove(
 ) -> dict[str, float]:
     """Try ``parts`` (keys of PARTS) on ``texts`` (ids). Gives the relative difference of each part.
 
-    It is the largest one, apart from a share OUTLYING of the tokens. ``name`` names the model in errors.
+    It is the largest one of all tokens. In a mixture of experts, a share OUTLYING of each text's tokens is
+    left out. Tokens without a row in the embedding are left out, too. ``name`` names the model in errors.
     ``layer`` is the 0-based block that is harvested and changed. Raises UserError for the first part that
     fails, or that differs from the model's own forward pass by more than rounding.
     """
+    rows = embedding_rows(model)
+    texts = [text[text < rows] for text in texts]
     found, most = {}, allowed(model)
     for part in parts:
         compare, todo = PARTS[part]
@@ -97,20 +101,16 @@ def _harvest(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) ->
     ids, real = (part.to(model.device) for part in padded(texts))
     found = run_to_layer(model, ids, layer)[real]
     if layer == len(decoder_layers(model)) - 1:  # hidden_states has the final norm applied here
-        return _difference(head_logits(model, found), _own_logits(model, texts))
-    states = [
-        model(input_ids=_row(model, text), use_cache=False, output_hidden_states=True).hidden_states
-        for text in texts
-    ]
-    # Most families put the embeddings first. A few (Mamba) begin with the output of block 0.
-    return min(_difference(found, torch.cat([row[at][0] for row in states])) for at in (layer + 1, layer))
+        return _difference(model, texts, head_logits(model, found), _own_logits(model, texts))
+    own = torch.cat([_own_stream(model, text, layer) for text in texts])
+    return _difference(model, texts, found, own)
 
 
 def _head(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> float:
     """Logits from the last block's output."""
     last = len(decoder_layers(model)) - 1
     found = [head_logits(model, run_to_layer(model, _row(model, text), last)[0]) for text in texts]
-    return _difference(torch.cat(found), _own_logits(model, texts))
+    return _difference(model, texts, torch.cat(found), _own_logits(model, texts))
 
 
 def _patching(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
@@ -119,7 +119,7 @@ def _patching(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -
     hidden, change = run_to_layer(model, ids, layer), _push(model, texts, layer)
     patched = hidden + change.added.to(hidden)
     found = head_logits(model, resume_from_layer(model, patched, ids, layer)[real])
-    return _difference(found, _own_logits(model, texts, layer, change))
+    return _difference(model, texts, found, _own_logits(model, texts, layer, change))
 
 
 def _steering(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
@@ -130,9 +130,10 @@ def _steering(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -
     for change, found in zip(changes, answer(model, known, changes, NEW_TOKENS), strict=True):
         whole = [np.concatenate(pair) for pair in zip(texts, following.numpy(), strict=True)]
         own = [_own_logits(model, [row], layer, change, 1)[-FOLLOWING - 1 :] for row in whole]
-        sizes.append(_difference(head_logits(model, found.predicting.flatten(0, 1)), torch.cat(own)))
+        logits = head_logits(model, found.predicting.flatten(0, 1))
+        sizes.append(_difference(model, own, logits, torch.cat(own)))
         sizes.append(_doubt(model, texts, found.answers, layer, change, 1))
-    return max(sizes)
+    return float(np.max(sizes))  # NaN if one is NaN
 
 
 def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> float:
@@ -141,7 +142,7 @@ def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int
     found, own = answer_nats(model, texts, answers), []
     for text, said in zip(texts, answers, strict=True):
         logits = _own_logits(model, [np.concatenate([text, said])])[len(text) - 1 : -1]
-        target = torch.from_numpy(as_read(model, said)).long().to(model.device)
+        target = torch.from_numpy(said).long().to(model.device)
         own.append(functional.cross_entropy(logits.float(), target, reduction="sum").item())
     return float(np.abs(found / np.array(own) - 1).max())
 
@@ -197,10 +198,33 @@ def _push(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> Ch
     return Change.add(0.5 * norm * vector / vector.norm())
 
 
-def _difference(found: Tensor, own: Tensor) -> float:
-    """||found - own|| / ||own|| of rows (tokens, anything), exceeded by a share OUTLYING of the rows."""
+def _own_stream(model: PreTrainedModel, text: np.ndarray, layer: int) -> Tensor:
+    """The output of block ``layer``, not the last one, by ``forward`` alone: (tokens, d_model).
+
+    In most families hidden_states begins with the embeddings. In a few (Mamba) it begins with block 0.
+    """
+    first: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        first.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = decoder_layers(model)[0].register_forward_hook(keep)
+    try:
+        row = _row(model, text)
+        states = model(input_ids=row, use_cache=False, output_hidden_states=True).hidden_states
+    finally:
+        handle.remove()
+    begins = next((at for at in (1, 0) if torch.equal(states[at], first[0])), None)
+    if begins is None:
+        raise UserError("its hidden_states do not hold the output of its first block")
+    return states[begins + layer][0]
+
+
+def _difference(model: PreTrainedModel, texts: Sequence[Sized], found: Tensor, own: Tensor) -> float:
+    """||found - own|| / ||own|| of rows (tokens, anything), text after text: the worst of all tokens."""
     found, own = found.float(), own.float()
-    return _outlying((found - own).norm(dim=1) / own.norm(dim=1))
+    sizes = (found - own).norm(dim=1) / own.norm(dim=1)
+    return _worst(model, sizes.split([len(text) for text in texts]))
 
 
 def _doubt(
@@ -221,8 +245,14 @@ def _doubt(
         logits = _own_logits(model, [whole], layer, change, start)[len(prompt) - 1 :].float()
         chosen = logits.gather(1, _row(model, said).T)[:, 0]
         below.append((logits.max(dim=1).values - chosen) / logits.std(dim=1))
-    return _outlying(torch.cat(below)) / CLOSE
+    return _worst(model, below) / CLOSE
 
 
-def _outlying(sizes: Tensor) -> float:
-    return float(sizes.sort().values[int((1 - OUTLYING) * (len(sizes) - 1))])
+def _worst(model: PreTrainedModel, sizes: Sequence[Tensor]) -> float:
+    """The largest of ``sizes``, which holds a value per token for each text. NaN if one of them is NaN.
+
+    In a mixture of experts, a share OUTLYING of each text's tokens is left out.
+    """
+    routed = any(part in name for name, _ in model.named_parameters() for part in ("expert", "router", "moe"))
+    kept = 1 - OUTLYING if routed else 1.0
+    return float(torch.stack([size.quantile(kept, interpolation="lower") for size in sizes]).max())

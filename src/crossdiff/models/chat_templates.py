@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
@@ -15,6 +16,21 @@ from crossdiff.errors import UserError
 _ANY_FORMAT = re.compile(r"""(['"])((?:(?!\1)[^\n])*%-?[a-zA-Z](?:(?!\1)[^\n])*)\1""")
 
 T = TypeVar("T", str, dict[str, str])
+
+
+def read_template(path: str | Path) -> str:
+    """The chat template in a file, without a byte order mark.
+
+    Raises UserError for a file that can't be read, that is no UTF-8, or that holds no template.
+    """
+    try:
+        template = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{path}: can't be read ({reason})") from error
+    if not template.strip():
+        raise UserError(f"{path}: found an empty file, allowed: a chat template in Jinja")
+    return template
 
 
 def with_arguments(template: T, arguments: Mapping[str, Any], day: date) -> T:

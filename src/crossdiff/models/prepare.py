@@ -15,6 +15,7 @@ from crossdiff.config.given import GIVEN
 from crossdiff.errors import UserError
 from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, check_adapter
 from crossdiff.models.adapters import added_rows, merged
+from crossdiff.models.chat_templates import read_template
 from crossdiff.models.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -194,7 +195,7 @@ def make_random(settings: RandomModel, folder: Path) -> None:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=special[1:]
     )
-    fast.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
+    fast.chat_template = read_template(settings.chat_template)
     torch.manual_seed(settings.seed)
     config = LlamaConfig(
         vocab_size=len(special) + len(alphabet),

@@ -1,16 +1,18 @@
 """Tokens that a model can't read, or never saw: which it reads in their place."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from crossdiff.errors import UserError
 
-M = TypeVar("M", bound=PreTrainedModel)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+M = TypeVar("M", bound="PreTrainedModel")
 
 
 def with_replacements(model: M, replacements: Mapping[int, int]) -> M:
@@ -44,7 +46,7 @@ def _columns(replacements: Mapping[int, int]) -> tuple[Tensor, Tensor]:
     return torch.tensor(before), torch.tensor([replacements[number] for number in before])
 
 
-def as_read(model: PreTrainedModel, ids: np.ndarray) -> np.ndarray:
+def as_read(model: "PreTrainedModel", ids: np.ndarray) -> np.ndarray:
     """``ids`` as ``model`` reads them, of the same shape and type."""
     replacements: dict[int, int] = getattr(model, "read_in_place", {})
     if not replacements:
@@ -52,13 +54,13 @@ def as_read(model: PreTrainedModel, ids: np.ndarray) -> np.ndarray:
     return _swapped(torch.from_numpy(ids).long(), *_columns(replacements)).numpy().astype(ids.dtype)
 
 
-def embedding_rows(model: PreTrainedModel) -> int:
+def embedding_rows(model: "PreTrainedModel") -> int:
     """The number of ids that ``model`` can read."""
     table: Any = model.get_input_embeddings()
     return int(table.weight.shape[0])
 
 
-def check_ids(model: PreTrainedModel, ids: np.ndarray) -> None:
+def check_ids(model: "PreTrainedModel", ids: np.ndarray) -> None:
     """Raise UserError if the embedding of ``model`` has no row for one of ``ids``, which are of any shape."""
     rows = embedding_rows(model)
     beyond = as_read(model, ids) >= rows

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from crossdiff.config import Tokens
 from crossdiff.errors import UserError, first_line
-from crossdiff.models.chat_templates import with_arguments
+from crossdiff.models.chat_templates import read_template, with_arguments
 from crossdiff.models.files import has_tokenizer
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def write_chat_tokenizer(
     settings = settings or Tokens()
     tokenizer = load_tokenizer(origin)
     if template is not None:
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_template(template)
     elif settings.chat_template is not None:
         tokenizer.chat_template = _named(tokenizer.chat_template, settings.chat_template)
     if not tokenizer.chat_template:

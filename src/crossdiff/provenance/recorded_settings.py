@@ -1,5 +1,6 @@
 """The settings that a page states for its results: those in their records, not those of today's config."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     record.
     """
     settings: dict[str, Any] = {}
-    tokens: dict[str, int] = {}
+    shards: dict[tuple[str, str], int] = {}  # (data set, number) -> tokens; a shard's job has two results
     for path, record in _upstream(paths).items():
         for key, value in record.settings.items():
             if settings.setdefault(key, value) != value:
@@ -40,8 +41,10 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
         if "pair" in record.wildcards:
             settings["pair.name"] = record.wildcards["pair"]
         if record.rule == "tokenise" and record.wildcards.get("split") == "train":
-            name = f"datasets.{record.wildcards['dataset']}.tokens"
-            tokens[name] = tokens.get(name, 0) + record.params["tokens"]
+            shards[record.wildcards["dataset"], record.wildcards["shard"]] = record.params["tokens"]
+    tokens = Counter[str]()
+    for (dataset, _), count in shards.items():
+        tokens[f"datasets.{dataset}.tokens"] += count
     return RecordedSettings(settings | tokens)
 
 

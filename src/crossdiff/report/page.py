@@ -16,6 +16,7 @@ from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.texts.chats import CONTENT
+from crossdiff.texts.counts import added
 
 # With fewer confirmed latents a difference between losses can be chance. The page says so.
 FEW_LATENTS = 5
@@ -32,6 +33,7 @@ class Inputs(NamedTuple):
     tokenizer: str
     facts: str
     summary: str
+    read: list[str]  # what was read for each training shard
     refusals: str | None
     tables: list[str]
     evaluations: Mapping[str, str]
@@ -58,6 +60,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         fewest_blocks=FEWEST_ACTIVE_BLOCKS,
         facts=read_json(inputs.facts),
         summary=read_json(inputs.summary),
+        read=added(inputs.read),
         models=MODELS,
         refusals=pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else [],
         tables={name: table.to_dict("records") for name, table in tables.items()},

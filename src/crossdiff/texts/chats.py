@@ -1,6 +1,6 @@
 """Turn documents and chats into tokens. Each token is marked with its turn's role and its template part."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,16 +44,18 @@ def chat_sequence(
         rendered = render(chat, tokenizer, ask)
     except Unusable as problem:
         raise Unusable(problem.reason, chat, where) from problem
-    return _tokenised([rendered], tokenizer, ask)[0]
+    return _marked([rendered], encode([rendered], tokenizer), tokenizer, ask)[0]
 
 
-def chat_sequences(
+# Many chats take three steps, because the second one leaves Python free to do the others for other chats.
+
+
+def render_chats(
     chats: list[Chat], tokenizer: "PreTrainedTokenizerBase", rewritten: str = "skip"
-) -> list[tuple[Sequence, list[str]] | Unusable]:
-    """Like ``chat_sequence``, for many chats. Each has its sequence and what the template left out of it.
+) -> list[Rendered | Unusable]:
+    """Chats as texts, and an Unusable for each that can't be used.
 
-    An Unusable stands for a chat that can't be used. ``rewritten`` (skip, keep) decides on turns that the
-    template rewrites.
+    ``rewritten`` (skip, keep) decides on turns that the template rewrites.
     """
     found: list[Rendered | Unusable] = []
     for chat in chats:
@@ -61,9 +63,31 @@ def chat_sequences(
             found.append(render(chat, tokenizer, rewritten=rewritten))
         except Unusable as problem:
             found.append(Unusable(problem.reason, chat))
-    rendered = [one for one in found if isinstance(one, Rendered)]
-    tokenised = iter(_tokenised(rendered, tokenizer))
-    return [one if isinstance(one, Unusable) else (next(tokenised), one.notes) for one in found]
+    return found
+
+
+def encode(rendered: Iterable[Rendered | Unusable], tokenizer: "PreTrainedTokenizerBase") -> list["Encoding"]:
+    """The texts as the tokenizer's library gives them: places of characters are looked up where needed."""
+    backend = tokenizer.backend_tokenizer
+    # As PreTrainedTokenizerFast does before each call.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    texts = [one.text for one in rendered if isinstance(one, Rendered)]
+    return list(backend.encode_batch(texts, add_special_tokens=False))
+
+
+def chat_sequences(
+    rendered: list[Rendered | Unusable], encodings: list["Encoding"], tokenizer: "PreTrainedTokenizerBase"
+) -> list[tuple[Sequence, list[str]] | Unusable]:
+    """For each chat of ``rendered`` its sequence, and what the template left out of it.
+
+    ``encodings`` are those of ``encode``. An Unusable stands for itself.
+    """
+    used = [one for one in rendered if isinstance(one, Rendered)]
+    marked = iter(_marked(used, encodings, tokenizer))
+    return [one if isinstance(one, Unusable) else (next(marked), one.notes) for one in rendered]
 
 
 def windows(sequence: Sequence, context: int, bos: list[int]) -> list[Sequence]:
@@ -80,13 +104,15 @@ def windows(sequence: Sequence, context: int, bos: list[int]) -> list[Sequence]:
     ]
 
 
-def _tokenised(
-    rendered: list[Rendered], tokenizer: "PreTrainedTokenizerBase", ask: bool = False
+def _marked(
+    rendered: list[Rendered],
+    encodings: list["Encoding"],
+    tokenizer: "PreTrainedTokenizerBase",
+    ask: bool = False,
 ) -> list[Sequence]:
     """Rendered chats as tokens that are marked with role and template part."""
     if not rendered:
         return []
-    encodings = _encodings([one.text for one in rendered], tokenizer)
     token = np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings])
     stops = np.cumsum([len(encoding) for encoding in encodings])
     starts = np.append(0, stops[:-1])
@@ -113,17 +139,6 @@ def _tokenised(
         Sequence(*(column[start:stop] for column in columns))
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
     ]
-
-
-def _encodings(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list["Encoding"]:
-    """The texts as the tokenizer's library gives them: places of characters are looked up where needed."""
-    backend = tokenizer.backend_tokenizer
-    # As PreTrainedTokenizerFast does before each call.
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
-    return list(backend.encode_batch(texts, add_special_tokens=False))
 
 
 def _places(encoding: "Encoding", spans: list[tuple[int, int, str]]) -> Iterator[tuple[int, int]]:

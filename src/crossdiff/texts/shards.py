@@ -3,11 +3,8 @@
 Rules that read shards import this module alone, so that their results stay when the reading of texts changes.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -51,35 +48,6 @@ class Shard(NamedTuple):
         """For every sequence the row of its first token and the row after its last, both (sequences,)."""
         starts = self.sequence_starts()
         return starts, np.append(starts[1:], len(self.token))
-
-
-def added(paths: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
-    """Data set -> counts of everything that was read for these shards: records, skipped and notes.
-
-    Raises UserError for a file that is no token shard.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for counts in map(read_counts, paths):
-        of = found.setdefault(counts["dataset"], {"records": 0, "skipped": Counter(), "notes": Counter()})
-        of["records"] += counts["records"]
-        of["skipped"].update(counts["skipped"])
-        of["notes"].update(counts["notes"])
-    return {
-        name: {**of, **{part: dict(sorted(of[part].items())) for part in ("skipped", "notes")}}
-        for name, of in sorted(found.items())
-    }
-
-
-def read_counts(path: str | Path) -> dict[str, Any]:
-    """What was read for a shard: dataset, split and what ``unusable.Tally.counts`` gives.
-
-    Raises UserError for a file that is truncated or no token shard.
-    """
-    try:
-        counts: dict[str, Any] = json.loads(pq.read_schema(path).metadata[b"texts"])
-        return counts
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise _not_a_shard(path, error) from error
 
 
 def _not_a_shard(path: str | Path, error: Exception) -> UserError:

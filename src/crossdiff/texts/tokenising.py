@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
-from crossdiff.texts.chats import Sequence, chat_sequences, windows
+from crossdiff.texts.chats import Sequence, chat_sequences, encode, render_chats, windows
 from crossdiff.texts.columns import taken
 from crossdiff.texts.documents import document_windows, start_ids
 from crossdiff.texts.shards import Shard
@@ -75,29 +75,30 @@ def _sequences(
 
     ``tokens`` is how many are wanted, so that few texts are tokenised in vain.
     """
-
-    def made(batch: list[Chosen]) -> Iterator[Any]:
-        """For each text the sequences of a document, a chat's sequence and notes, or what is wrong."""
-        texts: list[Any] = [chosen.text for chosen in batch if not isinstance(chosen.text, Unusable)]
-        found: Iterable[Any]
-        if source.kind == "chats":
-            found = chat_sequences(texts, tokenizer, source.rewritten)
-        else:
-            found = document_windows(texts, tokenizer, context)
-        each = iter(found)
-        return (chosen.text if isinstance(chosen.text, Unusable) else next(each) for chosen in batch)
-
     bos = start_ids(tokenizer)
+    in_windows = source.long == "windows"
     batches = _Batches(texts, tokens)
-    for batch, all_made in _ahead(iter(batches), made):
-        for chosen, one in zip(batch, all_made, strict=True):
+    of_chats = source.kind == "chats"
+
+    def prepared() -> Iterator[tuple[list[Chosen], list[Any]]]:
+        for batch in batches:
+            usable: list[Any] = [chosen.text for chosen in batch if not isinstance(chosen.text, Unusable)]
+            yield batch, render_chats(usable, tokenizer, source.rewritten) if of_chats else usable
+
+    def made(given: tuple[list[Chosen], list[Any]]) -> list[Any]:
+        return encode(given[1], tokenizer) if of_chats else document_windows(given[1], tokenizer, context)
+
+    for (batch, given), found in _ahead(prepared(), made):
+        each: Iterator[Any] = iter(chat_sequences(given, found, tokenizer) if of_chats else found)
+        for chosen in batch:
+            one = chosen.text if isinstance(chosen.text, Unusable) else next(each)
             if isinstance(one, Unusable):
                 tally.skip(chosen.number, one)
                 continue
             parts: Iterable[Sequence] = one
             notes: list[str] = []
-            if source.kind == "chats":
-                parts, notes = _cut(one, source, context, bos)
+            if of_chats:
+                parts, notes = _cut(one, in_windows, context, bos)
             tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
@@ -159,15 +160,15 @@ def _ahead(given: Iterator[Given], make: Callable[[Given], Made]) -> Iterator[tu
 
 
 def _cut(
-    made: tuple[Sequence, list[str]], source: TextSource, context: int, bos: list[int]
+    made: tuple[Sequence, list[str]], in_windows: bool, context: int, bos: list[int]
 ) -> tuple[list[Sequence], list[str]]:
     """A chat as sequences of at most ``context`` tokens, and its notes with what was done to it."""
     chat, notes = made
     if len(chat.token) <= context:
         return [chat], notes
-    if source.long == "cut":
-        return [taken(chat, slice(context))], ["chats cut, longer than tokens.context", *notes]
-    return windows(chat, context, bos), ["chats in several windows, longer than tokens.context", *notes]
+    if in_windows:
+        return windows(chat, context, bos), ["chats in several windows, longer than tokens.context", *notes]
+    return [taken(chat, slice(context))], ["chats cut, longer than tokens.context", *notes]
 
 
 def tokenise_shard(
@@ -186,8 +187,8 @@ def tokenise_shard(
     """Write the next ``tokens`` tokens of a split to ``path``, and where they end to ``next_path``.
 
     They begin at the place in the file ``previous``, or with the first text. The last sequence is cut where
-    the shard is full, and the next shard begins with the next text. The counts of records that were read and
-    skipped stand in the shard's metadata (``read_counts``).
+    the shard is full, and the next shard begins with the next text. ``next_path`` also says how many records
+    were read and skipped (``texts.counts``).
 
     Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its
     records can't be used.
@@ -210,14 +211,14 @@ def tokenise_shard(
         key = "tokens" if split == "train" else "validation_tokens"
         skipped = f"; {tally.told()}: {tally.reasons()}" if tally.told() else ""
         raise UserError(f"datasets.{name}: {short}; lower {key} or add text{skipped}")
-    counts = json.dumps({"dataset": name, "split": split, **tally.counts()}, ensure_ascii=False)
-    log.info("%s", counts)
-    _write(pa.table(Shard.of(found)._asdict()), {"texts": counts}, Path(path))
-    write_json(next_path, after._asdict() | {"so_far": tally.so_far()})
+    counts = {"dataset": name, "split": split, **tally.counts()}
+    log.info("%s", json.dumps(counts, ensure_ascii=False))
+    _write(pa.table(Shard.of(found)._asdict()), Path(path))
+    write_json(next_path, after._asdict() | {"so_far": tally.so_far(), "read": counts})
 
 
-def _write(table: pa.Table, facts: dict[str, str], path: Path) -> None:
-    """Write a shard with ``facts`` in its metadata.
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a shard.
 
     A file that already holds the same is left as it is, with the id of its first record. So what was made
     from a shard stays when a text of another shard changes.
@@ -229,10 +230,10 @@ def _write(table: pa.Table, facts: dict[str, str], path: Path) -> None:
         except (OSError, pa.ArrowInvalid):
             pass  # a damaged file is replaced
         mark = {key: value for key, value in kept.items() if key == b"crossdiff-record"}
-        if _as_parquet(table, facts | mark) == path.read_bytes():
+        if _as_parquet(table, mark) == path.read_bytes():
             return
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_as_parquet(table, facts | record_mark()))
+        temporary.write_bytes(_as_parquet(table, record_mark()))
 
 
 def _as_parquet(table: pa.Table, metadata: dict[Any, Any]) -> bytes:
@@ -248,7 +249,7 @@ def read_place(path: str | Path) -> tuple[Place, dict[str, Any]]:
     """
     values = read_json(path)
     try:
-        before = values.pop("so_far")
-        return Place(**values), {part: before[part] for part in ("records", "skipped", "examples")}
-    except (TypeError, KeyError, AttributeError) as error:
+        place = Place(*(values[field] for field in Place._fields))
+        return place, {part: values["so_far"][part] for part in ("records", "skipped", "examples")}
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path}: not the place of a next shard ({first_line(error)})") from error

@@ -147,7 +147,7 @@ def test_what_a_package_offers_lazily_does_not_count(tree):
 
 
 def test_what_only_a_type_checker_reads_does_not_count(tree):
-    path = tree / "src/crossdiff/texts/shards.py"
+    path = tree / "src/crossdiff/texts/splits.py"
     edit(
         path,
         "import hashlib\n",
