@@ -146,6 +146,26 @@ def test_reasoning_that_is_left_out_is_told_even_if_the_content_says_it(tmp_path
     assert found[0][1] == ("assistant", "four: four, so 4") and not tally.notes
 
 
+@pytest.mark.parametrize(
+    ("written", "notes"),
+    [
+        ("c.function.name", {"arguments of tool calls that the chat template leaves out": 1}),
+        ("c.function.name + (c.function.arguments | tojson)", {}),
+        ("c.function.name + (c.function.arguments | string)", {}),
+    ],
+)
+def test_arguments_that_are_left_out_are_told(tmp_path, written, notes):
+    template = PLAIN.replace(
+        "m.content + '</s>\\n' }}",
+        "m.content }}{% for c in m.tool_calls or [] %}{{ " + written + " }}{% endfor %}{{ '</s>\\n' }}",
+    )
+    turns = [user("Hi"), assistant("") | {"tool_calls": [CALL]}, user("Go"), assistant("Yo")]
+    found, tally = taken(tmp_path, [{"messages": turns}], template)
+    assert found[0][1][1].startswith("get") and tally.notes == notes and not tally.skipped
+    turns[1] |= {"tool_calls": [{"function": {"name": "get", "arguments": {}}}]}
+    assert taken(tmp_path, [{"messages": turns}], template)[1].notes == {}
+
+
 def test_learned_tokens_are_the_answers_own():
     renders = tokenizer(TOOLS)
     turns = [user("Hi"), assistant("I get it") | {"tool_calls": [CALL]}]

@@ -26,7 +26,9 @@ def check_fields(datasets: Mapping[str, Dataset]) -> None:
     """
     for name, dataset in datasets.items():
         field = dataset.field or FIELDS.get(dataset.format)
-        for path in dataset.local_files(f"datasets.{name}") if field else []:
+        if field is None:
+            continue
+        for path in dataset.local_files(f"datasets.{name}"):
             there = _fields(Path(path), field)
             if there is not None and field not in there:
                 found = f"the first record of {path} has no {field!r}; found: {', '.join(there) or 'nothing'}"

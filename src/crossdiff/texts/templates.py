@@ -231,12 +231,20 @@ def _left_out(turn: Turn, shown: Shown, said: str) -> Iterator[str]:
             yield "reasoning that the chat template leaves out"
     if calls := turn.get("tool_calls"):
         names = [_stand_in(number) for number in range(len(calls))]
-        others = [
-            {**call, "function": {**call["function"], "name": name}}
-            for call, name in zip(calls, names, strict=True)
-        ]
-        if not _shows(names, shown, {**turn, "tool_calls": others}):
+        named = [_with(call, "name", name) for call, name in zip(calls, names, strict=True)]
+        # A plain word, because a template may write arguments as JSON or as Python.
+        values = [f"argument{number}value" for number in range(len(calls))]
+        given = [_with(call, "arguments", {word: word}) for call, word in zip(calls, values, strict=True)]
+        if not _shows(names, shown, {**turn, "tool_calls": named}):
             yield "tool calls that the chat template leaves out"
+        elif not _shows(values, shown, {**turn, "tool_calls": given}):
+            if any(call["function"]["arguments"] for call in calls):
+                yield "arguments of tool calls that the chat template leaves out"
+
+
+def _with(call: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A tool call with another name or other arguments."""
+    return {**call, "function": {**call["function"], key: value}}
 
 
 def _shows(stand_ins: list[str], shown: Shown, other: Turn) -> bool:
