@@ -80,6 +80,27 @@ FORMATS = {
         None,
     ),
     "messages next to their prompt": ({"prompt": "Hi there.", **GOOD}, "messages", None),
+    "messages next to an empty list": ({"conversations": [], **GOOD}, "messages", None),
+    "columns that a table has filled up": (
+        {"prompt": "Hi there.", "completion": None, "response": "Yo.", "messages": None, "output": None},
+        "prompt_completion",
+        None,
+    ),
+    "an instruction that a table has filled up": (
+        {"instruction": "Hi there.", "output": None, "response": "Yo.", "input": None, "prompt": None},
+        "instruction",
+        None,
+    ),
+    "turns that a table has filled up": (
+        {
+            "conversations": [
+                {"role": None, "content": None, "from": "human", "value": "Hi there."},
+                {"role": None, "content": None, "from": "gpt", "value": "Yo."},
+            ]
+        },
+        "sharegpt",
+        None,
+    ),
 }
 
 
@@ -118,7 +139,19 @@ def test_system_text_in_a_column_of_its_own_comes_first(tmp_path, format):
 AMBIGUOUS = {
     "two formats": (
         {"instruction": "a", "output": "b", "prompt": "a", "completion": "b"},
-        "a record that can be instruction or prompt_completion",
+        "a record that can be instruction (instruction) or prompt_completion (prompt, completion)",
+    ),
+    "turns in two fields": (
+        {"messages": GOOD["messages"], "conversations": [user("Other."), assistant("No.")]},
+        "a record that can be messages (messages) or messages (conversations)",
+    ),
+    "two answers": (
+        {"prompt": "a", "completion": "b", "response": "c"},
+        "a record that can be prompt_completion (prompt, completion) or prompt_completion (prompt, response)",
+    ),
+    "two questions": (
+        {"query": "a", "response": "b", "question": "c"},
+        "a record that can be prompt_completion (question, response) or prompt_completion (query, response)",
     ),
     "no format": ({"title": "a", "body": "b"}, "a record that has no known format"),
     "a text alone": ({"text": "a"}, "a record that has no known format"),
@@ -227,14 +260,67 @@ def test_share_above_the_limit_stops_with_three_reasons_and_an_example_each(tmp_
     assert not (tmp_path / "0.parquet").exists()
 
 
-@pytest.mark.parametrize(("bad", "stops"), [(1, False), (2, True)])
-def test_share_at_the_limit_is_allowed(tmp_path, bad, stops):
-    records = [{"messages": []}] * bad + [GOOD] * (100 - bad)
-    whole = (100 - bad) * LENGTH
+# At 1 %, two standard errors are 2 sqrt(100 * 0.01 * 0.99) = 1.99 records of 100, and 1.43 records of 52.
+@pytest.mark.parametrize(
+    ("bad", "of", "limit", "stops"),
+    [
+        (2, 100, 0.01, False),
+        (3, 100, 0.01, True),
+        (1, 52, 0.01, False),
+        (2, 52, 0.01, True),
+        (1, 5, 0.01, True),
+        (1, 400, 0.0, True),
+        (16, 1000, 0.01, False),
+        (17, 1000, 0.01, True),
+    ],
+)
+def test_share_above_the_limit_by_chance_is_allowed(tmp_path, bad, of, limit, stops):
+    records, whole = [{"messages": []}] * bad + [GOOD] * (of - bad), (of - bad) * LENGTH
     if stops:
-        assert "2 of 100 records" in one_line(shard, tmp_path, records, tokens=whole)
+        message = one_line(shard, tmp_path, records, tokens=whole, unusable=limit)
+        assert message.startswith(f"datasets.talk: {bad} of {of:,} records can't be used")
     else:
-        assert shard(tmp_path, records, tokens=whole)["skipped"] == {"a chat without turns": 1}
+        found = shard(tmp_path, records, tokens=whole, unusable=limit)
+        assert found["skipped"] == {"a chat without turns": bad}
+
+
+@pytest.mark.parametrize("limit", [0.01, 1.0])
+@pytest.mark.parametrize("records", [1, 5, 500])
+def test_data_set_of_odd_records_alone_stops_with_the_reason_whatever_is_allowed(tmp_path, limit, records):
+    message = one_line(shard, tmp_path, [{"messages": []}] * records, unusable=limit)
+    seen = min(records, 200)
+    assert message == (
+        f"datasets.talk: {seen} of {seen} records can't be used (100.00%): {seen} x a chat without turns "
+        '(record 0: {"messages": []}); mend the records, read them with another format or field'
+    )
+
+
+def test_text_that_runs_out_after_skipped_records_tells_their_reason(tmp_path):
+    message = one_line(shard, tmp_path, [GOOD, *[{"messages": []}] * 4], tokens=9000, unusable=1.0)
+    assert message.endswith(
+        "lower tokens or add text; 4 of 5 records can't be used: "
+        '4 x a chat without turns (record 1: {"messages": []})'
+    )
+
+
+def test_limit_that_is_lowered_later_names_the_reasons_of_all_shards(tmp_path):
+    records = [{"messages": []}] * 20 + [{"messages": [user(None)]}] * 10 + [GOOD] * 100
+    shard(tmp_path, records, tokens=50 * LENGTH, unusable=0.5)
+    message = one_line(
+        shard, tmp_path, records, 20 * LENGTH, "1.parquet", tmp_path / "0.parquet", unusable=0.1
+    )
+    assert message.startswith(
+        "datasets.talk: 30 of 100 records can't be used (30.00%), tokens.unusable allows 10.00%: "
+        '20 x a chat without turns (record 0: {"messages": []}); 10 x a turn without content (record 20: '
+    )
+
+
+def test_place_without_reasons_is_one_line(tmp_path):
+    shard(tmp_path, [GOOD] * 50)
+    place = tmp_path / "0.next.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"so_far": [50, 0]}))
+    message = one_line(shard, tmp_path, [GOOD] * 50, 20, "1.parquet", tmp_path / "0.parquet")
+    assert message.startswith(f"{place}: not the place of a next shard")
 
 
 def test_when_the_records_run_out_the_reason_is_told_first(tmp_path):
@@ -255,7 +341,11 @@ def test_share_is_that_of_all_shards_so_far(tmp_path):
     first = shard(tmp_path, records, tokens=100 * LENGTH)
     second = shard(tmp_path, records, 3 * LENGTH, "1.parquet", tmp_path / "0.parquet")
     assert (first["records"], second["records"]) == (100, 4)
-    assert json.loads((tmp_path / "1.next.json").read_text())["so_far"] == [104, 1]
+    assert json.loads((tmp_path / "1.next.json").read_text())["so_far"] == {
+        "records": 104,
+        "skipped": {"a chat without turns": 1},
+        "examples": {"a chat without turns": 'record 100: {"messages": []}'},
+    }
     total = added([tmp_path / "0.next.json", tmp_path / "1.next.json"])
     assert total == {"talk": {"records": 104, "skipped": {"a chat without turns": 1}, "notes": {}}}
 

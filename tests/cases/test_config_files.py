@@ -240,9 +240,10 @@ def test_width_that_k_needs(k, k_max, least):
 
 
 def test_pair_that_is_too_narrow_is_refused_before_it_is_harvested():
-    facts = {"d_model": 32, "layers": 3, "family": "llama", "vocabulary": 260}
-    check_pair(facts, facts, 32)
-    assert line_of(lambda: check_pair(facts, facts, 250)) == (
+    facts = {"d_model": 32, "layers": 3, "family": "llama", "vocabulary": 260, "rows": 260}
+    facts |= {"moved": {}, "rowless": {}, "unknown": {}}
+    check_pair(facts, facts, least_width=32)
+    assert line_of(lambda: check_pair(facts, facts, least_width=250)) == (
         "crosscoders: d_model is 32, some k needs 250 or more (k / expansion); "
         "lower k and k_max, or raise expansion"
     )
@@ -270,12 +271,30 @@ def dataset(path: Path, **keys: object):
 
 def test_wrong_field_is_told_from_the_first_record(tmp_path: Path):
     path = tmp_path / "p.jsonl"
-    path.write_text('\n{"body": "a", "id": 1}\n{"text": "b"}\n')
+    path.write_text('\n{"body": "a", "id": 1}\n{"body": "b"}\n')
     assert line_of(lambda: check_fields(dataset(path))) == (
         f"datasets.pages.field: the first record of {path} has no 'text'; "
         "found: body, id; name one of these fields"
     )
     check_fields(dataset(path, field="body"))
+
+
+@pytest.mark.parametrize("odd", ['{"error": "rate limit"}', "{broken", '{"error": 1}\n{"error": 2}'])
+def test_odd_records_before_good_ones_are_left_to_the_job(tmp_path: Path, odd: str):
+    path = tmp_path / "p.jsonl"
+    path.write_text(odd + '\n{"text": "a"}\n')
+    check_fields(dataset(path))
+
+
+@pytest.mark.parametrize(
+    ("format", "field"),
+    [("messages", "messages"), ("sharegpt", "conversations"), ("instruction", "instruction")],
+)
+def test_own_field_of_every_format_is_looked_for(tmp_path: Path, format: str, field: str):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"body": "a"}\n')
+    said = line_of(lambda: check_fields(dataset(path, kind="chats", format=format)))
+    assert f"the first record of {path} has no {field!r}; found: body;" in said
 
 
 def test_columns_of_parquet_are_looked_at(tmp_path: Path):

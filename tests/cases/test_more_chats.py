@@ -16,7 +16,15 @@ from helpers_chats import (
 )
 from helpers_texts import assistant, make_tokenizer, one_line, user
 
-from crossdiff.texts.chats import CONTENT, HEADER, TURN_END, chat_sequence, chat_sequences
+from crossdiff.texts.chats import (
+    CONTENT,
+    HEADER,
+    TURN_END,
+    chat_sequence,
+    chat_sequences,
+    encode,
+    render_chats,
+)
 from crossdiff.texts.turns import chat
 
 # Text of the template's tokens in what somebody says.
@@ -48,7 +56,8 @@ def test_turn_that_says_a_special_token_is_no_end_of_a_turn(tmp_path, turns):
 
 def test_turn_that_says_a_special_token_may_be_kept_as_content():
     template = tokenizer(PLAIN)
-    [(sequence, notes)] = chat_sequences([chat(INJECTED, {})], template, "keep")
+    rendered = render_chats([chat(INJECTED, {})], template, "keep")
+    [(sequence, notes)] = chat_sequences(rendered, encode(rendered, template), template)
     content = template.decode(sequence.token[(sequence.template == CONTENT) & (sequence.role == 1)])
     assert (content, notes) == (INJECTED[0]["content"], [SAYS_END])
     ends = sequence.template[sequence.token == template.convert_tokens_to_ids("</s>")]
@@ -134,6 +143,22 @@ READ = {
         {"instruction": "Hi", "input": None, "output": "Yo"},
         [("user", "Hi"), ("assistant", "Yo")],
     ),
+    "a context that is read though the input is null": (
+        {"instruction": "Sum up.", "input": None, "context": "A cat.", "response": "Cat."},
+        [("user", "Sum up.\n\nA cat."), ("assistant", "Cat.")],
+    ),
+    "a prompt that is JSON text of something else": (
+        {"prompt": '[{"a": 1}]', "completion": '[{"a": 2}]'},
+        [("user", '[{"a": 1}]'), ("assistant", '[{"a": 2}]')],
+    ),
+    "a prompt that is JSON text of turns": (
+        {"prompt": '[{"role": "user", "content": "Hi"}]', "completion": "Yo"},
+        [("user", "Hi"), ("assistant", "Yo")],
+    ),
+    "one system text in two places": (
+        {"system": "Be kind.", "messages": [system("Be kind.\n"), user("Hi"), assistant("Yo")]},
+        [("system", "Be kind.\n"), ("user", "Hi"), ("assistant", "Yo")],
+    ),
     "the last turn is the user's": (
         {"messages": [user("Hi"), assistant("Yo"), user("And?")]},
         [("user", "Hi"), ("assistant", "Yo"), ("user", "And?")],
@@ -185,6 +210,22 @@ SKIPPED = {
     "calls that are text": (
         {"messages": [user("Hi"), assistant("Yo") | {"tool_calls": "none"}]},
         "tool calls: found str, allowed: a list",
+    ),
+    "reasoning that is a list": (
+        {"messages": [user("Hi"), assistant("Yo") | {"reasoning_content": ["a"]}]},
+        "field 'reasoning_content': found list, allowed: text",
+    ),
+    "reasoning in two places": (
+        {"messages": [user("Hi"), assistant("Yo") | {"reasoning": "a", "thinking": "b"}]},
+        "a turn with several texts of reasoning",
+    ),
+    "reasoning of the user": (
+        {"messages": [user("Hi") | {"thinking": "hm"}, assistant("Yo")]},
+        "reasoning in a turn of the role user",
+    ),
+    "two system texts": (
+        {"system": "Be kind.", "messages": [system("Be brief."), user("Hi"), assistant("Yo")]},
+        "system text in a column and another one in the first turn",
     ),
     "calls by the user": (
         {"messages": [user("Hi") | {"tool_calls": [{"name": "f"}]}, assistant("Yo")]},
@@ -283,41 +324,6 @@ def test_template_that_refuses_tools_skips_chats_with_tools_only(tmp_path):
     found, tally = taken(tmp_path, records, refuses)
     assert found == [SAID, SAID]
     assert tally.skipped == {"the chat template refuses this chat (no tools here)": 1}
-
-
-# Templates.
-
-TEMPLATES = {
-    "adds a system prompt": "{{ '<s>system\\nBe kind.</s>\\n' }}" + PLAIN,
-    "writes BOS itself": "{{ '<s>' }}" + PLAIN,
-    "leaves the last turn open": PLAIN.replace("'</s>\\n'", "('' if loop.last else '</s>\\n')"),
-    "trims every turn": PLAIN.replace("m.content", "(m.content | trim)"),
-    "counts turns": PLAIN.replace("m.role + ", "m.role + ' ' + (loop.index | string) + "),
-}
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_words_are_found_whatever_a_template_writes_around_them(tmp_path, name):
-    found, tally = taken(
-        tmp_path, [GOOD, {"messages": [*GOOD["messages"], user("\nA\n\nb"), assistant("c")]}], TEMPLATES[name]
-    )
-    last = "A\n\nb" if "trims" in name else "\nA\n\nb"
-    assert found == [SAID, [*SAID, ("user", last), ("assistant", "c")]] and not tally.skipped
-
-
-@pytest.mark.parametrize(
-    ("template", "does"),
-    [
-        (PLAIN.replace("m.content", "(m.content | replace('\\n', ' '))"), "rewrites a turn (user)"),
-        (PLAIN.replace("in messages", "in messages[-1:]"), "leaves out a turn (user)"),
-        (PLAIN + "{{ messages[0].content }}", "repeats a turn (user)"),
-        (" ", "leaves out a turn (user)"),
-        (PLAIN.replace("in messages", "in messages | reverse"), "reorders the turns"),
-    ],
-)
-def test_template_that_changes_what_is_said_is_told(tmp_path, template, does):
-    found, tally = taken(tmp_path, [{"messages": [user("Hi\nthere."), assistant("Yo.")]}], template)
-    assert found == [] and tally.skipped == {f"the chat template {does}": 1}
 
 
 @pytest.mark.parametrize("template", [PLAIN, STRICT], ids=["system", "no system"])

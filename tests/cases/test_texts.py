@@ -508,7 +508,7 @@ def test_malformed_record_of_many_is_skipped_and_counted_once(tmp_path, name):
             counts, previous = read_counts(following), following
             records += counts["records"]
             skipped += counts["skipped"].items()
-        assert json.loads(previous.read_text())["so_far"][0] == records
+        assert json.loads(previous.read_text())["so_far"]["records"] == records
     assert skipped == [(reason, 1)]
 
 

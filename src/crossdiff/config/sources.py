@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -95,7 +95,7 @@ class HubDataset(Section):
     ] = "train"
 
 
-CHAT_FORMATS = (
+ChatFormat = Literal[
     "messages",
     "sharegpt",
     "instruction",
@@ -103,7 +103,7 @@ CHAT_FORMATS = (
     "auto",
     "dialogue",
     "requests",
-)
+]
 
 
 class TextSource(Section):
@@ -119,16 +119,7 @@ class TextSource(Section):
         Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]
     format: Annotated[
-        Literal[
-            "text",
-            "messages",
-            "sharegpt",
-            "instruction",
-            "prompt_completion",
-            "auto",
-            "dialogue",
-            "requests",
-        ],
+        Literal["text", ChatFormat],
         about("How records are read: docs/your-own-pair.md, Text."),
     ]
     field: Annotated[
@@ -167,7 +158,8 @@ class TextSource(Section):
         Literal["skip", "keep"],
         about(
             "Chats of which the template rewrites or leaves out a turn, or in which a turn says one of its "
-            "tokens: `skip` them, or `keep` what it makes of them. Reasoning may always be left out."
+            "tokens: `skip` them, or `keep` what it makes of them. Reasoning may always be left out. Chats "
+            "of which it repeats a turn are always skipped."
         ),
     ] = "skip"
     long: Annotated[
@@ -198,7 +190,7 @@ class TextSource(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "TextSource":
         exactly_one(self, ("hub", "files", "package"))
-        allowed = {"documents": ("text",), "chats": CHAT_FORMATS}[self.kind]
+        allowed = {"documents": ("text",), "chats": get_args(ChatFormat)}[self.kind]
         if self.format not in allowed:
             raise ValueError(
                 f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}"
@@ -280,7 +272,11 @@ class Tokens(Section):
     ] = "2024-07-26"
     unusable: Annotated[
         Fraction,
-        about("Records that may be skipped because they can't be used. Above it a run stops.", "share"),
+        about(
+            "Records that may be skipped because they can't be used. A run stops if the share so far is more "
+            "than two standard errors above it, or if no record can be used.",
+            "share",
+        ),
     ] = 0.01
     shard: Annotated[
         PositiveInt,

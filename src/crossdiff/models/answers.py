@@ -1,6 +1,7 @@
 """Greedy answers of a model to prompts: each token is the most likely one."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import groupby
@@ -193,6 +194,7 @@ def openings(
         raise UserError(f"datasets.{name}.kind: found {source.kind}, prompts are taken from chats")
     tokenizer, _ = without_thinking(tokenizer)
     found: dict[int, TokenSequence] = {}
+    refused: Counter[str] = Counter()
     for number, _, text in split_texts(source, name, "validation", archive):
         opening = _opening(text)
         document = document_id(opening)
@@ -200,13 +202,16 @@ def openings(
             continue
         try:
             sequence = chat_sequence(opening, tokenizer, f"dataset {name}, chat {number}", ask=True)
-        except Unusable:  # counted where the texts become tokens
+        except Unusable as problem:  # counted where the texts become tokens
+            refused[problem.reason] += 1
             continue
         if len(sequence.token) <= longest:
             found[document] = sequence
         if len(found) == count:
             return list(found.items())
     have = f"the validation chats of {name} have {len(found)} different openings of {longest} tokens or less"
+    for reason, times in refused.most_common(1):
+        have += f"; {refused.total()} can't be used, most often: {reason} ({times} x)"
     raise UserError(f"causal.conversations: found {count}, {have}")
 
 

@@ -29,6 +29,7 @@ from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.tokenising import sequences
+from crossdiff.texts.unusable import Tally
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +47,23 @@ def training_sequences(
 ) -> list[TokenSequence]:
     """Training chats of every data set in ``settings.data``, up to the number of tokens given there.
 
-    Raises UserError if a data set has fewer tokens.
+    Raises UserError if a data set has fewer tokens, and if none of its records can be used.
     """
     found: list[TokenSequence] = []
     for name, tokens in settings.data.items():
-        missing = tokens
+        missing, tally = tokens, Tally(name)
         for _, _, sequence in sequences(
-            sources[name], name, "train", tokenizer, settings.max_length, archives[name]
+            sources[name], name, "train", tokenizer, settings.max_length, archives[name], tally
         ):
             found.append(sequence)
             missing -= len(sequence.token)
             if missing <= 0:
                 break
         if missing > 0:
+            tally.check()
             have = f"the data set's training chats have {tokens - missing:,} tokens"
-            raise UserError(f"pair.chat.finetune.data.{name}: found {tokens:,}, {have}")
+            skipped = f"; {tally.told()}: {tally.reasons()}" if tally.told() else ""
+            raise UserError(f"pair.chat.finetune.data.{name}: found {tokens:,}, {have}{skipped}")
     return found
 
 

@@ -19,7 +19,8 @@ from crossdiff.provenance.records import (
 )
 from crossdiff.provenance.trust import reason_to_doubt
 
-ORDER_ONLY = ("checked",)  # the inputs that rules/activations.smk calls ancient: their content does not count
+# The inputs that rules/activations.smk calls ancient: their content does not count.
+ORDER_ONLY = ("checked", "proved")
 PLANTED = "planted"  # the folder of planted activations, below that of the layer
 
 

@@ -91,9 +91,13 @@ def chat_sequences(
     return [one if isinstance(one, Unusable) else (next(marked), one.notes) for one in rendered]
 
 
-def windows(sequence: Sequence, context: int, bos: int | None) -> list[Sequence]:
-    """Cut a chat into windows of at most ``context`` tokens. Each starts with ``bos`` if the chat does."""
-    first = 1 if len(sequence.token) and sequence.token[0] == bos else 0
+def windows(sequence: Sequence, context: int, bos: list[int]) -> list[Sequence]:
+    """Cut a chat into windows of at most ``context`` tokens. Each starts with ``bos`` if the chat does.
+
+    ``bos`` are the ids that the tokenizer puts before every text (``documents.start_ids``). A template may
+    open turns with the token that a tokenizer calls BOS, and later windows must not begin with such a header.
+    """
+    first = len(bos) if sequence.token[: len(bos)].tolist() == bos else 0
     size = context - first
     return [
         Sequence(*(np.concatenate([column[:first], column[i : i + size]]) for column in sequence))

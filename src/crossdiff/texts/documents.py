@@ -75,7 +75,7 @@ def _windows(ids: Iterator[list[int]], bos: list[int], context: int) -> Iterator
 def start_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The BOS id if the tokenizer puts one before every text."""
     bos = tokenizer.bos_token_id
-    return [bos] if tokenizer("a")["input_ids"][0] == bos else []
+    return [bos] if tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
 def _plain(ids: list[int], n_bos: int) -> Sequence:

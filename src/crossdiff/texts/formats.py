@@ -12,7 +12,7 @@ from crossdiff.errors import UserError
 from crossdiff.texts.turns import Chat, Turn, chat, from_json, text
 from crossdiff.texts.unusable import Unusable
 
-__all__ = ["FORMATS", "ROLES", "Chat", "Text", "Turn", "requests", "texts"]
+__all__ = ["FIELDS", "FORMATS", "ROLES", "Chat", "Text", "Turn", "requests", "texts"]
 
 # The codes of roles in a token shard are the places in this list. A tool's turn counts as the user's: it is
 # what the assistant reads.
@@ -20,6 +20,8 @@ ROLES = ("system", "user", "assistant")
 
 Text = str | Chat
 
+# Format -> the field that it reads if none is set. A prompt may have several names.
+FIELDS = {"text": "text", "messages": "messages", "sharegpt": "conversations", "instruction": "instruction"}
 # Columns of a prompt and its answer, in the order in which they are looked for.
 PROMPTS = (
     ("prompt", "completion"),
@@ -28,7 +30,7 @@ PROMPTS = (
     ("question", "response"),
     ("query", "response"),
 )
-# Columns of an instruction: what it is applied to, and the answer.
+# Columns of an instruction: what it is applied to, and the answer. The first one that is not null is read.
 INPUTS, OUTPUTS = ("input", "context"), ("output", "response")
 
 
@@ -74,15 +76,15 @@ def _field(record: Any, field: str, where: str = "") -> Any:
 
 
 def _document(record: Any, field: str | None) -> str:
-    return record if isinstance(record, str) else _text(record, field or "text")
+    return record if isinstance(record, str) else _text(record, field or FIELDS["text"])
 
 
 def _messages(record: Any, field: str | None) -> Chat:
-    return chat(_field(record, field or "messages"), record)
+    return chat(_field(record, field or FIELDS["messages"]), record)
 
 
 def _sharegpt(record: Any, field: str | None) -> Chat:
-    return chat(_field(record, field or "conversations"), record)
+    return chat(_field(record, field or FIELDS["sharegpt"]), record)
 
 
 def _instruction(record: Any, field: str | None) -> Chat:
@@ -90,9 +92,9 @@ def _instruction(record: Any, field: str | None) -> Chat:
 
     Or Dolly's, which calls the input ``context`` and the output ``response``.
     """
-    asked = _text(record, field or "instruction")
-    answer = _text(record, next((name for name in OUTPUTS if name in record), OUTPUTS[0]))
-    given = next((text(record, name, "") for name in INPUTS if name in record), "")
+    asked = _text(record, field or FIELDS["instruction"])
+    answer = _text(record, next((name for name in OUTPUTS if _has(record, name)), OUTPUTS[0]))
+    given = next((text(record, name) for name in INPUTS if _has(record, name)), "")
     earlier = from_json(record.get("history"))
     if earlier and not (isinstance(earlier, (list, tuple)) and all(map(_is_pair, earlier))):
         raise Unusable("field 'history': not a list of [question, answer]")
@@ -114,17 +116,30 @@ def _prompt_completion(record: Any, field: str | None) -> Chat:
     """A prompt and its completion, each of them text or a list of turns."""
     names = [pair for pair in PROMPTS if field in (None, pair[0])] or [(field or "prompt", "completion")]
     prompt, answer = next(
-        (pair for pair in names if isinstance(record, Mapping) and all(name in record for name in pair)),
-        names[0],
+        (pair for pair in names if isinstance(record, Mapping) and _has(record, *pair)), names[0]
     )
     turns: list[Any] = []
     for role, name in (("user", prompt), ("assistant", answer)):
         said = from_json(_field(record, name))
-        if isinstance(said, list) and said and all(isinstance(turn, Mapping) for turn in said):
+        if isinstance(said, (list, tuple)) and said and all(map(_is_turn, said)):
             turns += said
         else:
             turns.append({"role": role, "content": _text(record, name)})
     return chat(turns, record)
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether a value has a role, and so is a turn. A prompt may also be JSON text of something else."""
+    return isinstance(value, Mapping) and _has_one(value, "role", "from")
+
+
+def _has(record: Mapping[str, Any], *names: str) -> bool:
+    """Whether a record has values in all fields. Tables fill in nulls where a record lacks a field."""
+    return all(record.get(name) is not None for name in names)
+
+
+def _has_one(record: Mapping[str, Any], *names: str) -> bool:
+    return any(_has(record, name) for name in names)
 
 
 def _text(record: Any, name: str) -> str:
@@ -133,37 +148,38 @@ def _text(record: Any, name: str) -> str:
 
 
 def _recognised(record: Any, field: str | None) -> Chat:
-    """A chat in the one format that its fields allow. Raises Unusable for none, and for several."""
-    found = _allowed(record, field) if isinstance(record, Mapping) else {}
+    """A chat in the one format and field that it allows. Raises Unusable for none, and for several."""
+    found = _allowed(record, field) if isinstance(record, Mapping) else []
     if len(found) != 1:
         fields = (
             ", ".join(map(str, itertools.islice(record, 12))) if isinstance(record, Mapping) else "no fields"
         )
-        several = f"can be {' or '.join(found)}" if found else "has no known format"
-        raise Unusable(f"a record that {several} (fields: {fields}); set format and field")
-    [(format, name)] = found.items()
+        several = " or ".join(f"{format} ({', '.join(columns)})" for format, *columns in found)
+        what = f"can be {several}" if found else "has no known format"
+        raise Unusable(f"a record that {what} (fields: {fields}); set format and field")
+    [(format, name, *_)] = found
     recognised = _CHATS[format](record, name)
     recognised.read_as = format
     return recognised
 
 
-def _allowed(record: Mapping[str, Any], field: str | None) -> dict[str, str | None]:
-    """Format -> field of every format that a record's fields allow."""
-    found: dict[str, str | None] = {}
-    names = [field] if field else ["messages", "conversations", "conversation", "dialog", "chat"]
-    for name in names:
+def _allowed(record: Mapping[str, Any], field: str | None) -> list[tuple[str, ...]]:
+    """(format, field) of everything that a record can be read as. For prompts also the answer's field."""
+    found: list[tuple[str, ...]] = []
+    without: list[tuple[str, ...]] = []  # chats without turns
+    for name in [field] if field else ["messages", "conversations", "conversation", "dialog", "chat"]:
         turns = from_json(record.get(name))
         if isinstance(turns, (list, tuple)) and all(isinstance(turn, Mapping) for turn in turns):
-            # An empty list is a chat without turns, which the format says better.
-            first: Mapping[str, Any] = turns[0] if turns else {"role": ""}
-            format = "messages" if "role" in first else "sharegpt" if "from" in first else None
-            if format and format not in found:
-                found[format] = name
-    if (field or "instruction") in record and any(name in record for name in OUTPUTS):
-        found["instruction"] = field
-    if any(all(name in record for name in pair) for pair in PROMPTS if field in (None, pair[0])):
-        found["prompt_completion"] = field
-    return found
+            if not turns:
+                without.append(("messages", name))
+            elif _has_one(turns[0], "role", "from"):
+                found.append(("messages" if _has(turns[0], "role") else "sharegpt", name))
+    instruction = field or FIELDS["instruction"]
+    if _has(record, instruction) and _has_one(record, *OUTPUTS):
+        found.append(("instruction", instruction))
+    pairs = [pair for pair in PROMPTS if field in (None, pair[0]) and _has(record, *pair)]
+    found += [("prompt_completion", *pair) for pair in pairs]
+    return found or without[:1]  # whose format says that it has no turns
 
 
 _CHATS: dict[str, Callable[[Any, str | None], Chat]] = {

@@ -3,8 +3,8 @@
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.errors import first_line
@@ -15,9 +15,11 @@ from crossdiff.texts.unusable import Unusable, as_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Private-use characters, which no text holds.
-STAND_IN = re.compile("\ue000(\\d+)\ue001")
+# Noncharacters, which Unicode keeps for a program's own use. Fonts of icons use private-use characters.
+STAND_IN = re.compile("\ufdd0(\\d+)\ufdd1")
 _THOUGHT_STARTS, _THOUGHT_ENDS = tuple(THOUGHTS), tuple(THOUGHTS.values())
+_END_OF_THOUGHT = re.compile("|".join(map(re.escape, _THOUGHT_ENDS)))
+_MORE = {"reasoning_content", "tool_calls"}  # what a turn may say apart from its content
 SKELETONS = 4096  # kept, one for each order of roles
 
 
@@ -36,7 +38,7 @@ def render(
 
     Turns may be trimmed and moved. What else a template does to a turn is decided by ``rewritten``: skip
     raises Unusable, keep marks what became of the turn. Raises Unusable if the template refuses the chat,
-    too, and if a turn holds the text of one of the template's tokens."""
+    too, if it repeats a turn or shows none, and if a turn holds the text of one of the template's tokens."""
     return _renderer(tokenizer, repr(tokenizer.chat_template)).render(chat, ask, rewritten)
 
 
@@ -109,18 +111,25 @@ class _Renderer:
             spans = self._filled(text, chat, ask)
             if spans is not None:
                 return Rendered(text, spans, wrong)
-        found = [self._region(chat, number, text, tools, ask) for number in range(len(chat))]
         notes, spans = wrong, []
-        for turn, region in zip(chat, found, strict=True):
-            change: str | None
+        change: str | None
+        for number, turn in enumerate(chat):
+            shown = partial(self._shown, chat, number, tools, ask)
+            region, change = _region(turn, shown, text), None
             if isinstance(region, str):
                 change = region
             else:
-                change = _change(turn, text[slice(*region)], notes)
                 spans.append((*region, turn["role"]))
-            if change and rewritten == "skip":
+                said = text[slice(*region)]
+                if turn.keys() & _MORE:
+                    notes += _left_out(turn, shown, said)
+                    change, said = _content(turn, shown, text)
+                change = change or _change(turn, said, notes)
+            if change and (rewritten == "skip" or change == "repeats"):
                 raise Unusable(f"the chat template {change} a turn ({turn['role']})")
             notes += [f"the chat template {change} a turn, kept"] if change else []
+        if not spans:
+            raise Unusable("the chat template leaves out every turn")
         if not _in_order([start for start, _, role in spans if role != "system"]):
             raise Unusable("the chat template reorders the turns")
         spans.sort(key=lambda span: span[:2])
@@ -190,53 +199,102 @@ class _Renderer:
             self._skeletons[key] = (parts[::2], order) if once else None
         return self._skeletons[key]
 
-    def _region(
-        self, chat: Sequence[Turn], number: int, text: str, tools: Any, ask: bool
-    ) -> tuple[int, int] | str:
-        """(start, stop) of everything that one turn says. Or what the template does to the turn instead.
+    def _shown(self, chat: Sequence[Turn], number: int, tools: Any, ask: bool, other: Turn) -> str:
+        """The text of the chat with an ``other`` turn in the place of one."""
+        return self.text([*chat[:number], other, *chat[number + 1 :]], tools, ask)
 
-        The rest of the chat is rendered with a stand-in for the turn. What differs is the turn.
-        """
-        turn, stand_in = chat[number], _stand_in(number)
-        plain = {key: turn[key] for key in turn if key not in ("reasoning_content", "tool_calls")}
-        others = [{**plain, "content": stand_in}]
-        if "tool_calls" in turn:  # some templates refuse the tool's answer to a call that is not there
-            called = {"type": "function", "function": {"name": stand_in, "arguments": {}}}
-            calls = [{**call, **called} for call in turn["tool_calls"]]
-            others.append({**plain, "content": "", "tool_calls": calls})
-        problem: Unusable | None = None
-        for other in others:
-            try:
-                shown = self.text([*chat[:number], other, *chat[number + 1 :]], tools, ask)
-            except Unusable as found:
-                problem = found
-                continue
-            shape = stand_in if stand_in in shown else stand_in[0]  # some templates cut the words
-            first, last = shown.find(shape), shown.rfind(shape)
-            if first < 0:
-                return "leaves out"
-            if first != last and "tool_calls" not in other:
-                return "repeats"
-            before, after = shown[:first], shown[last + len(shape) :]
-            start = _common(before, text)
-            stop = len(text) - _common(after[::-1], text[start:][::-1])
-            return start, stop
-        assert problem is not None
-        raise problem
+
+Shown = Callable[[Turn], str]  # the text of a chat with another turn in the place of one
+
+
+def _region(turn: Turn, shown: Shown, text: str) -> tuple[int, int] | str:
+    """(start, stop) of everything that one turn says. Or what the template does to the turn instead.
+
+    The rest of the chat is rendered with a stand-in for the turn. What differs is the turn.
+    """
+    plain = {key: turn[key] for key in turn if key not in _MORE}
+    others = [{**plain, "content": _stand_in(0)}]
+    if "tool_calls" in turn:  # some templates refuse the tool's answer to a call that is not there
+        called = {"type": "function", "function": {"name": _stand_in(0), "arguments": {}}}
+        calls = [{**call, **called} for call in turn["tool_calls"]]
+        others.append({**plain, "content": "", "tool_calls": calls})
+    problem: Unusable | None = None
+    for other in others:
+        try:
+            return _place(shown(other), text, often="tool_calls" in other)
+        except Unusable as found:
+            problem = found
+    assert problem is not None
+    raise problem
+
+
+def _content(turn: Turn, shown: Shown, text: str) -> tuple[str | None, str]:
+    """What the template does to the content of a turn that also says something else, and its text."""
+    if not turn["content"].strip():
+        return None, turn["content"]
+    place = _place(shown({**turn, "content": _stand_in(0)}), text)
+    if isinstance(place, str):
+        return "rewrites" if place == "leaves out" else place, ""
+    return None, text[slice(*place)]
+
+
+def _left_out(turn: Turn, shown: Shown, said: str) -> Iterator[str]:
+    """Tells of reasoning and tool calls that are missing in ``said``, the text of the turn."""
+    if reasoning := turn.get("reasoning_content"):
+        other = {**turn, "reasoning_content": _stand_in(0)}
+        if _words(reasoning) not in _words(said) or not _shows([_stand_in(0)], shown, other):
+            yield "reasoning that the chat template leaves out"
+    if calls := turn.get("tool_calls"):
+        names = [_stand_in(number) for number in range(len(calls))]
+        named = [_with(call, "name", name) for call, name in zip(calls, names, strict=True)]
+        # A plain word, because a template may write arguments as JSON or as Python.
+        values = [f"argument{number}value" for number in range(len(calls))]
+        given = [_with(call, "arguments", {word: word}) for call, word in zip(calls, values, strict=True)]
+        if not _shows(names, shown, {**turn, "tool_calls": named}):
+            yield "tool calls that the chat template leaves out"
+        elif not _shows(values, shown, {**turn, "tool_calls": given}):
+            if any(call["function"]["arguments"] for call in calls):
+                yield "arguments of tool calls that the chat template leaves out"
+
+
+def _with(call: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A tool call with another name or other arguments."""
+    return {**call, "function": {**call["function"], key: value}}
+
+
+def _shows(stand_ins: list[str], shown: Shown, other: Turn) -> bool:
+    """Whether all ``stand_ins`` of an ``other`` turn are in the text. A template that refuses them has read
+    them.
+    """
+    try:
+        text = shown(other)
+    except Unusable:
+        return True
+    return all(stand_in in text for stand_in in stand_ins)
+
+
+def _place(shown: str, text: str, often: bool = False) -> tuple[int, int] | str:
+    """(start, stop) in ``text`` of what has the place of the stand-in in ``shown``, an otherwise equal text.
+
+    Or what the template does to it instead. With ``often`` the stand-in may stand in several places.
+    """
+    shape = _stand_in(0) if _stand_in(0) in shown else _stand_in(0)[0]  # some templates cut the words
+    first, last = shown.find(shape), shown.rfind(shape)
+    if first < 0:
+        return "leaves out"
+    if first != last and not often:
+        return "repeats"
+    before, after = shown[:first], shown[last + len(shape) :]
+    start = _common(before, text)
+    return start, len(text) - _common(after[::-1], text[start:][::-1])
 
 
 def _change(turn: Turn, said: str, notes: list[str]) -> str | None:
-    """What a template did to a turn of which it made the text ``said``; None if the words are the turn's own.
+    """What a template did to a turn whose content became ``said``. None if the words are the turn's own.
 
     Adds to ``notes`` what the template left out.
     """
     content, found = turn["content"].strip(), said.strip()
-    if "reasoning_content" in turn and _words(turn["reasoning_content"]) not in _words(said):
-        notes.append("reasoning that the chat template leaves out")
-    if "tool_calls" in turn and not all(_name(call) in said for call in turn["tool_calls"]):
-        notes.append("tool calls that the chat template leaves out")
-    if turn.keys() & {"reasoning_content", "tool_calls"} and content in said:
-        return None
     if found == content or (
         turn["role"] == "tool" and found == json.dumps(content, ensure_ascii=False)[1:-1]
     ):
@@ -244,7 +302,7 @@ def _change(turn: Turn, said: str, notes: list[str]) -> str | None:
     thoughts = [tag for tag in _THOUGHT_ENDS if tag in content]
     if thoughts and content.endswith(found):
         head = content.removesuffix(found).strip()
-        if head.endswith(_THOUGHT_ENDS):
+        if _is_thought(head):
             notes.append("reasoning that the chat template leaves out")
             return None
         if head in _THOUGHT_STARTS:
@@ -258,13 +316,25 @@ def _change(turn: Turn, said: str, notes: list[str]) -> str | None:
     return "rewrites"
 
 
+def _is_thought(text: str) -> bool:
+    """Whether a text is one thought or several in a row, and nothing else.
+
+    The first one may lack its start, because some templates write that into the prompt.
+    """
+    *thoughts, after = _END_OF_THOUGHT.split(text)
+    first = thoughts[0].strip() if thoughts else ""
+    begun = first.startswith(_THOUGHT_STARTS) or not any(start in first for start in _THOUGHT_STARTS)
+    others = all(thought.strip().startswith(_THOUGHT_STARTS) for thought in thoughts[1:])
+    return bool(thoughts) and not after.strip() and begun and others
+
+
 def _is_mark(token: str) -> bool:
     """Whether a token that a template writes is no word and no white space."""
     return bool(token.strip()) and not token.strip().isalnum()
 
 
 def _stand_in(number: int) -> str:
-    return f"\ue000{number}\ue001"
+    return f"\ufdd0{number}\ufdd1"
 
 
 def _in_order(numbers: list[int]) -> bool:

@@ -23,7 +23,7 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
 from crossdiff.texts.chats import Sequence, chat_sequences, encode, render_chats, windows
 from crossdiff.texts.columns import taken
-from crossdiff.texts.documents import document_windows
+from crossdiff.texts.documents import document_windows, start_ids
 from crossdiff.texts.shards import Shard
 from crossdiff.texts.sources import Place
 from crossdiff.texts.splits import Chosen, chosen_texts
@@ -78,7 +78,7 @@ def _sequences(
 
     ``tokens`` is how many are wanted, so that few texts are tokenised in vain.
     """
-
+    bos = start_ids(tokenizer)
     in_windows = source.long == "windows"
     batches = _Batches(texts, tokens)
     of_chats = source.kind == "chats"
@@ -101,7 +101,7 @@ def _sequences(
             parts: Iterable[Sequence] = one
             notes: list[str] = []
             if of_chats:
-                parts, notes = _cut(one, in_windows, context, tokenizer.bos_token_id)
+                parts, notes = _cut(one, in_windows, context, bos)
             tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
@@ -174,7 +174,7 @@ def _ahead(given: Iterator[Given], make: Callable[[Given], Made]) -> Iterator[tu
 
 
 def _cut(
-    made: tuple[Sequence, list[str]], in_windows: bool, context: int, bos: int | None
+    made: tuple[Sequence, list[str]], in_windows: bool, context: int, bos: list[int]
 ) -> tuple[list[Sequence], list[str]]:
     """A chat as sequences of at most ``context`` tokens, and its notes with what was done to it."""
     chat, notes = made
@@ -207,7 +207,7 @@ def tokenise_shard(
     Raises UserError if the data set has too few tokens, and if more than the share ``unusable`` of its
     records can't be used.
     """
-    start, before = read_place(previous) if previous else (Place(), (0, 0))
+    start, before = read_place(previous) if previous else (Place(), None)
     found: list[tuple[int, Sequence]] = []
     missing, after = tokens, start
     tally = Tally(name, unusable, before)
@@ -224,7 +224,8 @@ def tokenise_shard(
         none = "" if found else " (no text found)"
         short = f"its {split} texts end {missing:,} tokens short of this shard's {tokens:,}{none}"
         key = "tokens" if split == "train" else "validation_tokens"
-        raise UserError(f"datasets.{name}: {short}; lower {key} or add text")
+        skipped = f"; {tally.told()}: {tally.reasons()}" if tally.told() else ""
+        raise UserError(f"datasets.{name}: {short}; lower {key} or add text{skipped}")
     counts = {"dataset": name, "split": split, **tally.counts()}
     log.info("%s", json.dumps(counts, ensure_ascii=False))
     _write(pa.table(Shard.of(found)._asdict()), Path(path))
@@ -256,14 +257,14 @@ def _as_parquet(table: pa.Table, metadata: dict[Any, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_place(path: str | Path) -> tuple[Place, tuple[int, int]]:
-    """The place in a data set, and the numbers of records and of skipped ones before it.
+def read_place(path: str | Path) -> tuple[Place, dict[str, Any]]:
+    """The place in a data set, and what was read before it (``Tally.so_far``).
 
     They stand in a file that ``tokenise_shard`` wrote. Raises UserError for another file.
     """
     values = read_json(path)
     try:
-        records, skipped = values["so_far"]
-        return Place(*(values[field] for field in Place._fields)), (records, skipped)
-    except (TypeError, KeyError, ValueError) as error:
+        place = Place(*(values[field] for field in Place._fields))
+        return place, {part: values["so_far"][part] for part in ("records", "skipped", "examples")}
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path}: not the place of a next shard ({first_line(error)})") from error

@@ -50,16 +50,18 @@ def chat(turns: Any, record: Mapping[str, Any], where: str = "") -> Chat:
         raise Unusable(problem.reason, record, where) from problem
     if not any(turn["content"].strip() or len(turn) > 2 for turn in found):
         raise Unusable("a chat in which no turn says anything", record, where)
-    system = next((text(record, name, "") for name in _SYSTEM if record.get(name)), "")
+    system = next((text(record, name) for name in _SYSTEM if record.get(name)), "")
     if system.strip() and found[0]["role"] != "system":
         found.insert(0, {"role": "system", "content": system})
+    elif system.strip() not in ("", found[0]["content"].strip()):
+        raise Unusable("system text in a column and another one in the first turn", record, where)
     tools = _listed(record.get("tools"), "field 'tools'")
     return Chat(found, without_null(tools) or None)
 
 
-def text(record: Mapping[str, Any], name: str, missing: str | None = None) -> str:
-    """The text in a field. ``missing``, if given, stands for a null. Raises Unusable for other values."""
-    value = missing if record[name] is None and missing is not None else record[name]
+def text(record: Mapping[str, Any], name: str) -> str:
+    """The text in a field. Raises Unusable for other values."""
+    value = record[name]
     if not isinstance(value, str):
         raise Unusable(f"field {name!r}: found {type(value).__name__}, allowed: text")
     return value
@@ -95,11 +97,12 @@ def turn(value: Any) -> Turn:
         content, calls = None, [_call(from_json(content))]
     if content is None and not calls:
         raise Unusable("a turn without content")
-    if calls and role != "assistant":
-        raise Unusable(f"tool calls in a turn of the role {role}")
+    reasoning = _reasoning(value, thought)
+    for what, said in (("tool calls", calls), ("reasoning", reasoning)):
+        if said and role != "assistant":
+            raise Unusable(f"{what} in a turn of the role {role}")
     found: Turn = {"role": role, "content": content or ""}
     if role == "assistant":
-        reasoning = next((value[key] for key in _REASONING if isinstance(value.get(key), str)), thought)
         found |= {"reasoning_content": reasoning} if reasoning else {}
         found |= {"tool_calls": calls} if calls else {}
     elif role == "tool":
@@ -127,6 +130,18 @@ def _content(value: Any) -> tuple[str | None, str]:
         else:
             raise Unusable(f"a content part {str(kind)[:30]!r}, which is no text")
     return ("".join(said) if said else None), "".join(thought)
+
+
+def _reasoning(value: Mapping[str, Any], thought: str) -> str:
+    """The reasoning of a turn, in a field or in its parts (``thought``).
+
+    Raises Unusable for several texts, and for a field that is no text.
+    """
+    fields = [key for key in _REASONING if value.get(key)]
+    found = {thought, *(text(value, key) for key in fields)} - {""}
+    if len(found) > 1:
+        raise Unusable("a turn with several texts of reasoning")
+    return "".join(found)
 
 
 def _calls(value: Mapping[str, Any]) -> list[Any]:

@@ -4,7 +4,9 @@ sets.
 
 import json
 import logging
+import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from crossdiff.errors import UserError
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 EXAMPLES = 3  # kept of each reason
 SHORTENED = 100  # characters of an example
 HOPELESS = 200  # records: if none of the first ones can be used, reading stops
+STANDARD_ERRORS = 2  # by which the share so far may be above the limit: few records say little
 
 
 class Unusable(UserError):
@@ -30,12 +33,13 @@ class Unusable(UserError):
 class Tally:
     """Counts of the records that a data set gave to one split."""
 
-    def __init__(self, name: str, limit: float = 1.0, before: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, name: str, limit: float = 1.0, before: Mapping[str, Any] | None = None) -> None:
         """``name`` is the data set's, for messages. ``limit`` is the share of records that may be skipped.
 
-        ``before`` are the numbers of records and of skipped ones in the shards before this one.
+        ``before`` is what ``so_far`` gave for the shard before this one.
         """
-        self.name, self.limit, self.before = name, limit, before
+        self.name, self.limit = name, limit
+        self.before = before or {"records": 0, "skipped": {}, "examples": {}}
         self.records = 0  # read, those that were skipped included
         self.skipped: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
@@ -61,23 +65,46 @@ class Tally:
             self.check()
 
     def check(self) -> None:
-        """Raises UserError with the three most frequent reasons if too many records were skipped."""
-        records, skipped = self.so_far()
-        if skipped <= self.limit * records:
+        """Raises UserError with the three most frequent reasons if too many records were skipped.
+
+        Those are all records that were read, or a share above the limit that is too large for chance. With n
+        records and limit p, the number of skipped ones has the standard error sqrt(n p (1 - p)).
+        """
+        so_far = self.so_far()
+        records, skipped = so_far["records"], sum(so_far["skipped"].values())
+        chance = STANDARD_ERRORS * math.sqrt(records * self.limit * (1 - self.limit))
+        if not skipped or (skipped < records and skipped <= self.limit * records + chance):
             return
-        reasons = "; ".join(
-            f"{count:,} x {reason} ({self.examples[reason][0]})"
-            for reason, count in self.skipped.most_common(3)
-        )
+        allows, more = "", ""
+        if skipped < records:
+            allows, more = f", tokens.unusable allows {self.limit:.2%}", ", or raise tokens.unusable"
         raise UserError(
-            f"datasets.{self.name}: {skipped:,} of {records:,} records can't be used "
-            f"({skipped / records:.2%}), tokens.unusable allows {self.limit:.2%}: {reasons}; "
-            "mend the records, read them with another format or field, or raise tokens.unusable"
+            f"datasets.{self.name}: {self.told()} ({skipped / records:.2%}){allows}: {self.reasons()}; "
+            f"mend the records, read them with another format or field{more}"
         )
 
-    def so_far(self) -> tuple[int, int]:
-        """Numbers of records and of skipped ones, with those of the shards before."""
-        return self.before[0] + self.records, self.before[1] + self.skipped.total()
+    def told(self) -> str:
+        """How many records can't be used, of all that were read so far. Empty if all can be used."""
+        so_far = self.so_far()
+        skipped = sum(so_far["skipped"].values())
+        return f"{skipped:,} of {so_far['records']:,} records can't be used" if skipped else ""
+
+    def reasons(self) -> str:
+        """The three most frequent reasons so far, with an example each."""
+        so_far = self.so_far()
+        return "; ".join(
+            f"{count:,} x {reason} ({so_far['examples'][reason]})"
+            for reason, count in Counter(so_far["skipped"]).most_common(3)
+        )
+
+    def so_far(self) -> dict[str, Any]:
+        """Number of records, skipped ones by reason and one example each, with the shards before."""
+        examples = {reason: found[0] for reason, found in self.examples.items()}
+        return {
+            "records": self.before["records"] + self.records,
+            "skipped": dict(sorted((Counter(self.before["skipped"]) + self.skipped).items())),
+            "examples": dict(sorted((examples | self.before["examples"]).items())),
+        }
 
     def counts(self) -> dict[str, Any]:
         """The counts as plain values, for a shard's metadata: records, skipped, examples and notes."""

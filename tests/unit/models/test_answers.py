@@ -1,6 +1,7 @@
 """Answers of a model: its own most likely tokens, after openings from validation chats only."""
 
 import json
+from copy import copy
 
 import numpy as np
 import pytest
@@ -156,6 +157,20 @@ def test_too_few_or_too_long_openings_are_refused_with_their_number(tmp_path, to
     assert str(caught.value) == (
         f"causal.conversations: found 20, the validation chats of talk have {len(short)} different openings "
         f"of {longest} tokens or less"
+    )
+
+
+def test_openings_that_the_template_refuses_are_told_with_the_reason(tmp_path, tokenizer):
+    tokenizer = copy(tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    source = chats(tmp_path, *([f"question {n}", "answer"] for n in range(20)))
+    refused = len(of_validation(source))
+    with pytest.raises(UserError) as caught:
+        openings(source, "talk", tokenizer, 5, 100)
+    assert str(caught.value) == (
+        "causal.conversations: found 5, the validation chats of talk have 0 different openings of 100 tokens "
+        f"or less; {refused} can't be used, most often: the chat template refuses this chat (no system role) "
+        f"({refused} x)"
     )
 
 

@@ -1,12 +1,16 @@
 """What the Snakefile asks for: the settings of each rule, shards, names and folders."""
 
+import re
+
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.iocontainers import Wildcards
 
 from crossdiff.errors import UserError
+from crossdiff.results.home import ORDER_ONLY
 from crossdiff.workflow.run import Run, result_folders
 
 SMALL = """
@@ -221,3 +225,8 @@ def test_folders_of_a_run_begin_with_its_own():
         "results/activations/small-base",
         "results/activations/small-chat",
     ]
+
+
+def test_loading_a_result_ignores_the_inputs_that_the_rules_call_ancient():
+    rules = (ROOT / "rules/activations.smk").read_text()
+    assert set(re.findall(r"(\w+)=ancient\(", rules)) == set(ORDER_ONLY)
