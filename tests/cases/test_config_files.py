@@ -129,18 +129,29 @@ def test_empty_normalisation_of_a_crosscoder_stands_for_its_defaults():
 
 
 @pytest.mark.parametrize(
-    ("key", "missing"),
+    ("key", "section"),
     [
-        ("behaviour", "requests"),
-        ("causal", "datasets"),
-        ("explanations", "model"),
-        ("pair.base.package", None),
+        ("causal", SMALL["causal"]),
+        ("behaviour", SMALL["behaviour"]),
+        ("explanations", {"model": {"folder": "judge"}}),
     ],
 )
-def test_empty_section_that_needs_a_key_is_one_line(key, missing):
-    line = refusal_of(key, None)
-    expected = f"{key}.{missing}: missing" if missing else "pair.base: found none, give exactly one of "
-    assert line.startswith(expected)
+def test_null_in_a_second_config_switches_off_a_section_that_needs_a_key(tmp_path, key, section):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(yaml.safe_dump(changed(key, section)))
+    second.write_text(f"{key}: null")
+    assert getattr(load(read_config([first])), key) is not None
+    assert load(read_config([first, second])) == load(changed(key, None))
+    assert getattr(load(read_config([first, second])), key) is None
+
+
+def test_empty_section_below_another_that_needs_a_key_is_left_out():
+    explanations = {"model": {"folder": "judge"}, "prices": None}
+    assert load(changed("explanations", explanations)).explanations.prices is None
+
+
+def test_sources_that_are_all_empty_are_one_line():
+    assert refusal_of("pair.base", {"hub": None}).startswith("pair.base: found none, give exactly one of ")
 
 
 def test_empty_section_of_alternatives_is_not_given():
@@ -240,9 +251,10 @@ def test_width_that_k_needs(k, k_max, least):
 
 
 def test_pair_that_is_too_narrow_is_refused_before_it_is_harvested():
-    facts = {"d_model": 32, "layers": 3, "family": "llama", "vocabulary": 260}
-    check_pair(facts, facts, 32)
-    assert line_of(lambda: check_pair(facts, facts, 250)) == (
+    facts = {"d_model": 32, "layers": 3, "family": "llama", "vocabulary": 260, "rows": 260}
+    facts |= {"rowless": {}, "unknown": {}, "moved": {}}
+    check_pair(facts, facts, None, 32)
+    assert line_of(lambda: check_pair(facts, facts, None, 250)) == (
         "crosscoders: d_model is 32, some k needs 250 or more (k / expansion); "
         "lower k and k_max, or raise expansion"
     )
