@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 from crossdiff.config import ModelSource
 from crossdiff.interventions.proof import PARTS, proof_texts, prove
 from crossdiff.models.check import check_model
-from crossdiff.models.load import check_weights, digest, load_model
+from crossdiff.models.digests import digest
+from crossdiff.models.load import check_weights, load_model
 from crossdiff.models.prepare import prepare
 from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.provenance import storage

@@ -129,18 +129,29 @@ def test_empty_normalisation_of_a_crosscoder_stands_for_its_defaults():
 
 
 @pytest.mark.parametrize(
-    ("key", "missing"),
+    ("key", "section"),
     [
-        ("behaviour", "requests"),
-        ("causal", "datasets"),
-        ("explanations", "model"),
-        ("pair.base.package", None),
+        ("causal", SMALL["causal"]),
+        ("behaviour", SMALL["behaviour"]),
+        ("explanations", {"model": {"folder": "judge"}}),
     ],
 )
-def test_empty_section_that_needs_a_key_is_one_line(key, missing):
-    line = refusal_of(key, None)
-    expected = f"{key}.{missing}: missing" if missing else "pair.base: found none, give exactly one of "
-    assert line.startswith(expected)
+def test_null_in_a_second_config_switches_off_a_section_that_needs_a_key(tmp_path, key, section):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(yaml.safe_dump(changed(key, section)))
+    second.write_text(f"{key}: null")
+    assert getattr(load(read_config([first])), key) is not None
+    assert load(read_config([first, second])) == load(changed(key, None))
+    assert getattr(load(read_config([first, second])), key) is None
+
+
+def test_empty_section_below_another_that_needs_a_key_is_left_out():
+    explanations = {"model": {"folder": "judge"}, "prices": None}
+    assert load(changed("explanations", explanations)).explanations.prices is None
+
+
+def test_sources_that_are_all_empty_are_one_line():
+    assert refusal_of("pair.base", {"hub": None}).startswith("pair.base: found none, give exactly one of ")
 
 
 def test_empty_section_of_alternatives_is_not_given():

@@ -64,6 +64,17 @@ def test_clocks_may_differ_by_seconds(tmp_path: Path):
     check_times(load(changed("datasets.pages.files", [str(tmp_path / "pages.txt")])), tmp_path)
 
 
+def test_result_that_a_job_takes_away_meanwhile_is_passed_over(tmp_path: Path, monkeypatch):
+    config = load(changed("datasets.pages.files", [str(tmp_path / "none.txt")]))
+    late = tmp_path / "late.csv"
+    late.write_text("")
+    os.utime(late, (time.time() + 3600,) * 2)
+    monkeypatch.setattr("os.walk", lambda _: [(str(tmp_path), ["gone"], ["gone.csv", late.name])])
+    assert line_of(lambda: check_times(config, tmp_path)).startswith(
+        f"{late} and 3 more: changed in the future"
+    )
+
+
 # Disks.
 
 RUST = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

@@ -20,8 +20,9 @@ from crossdiff.interventions import proof, steered_answers
 from crossdiff.interventions.proof import PARTS, prove
 from crossdiff.models import answers
 from crossdiff.models.answers import greedy
+from crossdiff.models.digests import digest
 from crossdiff.models.forward import only_attends
-from crossdiff.models.load import check_weights, digest, load_model
+from crossdiff.models.load import check_weights, load_model
 
 PAGE = Path(__file__).parents[2] / "docs/families.md"
 ALL = [*FAMILIES, *VISION_FAMILIES]

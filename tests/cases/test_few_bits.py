@@ -16,8 +16,9 @@ from crossdiff.config import Finetuning, ModelSource
 from crossdiff.interventions.proof import allowed, prove
 from crossdiff.models import finetune as finetuning
 from crossdiff.models.check import check_model
+from crossdiff.models.digests import digest
 from crossdiff.models.forward import run_to_layer
-from crossdiff.models.load import digest, load_model
+from crossdiff.models.load import load_model
 from crossdiff.models.prepare import prepare
 
 BLOCK = 128  # rows and columns of a weight that share a scale

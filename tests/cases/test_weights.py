@@ -13,7 +13,8 @@ from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
 
 from crossdiff.models.check import check_model
-from crossdiff.models.load import check_weights, digest, load_model
+from crossdiff.models.digests import digest
+from crossdiff.models.load import check_weights, load_model
 from crossdiff.models.tensors import stripped, unknown
 from crossdiff.models.weight_files import check_folder
 from crossdiff.provenance import storage

@@ -1,9 +1,18 @@
 """What every section is built from."""
 
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from crossdiff.errors import UserError
 
@@ -53,27 +62,26 @@ ByName = AfterValidator(_sorted)
 class Section(BaseModel):
     """Base of every section. Unknown keys are errors, text is never read as a number, numbers are finite.
 
-    A section that is left empty in the YAML (``steering:``) stands for one without keys (``steering: {}``).
+    A section that is left empty in the YAML (``steering:``, which is null) stands for one without keys
+    (``steering: {}``). If it needs a key, it is not given: so a second config switches it off
+    (``causal: null``).
     """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, populate_by_name=True, allow_inf_nan=False
     )
-    # Whether its sections exclude each other. Then an empty one is not given, and exactly_one says what is
-    # missing.
-    alternatives: ClassVar[bool] = False
     # The rule and the section's key, where a section has only some of its fields.
     _declared_by: tuple[str, str] | None = PrivateAttr(None)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or cls.alternatives:
+        if not isinstance(values, Mapping):
             return values
         sections = {
             field.alias or name
             for name, field in cls.model_fields.items()
-            if _is_section(field.annotation) and not field.is_required()
+            if not field.is_required() and _may_be_empty(field.annotation)
         }
         return {key: {} if value is None and key in sections else value for key, value in values.items()}
 
@@ -96,10 +104,22 @@ class Section(BaseModel):
             raise undeclared(rule, f"{key}.{field.alias or name}".lstrip("."))
 
 
-def _is_section(annotation: Any) -> bool:
-    """Whether a field holds a section, or a section or nothing."""
+def _may_be_empty(annotation: Any) -> bool:
+    """Whether a field holds a section, or a section or nothing, and the section needs no key."""
     options = get_args(annotation) or (annotation,)
-    return any(isinstance(option, type) and issubclass(option, Section) for option in options)
+    return any(
+        isinstance(option, type) and issubclass(option, Section) and _is_whole(option) for option in options
+    )
+
+
+@functools.cache
+def _is_whole(section: type[Section]) -> bool:
+    """Whether a section is valid without any key."""
+    try:
+        section()
+    except ValidationError:
+        return False
+    return True
 
 
 def undeclared(rule: str, key: str) -> UserError:

@@ -62,8 +62,6 @@ class Endpoint(Section):
 class Explainer(Section):
     """The language model that explains and scores. Give exactly one of the two."""
 
-    alternatives = True
-
     endpoint: Endpoint | None = None
     folder: Annotated[Text | None, about("A local Hugging Face folder with a chat template.")] = None
 

@@ -187,8 +187,6 @@ class ModelSource(Section):
     ``finetune`` and ``planted`` are for the chat model alone.
     """
 
-    alternatives = True
-
     name: Annotated[
         Name | None,
         about("Name of the model's folder in results/models. Left out: the pair's name and -base or -chat."),

@@ -44,6 +44,9 @@ breaks one with one line, before any job starts.
 
 - A *required* key has no default. With the default none a key, or a whole section, may be left out. A
   *section with defaults* may be left out too: its keys then have their defaults.
+- A section may be left empty (`steering:`, in YAML the same as `steering: null`). Its keys then have their
+  defaults. If one of its keys is required, the section is left out: `causal: null` in a second config
+  switches it off.
 - NAME is a name of your choice. *Text* is not empty, and numbers are finite. What other texts may hold:
   - *name*: {PATTERNS[NAME]}
   - *word*: {PATTERNS[WORD]}
@@ -234,9 +237,12 @@ def _type(value: Schema) -> str:
         [(pattern, inner)] = value["patternProperties"].items()
         key = "ID" if pattern == IDS else "NAME"
         return f"{key}: {_type(inner)}" + (", at least one" if "minProperties" in value else "")
-    first = next(_options(value))
+    first, *more = _options(value)
     if _name(first):
         return "section"
+    if more:  # an integer is a number
+        *kinds, last = [kind for option in (first, *more) if (kind := _type(option)) != "integer"]
+        return f"{', '.join(kinds)} or {last}"
     if choices := first.get("enum", [first["const"]] if "const" in first else []):
         *others, last = [f"`{choice}`" for choice in choices]
         return f"{', '.join(others)} or {last}" if others else last

@@ -113,8 +113,6 @@ class TextSource(Section):
     the others with ``chats``.
     """
 
-    alternatives = True
-
     kind: Annotated[
         Literal["documents", "chats"], about("Plain texts, or conversations of a user and an assistant.")
     ]

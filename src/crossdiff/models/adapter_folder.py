@@ -7,7 +7,7 @@ from typing import Any
 from crossdiff.config import Adapter, Gguf, GivenModel, ModelSource
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from crossdiff.models.weight_files import read_header, within
+from crossdiff.models.weight_files import check_once, read_tensors, within
 
 BASE_OF_ADAPTER = "base_model_name_or_path"  # key of adapter_config.json
 METHODS = ("LORA",)  # the kinds of adapters (peft_type) that are supported
@@ -59,7 +59,7 @@ def check_adapter(folder: str | Path, adapter: Adapter, base: ModelSource | Give
             else ""
         )
         raise UserError(f"{folder}: not a whole adapter; it needs {ADAPTER_WEIGHTS}{has}")
-    read_header(Path(folder, ADAPTER_WEIGHTS))
+    check_once(read_tensors(Path(folder, ADAPTER_WEIGHTS)), "", str(folder))
     if not named:
         return  # nothing to compare with; the shapes of its tensors are still checked
     if adapter.trained_on is not None:

@@ -1,15 +1,12 @@
 """Load a model from a plain Hugging Face folder."""
 
-import hashlib
-import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -19,9 +16,11 @@ from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, read_adapter
 from crossdiff.models.adapters import base_folder, with_adapter
+from crossdiff.models.digests import digest
 from crossdiff.models.quantised import quantisation
-from crossdiff.models.tensors import WRAPPER, has_adapter, stripped, unknown
-from crossdiff.models.weight_files import check_folder, read_config, tensor_names
+from crossdiff.models.tensors import MASK_DIMENSIONS, WRAPPER, has_adapter, stripped, unknown
+from crossdiff.models.tokenizers import read_configuration
+from crossdiff.models.weight_files import check_folder, check_once, read_config, stored_tensors
 from crossdiff.provenance import storage
 
 if TYPE_CHECKING:
@@ -29,8 +28,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What transformers raises for files that it can't read, or that do not fit together.
+UNUSABLE = (
+    *(OSError, ValueError, SafetensorError, ImportError, RuntimeError, TypeError, LookupError),
+    *(ArithmeticError, AttributeError),
+)
 NAMED = 3  # number of tensors that an error names
-SAMPLED = 64  # values of each tensor in a model's digest
 
 
 def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
@@ -51,24 +54,6 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
         loaded = {"digest": digest(model, adapter), "stripped_prefixes": len(wrapped)}
         storage.current_job.loaded[str(folder)] = loaded
     return model.eval()
-
-
-def digest(model: "PreTrainedModel", adapter: Mapping[str, Any] | None = None) -> str:
-    """A digest of the loaded parameters and buffers, as 32 hexadecimal digits.
-
-    It covers all names, shapes and types, and SAMPLED evenly spaced values of each tensor. So it tells apart
-    weights that were read from weights that were filled in, in milliseconds, even if files are mapped into
-    memory. Single values of a file need no further digest, because the record has one of the whole folder.
-    It covers the settings of an ``adapter``, too, which decide how strong it is. Weights of few bits are
-    sampled as they are stored.
-    """
-    whole = hashlib.sha256(json.dumps(adapter, sort_keys=True).encode() if adapter else b"")
-    for name, value in sorted(model.state_dict().items()):
-        flat = value.detach().flatten()
-        places = torch.linspace(0, max(0, len(flat) - 1), min(SAMPLED, len(flat)), dtype=torch.float64).long()
-        sample = flat[places.to(flat.device)].cpu().contiguous().view(torch.uint8).numpy().tobytes()
-        whole.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode() + sample)
-    return whole.hexdigest()[:32]
 
 
 def _of_few_bits(
@@ -99,7 +84,7 @@ def check_weights(folder: str | Path) -> None:
 def _wrapped(folder: Path) -> list[str]:
     """The tensors whose names begin with prefixes of a wrapper, which are stripped. None with an adapter."""
     check_folder(folder)
-    names = tensor_names(folder)
+    names = [tensor.name for tensor in stored_tensors(folder)]
     wrapped = [name for name in names if stripped(name) != name]
     if not wrapped or has_adapter(names):
         return []
@@ -116,7 +101,7 @@ def _from_folder(folder: str | Path, wrapped: list[str], **options: Any) -> "Pre
         model = read_weights(weights, str(weights), use_safetensors=True, **options)
     except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
-    except (OSError, ValueError, SafetensorError, ImportError, RuntimeError, TypeError, LookupError) as error:
+    except UNUSABLE as error:
         raise UserError(f"{weights}: not a usable model folder ({first_line(error)})") from error
     return model if weights == Path(folder) else with_adapter(model, folder)
 
@@ -139,11 +124,11 @@ def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrained
 
     ``options`` are passed to ``from_pretrained``. ``origin`` names the model in errors. Raises UserError for
     a tensor (other than a tied one) that the files lack or hold in another shape: transformers would fill it
-    with random numbers and go on. Raises it for one that the model does not know, too, unless no job would
-    use it (``models.tensors.UNUSED``).
+    with random numbers and go on. Raises it for a tensor that is there twice, and for one that the model does
+    not know, unless no job would use it (``models.tensors``).
     """
     chosen = {name: options[name] for name in ("gguf_file",) if name in options}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **chosen)
+    config = read_configuration(folder, **chosen)
     loaded: Any = model_class(config).from_pretrained(  # type: ignore[attr-defined]
         folder,
         local_files_only=True,
@@ -153,6 +138,8 @@ def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrained
         **options,
     )
     model, found = loaded
+    stored = [] if chosen else stored_tensors(Path(folder))
+    check_once(stored, model.base_model_prefix, origin)
     problems = []
     if missing := sorted(found["missing_keys"]):
         problems.append(f"{len(missing)} missing ({_first(missing)})")
@@ -161,7 +148,8 @@ def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrained
         problems.append(f"{len(mismatched)} of another shape ({_first(shapes)})")
     text, left = model.config.get_text_config(), sorted(found["unexpected_keys"])
     predicting = getattr(text, "num_nextn_predict_layers", None) or 0
-    if extra := unknown(left, text.num_hidden_layers, predicting):
+    masks = {stripped(tensor.name) for tensor in stored if len(tensor.shape) == MASK_DIMENSIONS}
+    if extra := unknown(left, text.num_hidden_layers, predicting, masks):
         problems.append(f"{len(extra)} that the model does not know ({_first(extra)})")
     if problems:
         wanted = f"its tensors are not those of {type(model).__name__} as config.json describes it"

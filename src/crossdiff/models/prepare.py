@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from crossdiff.config import Adapter, GivenModel, HubModel, ModelSource, RandomModel
 from crossdiff.config.given import GIVEN
@@ -32,6 +31,7 @@ from crossdiff.models.hub import fetch, file_names, take
 from crossdiff.models.load import model_class, read_weights
 from crossdiff.models.quantised import check_quantisation, quantisation
 from crossdiff.models.replacements import embedding_rows
+from crossdiff.models.tokenizers import read_configuration
 from crossdiff.models.weight_files import check_folder, check_names, has_weights, read_config
 
 log = logging.getLogger(__name__)
@@ -163,12 +163,12 @@ def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
     settings[BASE_OF_ADAPTER] = os.path.relpath(base, folder)  # results may move as a whole
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     with torch.device("meta"):  # no memory, and no weights
-        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        config = read_configuration(base)
         model = model_class(config).from_config(config)  # type: ignore[attr-defined]
     rows = max(added_rows(model, folder).values(), default=0)
     if rows > embedding_rows(model):
         values = read_config(folder)
-        values.get("text_config", values)["vocab_size"] = rows
+        (values.get("text_config") or values)["vocab_size"] = rows
         (folder / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 

@@ -8,12 +8,14 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 
 from crossdiff.config import Tokens
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.chat_templates import read_template, with_arguments
 from crossdiff.models.files import has_tokenizer
+from crossdiff.models.weight_files import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -52,21 +54,32 @@ def load_dated_tokenizer(folder: str | Path, day: date) -> "PreTrainedTokenizerB
     return tokenizer
 
 
+def read_configuration(folder: str | Path, **options: Any) -> "PreTrainedConfig":
+    """The configuration of a folder's model, as transformers reads it with ``options``.
+
+    Raises UserError if the folder has no usable config.json.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise UserError(f"{folder}: no usable config.json ({_reason(error)})") from error
+
+
 def text_config(folder: str | Path) -> "PreTrainedConfig":
     """The configuration of the language model, without that of a vision tower.
 
     Raises UserError if the folder has no usable config.json.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return config.get_text_config()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: no usable config.json ({_reason(error)})") from error
+    read_config(Path(folder))
+    return read_configuration(folder).get_text_config()
 
 
 def _reason(error: Exception) -> str:
     own = "it needs code of its own (auto_map), which Crossdiff never runs"
-    return own if "contains custom code" in str(error) else first_line(error)
+    if "contains custom code" in str(error):
+        return own
+    # Its first line names the check. The cause names the key and what was found.
+    return first_line(error.__cause__ or error if isinstance(error, StrictDataclassError) else error)
 
 
 def write_chat_tokenizer(

@@ -5,16 +5,18 @@ import re
 import struct
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError
 from crossdiff.models.files import ADAPTER_CONFIG, model_files
 from crossdiff.models.quantised import check_quantisation
+from crossdiff.models.tensors import stripped
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 ALLOWED = "a Hugging Face folder with config.json"
 POINTER = b"version https://git-lfs"
+SHOWN = 60  # characters of a wrong value in an error
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors format limits it
 
 
@@ -31,12 +33,24 @@ def check_folder(folder: Path) -> None:
     if (folder / GENERATION).exists():
         _json(folder / GENERATION)  # transformers would leave out one that it can't read
     check_quantisation(read_config(folder), str(folder))
-    tensor_names(folder)
+    stored_tensors(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The values of a folder's config.json. Raises UserError if it is missing or no mapping."""
-    return _json(folder / "config.json")
+    """The values of a folder's config.json.
+
+    Raises UserError if it is missing, or if it or a section that is read without transformers is no mapping.
+    """
+    path = folder / "config.json"
+    values = _json(path)
+    text, key = values.get("text_config"), "quantization_config"
+    sections = {"text_config": text, key: values.get(key)}
+    if isinstance(text, dict):
+        sections[f"text_config.{key}"] = text.get(key)
+    for name, section in sections.items():
+        if not isinstance(section, dict | None):
+            raise UserError(f"{path}: {name}: found {json.dumps(section)[:SHOWN]}, allowed: a mapping")
+    return values
 
 
 def check_gguf(path: Path, name: str) -> None:
@@ -53,19 +67,51 @@ def check_gguf(path: Path, name: str) -> None:
         raise UserError(f"{name}: one part of a GGUF file; join the parts with llama-gguf-split --merge")
 
 
-def tensor_names(folder: Path) -> list[str]:
-    """The names of all tensors, from the headers of the weight files.
+class StoredTensor(NamedTuple):
+    """A tensor of a weight file."""
+
+    name: str
+    file: str  # in the model's folder
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path) -> list[StoredTensor]:
+    """All tensors of the weight files, from their headers. A name may come twice, from two files.
 
     Raises UserError for a file that is missing, cut off or a pointer of git-lfs.
     """
-    return [name for file in _files(folder) for name in read_header(file) if name != "__metadata__"]
+    return [tensor for file in _files(folder) for tensor in read_tensors(file)]
+
+
+def check_once(tensors: Iterable[StoredTensor], prefix: str, origin: str) -> None:
+    """Raise UserError if files hold a tensor of a model twice. Which one is loaded would be a matter of luck.
+
+    Names are compared without the prefixes of wrappers, and without ``prefix``, the name of the part of the
+    model that lies below its head. ``origin`` names the model in errors.
+    """
+    there: dict[str, list[str]] = {}
+    for tensor in tensors:
+        name = stripped(tensor.name).removeprefix(f"{prefix}.")
+        there.setdefault(name, []).append(f"{tensor.name} in {tensor.file}")
+    if repeated := [places for places in there.values() if len(places) > 1]:
+        first = " and ".join(repeated[0])
+        raise UserError(
+            f"{origin}: tensors that are there twice: {len(repeated)} ({first}); keep one of each"
+        )
 
 
 def _files(folder: Path) -> list[Path]:
     """The weight files, as transformers chooses them."""
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
-    shards = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
+    places = _json(folder / INDEX).get("weight_map", {})
+    given = places.values() if isinstance(places, dict) else [places]
+    wrong = [name for name in given if not isinstance(places, dict) or not isinstance(name, str)]
+    if wrong:
+        found = json.dumps(wrong[0])[:SHOWN]
+        allowed = "allowed: each tensor's name with that of its file; download it again"
+        raise UserError(f"{folder / INDEX}: weight_map: found {found}, {allowed}")
+    shards = sorted(set(places.values()))
     missing = [name for name in shards if not (folder / name).exists()]
     if missing or not shards:
         lacks = f"{len(missing)} of its {len(shards)} shards are missing ({', '.join(missing[:3])})"
@@ -145,8 +191,11 @@ def _pointer(path: Path) -> str:
     return f"found a pointer of git-lfs, not the file; run in {path.parent}: git lfs pull"
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: tensor -> dtype, shape and place."""
+def read_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a safetensors file, from its header.
+
+    Raises UserError for a file that is cut off or a pointer of git-lfs.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(max(8, len(POINTER)))
@@ -158,9 +207,11 @@ def read_header(path: Path) -> dict[str, Any]:
         file.seek(8)
         try:
             header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            header.pop("__metadata__", None)
+            tensors = [StoredTensor(name, path.name, tuple(entry["shape"])) for name, entry in header.items()]
+            ends = [entry["data_offsets"][1] for entry in header.values()]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             raise UserError(f"{path}: its header is damaged; download it again") from None
     if size != (whole := 8 + length + max(ends, default=0)):
         raise UserError(f"{path}: found {size:,} bytes, its header tells {whole:,}; download it again")
-    return header
+    return tensors

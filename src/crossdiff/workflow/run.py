@@ -3,6 +3,8 @@
 Torch-free.
 """
 
+import contextlib
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -183,21 +185,28 @@ def _check_given(source: ModelSource | GivenModel, key: str) -> None:
 def check_times(config: Config, root: Path = Path()) -> None:
     """Raise UserError for sources and results that are newer than now, which a wrong clock makes.
 
-    Snakemake would refuse each job that reads one after it has run.
+    Snakemake would refuse each job that reads one after it has run. Each file's time is asked for once. A
+    running job may take a file away meanwhile.
     """
-    made = [path for folder in result_folders(config) for path in (root / folder).rglob("*")]
-    now = time.time() + SKEW
-    late = [
-        path
-        for path in [*(Path(path) for _, path in config.paths()), *made]
-        if path.exists() and path.stat().st_mtime > now
-    ]
+    made = (
+        Path(folder, name)
+        for results in result_folders(config)
+        for folder, folders, files in os.walk(root / results)
+        for name in folders + files
+    )
+    limit = time.time() + SKEW
+    late = []
+    for path in (*(Path(path) for _, path in config.paths()), *made):
+        with contextlib.suppress(OSError):
+            if (changed := path.stat().st_mtime) > limit:
+                late.append((path, changed))
     if late:
-        when = datetime.fromtimestamp(late[0].stat().st_mtime).isoformat(" ", "seconds")
+        path, changed = late[0]
+        when = datetime.fromtimestamp(changed).isoformat(" ", "seconds")
         more = f" and {len(late) - 1} more" if late[1:] else ""
-        command = f"touch {shlex.quote(str(late[0]))}" if not more else "find . -newermt now -exec touch {} +"
+        command = f"touch {shlex.quote(str(path))}" if not more else "find . -newermt now -exec touch {} +"
         raise UserError(
-            f"{late[0]}{more}: changed in the future ({when}), by a clock that is wrong; "
+            f"{path}{more}: changed in the future ({when}), by a clock that is wrong; "
             f"correct it, then: {command}"
         )
 

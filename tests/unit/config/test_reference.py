@@ -118,6 +118,10 @@ def test_every_leaf_has_a_description_and_an_item() -> None:
         item(key.partition(".")[2], field)
 
 
+def test_item_names_all_types_of_a_key() -> None:
+    assert "- **`template_arguments`**: NAME: `true` or `false`, number or text, " in PAGE
+
+
 def test_every_section_has_a_text() -> None:
     assert not [section.__name__ for section in sections() if "__doc__" not in vars(section)]
 

@@ -81,7 +81,7 @@ def test_folder_without_a_model_is_refused_by_name(tmp_path):
         assert one_line(load_model, path, torch.float32) == f"found {path}, allowed: {ALLOWED}"
         for load in (load_tokenizer, load_chat_tokenizer):
             assert one_line(load, path).startswith(f"{path}: not a usable tokenizer folder (")
-        assert one_line(text_config, path).startswith(f"{path}: no usable config.json (")
+        assert one_line(text_config, path).startswith(f"{path / 'config.json'}: found no such file")
 
 
 def test_truncated_weights_are_refused_by_folder(folder, tmp_path):
