@@ -1,25 +1,19 @@
 """Render chats with a template, and find the place of each turn in the text."""
 
 import itertools
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.errors import first_line
-from crossdiff.texts.markers import THOUGHTS
+from crossdiff.texts.changes import STAND_IN, THOUGHT_ENDS, THOUGHT_STARTS, name_of, stand_in, trace
 from crossdiff.texts.turns import Turn
 from crossdiff.texts.unusable import Unusable, as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Noncharacters, which Unicode keeps for a program's own use. Fonts of icons use private-use characters.
-STAND_IN = re.compile("\ufdd0(\\d+)\ufdd1")
-_THOUGHT_STARTS, _THOUGHT_ENDS = tuple(THOUGHTS), tuple(THOUGHTS.values())
-_END_OF_THOUGHT = re.compile("|".join(map(re.escape, _THOUGHT_ENDS)))
-_MORE = {"reasoning_content", "tool_calls"}  # what a turn may say apart from its content
 SKELETONS = 4096  # kept, one for each order of roles
 
 
@@ -75,7 +69,7 @@ class _Renderer:
         """Whether a user's words are in the text. Some templates read contents as lists of parts alone."""
         self._parts = parts
         try:
-            return _stand_in(0) in self.text([{"role": "user", "content": _stand_in(0)}], None, False)
+            return stand_in(0) in self.text([{"role": "user", "content": stand_in(0)}], None, False)
         except Unusable:
             return False
 
@@ -89,7 +83,7 @@ class _Renderer:
         written = "".join(skeleton[0]) if skeleton else ""
         marks = {token.content for token in added if token.special}
         marks |= {token.content for token in added if token.content in written and _is_mark(token.content)}
-        marks -= {*_THOUGHT_STARTS, *_THOUGHT_ENDS}
+        marks -= {*THOUGHT_STARTS, *THOUGHT_ENDS}
         return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
 
     def _said_marks(self, chat: Sequence[Turn]) -> list[str]:
@@ -112,19 +106,12 @@ class _Renderer:
             if spans is not None:
                 return Rendered(text, spans, wrong)
         notes, spans = wrong, []
-        change: str | None
         for number, turn in enumerate(chat):
             shown = partial(self._shown, chat, number, tools, ask)
-            region, change = _region(turn, shown, text), None
-            if isinstance(region, str):
-                change = region
-            else:
-                spans.append((*region, turn["role"]))
-                said = text[slice(*region)]
-                if turn.keys() & _MORE:
-                    notes += _left_out(turn, shown, said)
-                    change, said = _content(turn, shown, text)
-                change = change or _change(turn, said, notes)
+            traced = trace(turn, shown, text)
+            spans += [(*traced.place, turn["role"])] if traced.place else []
+            notes += traced.notes
+            change = traced.change
             if change and (rewritten == "skip" or change == "repeats"):
                 raise Unusable(f"the chat template {change} a turn ({turn['role']})")
             notes += [f"the chat template {change} a turn, kept"] if change else []
@@ -135,7 +122,7 @@ class _Renderer:
         spans.sort(key=lambda span: span[:2])
         if any(one[1] > two[0] for one, two in itertools.pairwise(spans)):
             raise Unusable("the chat template mixes turns")
-        if tools and not all(_name(tool) in text for tool in tools):
+        if tools and not all(name_of(tool) in text for tool in tools):
             notes.append("tools that the chat template leaves out")
         return Rendered(text, spans, sorted(set(notes)))
 
@@ -185,7 +172,7 @@ class _Renderer:
         """The text between the contents of such turns, and the turns in the order of the text."""
         key = (roles, ask)
         if key not in self._skeletons:
-            chat = [{"role": role, "content": _stand_in(number)} for number, role in enumerate(roles)]
+            chat = [{"role": role, "content": stand_in(number)} for number, role in enumerate(roles)]
             try:
                 parts = STAND_IN.split(self.text(chat, None, ask))
             except Unusable:
@@ -204,157 +191,10 @@ class _Renderer:
         return self.text([*chat[:number], other, *chat[number + 1 :]], tools, ask)
 
 
-Shown = Callable[[Turn], str]  # the text of a chat with another turn in the place of one
-
-
-def _region(turn: Turn, shown: Shown, text: str) -> tuple[int, int] | str:
-    """(start, stop) of everything that one turn says. Or what the template does to the turn instead.
-
-    The rest of the chat is rendered with a stand-in for the turn. What differs is the turn.
-    """
-    plain = {key: turn[key] for key in turn if key not in _MORE}
-    others = [{**plain, "content": _stand_in(0)}]
-    if "tool_calls" in turn:  # some templates refuse the tool's answer to a call that is not there
-        called = {"type": "function", "function": {"name": _stand_in(0), "arguments": {}}}
-        calls = [{**call, **called} for call in turn["tool_calls"]]
-        others.append({**plain, "content": "", "tool_calls": calls})
-    problem: Unusable | None = None
-    for other in others:
-        try:
-            return _place(shown(other), text, often="tool_calls" in other)
-        except Unusable as found:
-            problem = found
-    assert problem is not None
-    raise problem
-
-
-def _content(turn: Turn, shown: Shown, text: str) -> tuple[str | None, str]:
-    """What the template does to the content of a turn that also says something else, and its text."""
-    if not turn["content"].strip():
-        return None, turn["content"]
-    place = _place(shown({**turn, "content": _stand_in(0)}), text)
-    if isinstance(place, str):
-        return "rewrites" if place == "leaves out" else place, ""
-    return None, text[slice(*place)]
-
-
-def _left_out(turn: Turn, shown: Shown, said: str) -> Iterator[str]:
-    """Tells of reasoning and tool calls that are missing in ``said``, the text of the turn."""
-    if reasoning := turn.get("reasoning_content"):
-        other = {**turn, "reasoning_content": _stand_in(0)}
-        if _words(reasoning) not in _words(said) or not _shows([_stand_in(0)], shown, other):
-            yield "reasoning that the chat template leaves out"
-    if calls := turn.get("tool_calls"):
-        names = [_stand_in(number) for number in range(len(calls))]
-        named = [_with(call, "name", name) for call, name in zip(calls, names, strict=True)]
-        # A plain word, because a template may write arguments as JSON or as Python.
-        values = [f"argument{number}value" for number in range(len(calls))]
-        given = [_with(call, "arguments", {word: word}) for call, word in zip(calls, values, strict=True)]
-        if not _shows(names, shown, {**turn, "tool_calls": named}):
-            yield "tool calls that the chat template leaves out"
-        elif not _shows(values, shown, {**turn, "tool_calls": given}):
-            if any(call["function"]["arguments"] for call in calls):
-                yield "arguments of tool calls that the chat template leaves out"
-
-
-def _with(call: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """A tool call with another name or other arguments."""
-    return {**call, "function": {**call["function"], key: value}}
-
-
-def _shows(stand_ins: list[str], shown: Shown, other: Turn) -> bool:
-    """Whether all ``stand_ins`` of an ``other`` turn are in the text. A template that refuses them has read
-    them.
-    """
-    try:
-        text = shown(other)
-    except Unusable:
-        return True
-    return all(stand_in in text for stand_in in stand_ins)
-
-
-def _place(shown: str, text: str, often: bool = False) -> tuple[int, int] | str:
-    """(start, stop) in ``text`` of what has the place of the stand-in in ``shown``, an otherwise equal text.
-
-    Or what the template does to it instead. With ``often`` the stand-in may stand in several places.
-    """
-    shape = _stand_in(0) if _stand_in(0) in shown else _stand_in(0)[0]  # some templates cut the words
-    first, last = shown.find(shape), shown.rfind(shape)
-    if first < 0:
-        return "leaves out"
-    if first != last and not often:
-        return "repeats"
-    before, after = shown[:first], shown[last + len(shape) :]
-    start = _common(before, text)
-    return start, len(text) - _common(after[::-1], text[start:][::-1])
-
-
-def _change(turn: Turn, said: str, notes: list[str]) -> str | None:
-    """What a template did to a turn whose content became ``said``. None if the words are the turn's own.
-
-    Adds to ``notes`` what the template left out.
-    """
-    content, found = turn["content"].strip(), said.strip()
-    if found == content or (
-        turn["role"] == "tool" and found == json.dumps(content, ensure_ascii=False)[1:-1]
-    ):
-        return None
-    thoughts = [tag for tag in _THOUGHT_ENDS if tag in content]
-    if thoughts and content.endswith(found):
-        head = content.removesuffix(found).strip()
-        if _is_thought(head):
-            notes.append("reasoning that the chat template leaves out")
-            return None
-        if head in _THOUGHT_STARTS:
-            return None
-    if (
-        thoughts
-        and _words(content).endswith(_words(found))
-        and (_words(content).removesuffix(_words(found)) in ("", *_THOUGHT_STARTS))
-    ):  # the white space around the thought is the template's
-        return None
-    return "rewrites"
-
-
-def _is_thought(text: str) -> bool:
-    """Whether a text is one thought or several in a row, and nothing else.
-
-    The first one may lack its start, because some templates write that into the prompt.
-    """
-    *thoughts, after = _END_OF_THOUGHT.split(text)
-    first = thoughts[0].strip() if thoughts else ""
-    begun = first.startswith(_THOUGHT_STARTS) or not any(start in first for start in _THOUGHT_STARTS)
-    others = all(thought.strip().startswith(_THOUGHT_STARTS) for thought in thoughts[1:])
-    return bool(thoughts) and not after.strip() and begun and others
-
-
 def _is_mark(token: str) -> bool:
     """Whether a token that a template writes is no word and no white space."""
     return bool(token.strip()) and not token.strip().isalnum()
 
 
-def _stand_in(number: int) -> str:
-    return f"\ufdd0{number}\ufdd1"
-
-
 def _in_order(numbers: list[int]) -> bool:
     return numbers == sorted(numbers)
-
-
-def _name(called: Any) -> str:
-    """The name of a tool or of a tool call."""
-    function = called.get("function", called) if isinstance(called, Mapping) else {}
-    return str(function.get("name", "")) if isinstance(function, Mapping) else ""
-
-
-def _words(text: str) -> str:
-    """A text without its white space."""
-    return "".join(text.split())
-
-
-def _common(one: str, two: str) -> int:
-    """Length of the start that two texts share."""
-    if two.startswith(one):
-        return len(one)
-    pairs = enumerate(zip(one, two, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), len(two))

@@ -18,6 +18,7 @@ ROLE_NAMES = {
     "tool": ("tool", "function", "observation", "ipython", "function_response", "tool_response"),
 }
 _ROLE = {name: role for role, names in ROLE_NAMES.items() for name in names}
+_PLAIN, _SPOKEN = {"role", "content"}, {"system", "user", "assistant"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _SYSTEM = ("system", "system_prompt")  # columns next to the turns
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -81,6 +82,9 @@ def _listed(value: Any, what: str) -> list[Any]:
 
 def turn(value: Any) -> Turn:
     """One turn. Role and content may be named ``from`` and ``value``. Raises Unusable."""
+    if type(value) is dict and value.keys() == _PLAIN and isinstance(value["content"], str):
+        if value["role"] in _SPOKEN:  # as nearly all turns are, and there are millions
+            return {"role": value["role"], "content": value["content"]}
     if not isinstance(value, Mapping):
         raise Unusable("a turn that is no {role, content}")
     name = next((value[key] for key in ("role", "from") if value.get(key) is not None), None)
