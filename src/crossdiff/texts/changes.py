@@ -84,7 +84,7 @@ def _left_out(turn: Turn, shown: Shown, said: str) -> Iterator[str]:
     """Tells of reasoning and tool calls that are missing in ``said``, the text of the turn."""
     if reasoning := turn.get("reasoning_content"):
         other = {**turn, "reasoning_content": stand_in(0)}
-        if _words(reasoning) not in _words(said) or not _shows([stand_in(0)], shown, other):
+        if words(reasoning) not in words(said) or not _shows([stand_in(0)], shown, other):
             yield "reasoning that the chat template leaves out"
     if calls := turn.get("tool_calls"):
         names = [stand_in(number) for number in range(len(calls))]
@@ -151,8 +151,8 @@ def _change(turn: Turn, said: str, notes: list[str]) -> str | None:
             return None
     if (
         thoughts
-        and _words(content).endswith(_words(found))
-        and (_words(content).removesuffix(_words(found)) in ("", *THOUGHT_STARTS))
+        and words(content).endswith(words(found))
+        and (words(content).removesuffix(words(found)) in ("", *THOUGHT_STARTS))
     ):  # the white space around the thought is the template's
         return None
     return "rewrites"
@@ -176,7 +176,7 @@ def name_of(called: Any) -> str:
     return str(function.get("name", "")) if isinstance(function, Mapping) else ""
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
     """A text without its white space."""
     return "".join(text.split())
 

@@ -2,12 +2,12 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.errors import first_line
-from crossdiff.texts.changes import STAND_IN, THOUGHT_ENDS, THOUGHT_STARTS, name_of, stand_in, trace
+from crossdiff.texts.changes import STAND_IN, THOUGHT_ENDS, THOUGHT_STARTS, name_of, stand_in, trace, words
 from crossdiff.texts.turns import Turn
 from crossdiff.texts.unusable import Unusable, as_text
 
@@ -45,7 +45,7 @@ def shown(
     if the template refuses the chat, or leaves out or rewrites what a turn says."""
     text = _renderer(tokenizer, repr(tokenizer.chat_template)).text(chat, None, ask, arguments)
     for turn in chat:
-        if _words(turn["content"]) not in _words(text):
+        if words(turn["content"]) not in words(text):
             raise Unusable(f"the chat template leaves out or rewrites a turn ({turn['role']})")
     return text
 
