@@ -18,7 +18,7 @@ ROLE_NAMES = {
     "tool": ("tool", "function", "observation", "ipython", "function_response", "tool_response"),
 }
 _ROLE = {name: role for role, names in ROLE_NAMES.items() for name in names}
-_PLAIN, _SPOKEN = {"role", "content"}, {"system", "user", "assistant"}
+_PLAIN, _SPOKEN = {"role", "content"}, ("system", "user", "assistant")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _SYSTEM = ("system", "system_prompt")  # columns next to the turns
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
