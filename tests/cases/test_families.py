@@ -27,7 +27,7 @@ from crossdiff.models.load import check_weights, load_model
 PAGE = Path(__file__).parents[2] / "docs/families.md"
 ALL = [*FAMILIES, *VISION_FAMILIES]
 QUICK = ("gpt2", "gemma3", "gpt_oss", "deepseek_v3", "qwen3_next", "jamba", "lfm2", "mamba", "rwkv")
-LAYER, EXACT = 1, 1e-5  # float32 on one machine rounds that much at most
+LAYER, EXACT = 1, 5e-5  # float32 rounds that much at most, in the token that it rounds most
 GENERATOR = np.random.default_rng(0)
 TEXTS = [GENERATOR.integers(1, VOCABULARY - 4, size=length) for length in (7, 20, 20, 41)]
 
