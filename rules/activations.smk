@@ -10,6 +10,7 @@ rule harvest_activations:
     input:
         model="results/models/{model}",
         tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
+        texts=ancient("results/tokens/{tokenizer}/{dataset}.{split}/read.json"),
         checked=ancient("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
         proved=ancient("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
     output:

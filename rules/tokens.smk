@@ -41,6 +41,28 @@ rule tokenise:
         "../workflow_scripts/tokenise.py"
 
 
+rule check_texts:
+    """Say what was read of a split when all its shards are there. No shard is harvested before."""
+    input:
+        lambda w: next_place(
+            f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{RUN.shards(w.dataset, w.split)[-1]}.parquet"
+        ),
+    output:
+        "results/tokens/{tokenizer}/{dataset}.{split}/read.json",
+    log:
+        "logs/tokens/{tokenizer}/{dataset}.{split}/check_texts.log",
+    priority: 50
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        code=code_digest("check_texts"),
+    message:
+        "Checking the texts of {wildcards.dataset}, {wildcards.split}"
+    script:
+        "../workflow_scripts/check_texts.py"
+
+
 localrules:
     tokens,
 

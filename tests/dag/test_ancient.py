@@ -16,3 +16,16 @@ def test_change_of_the_proofs_code_redoes_the_proof_alone(ours: Checkout) -> Non
     path.write_text(path.read_text().replace("CLOSE = 2", "CLOSE = 3"))
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
     assert jobs.keys() - {"all"} == {"prove_model"}
+
+
+def test_no_shard_is_harvested_before_all_texts_were_read(checkout: Checkout) -> None:
+    cache = "results/activations/tiny-base/layer1/tiny-chat/requests.train/0000.h5"
+    jobs = planned(checkout.snakemake(cache, "--dry-run", "--configfile", TINY).stdout)
+    assert (jobs["harvest_activations"], jobs["check_texts"], jobs["tokenise"]) == (1, 1, 2)
+
+
+def test_larger_budget_reads_texts_and_keeps_caches(ours: Checkout) -> None:
+    config = ours.changed(TINY, {"datasets.requests.tokens": 18000})
+    jobs = planned(ours.snakemake("--dry-run", "--configfile", config).stdout)
+    # One shard more, for both models.
+    assert (jobs["tokenise"], jobs["check_texts"], jobs["harvest_activations"]) == (1, 1, 2)

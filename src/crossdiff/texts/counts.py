@@ -19,9 +19,22 @@ def read_counts(path: str | Path) -> dict[str, Any]:
     ``path`` is the file that ``tokenising.tokenise_shard`` wrote next to the shard. Raises UserError for
     another one.
     """
+    return _part(path, "read")
+
+
+def read_so_far(path: str | Path) -> dict[str, Any]:
+    """What was read for this shard and all before it: records, skipped ones by reason, and examples.
+
+    The shard has passed ``tokens.unusable``, which counts the same records. Raises UserError as
+    ``read_counts`` does.
+    """
+    return _part(path, "so_far")
+
+
+def _part(path: str | Path, key: str) -> dict[str, Any]:
     try:
-        counts: dict[str, Any] = read_json(path)["read"]
-        return counts
+        found: dict[str, Any] = read_json(path)[key]
+        return found
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: does not say what was read for a shard") from error
 
