@@ -24,7 +24,7 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.optimiser import KernelAdam, new_optimiser
 from crossdiff.device import keep_freed_memory, to_device, usable_memory
 from crossdiff.errors import UserError
-from crossdiff.provenance.storage import atomic_path
+from crossdiff.provenance.storage import atomic_path, remove_temporaries
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +286,9 @@ def train(
     latents, tokens = training.crosscoder.latents, activations.tokens
     log.info("training a %s crosscoder of %d latents on %d tokens", settings.loss, latents, tokens)
     if checkpoint is not None:
+        remove_temporaries(
+            training_log
+        )  # of an attempt that was killed; the checkpoint's lock says it is dead
         training.resume(checkpoint)
     training.run(checkpoint)
     if settings.needs_held_out and held_out is not None:

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: each is written under a temporary name and renamed when complete."""
 
 import errno
+import glob
 import json
 import os
 import re
@@ -80,6 +81,13 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(final: str | Path) -> None:
+    """Remove the files that killed writers of ``final`` left next to it. No writer may be alive."""
+    final = Path(final)
+    for left in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}{final.suffix}"):
+        left.unlink(missing_ok=True)
 
 
 def _replace_folder(temporary: Path, final: Path) -> None:

@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 
 from crossdiff.errors import UserError
-from crossdiff.provenance.storage import atomic_path, read_json, write_csv, write_json, write_parquet
+from crossdiff.provenance.storage import (
+    atomic_path,
+    read_json,
+    remove_temporaries,
+    write_csv,
+    write_json,
+    write_parquet,
+)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -176,3 +183,17 @@ def test_tables_come_back(tmp_path):
 def test_csv_has_six_significant_digits(tmp_path):
     write_csv(tmp_path / "table.csv", pd.DataFrame({"value": [1 / 3, 123456789.0]}))
     assert (tmp_path / "table.csv").read_text().split() == ["value", "0.333333", "1.23457e+08"]
+
+
+def test_files_that_killed_writers_left_are_removed_and_no_others(tmp_path: Path) -> None:
+    for name in (
+        ".a.csv.0123abcd.csv",
+        "a.csv",
+        ".a.csv.record.json",
+        ".b.csv.0123abcd.csv",
+        ".a.csv.kept.csv",
+    ):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path / "a.csv")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a.csv", ".a.csv.record.json", ".b.csv.0123abcd.csv", ".a.csv.kept.csv"}
