@@ -560,7 +560,8 @@ def test_changed_text_makes_new_caches_of_its_shard_only(checkout):
     before = {number: place(checkout, number) for number in range(3)}
     write_jsonl(path, texts[:60])
     printed = checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout
-    assert planned(printed) == {"tokenise": 4, "harvest_activations": 8, "activations": 1}
+    expected = {"tokenise": 4, "check_texts": 2, "harvest_activations": 8, "activations": 1}
+    assert planned(printed) == expected
     assert "4 token shards are tokenised again" in printed and "fewer jobs may run" in printed
     result = checkout.snakemake("activations", "--configfile", config)
     assert result.returncode == 0, result.stdout
