@@ -163,8 +163,8 @@ def checked(role):
 def proved(*roles):
     """The proofs that what jobs compute with these models is what the models compute themselves.
 
-    Answers without a change do not depend on the layer, as a proof does. So their rules do not wait for one.
-    The report does, and a proof starts first.
+    A proof belongs to a layer. generate_answers and measure_refusals do not depend on the layer, so they do
+    not wait for it. The report waits: it needs the harvest, and the harvest needs the proof.
     """
     return ancient([checked(role).replace("checked.json", "proved.json") for role in roles])
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers_adapters import FakeHub
 from helpers_config import changed, refusal_of
-from helpers_folders import random_model
+from helpers_folders import edit, random_model
 from helpers_report import BETAS, EXAMPLES, inputs, page_of
 from helpers_texts import one_line
 from safetensors.torch import load_file, save_file
@@ -40,10 +40,6 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def copy(base, tmp_path) -> Path:
     return shutil.copytree(base, tmp_path / "copy")
-
-
-def edit(path: Path, **settings) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def rewrite(folder: Path, change) -> None:

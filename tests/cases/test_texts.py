@@ -1,11 +1,9 @@
-"""Texts as people have them: files of every kind, long documents, many shards, and sources that change."""
+"""Texts as people have them: files of every kind, and many shards."""
 
 import csv
 import gzip
 import io
 import json
-import re
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from conftest import TINY, Checkout, planned
 from helpers_config import refusal_of
-from helpers_texts import TOKENIZERS, documents, one_line, write_jsonl
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from helpers_texts import TOKENIZERS, documents, one_line, prose, write_jsonl
 
 from crossdiff.config import TextSource
 from crossdiff.config.text_files import ALLOWED
-from crossdiff.texts import documents as long_documents
 from crossdiff.texts.counts import read_counts
-from crossdiff.texts.documents import document_windows, ids_in_pieces
 from crossdiff.texts.shards import read_shard
 from crossdiff.texts.sources import read
-from crossdiff.texts.splits import document_id, in_split
 from crossdiff.texts.tokenising import tokenise_shard
 
 TEXTS = ["one", "zwölf\nlines", 'a "quoted", text', "\u2028 separators \x85", "", "last 🙂"]
@@ -238,152 +230,6 @@ def test_folder_or_glob_that_does_not_say_what_to_read_is_refused(corpus, named,
     assert one_line(read, source, "pages").startswith(f"config: datasets.pages.files: {said}")
 
 
-# Long documents.
-
-WORDS = [
-    *"the user said us and a yes no zwölf Straße don't we'll 12345 1,000.5 x_y".split(),
-    "🙂",
-    "日本",
-    "--",
-]
-SPACES = [" "] * 12 + ["\n", "\n\n", "  ", "\t", " \n ", ", ", ". "]
-
-
-def prose(words: int, seed: int = 0) -> str:
-    random = np.random.default_rng(seed)
-    chosen = zip(random.choice(WORDS, words), random.choice(SPACES, words), strict=True)
-    return "".join(word + space for word, space in chosen)
-
-
-def trained(model, trainer, *, normalizer=None, split=None, then=None) -> PreTrainedTokenizerFast:
-    """A small tokenizer. ``then`` replaces the pre-tokenizer after the training."""
-    tokenizer = Tokenizer(model)
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    if split is not None:
-        tokenizer.pre_tokenizer = split
-    tokenizer.train_from_iterator([prose(400, seed) for seed in range(20)], trainer)
-    if then is not None:
-        tokenizer.normalizer = then
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-
-
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-SENTENCEPIECE = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-
-
-def bpe(size: int = 400, alphabet=()):
-    return trainers.BpeTrainer(
-        vocab_size=size, special_tokens=["<unk>"], initial_alphabet=list(alphabet), show_progress=False
-    )
-
-
-def of_kind(kind: str) -> PreTrainedTokenizerFast:
-    match kind:
-        case "bytes, as GPT-2":
-            return trained(
-                models.BPE(), bpe(alphabet=BYTES), split=pre_tokenizers.ByteLevel(add_prefix_space=False)
-            )
-        case "bytes with a space before":
-            return trained(
-                models.BPE(), bpe(alphabet=BYTES), split=pre_tokenizers.ByteLevel(add_prefix_space=True)
-            )
-        case "bytes, as Llama 3":
-            split = pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(Regex(GPT4), "isolated"),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
-            )
-            return trained(models.BPE(), bpe(alphabet=BYTES), split=split)
-        case "bytes of the whole text":
-            return trained(
-                models.BPE(),
-                bpe(alphabet=BYTES),
-                split=pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            )
-        case "words of SentencePiece, as T5":
-            trainer = trainers.UnigramTrainer(
-                vocab_size=200, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
-            )
-            return trained(models.Unigram(), trainer, split=pre_tokenizers.Metaspace())
-        case "SentencePiece without words, as Llama 2":
-            split = pre_tokenizers.Metaspace()
-            return trained(models.BPE(unk_token="<unk>"), bpe(), split=split, then=SENTENCEPIECE)
-        case "SentencePiece whose tokens join words":
-            return trained(models.BPE(unk_token="<unk>"), bpe(), normalizer=SENTENCEPIECE)
-        case "word pieces, as BERT":
-            trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False)
-            return trained(
-                models.WordPiece(unk_token="<unk>"),
-                trainer,
-                normalizer=normalizers.BertNormalizer(),
-                split=pre_tokenizers.BertPreTokenizer(),
-            )
-    raise ValueError(kind)
-
-
-@pytest.mark.parametrize(
-    ("kind", "is_cut"),
-    [
-        ("bytes, as GPT-2", True),
-        ("bytes with a space before", True),
-        ("bytes, as Llama 3", True),
-        ("bytes of the whole text", False),
-        ("words of SentencePiece, as T5", True),
-        ("SentencePiece without words, as Llama 2", True),
-        ("SentencePiece whose tokens join words", False),
-        ("word pieces, as BERT", True),
-    ],
-)
-def test_pieces_have_the_ids_of_the_whole_document(kind, is_cut):
-    tokenizer = of_kind(kind)
-    for seed in range(3):
-        text = prose(6000, 100 + seed)
-        parts = list(ids_in_pieces(text, tokenizer, piece=300))
-        assert [*chain(*parts)] == tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert (len(parts) > 20) == is_cut
-
-
-@pytest.mark.parametrize(
-    "text", ["日本語の文章です。" * 2000, "x" * 20_000, "1 2 3 4 " * 3000, "\n" * 20_000]
-)
-def test_document_without_a_place_to_cut_is_tokenised_as_a_whole(text):
-    tokenizer = of_kind("bytes, as GPT-2")
-    parts = list(ids_in_pieces(text, tokenizer, piece=300))
-    assert parts == [tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-
-def test_windows_of_short_and_long_documents_are_those_of_the_whole(monkeypatch):
-    monkeypatch.setattr(long_documents, "PIECE", 500)
-    tokenizer = TOKENIZERS["llama3"]
-    texts = [prose(length, length) for length in (5, 4000, 0, 50, 900)]
-    for text, windows in zip(texts, document_windows(texts, tokenizer, 32), strict=True):
-        ids, found = tokenizer(text, add_special_tokens=False)["input_ids"], list(windows)
-        assert [window.token[0] for window in found] == [tokenizer.bos_token_id] * len(found)
-        assert [id for window in found for id in window.token[1:].tolist()] == ids
-        assert all(len(window.token) == 32 for window in found[:-1])
-
-
-def test_only_what_is_asked_for_of_a_long_document_is_tokenised(monkeypatch):
-    monkeypatch.setattr(long_documents, "PIECE", 500)
-    read_characters = []
-    monkeypatch.setattr(
-        long_documents,
-        "_ids",
-        lambda text, tokenizer: read_characters.append(len(text)) or [1] * len(text),
-    )
-    monkeypatch.setattr(long_documents, "_cut", lambda text, near, tokenizer: (near, near))
-    [windows] = document_windows(["ab" * 50_000], TOKENIZERS["llama3"], 32)
-    next(windows)
-    assert read_characters == [500]
-
-
 # Shards.
 
 
@@ -510,96 +356,3 @@ def test_malformed_record_of_many_is_skipped_and_counted_once(tmp_path, name):
             skipped += counts["skipped"].items()
         assert json.loads(previous.read_text())["so_far"]["records"] == records
     assert skipped == [(reason, 1)]
-
-
-# Sources that change.
-
-
-def corpus_run(checkout: Checkout) -> tuple[str, Path, list[str]]:
-    """Harvest a data set of 3 training shards from a folder of 2 files: the config, a file and its texts."""
-    folder = checkout.folder / "corpus"
-    folder.mkdir()
-    texts = [prose(50, seed) for seed in range(120)]
-    write_jsonl(folder / "a.jsonl", texts[:60])
-    write_jsonl(folder / "b.jsonl", texts[60:])
-    changes = {"files": ["corpus"], "tokens": 6000, "validation_tokens": 400}
-    config = checkout.changed(
-        TINY,
-        {"tokens.shard": 2000, "tokens.unusable": 0.2}
-        | {f"datasets.readme.{key}": value for key, value in changes.items()},
-    )
-    result = checkout.snakemake("activations", "--configfile", config)
-    assert result.returncode == 0, result.stdout
-    return config, folder / "a.jsonl", texts
-
-
-def place(checkout: Checkout, shard: int) -> dict:
-    path = checkout.folder / f"results/tokens/tiny-chat/readme.train/{shard:04d}.next.json"
-    return json.loads(path.read_text())
-
-
-def jobs(printed: str) -> list[str]:
-    """Give the jobs of a run that tokenise and harvest, by what they make."""
-    return sorted(re.findall(r"(?:Tokenising|Harvesting) .*", printed))
-
-
-def test_changed_text_makes_new_caches_of_its_shard_only(checkout):
-    config, path, texts = corpus_run(checkout)
-    fraction = 0.2  # of the tiny config
-    first, last = place(checkout, 0)["text"], place(checkout, 1)["text"]
-    training = [
-        number for number in range(first, last) if in_split(document_id(texts[number]), "train", fraction)
-    ]
-    assert last < 60 and len(training) > 3
-    number = training[1]
-    texts[number] = next(
-        text
-        for end in ("!", "?", ";", ":", "*", "+")
-        if in_split(document_id(text := texts[number] + end), "train", fraction)
-    )
-    before = {number: place(checkout, number) for number in range(3)}
-    write_jsonl(path, texts[:60])
-    printed = checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout
-    expected = {"tokenise": 4, "check_texts": 2, "harvest_activations": 8, "activations": 1}
-    assert planned(printed) == expected
-    assert "4 token shards are tokenised again" in printed and "fewer jobs may run" in printed
-    result = checkout.snakemake("activations", "--configfile", config)
-    assert result.returncode == 0, result.stdout
-    assert jobs(result.stdout) == [
-        "Harvesting tiny-base: readme, train shard 0001",
-        "Harvesting tiny-chat: readme, train shard 0001",
-        "Tokenising readme, train shard 0000",
-        "Tokenising readme, train shard 0001",
-        "Tokenising readme, train shard 0002",
-        "Tokenising readme, validation shard 0000",
-    ]
-    assert place(checkout, 0) == before[0]
-    assert place(checkout, 1) == before[1] | {"offset": before[1]["offset"] + 1}
-    assert not planned(checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout)
-    audit = checkout.crossdiff("audit", "--all", "--configfile", config)
-    assert audit.returncode == 0 and "verified" in audit.stdout, audit.stdout
-    # A record that can't be used comes into the file, and is taken out again. No token changes.
-    for line, skipped in (("no JSON\n", 1), ("", 0)):
-        path.write_text(line + path.read_text().removeprefix("no JSON\n"))
-        result = checkout.snakemake("activations", "--configfile", config)
-        assert result.returncode == 0, result.stdout
-        assert len(jobs(result.stdout)) == 4 and not re.search("^Harvesting", result.stdout, re.M)
-        read = [
-            read_counts(place) for place in (checkout.folder / "results/tokens").rglob("readme.*/*.next.json")
-        ]
-        assert sum(counts["skipped"].get("a line that is not JSON", 0) for counts in read) == skipped
-        assert not planned(checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout)
-
-    # A file that comes into the folder is read, too.
-    write_jsonl(path.with_name("0.jsonl"), ["first of all"])
-    printed = checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout
-    assert planned(printed)["tokenise"] == 4
-    path.with_name("0.jsonl").unlink()
-    (path.parent / "notes.md").write_text("not read")
-    assert not planned(checkout.snakemake("activations", "--dry-run", "--configfile", config).stdout)
-    # A folder that holds nothing to read is named before any job.
-    for name in ("a", "b"):
-        (path.parent / f"{name}.jsonl").unlink()
-    result = checkout.snakemake("activations", "--dry-run", "--configfile", config)
-    assert result.returncode == 1
-    assert "config: datasets.readme.files: found corpus, a folder without files" in result.stdout

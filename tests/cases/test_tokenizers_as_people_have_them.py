@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers_config import changed
-from helpers_folders import random_model
+from helpers_folders import edit, random_model
 from helpers_texts import one_line
 
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
@@ -23,10 +23,6 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def copy(base, tmp_path) -> Path:
     return shutil.copytree(base, tmp_path / "copy")
-
-
-def edit(path: Path, **settings) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def without_tokenizer(folder: Path) -> None:

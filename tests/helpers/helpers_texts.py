@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -95,3 +96,19 @@ TOKENIZERS = {
     "markers that are ordinary tokens": make_tokenizer(MARKERS, ()),
 }
 TOKENIZERS["markers that are ordinary tokens"].add_tokens(["<issue_start>", "<issue_closed>"])
+
+
+WORDS = [
+    *"the user said us and a yes no zwölf Straße don't we'll 12345 1,000.5 x_y".split(),
+    "🙂",
+    "日本",
+    "--",
+]
+SPACES = [" "] * 12 + ["\n", "\n\n", "  ", "\t", " \n ", ", ", ". "]
+
+
+def prose(words: int, seed: int = 0) -> str:
+    """A made-up text with odd words and white space."""
+    random = np.random.default_rng(seed)
+    chosen = zip(random.choice(WORDS, words), random.choice(SPACES, words), strict=True)
+    return "".join(word + space for word, space in chosen)

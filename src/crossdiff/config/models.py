@@ -19,8 +19,8 @@ from crossdiff.config.base import (
     exactly_one,
     with_ranges,
 )
-from crossdiff.config.given import GIVEN, Adapter, Gguf, LocalPath
-from crossdiff.config.sources import HubModel, Package
+from crossdiff.config.given import GIVEN, Adapter, GivenModel
+from crossdiff.config.sources import Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))
@@ -181,7 +181,7 @@ class RandomModel(Section):
     seed: Annotated[NonNegativeInt, about("Decides the weights.", "seed")] = 0
 
 
-class ModelSource(Section):
+class ModelSource(GivenModel):
     """Where a model comes from. Give exactly one source.
 
     ``finetune`` and ``planted`` are for the chat model alone.
@@ -191,20 +191,13 @@ class ModelSource(Section):
         Name | None,
         about("Name of the model's folder in results/models. Left out: the pair's name and -base or -chat."),
     ] = None
-    hub: HubModel | None = None
-    folder: Annotated[
-        LocalPath | None,
-        about("A local Hugging Face folder: config.json, *.safetensors and tokenizer files."),
-    ] = None
-    package: Package | None = None
-    gguf: Gguf | None = None
     adapter: Adapter | None = None
     random: RandomModel | None = None
     finetune: Finetune | None = None
     planted: Planted | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> "ModelSource":
+    def _one_of_them(self) -> "ModelSource":
         exactly_one(self, SOURCES)
         return self
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from crossdiff.config import Adapter, Gguf, GivenModel, ModelSource
+from crossdiff.config import Adapter, Gguf, GivenModel
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from crossdiff.models.weight_files import check_once, read_tensors, within
@@ -44,7 +44,7 @@ def read_adapter(folder: str | Path) -> dict[str, Any]:
     return values
 
 
-def check_adapter(folder: str | Path, adapter: Adapter, base: ModelSource | GivenModel, key: str) -> None:
+def check_adapter(folder: str | Path, adapter: Adapter, base: GivenModel, key: str) -> None:
     """Check that a folder holds a whole adapter that was trained on ``base``.
 
     ``key`` is the adapter's key in the config. The base is compared by name: the repository on the hub, or
@@ -74,7 +74,7 @@ def check_adapter(folder: str | Path, adapter: Adapter, base: ModelSource | Give
         )
 
 
-def _name(base: ModelSource | GivenModel) -> str:
+def _name(base: GivenModel) -> str:
     """What the config calls a base model: its repository, path, package, or kind of source."""
     if base.hub:
         return base.hub.name
@@ -89,7 +89,7 @@ def _of_gguf(gguf: Gguf) -> str:
     return f"{gguf.hub.name}, {gguf.file}" if gguf.hub else gguf.file
 
 
-def _same(named: str, base: ModelSource | GivenModel) -> bool:
+def _same(named: str, base: GivenModel) -> bool:
     """Whether the ``named`` base (a repository or a path) is the one of the config, as far as names tell."""
     if base.hub and named.count("/") == 1 and not named.startswith((".", "/", "~")):
         return named.lower() == base.hub.name.lower()

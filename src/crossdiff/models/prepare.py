@@ -65,7 +65,7 @@ def prepare(
         raise ValueError(f"model source {kind}: can't be prepared")
 
 
-def _given(source: ModelSource | GivenModel, folder: Path, archive: str | None) -> None:
+def _given(source: GivenModel, folder: Path, archive: str | None) -> None:
     if source.hub is not None:
         _download(source.hub, folder)
     elif source.folder is not None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from crossdiff.config import MODELS, Config, GivenModel, ModelSource, TextSource, load
+from crossdiff.config import MODELS, Config, GivenModel, TextSource, load
 from crossdiff.config.declared import flatten
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
@@ -32,6 +32,7 @@ class Run:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.config: Config = load(values)
         self._values = self.config.model_dump(mode="json", by_alias=True)
+        self._text_files: dict[str, list[str]] = {}
 
     def settings(self, *keys: str) -> Callable[[Any], dict[str, Any]]:
         """Return a params function: the settings below ``keys`` as one sorted, flat, plain dict of full keys.
@@ -140,11 +141,14 @@ class Run:
                 )
 
     def text_files(self, dataset: str) -> list[str]:
-        """The local files that a data set's texts are read from; folders and globs are looked up.
+        """The local files that a data set's texts are read from.
 
-        Raises UserError for a folder or glob that does not say which files to read.
+        Folders and globs are looked up once, because the job of every shard asks. Raises UserError for a
+        folder or glob that does not say which files to read.
         """
-        return self.config.datasets[dataset].local_files(f"datasets.{dataset}")
+        if dataset not in self._text_files:
+            self._text_files[dataset] = self.config.datasets[dataset].local_files(f"datasets.{dataset}")
+        return self._text_files[dataset]
 
     def n_shards(self, dataset: str, split: str) -> int:
         """How many shards a split has."""
@@ -160,7 +164,7 @@ class Run:
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
 
 
-def _given_files(source: ModelSource | GivenModel, key: str) -> list[str]:
+def _given_files(source: GivenModel, key: str) -> list[str]:
     """Local files of a folder or GGUF file. Raises UserError, with the ``key``, if a folder is no model's."""
     if source.gguf is not None and source.gguf.hub is None:
         return [source.gguf.file]
@@ -171,7 +175,7 @@ def _given_files(source: ModelSource | GivenModel, key: str) -> list[str]:
     return [str(path) for path in model_files(Path(source.folder))]
 
 
-def _check_given(source: ModelSource | GivenModel, key: str) -> None:
+def _check_given(source: GivenModel, key: str) -> None:
     """Check what lies here of a model. Raises UserError, with the ``key``, for what is no whole model."""
     if source.gguf is not None and source.gguf.hub is None:
         check_gguf(Path(source.gguf.file), f"{key}.gguf.file: {source.gguf.file}")

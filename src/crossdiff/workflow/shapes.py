@@ -157,7 +157,7 @@ def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
     return _given_shape(source, root)
 
 
-def _given_shape(source: ModelSource | GivenModel, root: Path) -> Shape | None:
+def _given_shape(source: GivenModel, root: Path) -> Shape | None:
     if source.folder and (found := folder_shape(Path(source.folder))):
         return found
     name = source.hub.name if source.hub else source.package.key if source.package else source.folder or ""
@@ -190,7 +190,7 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
         return found
     hubs = {}
     for role in ("base", "chat"):
-        source: ModelSource | GivenModel = config.pair.source(role)
+        source: GivenModel = config.pair.source(role)
         key = f"pair.{role}"
         if isinstance(source, ModelSource) and source.adapter:  # of the size of its base
             source, key = source.adapter.base or config.pair.base, f"{key}.adapter.base"

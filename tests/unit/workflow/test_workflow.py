@@ -230,3 +230,12 @@ def test_folders_of_a_run_begin_with_its_own():
 def test_loading_a_result_ignores_the_inputs_that_the_rules_call_ancient():
     rules = (ROOT / "rules/activations.smk").read_text()
     assert set(re.findall(r"(\w+)=ancient\(", rules)) == set(ORDER_ONLY)
+
+
+def test_folder_of_texts_is_looked_up_once_for_the_jobs_of_all_shards(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+    pages = yaml.safe_load(SMALL)["datasets"]["pages"] | {"files": [str(tmp_path)]}
+    asked = run(datasets=yaml.safe_load(SMALL)["datasets"] | {"pages": pages})
+    assert asked.text_files("pages") == [str(tmp_path / "a.txt")]
+    monkeypatch.setattr("crossdiff.config.sources.expanded", None)  # calling it would fail
+    assert asked.text_files("pages") == [str(tmp_path / "a.txt")]
