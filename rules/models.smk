@@ -93,7 +93,7 @@ rule check_model:
         model="results/models/{model}",
         tokenizer="results/tokenizers/{tokenizer}",
     output:
-        "results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
+        update("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
     log:
         "logs/activations/{model}/layer{layer}/{tokenizer}/check_model.log",
     priority: 100
@@ -116,7 +116,7 @@ rule prove_model:
         tokenizer="results/tokenizers/{tokenizer}",
         checked="results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
     output:
-        "results/activations/{model}/layer{layer}/{tokenizer}/proved.json",
+        update("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
     log:
         "logs/activations/{model}/layer{layer}/{tokenizer}/prove_model.log",
     priority: 100
@@ -140,7 +140,7 @@ rule check_pair:
         base=checked("base"),
         chat=checked(ROLES[-1]),
     output:
-        of_layer("pair.json"),
+        update(of_layer("pair.json")),
     log:
         of_layer("check_pair.log", "logs"),
     priority: 100

@@ -48,7 +48,7 @@ rule check_texts:
             f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{RUN.shards(w.dataset, w.split)[-1]}.parquet"
         ),
     output:
-        "results/tokens/{tokenizer}/{dataset}.{split}/read.json",
+        update("results/tokens/{tokenizer}/{dataset}.{split}/read.json"),
     log:
         "logs/tokens/{tokenizer}/{dataset}.{split}/check_texts.log",
     priority: 50
