@@ -10,7 +10,9 @@ rule train_crosscoder:
     input:
         unpack(
             lambda w: (
-                pairs("validation", "held_out_") if CONFIG.crosscoders[w.crosscoder].needs_held_out else {}
+                {name: f(w) if callable(f) else f for name, f in pairs("validation", "held_out_").items()}
+                if CONFIG.crosscoders[w.crosscoder].needs_held_out
+                else {}
             )
         ),
         **pairs("train"),

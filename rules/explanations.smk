@@ -10,7 +10,7 @@ EXPLAINERS = {"patterns": "patterns"} | ({"language model": "explanations"} if C
 EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields if key != "prices"]
 EXPLANATIONS = [
     *(path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")),
-    here("tables/explanations.csv"),
+    of_layer("tables/explanations.csv"),
 ]
 
 
@@ -21,7 +21,7 @@ rule find_patterns:
         background=trained("background.parquet"),
         scaling=trained("scaling.parquet"),
         tokens=token_shards("train"),
-        tokenizer=TOKENIZER,
+        tokenizer=tokenizer,
     output:
         patterns=trained("patterns.parquet"),
         quantiles=trained("patterns_quantiles.parquet"),
@@ -50,7 +50,7 @@ if CONFIG.explanations:
             background=trained("background.parquet"),
             betas=trained("betas.parquet"),
             tokens=token_shards("train"),
-            tokenizer=TOKENIZER,
+            tokenizer=tokenizer,
             model=CONFIG.explanations.model.folder or [],
         output:
             explanations=trained("explanations.parquet"),

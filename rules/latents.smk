@@ -7,7 +7,7 @@ twins, density, and agreement across seeds.
 
 LATENTS = [
     *every_training("examples.parquet"),
-    *(here(f"tables/{table}.csv") for table in ("template_tokens", "twins", "seed_agreement")),
+    *(of_layer(f"tables/{table}.csv") for table in ("template_tokens", "twins", "seed_agreement")),
 ]
 
 

@@ -7,16 +7,16 @@ difference is known. These take the place of harvested ones. They also give scor
 
 PLANTED = (
     [
-        here("report/leaderboard.html"),
-        *(here(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "claims")),
+        of_layer("report/leaderboard.html"),
+        *(of_layer(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "claims")),
     ]
-    if CONFIG.pair.chat.planted
+    if CONFIG.planted
     else []
 )
 PLANTED_FIGURES = ("calls", "recall", "roc", "ratios", "agreement")
 
 
-if CONFIG.pair.chat.planted:
+if CONFIG.planted:
 
     localrules:
         planted,
@@ -24,13 +24,13 @@ if CONFIG.pair.chat.planted:
     rule planted:
         """Build the leaderboard, and test the paper's claims where the truth is known."""
         input:
-            PLANTED,
+            everywhere(*PLANTED),
 
     rule draw_concepts:
         """Draw kinds, directions, strengths and contexts of all concepts. Refuse what does not fit."""
         input:
             tokens=token_shards("train"),
-            background=[] if CONFIG.pair.chat.planted.noise else harvested("train", "base"),
+            background=[] if CONFIG.planted.noise else harvested("train", "base"),
         output:
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),
@@ -55,12 +55,11 @@ if CONFIG.pair.chat.planted:
     rule plant_concepts:
         """Write both models' caches of one shard, and every firing in it."""
         input:
-            tokens=f"results/tokens/{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.parquet",
-            background=(
+            tokens=lambda w: f"{RUN.of(w).tokens}/{w.dataset}.{w.split}/{w.shard}.parquet",
+            background=lambda w: (
                 []
-                if CONFIG.pair.chat.planted.noise
-                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/"
-                f"{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.h5"
+                if CONFIG.planted.noise
+                else f"{RUN.of(w).activations('base')}/{w.dataset}.{w.split}/{w.shard}.h5"
             ),
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),
@@ -112,7 +111,7 @@ if CONFIG.pair.chat.planted:
     rule score_crosscoders:
         """Score every crosscoder, seed and calling rule, and judge the paper's claims."""
         input:
-            concepts=here("planted/concepts.csv"),
+            concepts=of_layer("planted/concepts.csv"),
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
         output:
@@ -138,7 +137,7 @@ if CONFIG.pair.chat.planted:
     rule figure_planted:
         """Draw what each rule calls, false members against recall, ROC, and recovered ratios."""
         input:
-            concepts=here("planted/concepts.csv"),
+            concepts=of_layer("planted/concepts.csv"),
             scores=of_layer("tables/planted_scores.csv"),
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
@@ -167,18 +166,18 @@ if CONFIG.pair.chat.planted:
         input:
             template=shipped("report/leaderboard.html.jinja"),
             parts=shipped("report/figure.html.jinja"),
-            concepts=here("planted/concepts.csv"),
-            summary=here("summary.json"),
+            concepts=of_layer("planted/concepts.csv"),
+            summary=of_layer("summary.json"),
             tables=[
-                here(f"tables/{table}.csv")
+                of_layer(f"tables/{table}.csv")
                 for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
             ],
-            figures=[here(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
-            captions=[here(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
+            figures=[of_layer(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
+            captions=[of_layer(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
         output:
-            here("report/leaderboard.html"),
+            of_layer("report/leaderboard.html"),
         log:
-            here("write_leaderboard.log", "logs"),
+            of_layer("write_leaderboard.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"

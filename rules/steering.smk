@@ -19,15 +19,15 @@ if CONFIG.steering:
     rule steering:
         """Build the figure and tables of what turning latents up and down does to the answers."""
         input:
-            here("figures/steering.svg"),
-            STEERING_TABLES.values(),
+            everywhere(of_layer("figures/steering.svg")),
+            [everywhere(*files) for files in STEERING_TABLES.values()],
 
     rule steer_latents:
         """Let the chat model answer held-out requests under every direction and strength."""
         input:
-            base=MODEL["base"],
-            chat=MODEL["chat"],
-            tokenizer=TOKENIZER,
+            base=model("base"),
+            chat=model("chat"),
+            tokenizer=tokenizer,
             requests=CONFIG.behaviour.requests,
             weights=trained("weights.safetensors"),
             config=trained("config.json"),

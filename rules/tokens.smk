@@ -11,7 +11,7 @@ if workflow.is_main_process:
 rule tokenise:
     """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
-        tokenizer=TOKENIZER,
+        tokenizer="results/tokenizers/{tokenizer}",
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
         files=lambda w: RUN.text_files(w.dataset),
         previous=lambda w: (
@@ -71,4 +71,4 @@ localrules:
 rule tokens:
     """All token shards."""
     input:
-        [shard for split in SPLITS for shard in token_shards(split)],
+        [shard for seen in RUN.comparisons for split in SPLITS for shard in shard_files(seen, split)],

@@ -5,14 +5,12 @@ the Snakefile imports it.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from crossdiff.config.analysis import (
     FEWEST_ACTIVE_BLOCKS,
-    Analysis,
     Behaviour,
     Bootstrap,
     Causal,
@@ -28,7 +26,7 @@ from crossdiff.config.analysis import (
     SteeringGrid,
     Twins,
 )
-from crossdiff.config.base import ByName, Name, NonNegativeInt, Section, about
+from crossdiff.config.base import Section
 from crossdiff.config.crosscoders import (
     Activations,
     BatchTopKSettings,
@@ -38,7 +36,7 @@ from crossdiff.config.crosscoders import (
 )
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.given import Adapter, Gguf, GivenModel
-from crossdiff.config.losses import LOSSES, AnyCrosscoder, crosscoder_settings
+from crossdiff.config.losses import LOSSES, crosscoder_settings
 from crossdiff.config.models import (
     BASE,
     CHAT,
@@ -51,7 +49,7 @@ from crossdiff.config.models import (
     PlantedConcepts,
     RandomModel,
 )
-from crossdiff.config.pairs import GivenPair, NamedPair, Pair
+from crossdiff.config.pairs import Pair
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import (
     Dataset,

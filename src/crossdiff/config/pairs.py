@@ -138,7 +138,8 @@ def check_models(models: Mapping[str, ModelSource]) -> None:
         origin = models[source.origin]
         if origin.adapter is not None and not origin.adapter.merge:
             raise ValueError(
-                f"models.{source.origin}.adapter.merge: found False, allowed: True, since {name} is made from it"
+                f"models.{source.origin}.adapter.merge: found False, allowed: True, "
+                f"since {name} is made from it"
             )
         seen, above = {name}, source.origin
         while above in models and (above_it := models[above].origin) is not None:

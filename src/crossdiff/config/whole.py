@@ -22,8 +22,9 @@ KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # next to those of cr
 class Config(Analysis):
     """A whole configuration: what is compared and trained, and what is measured of it.
 
-    Give ``pair``, or ``models`` and ``pairs``. Each seed may appear once. A crosscoder must not have the name of a folder of results: tables, figures,
-    report, planted.
+    Give ``pair``, or ``models`` and ``pairs``. Each seed may appear once. A crosscoder must not have the name
+    of a folder of results: tables, figures, report, planted. Where there are several pairs or layers, the
+    path of a ``catalogue`` has ``{pair}`` and ``{layer}`` in it.
     """
 
     given_pair: Annotated[GivenPair | None, Field(alias="pair")] = None
@@ -224,7 +225,8 @@ class Config(Analysis):
             if wildcards.get("pair") in (None, pair.name)
             and wildcards.get("layer") in (None, str(pair.layer))
         ]
-        named = [pair for pair in found if wildcards.get("model") in map(pair.model_name, MODELS)]
+        model = wildcards.get("model")
+        named = [pair for pair in found if model in [pair.model_name(role) for role in MODELS]]
         return self.of((named or found)[0])
 
     def key_of(self, model: str) -> str:

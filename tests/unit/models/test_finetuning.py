@@ -186,7 +186,7 @@ def test_chats_cut_before_every_answers_end_are_refused_before_training(tokenize
         tmp_path / "log.csv",
     )
     assert (
-        message == "pair.chat.finetune.max_length: found 8, no training chat reaches an assistant's turn end"
+        message == "finetune.max_length: found 8, no training chat reaches an assistant's turn end"
     )
 
 
@@ -212,7 +212,7 @@ def test_too_few_training_chats_are_refused_with_their_number(talk, tokenizer):
     message = one_line(training_sequences, {"talk": talk}, {"talk": None}, tokenizer, settings)
     available = int(message.split()[-2].replace(",", ""))
     assert message.startswith(
-        "pair.chat.finetune.data.talk: found 100,000, the data set's training chats have "
+        "finetune.data.talk: found 100,000, the data set's training chats have "
     )
     assert available % 12 == 0 and 0 < available <= 1200
 
