@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, Checkout, planned
 from crossdiff.config import load
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
 
 

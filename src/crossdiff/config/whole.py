@@ -74,9 +74,10 @@ class Config(Analysis):
             found = "pairs and pair" if self.pairs else "no pair"
             raise ValueError(f"found {found}, allowed: pair, or pairs and models")
         if self.given_pair is not None:
-            if self.models:
+            found = models_of(self.given_pair)
+            if self.models and self.models != found:
                 raise ValueError("models: found with pair; name pairs of them in pairs, or leave models out")
-            self.__dict__["models"] = models_of(self.given_pair)
+            self.__dict__["models"] = found
             return self
         check_models(self.models)
         check_pairs(self.pairs, self.models)
