@@ -66,9 +66,9 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
 def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> str:
     """Digest of all that decides which jobs there are.
 
-    That is the config, the rules, the modules that rules use, the names of the files in local model folders
-    and in folders and globs of texts, and the content of files that tell whether models share a tokenizer.
-    ``home`` is the folder of the Snakefile if it is not ``root``, in which the run works.
+    That is the config, the rules, the modules that rules use, and the names of the files in local model
+    folders and in folders and globs of texts. It is also the content of the files that tell whether models
+    share a tokenizer. ``home`` is the folder of the Snakefile if it is not ``root``, in which the run works.
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]

@@ -89,10 +89,10 @@ class Run:
         models = [model] if origin is None else [origin, model]
         return [f"models.{name}.{kind}" for name in models for kind in SOURCES]
 
-    def origin(self, model: str) -> list[str]:
-        """The folder of the model that this one is made from, if there is one."""
+    def origin(self, model: str) -> str | list[str]:
+        """The folder of the model that this one is made from, or an empty list, as an input of a rule."""
         origin = self.config.models[model].origin
-        return [] if origin is None else [f"results/models/{origin}"]
+        return [] if origin is None else f"results/models/{origin}"
 
     @property
     def made(self) -> list[str]:
