@@ -75,6 +75,12 @@ CONFIG = RUN.config
 COMPARISONS = [seen.pair for seen in RUN.comparisons]  # every pair at every layer
 # Roles that have a model. A planted chat model exists only as activations.
 ROLES = ["base"] if CONFIG.planted else list(MODELS)
+# What messages add where there are several.
+OF_PAIR = ", {wildcards.pair}" if pair_names(CONFIG)[1:] else ""
+AT_LAYER = (
+    ", layer {wildcards.layer}" if {pair.layer for pair in COMPARISONS} - {COMPARISONS[0].layer} else ""
+)
+AT = OF_PAIR + AT_LAYER
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
@@ -142,9 +148,7 @@ def every_training(file, seeds=CONFIG.seeds):
 
 def everywhere(*patterns):
     """The files of these patterns for every pair at every layer of this run."""
-    return [
-        pattern.format(pair=pair.name, layer=pair.layer) for pair in COMPARISONS for pattern in patterns
-    ]
+    return [pattern.format(pair=pair.name, layer=pair.layer) for pair in COMPARISONS for pattern in patterns]
 
 
 # Functions of wildcards, for inputs.

@@ -33,6 +33,6 @@ rule train_crosscoder:
         modules=lambda w: [loss_module(w.crosscoder)],
         code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
     message:
-        "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}"
+        "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}" + AT
     script:
         "../workflow_scripts/train_crosscoder.py"

@@ -107,7 +107,7 @@ rule check_model:
         settings=settings("pair.layer"),
         code=code_digest("check_model"),
     message:
-        "Checking the model {wildcards.model}"
+        "Checking the model {wildcards.model}" + AT_LAYER
     script:
         "../workflow_scripts/check_model.py"
 
@@ -132,7 +132,7 @@ rule prove_model:
         settings=settings("pair.layer"),
         code=code_digest("prove_model"),
     message:
-        "Proving the model {wildcards.model}"
+        "Proving the model {wildcards.model}" + AT_LAYER
     script:
         "../workflow_scripts/prove_model.py"
 
@@ -156,7 +156,7 @@ rule check_pair:
         settings=settings("tokens.base_replacements"),
         code=code_digest("check_pair"),
     message:
-        "Checking that the two models make a pair"
+        "Checking that the two models make a pair" + AT
     script:
         "../workflow_scripts/check_pair.py"
 
@@ -224,6 +224,6 @@ if CONFIG.behaviour:
             ),
             code=code_digest("measure_refusals"),
         message:
-            "Counting refusals of held-out requests"
+            "Counting refusals of held-out requests" + OF_PAIR
         script:
             "../workflow_scripts/measure_refusals.py"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossdiff.config import Config
+from crossdiff.errors import UserError
 from crossdiff.models.files import TOKENIZER_FILES, adapter_files, has_tokenizer, is_one_of, model_files
 
 
@@ -26,8 +27,10 @@ def chat_tokenizers(config: Config) -> dict[str, ChatTokenizer]:
 
     With ``tokens.tokenizer`` all share one of this name. In ``pair`` it has the chat model's name. Models of
     ``models`` share one where the config, or the files on this machine, show that they have the same
-    tokenizer and template.
+    tokenizer and template. Raises UserError for ``tokens.tokenizer`` where their templates may differ.
     """
+    if config.pairs and config.tokens.tokenizer:
+        _check_one_template(config)
     made: dict[str, ChatTokenizer] = {}
     named: dict[str, str] = {}  # name of a tokenizer -> the first model whose tokenizer it is
     for model in _chats(config):
@@ -56,6 +59,19 @@ def _chats(config: Config) -> list[str]:
     """The chat models, in the order of the config. A planted pair has only its base."""
     role = "base" if config.planted else "chat"
     return list(dict.fromkeys(pair.model_name(role) for pair in config.comparisons))
+
+
+def _check_one_template(config: Config) -> None:
+    """check_model compares vocabularies, but only the config can say that templates are the same."""
+    known: dict[str, str] = {}
+    for model in _chats(config):
+        known.setdefault(_name(config, model), model)
+    if len(known) > 1 and config.tokens.chat_template is None:
+        name, models = config.tokens.tokenizer, " and ".join(known.values())
+        raise UserError(
+            f"tokens.tokenizer: found {name}, but nothing shows that {models} have one chat template; "
+            "name a file with it in tokens.chat_template, or leave tokenizer out"
+        )
 
 
 def _origin(config: Config, model: str) -> tuple[str, str | None]:
