@@ -71,8 +71,8 @@ class Config(Analysis):
     @model_validator(mode="after")
     def _one_pair_or_several(self) -> "Config":
         if (self.given_pair is None) == (not self.pairs):
-            found = "pairs and pair" if self.pairs else "no pair"
-            raise ValueError(f"found {found}, allowed: pair, or pairs and models")
+            given = "pairs and pair" if self.pairs else "no pair"
+            raise ValueError(f"found {given}, allowed: pair, or pairs and models")
         if self.given_pair is not None:
             found = models_of(self.given_pair)
             if self.models and self.models != found:
