@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from crossdiff.errors import UserError
 from crossdiff.provenance import storage
 from crossdiff.provenance.code import ROOT, code_parts, parts_digest
 from crossdiff.provenance.hashing import Content, content, is_plain, stamp
+from crossdiff.provenance.parts import Part, parts_of
 from crossdiff.provenance.records import (
     Record,
     RecordedFile,
@@ -36,20 +36,15 @@ from crossdiff.provenance.records import (
 def recording(snakemake: Any) -> Iterator[None]:
     """Record what runs inside, a job's script. On success each output has its record, on failure none has.
 
-    Raises UserError if an input changed while the job ran, if an output is missing, and for params that
-    Snakemake can't compare.
+    All outputs of a part of the job have the same record (``provenance.parts``). Raises UserError if an input
+    changed while the job ran, if an output is missing, and for params that Snakemake can't compare.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
-    code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
-    params = {name: _plain(name, value) for name, value in snakemake.params.items()}
-    params["code"] = parts_digest(code)
-    wildcards = dict(snakemake.wildcards.items())
-    found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
-    inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
-    identity = record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output))
-    job = storage.CurrentJob(identity, frozenset(snakemake.output), {}, {})
+    found = {path: _read(path)._replace(files=None) for path in dict.fromkeys(snakemake.input)}
+    begun = [(part, _begin(part, found)) for part in parts_of(snakemake.rule, snakemake)]
+    job = storage.CurrentJob({path: record.id for part, record in begun for _, path in part.outputs}, {}, {})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -57,27 +52,31 @@ def recording(snakemake: Any) -> Iterator[None]:
     finally:
         storage.current_job = None
     clock = time.perf_counter()
-    for entry in inputs:
-        if stamp(entry.path) != entry.stamp:
+    for path, read in found.items():
+        if stamp(path) != read.stamp:
             raise UserError(
-                f"{entry.path}: changed while the job ran, so what was read can't be known; run again"
+                f"{path}: changed while the job ran, so what was read can't be known; run again"
             )
-    outputs = [RecordedFile.of(name, path, _written(path, job)) for name, path in _named(snakemake.output)]
+    written = {path: _written(path, job) for path in job.records}
     facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
     facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
-    record = Record(job.record, snakemake.rule, wildcards, params, code, inputs, outputs, facts)
-    for output in snakemake.output:
-        write_record(output, record)
+    for part, record in begun:
+        outputs = [RecordedFile.of(name, path, written[path]) for name, path in part.outputs]
+        for output in outputs:
+            write_record(output.path, record._replace(outputs=outputs, run=facts | {"seeds": _seeds(record)}))
 
 
-def _named(files: Any) -> Iterator[tuple[str, str]]:
-    """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
-    left = Counter(files)
-    for name, value in files.items():
-        for path in [value] if isinstance(value, str) else value:
-            left[path] -= 1
-            yield name, path
-    yield from (("", path) for path in left.elements())
+def _begin(part: Part, found: dict[str, Content]) -> Record:
+    """The record of a part before its job runs, without outputs and facts.
+
+    ``found`` is the content of each input.
+    """
+    code = code_parts(part.rule, *part.params.get("modules", []))
+    params = {name: _plain(name, value) for name, value in part.params.items()}
+    params["code"] = parts_digest(code)
+    inputs = [RecordedFile.of(name, path, found[path]) for name, path in part.inputs]
+    identity = record_id(part.rule, part.wildcards, params, inputs, [path for _, path in part.outputs])
+    return Record(identity, part.rule, part.wildcards, params, code, inputs, [], {})
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -119,10 +118,8 @@ def _written(path: str, job: storage.CurrentJob) -> Content:
 
 def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
     """Where and when the job ran, and with which versions. Its result should not depend on these."""
-    settings = snakemake.params.get("settings", {})
     torch = sys.modules.get("torch")  # not imported here, because half of the rules do without
     device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else "cpu"
-    seeds = [*snakemake.wildcards.items(), *settings.items()]
     return {
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -134,9 +131,14 @@ def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
         "git": _git(),
         "python": platform.python_version(),
         "packages": _packages(),
-        "seeds": {key: value for key, value in seeds if key.split(".")[-1] == "seed"},
         "config": os.environ.get("CROSSDIFF_CONFIG", "").split(os.pathsep),
     }
+
+
+def _seeds(record: Record) -> dict[str, Any]:
+    """The seeds among a record's wildcards and settings, by their full keys."""
+    values = record.wildcards | record.settings
+    return {key: value for key, value in values.items() if key.split(".")[-1] == "seed"}
 
 
 def _git() -> dict[str, Any] | None:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 class CurrentJob(NamedTuple):
     """The job that writers write for."""
 
-    record: str  # id of its record
-    outputs: frozenset[str]
+    records: dict[str, str]  # output -> id of its record
     written: dict[str, Content]  # output -> its content, hashed before it got its final name
     loaded: dict[str, dict[str, Any]]  # folder of each model that the job loaded -> what was loaded
 
@@ -32,22 +31,28 @@ class CurrentJob(NamedTuple):
 current_job: CurrentJob | None = None
 
 
-def current_record() -> str:
+def current_record(output: str | Path | None = None) -> str:
     """The id of the running job's record, a digest of rule, settings, code and inputs.
 
-    Raises RuntimeError if no job runs.
+    ``output`` tells which record is meant, if outputs of the job have different ones (``provenance.parts``).
+    Raises RuntimeError if no job runs, and ValueError if it has several records and none is named.
     """
     if current_job is None:
         raise RuntimeError("no job runs, so there is no record")
-    return current_job.record
+    ids = set(current_job.records.values())
+    if len(ids) > 1:
+        if output is None:
+            raise ValueError(f"this job writes {len(ids)} records; name the output")
+        return current_job.records[str(output)]
+    return ids.pop()
 
 
-def record_mark() -> dict[str, str]:
-    """A key and value for a file's metadata, with the id of its record.
+def record_mark(output: str | Path | None = None) -> dict[str, str]:
+    """A key and value for a file's metadata, with the id of its record (``current_record``).
 
     By this id, audit finds the record of a file that was copied elsewhere. Empty if no job runs.
     """
-    return {"crossdiff-record": f"crossdiff-record:{current_job.record}"} if current_job else {}
+    return {"crossdiff-record": f"crossdiff-record:{current_record(output)}"} if current_job else {}
 
 
 @contextmanager
@@ -64,7 +69,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        hashed = content(temporary) if job and str(final) in job.outputs else None
+        hashed = content(temporary) if job and str(final) in job.records else None
         if temporary.is_dir():
             _replace_folder(temporary, final)
         else:

@@ -40,7 +40,7 @@ def llama() -> LlamaForCausalLM:
 
 def harvest(folder: Path, model: LlamaForCausalLM, shard: Shard, batch_tokens: int) -> torch.Tensor:
     """Harvest a shard and give what its cache holds."""
-    harvest_shard(model, shard, LAYER, batch_tokens, folder / "harvested.h5")
+    harvest_shard(model, shard, {LAYER: folder / "harvested.h5"}, batch_tokens)
     return read_rows(folder / "harvested.h5", 0, len(shard.token))
 
 
@@ -123,7 +123,7 @@ def test_rows_follow_the_shard_when_its_sequences_change_places(
 
 def test_harvest_shard_writes_the_cache_of_these_tokens(llama: LlamaForCausalLM, tmp_path: Path) -> None:
     shard = token_shard(LENGTHS)
-    harvest_shard(llama, shard, LAYER, 40, tmp_path / "0000.base.h5")
+    harvest_shard(llama, shard, {LAYER: tmp_path / "0000.base.h5"}, 40)
     header = read_header(tmp_path / "0000.base.h5")
     assert (header.layer, header.d_model, header.rows) == (LAYER, 16, sum(LENGTHS))
     assert header.tokens_sha256 == tokens_digest(shard.token)
@@ -135,9 +135,9 @@ def test_batches_that_are_not_stored_yet_are_few(
 ) -> None:
     """The device waits where storing is slow: memory stays bounded."""
     ran, stored, most = 0, 0, 0
-    run, store = harvest_module.run_to_layer, harvest_module._store
+    run, store = harvest_module.run_to_layers, harvest_module._store
 
-    def counted_run(*arguments: Any) -> torch.Tensor:
+    def counted_run(*arguments: Any) -> list[torch.Tensor]:
         nonlocal ran, most
         ran += 1
         most = max(most, ran - stored)
@@ -149,7 +149,7 @@ def test_batches_that_are_not_stored_yet_are_few(
         store(*arguments)
         stored += 1
 
-    monkeypatch.setattr(harvest_module, "run_to_layer", counted_run)
+    monkeypatch.setattr(harvest_module, "run_to_layers", counted_run)
     monkeypatch.setattr(harvest_module, "_store", slow_store)
     harvest(tmp_path, llama, token_shard([4] * 30), 4)
     assert ran == stored == 30
@@ -182,5 +182,5 @@ def test_bad_activations_are_refused_with_row_and_document(
     with pytest.raises(
         UserError, match=r"^6 of 13 tokens .* layer 1, the first in row 4 \(document 51, position 0\)$"
     ):
-        harvest_shard(llama, shard, LAYER, 100, tmp_path / "0000.base.h5")
+        harvest_shard(llama, shard, {LAYER: tmp_path / "0000.base.h5"}, 100)
     assert list(tmp_path.iterdir()) == []

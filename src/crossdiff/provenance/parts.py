@@ -1,0 +1,44 @@
+"""One job may do what several jobs of another rule would do, and make the result of each of them.
+
+Such a job describes these jobs in its param ``parts``. Each result gets the record that its own job would
+write. So it does not count which results were made together, and Snakemake finds each of them up to date.
+
+Torch-free, because the Snakefile imports this module.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+PARTS = "parts"  # the param
+
+
+class Part(NamedTuple):
+    """A job as its records describe it. It made some or all outputs of the job that ran."""
+
+    rule: str
+    wildcards: dict[str, str]
+    params: dict[str, Any]
+    inputs: list[tuple[str, str]]  # (name, path) of each input, see ``named``
+    outputs: list[tuple[str, str]]
+
+
+def parts_of(rule: str, job: Any) -> list[Part]:
+    """The parts of a job of ``rule``. A job without the param is its own only part.
+
+    ``job`` has wildcards, params, input and output as Snakemake gives them.
+    """
+    params = dict(job.params.items())
+    if PARTS in params:
+        return params[PARTS]
+    return [Part(rule, dict(job.wildcards.items()), params, [*named(job.input)], [*named(job.output)])]
+
+
+def named(files: Any) -> Iterator[tuple[str, str]]:
+    """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
+    left = Counter(files)
+    for name, value in files.items():
+        for path in [value] if isinstance(value, str) else value:
+            left[path] -= 1
+            yield name, path
+    yield from (("", path) for path in left.elements())
