@@ -18,7 +18,7 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.texts.first_record import check_fields
-    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, shapes, slurm
+    from crossdiff.workflow import ancient_edges, gpu, harvests, kept_shards, resources, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
@@ -153,6 +153,21 @@ def harvested(split, role):
     """One model's harvested activations of these shards, in the same order."""
     folder = f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}"
     return [f"{folder}/{dataset}.{split}/{shard}.h5" for dataset, shard in shards_of(split)]
+
+
+def layers_of(model):
+    """The layers at which the activations of a model are read."""
+    return [LAYER]
+
+
+# Every cache that the config wants.
+HARVESTED = [
+    f"results/activations/{model}/layer{layer}/{RUN.tokenizer_name}/{dataset}.{split}/{shard}.h5"
+    for model in map(RUN.model_name, MODELS)
+    for layer in layers_of(model)
+    for split in SPLITS
+    for dataset, shard in shards_of(split)
+]
 
 
 def checked(role):

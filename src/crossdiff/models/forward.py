@@ -64,9 +64,7 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
 
 
 @torch.inference_mode()
-def run_to_layers(
-    model: PreTrainedModel, ids: Tensor, layers: Sequence[int], **inputs: Any
-) -> list[Tensor]:
+def run_to_layers(model: PreTrainedModel, ids: Tensor, layers: Sequence[int], **inputs: Any) -> list[Tensor]:
     """Residual streams after the blocks ``layers``, in their order, from one pass.
 
     Blocks after the deepest of them do not run. Each stream is bit for bit what ``run_to_layer`` gives, which

@@ -1,7 +1,7 @@
-"""One job may do what several jobs of another rule would do, and make the result of each of them.
+"""One job may stand for several jobs of another rule, and make the result of each of them.
 
-Such a job describes these jobs in its param ``parts``. Each result gets the record that its own job would
-write. So it does not count which results were made together, and Snakemake finds each of them up to date.
+The job's param ``stands_for`` describes these jobs. Each result gets the record that its own job would write.
+So it does not matter which results were made together, and Snakemake finds each of them up to date.
 
 Torch-free, because the Snakefile imports this module.
 """
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-PARTS = "parts"  # the param
+PARAM = "stands_for"
 
 
 class Part(NamedTuple):
@@ -29,8 +29,8 @@ def parts_of(rule: str, job: Any) -> list[Part]:
     ``job`` has wildcards, params, input and output as Snakemake gives them.
     """
     params = dict(job.params.items())
-    if PARTS in params:
-        return params[PARTS]
+    if PARAM in params:
+        return params[PARAM]
     return [Part(rule, dict(job.wildcards.items()), params, [*named(job.input)], [*named(job.output)])]
 
 

@@ -54,9 +54,7 @@ def recording(snakemake: Any) -> Iterator[None]:
     clock = time.perf_counter()
     for path, read in found.items():
         if stamp(path) != read.stamp:
-            raise UserError(
-                f"{path}: changed while the job ran, so what was read can't be known; run again"
-            )
+            raise UserError(f"{path}: changed while the job ran, so what was read can't be known; run again")
     written = {path: _written(path, job) for path in job.records}
     facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
     facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
