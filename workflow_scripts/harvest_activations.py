@@ -6,7 +6,7 @@ from crossdiff.models.load import load_model
 from crossdiff.models.replacements import with_replacements
 from crossdiff.provenance.parts import parts_of
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow.job import job
+from crossdiff.workflow.job import jobs
 
 
 def main(
@@ -17,12 +17,12 @@ def main(
 
 
 if __name__ == "__main__":
-    with job(snakemake) as settings:
+    with jobs(snakemake) as settings:
         parts = parts_of(snakemake.rule, snakemake)
         main(
             model=snakemake.input.model,
             tokens=snakemake.input.tokens,
             replacements=dict(parts[0].params["replacements"]),
             batch_tokens=snakemake.resources.batch_tokens,
-            caches={part.params["settings"]["pair.layer"]: part.outputs[0][1] for part in parts},
+            caches={of.pair.layer: path for of, path in zip(settings, snakemake.output, strict=True)},
         )

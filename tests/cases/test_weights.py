@@ -293,7 +293,7 @@ def test_digest_tells_apart_what_was_loaded(folder: Path, copy: Path) -> None:
 
 
 def test_record_of_a_job_holds_the_digest_of_its_models(folder: Path, monkeypatch) -> None:
-    job = storage.CurrentJob({"x": "0" * 32}, {}, {})
+    job = storage.CurrentJob("0" * 32, frozenset(), {}, {})
     monkeypatch.setattr(storage, "current_job", job)
     model = load_model(folder, torch.float32)
     assert job.loaded == {str(folder): {"digest": digest(model), "stripped_prefixes": 0}}

@@ -19,8 +19,13 @@ class Part(NamedTuple):
     rule: str
     wildcards: dict[str, str]
     params: dict[str, Any]
-    inputs: list[tuple[str, str]]  # (name, path) of each input, see ``named``
+    inputs: list[tuple[str, str]]  # (name, path), as ``named_files`` gives them
     outputs: list[tuple[str, str]]
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the outputs."""
+        return [path for _, path in self.outputs]
 
 
 def parts_of(rule: str, job: Any) -> list[Part]:
@@ -31,10 +36,12 @@ def parts_of(rule: str, job: Any) -> list[Part]:
     params = dict(job.params.items())
     if PARAM in params:
         return params[PARAM]
-    return [Part(rule, dict(job.wildcards.items()), params, [*named(job.input)], [*named(job.output)])]
+    return [
+        Part(rule, dict(job.wildcards.items()), params, [*named_files(job.input)], [*named_files(job.output)])
+    ]
 
 
-def named(files: Any) -> Iterator[tuple[str, str]]:
+def named_files(files: Any) -> Iterator[tuple[str, str]]:
     """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
     left = Counter(files)
     for name, value in files.items():

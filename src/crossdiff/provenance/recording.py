@@ -10,11 +10,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError
 from crossdiff.provenance import storage
@@ -31,20 +31,37 @@ from crossdiff.provenance.records import (
     write_record,
 )
 
+Files = Sequence[tuple[str, str]]  # (name, path), as ``named_files`` gives them
+
+
+class Identity(NamedTuple):
+    """What the result of a job depends on."""
+
+    id: str  # of its record
+    params: dict[str, Any]
+    code: dict[str, str]
+    inputs: list[RecordedFile]
+
 
 @contextmanager
 def recording(snakemake: Any) -> Iterator[None]:
     """Record what runs inside, a job's script. On success each output has its record, on failure none has.
 
-    All outputs of a part of the job have the same record (``provenance.parts``). Raises UserError if an input
-    changed while the job ran, if an output is missing, and for params that Snakemake can't compare.
+    All outputs have the same record. If the job stands for several jobs, these have a record each
+    (``provenance.parts``). Raises UserError if an input changed while the job ran, if an output is missing,
+    and for params that Snakemake can't compare.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
-    found = {path: _read(path)._replace(files=None) for path in dict.fromkeys(snakemake.input)}
-    begun = [(part, _begin(part, found)) for part in parts_of(snakemake.rule, snakemake)]
-    job = storage.CurrentJob({path: record.id for part, record in begun for _, path in part.outputs}, {}, {})
+    parts, found = parts_of(snakemake.rule, snakemake), {}
+    identities = [
+        identify(part.rule, part.wildcards, part.params, part.inputs, part.paths, found) for part in parts
+    ]
+    job = storage.CurrentJob(identities[0].id, frozenset(snakemake.output), {}, {})
+    if len(parts) > 1:
+        ids = zip(parts, identities, strict=True)
+        job = job._replace(records={path: identity.id for part, identity in ids for path in part.paths})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -52,29 +69,56 @@ def recording(snakemake: Any) -> Iterator[None]:
     finally:
         storage.current_job = None
     clock = time.perf_counter()
-    for path, read in found.items():
-        if stamp(path) != read.stamp:
-            raise UserError(f"{path}: changed while the job ran, so what was read can't be known; run again")
-    written = {path: _written(path, job) for path in job.records}
+    for identity in identities:
+        check_unchanged(identity.inputs)
+    written = {path: _written(path, job) for path in snakemake.output}
     facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
     facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
-    for part, record in begun:
+    for part, identity in zip(parts, identities, strict=True):
         outputs = [RecordedFile.of(name, path, written[path]) for name, path in part.outputs]
-        for output in outputs:
-            write_record(output.path, record._replace(outputs=outputs, run=facts | {"seeds": _seeds(record)}))
+        record = Record(
+            identity.id,
+            part.rule,
+            part.wildcards,
+            identity.params,
+            identity.code,
+            identity.inputs,
+            outputs,
+            facts | {"seeds": _seeds(part)},
+        )
+        for path in part.paths:
+            write_record(path, record)
 
 
-def _begin(part: Part, found: dict[str, Content]) -> Record:
-    """The record of a part before its job runs, without outputs and facts.
+def identify(
+    rule: str,
+    wildcards: dict[str, str],
+    params: Mapping[str, Any],
+    files: Files,
+    outputs: list[str],
+    found: dict[str, Content] | None = None,
+) -> Identity:
+    """Hash all that the result of a job depends on, as it is now. ``files`` are the job's inputs.
 
-    ``found`` is the content of each input.
+    ``found`` keeps the content of inputs that several jobs read. Raises UserError for an input that is
+    missing, and for params that Snakemake can't compare.
     """
-    code = code_parts(part.rule, *part.params.get("modules", []))
-    params = {name: _plain(name, value) for name, value in part.params.items()}
-    params["code"] = parts_digest(code)
-    inputs = [RecordedFile.of(name, path, found[path]) for name, path in part.inputs]
-    identity = record_id(part.rule, part.wildcards, params, inputs, [path for _, path in part.outputs])
-    return Record(identity, part.rule, part.wildcards, params, code, inputs, [], {})
+    code = code_parts(rule, *params.get("modules", []))
+    plain = {name: _plain(name, value) for name, value in params.items()} | {"code": parts_digest(code)}
+    found = {} if found is None else found
+    for path in {path for _, path in files} - found.keys():
+        found[path] = _read(path)._replace(files=None)
+    inputs = [RecordedFile.of(name, path, found[path]) for name, path in files]
+    return Identity(record_id(rule, wildcards, plain, inputs, outputs), plain, code, inputs)
+
+
+def check_unchanged(inputs: list[RecordedFile]) -> None:
+    """Raise UserError if one of the inputs is not as it was when ``identify`` hashed it."""
+    for entry in inputs:
+        if stamp(entry.path) != entry.stamp:
+            raise UserError(
+                f"{entry.path}: changed while the job ran, so what was read can't be known; run again"
+            )
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -133,9 +177,9 @@ def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
     }
 
 
-def _seeds(record: Record) -> dict[str, Any]:
-    """The seeds among a record's wildcards and settings, by their full keys."""
-    values = record.wildcards | record.settings
+def _seeds(part: Part) -> dict[str, Any]:
+    """The seeds among wildcards and settings, by their full keys."""
+    values = part.wildcards | part.params.get("settings", {})
     return {key: value for key, value in values.items() if key.split(".")[-1] == "seed"}
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 class CurrentJob(NamedTuple):
     """The job that writers write for."""
 
-    records: dict[str, str]  # output -> id of its record
+    record: str  # id of its record
+    outputs: frozenset[str]
     written: dict[str, Content]  # output -> its content, hashed before it got its final name
     loaded: dict[str, dict[str, Any]]  # folder of each model that the job loaded -> what was loaded
+    records: Mapping[str, str] = {}  # output -> id of its record, if they differ (``provenance.parts``)
 
 
 # Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.
 current_job: CurrentJob | None = None
 
 
-def current_record(output: str | Path | None = None) -> str:
+def current_record() -> str:
     """The id of the running job's record, a digest of rule, settings, code and inputs.
 
-    ``output`` tells which record is meant, if outputs of the job have different ones (``provenance.parts``).
-    Raises RuntimeError if no job runs, and ValueError if it has several records and none is named.
+    Raises RuntimeError if no job runs.
     """
     if current_job is None:
         raise RuntimeError("no job runs, so there is no record")
-    ids = set(current_job.records.values())
-    if len(ids) > 1:
-        if output is None:
-            raise ValueError(f"this job writes {len(ids)} records; name the output")
-        return current_job.records[str(output)]
-    return ids.pop()
+    return current_job.record
 
 
 def record_mark(output: str | Path | None = None) -> dict[str, str]:
-    """A key and value for a file's metadata, with the id of its record (``current_record``).
+    """A key and value for a file's metadata, with the id of its record.
 
-    By this id, audit finds the record of a file that was copied elsewhere. Empty if no job runs.
+    By this id, audit finds the record of a file that was copied elsewhere. Empty if no job runs. ``output``
+    tells which record is meant, in a job whose outputs have different ones.
     """
-    return {"crossdiff-record": f"crossdiff-record:{current_record(output)}"} if current_job else {}
+    if current_job is None:
+        return {}
+    record = current_job.records[str(output)] if current_job.records else current_job.record
+    return {"crossdiff-record": f"crossdiff-record:{record}"}
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        hashed = content(temporary) if job and str(final) in job.records else None
+        hashed = content(temporary) if job and str(final) in job.outputs else None
         if temporary.is_dir():
             _replace_folder(temporary, final)
         else:

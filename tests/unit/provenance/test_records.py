@@ -62,7 +62,7 @@ def figure(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def in_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "current_job", storage.CurrentJob({"a.svg": ID}, {}, {}))
+    monkeypatch.setattr(storage, "current_job", storage.CurrentJob(ID, frozenset(), {}, {}))
 
 
 def test_record_is_read_as_written(figure):
