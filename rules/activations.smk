@@ -94,6 +94,6 @@ rule summarise_activations:
         ),
         code=code_digest("summarise_activations"),
     message:
-        "Summarising activations"
+        "Summarising activations" + AT
     script:
         "../workflow_scripts/summarise_activations.py"

@@ -52,7 +52,7 @@ def jobs(snakemake: Any) -> Iterator[list[Config]]:
             with running(snakemake), recording(snakemake):
                 config = load(snakemake.config)
                 yield [
-                    only(config, part.params.get("settings", {}).keys(), part.rule)
+                    only(config.seen_by(part.wildcards), part.params.get("settings", {}).keys(), part.rule)
                     for part in parts_of(snakemake.rule, snakemake)
                 ]
         except UserError as error:
