@@ -54,7 +54,8 @@ def recording(snakemake: Any) -> Iterator[None]:
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
-    parts, found = parts_of(snakemake.rule, snakemake), {}
+    parts = parts_of(snakemake.rule, snakemake)
+    found: dict[str, Content] = {}
     identities = [
         identify(part.rule, part.wildcards, part.params, part.inputs, part.paths, found) for part in parts
     ]

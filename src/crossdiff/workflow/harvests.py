@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 RULE = "harvest_activations"  # makes the cache of one layer
 PREFIX = "harvest_layers_"  # of the rules that make several
 NAME = re.compile(rf"\b{PREFIX}\d+(?:_\d+)+\b")
-CACHE = re.compile(
-    r"results/activations/(?P<model>[^/]+)/layer(?P<layer>\d+)/(?P<folder>.+)/(?P<shard>.+)\.h5"
-)
 
 Shard = tuple[str, str, str]  # model, folder of the cache below that of the layer, number
 
@@ -98,8 +95,9 @@ def missing(caches: Iterable[str]) -> dict[tuple[int, ...], set[Shard]]:
     layers: dict[Shard, set[int]] = {}
     for cache in caches:
         if not (Path(cache).exists() and record_path(cache).exists()):
-            model, layer, folder, number = CACHE.fullmatch(cache).groups()
-            layers.setdefault((model, folder, number), set()).add(int(layer))
+            _, _, model, layer, tokenizer, texts, name = cache.split("/")
+            place = model, f"{tokenizer}/{texts}", name.removesuffix(".h5")
+            layers.setdefault(place, set()).add(int(layer.removeprefix("layer")))
     found: dict[tuple[int, ...], set[Shard]] = {}
     for shard, absent in layers.items():
         if len(absent) > 1:
