@@ -73,7 +73,8 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
-    names = ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")
+    names = ["workflow/run", "workflow/evaluations", "workflow/harvests"]
+    names += ["provenance/planned_jobs", "provenance/trust"]
     modules = code.closure([code.LIBRARY / f"{name}.py" for name in names])
     pair, models = values.get("pair") or {}, values.get("models") or {}
     sources = [pair.get("base") or {}, pair.get("chat") or {}, *models.values()]

@@ -1,9 +1,9 @@
 """Which layers of a shard one job harvests.
 
-A forward pass to a layer gives the activations of all layers above it on the way. When the workflow is
-planned, the layers whose caches are missing are counted for each model and shard. Where there are several,
-one job of a rule such as ``harvest_layers_8_13`` makes them all. Where there is one, a job of
-``harvest_activations`` does. It also remakes single caches that are there but outdated.
+A forward pass to a layer computes the activations of all layers before it. When the workflow is planned, the
+layers whose caches are missing are counted for each model and shard. Where several are missing, one job of a
+rule such as ``harvest_layers_8_13`` makes them all. Where one is missing, a job of ``harvest_activations``
+makes it. Caches that are there but outdated are made again one by one.
 
 Every cache gets the record that ``harvest_activations`` would write (``provenance.parts``). So the next plan
 finds nothing to do, no matter which layers were made together.
@@ -14,6 +14,7 @@ Torch-free.
 import re
 import sys
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,8 +75,11 @@ class Together(NamedTuple):
 
 
 def _in_folder(item: tuple[str, set[str]]) -> str:
+    """A pattern of these numbers in a folder, short so that matching thousands of shards is fast."""
     folder, numbers = item
-    return f"{re.escape(folder)}/(?:{'|'.join(sorted(numbers))})"
+    tens = groupby(sorted(numbers), key=lambda number: number[:-1])
+    ends = [f"{ten}[{''.join(number[-1] for number in ones)}]" for ten, ones in tens]
+    return f"{re.escape(folder)}/(?:{'|'.join(ends)})"
 
 
 def together(workflow: "Workflow", caches: Iterable[str]) -> list[Together]:

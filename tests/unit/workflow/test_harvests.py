@@ -75,6 +75,14 @@ def test_rule_matches_its_shards_and_no_others() -> None:
     assert not matches(by_layers[2, 8, 13], cache("bx1", 8, "0001"))
 
 
+def test_rule_matches_exactly_the_numbers_of_many_shards() -> None:
+    numbers = [f"{number:04d}" for number in (0, 7, 9, 10, 11, 123, 1230)]
+    rule = Together((8, 13), {("a", "chat/web.train", number) for number in numbers})
+    matched = [f"{n:04d}" for n in range(2000) if matches(rule, cache("a", 8, f"{n:04d}"))]
+    assert matched == numbers
+    assert not matches(rule, cache("a", 8, "0000", "chat/web.validation"))
+
+
 def matches(rule: Together, path: str) -> bool:
     """Whether one of the rule's outputs is ``path``, as Snakemake looks it up."""
     pattern = "results/activations/{model}/layer{layer}/{folder}/{shard}.h5"
