@@ -54,13 +54,7 @@ rule models:
 rule activations:
     """Build the token shards and both models' activation caches."""
     input:
-        [
-            path
-            for seen in RUN.comparisons
-            for split in SPLITS
-            for role in ROLES
-            for path in cache_files(seen, split, role)
-        ],
+        HARVESTED,
 
 
 rule crosscoders:

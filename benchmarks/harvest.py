@@ -113,7 +113,7 @@ def main() -> None:
             load_model(saved, fast_dtype())
 
         def harvest() -> None:
-            harvest_shard(model, shard, layer, arguments.batch_tokens, cache)
+            harvest_shard(model, shard, {layer: cache}, arguments.batch_tokens)
 
         for batch in batches[
             :3

@@ -34,6 +34,47 @@ rule harvest_activations:
         "../workflow_scripts/harvest_activations.py"
 
 
+# One job makes the caches of a shard that are missing (crossdiff.workflow.harvests).
+for TOGETHER in harvests.together(workflow, HARVESTED):
+
+    rule:
+        """Run one model over one shard, up to the deepest of several layers, and store all of them."""
+        name:
+            TOGETHER.name
+        input:
+            model="results/models/{model}",
+            tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
+            texts=ancient("results/tokens/{tokenizer}/{dataset}.{split}/read.json"),
+            checked=ancient(
+                TOGETHER.each("results/activations/{model}/layer{layer}/{tokenizer}/checked.json")
+            ),
+            proved=ancient(TOGETHER.each("results/activations/{model}/layer{layer}/{tokenizer}/proved.json")),
+        output:
+            TOGETHER.each("results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5"),
+        log:
+            TOGETHER.all("logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log"),
+        benchmark:
+            TOGETHER.all(
+                "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.benchmark.tsv"
+            )
+        wildcard_constraints:
+            model=TOGETHER.models,
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            **request("harvest_activations"),
+            batch_tokens=BATCH_TOKENS,
+        params:
+            stands_for=harvests.parts(workflow, TOGETHER.layers),
+        message:
+            f"Harvesting {{wildcards.model}} at {TOGETHER.told}: "
+            "{wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
+        script:
+            "../workflow_scripts/harvest_activations.py"
+
+    harvests.treat_as_single(workflow, TOGETHER.name)
+
+
 rule summarise_activations:
     """Compute median norms, which tokens count, means and scales."""
     input:

@@ -22,6 +22,7 @@ try:
     from crossdiff.workflow import (
         ancient_edges,
         gpu,
+        harvests,
         kept_shards,
         resources,
         shapes,
@@ -193,6 +194,16 @@ def next_place(shard):
 def harvested(split, role):
     """One model's harvested activations of these shards, in the same order."""
     return lambda w: cache_files(RUN.of(w), split, role)
+
+
+# Every cache that is harvested for this config.
+HARVESTED = [
+    path
+    for seen in RUN.comparisons
+    for split in SPLITS
+    for role in ROLES
+    for path in cache_files(seen, split, role)
+]
 
 
 def checked(role):

@@ -119,7 +119,7 @@ def test_cache_of_a_base_with_replacements_belongs_to_the_chats_tokens(models, t
     shard, other = shard_of(ids()), shard_of(ids(seed=1))
     replaced, copied = models
     for name, model in (("base", replaced), ("chat", copied)):
-        harvest_shard(model, shard, LAYER, 64, tmp_path / f"{name}.h5")
+        harvest_shard(model, shard, {LAYER: tmp_path / f"{name}.h5"}, 64)
     base, chat = (read_rows(tmp_path / f"{name}.h5", 0, 36) for name in ("base", "chat"))
     assert torch.equal(base, chat)
     caches = (tmp_path / "base.h5", tmp_path / "chat.h5")
@@ -139,7 +139,7 @@ def test_text_with_a_token_beyond_the_embedding_is_refused_in_harvest_and_patchi
     model, shard = tiny_model("llama", VOCABULARY, 0), shard_of(ids())
     shard.token[5] = VOCABULARY
     assert "(such as id 50) have no row" in one_line(
-        harvest_shard, model, shard, LAYER, 64, tmp_path / "x.h5"
+        harvest_shard, model, shard, {LAYER: tmp_path / "x.h5"}, 64
     )
     assert not (tmp_path / "x.h5").exists()
     summary = Summary(LAYER, 0, None, [1.0, 1.0], [], [], 1, 0, 0)

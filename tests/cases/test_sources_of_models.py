@@ -100,7 +100,7 @@ def test_harvest_and_patching_run_the_adapted_blocks(lora, chat, ids, tmp_path):
         zeros,
         zeros,
     )
-    harvest_shard(model, shard, 1, 64, tmp_path / "cache.h5")
+    harvest_shard(model, shard, {1: tmp_path / "cache.h5"}, 64)
     torch.testing.assert_close(
         read_rows(tmp_path / "cache.h5", 0, rows).float(), states[2].flatten(0, 1), atol=0.05, rtol=0.01
     )

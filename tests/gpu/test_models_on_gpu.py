@@ -32,7 +32,7 @@ BFLOAT16 = 2.0**-8  # relative error of one rounding
 
 def harvested(model: PreTrainedModel, shard: Shard, path: Path) -> Tensor:
     """Harvest activations (tokens, d_model) in float32, as the cache has them."""
-    harvest_shard(model, shard, LAYER, 64, path)
+    harvest_shard(model, shard, {LAYER: path}, 64)
     return read_rows(path, 0, len(shard.token)).float()
 
 

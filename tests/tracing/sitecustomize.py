@@ -37,9 +37,10 @@ def modules() -> list[str]:
 
 def install() -> None:
     from crossdiff import config
+    from crossdiff.provenance import parts
     from crossdiff.workflow import job
 
-    get, original = config.Section.__getattribute__, job.job
+    get, original = config.Section.__getattribute__, job.jobs
 
     def getattribute(self: config.Section, name: str) -> Any:
         if reading and not name.startswith("_") and name in type(self).model_fields:
@@ -47,18 +48,19 @@ def install() -> None:
         return get(self, name)
 
     @contextmanager
-    def traced(snakemake: Any) -> Iterator[config.Config]:
+    def traced(snakemake: Any) -> Iterator[list[config.Config]]:
         global reading
         with original(snakemake) as settings:
             reading = True
             yield settings
             reading = False
-        declared = sorted(snakemake.params.get("settings", {}))
-        found = {"rule": snakemake.rule, "declared": declared, "fields": sorted(fields), "modules": modules()}
+        part = parts.parts_of(snakemake.rule, snakemake)[0]
+        declared = sorted(part.params.get("settings", {}))
+        found = {"rule": part.rule, "declared": declared, "fields": sorted(fields), "modules": modules()}
         Path(os.environ["CROSSDIFF_TRACE"], f"{uuid.uuid4().hex}.json").write_text(json.dumps(found))
 
     config.Section.__getattribute__ = getattribute
-    job.job = traced
+    job.jobs = traced  # job.job uses it, too
 
 
 if "CROSSDIFF_TRACE" in os.environ:

@@ -137,7 +137,7 @@ def cache_writer(
             d_model=d_model,
             dtype="bfloat16",
             tokens_sha256=tokens_digest(ids),
-            **record_mark(),
+            **record_mark(path),
         )
         writer = CacheWriter(file, rows, d_model, pool, threads)
         yield writer

@@ -1,12 +1,13 @@
-"""Harvest activations: one pass of one model over one token shard, up to a layer.
+"""Harvest activations: one pass of one model over one token shard, up to the deepest of some layers.
 
 Forward passes, copies to the host, compression and writing run at the same time.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from crossdiff.activations.cache import CacheWriter, cache_writer
 from crossdiff.device import ToHost, to_device
 from crossdiff.errors import UserError
-from crossdiff.models.forward import run_to_layer
+from crossdiff.models.forward import run_to_layers
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import Shard
 
@@ -86,51 +87,64 @@ def batch_of(shard: Shard, starts: np.ndarray, lengths: np.ndarray) -> Batch:
 
 
 def harvest_shard(
-    model: PreTrainedModel, shard: Shard, layer: int, batch_tokens: int, path: str | Path
+    model: PreTrainedModel, shard: Shard, caches: Mapping[int, str | Path], batch_tokens: int
 ) -> None:
-    """Write the output of block ``layer`` for every token of the shard as a cache.
+    """Write the outputs of some blocks for every token of the shard, each as a cache, from one pass.
 
-    Memory holds about (WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations, and for
-    a token that the model can't read.
+    ``caches``: layer -> path of its cache. A cache's bytes do not depend on the other layers. Memory holds
+    about (layers, WINDOW, d_model) bfloat16. Raises UserError for NaN or infinite activations, and for a
+    token that the model can't read.
     """
     check_ids(model, shard.token)
     starts, stops = shard.sequence_bounds()
-    total, to_host = len(shard.token), ToHost(model.device)
+    total, to_host, layers = len(shard.token), ToHost(model.device), list(caches)
+    d_model = model.config.get_text_config().hidden_size
     waiting: deque[Future] = deque()
-    with (
-        cache_writer(path, total, model.config.get_text_config().hidden_size, layer, shard.token) as writer,
-        ThreadPoolExecutor(1) as storing,
-    ):
+    with ExitStack() as files, ThreadPoolExecutor(1) as storing:
+        writers = [
+            files.enter_context(cache_writer(path, total, d_model, layer, shard.token))
+            for layer, path in caches.items()
+        ]
         for window in windows(shard, batch_tokens):
-            bad: list[np.ndarray] = []
+            bad: list[Bad] = []
             for group in window.groups:
                 batch = batch_of(shard, starts[group], (stops - starts)[group])
-                hidden = run_to_layer(model, to_device(batch.ids, model.device), layer).flatten(0, 1)
-                values = hidden.index_select(0, to_device(batch.places, model.device)).to(torch.bfloat16)
-                landing = to_host(values, values.isfinite().all(dim=1))
-                waiting.append(storing.submit(_store, writer, batch.rows, landing, bad))
+                ids, places = (to_device(part, model.device) for part in batch[:2])
+                values = [
+                    hidden.flatten(0, 1).index_select(0, places).to(torch.bfloat16)
+                    for hidden in run_to_layers(model, ids, layers)
+                ]
+                finite = torch.stack([block.isfinite().all(dim=1) for block in values])
+                landing = to_host(finite, *values)
+                waiting.append(storing.submit(_store, writers, batch.rows, landing, bad))
                 if len(waiting) > AHEAD:
                     waiting.popleft().result()
             # The one thread that stores runs this after all batches of the window.
-            waiting.append(storing.submit(_check, shard, layer, window.stop, bad))
+            waiting.append(storing.submit(_check, shard, layers, window.stop, bad))
         for stored in waiting:
             stored.result()
 
 
+# For each layer, rows whose activations are not finite.
+Bad = list[np.ndarray]
+
+
 def _store(
-    writer: CacheWriter, rows: np.ndarray, landing: Callable[[], list[Tensor]], bad: list[np.ndarray]
+    writers: list[CacheWriter], rows: np.ndarray, landing: Callable[[], list[Tensor]], bad: list[Bad]
 ) -> None:
-    values, finite = landing()
-    writer.write(rows, values)
-    bad.append(rows[~finite.numpy()])
+    finite, *values = landing()
+    for writer, block in zip(writers, values, strict=True):
+        writer.write(rows, block)
+    bad.append([rows[~of_layer] for of_layer in finite.numpy()])
 
 
-def _check(shard: Shard, layer: int, stop: int, bad: list[np.ndarray]) -> None:
-    rows = np.concatenate(bad)
+def _check(shard: Shard, layers: list[int], stop: int, bad: list[Bad]) -> None:
     log.info("%d of %d tokens", stop, len(shard.token))
-    if len(rows):
-        row = int(rows.min())
-        raise UserError(
-            f"{len(rows):,} of {stop:,} tokens have NaN or infinite activations at layer {layer}, "
-            f"the first in row {row} (document {shard.document[row]}, position {shard.position[row]})"
-        )
+    for layer, parts in zip(layers, zip(*bad, strict=True), strict=True):
+        rows = np.concatenate(parts)
+        if len(rows):
+            row = int(rows.min())
+            raise UserError(
+                f"{len(rows):,} of {stop:,} tokens have NaN or infinite activations at layer {layer}, "
+                f"the first in row {row} (document {shard.document[row]}, position {shard.position[row]})"
+            )

@@ -1,9 +1,9 @@
-"""Run a part of a model: up to a layer's output, or from there to the end.
+"""Run a part of a model: up to the outputs of some layers, or from a layer to the end.
 
 ``layer`` is a 0-based transformer block. Its output is the residual stream after this block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,43 +48,69 @@ def only_attends(model: PreTrainedModel) -> bool:
 
 
 class _Reached(Exception):
-    """Stops the forward pass once the layer's output is known."""
+    """Stops the forward pass once the deepest layer's output is known."""
 
 
-@torch.inference_mode()
 def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any) -> Tensor:
     """Residual stream after block ``layer``, (batch, position, d_model), in the model's dtype.
 
     Later blocks and the LM head do not run. ``ids`` (batch, position) may be padded on the right with any
     token, because with causal attention padding does not affect the positions before it. ``inputs`` are
     further inputs of the model, such as a mask for other padding, or a cache that the blocks fill.
+
+    Raises UserError for a family whose blocks do not give one residual stream.
     """
-    output = _block_output(model, ids, layer, **inputs)
-    stream = output[0] if isinstance(output, tuple) else output
-    if stream.dim() != 3:
-        found = f"its blocks give a tensor of shape {tuple(stream.shape)}, not one residual stream"
+    return run_to_layers(model, ids, [layer], **inputs)[0]
+
+
+@torch.inference_mode()
+def run_to_layers(model: PreTrainedModel, ids: Tensor, layers: Sequence[int], **inputs: Any) -> list[Tensor]:
+    """Residual streams after the blocks ``layers``, in their order, from one pass.
+
+    Blocks after the deepest of them do not run. Each stream is bit for bit what ``run_to_layer`` gives, which
+    also describes the arguments.
+    """
+    outputs = _block_outputs(model, ids, layers, **inputs)
+    streams = [_stream(outputs[layer]) for layer in layers]
+    if streams[0].dim() != 3:
+        found = f"its blocks give a tensor of shape {tuple(streams[0].shape)}, not one residual stream"
         raise UserError(f"{type(model).__name__}: {found}; this family is not supported")
-    return stream
+    return streams
 
 
-def _block_output(
-    model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any
-) -> Tensor | tuple[Tensor, ...]:
-    """The output of block ``layer``: the residual stream, or in some families a tuple that begins with it."""
-    found: list[Tensor | tuple[Tensor, ...]] = []
+Output = Tensor | tuple[Tensor, ...]  # of a block: the residual stream, or a tuple that begins with it
 
-    def stop(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        found.append(output)
-        raise _Reached
 
-    handle = decoder_layers(model)[layer].register_forward_hook(stop)
+def _stream(output: Output) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _block_outputs(
+    model: PreTrainedModel, ids: Tensor, layers: Sequence[int], **inputs: Any
+) -> dict[int, Output]:
+    """Layer -> output of its block. Of all but the deepest it is a copy of the residual stream."""
+    found: dict[int, Output] = {}
+    deepest = max(layers)
+
+    def keep(layer: int, output: Output) -> None:
+        if layer == deepest:
+            found[layer] = output
+            raise _Reached
+        found[layer] = _stream(output).clone()  # the next block may change its input in place
+
+    blocks = decoder_layers(model)
+    handles = [
+        blocks[layer].register_forward_hook(lambda _block, _inputs, output, layer=layer: keep(layer, output))
+        for layer in set(layers)
+    ]
     try:
         model.base_model(input_ids=ids, **{"use_cache": False, **inputs})
     except _Reached:
         pass
     finally:
-        handle.remove()
-    return found[0]
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 _widths: dict[type[nn.Module], int | None] = {}  # class of block -> length of its output, None if no tuple
@@ -98,7 +124,7 @@ def _tuple_width(model: PreTrainedModel) -> int | None:
     block = type(decoder_layers(model)[0])
     if block not in _widths:
         token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        output = _block_output(model, token, 0)
+        output = _block_outputs(model, token, [0])[0]
         _widths[block] = len(output) if isinstance(output, tuple) else None
     return _widths[block]
 

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,7 @@ from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError
 from crossdiff.provenance import code, trust
 from crossdiff.provenance.json_cache import FOLDER
+from crossdiff.provenance.parts import parts_of
 from crossdiff.provenance.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
-    names = ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")
+    names = ["workflow/run", "workflow/evaluations", "workflow/harvests"]
+    names += ["provenance/planned_jobs", "provenance/trust"]
     modules = code.closure([code.LIBRARY / f"{name}.py" for name in names])
     pair, models = values.get("pair") or {}, values.get("models") or {}
     sources = [pair.get("base") or {}, pair.get("chat") or {}, *models.values()]
@@ -152,22 +154,27 @@ def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: 
         return
     if settings.targets or settings.until or settings.omit_from or settings.batch:
         return  # this DAG is only a part of the plan
-    jobs = {str(output): job for job in dag.jobs for output in job.output}
-    if orphans := sorted(path for path in results if path not in jobs):
+    made = {str(output) for job in dag.jobs for output in job.output}
+    if orphans := sorted(path for path in results if path not in made):
         found = f"{len(orphans)} results belong to no job of this config, such as {orphans[0]}"
         print(f"{found}; crossdiff audit --all names them.", file=sys.stderr)
     if _read(PLAN)[0] != now:
-        told = {output: _job(job) for output, job in jobs.items()}
+        jobs = dict(planned for job in dag.jobs for planned in _planned(job))
         try:
             with atomic_path(PLAN) as temporary:
-                temporary.write_text(now + "\n" + json.dumps(told))
+                temporary.write_text(now + "\n" + json.dumps(jobs))
         except UserError as error:
             print(error, file=sys.stderr)
 
 
-def _job(job: Any) -> PlannedJob:
-    order_only = [str(path) for path in job.input if path.is_ancient]
-    return PlannedJob(job.rule.name, dict(job.params.items()), sorted(map(str, job.input)), order_only)
+def _planned(job: Any) -> Iterator[tuple[str, PlannedJob]]:
+    """(output, job) for every output of a job. Outputs of different parts have jobs of their own."""
+    ancient = {str(path) for path in job.input if path.is_ancient}
+    for part in parts_of(job.rule.name, job):
+        inputs = [str(path) for _, path in part.inputs]
+        order_only = [path for path in inputs if path in ancient]
+        for _, output in part.outputs:
+            yield str(output), PlannedJob(part.rule, part.params, sorted(inputs), order_only)
 
 
 def _read(path: Path) -> tuple[str, str]:

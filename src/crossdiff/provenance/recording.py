@@ -10,17 +10,17 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError
 from crossdiff.provenance import storage
 from crossdiff.provenance.code import ROOT, code_parts, parts_digest
 from crossdiff.provenance.hashing import Content, content, is_plain, stamp
+from crossdiff.provenance.parts import Part, parts_of
 from crossdiff.provenance.records import (
     Record,
     RecordedFile,
@@ -31,25 +31,38 @@ from crossdiff.provenance.records import (
     write_record,
 )
 
+Files = Sequence[tuple[str, str]]  # (name, path), as ``named_files`` gives them
+
+
+class Identity(NamedTuple):
+    """What the result of a job depends on."""
+
+    id: str  # of its record
+    params: dict[str, Any]
+    code: dict[str, str]
+    inputs: list[RecordedFile]
+
 
 @contextmanager
 def recording(snakemake: Any) -> Iterator[None]:
     """Record what runs inside, a job's script. On success each output has its record, on failure none has.
 
-    Raises UserError if an input changed while the job ran, if an output is missing, and for params that
-    Snakemake can't compare.
+    All outputs have the same record. If the job stands for several jobs, these have a record each
+    (``provenance.parts``). Raises UserError if an input changed while the job ran, if an output is missing,
+    and for params that Snakemake can't compare.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
-    code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
-    params = {name: _plain(name, value) for name, value in snakemake.params.items()}
-    params["code"] = parts_digest(code)
-    wildcards = dict(snakemake.wildcards.items())
-    found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
-    inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
-    identity = record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output))
-    job = storage.CurrentJob(identity, frozenset(snakemake.output), {}, {})
+    parts = parts_of(snakemake.rule, snakemake)
+    found: dict[str, Content] = {}
+    identities = [
+        identify(part.rule, part.wildcards, part.params, part.inputs, part.paths, found) for part in parts
+    ]
+    job = storage.CurrentJob(identities[0].id, frozenset(snakemake.output), {}, {})
+    if len(parts) > 1:
+        ids = zip(parts, identities, strict=True)
+        job = job._replace(records={path: identity.id for part, identity in ids for path in part.paths})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -57,27 +70,56 @@ def recording(snakemake: Any) -> Iterator[None]:
     finally:
         storage.current_job = None
     clock = time.perf_counter()
+    for identity in identities:
+        check_unchanged(identity.inputs)
+    written = {path: _written(path, job) for path in snakemake.output}
+    facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
+    facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
+    for part, identity in zip(parts, identities, strict=True):
+        outputs = [RecordedFile.of(name, path, written[path]) for name, path in part.outputs]
+        record = Record(
+            identity.id,
+            part.rule,
+            part.wildcards,
+            identity.params,
+            identity.code,
+            identity.inputs,
+            outputs,
+            facts | {"seeds": _seeds(part)},
+        )
+        for path in part.paths:
+            write_record(path, record)
+
+
+def identify(
+    rule: str,
+    wildcards: dict[str, str],
+    params: Mapping[str, Any],
+    files: Files,
+    outputs: list[str],
+    found: dict[str, Content] | None = None,
+) -> Identity:
+    """Hash all that the result of a job depends on, as it is now. ``files`` are the job's inputs.
+
+    ``found`` keeps the content of inputs that several jobs read. Raises UserError for an input that is
+    missing, and for params that Snakemake can't compare.
+    """
+    code = code_parts(rule, *params.get("modules", []))
+    plain = {name: _plain(name, value) for name, value in params.items()} | {"code": parts_digest(code)}
+    found = {} if found is None else found
+    for path in {path for _, path in files} - found.keys():
+        found[path] = _read(path)._replace(files=None)
+    inputs = [RecordedFile.of(name, path, found[path]) for name, path in files]
+    return Identity(record_id(rule, wildcards, plain, inputs, outputs), plain, code, inputs)
+
+
+def check_unchanged(inputs: list[RecordedFile]) -> None:
+    """Raise UserError if one of the inputs is not as it was when ``identify`` hashed it."""
     for entry in inputs:
         if stamp(entry.path) != entry.stamp:
             raise UserError(
                 f"{entry.path}: changed while the job ran, so what was read can't be known; run again"
             )
-    outputs = [RecordedFile.of(name, path, _written(path, job)) for name, path in _named(snakemake.output)]
-    facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
-    facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
-    record = Record(job.record, snakemake.rule, wildcards, params, code, inputs, outputs, facts)
-    for output in snakemake.output:
-        write_record(output, record)
-
-
-def _named(files: Any) -> Iterator[tuple[str, str]]:
-    """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
-    left = Counter(files)
-    for name, value in files.items():
-        for path in [value] if isinstance(value, str) else value:
-            left[path] -= 1
-            yield name, path
-    yield from (("", path) for path in left.elements())
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -119,10 +161,8 @@ def _written(path: str, job: storage.CurrentJob) -> Content:
 
 def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
     """Where and when the job ran, and with which versions. Its result should not depend on these."""
-    settings = snakemake.params.get("settings", {})
     torch = sys.modules.get("torch")  # not imported here, because half of the rules do without
     device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else "cpu"
-    seeds = [*snakemake.wildcards.items(), *settings.items()]
     return {
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -134,9 +174,14 @@ def _facts(snakemake: Any, started: datetime) -> dict[str, Any]:
         "git": _git(),
         "python": platform.python_version(),
         "packages": _packages(),
-        "seeds": {key: value for key, value in seeds if key.split(".")[-1] == "seed"},
         "config": os.environ.get("CROSSDIFF_CONFIG", "").split(os.pathsep),
     }
+
+
+def _seeds(part: Part) -> dict[str, Any]:
+    """The seeds among wildcards and settings, by their full keys."""
+    values = part.wildcards | part.params.get("settings", {})
+    return {key: value for key, value in values.items() if key.split(".")[-1] == "seed"}
 
 
 def _git() -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ class CurrentJob(NamedTuple):
     outputs: frozenset[str]
     written: dict[str, Content]  # output -> its content, hashed before it got its final name
     loaded: dict[str, dict[str, Any]]  # folder of each model that the job loaded -> what was loaded
+    records: Mapping[str, str] = {}  # output -> id of its record, if they differ (``provenance.parts``)
 
 
 # Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.
@@ -42,12 +43,16 @@ def current_record() -> str:
     return current_job.record
 
 
-def record_mark() -> dict[str, str]:
+def record_mark(output: str | Path | None = None) -> dict[str, str]:
     """A key and value for a file's metadata, with the id of its record.
 
-    By this id, audit finds the record of a file that was copied elsewhere. Empty if no job runs.
+    By this id, audit finds the record of a file that was copied elsewhere. Empty if no job runs. ``output``
+    tells which record is meant, in a job whose outputs have different ones.
     """
-    return {"crossdiff-record": f"crossdiff-record:{current_job.record}"} if current_job else {}
+    if current_job is None:
+        return {}
+    record = current_job.records[str(output)] if current_job.records else current_job.record
+    return {"crossdiff-record": f"crossdiff-record:{record}"}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from crossdiff.config import MODELS, Config
 from crossdiff.workflow.forecast import forecast_pair
-from crossdiff.workflow.sizes import Need, Shape
+from crossdiff.workflow.sizes import PROCESS, Need, Shape
 from crossdiff.workflow.tokenizer_names import chat_tokenizers
 
 OF_MODELS = ("prepare_model", "prove_model", "harvest_activations")  # rules with a job for each model
@@ -39,8 +39,11 @@ def forecast(config: Config, model: Shape | Mapping[str, Shape]) -> dict[str, Ne
                 share = _new(seen, [(rule, pair.name)])
             part = need.times(share)
             if rule == "harvest_activations":  # every layer is written, also in a pass for a deeper one
-                caches = _new(seen, [("cache", name, str(pair.layer), tokenizer) for name in models])
-                part = part._replace(disk=caches * need.disk, written=caches * need.written)
+                places = [("cache", name, tokenizer) for name in models]
+                caches = _new(seen, [(*place, str(pair.layer)) for place in places])
+                layers = max(sum(thing[:3] == place for thing in seen) for place in places)
+                held = PROCESS + layers * (need.host - PROCESS)  # one job holds a part of every layer's cache
+                part = part._replace(disk=caches * need.disk, written=caches * need.written, host=held)
             total[rule] = total[rule].plus(part) if rule in total else part
     return total
 

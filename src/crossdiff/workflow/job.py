@@ -11,6 +11,7 @@ from typing import Any
 from crossdiff.config import Config, load
 from crossdiff.config.declared import only
 from crossdiff.errors import UserError
+from crossdiff.provenance.parts import parts_of
 from crossdiff.provenance.recording import recording
 from crossdiff.provenance.storage import not_written
 from crossdiff.workflow.running import running
@@ -25,6 +26,13 @@ def job(snakemake: Any) -> Iterator[Config]:
     A record is written next to every output. ``crossdiff watch`` shows the job until it ends. Everything that
     is printed goes to the rule's log. A UserError ends the job with its one line.
     """
+    with jobs(snakemake) as [settings]:
+        yield settings
+
+
+@contextmanager
+def jobs(snakemake: Any) -> Iterator[list[Config]]:
+    """Do the same for a job that may stand for several (``provenance.parts``). Give the settings of each."""
     try:
         opened = Path(snakemake.log[0]).open("w", buffering=1)
     except OSError as error:
@@ -42,8 +50,11 @@ def job(snakemake: Any) -> Iterator[Config]:
         )
         try:
             with running(snakemake), recording(snakemake):
-                seen = load(snakemake.config).seen_by(dict(snakemake.wildcards.items()))
-                yield only(seen, snakemake.params.get("settings", {}).keys(), snakemake.rule)
+                config = load(snakemake.config)
+                yield [
+                    only(config.seen_by(part.wildcards), part.params.get("settings", {}).keys(), part.rule)
+                    for part in parts_of(snakemake.rule, snakemake)
+                ]
         except UserError as error:
             log.error("error: %s", error)
             raise SystemExit(1) from None

@@ -40,7 +40,7 @@ def llama() -> LlamaForCausalLM:
 
 def harvest(folder: Path, model: LlamaForCausalLM, shard: Shard, batch_tokens: int) -> torch.Tensor:
     """Harvest a shard and give what its cache holds."""
-    harvest_shard(model, shard, LAYER, batch_tokens, folder / "harvested.h5")
+    harvest_shard(model, shard, {LAYER: folder / "harvested.h5"}, batch_tokens)
     return read_rows(folder / "harvested.h5", 0, len(shard.token))
 
 
@@ -123,11 +123,33 @@ def test_rows_follow_the_shard_when_its_sequences_change_places(
 
 def test_harvest_shard_writes_the_cache_of_these_tokens(llama: LlamaForCausalLM, tmp_path: Path) -> None:
     shard = token_shard(LENGTHS)
-    harvest_shard(llama, shard, LAYER, 40, tmp_path / "0000.base.h5")
+    harvest_shard(llama, shard, {LAYER: tmp_path / "0000.base.h5"}, 40)
     header = read_header(tmp_path / "0000.base.h5")
     assert (header.layer, header.d_model, header.rows) == (LAYER, 16, sum(LENGTHS))
     assert header.tokens_sha256 == tokens_digest(shard.token)
     np.testing.assert_array_equal(header.norm, each_alone(llama, shard.token, LENGTHS).float().norm(dim=1))
+
+
+@pytest.mark.parametrize("window", [20, 2**20])
+def test_caches_of_one_pass_have_the_bytes_of_those_of_separate_passes(
+    llama: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setattr(harvest_module, "WINDOW", window)
+    shard = token_shard(LENGTHS)
+    harvest_shard(llama, shard, {2: tmp_path / "deep.h5", 0: tmp_path / "first.h5"}, 40)
+    for layer, name in ((2, "deep.h5"), (0, "first.h5")):
+        harvest_shard(llama, shard, {layer: tmp_path / "alone.h5"}, 40)
+        assert (tmp_path / name).read_bytes() == (tmp_path / "alone.h5").read_bytes()
+        assert read_header(tmp_path / name).layer == layer
+    assert (tmp_path / "deep.h5").read_bytes() != (tmp_path / "first.h5").read_bytes()
+
+
+def test_one_pass_runs_each_block_once_for_all_layers(llama: LlamaForCausalLM, tmp_path: Path) -> None:
+    ran = []
+    for number, block in enumerate(llama.model.layers):
+        block.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+    harvest_shard(llama, token_shard(LENGTHS), {0: tmp_path / "a.h5", 1: tmp_path / "b.h5"}, 10_000)
+    assert ran == [0, 1]
 
 
 def test_batches_that_are_not_stored_yet_are_few(
@@ -135,9 +157,9 @@ def test_batches_that_are_not_stored_yet_are_few(
 ) -> None:
     """The device waits where storing is slow: memory stays bounded."""
     ran, stored, most = 0, 0, 0
-    run, store = harvest_module.run_to_layer, harvest_module._store
+    run, store = harvest_module.run_to_layers, harvest_module._store
 
-    def counted_run(*arguments: Any) -> torch.Tensor:
+    def counted_run(*arguments: Any) -> list[torch.Tensor]:
         nonlocal ran, most
         ran += 1
         most = max(most, ran - stored)
@@ -149,7 +171,7 @@ def test_batches_that_are_not_stored_yet_are_few(
         store(*arguments)
         stored += 1
 
-    monkeypatch.setattr(harvest_module, "run_to_layer", counted_run)
+    monkeypatch.setattr(harvest_module, "run_to_layers", counted_run)
     monkeypatch.setattr(harvest_module, "_store", slow_store)
     harvest(tmp_path, llama, token_shard([4] * 30), 4)
     assert ran == stored == 30
@@ -182,5 +204,16 @@ def test_bad_activations_are_refused_with_row_and_document(
     with pytest.raises(
         UserError, match=r"^6 of 13 tokens .* layer 1, the first in row 4 \(document 51, position 0\)$"
     ):
-        harvest_shard(llama, shard, LAYER, 100, tmp_path / "0000.base.h5")
+        harvest_shard(llama, shard, {LAYER: tmp_path / "0000.base.h5"}, 100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_activations_of_one_layer_of_several_name_it_and_leave_no_cache(
+    llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        llama.model.layers[2].mlp.down_proj.weight.fill_(float("nan"))
+    caches = {layer: tmp_path / f"{layer}.h5" for layer in (0, 2, 1)}
+    with pytest.raises(UserError, match=r"^13 of 13 tokens .* at layer 2, the first in row 0 "):
+        harvest_shard(llama, token_shard([4, 6, 3]), caches, 100)
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,13 @@ from transformers import (
 )
 
 from crossdiff.errors import UserError
-from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import (
+    decoder_layers,
+    head_logits,
+    resume_from_layer,
+    run_to_layer,
+    run_to_layers,
+)
 
 VOCABULARY, LENGTH, WINDOW = 64, 24, 8  # sequences longer than the sliding window
 SIZES = {
@@ -131,6 +137,32 @@ def test_run_to_layer_gives_the_full_models_residual_stream_at_every_layer(model
         assert_close(run_to_layer(model, IDS, layer), expected, rtol=0, atol=0)
 
 
+def test_one_pass_gives_the_stream_of_every_layer_that_a_pass_of_its_own_gives(model):
+    last, hooks = n_layers(model) - 1, [len(block._forward_hooks) for block in decoder_layers(model)]
+    for layers in ([0, last], [last, 0], [1], list(range(n_layers(model)))):
+        together = run_to_layers(model, IDS, layers)
+        assert len(together) == len(layers)
+        for layer, found in zip(layers, together, strict=True):
+            assert torch.equal(found, run_to_layer(model, IDS, layer))
+    assert not torch.equal(*run_to_layers(model, IDS, [0, 1]))
+    assert [len(block._forward_hooks) for block in decoder_layers(model)] == hooks
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])  # whose blocks give a tensor, and a tuple
+def test_block_that_changes_its_input_in_place_leaves_earlier_streams_alone(family):
+    model = make_model(CONFIGS[family])
+    expected = [run_to_layer(model, IDS, layer) for layer in (0, 1)]
+
+    def double(_block, inputs):
+        inputs[0].mul_(2)
+
+    decoder_layers(model)[1].register_forward_pre_hook(double)
+    first, second = run_to_layers(model, IDS, [0, 1])
+    assert torch.equal(first, expected[0])
+    assert not torch.allclose(second, expected[1])
+    assert torch.equal(second, run_to_layer(model, IDS, 1))
+
+
 def test_no_later_layer_and_no_head_runs(model):
     ran: Counter[str] = Counter()
     watched = {f"layer {i}": layer for i, layer in enumerate(decoder_layers(model))} | {
@@ -143,7 +175,7 @@ def test_no_later_layer_and_no_head_runs(model):
     try:
         for layer in range(n_layers(model)):
             ran.clear()
-            run_to_layer(model, IDS, layer)
+            run_to_layers(model, IDS, range(layer + 1))
             assert ran == {f"layer {i}": 1 for i in range(layer + 1)}
     finally:
         for handle in handles:

@@ -13,7 +13,7 @@ from crossdiff.config import load
 from crossdiff.errors import UserError
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.run import Run, result_folders
-from crossdiff.workflow.sizes import Shape
+from crossdiff.workflow.sizes import PROCESS, Shape
 from crossdiff.workflow.tokenizer_names import chat_tokenizers, told
 
 PAIRS: dict[str, Any] = yaml.safe_load((ROOT / "configs/tiny-pairs.yaml").read_text())
@@ -238,6 +238,10 @@ def test_forecast_counts_what_pairs_and_layers_share_once() -> None:
     assert needs["harvest_activations"].disk == pytest.approx(3 * alone["harvest_activations"].disk)
     assert needs["harvest_activations"].flop == pytest.approx(1.5 * alone["harvest_activations"].flop)
     assert needs["train_crosscoder"].disk == pytest.approx(4 * alone["train_crosscoder"].disk)
+    # A job holds a part of both caches: bfloat16 of a shard's tokens.
+    shard = load(PAIRS).tokens.shard * 2 * SMALL.d_model
+    assert needs["harvest_activations"].host == PROCESS + 2 * shard
+    assert alone["harvest_activations"].host == PROCESS + shard
 
 
 def test_forecast_of_one_pair_is_what_it_was() -> None:
