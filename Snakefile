@@ -74,6 +74,7 @@ planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
 onstart:
     try:
+        scratch.link_caches(CONFIG)
         resources.check_cores(workflow)
         slurm.check(workflow)
         gpu.check(workflow)

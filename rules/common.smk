@@ -18,7 +18,7 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.texts.first_record import check_fields
-    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, shapes, slurm
+    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, scratch, shapes, slurm
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
@@ -38,8 +38,11 @@ try:
     RUN = Run(config)
     check_layout(RUN.config)
     shapes.check_width(RUN.config)
+    scratch.check_link()
     if workflow.is_main_process:
         check_folders()
+        scratch.check(RUN.config)
+        scratch.link_caches(RUN.config, begin=False)
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()

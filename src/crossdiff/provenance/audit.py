@@ -16,7 +16,6 @@ from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.planned_jobs import PlannedJob, plan
 from crossdiff.provenance.records import (
     RESULTS,
-    SUFFIX,
     Record,
     RecordedFile,
     RecordError,
@@ -25,7 +24,8 @@ from crossdiff.provenance.records import (
     read_record,
     record_path,
 )
-from crossdiff.provenance.trust import input_changed, outputs
+from crossdiff.provenance.scratch import walked
+from crossdiff.provenance.trust import all_results, input_changed, outputs
 
 VERIFIED = "verified"
 ACCEPTED = "accepted"
@@ -104,11 +104,7 @@ class Audit:
 
         Raises UserError if there are none.
         """
-        recorded = (
-            path.relative_to(self.root).as_posix().removesuffix(SUFFIX)
-            for path in (self.root / RESULTS).rglob("*" + SUFFIX)
-        )
-        paths = sorted({*outputs([RESULTS], self.root), *recorded})
+        paths = all_results(walked(self.root), self.root)
         if not paths:
             raise UserError(f"{self.root / RESULTS}: no results here; run this in the checkout that has them")
         return {path: self.result(path) for path in paths}
@@ -241,7 +237,7 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
                 return home, place.relative_to(home).as_posix(), []
     there = Hashes(absolute.parent, {}, deep=True)
     known = None if path.is_dir() else embedded_id(absolute)
-    for candidate in outputs([RESULTS], checkout):
+    for candidate in outputs(walked(checkout), checkout):
         try:
             record = read_record(checkout / candidate)
         except RecordError:
