@@ -303,13 +303,13 @@ def _watch(_options: argparse.Namespace) -> int:
 
 def _collect(options: argparse.Namespace) -> int:
     root = Path.cwd()
-    found = gc.collect(root, options.configs)
-    print(*gc.listing(found), sep="\n", flush=True)
-    if options.delete:
-        gc.delete(root, found)
-        print("All of it is deleted.")
-    elif found.unneeded:
-        print("Nothing is deleted. To delete what no config needs, add --delete.")
+    collected = gc.collect(root, options.configs)
+    print(*gc.listing(collected), sep="\n", flush=True)
+    if collected.found.unneeded and options.delete:
+        gc.delete(root, collected.found)
+        print("What no config needs is deleted.")
+    elif collected.found.unneeded:
+        print("Nothing is deleted yet. To delete what no config needs, add --delete.")
     return 0
 
 

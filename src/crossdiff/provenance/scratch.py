@@ -1,7 +1,7 @@
 """Activation caches may lie on another file system, such as a cluster's scratch (``activations.folder``).
 
-Then results/activations is a link to a folder there, so every path stays as it is. Each checkout has a folder of
-its own, which is named after the checkout's path. So two checkouts can use one config and never mix their caches.
+Then results/activations is a link to a folder there, so every path stays as it is. Each checkout has a folder
+of its own, named after the checkout's path. So two checkouts can use one config and never mix their caches.
 """
 
 import hashlib

@@ -17,11 +17,11 @@ from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.scratch import CACHES
 from crossdiff.provenance.storage import existing
 from crossdiff.texts.first_record import check_fields
+from crossdiff.workflow import scratch
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
 from crossdiff.workflow.forecast import forecast
 from crossdiff.workflow.run import Run, check_layout, result_folders
-from crossdiff.workflow.scratch import caches_place
 from crossdiff.workflow.shapes import known_shape
 from crossdiff.workflow.sizes import Need
 from crossdiff.workflow.suggest import suggestion
@@ -96,7 +96,7 @@ def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str
     """Yield every complaint that a run would make before its first job."""
     checks: tuple[Callable[[], list[str] | None], ...] = (
         lambda: check_layout(config, root),
-        lambda: check(config, root),
+        lambda: scratch.check(config, root),
         Run(values).check_models,
         lambda: check_fields(config.datasets),
         config.missing,
@@ -133,7 +133,7 @@ def _too_little(needs: dict[str, Need], card: Card, config: Config, root: Path) 
 
 def _full_disks(needs: dict[str, Need], config: Config, root: Path) -> Iterator[str]:
     """Yield for which disk the run is too large. Caches may lie on another one (``activations.folder``)."""
-    results, caches = existing(root / RESULTS), caches_place(config, root)
+    results, caches = existing(root / RESULTS), scratch.caches_place(config, root)
     if caches.stat().st_dev == results.stat().st_dev:
         caches = results
     wanted: Counter[Path] = Counter()  # folder on a disk -> bytes that are still to be written there
