@@ -38,7 +38,6 @@ try:
     RUN = Run(config)
     check_layout(RUN.config)
     shapes.check_width(RUN.config)
-    scratch.check_link()
     if workflow.is_main_process:
         check_folders()
         scratch.check(RUN.config)
@@ -46,6 +45,8 @@ try:
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()
+    else:
+        scratch.check_link()
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))

@@ -71,7 +71,7 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
         upstream=Counter(record.rule for node, record in older if node.path in upstream),
         older=Counter(record.rule for node, record in older if node.path not in upstream),
         orphans=sum(_is_orphan(node) for node, _ in recorded),
-        unrecorded=len(nodes) - len(recorded),
+        unrecorded=sum(node.record is None and node.digest is not None for node in nodes.values()),
     )
 
 

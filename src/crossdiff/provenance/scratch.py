@@ -6,11 +6,13 @@ of its own, named after the checkout's path. So two checkouts can use one config
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from crossdiff.provenance.records import RESULTS
 
 CACHES = f"{RESULTS}/activations"
+MADE = re.compile(r".*-[0-9a-f]{8}")  # names of checkouts' folders
 
 
 def own_folder(folder: str, root: Path) -> Path:
@@ -27,6 +29,12 @@ def is_own(root: Path) -> bool:
     """Whether the caches of ``root`` lie behind a link that Crossdiff made for this checkout."""
     link = root / CACHES
     return link.is_symlink() and link.readlink().name == _own_name(root)
+
+
+def is_of_another(root: Path) -> bool:
+    """Whether that link was made for another checkout, of which this one is a copy."""
+    link = root / CACHES
+    return link.is_symlink() and bool(MADE.fullmatch(link.readlink().name)) and not is_own(root)
 
 
 def walked(root: Path) -> list[str]:

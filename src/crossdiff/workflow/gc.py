@@ -15,6 +15,7 @@ from crossdiff.provenance.hashing import Hashes
 from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.lock import refuse_while_snakemake_runs
 from crossdiff.provenance.planned_jobs import plan
+from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.unneeded import Found, Left, Unneeded
 from crossdiff.workflow.running import running_jobs
 
@@ -33,9 +34,11 @@ class Collected(NamedTuple):
 def collect(root: Path, named: Sequence[Path]) -> Collected:
     """Find what none of the configs needs. ``named``: config files, merged ones (``a.yaml+b.yaml``), folders.
 
-    Raises UserError while anything runs in ``root``, and for a config that can't be planned, because nobody
-    knows what it needs.
+    Raises UserError without results, while anything runs in ``root``, and for a config that can't be planned,
+    because nobody knows what it needs.
     """
+    if not (root / RESULTS).is_dir():
+        raise UserError(f"{root / RESULTS}: no results here; run this in the checkout that has them")
     _refuse_while_anything_runs(root)
     configs = _configs(root, named)
     needed: set[str] = set()

@@ -11,7 +11,7 @@ from pathlib import Path
 from crossdiff.config import Config
 from crossdiff.errors import UserError
 from crossdiff.provenance.records import RESULTS
-from crossdiff.provenance.scratch import CACHES, own_folder
+from crossdiff.provenance.scratch import CACHES, is_of_another, own_folder
 from crossdiff.provenance.storage import existing
 
 KEY = "activations.folder"
@@ -29,16 +29,23 @@ def check_link(root: Path = Path()) -> None:
 
 
 def check(config: Config, root: Path = Path()) -> None:
-    """Raise UserError if the caches can't lie where ``activations.folder`` puts them. Changes nothing."""
+    """Raise UserError if the caches can't lie where ``activations.folder`` puts them. Changes nothing.
+
+    Without the key the caches lie in results/activations, or where a link of this name leads.
+    """
     check_link(root)
-    if config.activations.folder is None:
+    link, folder = root / CACHES, config.activations.folder
+    if folder is None:
+        if is_of_another(root):
+            own = own_folder(str(link.readlink().parent), root)
+            _refuse_target(link, own, "which was made for another checkout")
         return
-    link, own = root / CACHES, own_folder(config.activations.folder, root)
-    found = f"{KEY}: found {config.activations.folder}"
+    own, found = own_folder(folder, root), f"{KEY}: found {folder}"
     if own.resolve().is_relative_to((root / RESULTS).resolve()):
         raise UserError(f"{found}, allowed: a folder outside of {RESULTS}/")
     if link.is_symlink():
-        _check_target(link, own)
+        if link.resolve() != own.resolve():
+            _refuse_target(link, own, f"but {KEY} gives this checkout {own}")
     elif link.is_file():
         raise UserError(f"{CACHES}: found a file, allowed: a folder, or nothing; move the file elsewhere")
     elif link.is_dir() and any(link.iterdir()):
@@ -46,14 +53,13 @@ def check(config: Config, root: Path = Path()) -> None:
     _check_place(found, own)
 
 
-def _check_target(link: Path, own: Path) -> None:
-    if link.resolve() != own.resolve():
-        old, new = (shlex.quote(str(path)) for path in (link.readlink(), own))
-        move = f"mkdir -p {new.removesuffix(own.name)} && mv {old} {new} && ln -sfn {new} {CACHES}"
-        raise UserError(
-            f"{CACHES}: found a link to {old}, but {KEY} gives this checkout {own}; if the key has changed "
-            f"or the checkout was moved: {move}; if the checkout is a copy: rm {CACHES}"
-        )
+def _refuse_target(link: Path, own: Path, why: str) -> None:
+    old, folder, new = (shlex.quote(str(path)) for path in (link.readlink(), own.parent, own))
+    move = f"mkdir -p {folder} && mv {old} {new} && ln -sfn {new} {CACHES}"
+    raise UserError(
+        f"{CACHES}: found a link to {old}, {why}; if this checkout is a copy: rm {CACHES}; "
+        f"if it was moved, or the key has changed: {move}"
+    )
 
 
 def _refuse_files(found: str, own: Path) -> None:
