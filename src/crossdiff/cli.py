@@ -127,10 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument(
         "configs",
         type=Path,
-        nargs="*",
+        nargs="+",
         metavar="CONFIG",
-        help="a config or a folder of configs; a.yaml+b.yaml stands for a run with both files; "
-        "the default is config.yaml and configs/",
+        help="a config, or a folder of configs; a.yaml+b.yaml stands for a run with both files",
     )
     collect.add_argument("--delete", action="store_true", help="delete what is listed")
     collect.set_defaults(run=_collect)

@@ -25,8 +25,8 @@ class Activations(Section):
     folder: Annotated[
         Text | None,
         about(
-            "Folder on another file system, such as scratch, where each checkout's caches get a folder of "
-            "their own. results/activations becomes a link to that. Results stay."
+            "Folder on another file system (scratch) for the caches. results/activations becomes a link to "
+            "a folder in it, one for each checkout. Results stay."
         ),
     ] = None
     batch_tokens: Annotated[

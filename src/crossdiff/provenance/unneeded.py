@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from crossdiff.config.models import KEPT_NAMES
 from crossdiff.errors import UserError
 from crossdiff.provenance.hashing import IGNORED, Hashes
 from crossdiff.provenance.records import RESULTS, record_path
@@ -116,10 +117,14 @@ def _size(path: Path) -> int:
 
 
 def _group(root: Path, path: str, around: set[str]) -> str:
-    """The highest folder around ``path`` in which nothing is needed; its own folder if there is none."""
+    """The highest folder around ``path`` in which nothing is needed; its own folder if there is none.
+
+    It is not higher than the folder of a pair, model or tokenizer.
+    """
     is_folder = (root / path).is_dir() and not PurePosixPath(path).name.startswith(".")
     group = PurePosixPath(path) if is_folder else PurePosixPath(path).parent
-    while str(group) != RESULTS and str(group.parent) not in {RESULTS, *around}:
+    top = {RESULTS, *(f"{RESULTS}/{name}" for name in KEPT_NAMES), *around}
+    while str(group) not in top and str(group.parent) not in top:
         group = group.parent
     return str(group)
 

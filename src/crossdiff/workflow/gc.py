@@ -19,7 +19,6 @@ from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.unneeded import Found, Left, Unneeded
 from crossdiff.workflow.running import running_jobs
 
-DEFAULT = (Path("config.yaml"), Path("configs"))
 MERGED = "+"  # between the files of a run with several
 SHOWN = 20  # folders that are listed of what is left alone
 
@@ -44,9 +43,10 @@ def collect(root: Path, named: Sequence[Path]) -> Collected:
     needed: set[str] = set()
     for config in configs:
         try:
-            jobs = plan(root, config)
+            jobs = plan(root, config, fresh=True)
         except UserError as error:
-            raise UserError(f"{error}; what it needs is unknown, so nothing is deleted") from None
+            todo = "mend it, or name the configs without it if it has no results here"
+            raise UserError(f"{error}; what it needs is unknown, so nothing is deleted: {todo}") from None
         needed.update(jobs, *(job.inputs for job in jobs.values()))
     remembered = JsonCache(root / FOLDER / "hashes.json")
     found = unneeded.find(root, needed, Hashes(root, remembered))
@@ -70,7 +70,7 @@ def _refuse_while_anything_runs(root: Path) -> None:
 def _configs(root: Path, named: Sequence[Path]) -> list[list[Path]]:
     """The files of each config. Raises UserError for what is not there, and for a folder without configs."""
     found = []
-    for path in named or [path for path in DEFAULT if (root / path).exists()]:
+    for path in named:
         if (root / path).is_dir():
             inside = sorted([*(root / path).glob("*.yaml"), *(root / path).glob("*.yml")])
             if not inside:
@@ -80,8 +80,6 @@ def _configs(root: Path, named: Sequence[Path]) -> list[list[Path]]:
             found.append([root / path])
         else:
             found.append([root / part for part in str(path).split(MERGED)])
-    if not found:
-        raise UserError(f"{root}: neither {DEFAULT[0]} nor {DEFAULT[1]}/ is here; name the configs")
     return [[Path(os.path.relpath(file, root)) for file in config] for config in found]
 
 

@@ -4,24 +4,20 @@ Torch-free.
 """
 
 import os
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crossdiff.config import MODELS, Config, load
+from crossdiff.config import Config, load
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
-from crossdiff.provenance.records import RESULTS
-from crossdiff.provenance.scratch import CACHES
-from crossdiff.provenance.storage import existing
 from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow import scratch
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
+from crossdiff.workflow.disks import full_disks
 from crossdiff.workflow.forecast import forecast
-from crossdiff.workflow.run import Run, check_layout, result_folders
+from crossdiff.workflow.run import Run, check_layout
 from crossdiff.workflow.shapes import known_shape
 from crossdiff.workflow.sizes import Need
 from crossdiff.workflow.suggest import suggestion
@@ -123,28 +119,9 @@ def _too_much(needs: dict[str, Need], card: Card, disk: float | None, hours: flo
 
 def _too_little(needs: dict[str, Need], card: Card, config: Config, root: Path) -> Iterator[str]:
     """Yield what this machine lacks. Results that are already on its disk count as written."""
-    yield from _full_disks(needs, config, root)
+    yield from full_disks(needs, config, root)
     main = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for rule, need in needs.items():
         host = need.host if card.memory else need.memory
         if host > main:
             yield f"memory: {rule} needs {host / 1e9:,.1f} GB, this machine has {main / 1e9:,.1f} GB"
-
-
-def _full_disks(needs: dict[str, Need], config: Config, root: Path) -> Iterator[str]:
-    """Yield for which disk the run is too large. Caches may lie on another one (``activations.folder``)."""
-    results, caches = existing(root / RESULTS), scratch.caches_place(config, root)
-    if caches.stat().st_dev == results.stat().st_dev:
-        caches = results
-    wanted: Counter[Path] = Counter()  # folder on a disk -> bytes that are still to be written there
-    for rule, need in needs.items():
-        wanted[caches if rule == "harvest_activations" else results] += round(need.disk)
-    models = [f"{RESULTS}/models/{config.pair.model_name(role)}" for role in MODELS]
-    for folder in (*result_folders(config), *models):
-        files = [path for path in (root / folder).rglob("*") if path.is_file()]
-        there = sum(path.stat().st_size for path in files)
-        wanted[caches if folder.startswith(CACHES) else results] -= there
-    for place, size in wanted.items():
-        if size > (free := shutil.disk_usage(place).free):
-            what = "the run needs" if place == results else f"the activation caches in {place} need"
-            yield f"disk: {what} {size / 1e9:,.1f} GB more, {free / 1e9:,.1f} GB are free"

@@ -55,7 +55,7 @@ def check(config: Config, root: Path = Path()) -> None:
 
 def _refuse_target(link: Path, own: Path, why: str) -> None:
     old, folder, new = (shlex.quote(str(path)) for path in (link.readlink(), own.parent, own))
-    move = f"mkdir -p {folder} && mv {old} {new} && ln -sfn {new} {CACHES}"
+    move = f"mkdir -p {folder} && mv -T {old} {new} && ln -sfn {new} {CACHES}"
     raise UserError(
         f"{CACHES}: found a link to {old}, {why}; if this checkout is a copy: rm {CACHES}; "
         f"if it was moved, or the key has changed: {move}"
@@ -63,10 +63,10 @@ def _refuse_target(link: Path, own: Path, why: str) -> None:
 
 
 def _refuse_files(found: str, own: Path) -> None:
-    if own.exists():
+    if own.is_dir() and any(own.iterdir()):
         raise UserError(f"{found}, but {CACHES} and {own} both hold files; delete one of these folders")
     folder, new = (shlex.quote(str(path)) for path in (own.parent, own))
-    move = f"mkdir -p {folder} && mv {CACHES} {new} && ln -s {new} {CACHES}"
+    move = f"mkdir -p {folder} && mv -T {CACHES} {new} && ln -s {new} {CACHES}"
     raise UserError(f"{found}, but {CACHES} holds files already; move them: {move}")
 
 
