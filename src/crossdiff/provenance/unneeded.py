@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from crossdiff.config.models import KEPT_NAMES
+from crossdiff.config.pairs import KEPT_NAMES
 from crossdiff.errors import UserError
 from crossdiff.provenance.hashing import IGNORED, Hashes
 from crossdiff.provenance.records import RESULTS, record_path

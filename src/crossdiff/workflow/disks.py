@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from crossdiff.config import MODELS, Config
+from crossdiff.config import Config
 from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.scratch import CACHES
 from crossdiff.provenance.storage import existing
@@ -22,7 +22,7 @@ def full_disks(needs: dict[str, Need], config: Config, root: Path) -> Iterator[s
     wanted: Counter[Path] = Counter()  # folder on a disk -> bytes that are still to be written there
     for rule, need in needs.items():
         wanted[caches if rule == "harvest_activations" else results] += round(need.disk)
-    models = [f"{RESULTS}/models/{config.pair.model_name(role)}" for role in MODELS]
+    models = [f"{RESULTS}/models/{name}" for name in config.models]
     for folder in (*result_folders(config), *models):
         files = [path for path in (root / folder).rglob("*") if path.is_file()]
         there = sum(path.stat().st_size for path in files)
