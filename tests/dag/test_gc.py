@@ -1,10 +1,18 @@
 """Results that no config needs, and caches on another file system, with real plans."""
 
+import json
 import shutil
 
 import pytest
+import yaml
 from conftest import TINY, Checkout, planned
+from helpers_chain import RUN
 
+from crossdiff.provenance.hashing import content
+from crossdiff.provenance.planned_jobs import PLAN, PlannedJob
+from crossdiff.provenance.records import Record, RecordedFile, write_record
+
+PAIRS = "configs/tiny-pairs.yaml"
 CACHES = "results/activations"
 CACHE = f"{CACHES}/tiny-base/layer1/tiny-chat/requests.train/0000.h5"
 
@@ -77,6 +85,78 @@ def test_config_that_cannot_be_planned_deletes_nothing(ours: Checkout) -> None:
     assert "(config: seed: unknown key; did you mean seeds?" in line
     assert "; what it needs is unknown, so nothing is deleted: mend it" in line
     assert (ours.folder / "results/tiny/layer1/l1/seed0/weights.safetensors").exists()
+
+
+# Several pairs and layers. Every result is pretended: what is needed comes from the plan.
+
+
+def plan_of(checkout: Checkout, config: str) -> dict[str, PlannedJob]:
+    result = checkout.snakemake("--dry-run", "--configfile", config)
+    assert result.returncode == 0, result.stdout
+    _, _, told = (checkout.folder / PLAN).read_text().partition("\n")
+    return {output: PlannedJob(*job) for output, job in json.loads(told).items()}
+
+
+@pytest.fixture
+def pretended(checkout: Checkout) -> Checkout:
+    """A checkout with a file and a record for every output of two pairs at two layers."""
+    for output, job in plan_of(checkout, PAIRS).items():
+        path = checkout.folder / output
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(output)
+        made = RecordedFile.of("", output, content(path))
+        record = Record("0" * 32, job.rule, {}, job.params, {}, [], [made], RUN | {"config": [PAIRS]})
+        write_record(path, record)
+    return checkout
+
+
+def unneeded(checkout: Checkout, config: str) -> tuple[set[str], set[str]]:
+    """Delete what a config does not need; give the groups that were listed, and the files that are gone."""
+    files = {path for path in (checkout.folder / "results").rglob("*") if not path.name.endswith(".json")}
+    result = checkout.crossdiff("gc", config, "--delete")
+    assert result.returncode == 0, result.stdout
+    groups = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("  ")}
+    gone = {path.relative_to(checkout.folder).as_posix() for path in files if not path.exists()}
+    return groups - {"all"}, gone
+
+
+def outputs_only_of(checkout: Checkout, config: str) -> set[str]:
+    """The outputs that two pairs at two layers have and this config does not."""
+    gone = plan_of(checkout, PAIRS).keys() - plan_of(checkout, config).keys()
+    return {path for path in gone if not path.endswith(".json")}
+
+
+def test_removed_pair_goes_with_all_that_is_its_own_and_nothing_else_does(pretended: Checkout) -> None:
+    assert pretended.crossdiff("gc", PAIRS).stdout == "Every result is needed.\n"
+    values = yaml.safe_load((pretended.folder / PAIRS).read_text())
+    del values["models"]["tiny-other"], values["pairs"]["tiny-second"]
+    (pretended.folder / "one.yaml").write_text(yaml.safe_dump(values))
+    own = outputs_only_of(pretended, "one.yaml")
+    assert {path.split("/")[2] for path in own if "/activations/" in path} == {"tiny-other"}
+    groups, gone = unneeded(pretended, "one.yaml")
+    assert groups == {"results/tiny-second", "results/models", f"{CACHES}/tiny-other"}
+    assert own <= gone
+    assert all((pretended.folder / output).exists() for output in plan_of(pretended, "one.yaml"))
+
+
+def test_removed_layer_goes_from_every_pair_and_model(pretended: Checkout) -> None:
+    values = yaml.safe_load((pretended.folder / PAIRS).read_text())
+    for pair in values["pairs"].values():
+        pair["layers"] = [1]
+    (pretended.folder / "layer.yaml").write_text(yaml.safe_dump(values))
+    own = outputs_only_of(pretended, "layer.yaml")
+    groups, gone = unneeded(pretended, "layer.yaml")
+    models = ("tiny-base", "tiny-chat", "tiny-other")
+    assert groups == {
+        "results/tiny/layer0",
+        "results/tiny-second/layer0",
+        *(f"{CACHES}/{name}/layer0" for name in models),
+    }
+    assert own <= gone
+    assert all((pretended.folder / output).exists() for output in plan_of(pretended, "layer.yaml"))
+
+
+# Another file system.
 
 
 @pytest.fixture
