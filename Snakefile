@@ -69,6 +69,7 @@ planned_jobs.start(workflow, own_folders(CONFIG), [*result_folders(CONFIG), *SHA
 
 onstart:
     try:
+        scratch.link_caches(CONFIG)
         resources.check_cores(workflow)
         slurm.check(workflow)
         gpu.check(workflow)

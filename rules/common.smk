@@ -25,6 +25,7 @@ try:
         harvests,
         kept_shards,
         resources,
+        scratch,
         shapes,
         slurm,
         tokenizer_names,
@@ -59,10 +60,14 @@ try:
     shapes.check_fit(RUN.config)
     if workflow.is_main_process:
         check_folders()
+        scratch.check(RUN.config)
+        scratch.link_caches(RUN.config, begin=False)
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()
         print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)
+    else:
+        scratch.check_link()
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))

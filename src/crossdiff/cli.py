@@ -24,7 +24,7 @@ from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.planned_jobs import read_config
 from crossdiff.provenance.records import read_record
-from crossdiff.workflow import commands, slurm, watch
+from crossdiff.workflow import commands, gc, slurm, watch
 from crossdiff.workflow.cards import CARDS, Card, find_card, read_card, write_card
 
 DEFAULT_CONFIG = Path("config.yaml")
@@ -121,6 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--hours", type=_hours, help="the hours you have: suggest settings that fit")
     plan.set_defaults(run=_plan)
+    collect = commands.add_parser(
+        "gc", help="list results that no config needs any more, with their sizes, and delete them on demand"
+    )
+    collect.add_argument(
+        "configs",
+        type=Path,
+        nargs="+",
+        metavar="CONFIG",
+        help="a config, or a folder of configs; a.yaml+b.yaml stands for a run with both files",
+    )
+    collect.add_argument("--delete", action="store_true", help="delete what is listed")
+    collect.set_defaults(run=_collect)
     look = commands.add_parser(
         "watch", help="show the jobs that run in this folder now: progress, rate, losses and time left"
     )
@@ -285,6 +297,18 @@ def _watch(_options: argparse.Namespace) -> int:
         print(*watch.report(Path.cwd()), sep="\n")
     except KeyboardInterrupt:
         pass  # how a user ends it
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    root = Path.cwd()
+    collected = gc.collect(root, options.configs)
+    print(*gc.listing(collected), sep="\n", flush=True)
+    if collected.found.unneeded and options.delete:
+        gc.delete(root, collected.found)
+        print("What no config needs is deleted.")
+    elif collected.found.unneeded:
+        print("Nothing is deleted yet. To delete what no config needs, add --delete.")
     return 0
 
 

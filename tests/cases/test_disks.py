@@ -229,6 +229,25 @@ def test_run_without_space_for_its_logs_has_its_results(small_disk: Path, checko
     assert checkout.crossdiff("audit", "results/models/tiny-base").returncode == 0
 
 
+def test_run_makes_its_caches_on_another_file_system_and_a_dry_run_makes_nothing(checkout: Checkout):
+    config = checkout.changed(TINY, {"activations.folder": "../scratch"})
+    link, there = checkout.folder / "results/activations", checkout.folder.parent / "scratch"
+    assert checkout.snakemake("-n", "--configfile", config).returncode == 0
+    assert not there.exists() and not link.is_symlink()
+    checked = "results/activations/tiny-base/layer1/tiny-chat/checked.json"
+    result = checkout.snakemake(checked, "--configfile", config)
+    assert result.returncode == 0, result.stdout
+    [own] = there.iterdir()
+    assert link.readlink() == own and (own / "tiny-base/layer1/tiny-chat/checked.json").is_file()
+    assert checkout.crossdiff("audit", checked).returncode == 0
+    (checkout.folder / "results/activations/tiny-base/layer1/tiny-chat/checked.json").unlink()
+    link.unlink()
+    link.symlink_to(there / "gone-0123abcd")
+    result = checkout.snakemake(checked, "--configfile", config)
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert "results/activations: found a link to " in result.stdout
+
+
 # Names of folders.
 
 

@@ -10,6 +10,7 @@ from crossdiff.config.base import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Text,
     about,
     exactly_one,
 )
@@ -21,6 +22,13 @@ class Activations(Section):
     A change of any key keeps the caches: tokens are left out when a cache is read.
     """
 
+    folder: Annotated[
+        Text | None,
+        about(
+            "Folder on another file system (scratch) for the caches. results/activations becomes a link to "
+            "a folder in it, one for each checkout. Results stay."
+        ),
+    ] = None
     batch_tokens: Annotated[
         PositiveInt,
         about("Tokens per forward pass, padding included. More need more memory; results stay.", "tokens"),

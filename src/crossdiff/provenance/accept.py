@@ -14,6 +14,7 @@ from typing import NamedTuple
 from crossdiff.errors import UserError
 from crossdiff.provenance.audit import CODE_DIFFERS, ORPHAN, Audit, Finding, Node, code_now
 from crossdiff.provenance.code import parts_digest
+from crossdiff.provenance.lock import refuse_while_snakemake_runs
 from crossdiff.provenance.records import Acceptance, Record, write_record
 
 
@@ -43,7 +44,7 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     Raises UserError, and writes nothing, if one of the results differs in anything else, or if today's code
     is gone. Also if there are no results, or none of a named rule, and while Snakemake runs.
     """
-    _refuse_while_snakemake_runs(root)
+    refuse_while_snakemake_runs(root)
     audit = Audit(root, configs, deep)
     nodes = audit.everything()
     audit.remembered.save()
@@ -53,7 +54,7 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     chosen = [(node, record) for node, record in differing if not rules or record.rule in rules]
     chosen_nodes = [node for node, _ in chosen]
     _refuse_other_differences(chosen_nodes)
-    _refuse_while_snakemake_runs(root)  # again, because the audit may have taken long
+    refuse_while_snakemake_runs(root)  # again, because the audit may have taken long
     when = datetime.now(UTC).isoformat(timespec="seconds")
     # All records are computed before the first is written.
     updated = {node.path: _with_code_of_today(node.path, record, when) for node, record in chosen}
@@ -70,7 +71,7 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
         upstream=Counter(record.rule for node, record in older if node.path in upstream),
         older=Counter(record.rule for node, record in older if node.path not in upstream),
         orphans=sum(_is_orphan(node) for node, _ in recorded),
-        unrecorded=len(nodes) - len(recorded),
+        unrecorded=sum(node.record is None and node.digest is not None for node in nodes.values()),
     )
 
 
@@ -115,13 +116,6 @@ def _made_from(chosen: list[Node], nodes: dict[str, Node]) -> set[str]:
 
 def _is_orphan(node: Node) -> bool:
     return ORPHAN in _verdicts(node)
-
-
-def _refuse_while_snakemake_runs(root: Path) -> None:
-    """Raise UserError if Snakemake runs here, because its jobs write records, too."""
-    if lock := next((root / ".snakemake/locks").glob("*"), None):
-        todo = "wait until it ends, or call snakemake --unlock after a killed run"
-        raise UserError(f"{lock}: Snakemake runs in this folder; {todo}")
 
 
 def _refuse_unknown(rules: list[str], known: set[str]) -> None:

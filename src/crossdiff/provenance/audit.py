@@ -16,7 +16,6 @@ from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.planned_jobs import PlannedJob, plan
 from crossdiff.provenance.records import (
     RESULTS,
-    SUFFIX,
     Record,
     RecordedFile,
     RecordError,
@@ -25,7 +24,8 @@ from crossdiff.provenance.records import (
     read_record,
     record_path,
 )
-from crossdiff.provenance.trust import input_changed, outputs
+from crossdiff.provenance.scratch import walked
+from crossdiff.provenance.trust import all_results, input_changed, outputs
 
 VERIFIED = "verified"
 ACCEPTED = "accepted"
@@ -100,26 +100,29 @@ class Audit:
         return nodes
 
     def everything(self) -> dict[str, Node]:
-        """Path -> node of every result below ``root``, and of every record whose result is gone.
+        """Path -> node of every result below ``root``, and of every result that is gone.
 
-        Raises UserError if there are none.
+        Those are known from their own records, or from the records of what was made from them. Raises
+        UserError if there are none.
         """
-        recorded = (
-            path.relative_to(self.root).as_posix().removesuffix(SUFFIX)
-            for path in (self.root / RESULTS).rglob("*" + SUFFIX)
-        )
-        paths = sorted({*outputs([RESULTS], self.root), *recorded})
+        paths = all_results(walked(self.root), self.root)
         if not paths:
             raise UserError(f"{self.root / RESULTS}: no results here; run this in the checkout that has them")
-        return {path: self.result(path) for path in paths}
+        nodes = {path: self.result(path) for path in paths}
+        read = {entry.path for node in nodes.values() for entry in node.inputs if is_result(entry.path)}
+        gone = sorted(path for path in read - nodes.keys() if self.hashes.now(path) is None)
+        return nodes | {path: self.result(path) for path in gone}
 
     def result(self, path: str) -> Node:
         """Compare one result with its record, its inputs, the config and the code."""
         try:
             record = read_record(self.root / path)
         except RecordError as error:
+            now = self.hashes.now(path)
             finding = Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))
-            return Node(path, self.hashes.now(path), None, [finding])
+            if now is None and error.verdict == "record missing":
+                finding = Finding("file missing", "and its record")
+            return Node(path, now, None, [finding])
         made = record.output(path)
         if made is None:
             finding = Finding("file changed", f"its record is of {record.outputs[0].path}")
@@ -241,7 +244,7 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
                 return home, place.relative_to(home).as_posix(), []
     there = Hashes(absolute.parent, {}, deep=True)
     known = None if path.is_dir() else embedded_id(absolute)
-    for candidate in outputs([RESULTS], checkout):
+    for candidate in outputs(walked(checkout), checkout):
         try:
             record = read_record(checkout / candidate)
         except RecordError:

@@ -186,10 +186,11 @@ def _read(path: Path) -> tuple[str, str]:
     return now, jobs
 
 
-def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
+def plan(root: Path, configs: list[Path], fresh: bool = False) -> dict[str, PlannedJob]:
     """Output -> job, for the config files ``configs`` (below ``root``) as they are now.
 
-    Asks Snakemake, which takes some seconds, only if config or rules have changed since the last run.
+    Asks Snakemake, which takes some seconds, only if config or rules have changed since the last run, or
+    always (``fresh``).
     Raises UserError if there is no workflow, or if Snakemake can't plan.
     """
     home = root if (root / "Snakefile").exists() else code.ROOT
@@ -197,6 +198,8 @@ def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
         compared = "results can be compared with their records, but not with config and code"
         raise UserError(f"{root}: no Snakefile here, so {compared}")
     wanted = state(read_config([root / path for path in configs]), root, home)
+    if fresh:
+        (root / PLAN).unlink(missing_ok=True)
     now, jobs = _read(root / PLAN)
     if now != wanted:
         snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet"]
@@ -205,7 +208,9 @@ def plan(root: Path, configs: list[Path]) -> dict[str, PlannedJob]:
         result = subprocess.run(command, cwd=root, capture_output=True, text=True)
         now, jobs = _read(root / PLAN)
         if now != wanted:
-            lines = [line for line in result.stderr.splitlines() if not line.startswith("Using ")]
+            # A dry-run prints errors of the Snakefile to standard output, and other errors to the other one.
+            lines = (result.stdout + result.stderr).splitlines()
+            lines = [line for line in lines if not line.startswith(("Using ", "WorkflowError in file "))]
             said = " ".join([line.strip() for line in lines if line.strip()][:2]) or "it made no plan"
             raise UserError(f"{', '.join(map(str, configs))}: Snakemake can't plan this run ({said})")
     return {output: PlannedJob(*job) for output, job in json.loads(jobs).items()}

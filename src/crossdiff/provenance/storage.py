@@ -29,6 +29,8 @@ class CurrentJob(NamedTuple):
     records: Mapping[str, str] = {}  # output -> id of its record, if they differ (``provenance.parts``)
 
 
+ASIDE = ".old"  # ends the temporary name of a folder that is being replaced
+
 # Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.
 current_job: CurrentJob | None = None
 
@@ -65,7 +67,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     """
     job = current_job
     final = Path(final)
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
+    temporary = temporary_path(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -88,6 +90,19 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def temporary_path(final: Path) -> Path:
+    """A new name next to ``final`` that nobody else uses."""
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{final.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder has a temporary name of ``atomic_path``."""
+    found = [
+        re.fullmatch(r"\.(.+)\.[0-9a-f]{8}(\.[^.]+)?", each) for each in {name, name.removesuffix(ASIDE)}
+    ]
+    return any(match and Path(match[1]).suffix == (match[2] or "") for match in found)
+
+
 def remove_temporaries(final: str | Path) -> None:
     """Remove the files that killed writers of ``final`` left next to it. No writer may be alive."""
     final = Path(final)
@@ -100,7 +115,7 @@ def _replace_folder(temporary: Path, final: Path) -> None:
 
     The old folder is moved aside first, so it is never half deleted under its name.
     """
-    aside = temporary.with_name(temporary.name + ".old")
+    aside = temporary.with_name(temporary.name + ASIDE)
     while True:
         try:
             final.rename(aside)
@@ -119,7 +134,7 @@ def _replace_folder(temporary: Path, final: Path) -> None:
 
 def not_written(error: BaseException, path: Path) -> UserError | None:
     """What a user can do if ``error`` means that ``path`` could not be written. None for any other error."""
-    numbers, folder = set(_numbers(error)), _existing(path.parent)
+    numbers, folder = set(_numbers(error)), existing(path.parent)
     again = "and run again; what is finished stays"
     if errno.ENOSPC in numbers:
         free = shutil.disk_usage(folder).free / 1e6
@@ -141,9 +156,9 @@ def _numbers(error: BaseException | None) -> Iterator[int]:
         error = error.__cause__ or error.__context__
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+def existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -37,15 +37,20 @@ def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]
     ``order_only``: rule -> names of the inputs whose content does not count.
     """
     for path in outputs(folders, hashes.root):
-        try:
-            record = read_record(hashes.root / path)
-        except RecordError as error:
-            doubt = NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}"
-            yield Result(path, None, doubt)
+        found = record_or_doubt(path, hashes.root)
+        if isinstance(found, str):
+            yield Result(path, None, found)
         else:
-            yield Result(
-                path, record, reason_to_doubt(path, record, hashes, order_only.get(record.rule, set()))
-            )
+            doubt = reason_to_doubt(path, found, hashes, order_only.get(found.rule, set()))
+            yield Result(path, found, doubt)
+
+
+def record_or_doubt(path: str, root: Path) -> Record | str:
+    """The record of a result, or why there is none that can be read."""
+    try:
+        return read_record(root / path)
+    except RecordError as error:
+        return NO_RECORD if error.verdict == "record missing" else f"has a {error.verdict}"
 
 
 def reason_to_doubt(
@@ -54,15 +59,20 @@ def reason_to_doubt(
     """Why a result can't be believed, None if it can. ``order_only``: names of inputs whose content does not
     count.
     """
-    made = record.output(path)
-    if made is None:
-        return f"has the record of another file ({record.outputs[0].path})"
-    if hashes.now(path, made) != made.digest:
-        return "was changed after it was made"
+    if doubt := not_as_made(path, record, hashes):
+        return doubt
     changed = [
         entry.path for entry in record.inputs if entry.name not in order_only and input_changed(entry, hashes)
     ]
     return f"was made from another {changed[0]}" if changed else None
+
+
+def not_as_made(path: str, record: Record, hashes: Hashes) -> str | None:
+    """Why a result is not what the job of its record made. None if it is."""
+    made = record.output(path)
+    if made is None:
+        return f"has the record of another file ({record.outputs[0].path})"
+    return "was changed after it was made" if hashes.now(path, made) != made.digest else None
 
 
 def input_changed(entry: RecordedFile, hashes: Hashes) -> bool:
@@ -70,20 +80,40 @@ def input_changed(entry: RecordedFile, hashes: Hashes) -> bool:
     return hashes.now(entry.path, entry) not in (entry.digest, None)
 
 
+def all_results(folders: list[str], root: Path) -> list[str]:
+    """Paths below ``folders`` of all outputs, and of outputs that are gone and have left their records."""
+    recorded = (
+        path.relative_to(root).as_posix().removesuffix(SUFFIX)
+        for folder in folders
+        for path in (root / folder).rglob("*" + SUFFIX)
+    )
+    return sorted({*outputs(folders, root), *recorded})
+
+
 def outputs(folders: list[str], root: Path = Path()) -> Iterator[str]:
     """Paths below ``folders`` of all files, and of the folders that have one record as a whole.
 
     Records, temporary files and the members of these folders are left out.
     """
+    return (path for path, is_output in entries(folders, root) if is_output)
+
+
+def entries(folders: list[str], root: Path = Path()) -> Iterator[tuple[str, bool]]:
+    """Paths below ``folders``, each with whether it is an output (``outputs``).
+
+    The others are hidden files and folders, and links to folders. Nobody looks into these.
+    """
     for folder in folders:
         for parent, names, files in os.walk(root / folder):
             inside = Path(parent).relative_to(root).as_posix()
             present = set(files)
-            units = [name for name in names if name + SUFFIX in present]
-            names[:] = [name for name in names if name not in units and not name.startswith(".")]
-            for name in sorted(units + files):
-                if not name.startswith(".") and not name.endswith(SUFFIX):
-                    yield f"{inside}/{name}"
+            units = {name for name in names if name + SUFFIX in present}
+            links = {name for name in names if name not in units and Path(parent, name).is_symlink()}
+            hidden = {name for name in names if name.startswith(".")}
+            for name in sorted(units.union(files, links, hidden)):
+                if not name.endswith(SUFFIX):
+                    yield f"{inside}/{name}", not name.startswith(".") and name not in links
+            names[:] = [name for name in names if name not in units | hidden]
 
 
 def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:

@@ -4,7 +4,6 @@ Torch-free.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,12 @@ from crossdiff.config import Config, load
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
 from crossdiff.texts.first_record import check_fields
+from crossdiff.workflow import scratch
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
+from crossdiff.workflow.disks import full_disks
 from crossdiff.workflow.forecast_run import forecast
-from crossdiff.workflow.run import Run, check_layout, result_folders
+from crossdiff.workflow.run import Run, check_layout
 from crossdiff.workflow.shapes import check_layer, known_shape
 from crossdiff.workflow.sizes import Need
 from crossdiff.workflow.suggest import suggestion
@@ -94,6 +95,7 @@ def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str
     """Yield every complaint that a run would make before its first job."""
     checks: tuple[Callable[[], list[str] | None], ...] = (
         lambda: check_layout(config, root),
+        lambda: scratch.check(config, root),
         Run(values).check_models,
         lambda: check_fields(config.datasets),
         config.missing,
@@ -120,12 +122,7 @@ def _too_much(needs: dict[str, Need], card: Card, disk: float | None, hours: flo
 
 def _too_little(needs: dict[str, Need], card: Card, config: Config, root: Path) -> Iterator[str]:
     """Yield what this machine lacks. Results that are already on its disk count as written."""
-    models = [f"results/models/{name}" for name in config.models]
-    files = [path for folder in (*result_folders(config), *models) for path in (root / folder).rglob("*")]
-    there = sum(path.stat().st_size for path in files if path.is_file())
-    free, wanted = shutil.disk_usage(root).free, sum(need.disk for need in needs.values()) - there
-    if wanted > free:
-        yield f"disk: the run needs {wanted / 1e9:,.1f} GB more, {free / 1e9:,.1f} GB are free"
+    yield from full_disks(needs, config, root)
     main = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for rule, need in needs.items():
         host = need.host if card.memory else need.memory

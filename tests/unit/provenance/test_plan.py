@@ -64,17 +64,36 @@ def test_plan_of_the_present_state_is_read_without_snakemake(root, monkeypatch):
     assert plan(root, [Path("config.yaml")]) == {"out": PlannedJob("rule", {"code": "x"}, ["in"], [])}
 
 
-def test_plan_of_another_state_is_made_anew_or_refused(root, monkeypatch):
+@pytest.mark.parametrize(
+    "printed",
+    [
+        ("", "Using profile x\n\nWorkflowError:\nconfig: l1: unknown key\nmore\n"),
+        ('WorkflowError in file "rules/common.smk", line 1:\nWorkflowError: config: l1: unknown key\n', ""),
+    ],
+)
+def test_plan_of_another_state_is_made_anew_or_refused(root, monkeypatch, printed):
     (root / module.PLAN).parent.mkdir(parents=True)
     (root / module.PLAN).write_text("old\n{}")
-    said = subprocess.CompletedProcess(
-        [], 1, "", "Using profile x\n\nWorkflowError:\nconfig: l1: unknown key\nmore\n"
-    )
+    said = subprocess.CompletedProcess([], 1, *printed)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
     with pytest.raises(
         UserError, match=r"Snakemake can't plan this run \(WorkflowError: config: l1: unknown key\)"
     ):
         plan(root, [Path("config.yaml")])
+
+
+def test_fresh_plan_asks_snakemake_though_nothing_has_changed(root, monkeypatch):
+    (root / module.PLAN).parent.mkdir(parents=True)
+
+    def snakemake(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        assert not (root / module.PLAN).exists()  # Snakemake would leave it alone
+        (root / module.PLAN).write_text(state(VALUES, root) + '\n{"new": ["rule", {}, [], []]}')
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", snakemake)
+    (root / module.PLAN).write_text(state(VALUES, root) + '\n{"old": ["rule", {}, [], []]}')
+    assert list(plan(root, [Path("config.yaml")])) == ["old"]
+    assert list(plan(root, [Path("config.yaml")], fresh=True)) == ["new"]
 
 
 def test_no_workflow_is_one_line(root):
