@@ -1,0 +1,181 @@
+"""The page over all pairs and layers: what was compared, the numbers, and what pairs have in common."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from crossdiff.config import MODELS
+from crossdiff.errors import UserError
+from crossdiff.latents.evaluation import NU_RANGE
+from crossdiff.provenance.recorded_settings import RecordedSettings
+from crossdiff.provenance.storage import record_mark
+from crossdiff.report.template import ShownFigure, page_template
+
+FEW_LATENTS = 5  # with fewer confirmed latents a difference can be chance, as on the report
+LOW_FVE = 0.6
+MANY_DEAD = 0.25
+# With a smaller share of shared latents found again, two crosscoders agree on little at all.
+LOW_CONTROL = 0.5
+THRESHOLDS = (
+    "classes.chat_only_above",
+    "classes.top",
+    "latent_scaling.nu_error_below",
+    "latent_scaling.nu_reconstruction_below",
+)
+
+
+class Compared(NamedTuple):
+    """A pair at a layer."""
+
+    pair: str
+    layer: int
+    base: str
+    chat: str
+    tokenizer: str
+
+
+def render(
+    compared: Sequence[Compared],
+    recorded: Sequence[RecordedSettings],
+    pairs: str,
+    overlap: str,
+    cosine_above: float,
+    figures: Sequence[ShownFigure],
+    template: str | Path,
+) -> str:
+    """Return the page as HTML. The template engine escapes all text from data.
+
+    ``recorded`` are the settings in the records of each pair and layer, in the order of ``compared``.
+    ``cosine_above`` is the threshold of the table ``overlap``. Raises UserError if the results of two pairs
+    or layers were made with different thresholds.
+    """
+    numbers, found = pd.read_csv(pairs), pd.read_csv(overlap)
+    return page_template(template).render(
+        record=" ".join(record_mark().values()),
+        thresholds=thresholds(recorded),
+        cosine_above=cosine_above,
+        lowest_nu=NU_RANGE[0],
+        pairs=_pairs(compared),
+        bases=_groups(compared, "base"),
+        tokenizers=_groups(compared, "tokenizer"),
+        layers=sorted({one.layer for one in compared}),
+        datasets=_datasets(recorded[0]),
+        is_test=any(part.given(f"pair.{model}.random") for part in recorded for model in MODELS),
+        numbers=numbers.to_dict("records"),
+        by_layer=_by_layer(numbers),
+        overlap=[(layer, rows.to_dict("records")) for layer, rows in found.groupby("layer")],
+        nothing_confirmed=not found.confirmed.any(),
+        alone=alone(compared),
+        cautions=[*cautions(numbers), *overlap_cautions(found)],
+        figures=figures,
+    )
+
+
+def thresholds(recorded: Sequence[RecordedSettings]) -> dict[str, Any]:
+    """Key -> value of THRESHOLDS. Raises UserError if two pairs or layers have different ones."""
+    for part in recorded[1:]:
+        for key in THRESHOLDS:
+            if part[key] != recorded[0][key]:
+                raise UserError(
+                    f"{key}: found {recorded[0][key]!r} and {part[key]!r} among results of this page; "
+                    "run snakemake again"
+                )
+    return {key: recorded[0][key] for key in THRESHOLDS}
+
+
+def alone(compared: Sequence[Compared]) -> list[Compared]:
+    """The pairs that no other one can be compared with: no other pair has their layer and their base."""
+    places = [(one.layer, one.base) for one in compared]
+    return [one for one, place in zip(compared, places, strict=True) if places.count(place) == 1]
+
+
+def cautions(numbers: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for everything that the trainings are too few, or too weak, to conclude."""
+    if numbers.seed.nunique() == 1:
+        yield (
+            "Every crosscoder was trained from one seed. Another seed gives other numbers, so a small "
+            "difference between two pairs or layers says little."
+        )
+    weak = {
+        f"fewer than {FEW_LATENTS} latents are confirmed. These are too few to compare pairs or layers": (
+            numbers.confirmed < FEW_LATENTS
+        ),
+        "the crosscoder explains less than 60 % of the variance. The rest may hold the difference": (
+            numbers[["fve_base", "fve_chat"]].min(axis=1) < LOW_FVE
+        ),
+        "more than a quarter of the latents never fire on held-out text": (
+            numbers.dead / numbers.latents > MANY_DEAD
+        ),
+    }
+    for what, rows in weak.items():
+        if rows.any():
+            yield f"{_trainings(numbers[rows])}: {what}."
+
+
+def overlap_cautions(found: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for crosscoders that agree on little: there a missing latent says little."""
+    low = found[found.control_matched < LOW_CONTROL * found.control]
+    for row in low.to_dict("records"):
+        yield (
+            f"{row['crosscoder']}, seed {row['seed']}, layer {row['layer']}: {row['other_pair']} has only "
+            f"{row['control_matched']} of {row['control']} shared latents of {row['pair']}. So a confirmed "
+            "latent that is not found again may be there all the same."
+        )
+
+
+def _trainings(rows: pd.DataFrame) -> str:
+    """Name trainings: crosscoder, then pair and layer of each."""
+    named = []
+    for crosscoder, part in rows.groupby("crosscoder"):
+        places = [f"{row.pair} at layer {row.layer}" for row in part.itertuples()]
+        named.append(f"{crosscoder} ({', '.join(dict.fromkeys(places))})")
+    return "; ".join(named)
+
+
+def _pairs(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """A row per pair, with its layers."""
+    rows: dict[str, dict[str, Any]] = {}
+    for one in compared:
+        row = rows.setdefault(one.pair, one._asdict() | {"layers": []})
+        row["layers"].append(one.layer)
+    return list(rows.values())
+
+
+def _groups(compared: Sequence[Compared], field: str) -> dict[str, list[str]]:
+    """Value of ``field`` -> the pairs that have it."""
+    groups: dict[str, list[str]] = {}
+    for row in _pairs(compared):
+        groups.setdefault(row[field], []).append(row["pair"])
+    return groups
+
+
+def _datasets(recorded: RecordedSettings) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "kind": recorded[f"datasets.{name}.kind"],
+            "tokens": recorded[f"datasets.{name}.tokens"],
+        }
+        for name in recorded.names("datasets")
+    ]
+
+
+def _by_layer(numbers: pd.DataFrame) -> list[dict[str, Any]]:
+    """For every pair with several layers and each crosscoder: confirmed latents by layer, mean over seeds."""
+    rows = []
+    for (pair, crosscoder), part in numbers.groupby(["pair", "crosscoder"], sort=False):
+        means = part.groupby("layer").confirmed.mean()
+        if len(means) > 1:
+            most = means.index[means == means.max()].tolist() if means.nunique() > 1 else []
+            rows.append(
+                {
+                    "pair": pair,
+                    "crosscoder": crosscoder,
+                    "seeds": part.seed.nunique(),
+                    "means": list(means.items()),
+                    "most": most,
+                }
+            )
+    return rows
