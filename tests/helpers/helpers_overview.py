@@ -30,6 +30,28 @@ SETTINGS = {
 }
 
 
+class OverviewPage(Page):
+    """The parsed page, and the texts that it marks as too small to conclude."""
+
+    def __init__(self, html: str) -> None:
+        self.marked: list[str] = []
+        self._is_marked = False
+        super().__init__(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        super().handle_starttag(tag, attributes)
+        self._is_marked = ("class", "weak") in attributes
+
+    def handle_endtag(self, tag: str) -> None:
+        super().handle_endtag(tag)
+        self._is_marked = False
+
+    def handle_data(self, data: str) -> None:
+        super().handle_data(data)
+        if self._is_marked:
+            self.marked.append(data)
+
+
 def place(pair: str, layer: int, base: str = "base", tokenizer: str = "shared") -> Compared:
     return Compared(pair, layer, base, f"{pair}-chat", tokenizer)
 
@@ -81,5 +103,5 @@ def html(
     )
 
 
-def page_of(*arguments: Any, **others: Any) -> Page:
-    return Page(html(*arguments, **others))
+def page_of(*arguments: Any, **others: Any) -> OverviewPage:
+    return OverviewPage(html(*arguments, **others))

@@ -52,6 +52,7 @@ def render(
     or layers were made with different thresholds.
     """
     numbers, found = pd.read_csv(pairs), pd.read_csv(overlap)
+    found = found.assign(disagree=disagree(found))
     return page_template(template).render(
         record=" ".join(record_mark().values()),
         thresholds=thresholds(recorded),
@@ -63,12 +64,13 @@ def render(
         layers=sorted({one.layer for one in compared}),
         datasets=_datasets(recorded[0]),
         is_test=any(part.given(f"pair.{model}.random") for part in recorded for model in MODELS),
-        numbers=numbers.to_dict("records"),
+        numbers=numbers.join(weak(numbers)).to_dict("records"),
         by_layer=_by_layer(numbers),
         overlap=[(layer, rows.to_dict("records")) for layer, rows in found.groupby("layer")],
         nothing_confirmed=not found.confirmed.any(),
         alone=alone(compared),
-        cautions=[*cautions(numbers), *overlap_cautions(found)],
+        cautions=list(cautions(numbers)),
+        disagreeing=int(found.disagree.sum()),
         figures=figures,
     )
 
@@ -91,6 +93,18 @@ def alone(compared: Sequence[Compared]) -> list[Compared]:
     return [one for one, place in zip(compared, places, strict=True) if places.count(place) == 1]
 
 
+def weak(numbers: pd.DataFrame) -> pd.DataFrame:
+    """What is too small in each training: a yes or no per row of ``numbers`` and kind of weakness."""
+    return pd.DataFrame(
+        {
+            "few": numbers.confirmed < FEW_LATENTS,
+            "low_base": numbers.fve_base < LOW_FVE,
+            "low_chat": numbers.fve_chat < LOW_FVE,
+            "many_dead": numbers.dead / numbers.latents > MANY_DEAD,
+        }
+    )
+
+
 def cautions(numbers: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence for everything that the trainings are too few, or too weak, to conclude."""
     if numbers.seed.nunique() == 1:
@@ -98,40 +112,24 @@ def cautions(numbers: pd.DataFrame) -> Iterator[str]:
             "Every crosscoder was trained from one seed. Another seed gives other numbers, so a small "
             "difference between two pairs or layers says little."
         )
-    weak = {
+    found = weak(numbers)
+    said = {
         f"fewer than {FEW_LATENTS} latents are confirmed. These are too few to compare pairs or layers": (
-            numbers.confirmed < FEW_LATENTS
+            found.few
         ),
         "the crosscoder explains less than 60 % of the variance. The rest may hold the difference": (
-            numbers[["fve_base", "fve_chat"]].min(axis=1) < LOW_FVE
+            found.low_base | found.low_chat
         ),
-        "more than a quarter of the latents never fire on held-out text": (
-            numbers.dead / numbers.latents > MANY_DEAD
-        ),
+        "more than a quarter of the latents never fire on held-out text": found.many_dead,
     }
-    for what, rows in weak.items():
+    for what, rows in said.items():
         if rows.any():
-            yield f"{_trainings(numbers[rows])}: {what}."
+            yield f"In {rows.sum()} of {len(rows)} trainings {what}."
 
 
-def overlap_cautions(found: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence for crosscoders that agree on little: there a missing latent says little."""
-    low = found[found.control_matched < LOW_CONTROL * found.control]
-    for row in low.to_dict("records"):
-        yield (
-            f"{row['crosscoder']}, seed {row['seed']}, layer {row['layer']}: {row['other_pair']} has only "
-            f"{row['control_matched']} of {row['control']} shared latents of {row['pair']}. So a confirmed "
-            "latent that is not found again may be there all the same."
-        )
-
-
-def _trainings(rows: pd.DataFrame) -> str:
-    """Name trainings: crosscoder, then pair and layer of each."""
-    named = []
-    for crosscoder, part in rows.groupby("crosscoder"):
-        places = [f"{row.pair} at layer {row.layer}" for row in part.itertuples()]
-        named.append(f"{crosscoder} ({', '.join(dict.fromkeys(places))})")
-    return "; ".join(named)
+def disagree(found: pd.DataFrame) -> pd.Series:
+    """The rows of ``overlap`` whose crosscoders agree on too little to miss a latent."""
+    return found.control_matched < LOW_CONTROL * found.control
 
 
 def _pairs(compared: Sequence[Compared]) -> list[dict[str, Any]]:
@@ -163,19 +161,15 @@ def _datasets(recorded: RecordedSettings) -> list[dict[str, Any]]:
 
 
 def _by_layer(numbers: pd.DataFrame) -> list[dict[str, Any]]:
-    """For every pair with several layers and each crosscoder: confirmed latents by layer, mean over seeds."""
+    """For every pair with several layers and each crosscoder: confirmed latents by layer, mean over seeds.
+
+    ``most`` are the layers with the most. It is empty where all have as many, or fewer than FEW_LATENTS.
+    """
     rows = []
     for (pair, crosscoder), part in numbers.groupby(["pair", "crosscoder"], sort=False):
         means = part.groupby("layer").confirmed.mean()
         if len(means) > 1:
-            most = means.index[means == means.max()].tolist() if means.nunique() > 1 else []
-            rows.append(
-                {
-                    "pair": pair,
-                    "crosscoder": crosscoder,
-                    "seeds": part.seed.nunique(),
-                    "means": list(means.items()),
-                    "most": most,
-                }
-            )
+            clear = means.max() >= FEW_LATENTS and means.nunique() > 1
+            most = means.index[means == means.max()].tolist() if clear else []
+            rows.append({"pair": pair, "crosscoder": crosscoder, "means": means.to_dict(), "most": most})
     return rows

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers_overview import SETTINGS, html, numbers, page_of, place, shared
-from helpers_report import HOSTILE, Page
+from helpers_overview import SETTINGS, OverviewPage, html, numbers, page_of, place, shared
+from helpers_report import HOSTILE
 
 from crossdiff.errors import UserError
 from crossdiff.report.figures.overview import layers
-from crossdiff.report.overview import alone, cautions, overlap_cautions
+from crossdiff.report.overview import alone, cautions
 
 TWO = [place("one", 12), place("two", 12)]
 BOTH = [shared("one", "two"), shared("two", "one", confirmed=8, matched=5)]
@@ -45,7 +45,7 @@ def test_pairs_that_read_other_token_shards_are_named(tmp_path: Path) -> None:
     assert "three reads token shards of its own, made by the tokenizer three-chat." in text
     assert "Chat models with another vocabulary or chat template need token shards of their own." in text
     assert "A dash says that two pairs read different token shards" in text
-    assert "one three batchtopk 0 20 12 7 \u2013 0.81 \u2013 44 of 50 \u2013" in text
+    assert "one three batchtopk 0 20 12 7 \u2013 0.81 \u2013 44 of 50" in text
 
 
 def test_pairs_of_several_bases_say_so(tmp_path: Path) -> None:
@@ -64,24 +64,35 @@ def test_one_pair_with_two_layers(tmp_path: Path) -> None:
     assert "All layers read the same token shards, made by the tokenizer shared." in page.text
     assert "There is one pair, so there is nothing to compare with." in page.text
     assert "found again" not in page.text
-    confirmed = "latent scaling confirms 6 latents at layer 8 and 20 latents at layer 12 (mean over 2 seeds)."
-    assert f"one, batchtopk : {confirmed} The most are at layer 12." in page.text
+    assert "layer 8 layer 12 the most one batchtopk 6 20 at layer 12" in page.text
     assert [tag for tag, _ in page.tags].count("img") == 1
 
 
-def test_layers_with_equal_numbers_do_not_stand_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("confirmed", "said"),
+    [
+        ([9, 9, 9], "9 9 9 no layer stands out"),
+        ([9, 14, 14], "9 14 14 at layer 12 and 18"),
+        ([0, 4, 1], "0 4 1 no layer stands out"),  # too few
+        ([5, 0, 1], "5 0 1 at layer 8"),
+    ],
+)
+def test_layers_with_the_most_confirmed_latents(tmp_path: Path, confirmed: list[int], said: str) -> None:
     compared = [place("one", layer) for layer in (8, 12, 18)]
-    text = text_of(tmp_path, compared, [numbers(9), numbers(9), numbers(9)])
-    assert "9 latents at layer 8, 9 latents at layer 12 and 9 latents at layer 18" in text
-    assert "No layer stands out." in text
-    text = text_of(tmp_path, compared, [numbers(9), numbers(14), numbers(14)])
-    assert "The most are at layer 12 and 18." in text
+    assert f"one batchtopk {said}" in text_of(tmp_path, compared, [numbers(count) for count in confirmed])
+
+
+def test_confirmed_latents_by_layer_are_means_over_seeds_of_pairs_with_several(tmp_path: Path) -> None:
+    compared = [place("one", 8), place("one", 12), place("two", 12), place("three", 12), place("three", 18)]
+    seeds = pd.concat([numbers(4, seeds=(0,)), numbers(9, seeds=(1,))])
+    text = text_of(tmp_path, compared, [numbers(6), seeds, numbers(1), numbers(8), numbers(3)])
+    assert "one batchtopk 6 6.5 \u2013 at layer 12 three batchtopk \u2013 8 3 at layer 12 In" in text
 
 
 def test_pairs_without_a_common_layer(tmp_path: Path) -> None:
     page = page_of(tmp_path, [place("one", 8), place("two", 12)], [numbers()] * 2)
     assert "No two pairs have a layer and a base model in common" in page.text
-    assert "batchtopk : latent scaling confirms" not in page.text  # no pair has two layers
+    assert "the most" not in page.text  # no pair has two layers
 
 
 def test_one_layer_has_no_figure_and_no_headings_of_layers(tmp_path: Path) -> None:
@@ -102,8 +113,8 @@ def test_several_layers_have_a_table_each(tmp_path: Path) -> None:
 def test_rows_are_those_of_the_tables_and_lead_to_their_reports(tmp_path: Path) -> None:
     compared = [place("one", 8), place("two", 12)]
     page = page_of(tmp_path, compared, [numbers(20, seeds=(3,)), numbers(7, dead=99, seeds=(3,))])
-    assert "one 8 batchtopk 3 0.85 0.80 31.2 2304 12 31 17 20 0.34 0.56 report , latents" in page.text
-    assert "two 12 batchtopk 3 0.85 0.80 31.2 2304 99 31 4 7 0.34 0.56 report , latents" in page.text
+    assert "one 8 batchtopk 3 0.85 0.80 31.2 2304 12 31 17 20 0.34 0.56" in page.text
+    assert "two 12 batchtopk 3 0.85 0.80 31.2 2304 99 31 4 7 0.34 0.56" in page.text
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert links[:4] == [
         "../one/layer8/report/index.html",
@@ -116,8 +127,8 @@ def test_rows_are_those_of_the_tables_and_lead_to_their_reports(tmp_path: Path) 
 
 def test_overlap_is_shaded_by_its_share(tmp_path: Path) -> None:
     page = page_of(tmp_path, TWO, [numbers()] * 2, [*BOTH, shared("one", "two", confirmed=0, matched=0)])
-    assert "one two batchtopk 0 20 12 7 9 0.81 0.74 44 of 50 41" in page.text
-    assert "two one batchtopk 0 8 5 7 9 0.81 0.74 44 of 50 41" in page.text
+    assert "one two batchtopk 0 20 12 7 9 0.81 0.74 44 of 50" in page.text
+    assert "two one batchtopk 0 8 5 7 9 0.81 0.74 44 of 50" in page.text
     shades = [attributes["style"].split()[-1] for _, attributes in page.tags if "style" in attributes]
     assert shades == ["0.27)", "0.28)", "0.00)"]
 
@@ -129,7 +140,7 @@ def test_no_confirmed_latent_at_all_says_that_the_overlap_says_nothing(tmp_path:
         for names in (("one", "two"), ("two", "one"))
     ]
     page = page_of(tmp_path, TWO, [numbers(3)] * 2, rows)
-    assert "one two batchtopk 0 0 0 0 0 \u2013 \u2013 44 of 50 41" in page.text
+    assert "one two batchtopk 0 0 0 0 0 \u2013 \u2013 44 of 50" in page.text
     assert page.cautions[-1].startswith("Nothing to look for. No latent of these pairs is confirmed")
     assert "Nothing to look for" not in text_of(tmp_path, TWO, [numbers()] * 2, BOTH)
 
@@ -138,8 +149,7 @@ def test_no_confirmed_latent_at_all_says_that_the_overlap_says_nothing(tmp_path:
 
 
 def table_of(confirmed: int = 20, **changes: object) -> pd.DataFrame:
-    table = numbers(confirmed, **changes).assign(pair="one", layer=12, confirmed=confirmed)
-    return table
+    return numbers(confirmed, **changes).assign(pair="one", layer=12, confirmed=confirmed)
 
 
 def test_good_run_needs_no_caution() -> None:
@@ -150,10 +160,10 @@ def test_good_run_needs_no_caution() -> None:
     ("table", "said"),
     [
         (table_of(seeds=(0,)), "trained from one seed"),
-        (table_of(4), "batchtopk (one at layer 12): fewer than 5 latents are confirmed."),
-        (table_of(fve_base=0.59), "batchtopk (one at layer 12): the crosscoder explains less than 60 %"),
-        (table_of(fve_chat=0.59), "batchtopk (one at layer 12): the crosscoder explains less than 60 %"),
-        (table_of(dead=577), "batchtopk (one at layer 12): more than a quarter of the latents never fire"),
+        (table_of(4), "In 2 of 2 trainings fewer than 5 latents are confirmed."),
+        (table_of(fve_base=0.59), "In 2 of 2 trainings the crosscoder explains less than 60 %"),
+        (table_of(fve_chat=0.59), "In 2 of 2 trainings the crosscoder explains less than 60 %"),
+        (table_of(dead=577), "In 2 of 2 trainings more than a quarter of the latents never fire"),
     ],
 )
 def test_weak_run_gets_exactly_its_caution(table: pd.DataFrame, said: str) -> None:
@@ -161,26 +171,27 @@ def test_weak_run_gets_exactly_its_caution(table: pd.DataFrame, said: str) -> No
     assert said in caution
 
 
-def test_weak_trainings_are_named_together() -> None:
-    table = pd.concat(
-        [
-            table_of(2, crosscoders=("batchtopk", "l1")),
-            table_of(20).assign(pair="two"),
-            table_of(2).assign(layer=8),
-        ]
-    )
-    (caution,) = cautions(table)
-    assert caution.startswith(
-        "batchtopk (one at layer 12, one at layer 8); l1 (one at layer 12): fewer than 5"
-    )
+def test_weak_trainings_are_counted_and_marked(tmp_path: Path) -> None:
+    compared = [place("one", 8), place("one", 12), place("two", 12)]
+    page = page_of(tmp_path, compared, [numbers(2), numbers(20, dead=900), numbers(fve_chat=0.5)])
+    assert [" ".join(caution.split()[:7]) for caution in page.cautions] == [
+        "In 2 of 6 trainings fewer than",
+        "In 2 of 6 trainings the crosscoder",
+        "In 2 of 6 trainings more than",
+    ]
+    assert page.marked == ["marked", *["-1", "2"] * 2, *["900"] * 2, *["0.50"] * 2]
 
 
-def test_crosscoders_that_agree_on_little_are_named() -> None:
-    rows = pd.DataFrame([shared("one", "two"), shared("two", "one", control_matched=24)])
-    (caution,) = overlap_cautions(rows)
-    assert caution.startswith("batchtopk, seed 0, layer 12: one has only 24 of 50 shared latents of two.")
-    assert list(overlap_cautions(rows.assign(control_matched=25))) == []
-    assert list(overlap_cautions(rows.assign(control=0, control_matched=0))) == []
+def test_crosscoders_that_agree_on_little_are_counted_and_marked(tmp_path: Path) -> None:
+    rows = [shared("one", "two"), shared("two", "one", control_matched=24)]
+    page = page_of(tmp_path, TWO, [numbers()] * 2, rows)
+    (caution,) = page.cautions
+    assert " ".join(caution.split()).startswith(
+        "In 1 of 2 rows fewer than half of the shared latents are found again"
+    )
+    assert page.marked == ["marked", "24 of 50"]
+    for good in ({"control_matched": 25}, {"control": 0, "control_matched": 0}):
+        assert page_of(tmp_path, TWO, [numbers()] * 2, [shared("one", "two", **good)]).cautions == []
 
 
 def test_random_models_are_called_meaningless(tmp_path: Path) -> None:
@@ -216,7 +227,7 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
 
 def test_page_fetches_nothing(tmp_path: Path) -> None:
     written = html(tmp_path, [place("one", 8), place("one", 12)], [numbers()] * 2)
-    for tag, attributes in Page(written).tags:
+    for tag, attributes in OverviewPage(written).tags:
         for name, value in attributes.items():
             if name in ("src", "href", "srcset", "action", "data", "poster"):
                 assert value.startswith(("data:", "../", "tables/", "#")), (tag, name, value)
