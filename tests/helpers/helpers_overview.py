@@ -1,6 +1,7 @@
 """Made-up tables of several pairs and layers, and the page over them."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,20 @@ def place(pair: str, layer: int, base: str = "base", tokenizer: str = "shared") 
     return Compared(pair, layer, base, f"{pair}-chat", tokenizer)
 
 
-def numbers(confirmed: int = 20, crosscoders: Sequence[str] = ("batchtopk",), **changes: Any) -> pd.DataFrame:
-    """Headline numbers of one pair and layer, from seeds 0 and 1, as far as page and figure read them."""
+def numbers(
+    confirmed: int = 20,
+    crosscoders: Sequence[str] = ("batchtopk",),
+    seeds: Sequence[int] = (0, 1),
+    **changes: Any,
+) -> pd.DataFrame:
+    """Headline numbers of one pair and layer, as far as page and figure read them."""
     quality = {"fve_base": 0.85, "fve_chat": 0.8, "l0": 31.25, "latents": 2304, "dead": 12}
     classes = {"chat_only": 31, "chat_only_confirmed": confirmed - 3, "top": 50, "top_confirmed": confirmed}
     ratios = {"top_median_nu_error": 0.34, "top_median_nu_reconstruction": 0.56}
     row = quality | classes | ratios | changes
-    names = [(crosscoder, seed) for crosscoder in crosscoders for seed in changes.pop("seeds", (0, 1))]
-    return pd.DataFrame([{"crosscoder": name, "seed": seed} | row for name, seed in names])
+    return pd.DataFrame(
+        [{"crosscoder": name, "seed": seed} | row for name, seed in product(crosscoders, seeds)]
+    )
 
 
 def shared(pair: str, other: str, layer: int = 12, **changes: Any) -> dict[str, Any]:

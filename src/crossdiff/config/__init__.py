@@ -120,11 +120,15 @@ __all__ = [
 KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # next to those of crosscoders
 
 
+KEPT_RESULTS = ("activations", "models", "packages", "tokenizers", "tokens")  # in results, of all runs
+
+
 class Config(Analysis):
     """A whole configuration: what is compared and trained, and what is measured of it.
 
     Each seed may appear once. A crosscoder must not have the name of a folder of results: tables, figures,
-    report, planted.
+    report, planted. The overview must not have the name of a pair, or of a folder that all runs share:
+    activations, models, packages, tokenizers, tokens.
     """
 
     pair: Pair
@@ -156,6 +160,11 @@ class Config(Analysis):
         about("Triton kernels where they were tested (data/cards), always, or never. Results stay."),
     ] = "auto"
 
+    overview: Annotated[
+        Name,
+        about("Folder in results of the page over all pairs and layers, if there are several. Yours."),
+    ] = "overview"
+
     @model_validator(mode="after")
     def _references(self) -> "Config":
         if len(set(self.seeds)) != len(self.seeds):
@@ -165,6 +174,7 @@ class Config(Analysis):
                 f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, "
                 "which are folders of results"
             )
+        self._overview_is_free()
         self._batches_fill()
         if self.pair.chat.planted is not None and any(
             part is not None for part in (self.causal, self.behaviour, self.steering)
@@ -198,6 +208,12 @@ class Config(Analysis):
         if self.steering is not None:
             self._steering_fits(self.steering)
         return self
+
+    def _overview_is_free(self) -> None:
+        taken = [self.pair.name]
+        if self.overview in (*taken, *KEPT_RESULTS):
+            whose = "the name of a pair" if self.overview in taken else "a folder that all runs share"
+            raise ValueError(f"overview: found {self.overview}, which is {whose}; give the page another name")
 
     def _batches_fill(self) -> None:
         there = sum(dataset.tokens for dataset in self.datasets.values())
