@@ -9,7 +9,7 @@ import pandas as pd
 from conftest import ROOT
 from helpers_report import Page
 
-from crossdiff.latents.overlap import overlap_table, pairs_table
+from crossdiff.latents.overlap import COLUMNS, pairs_table
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import write_csv
 from crossdiff.report.figures.drawing import write
@@ -93,7 +93,7 @@ def html(
     folder.mkdir(exist_ok=True)
     table = pairs_table(tables, [one._asdict() for one in compared])
     write_csv(folder / "pairs.csv", table)
-    write_csv(folder / "overlap.csv", overlap_table(rows))
+    write_csv(folder / "overlap.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
     figures = []
     if len({one.layer for one in compared}) > 1:
         drawing = [str(folder / f"layers.{end}") for end in ("svg", "png")]

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from crossdiff.config import SeedAgreement
+from crossdiff.config import CHAT, SeedAgreement
 from crossdiff.crosscoders.active_file import ActiveFile
+from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.latents.agreement import nearest
 from crossdiff.latents.evaluation import most_chat_leaning, shared_control
 from crossdiff.latents.twin_counts import DIVERGENT
@@ -34,6 +35,8 @@ COLUMNS = (
     "control_matched",
     "control_co_active",
 )
+BETAS = ["latent", "class", "relative_norm_difference", "confirmed"]  # the columns that are read
+MAY_LACK = ("co_active", "control_co_active")
 TOGETHER = 1 - DIVERGENT  # from this co-activation on two latents mostly fire together
 
 
@@ -45,6 +48,27 @@ class PairTraining(NamedTuple):
     betas: pd.DataFrame  # its beta table, in order of latents
     active: str  # path of its active entries on validation tokens
     tokenizer: str  # trainings with one tokenizer read the same token shards
+
+
+class TrainingFiles(NamedTuple):
+    """What names one training on one pair, and the paths of its files."""
+
+    pair: str
+    layer: int
+    base: str
+    tokenizer: str
+    crosscoder: str
+    seed: int
+    weights: str
+    config: str
+    betas: str
+    active: str
+
+    def read(self) -> PairTraining:
+        """Read all but the active entries. Raises UserError for a damaged crosscoder."""
+        directions = load_crosscoder(self.weights, self.config).decoder[:, CHAT].clone()
+        betas = pd.read_parquet(self.betas, columns=BETAS)
+        return PairTraining(self.pair, directions, betas, self.active, self.tokenizer)
 
 
 class Search(NamedTuple):
@@ -154,10 +178,25 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
     return rows
 
 
-def overlap_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Make the table of all rows. Counts stay whole numbers where others are missing."""
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype({"co_active": "Int64", "control_co_active": "Int64"})
+def overlap_table(trainings: Sequence[TrainingFiles], top: int, settings: SeedAgreement) -> pd.DataFrame:
+    """Make the table of all rows of ``overlap``, in order of layers.
+
+    Trainings are compared if they have one layer, crosscoder, seed and base. Those of one such group are in
+    memory at a time.
+    """
+    groups: dict[tuple[Any, ...], list[TrainingFiles]] = {}
+    for training in trainings:
+        key = (training.layer, training.crosscoder, training.seed, training.base)
+        groups.setdefault(key, []).append(training)
+    rows = []
+    for (layer, crosscoder, seed, _), members in groups.items():
+        names = {"layer": layer, "crosscoder": crosscoder, "seed": seed}
+        if len(members) > 1:
+            found = overlap([training.read() for training in members], top, settings)
+            rows += [names | row for row in found]
+    rows.sort(key=lambda row: row["layer"])
+    # Counts stay whole numbers where others are missing.
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(MAY_LACK, "Int64"))
 
 
 def search(a: PairTraining, b: PairTraining, latents: np.ndarray) -> Search:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers_activations import token_shard
+from helpers_activations import random_crosscoder, token_shard
 from helpers_latents import classed
 from helpers_tables import scaling_table
 
@@ -20,6 +20,7 @@ from crossdiff.latents.overlap import (
     Firing,
     PairTraining,
     Search,
+    TrainingFiles,
     co_activations,
     confirmed_latents,
     overlap,
@@ -145,17 +146,61 @@ def test_no_confirmed_and_no_live_latent(pair: tuple[PairTraining, PairTraining]
     assert math.isnan(forth["median_cosine"])
 
 
-def test_table_keeps_whole_numbers_next_to_missing_ones(
-    pair: tuple[PairTraining, PairTraining], tmp_path: Path
-) -> None:
-    rows = overlap(pair, 2, SeedAgreement())
-    rows += overlap([pair[0], pair[1]._replace(tokenizer="other")], 2, SeedAgreement())
-    table = overlap_table([{"layer": 3, "crosscoder": "l1", "seed": 0} | row for row in rows])
+# The table
+
+
+def training_files(folder: Path, number: int, **changes: object) -> TrainingFiles:
+    """Write the files of a crosscoder with 4 latents, all confirmed. Equal numbers give equal crosscoders."""
+    place = folder / str(number)
+    paths = [str(place / name) for name in ("weights.safetensors", "config.json", "betas.parquet")]
+    if not place.exists():
+        place.mkdir()
+        random_crosscoder(8, 4, seed=number).save(paths[0], paths[1], {})
+        betas(["chat-only"] * 4, [0, 1, 2, 3]).to_parquet(paths[2])
+        write_active(place / "active.parquet", FIRST)
+    names = {"pair": "one", "layer": 3, "base": "base", "tokenizer": "t", "crosscoder": "l1", "seed": 0}
+    return TrainingFiles(
+        **names | changes, **dict(zip(FILES, [*paths, str(place / "active.parquet")], strict=True))
+    )
+
+
+FILES = ("weights", "config", "betas", "active")
+
+
+def test_trainings_of_one_layer_crosscoder_seed_and_base_are_compared(tmp_path: Path) -> None:
+    def of(number: int, **changes: object) -> TrainingFiles:
+        return training_files(tmp_path, number, **changes)
+
+    trainings = [
+        of(0),
+        of(1, crosscoder="batchtopk"),
+        of(2, layer=2),
+        of(0, pair="two"),
+        of(3, pair="two", crosscoder="batchtopk"),
+        of(2, pair="two", layer=2, tokenizer="other"),
+        of(0, pair="two", seed=1),
+        of(0, pair="three", base="another"),
+    ]
+    table = overlap_table(trainings, 4, SeedAgreement())
     assert tuple(table.columns) == COLUMNS
+    keys = table[["layer", "crosscoder", "seed", "pair", "other_pair"]].to_numpy().tolist()
+    assert keys == [
+        [2, "l1", 0, "one", "two"],
+        [2, "l1", 0, "two", "one"],
+        [3, "l1", 0, "one", "two"],
+        [3, "l1", 0, "two", "one"],
+        [3, "batchtopk", 0, "one", "two"],
+        [3, "batchtopk", 0, "two", "one"],
+    ]
+    # Equal crosscoders have all latents in common, others have none. Tokens of two tokenizers differ.
+    assert table.matched.tolist() == [4, 4, 4, 4, 0, 0]
     lines = table.to_csv(index=False).splitlines()
-    assert lines[1].startswith("3,l1,0,first,second,2,1,1,1,")
-    assert lines[3].startswith("3,l1,0,first,second,2,1,1,,")
-    assert overlap_table([]).to_csv(index=False) == ",".join(COLUMNS) + "\n"
+    assert [line.split(",")[8] for line in lines[1:]] == ["", "", "4", "4", "0", "0"]
+
+
+def test_table_without_rows_has_its_columns(tmp_path: Path) -> None:
+    for trainings in ([], [training_files(tmp_path, 0)]):
+        assert overlap_table(trainings, 4, SeedAgreement()).to_csv(index=False) == ",".join(COLUMNS) + "\n"
 
 
 # Which latents
