@@ -135,7 +135,7 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
     - matched_confirmed: those whose match is a confirmed latent of the other training.
     - co_active: matches with a co-activation of TOGETHER or more.
     - median_cosine: median over the confirmed latents of the largest cosine, matched or not.
-    - median_co_activation: median over the matches (see ``co_activation``).
+    - median_co_activation: median over the matches (see ``co_activations``).
     - control, control_matched, control_co_active: the same for random shared latents (``shared_control``).
 
     The columns on co-activation are None for trainings that read different token shards. A median over
@@ -157,9 +157,10 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
     for a, b in permutations(trainings, 2):
         of_confirmed, of_control = found[a.pair, b.pair]
         matches, controls = (part.above(settings.cosine_above) for part in (of_confirmed, of_control))
-        together = [None, None]
-        if a.tokenizer == b.tokenizer:
-            together = [co_activations(firing[a.pair], firing[b.pair], part) for part in (matches, controls)]
+        of_matches, of_controls = (
+            co_activations(firing[a.pair], firing[b.pair], part) if a.tokenizer == b.tokenizer else None
+            for part in (matches, controls)
+        )
         rows.append(
             {
                 "pair": a.pair,
@@ -167,12 +168,12 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
                 "confirmed": len(of_confirmed.latent),
                 "matched": len(matches.latent),
                 "matched_confirmed": int(np.isin(matches.nearest, sought[b.pair][0]).sum()),
-                "co_active": _together(together[0]),
+                "co_active": _together(of_matches),
                 "median_cosine": _median(of_confirmed.cosine),
-                "median_co_activation": None if together[0] is None else _median(together[0]),
+                "median_co_activation": None if of_matches is None else _median(of_matches),
                 "control": len(of_control.latent),
                 "control_matched": len(controls.latent),
-                "control_co_active": _together(together[1]),
+                "control_co_active": _together(of_controls),
             }
         )
     return rows
@@ -241,12 +242,13 @@ def _firing(
     firing = {}
     for training in trainings:
         latents = np.unique(np.concatenate([np.empty(0, np.int64), *wanted[training.pair]]))
-        if len(latents):
-            positions = ActiveFile(training.active).positions()
-            ones = np.ones(len(training.betas), np.float32)
-            firing[training.pair] = Firing(positions, activities(training.active, ones, latents))
-    nothing = Firing(np.empty(0, np.int64), {})
-    return {training.pair: firing.get(training.pair, nothing) for training in trainings}
+        if not len(latents):
+            firing[training.pair] = Firing(np.empty(0, np.int64), {})
+            continue
+        ones = np.ones(len(training.betas), np.float32)
+        positions = ActiveFile(training.active).positions()
+        firing[training.pair] = Firing(positions, activities(training.active, ones, latents))
+    return firing
 
 
 def _together(co_activation: np.ndarray | None) -> int | None:
