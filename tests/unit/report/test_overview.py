@@ -1,6 +1,5 @@
 """The page over all pairs and layers: each kind of sentence, links, escaping and cautions."""
 
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -250,10 +249,23 @@ def test_figure_has_a_line_per_pair_and_a_point_per_training() -> None:
         ]
     )
     axes = layers(table).axes
-    assert [ax.get_title("left") for ax in axes[:2]] == ["batchtopk", "l1"]
+    assert [ax.get_title("left") for ax in axes[:3]] == [
+        "FVE, base model",
+        "FVE, chat model",
+        "confirmed latents",
+    ]
+    assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["batchtopk", "l1"]
     one, two = axes[5].lines
     assert one.get_xydata().tolist() == [[8, 4], [12, 10]]
     assert two.get_xydata().tolist() == [[12, 7]]
     assert axes[5].collections[0].get_offsets().tolist() == [[8, 4], [8, 4], [12, 10], [12, 10]]
-    assert re.fullmatch("FVE, (base|chat)", axes[0].get_ylabel())
-    assert axes[4].get_ylabel() == "confirmed latents"
+    assert axes[3].get_ylim() == (0.5, 1)
+
+
+def test_figure_shows_low_fve_and_no_confirmed_latent() -> None:
+    table = pd.concat(
+        [numbers(0, fve_chat=-0.2).assign(pair="one", layer=layer, confirmed=0) for layer in (8, 12)]
+    )
+    axes = layers(table).axes
+    assert axes[0].get_ylim() == axes[1].get_ylim() == pytest.approx((-0.23, 1))
+    assert axes[2].get_ylim() == (0, 1)
