@@ -28,6 +28,7 @@ include: "rules/steering.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
+include: "rules/overview.smk"
 
 
 localrules:
@@ -41,35 +42,37 @@ rule all:
     """Build everything, down to the report."""
     default_target: True
     input:
-        REPORT,
-        BROWSER,
-        LATENTS,
-        CAUSAL,
-        EXPLANATIONS,
-        PLANTED,
+        everywhere(REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED),
+        OVERVIEW,
 
 
 rule models:
-    """Build both models and, if the config names requests, the table of refusals."""
+    """Build all models and, if the config names requests, the tables of refusals."""
     input:
-        MODEL.values(),
-        REFUSALS,
+        [f"results/models/{name}" for name in RUN.made],
+        everywhere(*([REFUSALS] if REFUSALS else [])),
 
 
 rule activations:
     """Build the token shards and both models' activation caches."""
     input:
-        [caches(split, role) for split in SPLITS for role in MODELS],
+        [
+            path
+            for seen in RUN.comparisons
+            for split in SPLITS
+            for role in ROLES
+            for path in cache_files(seen, split, role)
+        ],
 
 
 rule crosscoders:
     """Train every crosscoder of the config from every seed."""
     input:
-        every_training("weights.safetensors"),
+        everywhere(*every_training("weights.safetensors")),
 
 
 # A result counts only if its record agrees with it (docs/audit.md).
-planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)
+planned_jobs.start(workflow, own_folders(CONFIG), [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
 
 onstart:
@@ -83,5 +86,9 @@ onstart:
 
 
 onsuccess:
-    if Path(REPORT).exists():
-        print(f"The report is at {Path(REPORT).resolve()}")
+    for report in everywhere(REPORT):
+        if Path(report).exists():
+            print(f"The report is at {Path(report).resolve()}")
+    for page in OVERVIEW:
+        if Path(page).exists():
+            print(f"The page over all pairs and layers is at {Path(page).resolve()}")

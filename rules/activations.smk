@@ -53,6 +53,6 @@ rule summarise_activations:
         ),
         code=code_digest("summarise_activations"),
     message:
-        "Summarising activations"
+        "Summarising activations" + AT
     script:
         "../workflow_scripts/summarise_activations.py"

@@ -6,7 +6,7 @@ that shows all latents of all crosscoders. It opens from disk, and loads what it
 it.
 """
 
-BROWSER = here("report/latents/index.html")
+BROWSER = of_layer("report/latents/index.html")
 # The page's own scripts and styles, and the libraries that it loads.
 ASSETS = [
     str(path)
@@ -14,18 +14,19 @@ ASSETS = [
     for path in sorted(Path(shipped("report"), folder).rglob("*"))
     if path.is_file()
 ]
-NAMES = here("tables/names.csv") if CONFIG.catalogue else []
+NAMES = of_layer("tables/names.csv") if CONFIG.catalogue else []
 
 if CONFIG.catalogue:
     try:
-        read_catalogue(CONFIG.catalogue, [tuple(training) for training in TRAININGS])
+        for seen in RUN.comparisons:
+            read_catalogue(seen.config.catalogue, [tuple(training) for training in TRAININGS])
     except UserError as error:
         raise WorkflowError(str(error))
 
     rule check_catalogue:
         """Check the names of latents. A name is stale if it was given to other weights."""
         input:
-            catalogue=CONFIG.catalogue,
+            catalogue=lambda w: RUN.of(w).config.catalogue,
             weights=every_training("weights.safetensors"),
             config=every_training("config.json"),
         output:
@@ -39,7 +40,7 @@ if CONFIG.catalogue:
             trainings=TRAININGS,
             code=code_digest("check_catalogue"),
         message:
-            "Checking the catalogue"
+            "Checking the catalogue" + AT
         script:
             "../workflow_scripts/check_catalogue.py"
 
@@ -50,14 +51,14 @@ rule read_directions:
         weights=every_training("weights.safetensors"),
         config=every_training("config.json"),
         betas=every_training("betas.parquet"),
-        chat=[] if CONFIG.pair.chat.planted else MODEL["chat"],
+        chat=[] if CONFIG.planted else model("chat"),
     output:
         directions=every_training("directions.parquet"),
         recurrences=every_training("recurrences.parquet"),
     log:
-        here("read_directions.log", "logs"),
+        of_layer("read_directions.log", "logs"),
     benchmark:
-        here("read_directions.benchmark.tsv", "logs")
+        of_layer("read_directions.benchmark.tsv", "logs")
     conda:
         "../envs/environment.yaml"
     resources:
@@ -67,7 +68,7 @@ rule read_directions:
         settings=settings("seed_agreement"),
         code=code_digest("read_directions"),
     message:
-        "Reading the directions of all latents"
+        "Reading the directions of all latents" + AT
     script:
         "../workflow_scripts/read_directions.py"
 
@@ -79,7 +80,7 @@ rule write_browser:
         template=shipped("report/browser.html.jinja"),
         assets=ASSETS,
         names=NAMES,
-        tokenizer=TOKENIZER,
+        tokenizer=tokenizer,
         weights=every_training("weights.safetensors"),
         betas=every_training("betas.parquet"),
         template_tokens=every_training("template_tokens.csv"),
@@ -101,6 +102,6 @@ rule write_browser:
         trainings=TRAININGS,
         code=code_digest("write_browser"),
     message:
-        "Writing the latent browser"
+        "Writing the latent browser" + AT
     script:
         "../workflow_scripts/write_browser.py"

@@ -14,8 +14,8 @@ if CONFIG.causal:
     rule generate_answers:
         """Let the chat model answer the first user turns of a data set's validation chats, greedily."""
         input:
-            model=MODEL["chat"],
-            tokenizer=TOKENIZER,
+            model=model("chat"),
+            tokenizer=tokenizer,
             archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
             files=lambda w: RUN.text_files(w.dataset),
         output:
@@ -39,16 +39,16 @@ if CONFIG.causal:
             ),
             code=code_digest("generate_answers"),
         message:
-            "Generating the chat model's answers to {wildcards.dataset}"
+            "Generating the chat model's answers to {wildcards.dataset}" + OF_PAIR
         script:
             "../workflow_scripts/generate_answers.py"
 
     rule measure_causal_effect:
         """Measure the KL of every patched run to the chat model. All share one prefix and encoding."""
         input:
-            base=MODEL["base"],
-            chat=MODEL["chat"],
-            conversations=[path for dataset in CONFIG.causal.datasets for path in answers(dataset)],
+            base=model("base"),
+            chat=model("chat"),
+            conversations=answers,
             weights=trained("weights.safetensors"),
             config=trained("config.json"),
             betas=trained("betas.parquet"),
@@ -68,10 +68,14 @@ if CONFIG.causal:
             batch_tokens=BATCH_TOKENS,
         params:
             # The data set of each input shard.
-            datasets=[dataset for dataset in CONFIG.causal.datasets for _ in answers(dataset)],
+            datasets=[
+                dataset
+                for dataset in CONFIG.causal.datasets
+                for _ in ([0] if CONFIG.causal.answers == "generated" else RUN.shards(dataset, "validation"))
+            ],
             settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("measure_causal_effect"),
         message:
-            "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}"
+            "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
         script:
             "../workflow_scripts/measure_causal_effect.py"

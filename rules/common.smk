@@ -6,6 +6,7 @@ downloads, because nodes often have no network.
 
 import os
 import re
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,10 +19,27 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.texts.first_record import check_fields
-    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, shapes, slurm
+    from crossdiff.workflow import (
+        ancient_edges,
+        gpu,
+        kept_shards,
+        resources,
+        shapes,
+        slurm,
+        tokenizer_names,
+    )
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
-    from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
+    from crossdiff.workflow.run import (
+        SHARED,
+        SPLITS,
+        Run,
+        check_layout,
+        check_times,
+        own_folders,
+        pair_names,
+        result_folders,
+    )
     from crossdiff.workflow.shipped import find_shipped
 except ModuleNotFoundError as error:
     raise WorkflowError(
@@ -37,12 +55,13 @@ try:
     find_shipped(config, workflow.basedir)
     RUN = Run(config)
     check_layout(RUN.config)
-    shapes.check_width(RUN.config)
+    shapes.check_fit(RUN.config)
     if workflow.is_main_process:
         check_folders()
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()
+        print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)
     request = resources.request(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -53,12 +72,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 CONFIG = RUN.config
-PAIR = CONFIG.pair.name
-LAYER = CONFIG.pair.layer
+COMPARISONS = [seen.pair for seen in RUN.comparisons]  # every pair at every layer
 # Roles that have a model. A planted chat model exists only as activations.
-ROLES = ["base"] if CONFIG.pair.chat.planted else list(MODELS)
-MODEL = {role: f"results/models/{RUN.model_name(role)}" for role in ROLES}  # role -> folder
-TOKENIZER = f"results/tokenizers/{RUN.tokenizer_name}"
+ROLES = ["base"] if CONFIG.planted else list(MODELS)
+# What messages add where there are several.
+OF_PAIR = ", {wildcards.pair}" if pair_names(CONFIG)[1:] else ""
+AT_LAYER = (
+    ", layer {wildcards.layer}" if {pair.layer for pair in COMPARISONS} - {COMPARISONS[0].layer} else ""
+)
+AT = OF_PAIR + AT_LAYER
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
@@ -69,8 +91,6 @@ BATCH_TOKENS = CONFIG.activations.batch_tokens
 
 # Not among params, like BATCH_TOKENS: it decides nothing but whether the pair is refused.
 LEAST_WIDTH = CONFIG.least_width
-
-REFUSALS = f"results/{PAIR}/refusals.csv" if CONFIG.behaviour else []
 
 settings = RUN.settings
 
@@ -92,10 +112,10 @@ def one_of(names):
 
 
 wildcard_constraints:
-    pair=one_of([PAIR]),
-    layer=str(LAYER),
-    model=one_of(map(RUN.model_name, ROLES)),
-    tokenizer=one_of([RUN.tokenizer_name]),
+    pair=one_of(pair_names(CONFIG)),
+    layer=one_of(dict.fromkeys(str(pair.layer) for pair in COMPARISONS)),
+    model=one_of(RUN.made),
+    tokenizer=one_of(dict.fromkeys(tokenizer.name for tokenizer in RUN.tokenizers.values())),
     dataset=one_of(CONFIG.datasets),
     split=one_of(SPLITS),
     shard=r"\d{4}",
@@ -121,14 +141,27 @@ def trained(file, root="results"):
     return of_layer(f"{{crosscoder}}/seed{{seed}}/{file}", root)
 
 
-def here(file, root="results"):
-    """A file of this run's pair and layer."""
-    return f"{root}/{PAIR}/layer{LAYER}/{file}"
-
-
 def every_training(file, seeds=CONFIG.seeds):
-    """A file of every crosscoder and seed of this run."""
-    return expand(trained(file), pair=PAIR, layer=LAYER, crosscoder=CONFIG.crosscoders, seed=seeds)
+    """The patterns of a file of every crosscoder and seed, at one layer of one pair."""
+    return expand(trained(file), crosscoder=CONFIG.crosscoders, seed=seeds, allow_missing=True)
+
+
+def everywhere(*patterns):
+    """The files of these patterns for every pair at every layer of this run."""
+    return [pattern.format(pair=pair.name, layer=pair.layer) for pair in COMPARISONS for pattern in patterns]
+
+
+# Functions of wildcards, for inputs.
+
+
+def model(role):
+    """The folder of a pair's base or chat model."""
+    return lambda w: f"results/models/{RUN.of(w).pair.model_name(role)}"
+
+
+def tokenizer(w):
+    """The folder of the tokenizer that renders a pair's chats."""
+    return f"results/tokenizers/{RUN.of(w).tokenizer_name}"
 
 
 def shards_of(split):
@@ -136,12 +169,20 @@ def shards_of(split):
     return [(dataset, shard) for dataset in CONFIG.datasets for shard in RUN.shards(dataset, split)]
 
 
+def shard_files(seen, split):
+    """Every token shard of a split, for one pair."""
+    return [f"{seen.tokens}/{dataset}.{split}/{shard}.parquet" for dataset, shard in shards_of(split)]
+
+
+def cache_files(seen, split, role):
+    """One model's harvested activations of these shards at one layer, in the same order."""
+    folder = seen.activations(role)
+    return [f"{folder}/{dataset}.{split}/{shard}.h5" for dataset, shard in shards_of(split)]
+
+
 def token_shards(split):
     """Every token shard of a split."""
-    return [
-        f"results/tokens/{RUN.tokenizer_name}/{dataset}.{split}/{shard}.parquet"
-        for dataset, shard in shards_of(split)
-    ]
+    return lambda w: shard_files(RUN.of(w), split)
 
 
 def next_place(shard):
@@ -151,13 +192,12 @@ def next_place(shard):
 
 def harvested(split, role):
     """One model's harvested activations of these shards, in the same order."""
-    folder = f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}"
-    return [f"{folder}/{dataset}.{split}/{shard}.h5" for dataset, shard in shards_of(split)]
+    return lambda w: cache_files(RUN.of(w), split, role)
 
 
 def checked(role):
     """The facts of a checked model: it has its weights, the layer and the tokenizer's vocabulary."""
-    return f"results/activations/{RUN.model_name(role)}/layer{LAYER}/{RUN.tokenizer_name}/checked.json"
+    return lambda w: f"{RUN.of(w).activations(role)}/checked.json"
 
 
 def proved(*roles):
@@ -166,14 +206,14 @@ def proved(*roles):
     A proof belongs to a layer. generate_answers and measure_refusals do not depend on the layer, so they do
     not wait for it. The report waits: it needs the harvest, and the harvest needs the proof.
     """
-    return ancient([checked(role).replace("checked.json", "proved.json") for role in roles])
+    return lambda w: ancient([f"{RUN.of(w).activations(role)}/proved.json" for role in roles])
 
 
 def caches(split, role):
     """The caches of one model that crosscoders read: harvested ones, or those of a planted pair."""
-    if not CONFIG.pair.chat.planted:
+    if not CONFIG.planted:
         return harvested(split, role)
-    return [here(f"planted/{dataset}.{split}/{shard}.{role}.h5") for dataset, shard in shards_of(split)]
+    return [of_layer(f"planted/{dataset}.{split}/{shard}.{role}.h5") for dataset, shard in shards_of(split)]
 
 
 def pairs(split, prefix=""):
@@ -182,18 +222,18 @@ def pairs(split, prefix=""):
         f"{prefix}tokens": token_shards(split),
         f"{prefix}base": caches(split, "base"),
         f"{prefix}chat": caches(split, "chat"),
-        "summary": here("summary.json"),
+        "summary": of_layer("summary.json"),
     }
 
 
-def answers(dataset):
-    """Token shards of a data set's chats with answers, which are generated or the data set's own."""
+def answers(w):
+    """Token shards of the chats with answers, which are generated or the data sets' own."""
     if CONFIG.causal.answers == "generated":
-        return [f"results/{PAIR}/answers/{dataset}.parquet"]
+        return [f"results/{w.pair}/answers/{dataset}.parquet" for dataset in CONFIG.causal.datasets]
     return [
-        shard
-        for shard, (name, _) in zip(token_shards("validation"), shards_of("validation"))
-        if name == dataset
+        f"{RUN.of(w).tokens}/{dataset}.validation/{shard}.parquet"
+        for dataset in CONFIG.causal.datasets
+        for shard in RUN.shards(dataset, "validation")
     ]
 
 
@@ -209,4 +249,4 @@ def archive(package):
 
 def planted_firings(split):
     """The firings of planted concepts in every shard of a split."""
-    return [here(f"planted/{dataset}.{split}/{shard}.parquet") for dataset, shard in shards_of(split)]
+    return [of_layer(f"planted/{dataset}.{split}/{shard}.parquet") for dataset, shard in shards_of(split)]

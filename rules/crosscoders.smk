@@ -10,7 +10,9 @@ rule train_crosscoder:
     input:
         unpack(
             lambda w: (
-                pairs("validation", "held_out_") if CONFIG.crosscoders[w.crosscoder].needs_held_out else {}
+                {name: f(w) if callable(f) else f for name, f in pairs("validation", "held_out_").items()}
+                if CONFIG.crosscoders[w.crosscoder].needs_held_out
+                else {}
             )
         ),
         **pairs("train"),
@@ -31,6 +33,6 @@ rule train_crosscoder:
         modules=lambda w: [loss_module(w.crosscoder)],
         code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
     message:
-        "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}"
+        "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}" + AT
     script:
         "../workflow_scripts/train_crosscoder.py"

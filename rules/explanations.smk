@@ -10,7 +10,7 @@ EXPLAINERS = {"patterns": "patterns"} | ({"language model": "explanations"} if C
 EXPLANATION_KEYS = [f"explanations.{key}" for key in Explanations.model_fields if key != "prices"]
 EXPLANATIONS = [
     *(path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")),
-    here("tables/explanations.csv"),
+    of_layer("tables/explanations.csv"),
 ]
 
 
@@ -21,7 +21,7 @@ rule find_patterns:
         background=trained("background.parquet"),
         scaling=trained("scaling.parquet"),
         tokens=token_shards("train"),
-        tokenizer=TOKENIZER,
+        tokenizer=tokenizer,
     output:
         patterns=trained("patterns.parquet"),
         quantiles=trained("patterns_quantiles.parquet"),
@@ -36,7 +36,7 @@ rule find_patterns:
     params:
         code=code_digest("find_patterns"),
     message:
-        "Finding patterns of {wildcards.crosscoder}, seed {wildcards.seed}"
+        "Finding patterns of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
     script:
         "../workflow_scripts/find_patterns.py"
 
@@ -50,7 +50,7 @@ if CONFIG.explanations:
             background=trained("background.parquet"),
             betas=trained("betas.parquet"),
             tokens=token_shards("train"),
-            tokenizer=TOKENIZER,
+            tokenizer=tokenizer,
             model=CONFIG.explanations.model.folder or [],
         output:
             explanations=trained("explanations.parquet"),
@@ -69,7 +69,7 @@ if CONFIG.explanations:
             settings=settings("classes.top", *EXPLANATION_KEYS),
             code=code_digest("explain_latents"),
         message:
-            "Explaining latents of {wildcards.crosscoder}, seed {wildcards.seed}"
+            "Explaining latents of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
         script:
             "../workflow_scripts/explain_latents.py"
 
@@ -96,6 +96,6 @@ rule compare_explanations:
         settings=settings("classes.top"),
         code=code_digest("compare_explanations"),
     message:
-        "Comparing explanations"
+        "Comparing explanations" + AT
     script:
         "../workflow_scripts/compare_explanations.py"

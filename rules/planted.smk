@@ -7,16 +7,16 @@ difference is known. These take the place of harvested ones. They also give scor
 
 PLANTED = (
     [
-        here("report/leaderboard.html"),
-        *(here(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "claims")),
+        of_layer("report/leaderboard.html"),
+        *(of_layer(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "claims")),
     ]
-    if CONFIG.pair.chat.planted
+    if CONFIG.planted
     else []
 )
 PLANTED_FIGURES = ("calls", "recall", "roc", "ratios", "agreement")
 
 
-if CONFIG.pair.chat.planted:
+if CONFIG.planted:
 
     localrules:
         planted,
@@ -24,13 +24,13 @@ if CONFIG.pair.chat.planted:
     rule planted:
         """Build the leaderboard, and test the paper's claims where the truth is known."""
         input:
-            PLANTED,
+            everywhere(*PLANTED),
 
     rule draw_concepts:
         """Draw kinds, directions, strengths and contexts of all concepts. Refuse what does not fit."""
         input:
             tokens=token_shards("train"),
-            background=[] if CONFIG.pair.chat.planted.noise else harvested("train", "base"),
+            background=[] if CONFIG.planted.noise else harvested("train", "base"),
         output:
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),
@@ -48,19 +48,18 @@ if CONFIG.pair.chat.planted:
             ),
             code=code_digest("draw_concepts"),
         message:
-            "Drawing concepts"
+            "Drawing concepts" + AT
         script:
             "../workflow_scripts/draw_concepts.py"
 
     rule plant_concepts:
         """Write both models' caches of one shard, and every firing in it."""
         input:
-            tokens=f"results/tokens/{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.parquet",
-            background=(
+            tokens=lambda w: f"{RUN.of(w).tokens}/{w.dataset}.{w.split}/{w.shard}.parquet",
+            background=lambda w: (
                 []
-                if CONFIG.pair.chat.planted.noise
-                else f"results/activations/{RUN.model_name('base')}/layer{{layer}}/"
-                f"{RUN.tokenizer_name}/{{dataset}}.{{split}}/{{shard}}.h5"
+                if CONFIG.planted.noise
+                else f"{RUN.of(w).activations('base')}/{w.dataset}.{w.split}/{w.shard}.h5"
             ),
             table=of_layer("planted/concepts.csv"),
             directions=of_layer("planted/directions.safetensors"),
@@ -78,7 +77,7 @@ if CONFIG.pair.chat.planted:
             settings=settings("pair.chat.planted", "pair.layer"),
             code=code_digest("plant_concepts"),
         message:
-            "Planting into {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
+            "Planting into {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}" + AT
         script:
             "../workflow_scripts/plant_concepts.py"
 
@@ -105,14 +104,14 @@ if CONFIG.pair.chat.planted:
             settings=settings("scoring.correlation_above", "scoring.cosine_above"),
             code=code_digest("match_concepts"),
         message:
-            "Matching latents of {wildcards.crosscoder}, seed {wildcards.seed}, with concepts"
+            "Matching latents of {wildcards.crosscoder}, seed {wildcards.seed}, with concepts" + AT
         script:
             "../workflow_scripts/match_concepts.py"
 
     rule score_crosscoders:
         """Score every crosscoder, seed and calling rule, and judge the paper's claims."""
         input:
-            concepts=here("planted/concepts.csv"),
+            concepts=of_layer("planted/concepts.csv"),
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
         output:
@@ -131,14 +130,14 @@ if CONFIG.pair.chat.planted:
             settings=settings("scoring", *NU_THRESHOLDS),
             code=code_digest("score_crosscoders"),
         message:
-            "Scoring the crosscoders"
+            "Scoring the crosscoders" + AT
         script:
             "../workflow_scripts/score_crosscoders.py"
 
     rule figure_planted:
         """Draw what each rule calls, false members against recall, ROC, and recovered ratios."""
         input:
-            concepts=here("planted/concepts.csv"),
+            concepts=of_layer("planted/concepts.csv"),
             scores=of_layer("tables/planted_scores.csv"),
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
@@ -158,7 +157,7 @@ if CONFIG.pair.chat.planted:
             settings=settings("scoring", "classes", *NU_THRESHOLDS),
             code=code_digest("figure_planted"),
         message:
-            "Drawing planted concepts"
+            "Drawing planted concepts" + AT
         script:
             "../workflow_scripts/figure_planted.py"
 
@@ -167,24 +166,24 @@ if CONFIG.pair.chat.planted:
         input:
             template=shipped("report/leaderboard.html.jinja"),
             parts=shipped("report/figure.html.jinja"),
-            concepts=here("planted/concepts.csv"),
-            summary=here("summary.json"),
+            concepts=of_layer("planted/concepts.csv"),
+            summary=of_layer("summary.json"),
             tables=[
-                here(f"tables/{table}.csv")
+                of_layer(f"tables/{table}.csv")
                 for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
             ],
-            figures=[here(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
-            captions=[here(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
+            figures=[of_layer(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
+            captions=[of_layer(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
         output:
-            here("report/leaderboard.html"),
+            of_layer("report/leaderboard.html"),
         log:
-            here("write_leaderboard.log", "logs"),
+            of_layer("write_leaderboard.log", "logs"),
         localrule: True
         conda:
             "../envs/environment.yaml"
         params:
             code=code_digest("write_leaderboard"),
         message:
-            "Writing the leaderboard"
+            "Writing the leaderboard" + AT
         script:
             "../workflow_scripts/write_leaderboard.py"

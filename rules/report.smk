@@ -4,7 +4,7 @@ This rule takes tables, figures and examples. It gives one page that opens from 
 settings from the records of these files.
 """
 
-REPORT = here("report/index.html")
+REPORT = of_layer("report/index.html")
 SECTIONS = [section for section in PAGE if CONFIG.steering or section != "steering"]
 SECTION_FILES = [f"report/sections/{section}.html.jinja" for section in SECTIONS]
 
@@ -17,17 +17,17 @@ rule write_report:
             shipped(f"report/{part}.html.jinja")
             for part in ("figure", *(f"sections/{section}" for section in SECTIONS))
         ],
-        tokenizer=TOKENIZER,
-        checked=here("pair.json"),
-        summary=here("summary.json"),
-        read=[next_place(shard) for shard in token_shards("train")],
+        tokenizer=tokenizer,
+        checked=of_layer("pair.json"),
+        summary=of_layer("summary.json"),
+        read=lambda w: [next_place(shard) for shard in token_shards("train")(w)],
         refusals=REFUSALS,
         tables=TABLES,
         evaluations=every_training("evaluation.json", FIRST_SEED),
         betas=every_training("betas.parquet", FIRST_SEED),
         examples=every_training("examples.parquet", FIRST_SEED),
-        figures=[here(f"figures/{figure}.svg") for figure in EVALUATIONS],
-        captions=[here(f"figures/{figure}.json") for figure in EVALUATIONS],
+        figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
+        captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,
         steering_effects=STEERING_TABLES["steering.csv"],
         steering_candidates=STEERING_TABLES["steering_candidates.csv"],
@@ -35,7 +35,7 @@ rule write_report:
     output:
         REPORT,
     log:
-        here("write_report.log", "logs"),
+        of_layer("write_report.log", "logs"),
     localrule: True
     conda:
         "../envs/environment.yaml"
@@ -47,6 +47,6 @@ rule write_report:
         settings=settings("report"),
         code=code_digest("write_report"),
     message:
-        "Writing the report"
+        "Writing the report" + AT
     script:
         "../workflow_scripts/write_report.py"

@@ -19,15 +19,15 @@ if CONFIG.steering:
     rule steering:
         """Build the figure and tables of what turning latents up and down does to the answers."""
         input:
-            here("figures/steering.svg"),
-            STEERING_TABLES.values(),
+            everywhere(of_layer("figures/steering.svg")),
+            [everywhere(*files) for files in STEERING_TABLES.values()],
 
     rule steer_latents:
         """Let the chat model answer held-out requests under every direction and strength."""
         input:
-            base=MODEL["base"],
-            chat=MODEL["chat"],
-            tokenizer=TOKENIZER,
+            base=model("base"),
+            chat=model("chat"),
+            tokenizer=tokenizer,
             requests=CONFIG.behaviour.requests,
             weights=trained("weights.safetensors"),
             config=trained("config.json"),
@@ -51,6 +51,6 @@ if CONFIG.steering:
             settings=settings(*STEERING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("steer_latents"),
         message:
-            "Steering latents of {wildcards.crosscoder}, seed {wildcards.seed}"
+            "Steering latents of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
         script:
             "../workflow_scripts/steer_latents.py"

@@ -11,7 +11,7 @@ if workflow.is_main_process:
 rule tokenise:
     """Write one token shard. It starts where the last one ended, so a larger data set keeps old shards."""
     input:
-        tokenizer=TOKENIZER,
+        tokenizer="results/tokenizers/{tokenizer}",
         archive=lambda w: archive(CONFIG.datasets[w.dataset].package),
         files=lambda w: RUN.text_files(w.dataset),
         previous=lambda w: (
@@ -48,7 +48,7 @@ rule check_texts:
             f"results/tokens/{w.tokenizer}/{w.dataset}.{w.split}/{RUN.shards(w.dataset, w.split)[-1]}.parquet"
         ),
     output:
-        "results/tokens/{tokenizer}/{dataset}.{split}/read.json",
+        update("results/tokens/{tokenizer}/{dataset}.{split}/read.json"),
     log:
         "logs/tokens/{tokenizer}/{dataset}.{split}/check_texts.log",
     priority: 50
@@ -71,4 +71,4 @@ localrules:
 rule tokens:
     """All token shards."""
     input:
-        [shard for split in SPLITS for shard in token_shards(split)],
+        [shard for seen in RUN.comparisons for split in SPLITS for shard in shard_files(seen, split)],

@@ -1,4 +1,4 @@
-"""Fine-tune the chat model from the base model."""
+"""Fine-tune a model from another one."""
 
 from crossdiff.config import Finetuning, TextSource
 from crossdiff.models.finetune import finetune, training_sequences
@@ -24,7 +24,7 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        finetuning = settings.pair.chat.finetune
+        finetuning = settings.models[snakemake.wildcards.model].finetune
         main(
             base=snakemake.input.base,
             tokenizer=snakemake.input.tokenizer,

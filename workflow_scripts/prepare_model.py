@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crossdiff.config import ModelSource
+from crossdiff.config import ModelSource, load
 from crossdiff.models.prepare import prepare
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
@@ -17,11 +17,11 @@ def main(
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
-        role, base = snakemake.params.role, snakemake.input.get("base")
+        name, base = snakemake.wildcards.model, snakemake.input.get("base")
         main(
-            source=settings.pair.source(role),
+            source=settings.models[name],
             archive=snakemake.input.get("archive") or None,
-            base=(Path(base), settings.pair.base) if base else None,
-            key=f"pair.{role}",
+            base=(Path(base), settings.models[Path(base).name]) if base else None,
+            key=load(snakemake.config).key_of(name),
             folder=snakemake.output[0],
         )

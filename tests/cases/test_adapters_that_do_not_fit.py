@@ -193,8 +193,9 @@ def test_files_of_all_sources_are_inputs(base, lora, tmp_path):
     values = changed("pair.base", {"gguf": {"file": str(tmp_path / "m.gguf")}})
     adapter = {"folder": str(lora), "base": {"folder": str(base)}}
     run = Run(changed("pair.chat", {"adapter": adapter}, values))
-    assert run.model_files("base") == [str(tmp_path / "m.gguf")]
-    names = [Path(path).name for path in run.model_files("chat")]
+    base_name, chat_name = (run.comparisons[0].pair.model_name(role) for role in ("base", "chat"))
+    assert run.model_files(base_name) == [str(tmp_path / "m.gguf")]
+    names = [Path(path).name for path in run.model_files(chat_name)]
     assert {"config.json", "model.safetensors", "adapter_config.json", ADAPTER} <= set(names)
     missing = one_line(Run(changed("pair.base", {"gguf": {"file": "no.gguf"}})).check_models)
     assert missing == "pair.base.gguf.file: no.gguf: found no such file"
@@ -202,5 +203,7 @@ def test_files_of_all_sources_are_inputs(base, lora, tmp_path):
 
 def test_adapter_of_the_pairs_base_depends_on_it_and_its_name():
     run = Run(changed("pair.chat", {"adapter": {"folder": "x", "base": "base"}}))
-    assert {"pair.base.package", "pair.chat.adapter"} <= set(run.source_keys("chat"))
-    assert not any("base" in key for key in Run(SMALL).source_keys("chat"))
+    base_name, chat_name = (run.comparisons[0].pair.model_name(role) for role in ("base", "chat"))
+    assert {f"models.{base_name}.package", f"models.{chat_name}.adapter"} <= set(run.source_keys(chat_name))
+    alone = Run(changed("pair.chat", {"folder": "x"}))
+    assert all(key.startswith(f"models.{chat_name}.") for key in alone.source_keys(chat_name))

@@ -228,9 +228,7 @@ def test_fine_tune_without_a_chat_stops_with_the_reason(tmp_path, records):
 
 def test_fine_tune_with_too_few_chats_tells_how_many_were_skipped(tmp_path):
     message = one_line(train_on, tmp_path, [GOOD, {"messages": []}], 1000)
-    assert message.startswith(
-        "pair.chat.finetune.data.talk: found 1,000, the data set's training chats have "
-    )
+    assert message.startswith("finetune.data.talk: found 1,000, the data set's training chats have ")
     assert message.endswith(
         'tokens; 1 of 2 records can\'t be used: 1 x a chat without turns (record 1: {"messages": []})'
     )

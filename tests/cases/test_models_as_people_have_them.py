@@ -227,7 +227,7 @@ def test_home_folder_may_be_written_as_tilde(base, monkeypatch):
     monkeypatch.setenv("HOME", str(base.parent))
     run = Run(changed("pair.base", {"folder": "~/base"}))
     run.check_models()
-    assert str(base / WEIGHTS) in run.model_files("base")
+    assert str(base / WEIGHTS) in run.model_files(run.comparisons[0].pair.model_name("base"))
 
 
 @pytest.mark.parametrize(

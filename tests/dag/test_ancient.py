@@ -1,6 +1,9 @@
 """A job with changes of its own is planned, also if a check above it runs again."""
 
-from conftest import TINY, Checkout, planned
+import re
+
+import pytest
+from conftest import ROOT, TINY, Checkout, planned
 
 
 def test_change_of_the_harvests_code_redoes_the_harvest_along_with_the_proof(ours: Checkout) -> None:
@@ -29,3 +32,12 @@ def test_larger_budget_reads_texts_and_keeps_caches(ours: Checkout) -> None:
     jobs = planned(ours.snakemake("--dry-run", "--configfile", config).stdout)
     # One shard more, for both models.
     assert (jobs["tokenise"], jobs["check_texts"], jobs["harvest_activations"]) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("file", ["checked.json", "proved.json", "pair.json", "read.json"])
+def test_file_of_an_ancient_input_stays_while_it_is_made_again(file: str) -> None:
+    """Snakemake looks at the plan again when a shard is tokenised. A file that is missing then, because its
+    job runs, would make all jobs below it run, although their input is ancient."""
+    rules = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    made = re.findall(rf"    output:\n +(.*{re.escape(file)}.*)\n", rules)
+    assert made and all(line.startswith("update(") for line in made)

@@ -34,10 +34,8 @@ def plain(checkout: Checkout) -> Checkout:
     copy = checkout.copy(checkout.folder.parent / "plain")
     snakefile = copy.folder / "Snakefile"
     text = snakefile.read_text()
-    assert "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)\n" in text
-    snakefile.write_text(
-        text.replace("planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config, GIVEN)\n", "")
-    )
+    [start] = re.findall(r"^planned_jobs\.start\(.*\)\n", text, re.M)
+    snakefile.write_text(text.replace(start, ""))
     return copy
 
 

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, Checkout, planned
 from crossdiff.config import load
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.shards import read_shard
-from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
 
 
@@ -217,7 +217,7 @@ def test_more_tokens_keep_the_old_shards(finished: Checkout) -> None:
 def test_layer_beyond_the_model_is_refused_before_anything_expensive(checkout: Checkout) -> None:
     result = checkout.snakemake("--configfile", checkout.changed(TINY, {"pair.layer": 3}))
     assert result.returncode == 1
-    assert "error: pair.layer: found 3, the model tiny-base has layers 0 to 2" in result.stdout
+    assert "pair.layer: found 3, the models have layers 0 to 2" in result.stdout
     assert not (checkout.folder / "results/models/tiny-chat").exists()
 
 

@@ -63,7 +63,7 @@ def test_every_result_has_a_record_and_those_that_can_carry_its_id(finished):
 def test_records_say_where_and_with_what(finished):
     run = read_record(finished.folder / "results/models/tiny-chat").run
     assert run["host"] and run["packages"]["torch"] and run["config"] == [TINY]
-    assert run["seeds"] == {"pair.chat.finetune.seed": 0}
+    assert run["seeds"] == {"models.tiny-chat.finetune.seed": 0}
     assert run["started"] <= run["finished"]
 
 

@@ -3,9 +3,9 @@
 import os
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Tag, model_validator
 
-from crossdiff.config.base import Section, Text, about, exactly_one
+from crossdiff.config.base import Name, Section, Text, about, exactly_one
 from crossdiff.config.sources import HubModel, Package
 
 LocalPath = Annotated[Text, AfterValidator(os.path.expanduser)]
@@ -38,12 +38,12 @@ class GivenModel(Section):
         return self
 
 
-def _pairs_base(value: Any) -> Any:
-    return None if value == "base" else value
+# The tags of a union of a source and a name have blanks, so that no key can look like one.
+A_SOURCE, A_NAME = "a source", "a name"
 
 
-def _or_base(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": "base"})
+def _source_or_name(value: Any) -> str:
+    return A_NAME if isinstance(value, str) else A_SOURCE
 
 
 class Adapter(Section):
@@ -59,12 +59,12 @@ class Adapter(Section):
         about("A local folder with adapter_config.json and adapter_model.safetensors."),
     ] = None
     base: Annotated[
-        GivenModel | None,
-        BeforeValidator(_pairs_base),
-        Field(
-            description="The model that is adapted. Left out, or `base`: the pair's base model.",
-            json_schema_extra=_or_base,
-        ),
+        Annotated[
+            Annotated[GivenModel, Tag(A_SOURCE)] | Annotated[Name, Tag(A_NAME)],
+            Discriminator(_source_or_name),
+        ]
+        | None,
+        about("The model that is adapted: a source, or a name of `models`. In `pair`, left out: its base."),
     ] = None
     trained_on: Annotated[
         Text | None,

@@ -1,6 +1,6 @@
-"""The pair of models: where each comes from, or how it is made."""
+"""Models: where each comes from, or how it is made."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ from crossdiff.config.sources import Package
 
 MODELS = ("base", "chat")  # in the order of every model axis
 BASE, CHAT = range(len(MODELS))
-KEPT_NAMES = ("packages", "models", "tokenizers", "tokens", "activations")  # folders next to those of pairs
+BASE_NAME = "base"  # what a chat model in ``pair`` calls the model that it is made from
 CHAT_ONLY_SOURCES = ("finetune", "planted")
 SOURCES = (*GIVEN, "adapter", "random", *CHAT_ONLY_SOURCES)  # of a model
 
@@ -62,17 +62,17 @@ class Finetuning(Section):
 
 
 class Finetune(Finetuning):
-    """A chat model that is made here from the base model.
+    """A model that is made here from another one, the pair's base.
 
     AdamW trains all weights; the loss is on assistant turns only. The learning rate warms up linearly, then
     falls along a half cosine to a tenth. Every data set in ``data`` must be of kind ``chats``.
     """
 
     origin: Annotated[
-        Literal["base"],
+        Name,
         Field(alias="from"),
-        about("The model that training starts from."),
-    ] = "base"
+        about("The model that training starts from: `base` in `pair`, a name of `models` in `models`."),
+    ] = BASE_NAME
     chat_template: Annotated[Text, about("Jinja file: the chat template of the new model.")]
 
 
@@ -184,7 +184,8 @@ class RandomModel(Section):
 class ModelSource(GivenModel):
     """Where a model comes from. Give exactly one source.
 
-    ``finetune`` and ``planted`` are for the chat model alone.
+    In ``pair``, ``finetune`` and ``planted`` are for the chat model alone. In ``models``, the key is the
+    model's name, ``planted`` is not allowed, and an adapter on another model names it (``adapter.base``).
     """
 
     name: Annotated[
@@ -207,55 +208,28 @@ class ModelSource(GivenModel):
         return exactly_one(self, SOURCES)
 
     @property
-    def needs_pairs_base(self) -> bool:
-        """Whether it is an adapter on the pair's base model."""
-        return self.adapter is not None and self.adapter.base is None
+    def origin(self) -> str | None:
+        """The model that this one is made from: a name of ``models``, or ``base`` for the pair's base.
+
+        None for a model with a source of its own.
+        """
+        if self.finetune is not None:
+            return self.finetune.origin
+        if self.adapter is not None and not isinstance(self.adapter.base, GivenModel):
+            return self.adapter.base or BASE_NAME
+        return None
+
+    def made_from(self, origin: str) -> "ModelSource":
+        """This model with another name for ``origin``."""
+        if self.finetune is not None:
+            return self.model_copy(update={"finetune": self.finetune.model_copy(update={"origin": origin})})
+        if self.adapter is not None:
+            return self.model_copy(update={"adapter": self.adapter.model_copy(update={"base": origin})})
+        raise ValueError(f"a model with the source {self.kind} is made from no other")
 
     @property
     def wheel(self) -> Package | None:
         """The package that the model, or the base of its adapter, comes in."""
-        return self.adapter.base.package if self.adapter and self.adapter.base else self.package
-
-
-class Pair(Section):
-    """The two models that are compared, and the layer. The models' names must differ."""
-
-    name: Annotated[Name, about("Name of the pair's folder in results.")]
-    base: ModelSource
-    chat: ModelSource
-    layer: Annotated[
-        NonNegativeInt,
-        about("0-based block whose output (residual stream) is compared. The paper: 13 of 26.", "block"),
-    ]
-
-    @model_validator(mode="after")
-    def _names(self) -> "Pair":
-        if self.name in KEPT_NAMES:
-            raise ValueError(
-                f"name: found {self.name}, allowed: any but {', '.join(KEPT_NAMES)}, "
-                "which are folders of results"
-            )
-        if self.model_name("base") == self.model_name("chat"):
-            raise ValueError(
-                f"chat.name: found {self.model_name('chat')}, which is the base model's name; give it another"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _base_is_given(self) -> "Pair":
-        if self.base.kind in CHAT_ONLY_SOURCES:
-            raise ValueError(f"base: found {self.base.kind}, only the chat model can be made from the base")
-        if self.base.needs_pairs_base:
-            raise ValueError("base.adapter.base: missing; allowed: a source, since this is the pair's base")
-        made_from_it = self.chat.needs_pairs_base or self.chat.finetune
-        if made_from_it and self.base.adapter and not self.base.adapter.merge:
-            raise ValueError("base.adapter.merge: found False, allowed: True, since the chat model adapts it")
-        return self
-
-    def source(self, role: str) -> ModelSource:
-        """The source of the base or the chat model."""
-        return self.base if role == "base" else self.chat
-
-    def model_name(self, role: str) -> str:
-        """The name of the base or the chat model."""
-        return self.source(role).name or f"{self.name}-{role}"
+        if self.adapter is None:
+            return self.package
+        return self.adapter.base.package if isinstance(self.adapter.base, GivenModel) else None

@@ -8,12 +8,14 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from crossdiff.config.base import PATTERNS, Section
+from crossdiff.config.given import A_NAME, A_SOURCE
 from crossdiff.config.losses import LOSSES
 
 
 def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     """One of pydantic's errors about the section ``root``."""
-    path = [str(part) for part in problem["loc"]]
+    location = [part for part in problem["loc"] if part not in (A_SOURCE, A_NAME)]
+    path = [str(part) for part in location]
     # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
     if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
         del path[2]
@@ -22,7 +24,7 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     found, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key}: unknown key; {_allowed_keys(root, problem['loc'])}"
+            return f"{key}: unknown key; {_allowed_keys(root, location)}"
         case "missing":
             return f"{key}: missing"
         case "value_error":
@@ -96,7 +98,7 @@ def _yaml_type(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _allowed_keys(root: type[Section], location: tuple[Any, ...]) -> str:
+def _allowed_keys(root: type[Section], location: list[Any]) -> str:
     """The keys allowed where an unknown key was found, the closest first."""
     annotation: Any = root
     for part in location[:-1]:

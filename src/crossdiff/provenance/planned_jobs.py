@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from snakemake.workflow import Workflow
 
 PLAN = FOLDER / "plan.json"
+OF_TOKENIZERS = (".json", ".jinja", ".txt", ".model", ".tiktoken")  # endings of files; others are weights
 
 
 class PlannedJob(NamedTuple):
@@ -66,14 +67,27 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     """Digest of all that decides which jobs there are.
 
     That is the config, the rules, the modules that rules use, and the names of the files in local model
-    folders and in folders and globs of texts. ``home`` is the folder of the Snakefile if it is not
-    ``root``, in which the run works.
+    folders and in folders and globs of texts. It is also the content of the files that tell whether models
+    share a tokenizer. ``home`` is the folder of the Snakefile if it is not ``root``, in which the run works.
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
     names = ("workflow/run", "workflow/evaluations", "provenance/planned_jobs", "provenance/trust")
     modules = code.closure([code.LIBRARY / f"{name}.py" for name in names])
-    folders = [(values.get("pair", {}).get(model) or {}).get("folder") for model in ("base", "chat")]
+    pair, models = values.get("pair") or {}, values.get("models") or {}
+    sources = [pair.get("base") or {}, pair.get("chat") or {}, *models.values()]
+    folders = [source.get("folder") for source in sources]
+    # Their content decides which of the models share a tokenizer (workflow.tokenizer_names).
+    templates = [(source.get("finetune") or {}).get("chat_template") for source in models.values()]
+    tokenizers = [
+        path
+        for source in models.values()
+        for folder in (source.get("folder"), (source.get("adapter") or {}).get("folder"))
+        if folder
+        for path in sorted((root / Path(folder).expanduser()).glob("*"))
+        if path.suffix in OF_TOKENIZERS
+    ]
+    contents = [*(root / template for template in templates if template), *tokenizers]
     parts = [
         json.dumps(values, sort_keys=True, default=str),
         *(path.read_text(encoding="utf-8") for path in rules),
@@ -83,6 +97,7 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
             for folder in folders
             if folder
         ),
+        *(hashlib.sha256(path.read_bytes()).hexdigest() for path in contents if path.is_file()),
         *(str(_text_files(source or {}, root)) for source in (values.get("datasets") or {}).values()),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -98,13 +113,17 @@ def _text_files(source: Mapping[str, Any], root: Path) -> list[str]:
 
 
 def start(
-    workflow: "Workflow", folders: list[str], values: Mapping[str, Any], given: Mapping[str, Any]
+    workflow: "Workflow",
+    own: list[str],
+    folders: list[str],
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Prepare records, trust and plan. Called at the end of the Snakefile, before the DAG is built.
 
-    ``folders`` contain the results that jobs of this run may read or make. The first one contains the results
-    of this run alone. ``given`` are the values of the config files. In ``values``, paths of files that come
-    with the workflow are where this run finds them.
+    ``folders`` contain the results that jobs of this run may read or make. Those in ``own`` contain the
+    results of this run alone. ``given`` are the values of the config files. In ``values``, paths of files
+    that come with the workflow are where this run finds them.
     """
     # Jobs see the values of the config but not its files, which their records name.
     os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
@@ -117,7 +136,7 @@ def start(
         workflow,
         values,
         state(given, Path(), Path(workflow.basedir)),
-        [path for path in results if path.startswith(f"{folders[0]}/")],
+        [path for path in results if path.startswith(tuple(f"{folder}/" for folder in own))],
     )
 
 

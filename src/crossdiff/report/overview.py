@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from crossdiff.config import MODELS
 from crossdiff.errors import UserError
 from crossdiff.latents.evaluation import NU_RANGE
 from crossdiff.provenance.recorded_settings import RecordedSettings
@@ -63,7 +62,9 @@ def render(
         tokenizers=_groups(compared, "tokenizer"),
         layers=sorted({one.layer for one in compared}),
         datasets=_datasets(recorded[0]),
-        is_test=any(part.given(f"pair.{model}.random") for part in recorded for model in MODELS),
+        is_test=any(
+            part.given(f"models.{name}.random") for part in recorded for name in part.names("models")
+        ),
         numbers=numbers.join(weak(numbers)).to_dict("records"),
         by_layer=_by_layer(numbers),
         overlap=[(layer, rows.to_dict("records")) for layer, rows in found.groupby("layer")],

@@ -238,23 +238,18 @@ def _write(table: pa.Table, path: Path) -> None:
     A file that already holds the same is left as it is, with the id of its first record. So what was made
     from a shard stays when a text of another shard changes.
     """
-    if path.exists():
-        kept: dict[Any, Any] = {}
-        try:
-            kept = pq.read_schema(path).metadata or {}
-        except (OSError, pa.ArrowInvalid):
-            pass  # a damaged file is replaced
-        mark = {key: value for key, value in kept.items() if key == b"crossdiff-record"}
-        if _as_parquet(table, mark) == path.read_bytes():
-            return
+    if path.exists() and _holds(path, table):
+        return
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_as_parquet(table, record_mark()))
+        pq.write_table(table.replace_schema_metadata(record_mark()), temporary, compression="zstd")
 
 
-def _as_parquet(table: pa.Table, metadata: dict[Any, Any]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+def _holds(path: Path, table: pa.Table) -> bool:
+    """Whether a file holds the same columns and rows. Reading them is faster than writing the table."""
+    try:
+        return bool(pq.read_table(path).equals(table))
+    except (OSError, pa.ArrowException):
+        return False  # a damaged file is replaced
 
 
 def read_place(path: str | Path) -> tuple[Place, dict[str, Any]]:

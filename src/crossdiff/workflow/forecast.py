@@ -49,12 +49,12 @@ TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
 def activation_width(config: Config, model: Shape) -> int:
     """The length of an activation vector: the model's d_model, or that of planted noise."""
-    planted = config.pair.chat.planted
+    planted = config.planted
     return planted.noise.d_model if planted and planted.noise else model.d_model
 
 
-def forecast(config: Config, model: Shape) -> dict[str, Need]:
-    """Return what each rule takes, by its name, in the order data flows."""
+def forecast_pair(config: Config, model: Shape) -> dict[str, Need]:
+    """Return what each rule takes for one pair at one layer, by its name, in the order data flows."""
     planted, layer, datasets = config.pair.chat.planted, config.pair.layer, config.datasets.values()
     width = activation_width(config, model)
     train, validation = sum(d.tokens for d in datasets), sum(d.validation_tokens for d in datasets)
@@ -65,7 +65,10 @@ def forecast(config: Config, model: Shape) -> dict[str, Need]:
     batch = config.activations.batch_tokens * 4 * (4 * width + 2 * model.mlp_width)
     prepared = 1 if planted or config.pair.chat.finetune else 2
     models = 1 if planted else 2
-    disk, held = models * 2 * model.parameters(), PROCESS + 4 * model.parameters()
+    # An adapter is applied when it is loaded, so its base is not written again.
+    adapter = None if planted else config.pair.chat.adapter
+    written = 1 if adapter and not adapter.merge and isinstance(adapter.base, str) else models
+    disk, held = written * 2 * model.parameters(), PROCESS + 4 * model.parameters()
     needs = {"prepare_model": Need(prepared, 0, disk, held, device=0, flop=0)}
     if finetune := config.pair.chat.finetune:
         seen = finetune.epochs * sum(finetune.data.values())

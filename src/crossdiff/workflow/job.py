@@ -42,9 +42,8 @@ def job(snakemake: Any) -> Iterator[Config]:
         )
         try:
             with running(snakemake), recording(snakemake):
-                yield only(
-                    load(snakemake.config), snakemake.params.get("settings", {}).keys(), snakemake.rule
-                )
+                seen = load(snakemake.config).seen_by(dict(snakemake.wildcards.items()))
+                yield only(seen, snakemake.params.get("settings", {}).keys(), snakemake.rule)
         except UserError as error:
             log.error("error: %s", error)
             raise SystemExit(1) from None

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crossdiff.config import MODELS, Config, load
+from crossdiff.config import Config, load
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
 from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
-from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.run import Run, check_layout, result_folders
-from crossdiff.workflow.shapes import known_shape
+from crossdiff.workflow.shapes import check_layer, known_shape
 from crossdiff.workflow.sizes import Need
 from crossdiff.workflow.suggest import suggestion
+from crossdiff.workflow.tokenizer_names import told
 
 COLUMNS = "{:<24}{:>7}{:>10}{:>11}{:>13}{:>12}{:>9}"
 
@@ -50,26 +51,28 @@ def report(
     config = load(values)
     refused = list(dict.fromkeys(_refused(values, config, root)))
     try:
-        model = known_shape(config, root, configs)
+        models = {pair.name: known_shape(config.of(pair), root, configs) for pair in config.comparisons}
     except UserError as error:
         raise UserError("\n".join([*refused, str(error)])) from None
-    needs = forecast(config, model)
+    needs = forecast(config, models)
     lines = [*_table(needs, card), "", *card.told(needs)]
     lines.append(
         "Memory is that of the largest job. Disk is what stays, without downloaded wheels and the hub's "
         "cache. Figures take some minutes more."
     )
     lines += forecast_lines(config)
-    try:
-        config.check_width(model.d_model)
-    except UserError as error:
-        refused.append(str(error))
-    if config.pair.layer >= model.layers:
-        refused.append(f"pair.layer: found {config.pair.layer}, the model has layers 0 to {model.layers - 1}")
+    lines += told(config)
+    for pair in config.comparisons:
+        try:
+            check_layer(config, pair, models[pair.name])
+            config.check_width(models[pair.name].d_model)
+        except UserError as error:
+            refused.append(str(error))
+    refused = list(dict.fromkeys(refused))
     short = [*_too_much(needs, card, disk, hours), *(_too_little(needs, card, config, root) if here else [])]
     wrong = refused + [f"warning: {line}" for line in short]
     if disk or hours:
-        return Report(lines, wrong, list(suggestion(config, model, card, disk, hours, configs)))
+        return Report(lines, wrong, list(suggestion(config, models, card, disk, hours, configs)))
     return Report(lines, wrong, [] if wrong else [f"Run it: {snakemake(configs)}"])
 
 
@@ -117,7 +120,7 @@ def _too_much(needs: dict[str, Need], card: Card, disk: float | None, hours: flo
 
 def _too_little(needs: dict[str, Need], card: Card, config: Config, root: Path) -> Iterator[str]:
     """Yield what this machine lacks. Results that are already on its disk count as written."""
-    models = [f"results/models/{config.pair.model_name(role)}" for role in MODELS]
+    models = [f"results/models/{name}" for name in config.models]
     files = [path for folder in (*result_folders(config), *models) for path in (root / folder).rglob("*")]
     there = sum(path.stat().st_size for path in files if path.is_file())
     free, wanted = shutil.disk_usage(root).free, sum(need.disk for need in needs.values()) - there

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from crossdiff.config import Config
 from crossdiff.errors import UserError
 from crossdiff.workflow.cards import Card
-from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
 from crossdiff.workflow.sizes import Shape
 
@@ -38,17 +38,18 @@ def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, in
     Memory (MB) and runtime (minutes) grow with each failed attempt. ``on_gpu`` is 1 for jobs that use a GPU
     if there is one.
     """
-    model = shape(config, root)
-    # Without the model's size any shape will do: it still shows which rules there are and which use a device.
-    needs = forecast(config, model or Shape(1, 1, 1, 1, 1))
+    models = {pair.name: shape(config.of(pair), root) for pair in config.comparisons}
+    known = all(models.values())
+    # Without a model's size any shape will do: it still shows which rules there are and which use a device.
+    needs = forecast(config, {name: model or Shape(1, 1, 1, 1, 1) for name, model in models.items()})
 
     def of(rule: str) -> dict[str, int | Callable[..., int]]:
         if rule not in needs:  # it has no job, or its job only waits for a server
             return {}
         need = needs[rule]
-        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if model else UNKNOWN_MB
+        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if known else UNKNOWN_MB
         each = SLOWEST.seconds(need) / need.jobs / 60
-        minutes = max(LEAST_MINUTES, int(MARGIN * each)) if model else UNKNOWN_MINUTES
+        minutes = max(LEAST_MINUTES, int(MARGIN * each)) if known else UNKNOWN_MINUTES
         grows = {
             "mem_mb": lambda wildcards, attempt: memory * attempt,
             "runtime": lambda wildcards, attempt: minutes * attempt,

@@ -12,13 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from crossdiff.config import MODELS, Config, GivenModel, TextSource, load
+from crossdiff.config import MODELS, Adapter, Config, Finetune, GivenModel, TextSource, load
 from crossdiff.config.declared import flatten
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
 from crossdiff.models.adapter_folder import check_adapter
 from crossdiff.models.files import adapter_files, model_files
 from crossdiff.models.weight_files import ALLOWED, check_folder, check_gguf
+from crossdiff.workflow.tokenizer_names import ChatTokenizer, chat_tokenizers
 
 SKEW = 60  # seconds by which clocks of a network's machines may differ
 SPLITS = ("train", "validation")
@@ -27,12 +28,31 @@ SHARED = ("results/packages", "results/models", "results/tokenizers")
 
 
 class Run:
-    """A checked configuration, as the rules see it."""
+    """A checked configuration, as the rules see it.
+
+    ``of`` gives the run as the job of one pair at one layer sees it.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.config: Config = load(values)
-        self._values = self.config.model_dump(mode="json", by_alias=True)
+        self.tokenizers = chat_tokenizers(self.config)  # chat model -> tokenizer
         self._text_files: dict[str, list[str]] = {}
+        self._seen: dict[tuple[str | None, ...], RunOfPair] = {}
+
+    @property
+    def comparisons(self) -> list["RunOfPair"]:
+        """The run of every pair at every layer."""
+        return [self._of({"pair": pair.name, "layer": str(pair.layer)}) for pair in self.config.comparisons]
+
+    def of(self, wildcards: Any) -> "RunOfPair":
+        """The run as the job with these wildcards sees it (``Config.seen_by``)."""
+        return self._of(dict(wildcards.items()))
+
+    def _of(self, wildcards: Mapping[str, str]) -> "RunOfPair":
+        key = tuple(wildcards.get(name) for name in ("pair", "layer", "model"))
+        if key not in self._seen:
+            self._seen[key] = RunOfPair(self.config.seen_by(wildcards), self.tokenizers)
+        return self._seen[key]
 
     def settings(self, *keys: str) -> Callable[[Any], dict[str, Any]]:
         """Return a params function: the settings below ``keys`` as one sorted, flat, plain dict of full keys.
@@ -43,19 +63,14 @@ class Run:
 
         def of(wildcards: Any) -> dict[str, Any]:
             named = [key.format(**dict(wildcards.items())) for key in keys]
+            seen = self.of(wildcards)
             return dict(
                 sorted(
-                    (full, value) for key in named for full, value in flatten(key, self._value(key)).items()
+                    (full, value) for key in named for full, value in flatten(key, seen.value(key)).items()
                 )
             )
 
         return of
-
-    def _value(self, key: str) -> Any:
-        value = self._values
-        for part in key.split("."):
-            value = value[part]
-        return value
 
     @staticmethod
     def text_keys(dataset: str, *unread: str) -> list[str]:
@@ -65,80 +80,104 @@ class Run:
         """
         return [f"datasets.{dataset}.{key}" for key in TextSource.model_fields if key not in unread]
 
-    def source_keys(self, role: str) -> list[str]:
+    def source_keys(self, model: str) -> list[str]:
         """The keys that decide what a model is: its source, not its name.
 
-        For an adapter on the pair's base they include the base's, whose name the adapter is checked against.
+        For an adapter on another model they include that model's, whose name the adapter is checked against.
         """
-        roles = ["base", role] if self.config.pair.source(role).needs_pairs_base else [role]
-        return [f"pair.{name}.{kind}" for name in roles for kind in SOURCES]
+        origin = self.config.models[model].origin
+        models = [model] if origin is None else [origin, model]
+        return [f"models.{name}.{kind}" for name in models for kind in SOURCES]
 
-    def model_name(self, role: str) -> str:
-        """The name of the pair's base or chat model. Its folder and its activations have this name."""
-        return self.config.pair.model_name(role)
-
-    def role(self, model: str) -> str:
-        """The role of a model in the pair: base or chat."""
-        return next(role for role in MODELS if self.model_name(role) == model)
+    def origin(self, model: str) -> str | list[str]:
+        """The folder of the model that this one is made from, or an empty list, as an input of a rule."""
+        origin = self.config.models[model].origin
+        return [] if origin is None else f"results/models/{origin}"
 
     @property
-    def tokenizer_name(self) -> str:
-        """The name of the tokenizer that renders chats. It is the folder's name too."""
-        return self.config.tokenizer_name
+    def made(self) -> list[str]:
+        """Every model that a pair names, and every model that one of them is made from."""
+        found = {pair.model_name(role) for pair in self.config.comparisons for role in MODELS}
+        for model in sorted(found):
+            above = self.config.models.get(model)
+            while above is not None and above.origin is not None:
+                found.add(above.origin)
+                above = self.config.models[above.origin]
+        return sorted(found & self.config.models.keys())
+
+    @property
+    def fetched(self) -> list[str]:
+        """Models that come from a source. The others are fine-tuned here."""
+        return [model for model in self.made if self.config.models[model].finetune is None]
+
+    @property
+    def finetuned(self) -> list[str]:
+        """Models that are fine-tuned here."""
+        return [model for model in self.made if self.config.models[model].finetune is not None]
+
+    def finetune(self, model: str) -> Finetune:
+        """How a model is fine-tuned. Raises ValueError for another model."""
+        finetune = self.config.models[model].finetune
+        if finetune is None:
+            raise ValueError(f"{model} is not fine-tuned here")
+        return finetune
+
+    def tokenizer(self, name: str) -> ChatTokenizer:
+        """The tokenizer of this name."""
+        return next(tokenizer for tokenizer in self.tokenizers.values() if tokenizer.name == name)
 
     def replacements(self, model: str) -> list[list[int]]:
-        """[token id, id that the model reads in its place]: none for a model that is not the pair's base."""
-        pairs = self.config.tokens.base_replacements.items() if self.role(model) == "base" else ()
+        """[token id, id that the model reads in its place]: none for a model that is no pair's base."""
+        bases = {pair.model_name("base") for pair in self.config.comparisons}
+        pairs = self.config.tokens.base_replacements.items() if model in bases else ()
         return [list(pair) for pair in sorted(pairs)]
 
-    def model_files(self, role: str) -> list[str]:
+    def model_files(self, model: str) -> list[str]:
         """Local files that a model's source reads. Raises UserError if its folder holds no model."""
-        source = self.config.pair.source(role)
+        source, key = self.config.models[model], self.config.key_of(model)
         template = [source.random.chat_template] if source.random is not None else []
         if source.adapter is None:
-            return template + _given_files(source, f"pair.{role}")
-        files = _given_files(source.adapter.base, f"pair.{role}.adapter.base") if source.adapter.base else []
-        folder = source.adapter.folder
+            return template + _given_files(source, key)
+        base, folder = source.adapter.base, source.adapter.folder
+        files = _given_files(base, f"{key}.adapter.base") if isinstance(base, GivenModel) else []
         return files + ([str(path) for path in adapter_files(Path(folder))] if folder else [])
 
-    def proofs(self, role: str) -> list[str]:
+    def proofs(self, model: str, layer: str, tokenizer: str) -> list[str]:
         """What a model is tried on before the harvest: the parts of interventions.proof that this run
         needs.
         """
-        chat, config = role == "chat", self.config
+        config = self.config
+        roles = {
+            role
+            for seen in self.comparisons
+            for role in MODELS
+            if seen.pair.model_name(role) == model
+            and str(seen.pair.layer) == layer
+            and seen.tokenizer_name == tokenizer
+        }
+        base, chat = "base" in roles, "chat" in roles
         generated = config.causal is not None and config.causal.answers == "generated"
         needed = {
             "harvest": True,
             "head": chat,
             "patching": chat and config.causal is not None,
             "steering": chat and config.steering is not None,
-            "perplexity": not chat and config.steering is not None,
+            "perplexity": base and config.steering is not None,
             "generation": config.behaviour is not None or (chat and generated),
         }
         return [part for part, is_needed in needed.items() if is_needed]
 
-    @property
-    def fetched(self) -> list[str]:
-        """Roles whose model comes from a source.
-
-        A chat model that is fine-tuned or planted is made from the base.
-        """
-        chat = self.config.pair.chat
-        return ["base"] if chat.finetune or chat.planted else list(MODELS)
-
     def check_models(self) -> None:
         """Check the local files that models come from. Raises UserError if they are no whole model."""
-        for role in self.fetched:
-            source, key = self.config.pair.source(role), f"pair.{role}"
+        for model in self.fetched:
+            source, key = self.config.models[model], self.config.key_of(model)
             if (adapter := source.adapter) is None:
                 _check_given(source, key)
                 continue
-            if adapter.base is not None:
+            if isinstance(adapter.base, GivenModel):
                 _check_given(adapter.base, f"{key}.adapter.base")
             if adapter.folder is not None:
-                check_adapter(
-                    adapter.folder, adapter, adapter.base or self.config.pair.base, f"{key}.adapter"
-                )
+                check_adapter(adapter.folder, adapter, base_of(self.config, adapter), f"{key}.adapter")
 
     def text_files(self, dataset: str) -> list[str]:
         """The local files that a data set's texts are read from.
@@ -162,6 +201,38 @@ class Run:
         """The number of tokens in one shard. All shards are full except the last."""
         size = self.config.tokens.shard
         return min(size, self.config.datasets[dataset].budget(split) - int(shard) * size)
+
+
+class RunOfPair:
+    """A run as the job of one pair at one layer sees it."""
+
+    def __init__(self, config: Config, tokenizers: Mapping[str, ChatTokenizer]) -> None:
+        self.config, self.pair = config, config.pair
+        self._values = config.model_dump(mode="json", by_alias=True)
+        chat = self.pair.model_name("base" if config.planted else "chat")
+        self.tokenizer_name = tokenizers[chat].name
+
+    def value(self, key: str) -> Any:
+        """The plain value of a key, or of a section."""
+        value = self._values
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    @property
+    def tokens(self) -> str:
+        """The folder of token shards."""
+        return f"results/tokens/{self.tokenizer_name}"
+
+    def activations(self, role: str) -> str:
+        """The folder of one model's activations at the layer, on these tokens."""
+        model = self.pair.model_name(role)
+        return f"results/activations/{model}/layer{self.pair.layer}/{self.tokenizer_name}"
+
+
+def base_of(config: Config, adapter: Adapter) -> GivenModel:
+    """The source of the model that is adapted."""
+    return adapter.base if isinstance(adapter.base, GivenModel) else config.models[str(adapter.base)]
 
 
 def _given_files(source: GivenModel, key: str) -> list[str]:
@@ -217,20 +288,34 @@ def check_times(config: Config, root: Path = Path()) -> None:
 
 def check_layout(config: Config, root: Path = Path()) -> None:
     """Raise UserError for results of version 0.1, which had other paths (CHANGELOG.md)."""
-    folder = root / "results" / config.pair.name
     of_old = ("models", "tokenizer", "tokens", "activations", "tables", "figures")
-    if old := [name for name in of_old if (folder / name).exists()]:
-        found = f"found {old[0]}/, which has the path layout before 0.2 (CHANGELOG.md)"
-        raise UserError(
-            f"{folder.relative_to(root)}: {found}; "
-            "nothing reads it any more: delete the folder, or give the pair another name"
-        )
+    for name in pair_names(config):
+        folder = root / "results" / name
+        if old := [part for part in of_old if (folder / part).exists()]:
+            found = f"found {old[0]}/, which has the path layout before 0.2 (CHANGELOG.md)"
+            raise UserError(
+                f"{folder.relative_to(root)}: {found}; "
+                "nothing reads it any more: delete the folder, or give the pair another name"
+            )
+
+
+def pair_names(config: Config) -> list[str]:
+    """The names of all pairs."""
+    return list(dict.fromkeys(pair.name for pair in config.comparisons))
+
+
+def own_folders(config: Config) -> list[str]:
+    """Folders that hold results of this run alone: those of its pairs, and that of the page over them."""
+    overview = [config.overview] if len(config.comparisons) > 1 else []
+    return [f"results/{name}" for name in (*pair_names(config), *overview)]
 
 
 def result_folders(config: Config) -> list[str]:
-    """Folders that hold a run's results: those of its pair, its tokens and its models' activations.
+    """Folders that hold a run's results: those of its pairs, its tokens and its models' activations.
 
     See also SHARED.
     """
-    activations = [f"results/activations/{config.pair.model_name(role)}" for role in MODELS]
-    return [f"results/{config.pair.name}", f"results/tokens/{config.tokenizer_name}", *activations]
+    models = dict.fromkeys(pair.model_name(role) for pair in config.comparisons for role in MODELS)
+    tokenizers = dict.fromkeys(tokenizer.name for tokenizer in chat_tokenizers(config).values())
+    tokens = [f"results/tokens/{name}" for name in tokenizers]
+    return [*own_folders(config), *tokens, *(f"results/activations/{model}" for model in models)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from crossdiff.config import Config, GivenModel, HubModel, ModelSource
+from crossdiff.config import MODELS, Config, GivenModel, HubModel, ModelSource, Pair
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.hub import hub_error
 from crossdiff.workflow.commands import login, snakemake
@@ -133,17 +133,35 @@ def shape(config: Config, root: Path) -> Shape | None:
     It asks no network. It looks at the base model first and then at the chat model, which has the same size:
     for each at its folder, then at its source. Raises UserError for a malformed config.json.
     """
-    for role in ("base", "chat"):
-        made = root / f"results/models/{config.pair.model_name(role)}"
-        if found := _source_shape(config.pair.source(role), made, root):
-            return found
+    for role in MODELS:
+        name: str | None = config.pair.model_name(role)
+        while name in config.models:  # then the model that it is made from, which has the same size
+            if found := _source_shape(config.models[name], root / f"results/models/{name}", root):
+                return found
+            name = config.models[name].origin
     return None
 
 
-def check_width(config: Config, root: Path = Path()) -> None:
-    """Raise UserError if the models are known to be too narrow for a crosscoder's k. Asks no network."""
-    if found := shape(config, root):
-        config.check_width(found.d_model)
+def check_fit(config: Config, root: Path = Path()) -> None:
+    """Raise UserError for models that are known to be too narrow for a crosscoder's k, or to lack a layer.
+
+    Asks no network. ``config`` may have several pairs and layers.
+    """
+    for pair in config.comparisons:
+        if found := shape(config.of(pair), root):
+            config.check_width(found.d_model)
+            check_layer(config, pair, found)
+
+
+def check_layer(config: Config, pair: Pair, model: Shape) -> None:
+    """Raise UserError for a layer that a pair's models don't have."""
+    if pair.layer >= model.layers:
+        key = f"pairs.{pair.name}" if config.pairs else "pair"
+        many = (
+            config.pairs[pair.name].layers if config.pairs else config.given_pair and config.given_pair.layers
+        )
+        found = f"found {pair.layer}, the models have layers 0 to {model.layers - 1}"
+        raise UserError(f"{key}.{'layers' if many else 'layer'}: {found}")
 
 
 def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
@@ -152,8 +170,9 @@ def _source_shape(source: ModelSource, made: Path, root: Path) -> Shape | None:
     if source.random:
         width = source.random.d_model  # models/prepare.py makes the model with these sizes
         return Shape(source.random.layers, width, 2 * width, 260, 4 * width * width, embeddings=2)
-    if source.adapter:  # of the size of its base; that of the pair is looked at on its own
-        return _given_shape(source.adapter.base, root) if source.adapter.base else None
+    if source.adapter:  # of the size of its base
+        base = source.adapter.base
+        return _given_shape(base, root) if isinstance(base, GivenModel) else None
     return _given_shape(source, root)
 
 
@@ -189,11 +208,16 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
     if found := shape(config, root):
         return found
     hubs = {}
-    for role in ("base", "chat"):
+    for role in MODELS:
+        name = config.pair.model_name(role)
         source: GivenModel = config.pair.source(role)
-        key = f"pair.{role}"
+        key = config.key_of(name)
         if isinstance(source, ModelSource) and source.adapter:  # of the size of its base
-            source, key = source.adapter.base or config.pair.base, f"{key}.adapter.base"
+            base = source.adapter.base
+            if isinstance(base, str):
+                source, key = config.models[base], config.key_of(base)
+            elif base is not None:
+                source, key = base, f"{key}.adapter.base"
         if source.hub:
             hubs[f"{key}.hub"] = source.hub
     said = []
@@ -205,7 +229,8 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
         except UserError as error:
             said.append(f"{key}: {error}")
     build = snakemake(configs, f"results/models/{config.pair.model_name('base')}")
-    told = said[0] if said else f"pair.base: the model's size is not known yet; build it first: {build}"
+    base_key = config.key_of(config.pair.model_name("base"))
+    told = said[0] if said else f"{base_key}: the model's size is not known yet; build it first: {build}"
     raise UserError(f"{told}; or add its sizes to {SHAPES}")
 
 

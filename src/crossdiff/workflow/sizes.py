@@ -96,6 +96,37 @@ class Need(NamedTuple):
     read: float = 0  # read from caches in order
     pairs: float = 0  # read of both models, shuffled
 
+    def times(self, share: float) -> "Need":
+        """What this share of the jobs takes. The largest job stays."""
+        work = tuple(part._replace(flop=share * part.flop, moved=share * part.moved) for part in self.works)
+        return self._replace(
+            jobs=round(share * self.jobs),
+            tokens=round(share * self.tokens),
+            disk=share * self.disk,
+            flop=share * self.flop,
+            work=work,
+            loads=share * self.loads,
+            written=share * self.written,
+            read=share * self.read,
+            pairs=share * self.pairs,
+        )
+
+    def plus(self, other: "Need") -> "Need":
+        """What both take together."""
+        return Need(
+            self.jobs + other.jobs,
+            self.tokens + other.tokens,
+            self.disk + other.disk,
+            max(self.host, other.host),
+            max(self.device, other.device),
+            self.flop + other.flop,
+            self.works + other.works,
+            self.loads + other.loads,
+            self.written + other.written,
+            self.read + other.read,
+            self.pairs + other.pairs,
+        )
+
     @property
     def memory(self) -> float:
         """Bytes of host and device together."""

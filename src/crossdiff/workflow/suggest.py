@@ -4,14 +4,15 @@ Torch-free.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from crossdiff.config import Config
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
-from crossdiff.workflow.forecast import activation_width, forecast
+from crossdiff.workflow.forecast import activation_width
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.sizes import Shape
 
 EXPANSIONS = (32, 16, 8, 4, 2)  # latents per residual dimension, the paper's first
@@ -41,17 +42,23 @@ class Fit(NamedTuple):
 
 
 def suggestion(
-    config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, configs: Sequence[Path]
+    config: Config,
+    models: Mapping[str, Shape],
+    card: Card,
+    disk: float | None,
+    hours: float | None,
+    configs: Sequence[Path],
 ) -> Iterator[str]:
     """Yield lines that say what fits into ``disk`` bytes and ``hours``, and why.
 
-    Two commands follow: one writes the settings to a file, the other runs with that file.
+    ``models`` has the size of each pair's models. Two commands follow: one writes the settings to a file, the
+    other runs with that file.
     """
     limits = ([f"{disk / 1e9:,.0f} GB"] if disk else []) + ([f"{hours:g} hours"] if hours else [])
     there = f"{' and '.join(limits)} on {card.record['card']}"
     tried: list[Fit] = []
     for expansion in EXPANSIONS:
-        if (fit := _fit(config, model, card, disk, hours, expansion)) is None:
+        if (fit := _fit(config, models, card, disk, hours, expansion)) is None:
             continue
         tried.append(fit)
         if fit.trained >= ENOUGH * fit.wanted:
@@ -61,13 +68,13 @@ def suggestion(
         yield f"Nothing fits {there}: {least} take more, or need more memory than the card has."
         return
     fit = tried[-1]
-    needs = forecast(fit.config, model).values()
+    needs = forecast(fit.config, models).values()
     gigabytes = sum(need.disk for need in needs) / 1e9
     yield f"What fits {there}: {gigabytes:,.1f} GB, {card.hours(*needs):.1f} hours."
     yield from _reasons(fit, tried)
     text = BYTES_PER_TOKEN * fit.data / 1e6
     yield f"  texts: about {text:,.0f} MB; a shorter data set stops the run and says how much is missing"
-    name = f"{config.pair.name}-fitted.yaml"
+    name = f"{config.comparisons[0].name}-fitted.yaml"
     yield from ("", f"cat > {name} <<'END'", "datasets:")
     for key, dataset in fit.config.datasets.items():
         yield f"  {key}: {{tokens: {dataset.tokens}, validation_tokens: {dataset.validation_tokens}}}"
@@ -106,17 +113,22 @@ def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:
 
 
 def _fit(
-    config: Config, model: Shape, card: Card, disk: float | None, hours: float | None, expansion: int
+    config: Config,
+    models: Mapping[str, Shape],
+    card: Card,
+    disk: float | None,
+    hours: float | None,
+    expansion: int,
 ) -> Fit | None:
     """Return the most training that fits, up to the paper's ratio.
 
     None means that even the smallest training does not fit, or that the card has too little memory.
     """
-    width = activation_width(config, model)
+    width = max(activation_width(config, model) for model in models.values())
     wanted = PER_LATENT * expansion * width
 
     def taken(data: int, epochs: int) -> tuple[float, float]:
-        needs = forecast(_resized(config, data, expansion, epochs, width), model).values()
+        needs = forecast(_resized(config, data, expansion, epochs, width), models).values()
         return sum(need.disk for need in needs), card.hours(*needs)
 
     def fits_disk(data: int) -> bool:
@@ -126,7 +138,7 @@ def _fit(
         return not hours or taken(data, epochs)[1] <= hours
 
     smallest = _resized(config, LEAST_TOKENS, expansion, FEWEST, width)
-    if card.memory and max(need.device for need in forecast(smallest, model).values()) > card.memory:
+    if card.memory and max(need.device for need in forecast(smallest, models).values()) > card.memory:
         return None
     if not (fits_disk(LEAST_TOKENS) and fits_hours(LEAST_TOKENS)):
         return None

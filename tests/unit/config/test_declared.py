@@ -10,7 +10,7 @@ from crossdiff.config import BatchTopKSettings, Config, load
 from crossdiff.config.declared import flatten, only
 from crossdiff.errors import UserError
 
-CONFIG = load(yaml.safe_load((ROOT / TINY).read_text()))
+CONFIG = load(yaml.safe_load((ROOT / TINY).read_text())).seen_by({})
 KEYS = sorted(flatten("", CONFIG.model_dump(mode="json", by_alias=True)))
 
 

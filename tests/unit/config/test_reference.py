@@ -300,7 +300,7 @@ def test_schema_refuses(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["pair", "crosscoders.l1.l1_coefficient", "datasets.readme.tokens", "behaviour.requests"]
+    "key", ["pair.name", "crosscoders.l1.l1_coefficient", "datasets.readme.tokens", "behaviour.requests"]
 )
 def test_schema_refuses_a_config_without_a_required_key(key: str) -> None:
     whole = complete(FULL)
@@ -317,5 +317,5 @@ def test_schema_has_units_and_defaults() -> None:
     assert SCHEMA["properties"]["seeds"]["default"] == [0]
     assert definitions["Examples"]["properties"]["quantiles"]["default"] == [0.25, 0.5, 0.75, 0.95, 1.0]
     assert definitions["BatchTopKSettings"]["properties"]["auxiliary_coefficient"]["default"] == 1 / 32
-    assert "default" not in definitions["Pair"]["properties"]["layer"]
+    assert "default" not in definitions["GivenPair"]["properties"]["name"]
     assert definitions["Tokens"]["properties"]["context"]["description"].endswith(" Unit: tokens.")

@@ -185,9 +185,7 @@ def test_chats_cut_before_every_answers_end_are_refused_before_training(tokenize
         tmp_path / "model",
         tmp_path / "log.csv",
     )
-    assert (
-        message == "pair.chat.finetune.max_length: found 8, no training chat reaches an assistant's turn end"
-    )
+    assert message == "finetune.max_length: found 8, no training chat reaches an assistant's turn end"
 
 
 @pytest.fixture
@@ -211,9 +209,7 @@ def test_too_few_training_chats_are_refused_with_their_number(talk, tokenizer):
     settings = Finetune(chat_template=TEMPLATE, data={"talk": 100_000})
     message = one_line(training_sequences, {"talk": talk}, {"talk": None}, tokenizer, settings)
     available = int(message.split()[-2].replace(",", ""))
-    assert message.startswith(
-        "pair.chat.finetune.data.talk: found 100,000, the data set's training chats have "
-    )
+    assert message.startswith("finetune.data.talk: found 100,000, the data set's training chats have ")
     assert available % 12 == 0 and 0 < available <= 1200
 
 

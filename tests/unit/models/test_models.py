@@ -285,7 +285,7 @@ def test_model_that_fits_gives_its_facts(folder):
 def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
     assert (
         one_line(check_model, folder, folder, 2)
-        == f"pair.layer: found 2, the model {folder.name} has layers 0 to 1"
+        == f"layer: found 2, the model {folder.name} has layers 0 to 1"
     )
 
 

@@ -194,7 +194,7 @@ def test_crosscoders_that_agree_on_little_are_counted_and_marked(tmp_path: Path)
 
 
 def test_random_models_are_called_meaningless(tmp_path: Path) -> None:
-    random = SETTINGS | {"pair.chat.random.layers": 3}
+    random = SETTINGS | {"models.one-chat.random.layers": 3}
     page = page_of(tmp_path, TWO, [numbers()] * 2, BOTH, recorded=[SETTINGS, random])
     assert any("meaningless" in caution for caution in page.cautions)
     assert page_of(tmp_path, TWO, [numbers()] * 2, BOTH).cautions == []

@@ -236,6 +236,16 @@ def test_damaged_shard_is_refused_by_name(pages, tmp_path, damage):
     )
 
 
+@pytest.mark.parametrize("damage", [truncated, foreign, no_parquet, Path.unlink])
+def test_damaged_shard_is_made_again(pages, tmp_path, damage):
+    path = tmp_path / "0.parquet"
+    shard(pages, path)
+    whole = path.read_bytes()
+    damage(path)
+    shard(pages, path)
+    assert path.read_bytes() == whole
+
+
 def cut(path: Path) -> None:
     path.write_text(path.read_text()[:9])
 

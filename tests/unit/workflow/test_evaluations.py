@@ -12,7 +12,7 @@ from crossdiff.config import Config, load
 from crossdiff.config.declared import flatten, only
 from crossdiff.report.figures.drawing import caption_of
 from crossdiff.workflow.evaluations import PAGE, Evaluation, evaluations
-from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
 
 EXPLAINED = {"explanations": {"model": {"folder": "some"}}}

@@ -15,7 +15,8 @@ from crossdiff.activations import harvest
 from crossdiff.config import Config, load
 from crossdiff.interventions.causal_effect import variants
 from crossdiff.workflow.cards import Card
-from crossdiff.workflow.forecast import WINDOW, forecast
+from crossdiff.workflow.forecast import WINDOW
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.resources import LEAST_MB, request, share_gpu
 from crossdiff.workflow.shapes import folder_shape, shape
 from crossdiff.workflow.sizes import Need, Shape

@@ -16,7 +16,7 @@ from crossdiff.config import load
 from crossdiff.provenance.planned_jobs import read_config
 from crossdiff.workflow import calibrate
 from crossdiff.workflow.cards import find_card, read_card
-from crossdiff.workflow.forecast import forecast
+from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
 from crossdiff.workflow.suggest import PER_LATENT
 
@@ -87,7 +87,7 @@ def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> 
     for line in (
         "pair.chat.folder: found /no/such/model, allowed: a Hugging Face folder with config.json",
         "config: datasets.lmsys.files: found gone.jsonl, which is not there",
-        "pair.layer: found 26, the model has layers 0 to 25",
+        "pair.layer: found 26, the models have layers 0 to 25",
     ):
         assert line in printed.splitlines()
     assert "harvest_activations" in printed

@@ -61,10 +61,10 @@ def test_settings_are_a_sorted_flat_dict_with_full_names():
 
 
 def test_settings_hold_defaults_and_the_keys_of_the_yaml():
-    settings = run().settings("pair.chat.finetune")(NOTHING)
-    assert settings["pair.chat.finetune.from"] == "base"
-    assert settings["pair.chat.finetune.learning_rate"] == 3e-4
-    assert settings["pair.chat.finetune.data.talk"] == 1000
+    settings = run().settings("models.small-chat.finetune")(NOTHING)
+    assert settings["models.small-chat.finetune.from"] == "small-base"
+    assert settings["models.small-chat.finetune.learning_rate"] == 3e-4
+    assert settings["models.small-chat.finetune.data.talk"] == 1000
 
 
 def test_settings_are_plain_values():
@@ -169,8 +169,11 @@ def test_model_files_are_those_of_the_folder_or_the_template(tmp_path):
     (tmp_path / "subfolder").mkdir()
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": str(tmp_path)}
-    assert Run(values).model_files("base") == [f"{tmp_path}/config.json", f"{tmp_path}/model.safetensors"]
-    assert run().model_files("base") == ["data/plain.jinja"]
+    assert Run(values).model_files("small-base") == [
+        f"{tmp_path}/config.json",
+        f"{tmp_path}/model.safetensors",
+    ]
+    assert run().model_files("small-base") == ["data/plain.jinja"]
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -181,7 +184,7 @@ def test_folder_without_a_model_is_refused_by_its_key(tmp_path, monkeypatch, exi
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": "~/model"}
     with pytest.raises(UserError) as caught:
-        Run(values).model_files("base")
+        Run(values).model_files("small-base")
     assert (
         str(caught.value)
         == f"pair.base.folder: found {tmp_path}/model, allowed: a Hugging Face folder with config.json"
@@ -193,7 +196,7 @@ def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     values = yaml.safe_load(SMALL)
     values["pair"]["base"] = {"folder": "~"}
-    assert Run(values).model_files("base") == [f"{tmp_path}/config.json"]
+    assert Run(values).model_files("small-base") == [f"{tmp_path}/config.json"]
     # prepare_model gets the full path.
     assert Run(values).settings("pair.base")(NOTHING)["pair.base.folder"] == str(tmp_path)
 
@@ -202,19 +205,20 @@ def test_folder_below_the_home_is_found(tmp_path, monkeypatch):
 
 
 def test_models_bear_the_pairs_name_unless_they_have_their_own():
-    assert [run().model_name(role) for role in ("base", "chat")] == ["small-base", "small-chat"]
+    assert run().made == ["small-base", "small-chat"]
     values = yaml.safe_load(SMALL)
     values["pair"]["base"]["name"] = "llama"
     one = Run(values)
-    assert [one.model_name(role) for role in ("base", "chat")] == ["llama", "small-chat"]
-    assert [one.role(name) for name in ("llama", "small-chat")] == ["base", "chat"]
-    assert one.tokenizer_name == "small-chat"
+    [seen] = one.comparisons
+    assert [seen.pair.model_name(role) for role in ("base", "chat")] == ["llama", "small-chat"]
+    assert seen.tokenizer_name == "small-chat"
 
 
 def test_name_of_a_model_is_no_setting_of_its_rule():
     """A model that gets another name gets another folder; what is in it stays the same."""
-    assert "pair.base.name" not in run().settings(*run().source_keys("base"))(NOTHING)
-    assert "pair.base.random.seed" in run().settings(*run().source_keys("base"))(NOTHING)
+    settings = run().settings(*run().source_keys("small-base"))(NOTHING)
+    assert "models.small-base.random.seed" in settings
+    assert not any(key.endswith(".name") for key in settings)
 
 
 def test_folders_of_a_run_begin_with_its_own():

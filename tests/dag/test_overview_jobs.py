@@ -1,4 +1,4 @@
-"""The page over all pairs and layers: when it has jobs, and the name of its folder."""
+"""The page over all pairs and layers: when it has jobs, and where it lies."""
 
 import pytest
 from conftest import TINY, Checkout, planned
@@ -30,12 +30,3 @@ def test_jobs_follow_the_pairs_and_layers(
     jobs = planned(result.stdout)
     assert {rule: jobs[rule] for rule in OWN & set(jobs)} == dict.fromkeys(expected, 1)
     assert ("Missing output files: results/side-by-side/index.html" in result.stdout) == bool(expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "whose"), [("tiny-second", "a pair"), ("tokens", "a folder that all runs share")]
-)
-def test_name_that_is_taken_is_refused(checkout: Checkout, name: str, whose: str) -> None:
-    result = checkout.snakemake("--dry-run", "--configfile", checkout.changed(PAIRS, {"overview": name}))
-    assert result.returncode == 1
-    assert f"config: overview: found {name}, which is the name of {whose}; give another" in result.stdout
