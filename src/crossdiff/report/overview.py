@@ -10,13 +10,9 @@ from crossdiff.errors import UserError
 from crossdiff.latents.evaluation import NU_RANGE
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import record_mark
+from crossdiff.report.limits import FEW_LATENTS, LOW_CONTROL, LOW_FVE, MANY_DEAD
 from crossdiff.report.template import ShownFigure, page_template
 
-FEW_LATENTS = 5  # with fewer confirmed latents a difference can be chance, as on the report
-LOW_FVE = 0.6
-MANY_DEAD = 0.25
-# With a smaller share of shared latents found again, two crosscoders agree on little at all.
-LOW_CONTROL = 0.5
 THRESHOLDS = (
     "classes.chat_only_above",
     "classes.top",
