@@ -61,6 +61,7 @@ def render(
         is_test=any(
             part.given(f"models.{name}.random") for part in recorded for name in part.names("models")
         ),
+        is_planted=any(part.given("pair.chat.planted") for part in recorded),
         numbers=numbers.join(weak(numbers)).to_dict("records"),
         by_layer=_by_layer(numbers),
         overlap=[(layer, rows.to_dict("records")) for layer, rows in found.groupby("layer")],

@@ -200,6 +200,14 @@ def test_random_models_are_called_meaningless(tmp_path: Path) -> None:
     assert page_of(tmp_path, TWO, [numbers()] * 2, BOTH).cautions == []
 
 
+def test_planted_concepts_are_no_chat_model(tmp_path: Path) -> None:
+    compared = [place("one", 8), place("one", 12)]
+    planted = SETTINGS | {"pair.chat.planted.seed": 0}
+    page = page_of(tmp_path, compared, [numbers()] * 2, recorded=[planted] * 2)
+    (caution,) = page.cautions
+    assert caution.startswith("No chat model. The chat activations are the base model's")
+
+
 def test_other_thresholds_are_refused(tmp_path: Path) -> None:
     other = SETTINGS | {"classes.top": 20}
     with pytest.raises(UserError, match=r"^classes\.top: found 50 and 20 among results of this page; run"):
