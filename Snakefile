@@ -28,6 +28,7 @@ include: "rules/steering.smk"
 include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
+include: "rules/overview.smk"
 
 
 localrules:
@@ -42,6 +43,7 @@ rule all:
     default_target: True
     input:
         everywhere(REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED),
+        OVERVIEW,
 
 
 rule models:
@@ -82,3 +84,6 @@ onsuccess:
     for report in everywhere(REPORT):
         if Path(report).exists():
             print(f"The report is at {Path(report).resolve()}")
+    for page in OVERVIEW:
+        if Path(page).exists():
+            print(f"The page over all pairs and layers is at {Path(page).resolve()}")

@@ -9,11 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import warm
 import yaml
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Tests run side by side, and each computes little. More threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -163,6 +166,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def ours(finished: Checkout, tmp_path: Path) -> Checkout:
     """A copy of the finished run that a test may change and damage."""
     return finished.copy(tmp_path / "ours")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """A browser for pages that open from disk."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs Debian's chromium: make test-browser")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

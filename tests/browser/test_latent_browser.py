@@ -10,7 +10,6 @@ from helpers_browser import HOSTILE, named, write_page
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium")
 NAMES = named(("batchtopk", 0, 7, "the refusal", False), ("batchtopk", 0, 8, "an old name", True))
 
 
@@ -42,16 +41,6 @@ class Reader:
         read = "cells => cells.map(cell => [cell.getBoundingClientRect().top, cell.innerText])"
         placed = self.page.locator(f".slick-cell.l{number}").evaluate_all(read)
         return [text for _, text in sorted(placed)][:rows]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator["playwright.Browser"]:
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium: make test-browser")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

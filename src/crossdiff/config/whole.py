@@ -11,7 +11,15 @@ from crossdiff.config.base import ByName, Name, NonNegativeInt, about
 from crossdiff.config.crosscoders import Activations
 from crossdiff.config.losses import AnyCrosscoder
 from crossdiff.config.models import MODELS, Finetune, ModelSource, Planted
-from crossdiff.config.pairs import GivenPair, NamedPair, Pair, check_models, check_pairs, models_of
+from crossdiff.config.pairs import (
+    KEPT_NAMES,
+    GivenPair,
+    NamedPair,
+    Pair,
+    check_models,
+    check_pairs,
+    models_of,
+)
 from crossdiff.config.sources import Dataset, Package, Tokens
 from crossdiff.errors import UserError
 
@@ -23,8 +31,9 @@ class Config(Analysis):
     """A whole configuration: what is compared and trained, and what is measured of it.
 
     Give ``pair``, or ``models`` and ``pairs``. Each seed may appear once. A crosscoder must not have the name
-    of a folder of results: tables, figures, report, planted. Where there are several pairs or layers, the
-    path of a ``catalogue`` has ``{pair}`` and ``{layer}`` in it.
+    of a folder of results: tables, figures, report, planted. The overview must not have the name of a pair,
+    or of a folder next to those of pairs. Where there are several pairs or layers, the path of a
+    ``catalogue`` has ``{pair}`` and ``{layer}`` in it.
     """
 
     given_pair: Annotated[GivenPair | None, Field(alias="pair")] = None
@@ -68,6 +77,11 @@ class Config(Analysis):
         about("Triton kernels where they were tested (data/cards), always, or never. Results stay."),
     ] = "auto"
 
+    overview: Annotated[
+        Name,
+        about("Folder in results of the page over all pairs and layers, if there are several. Yours."),
+    ] = "overview"
+
     _keys: dict[str, str] = PrivateAttr(default_factory=dict)  # of models in ``pair``
 
     @model_validator(mode="after")
@@ -97,6 +111,7 @@ class Config(Analysis):
                 f"crosscoders: found {kept[0]}, allowed: any name but {', '.join(KEPT_FOLDERS)}, "
                 "which are folders of results"
             )
+        self._overview_is_free()
         self._batches_fill()
         planted = self.planted is not None
         if planted and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
@@ -154,6 +169,14 @@ class Config(Analysis):
             raise ValueError(
                 f"causal.answer_tokens: found {causal.answer_tokens}, "
                 f"must be below tokens.context {self.tokens.context}"
+            )
+
+    def _overview_is_free(self) -> None:
+        taken = {pair.name: "a pair" for pair in self.comparisons}
+        taken |= dict.fromkeys(KEPT_NAMES, "a folder that all runs share")
+        if self.overview in taken:
+            raise ValueError(
+                f"overview: found {self.overview}, which is the name of {taken[self.overview]}; give another"
             )
 
     def _batches_fill(self) -> None:

@@ -111,7 +111,7 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
     usable = plausible(live)
     top = most_chat_leaning(betas, classes.top)
     shared = live[live["class"] == "shared"]
-    control = shared.sample(min(len(top), len(shared)), random_state=SAMPLE_SEED)
+    control = shared_control(betas, classes.top)
     defined = live[["nu_error", "nu_reconstruction"]].notna().all(axis=1)
     base_only = live[live["class"] == "base-only"]
     difference = usable.relative_norm_difference
@@ -165,6 +165,13 @@ def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
     """
     live = betas[betas["class"] != "dead"]
     return live.sort_values(["relative_norm_difference", "latent"], ascending=[False, True]).head(count)
+
+
+def shared_control(betas: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Draw as many random shared latents as ``most_chat_leaning`` selects, or all if there are fewer."""
+    shared = betas[betas["class"] == "shared"]
+    size = min(len(most_chat_leaning(betas, count)), len(shared))
+    return shared.sample(size, random_state=SAMPLE_SEED)
 
 
 def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:

@@ -13,13 +13,11 @@ from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
+from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.counts import added
-
-# With fewer confirmed latents a difference between losses can be chance. The page says so.
-FEW_LATENTS = 5
 
 
 class Inputs(NamedTuple):
@@ -99,9 +97,9 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
                 "These are too few to compare losses."
             )
         dead = evaluation["classes"]["dead"] / evaluation["latents"]
-        if dead > 0.25:
+        if dead > MANY_DEAD:
             found.append(f"{name}: {percent(dead)} of the latents never fire on held-out text.")
-        if min(evaluation["fve_base"], evaluation["fve_chat"]) < 0.6:
+        if min(evaluation["fve_base"], evaluation["fve_chat"]) < LOW_FVE:
             found.append(
                 f"{name}: the crosscoder explains less than 60 % of the variance. "
                 "The rest may hold the difference."

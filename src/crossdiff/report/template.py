@@ -36,7 +36,7 @@ def page_template(path: str | Path) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "cell": _cell}
+    environment.filters |= {"percent": percent, "number": number, "cell": _cell, "whole": _whole}
     return environment.get_template(Path(path).name)
 
 
@@ -50,6 +50,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "\u2013" if pd.isna(value) else f"{value:.3g}"
     return str(value)
+
+
+def _whole(value: float) -> str:
+    """Format a count. One that could not be counted becomes a dash."""
+    return "\u2013" if pd.isna(value) else f"{value:.0f}"
 
 
 def number(value: float | None) -> str:

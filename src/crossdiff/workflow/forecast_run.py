@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from crossdiff.config import MODELS, Config
-from crossdiff.workflow.forecast import forecast_pair
+from crossdiff.workflow.forecast import ENTRIES_HELD, activation_width, forecast_pair
 from crossdiff.workflow.sizes import PROCESS, Need, Shape
 from crossdiff.workflow.tokenizer_names import chat_tokenizers
 
@@ -45,7 +45,23 @@ def forecast(config: Config, model: Shape | Mapping[str, Shape]) -> dict[str, Ne
                 held = PROCESS + layers * (need.host - PROCESS)  # one job holds a part of every layer's cache
                 part = part._replace(disk=caches * need.disk, written=caches * need.written, host=held)
             total[rule] = total[rule].plus(part) if rule in total else part
+    if len(config.comparisons) > 1:
+        total["compare_pairs"] = _of_all_pairs(config, model)
     return total
+
+
+def _of_all_pairs(config: Config, model: Shape | Mapping[str, Shape]) -> Need:
+    """Return the need of the job that compares pairs.
+
+    It holds a crosscoder while it is read, the chat decoders of one crosscoder on all pairs, two copies of
+    one of them, and a group of active entries.
+    """
+    models = [model] if isinstance(model, Shape) else list(model.values())
+    width = max(activation_width(config, one) for one in models)
+    decoder = max(4 * entry.n_latents(width) * width for entry in config.crosscoders.values())
+    pairs = len({pair.name for pair in config.comparisons})
+    tokens = sum(dataset.validation_tokens for dataset in config.datasets.values())
+    return Need(1, tokens, 0, PROCESS + ENTRIES_HELD + (4 + pairs + 2) * decoder, device=0, flop=0)
 
 
 def _new(seen: set[tuple[str, ...]], things: list[tuple[str, ...]]) -> float:

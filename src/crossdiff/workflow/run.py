@@ -305,8 +305,9 @@ def pair_names(config: Config) -> list[str]:
 
 
 def own_folders(config: Config) -> list[str]:
-    """Folders that hold results of this run alone: those of its pairs."""
-    return [f"results/{name}" for name in pair_names(config)]
+    """Folders that hold results of this run alone: those of its pairs, and that of the page over them."""
+    overview = [config.overview] if len(config.comparisons) > 1 else []
+    return [f"results/{name}" for name in (*pair_names(config), *overview)]
 
 
 def result_folders(config: Config) -> list[str]:

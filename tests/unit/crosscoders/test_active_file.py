@@ -75,6 +75,18 @@ def test_what_is_stored_is_what_was_encoded_to_the_bit(
     assert all({part.rows[0], part.rows[-1] + 1} <= starts[part.shard] for part in found)
 
 
+def test_positions_name_tokens_by_shard_and_row(tmp_path: Path) -> None:
+    path = tmp_path / "active.parquet"
+    with active_writer(path, [token_shard([3]), token_shard([2, 4])]) as writer:
+        for shard, rows in ((0, [1, 2]), (1, [0, 3, 5])):
+            writer.add(
+                shard, np.array(rows), np.zeros(len(rows), int), np.zeros(0, np.int32), np.zeros(0, "f4")
+            )
+    found = ActiveFile(path).positions()
+    assert found.tolist() == [1, 2, 2**40, 2**40 + 3, 2**40 + 5]
+    assert found.dtype == np.int64
+
+
 def test_first_tokens_of_a_group(
     tmp_path: Path, crosscoder: Crosscoder, activations: PairedActivations
 ) -> None:

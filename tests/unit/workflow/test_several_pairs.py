@@ -11,6 +11,7 @@ from snakemake.iocontainers import Wildcards
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
+from crossdiff.workflow.forecast import ENTRIES_HELD
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.run import Run, result_folders
 from crossdiff.workflow.sizes import PROCESS, Shape
@@ -95,12 +96,13 @@ def test_models_of_no_pair_are_not_made_unless_another_needs_them() -> None:
     assert Run(values).origin("tiny-other") == "results/models/middle"
 
 
-def test_folders_of_a_run_are_those_of_all_pairs() -> None:
+def test_folders_of_a_run_are_those_of_all_pairs_and_of_the_page_over_them() -> None:
     tokens = chat_tokenizers(load(PAIRS))["tiny-chat"].name
     assert result_folders(load(PAIRS)) == [
-        *("results/tiny", "results/tiny-second", f"results/tokens/{tokens}"),
+        *("results/tiny", "results/tiny-second", "results/overview", f"results/tokens/{tokens}"),
         *(f"results/activations/tiny-{name}" for name in ("base", "chat", "other")),
     ]
+    assert "results/overview" not in result_folders(load(ONE))
 
 
 # Tokenizers.
@@ -188,6 +190,8 @@ def test_adapters_without_a_tokenizer_share_that_of_their_base(tmp_path: Path) -
             "models.tiny-base.adapter.base: found base, allowed",
         ),
         ("catalogue", "names.yaml", "catalogue: found names.yaml, but latents differ with pair and layer"),
+        ("overview", "tiny-second", "overview: found tiny-second, which is the name of a pair; give another"),
+        ("overview", "tokens", "overview: found tokens, which is the name of a folder that all runs share;"),
         ("tokens/base_replacements", {3: 4}, None),
     ],
 )
@@ -242,6 +246,15 @@ def test_forecast_counts_what_pairs_and_layers_share_once() -> None:
     shard = load(PAIRS).tokens.shard * 2 * SMALL.d_model
     assert needs["harvest_activations"].host == PROCESS + 2 * shard
     assert alone["harvest_activations"].host == PROCESS + shard
+
+
+def test_forecast_of_the_comparison_holds_the_chat_decoders_of_all_pairs() -> None:
+    need = forecast(load(PAIRS), SMALL)["compare_pairs"]
+    decoder = 4 * 32 * (4 * 32)  # float32, d_model, latents
+    assert (need.jobs, need.tokens, need.disk, need.device) == (1, 3000, 0, 0)
+    # One crosscoder has encoders and decoders of two models. There are two pairs, and two copies.
+    assert need.host == PROCESS + ENTRIES_HELD + (4 + 2 + 2) * decoder
+    assert "compare_pairs" not in forecast(load(ONE), SMALL)
 
 
 def test_forecast_of_one_pair_is_what_it_was() -> None:
