@@ -18,7 +18,7 @@ try:
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
     from crossdiff.texts.first_record import check_fields
-    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, shapes, slurm
+    from crossdiff.workflow import ancient_edges, gpu, kept_shards, resources, shapes, slurm, together
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import SHARED, SPLITS, Run, check_layout, check_times, result_folders
@@ -60,6 +60,8 @@ ROLES = ["base"] if CONFIG.pair.chat.planted else list(MODELS)
 MODEL = {role: f"results/models/{RUN.model_name(role)}" for role in ROLES}  # role -> folder
 TOKENIZER = f"results/tokenizers/{RUN.tokenizer_name}"
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
+# Not among params, like BATCH_TOKENS: who trains a crosscoder decides nothing.
+TURNS = together.turns(workflow, CONFIG, [(PAIR, LAYER)])
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 

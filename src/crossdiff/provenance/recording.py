@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError
 from crossdiff.provenance import storage
@@ -31,6 +31,17 @@ from crossdiff.provenance.records import (
     write_record,
 )
 
+Files = Sequence[tuple[str, str]]  # (name, path), as ``named_files`` gives them
+
+
+class Identity(NamedTuple):
+    """What the result of a job depends on."""
+
+    id: str  # of its record
+    params: dict[str, Any]
+    code: dict[str, str]
+    inputs: list[RecordedFile]
+
 
 @contextmanager
 def recording(snakemake: Any) -> Iterator[None]:
@@ -42,14 +53,15 @@ def recording(snakemake: Any) -> Iterator[None]:
     started, clock = datetime.now(UTC), time.perf_counter()
     for output in snakemake.output:
         record_path(output).unlink(missing_ok=True)
-    code = code_parts(snakemake.rule, *snakemake.params.get("modules", []))
-    params = {name: _plain(name, value) for name, value in snakemake.params.items()}
-    params["code"] = parts_digest(code)
     wildcards = dict(snakemake.wildcards.items())
-    found = {path: _read(path)._replace(files=None) for path in set(snakemake.input)}
-    inputs = [RecordedFile.of(name, path, found[path]) for name, path in _named(snakemake.input)]
-    identity = record_id(snakemake.rule, wildcards, params, inputs, list(snakemake.output))
-    job = storage.CurrentJob(identity, frozenset(snakemake.output), {}, {})
+    identity = identify(
+        snakemake.rule,
+        wildcards,
+        dict(snakemake.params.items()),
+        list(named_files(snakemake.input)),
+        list(snakemake.output),
+    )
+    job = storage.CurrentJob(identity.id, frozenset(snakemake.output), {}, {})
     storage.current_job = job
     before = time.perf_counter() - clock
     try:
@@ -57,20 +69,50 @@ def recording(snakemake: Any) -> Iterator[None]:
     finally:
         storage.current_job = None
     clock = time.perf_counter()
+    check_unchanged(identity.inputs)
+    outputs = [
+        RecordedFile.of(name, path, _written(path, job)) for name, path in named_files(snakemake.output)
+    ]
+    facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
+    facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
+    record = Record(
+        identity.id,
+        snakemake.rule,
+        wildcards,
+        identity.params,
+        identity.code,
+        identity.inputs,
+        outputs,
+        facts,
+    )
+    for output in snakemake.output:
+        write_record(output, record)
+
+
+def identify(
+    rule: str, wildcards: dict[str, str], params: Mapping[str, Any], files: Files, outputs: list[str]
+) -> Identity:
+    """Hash all that the result of a job depends on, as it is now. ``files`` are the job's inputs.
+
+    Raises UserError for an input that is missing, and for params that Snakemake can't compare.
+    """
+    code = code_parts(rule, *params.get("modules", []))
+    plain = {name: _plain(name, value) for name, value in params.items()} | {"code": parts_digest(code)}
+    found = {path: _read(path)._replace(files=None) for path in {path for _, path in files}}
+    inputs = [RecordedFile.of(name, path, found[path]) for name, path in files]
+    return Identity(record_id(rule, wildcards, plain, inputs, outputs), plain, code, inputs)
+
+
+def check_unchanged(inputs: list[RecordedFile]) -> None:
+    """Raise UserError if one of the inputs is not as it was when ``identify`` hashed it."""
     for entry in inputs:
         if stamp(entry.path) != entry.stamp:
             raise UserError(
                 f"{entry.path}: changed while the job ran, so what was read can't be known; run again"
             )
-    outputs = [RecordedFile.of(name, path, _written(path, job)) for name, path in _named(snakemake.output)]
-    facts = _facts(snakemake, started) | ({"models": job.loaded} if job.loaded else {})
-    facts["recording_seconds"] = round(before + time.perf_counter() - clock, 3)
-    record = Record(job.record, snakemake.rule, wildcards, params, code, inputs, outputs, facts)
-    for output in snakemake.output:
-        write_record(output, record)
 
 
-def _named(files: Any) -> Iterator[tuple[str, str]]:
+def named_files(files: Any) -> Iterator[tuple[str, str]]:
     """(name, path) of a rule's files. A file may have two names. Files without a name come last, as ""."""
     left = Counter(files)
     for name, value in files.items():

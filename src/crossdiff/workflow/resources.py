@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from crossdiff.config import Config
 from crossdiff.errors import UserError
+from crossdiff.workflow import together
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast import forecast
 from crossdiff.workflow.shapes import shape
@@ -46,8 +47,13 @@ def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, in
         if rule not in needs:  # it has no job, or its job only waits for a server
             return {}
         need = needs[rule]
-        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if model else UNKNOWN_MB
-        each = SLOWEST.seconds(need) / need.jobs / 60
+        jobs, at_once = need.jobs, 1
+        if rule == together.RULE and config.train_together:  # any job may be the one that trains all
+            jobs, at_once = 1, len(config.crosscoders)
+        memory = (
+            max(LEAST_MB, int(MARGIN * (need.host + at_once * need.device) / 1e6)) if model else UNKNOWN_MB
+        )
+        each = SLOWEST.seconds(need) / jobs / 60
         minutes = max(LEAST_MINUTES, int(MARGIN * each)) if model else UNKNOWN_MINUTES
         grows = {
             "mem_mb": lambda wildcards, attempt: memory * attempt,
