@@ -150,7 +150,7 @@ class Config(Analysis):
     train_together: Annotated[
         bool,
         about(
-            "One job trains all crosscoders of a pair and layer, over one reading per seed. Results stay. "
+            "One job trains all crosscoders of a pair and layer, and reads the caches for all. Results stay. "
             "For a GPU, or where CPU time counts more than time."
         ),
     ] = False

@@ -112,6 +112,8 @@ def train_all(own: Order, others: Iterable[Order], device: torch.device) -> None
         activations = PairedActivations.of(own.inputs)
         if members[1:]:
             log.info("trained together: %s", ", ".join(member.order.name for member in members))
+            if sum(shard.rows for shard in activations.shards) <= own.settings.buffer_tokens:
+                activations.remember()  # it takes no more than another pool
         for stream in dict.fromkeys(member.stream for member in members):
             left = [member for member in members if member.stream == stream]
             while left:

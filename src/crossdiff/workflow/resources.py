@@ -47,16 +47,15 @@ def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, in
         if rule not in needs:  # it has no job, or its job only waits for a server
             return {}
         need = needs[rule]
-        jobs, at_once = need.jobs, 1
-        if rule == together.RULE and config.train_together:  # any job may be the one that trains all
-            jobs, at_once = 1, len(config.crosscoders)
-        memory = (
-            max(LEAST_MB, int(MARGIN * (need.host + at_once * need.device) / 1e6)) if model else UNKNOWN_MB
-        )
+        jobs, memory = need.jobs, need.memory
+        if rule == together.RULE and config.train_together:
+            # Any job may be the one that trains all. It may keep the data, which take up to another pool.
+            jobs, memory = 1, 1.5 * need.host + len(config.crosscoders) * need.device
+        megabytes = max(LEAST_MB, int(MARGIN * memory / 1e6)) if model else UNKNOWN_MB
         each = SLOWEST.seconds(need) / jobs / 60
         minutes = max(LEAST_MINUTES, int(MARGIN * each)) if model else UNKNOWN_MINUTES
         grows = {
-            "mem_mb": lambda wildcards, attempt: memory * attempt,
+            "mem_mb": lambda wildcards, attempt: megabytes * attempt,
             "runtime": lambda wildcards, attempt: minutes * attempt,
         }
         return grows | {ON_GPU: 1 if need.device else 0}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers_activations import batchtopk_settings, l1_settings, planted_activations, rule_inputs
 
-from crossdiff.activations.pairs import PairedActivations
+from crossdiff.activations.pairs import PairedActivations, PairedShard
 from crossdiff.config import CrosscoderSettings
 from crossdiff.crosscoders import handover, memory, together
 from crossdiff.crosscoders.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ SETTINGS: dict[str, CrosscoderSettings] = {
     "other-batches": l1_settings(init_norm=0.1, **COMMON | {"batch": 32}),
     "broken": l1_settings(**COMMON | {"learning_rate": 1e30}),
 }
+LARGE = {"buffer_tokens": 1000}
 LINE = "training: the loss is nan at step 7; lower learning_rate"
 
 
@@ -107,6 +108,26 @@ def test_a_stream_is_read_once(orders: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(PairedActivations, "shuffled_batches", counted)
     trained(orders, "batchtopk", "l1", "short", "l1 1", "batchtopk 1", "other-batches")
     assert begun == [(64, 0), (64, 1), (32, 0)]
+
+
+def test_data_that_fit_a_pool_are_read_from_disk_once(orders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, read_into = [], PairedShard.read_into
+
+    def counted(self: PairedShard, out: torch.Tensor, start: int, *more: Any) -> None:
+        read.append((self.paths, start))
+        read_into(self, out, start, *more)
+
+    def buffered(*named: str, folder: str = "together") -> list[Order]:
+        made = orders(*named, folder=folder)
+        return [order._replace(settings=order.settings.model_copy(update=LARGE)) for order in made]
+
+    named = ("batchtopk", "l1", "l1 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(PairedShard, "read_into", counted)
+        made = trained(buffered, *named)
+    assert len(read) == len(set(read)) == 2  # shards of one chunk, read for two seeds and three epochs
+    assert all(take(order) for order in made[1:])
+    assert [results(order) for order in made] == alone(buffered, *named)
 
 
 @pytest.mark.parametrize("behind", ["batchtopk", "l1"])
