@@ -30,14 +30,15 @@ log = logging.getLogger(__name__)
 class Member:
     """One of several trainings. ``training`` is None before it starts, and again once it ends or fails.
 
-    The running job's ``own`` training writes its results. Results of others wait for their own jobs
-    (``handover``).
+    With ``waits`` its results wait until its job takes them (``handover``). Lines in the log begin with
+    ``prefix``.
     """
 
-    def __init__(self, order: Order, checkpoint: Checkpoint, own: bool) -> None:
-        self.order, self.checkpoint, self.own = order, checkpoint, own
-        self.outputs = order.outputs if own else handover.waiting(order)
+    def __init__(self, order: Order, checkpoint: Checkpoint, waits: bool, prefix: str = "") -> None:
+        self.order, self.checkpoint, self.waits, self.prefix = order, checkpoint, waits, prefix
+        self.outputs = handover.waiting(order) if waits else order.outputs
         self.training: Training | None = None
+        self.held_out: PairedActivations | None = None
         self.error: Exception | None = None
 
     @property
@@ -49,34 +50,32 @@ class Member:
     def apart(self) -> Iterator[None]:
         """Inside, files are written for this training, and an error ends this training alone."""
         try:
-            with nullcontext() if self.own else writing_for(self.order.identity):
+            with writing_for(self.order.identity) if self.waits else nullcontext():
                 yield
         except Exception as error:
             self.training, self.error = None, error
-            if not self.own:
+            if self.waits:
                 self._leave(error)
 
     def _leave(self, error: Exception) -> None:
-        """Leave the error to the own job. After an error that is no UserError, that job trains."""
-        name = self.order.name
+        """Leave a UserError to the training's job. After another error that job trains."""
         if not isinstance(error, UserError):
-            log.error("%s: its own job trains it, because here it ended so:", name, exc_info=error)
+            log.error("%sended by an error:", self.prefix, exc_info=error)
             return
-        log.error("%s: failed, and its own job will say so: %s", name, error)
+        log.error("%sfailed: %s", self.prefix, error)
         try:
             handover.leave(self.order, error)
         except UserError as unwritten:  # the disk is full
-            log.error("%s: %s", name, unwritten)
+            log.error("%s%s", self.prefix, unwritten)
 
     def start(self, activations: PairedActivations, device: torch.device) -> None:
         """Prepare the first step, or the first one after the checkpoint."""
-        settings, name = self.order.settings, "" if self.own else f"{self.order.name}: "
-        file = Path(self.outputs.log)
-        training = Training(activations, settings, self.order.seed, device, file, name)
-        latents, tokens = training.crosscoder.latents, activations.tokens
-        log.info(
-            "%straining a %s crosscoder of %d latents on %d tokens", name, settings.loss, latents, tokens
-        )
+        order, file = self.order, Path(self.outputs.log)
+        if order.settings.needs_held_out:
+            self.held_out = PairedActivations.of(order.inputs, "held_out_")
+        training = Training(activations, order.settings, order.seed, device, file, self.prefix)
+        what = f"a {order.settings.loss} crosscoder of {training.crosscoder.latents} latents"
+        log.info("%straining %s on %d tokens", self.prefix, what, activations.tokens)
         remove_temporaries(file)  # of an attempt that was killed; the checkpoint's lock says it is dead
         training.resume(self.checkpoint)
         self.training = training
@@ -86,10 +85,9 @@ class Member:
         training, order = self.training, self.order
         if training is None or training.done < order.settings.steps:
             return
-        held_out = PairedActivations.of(order.inputs, "held_out_") if order.settings.needs_held_out else None
         settings = order.settings.model_dump(mode="json") | {"seed": order.seed}
-        training.finish(held_out).save(self.outputs.weights, self.outputs.config, training=settings)
-        if not self.own:
+        training.finish(self.held_out).save(self.outputs.weights, self.outputs.config, training=settings)
+        if self.waits:
             check_unchanged(list(order.read))
             handover.leave(order)
         self.checkpoint.remove()
@@ -99,18 +97,21 @@ class Member:
 def train_all(own: Order, others: Iterable[Order], device: torch.device) -> None:
     """Make the ``own`` training of a job, and ``others`` that read the same caches.
 
-    Interrupted trainings go on from their checkpoints. The results of others wait for their own jobs. If
-    there is no GPU memory for all trainings of a stream, some train in a later turn. Raises the error of the
-    own training, once all others have ended.
+    Interrupted trainings go on from their checkpoints. Results wait for their jobs, those of the own job
+    until all have ended, so a job that is killed loses none. If there is no GPU memory for all trainings of a
+    stream, some train in a later turn. Raises the error of the own training, once all others have ended.
     """
     keep_freed_memory()
     with ExitStack() as locks:
-        first = Member(own, locks.enter_context(Checkpoint(own.state, own.identity)), own=True)
+        checkpoint = locks.enter_context(Checkpoint(own.state, own.identity))
         if handover.take(own):  # a job that outlived its Snakemake has made it meanwhile
             return
-        members = [first, *_joining(others, locks)]
+        handover.clear(own)
+        joined = list(_joining(others, locks))
+        first = Member(own, checkpoint, waits=bool(joined))
+        members = [first, *joined]
         activations = PairedActivations.of(own.inputs)
-        if members[1:]:
+        if joined:
             log.info("trained together: %s", ", ".join(member.order.name for member in members))
             if sum(shard.rows for shard in activations.shards) <= own.settings.buffer_tokens:
                 activations.remember()  # it takes no more than another pool
@@ -123,8 +124,8 @@ def train_all(own: Order, others: Iterable[Order], device: torch.device) -> None
                     later = ", ".join(member.order.name for member in left)
                     log.info("the GPU has no room for all; in a later turn: %s", later)
                 _train(turn, activations, device)
-    if first.error is not None:
-        raise first.error
+        if not handover.take(own) and first.error is not None:
+            raise first.error
 
 
 def _joining(others: Iterable[Order], locks: ExitStack) -> Iterator[Member]:
@@ -137,8 +138,8 @@ def _joining(others: Iterable[Order], locks: ExitStack) -> Iterator[Member]:
             continue
         locks.enter_context(checkpoint)
         if not handover.is_left(order):
-            handover.clear(order)  # results of other settings, code or data
-            yield Member(order, checkpoint, own=False)
+            handover.clear(order)  # what waits is of other settings, code or data
+            yield Member(order, checkpoint, waits=True, prefix=f"{order.name}: ")
 
 
 def _fitting(members: Sequence[Member], d_model: int, usable: float) -> int:

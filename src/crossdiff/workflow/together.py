@@ -14,6 +14,7 @@ from crossdiff.config import Config, load
 from crossdiff.config.declared import only
 from crossdiff.crosscoders import handover
 from crossdiff.crosscoders.handover import Order, Outputs
+from crossdiff.errors import UserError
 from crossdiff.provenance.json_cache import FOLDER
 from crossdiff.provenance.recording import identify, named_files
 from crossdiff.provenance.records import RecordError, read_record, record_path
@@ -103,7 +104,11 @@ def other_orders(snakemake: Any) -> Iterator[Order]:
             log.info("%s: trains by itself, because %s is not made yet", _name(wildcards), late[0])
             continue
         files, outputs = [(name, path) for name, path in training.inputs], dict(training.outputs)
-        identity = identify(RULE, wildcards, training.params, files, list(outputs.values()))
+        try:
+            identity = identify(RULE, wildcards, training.params, files, list(outputs.values()))
+        except UserError as error:
+            log.info("%s: trains by itself: %s", _name(wildcards), error)
+            continue
         if _is_made(outputs["weights"], identity.id):
             continue
         settings = only(config, training.params["settings"].keys(), RULE)

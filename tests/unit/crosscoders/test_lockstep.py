@@ -171,6 +171,23 @@ def test_own_failure_comes_after_all_others_have_ended(orders: Any) -> None:
     assert is_left(other) and is_left(later)
 
 
+def test_killed_after_its_own_training_a_job_keeps_it(orders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training.step
+
+    def killed(self: Training, batch: torch.Tensor) -> None:
+        if self.seed == 1:
+            raise KeyboardInterrupt
+        step(self, batch)
+
+    own, other = orders("batchtopk", "l1 1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), writing_for(own.identity):
+        patch.setattr(Training, "step", killed)
+        train_all(own, [other], CPU)
+    assert not Path(own.outputs.weights).exists()
+    assert take(own)
+    assert [results(own)] == alone(orders, "batchtopk")
+
+
 def test_other_errors_are_left_to_a_training_of_its_own(
     orders: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,7 +201,7 @@ def test_other_errors_are_left_to_a_training_of_its_own(
     monkeypatch.setattr(Training, "step", no_memory)
     own, other = trained(orders, "batchtopk", "l1")
     assert Path(own.outputs.weights).exists() and not is_left(other)
-    assert "l1: its own job trains it, because here it ended so" in caplog.text
+    assert "l1: ended by an error" in caplog.text
 
 
 def test_termination_writes_every_checkpoint(orders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
