@@ -76,6 +76,7 @@ onstart:
         slurm.check(workflow)
         gpu.check(workflow)
         kept_shards.look_again(workflow)
+        together.announce(workflow, CONFIG)
     except UserError as error:
         raise WorkflowError(str(error))
 

@@ -28,6 +28,7 @@ try:
         scratch,
         shapes,
         slurm,
+        together,
         tokenizer_names,
     )
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
@@ -88,6 +89,8 @@ AT_LAYER = (
 )
 AT = OF_PAIR + AT_LAYER
 TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
+# Not among params, like BATCH_TOKENS: who trains a crosscoder decides nothing.
+TURNS = together.turns(workflow, CONFIG, [(pair.name, pair.layer) for pair in COMPARISONS])
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 

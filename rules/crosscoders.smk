@@ -1,7 +1,8 @@
 """Crosscoders.
 
 This rule takes both models' training caches. It gives weights, their configuration and a training log for
-every entry of the config and every seed.
+every entry of the config and every seed. With ``train_together`` these jobs run one at a time, and the first
+one trains the crosscoders of the others, too.
 """
 
 
@@ -28,6 +29,7 @@ rule train_crosscoder:
         "../envs/environment.yaml"
     resources:
         **request("train_crosscoder"),
+        **TURNS,
     params:
         settings=settings("crosscoders.{crosscoder}"),
         modules=lambda w: [loss_module(w.crosscoder)],

@@ -1,49 +1,44 @@
-"""Train one crosscoder, or go on with one that was interrupted."""
+"""Train one crosscoder, or go on with one that was interrupted.
 
-from collections.abc import Mapping
-from pathlib import Path
+With ``train_together`` the first job of a pair and layer trains the crosscoders of the others, too. The other
+jobs then only move their results to the final names.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crossdiff.activations.pairs import PairedActivations
-from crossdiff.config import CrosscoderSettings
-from crossdiff.crosscoders.checkpoint import Checkpoint
-from crossdiff.crosscoders.parallel import gpus, train_on_ranks
-from crossdiff.crosscoders.trainer import train
-from crossdiff.device import device
+from crossdiff.crosscoders.handover import Order, take
 from crossdiff.provenance.storage import current_record
 from crossdiff.workflow.job import job
+from crossdiff.workflow.together import other_orders, own_order
+
+log = logging.getLogger(__name__)
 
 
-def main(
-    inputs: Mapping[str, Any],
-    settings: CrosscoderSettings,
-    seed: int,
-    identity: str,
-    processes: int,
-    weights: str,
-    config: str,
-    training_log: str,
-) -> None:
-    state = Path(weights).with_name(".checkpoint.safetensors")
-    if processes > 1:
-        train_on_ranks(processes, inputs, settings, seed, state, identity, training_log)
-    held_out = PairedActivations.of(inputs, "held_out_") if settings.needs_held_out else None
-    with Checkpoint(state, identity) as checkpoint:
-        activations = PairedActivations.of(inputs)
-        crosscoder = train(activations, settings, seed, device(), training_log, held_out, checkpoint)
-        crosscoder.save(weights, config, training=settings.model_dump(mode="json") | {"seed": seed})
-        checkpoint.remove()
+def main(own: Order, others: Iterable[Order], resources: Mapping[str, Any]) -> None:
+    if take(own):
+        log.info("the job of another crosscoder has trained this one")
+        return
+    # Not at the top: a job that only takes results needs no torch.
+    from crossdiff.crosscoders.parallel import gpus, train_on_ranks
+    from crossdiff.crosscoders.together import train_all
+    from crossdiff.device import device
+
+    if (processes := gpus(resources)) > 1:
+        if list(others):
+            log.info("on several GPUs every crosscoder trains by itself")
+        train_on_ranks(
+            processes, own.inputs, own.settings, own.seed, own.state, own.identity, own.outputs.log
+        )
+        others = ()
+    train_all(own, others, device())
 
 
 if __name__ == "__main__":
     with job(snakemake) as settings:
         main(
-            inputs=snakemake.input,
-            settings=settings.crosscoders[snakemake.wildcards.crosscoder],
-            seed=int(snakemake.wildcards.seed),
-            identity=current_record(),
-            processes=gpus(snakemake.resources),
-            weights=snakemake.output.weights,
-            config=snakemake.output.config,
-            training_log=snakemake.output.log,
+            own=own_order(snakemake, settings, current_record()),
+            others=other_orders(snakemake),
+            resources=snakemake.resources,
         )

@@ -3,7 +3,6 @@
 The module imports little, since every new process imports it again.
 """
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,34 @@ from typing import Any
 import torch
 
 from crossdiff.config import crosscoder_settings
+from crossdiff.crosscoders import together
 from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.handover import Order, Outputs
 from crossdiff.crosscoders.trainer import Training
 
-SCRIPT = Path(__file__).parents[2] / "workflow_scripts/train_crosscoder.py"
 OUTPUTS = ("weights.safetensors", "config.json", "training.csv")
 
 
-def train_counting(inputs: dict[str, Any], settings: dict[str, Any], folder: Path, done: Any) -> None:
-    """Run the rule's script with a checkpoint every few steps; ``done`` counts the steps."""
+def order(name: str, inputs: dict[str, Any], settings: dict[str, Any], folder: Path) -> Order:
+    """Make the order of a training, whose files go into ``folder``."""
+    outputs = Outputs(*(str(folder / file) for file in OUTPUTS))
+    return Order(name, crosscoder_settings(settings), 0, f"same {name}", inputs, outputs)
+
+
+def train_counting(orders: list[tuple[str, dict[str, Any], dict[str, Any], Path]], done: Any) -> None:
+    """Train the first of these orders, and the others with it, with checkpoints every few steps.
+
+    ``done`` counts the steps of the first.
+    """
     torch.set_num_threads(1)
     step = Training.step
 
     def counting(self: Training, batch: torch.Tensor) -> None:
         step(self, batch)
-        done.value = self.done
+        if not self.log.name:
+            done.value = self.done
 
     Training.step = counting
-    spec = importlib.util.spec_from_file_location("train_crosscoder", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.Checkpoint = partial(Checkpoint, every_seconds=0.01)
-    paths = dict(
-        zip(("weights", "config", "training_log"), (str(folder / name) for name in OUTPUTS), strict=True)
-    )
-    script.main(inputs, crosscoder_settings(settings), seed=0, identity="same", processes=1, **paths)
+    together.Checkpoint = partial(Checkpoint, every_seconds=0.01)
+    own, *others = (order(*parts) for parts in orders)
+    together.train_all(own, others, torch.device("cpu"))

@@ -218,6 +218,7 @@ class PairedActivations:
     def __init__(self, shards: Sequence[PairedShard], summary: Summary) -> None:
         self.shards, self.summary = shards, summary
         self.layer, self.d_model = shards[0].layer, shards[0].d_model
+        self._remembered: dict[tuple[int, int], Tensor] | None = None  # shard, first row -> a chunk's rows
         for shard in shards:
             if (shard.layer, shard.d_model) != (summary.layer, len(summary.mean[0])):
                 raise UserError(
@@ -296,6 +297,20 @@ class PairedActivations:
             processes,
         )
 
+    def remember(self) -> None:
+        """Keep in main memory what ``shuffled_batches`` reads from now on, so that it is read once."""
+        self._remembered = {}
+
     def _read(self, piece: Piece, out: Tensor) -> None:
         shard = self.shards[piece.shard]
-        shard.read_into(out, piece.start, min(piece.start + CHUNK_ROWS, shard.rows), piece.rows)
+        stop = min(piece.start + CHUNK_ROWS, shard.rows)
+        if self._remembered is None:
+            shard.read_into(out, piece.start, stop, piece.rows)
+            return
+        place = piece.shard, piece.start
+        if place not in self._remembered:
+            chunk = torch.empty(stop - piece.start, *out.shape[1:], dtype=out.dtype)
+            shard.read_into(chunk, piece.start, stop, np.arange(len(chunk)))
+            self._remembered[place] = chunk
+        bits = self._remembered[place].view(torch.uint16).numpy()
+        np.take(bits, piece.rows, axis=0, out=out.view(torch.uint16).numpy(), mode="clip")

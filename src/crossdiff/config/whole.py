@@ -68,6 +68,13 @@ class Config(Analysis):
         Field(min_length=1),
         about("Every crosscoder is trained once for each. More seeds show which latents recur.", "seed"),
     ] = Field(default_factory=lambda: [0])
+    train_together: Annotated[
+        bool,
+        about(
+            "One job trains all crosscoders of a pair and layer, and reads the caches for all. Results stay. "
+            "For a GPU, or where CPU time counts more than time."
+        ),
+    ] = False
     device: Annotated[
         Literal["auto", "cpu"],
         about("`auto` takes the GPU where there is one, `cpu` leaves it alone. Results stay either way."),

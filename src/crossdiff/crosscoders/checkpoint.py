@@ -36,7 +36,7 @@ class Checkpoint:
 
     The identity stands for settings, code and data. As a context manager it first waits until no live owner
     has the lock, then holds the lock. SIGTERM (a cancelled job, the end of a time limit) makes it write a
-    last checkpoint and exit.
+    last checkpoint and exit. Several may be open at once, one inside the other, and SIGTERM reaches all.
     """
 
     def __init__(self, file: str | Path, identity: str, every_seconds: float = EVERY_SECONDS) -> None:
@@ -58,8 +58,11 @@ class Checkpoint:
         signal.signal(signal.SIGTERM, self.previous_handler)
         self.lock.release()
 
-    def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
+        outer = getattr(self.previous_handler, "__self__", None)
+        if isinstance(outer, Checkpoint):
+            outer._terminate(number, frame)
 
     def is_due(self) -> bool:
         """Return whether to write now: after SIGTERM, or ``every_seconds`` after the last checkpoint."""
@@ -130,6 +133,10 @@ class Lock:
                 told = True
             time.sleep(poll_seconds)
         threading.Thread(target=self._keep_alive, daemon=True).start()
+
+    def is_held(self) -> bool:
+        """Return whether a live owner has the lock."""
+        return (found := self._read()) is not None and not self._is_dead(found)
 
     def release(self) -> None:
         """Give the lock back, unless another owner took it over."""

@@ -73,13 +73,18 @@ class TrainingLog:
     """The rows of ``training.csv``, one every ``log_every`` steps.
 
     The file grows while the training runs: each row replaces it by a whole one. Counters stay on the device
-    between rows.
+    between rows. Lines in the job's log begin with ``name``.
     """
 
     def __init__(
-        self, settings: CrosscoderSettings, latents: int, device: torch.device, file: Path | None
+        self,
+        settings: CrosscoderSettings,
+        latents: int,
+        device: torch.device,
+        file: Path | None,
+        name: str = "",
     ) -> None:
-        self.settings, self.file = settings, file
+        self.settings, self.file, self.name = settings, file, name
         self.rows: list[dict[str, Any]] = []
         self.fired = torch.zeros(latents, dtype=torch.long, device=device)
         self.steps = 0
@@ -106,7 +111,7 @@ class TrainingLog:
         self.rows.append(row)
         self.write()
         shown = ", ".join(f"{key} {row[key]}" for key in ("loss", "fve_base", "fve_chat", "l0", "dead"))
-        log.info("step %d of %d: %s", step + 1, self.settings.steps, shown)
+        log.info("%sstep %d of %d: %s", self.name, step + 1, self.settings.steps, shown)
         if not torch.isfinite(loss):
             raise UserError(f"training: the loss is {row['loss']} at step {step + 1}; lower learning_rate")
         self.fired.zero_()
@@ -135,13 +140,14 @@ class Training:
         seed: int,
         device: torch.device,
         training_log: Path | None = None,
+        name: str = "",
     ) -> None:
         check_room(settings, activations.d_model, usable_memory(device), ranks.size())
         self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
         self.optimiser = new_optimiser(self.crosscoder)
-        self.log = TrainingLog(settings, self.crosscoder.latents, device, training_log)
+        self.log = TrainingLog(settings, self.crosscoder.latents, device, training_log, name)
         self.done = 0  # steps
         self.compared = False  # whether the kernels, if they run, were compared with the plain path
 
@@ -207,20 +213,27 @@ class Training:
                 if checkpoint is not None and checkpoint.is_due():
                     checkpoint.write(*self.state())
 
-    def batches(self, activations: PairedActivations, start: int = 0) -> Generator[Tensor, None, None]:
+    def bytes(self) -> int:
+        """Return the bytes of a GPU that this training takes, without the pools of token pairs."""
+        batch = self.settings.batch // ranks.size()
+        return training_bytes(self.activations.d_model, self.crosscoder.latents, batch)
+
+    def batches(
+        self, activations: PairedActivations, start: int = 0, reserved: int | None = None
+    ) -> Generator[Tensor, None, None]:
         """Yield this rank's share of every batch, on the device, beginning with number ``start``.
 
+        ``reserved`` are the bytes of a GPU that pools must leave to trainings, by default those of this one.
         Close the generator after use.
         """
         settings, size = self.settings, ranks.size()
-        reserved = training_bytes(activations.d_model, self.crosscoder.latents, settings.batch // size)
         return activations.shuffled_batches(
             settings.batch,
             settings.buffer_tokens,
             self.seed,
             start,
             self.device,
-            reserved,
+            self.bytes() if reserved is None else reserved,
             (ranks.rank(), size),
         )
 
@@ -256,7 +269,15 @@ class Training:
         self.log.fired.copy_(parts["log"]["fired"])
         self.done, self.log.rows, self.log.steps = values["done"], values["rows"], values["steps_since_row"]
         self.log.write()
-        log.info("resumed after step %d of %d", self.done, self.settings.steps)
+        log.info("%sresumed after step %d of %d", self.log.name, self.done, self.settings.steps)
+
+    def finish(self, held_out: PairedActivations | None) -> Crosscoder:
+        """Return the trained crosscoder on the CPU. ``held_out`` is as in ``train``."""
+        if self.settings.needs_held_out and held_out is not None:
+            with closing(self.batches(held_out)) as batches:
+                once = itertools.islice(batches, held_out.tokens // self.settings.batch)
+                self.loss.finish(self.crosscoder, map(self.crosscoder.normalise, once))
+        return self.crosscoder.cpu()
 
 
 def train(
@@ -291,8 +312,4 @@ def train(
         )  # of an attempt that was killed; the checkpoint's lock says it is dead
         training.resume(checkpoint)
     training.run(checkpoint)
-    if settings.needs_held_out and held_out is not None:
-        with closing(training.batches(held_out)) as batches:
-            once = itertools.islice(batches, held_out.tokens // settings.batch)
-            training.loss.finish(training.crosscoder, map(training.crosscoder.normalise, once))
-    return training.crosscoder.cpu()
+    return training.finish(held_out)

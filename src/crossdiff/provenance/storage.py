@@ -45,6 +45,20 @@ def current_record() -> str:
     return current_job.record
 
 
+@contextmanager
+def writing_for(record: str) -> Iterator[None]:
+    """Inside, writers embed the id ``record`` of another job.
+
+    What they write is no output of the running job.
+    """
+    global current_job
+    before, current_job = current_job, CurrentJob(record, frozenset(), {}, {})
+    try:
+        yield
+    finally:
+        current_job = before
+
+
 def record_mark(output: str | Path | None = None) -> dict[str, str]:
     """A key and value for a file's metadata, with the id of its record.
 

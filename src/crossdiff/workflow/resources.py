@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from crossdiff.config import Config
 from crossdiff.errors import UserError
+from crossdiff.workflow import together
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
@@ -47,11 +48,15 @@ def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, in
         if rule not in needs:  # it has no job, or its job only waits for a server
             return {}
         need = needs[rule]
-        memory = max(LEAST_MB, int(MARGIN * need.memory / 1e6)) if known else UNKNOWN_MB
-        each = SLOWEST.seconds(need) / need.jobs / 60
+        jobs, memory = need.jobs, need.memory
+        if rule == together.RULE and config.train_together:
+            # Any job may be the one that trains all. It may keep the data, which take up to another pool.
+            jobs, memory = len(config.comparisons), 1.5 * need.host + len(config.crosscoders) * need.device
+        megabytes = max(LEAST_MB, int(MARGIN * memory / 1e6)) if known else UNKNOWN_MB
+        each = SLOWEST.seconds(need) / jobs / 60
         minutes = max(LEAST_MINUTES, int(MARGIN * each)) if known else UNKNOWN_MINUTES
         grows = {
-            "mem_mb": lambda wildcards, attempt: memory * attempt,
+            "mem_mb": lambda wildcards, attempt: megabytes * attempt,
             "runtime": lambda wildcards, attempt: minutes * attempt,
         }
         return grows | {ON_GPU: 1 if need.device else 0}

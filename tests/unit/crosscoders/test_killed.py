@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 WIDTH, STEPS, KILLS = 8, 120, 12
 PRELOAD = [
     "pytest",
-    "crossdiff.crosscoders.parallel",
+    "crossdiff.crosscoders.together",
     "crossdiff.workflow.job",
     "torch._dynamo",
     "pyarrow.dataset",
@@ -37,13 +37,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 class Job:
     """A training in a process of its own, forked from one that has only done its imports."""
 
-    def __init__(self, inputs: dict[str, Any], loss: str, folder: Path) -> None:
+    def __init__(self, inputs: dict[str, Any], losses: str, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self.done = context.RawValue("i", 0)  # no lock: a killed process would never give it back
-        self.process = context.Process(
-            target=train_counting, args=(inputs, SETTINGS[loss].model_dump(mode="json"), folder, self.done)
-        )
+        orders = [
+            (loss, inputs, SETTINGS[loss].model_dump(mode="json"), folder / loss) for loss in losses.split()
+        ]
+        self.process = context.Process(target=train_counting, args=(orders, self.done))
         self.process.start()
 
     def kill_after(self, step: int, seconds: float) -> bool:
@@ -61,17 +62,29 @@ class Job:
         assert self.process.exitcode == 0
 
 
-@pytest.mark.parametrize("loss", SETTINGS)
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("losses", ["l1", "batchtopk", "l1 batchtopk"])
 def test_training_killed_again_and_again_ends_with_the_same_bytes(
-    inputs: dict[str, Any], tmp_path: Path, loss: str
+    inputs: dict[str, Any], tmp_path: Path, losses: str
 ) -> None:
-    Job(inputs, loss, tmp_path / "whole").finish()
-    draw = random.Random(f"{loss} 0")
+    """The last job trains two together, whose checkpoints are of different steps when it is killed."""
+    Job(inputs, losses, tmp_path / "whole").finish()
+    draw = random.Random(f"{losses} 0")
     steps = sorted(draw.sample(range(1, STEPS - 20), KILLS))
-    killed = [Job(inputs, loss, tmp_path / "killed").kill_after(step, draw.random() * 0.01) for step in steps]
+    killed = [
+        Job(inputs, losses, tmp_path / "killed").kill_after(step, draw.random() * 0.01) for step in steps
+    ]
     assert sum(killed) == KILLS
-    assert not (tmp_path / "killed/weights.safetensors").exists()
-    Job(inputs, loss, tmp_path / "killed").finish()
-    for name in OUTPUTS:
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == sorted(OUTPUTS)
+    first, *others = losses.split()
+    assert not (tmp_path / "killed" / first / "weights.safetensors").exists()
+    Job(inputs, losses, tmp_path / "killed").finish()
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert files(tmp_path / "whole").keys() == {
+        *(f"{first}/{name}" for name in OUTPUTS),
+        *(f"{other}/.left/{name}" for other in others for name in (*OUTPUTS, "whose.json")),
+    }

@@ -239,5 +239,15 @@ def test_requests_grow_with_the_attempt_and_the_config() -> None:
     assert paper["runtime"](None, 1) > 400
 
 
+def test_a_job_that_trains_all_asks_for_all() -> None:
+    values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
+    apart, together = (
+        request(load(values | {"train_together": on}), ROOT)("train_crosscoder") for on in (False, True)
+    )
+    trainings = len(values["crosscoders"]) * len(values["seeds"])
+    assert together["runtime"](None, 1) == pytest.approx(trainings * apart["runtime"](None, 1), abs=trainings)
+    assert apart["mem_mb"](None, 1) < together["mem_mb"](None, 1) < 2 * apart["mem_mb"](None, 1)
+
+
 def test_window_of_a_harvest_is_the_one_that_it_holds() -> None:
     assert WINDOW == harvest.WINDOW
