@@ -16,8 +16,9 @@ CACHES = "results/activations/*/layer{}/*/*/*.h5"
 
 def at_layers(checkout: Checkout, *layers: int) -> str:
     """Write the tiny config with these layers; give its path."""
-    name = "layers" + "_".join(map(str, layers))
-    return checkout.changed(TINY, {"pair.layer": None, "pair.layers": list(layers)}, name)
+    # Latents and their names differ with the layer.
+    changes = {"pair.layer": None, "pair.layers": list(layers), "steering.latents": None, "catalogue": None}
+    return checkout.changed(TINY, changes, "layers" + "_".join(map(str, layers)))
 
 
 def caches(checkout: Checkout, layer: int) -> list[Path]:
