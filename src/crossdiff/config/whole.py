@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from crossdiff.config.analysis import Analysis, Causal, Steering
 from crossdiff.config.base import ByName, Name, NonNegativeInt, about
@@ -68,6 +68,8 @@ class Config(Analysis):
         about("Triton kernels where they were tested (data/cards), always, or never. Results stay."),
     ] = "auto"
 
+    _keys: dict[str, str] = PrivateAttr(default_factory=dict)  # of models in ``pair``
+
     @model_validator(mode="after")
     def _one_pair_or_several(self) -> "Config":
         if (self.given_pair is None) == (not self.pairs):
@@ -78,6 +80,7 @@ class Config(Analysis):
             if self.models and self.models != found:
                 raise ValueError("models: found with pair; name pairs of them in pairs, or leave models out")
             self.__dict__["models"] = found
+            self._keys = {self.given_pair.model_name(role): f"pair.{role}" for role in MODELS}
             return self
         check_models(self.models)
         check_pairs(self.pairs, self.models)
@@ -232,9 +235,7 @@ class Config(Analysis):
 
     def key_of(self, model: str) -> str:
         """The key of a model: ``pair.base``, ``pair.chat`` or ``models.NAME``."""
-        if self.given_pair is None or model not in map(self.given_pair.model_name, MODELS):
-            return f"models.{model}"
-        return next(f"pair.{role}" for role in MODELS if self.given_pair.model_name(role) == model)
+        return self._keys.get(model, f"models.{model}")
 
     def missing(self) -> list[str]:
         """A line for every local file or folder that the configuration names and that does not exist.
