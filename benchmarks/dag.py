@@ -6,6 +6,7 @@ python benchmarks/dag.py [--jobs 1000] [--rounds 5] [--json]
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -48,7 +49,8 @@ def strip(folder: Path) -> None:
     replace(
         common, "settings = RUN.settings\n", "settings = lambda *keys: 0\ncode_digest = lambda *names: 0\n"
     )
-    replace(snakefile, "planned_jobs.start(workflow, [*result_folders(CONFIG), *SHARED], config)\n", "")
+    [start] = re.findall(r"^planned_jobs\.start\(.*\)\n", snakefile.read_text(), re.MULTILINE)
+    replace(snakefile, start, "")
 
 
 def replace(path: Path, old: str, new: str) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crossdiff.config import ModelSource, load
+from crossdiff.config import ModelSource
 from crossdiff.models.prepare import prepare
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.workflow.job import job
@@ -22,6 +22,6 @@ if __name__ == "__main__":
             source=settings.models[name],
             archive=snakemake.input.get("archive") or None,
             base=(Path(base), settings.models[Path(base).name]) if base else None,
-            key=load(snakemake.config).key_of(name),
+            key=settings.key_of(name),
             folder=snakemake.output[0],
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from crossdiff.config.analysis import Analysis, Causal, Steering
 from crossdiff.config.base import ByName, Name, NonNegativeInt, about
@@ -81,6 +81,7 @@ class Config(Analysis):
         Name,
         about("Folder in results of the page over all pairs and layers, if there are several. Yours."),
     ] = "overview"
+    _keys: dict[str, str] = PrivateAttr(default_factory=dict)  # of models in ``pair``
 
     @model_validator(mode="after")
     def _one_pair_or_several(self) -> "Config":
@@ -92,6 +93,7 @@ class Config(Analysis):
             if self.models and self.models != found:
                 raise ValueError("models: found with pair; name pairs of them in pairs, or leave models out")
             self.__dict__["models"] = found
+            self._keys = {self.given_pair.model_name(role): f"pair.{role}" for role in MODELS}
             return self
         check_models(self.models)
         check_pairs(self.pairs, self.models)
@@ -255,9 +257,7 @@ class Config(Analysis):
 
     def key_of(self, model: str) -> str:
         """The key of a model: ``pair.base``, ``pair.chat`` or ``models.NAME``."""
-        if self.given_pair is None or model not in map(self.given_pair.model_name, MODELS):
-            return f"models.{model}"
-        return next(f"pair.{role}" for role in MODELS if self.given_pair.model_name(role) == model)
+        return self._keys.get(model, f"models.{model}")
 
     def missing(self) -> list[str]:
         """A line for every local file or folder that the configuration names and that does not exist.

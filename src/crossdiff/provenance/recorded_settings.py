@@ -21,6 +21,10 @@ class RecordedSettings(dict[str, Any]):
             value is not None for name, value in self.items() if name == key or name.startswith(f"{key}.")
         )
 
+    def has_model(self, source: str) -> bool:
+        """Whether one of the models comes from this source, such as ``random``."""
+        return any(self.given(f"models.{name}.{source}") for name in self.names("models"))
+
 
 def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     """Full key -> value of every setting that the results at ``paths``, or their inputs, depend on.

@@ -235,7 +235,6 @@ def test_forecast_counts_what_pairs_and_layers_share_once() -> None:
     assert needs["harvest_activations"].jobs == 3 * shards
     assert needs["prove_model"].jobs == 3 * 2
     assert needs["finetune_model"].jobs == 2
-    assert needs["measure_refusals"].jobs == 2
     assert needs["train_crosscoder"].jobs == 4
     one = changed("pairs/tiny-second", None, changed("pairs/tiny/layers", [1]))
     alone = forecast(load(one), SMALL)
