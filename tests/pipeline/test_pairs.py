@@ -4,10 +4,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, Checkout, once, planned
+from files_table import outputs
+from helpers_overview import OverviewPage
+
+from crossdiff.provenance.records import read_record
+from crossdiff.results.described import describe, file_of
 
 PAIRS = "configs/tiny-pairs.yaml"
 VALUES: dict[str, Any] = yaml.safe_load((ROOT / PAIRS).read_text())
@@ -20,6 +26,8 @@ THIRD = {
 }
 # Rules whose jobs belong to one pair, or to one chat model.
 SHARED = ("prepare_model", "chat_tokenizer", "tokenise", "check_texts")
+
+OVERVIEW = ("compare_pairs", "draw_layers", "write_overview")  # rules of the page over all pairs and layers
 
 
 def run_pairs(checkout: Checkout) -> None:
@@ -91,7 +99,7 @@ def test_third_chat_model_adds_its_own_jobs_and_no_others(pairs: Checkout) -> No
 @pytest.mark.parametrize(("gone", "model"), [("tiny", "tiny-chat"), ("tiny-second", "tiny-other")])
 def test_pair_that_leaves_takes_nothing_with_it(pairs: Checkout, gone: str, model: str) -> None:
     without = pairs.changed(PAIRS, {f"pairs.{gone}": None, f"models.{model}": None}, "without")
-    assert not plan(pairs, without)
+    assert plan(pairs, without) == dict.fromkeys(("all", *OVERVIEW), 1)  # the page has fewer rows
 
 
 def test_third_layer_is_harvested_alone(pairs: Checkout) -> None:
@@ -155,6 +163,45 @@ def test_reports_of_pairs_name_their_own_models(pairs: Checkout) -> None:
         page = (pairs.folder / f"results/{pair}/layer0/report/index.html").read_text()
         assert f"<h1>What did fine-tuning add? {pair}</h1>" in page
         assert f"results/{other}/" not in page
+
+
+def test_page_over_all_pairs_has_the_numbers_of_every_report_and_leads_to_it(pairs: Checkout) -> None:
+    folder = pairs.folder / "results"
+    rows = pd.read_csv(folder / "overview/tables/pairs.csv").to_dict("records")
+    names = [(pair, layer) for pair in ("tiny", "tiny-second") for layer in (0, 1)]
+    assert [(row["pair"], row["layer"]) for row in rows] == names
+    for row in rows:
+        table = pd.read_csv(folder / row["pair"] / f"layer{row['layer']}/tables/crosscoders.csv")
+        [own] = table.to_dict("records")
+        np.testing.assert_equal({name: row[name] for name in own}, own)
+    page = OverviewPage((folder / "overview/index.html").read_text())
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert len(links) == 4 * 2 + 2 and all((folder / "overview" / link).is_file() for link in links)
+    assert pairs.crossdiff("audit", "results/overview/index.html", "--configfile", PAIRS).returncode == 0
+
+
+def test_files_over_all_pairs_are_described(pairs: Checkout) -> None:
+    own = [path for path in outputs(pairs.folder) if path.startswith("results/overview/")]
+    assert len(own) == 6
+    for path in own:
+        assert read_record(pairs.folder / path).rule in file_of(path).rules
+    for name in ("pairs", "overlap"):
+        path = f"results/overview/tables/{name}.csv"
+        assert set(pd.read_csv(pairs.folder / path, nrows=0)) == set(describe(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"overview": "another"}, set(OVERVIEW)),
+        ({"pairs.tiny.layers": [1], "pairs.tiny-second.layers": [1]}, {"compare_pairs", "write_overview"}),
+        ({"pairs.tiny.layers": [1], "pairs.tiny-second": None}, set()),
+    ],
+)
+def test_page_over_all_pairs_follows_pairs_layers_and_its_name(
+    pairs: Checkout, changes: dict[str, Any], expected: set[str]
+) -> None:
+    assert plan(pairs, pairs.changed(PAIRS, changes)).keys() - {"all"} == expected
 
 
 def test_layers_have_activations_of_their_own(pairs: Checkout) -> None:

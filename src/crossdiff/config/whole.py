@@ -88,7 +88,6 @@ class Config(Analysis):
         Name,
         about("Folder in results of the page over all pairs and layers, if there are several. Yours."),
     ] = "overview"
-
     _keys: dict[str, str] = PrivateAttr(default_factory=dict)  # of models in ``pair``
 
     @model_validator(mode="after")

@@ -58,9 +58,7 @@ def render(
         tokenizers=_groups(compared, "tokenizer"),
         layers=sorted({one.layer for one in compared}),
         datasets=_datasets(recorded[0]),
-        is_test=any(
-            part.given(f"models.{name}.random") for part in recorded for name in part.names("models")
-        ),
+        is_test=any(part.has_model("random") for part in recorded),
         is_planted=any(part.given("pair.chat.planted") for part in recorded),
         numbers=numbers.join(weak(numbers)).to_dict("records"),
         by_layer=_by_layer(numbers),
