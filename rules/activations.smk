@@ -1,8 +1,10 @@
 """Activations.
 
-These rules take both models and the token shards. They give one HDF5 cache per shard and model, and a
-summary. The summary says which tokens count and how activations are scaled.
+These rules take the models and the token shards. They give one HDF5 cache per shard, model and layer, and a
+summary per pair and layer. The summary says which tokens count and how activations are scaled.
 """
+
+CACHE = "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5"
 
 
 rule harvest_activations:
@@ -14,7 +16,7 @@ rule harvest_activations:
         checked=ancient("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
         proved=ancient("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
     output:
-        "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5",
+        CACHE,
     log:
         "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log",
     benchmark:
@@ -34,7 +36,7 @@ rule harvest_activations:
         "../workflow_scripts/harvest_activations.py"
 
 
-# One job makes the caches of a shard that are missing (crossdiff.workflow.harvests).
+# Where caches of several layers are missing, one job makes them all (crossdiff.workflow.harvests).
 for TOGETHER in harvests.together(workflow, HARVESTED):
 
     rule:
@@ -50,7 +52,7 @@ for TOGETHER in harvests.together(workflow, HARVESTED):
             ),
             proved=ancient(TOGETHER.each("results/activations/{model}/layer{layer}/{tokenizer}/proved.json")),
         output:
-            TOGETHER.each("results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.h5"),
+            TOGETHER.each(CACHE),
         log:
             TOGETHER.all("logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log"),
         benchmark:

@@ -31,7 +31,7 @@ def lines(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> list[list[str]
 
 
 def submitted_lines(
-    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, *targets: str, config: str = TINY
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, *arguments: str, config: str = TINY
 ) -> list[list[str]]:
     """Give the words of every line that a run hands to sbatch."""
     tools, log = checkout.folder / "tools", checkout.folder / "sbatch.log"
@@ -43,7 +43,7 @@ def submitted_lines(
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SBATCH_LINES", str(log))
-    result = checkout.snakemake(*targets, "--profile", "slurm", "--configfile", config)
+    result = checkout.snakemake(*arguments, "--profile", "slurm", "--configfile", config)
     assert result.returncode == 1
     assert "SLURM sbatch failed" in result.stdout, result.stdout
     return [shlex.split(line) for line in log.read_text().splitlines()]

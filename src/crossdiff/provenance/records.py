@@ -1,8 +1,9 @@
 """Records: next to each result lies a JSON file that says how it was made.
 
 It names the inputs, the code, the settings, and where the job ran. The record of ``figure.svg`` is
-``figure.svg.record.json``. All outputs of a job have the same record. Its id is a digest of rule, params,
-code and inputs, so it is known before the job runs, and writers embed it in their files.
+``figure.svg.record.json``. All outputs of a job have the same record, unless the job stands for several
+(``provenance.parts``). A record's id is a digest of rule, params, code and inputs, so it is known before the
+job runs, and writers embed it in their files.
 
 Torch-free, because the Snakefile imports this module.
 """
