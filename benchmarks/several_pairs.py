@@ -24,7 +24,18 @@ from crossdiff.config import load
 from crossdiff.config.pairs import Pair
 
 ROOT = Path(__file__).parents[1]
-TREE = ("Snakefile", "configs", "data", "envs", "profiles", "report", "rules", "src", "workflow_scripts")
+TREE = (
+    "Snakefile",
+    "configs",
+    "data",
+    "envs",
+    "profiles",
+    "report",
+    "rules",
+    "src",
+    "tests/data",
+    "workflow_scripts",
+)
 
 
 class Took(NamedTuple):
