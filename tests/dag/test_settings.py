@@ -25,7 +25,7 @@ TABLE: dict[str, dict[str, Any]] = {
 def complete() -> dict[str, Any]:
     """The tiny config with all defaults, flat: every key that anybody can change.
 
-    Its models have no names of their own in ``models``: tests/pipeline/test_pairs.py is about these.
+    Its models have no names of their own in ``models``: tests/pipeline/test_two_chats.py is about these.
     """
 
     def flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -107,7 +107,9 @@ NO_EXAMPLES = EXAMPLES.iloc[:0]
 def settings_of(config: str) -> RecordedSettings:
     """Give the settings in the records of what the page shows."""
     values = yaml.safe_load((ROOT / "configs" / config).read_text())
-    return RecordedSettings(Run(values).settings("pair", "datasets", "classes", "latent_scaling")({}))
+    return RecordedSettings(
+        Run(values).settings("pair", "models", "datasets", "classes", "latent_scaling")({})
+    )
 
 
 def inputs(

@@ -35,10 +35,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def job(made: tuple[str, ...] = (), **changes: str) -> dict[str, Any]:
     wildcards = OWN | changes
+    named = {"crosscoder": wildcards["crosscoder"]}
     of = "results/{pair}/layer{layer}/{crosscoder}/seed{seed}".format(**wildcards)
     return {
         "wildcards": wildcards,
-        "params": {"settings": Run(VALUES).settings("crosscoders.{crosscoder}")(wildcards)},
+        "params": {"settings": Run(VALUES).settings("crosscoders.{crosscoder}")(OWN | named)},
         "inputs": INPUTS,
         "outputs": [(name, f"{of}/{name}.file") for name in ("weights", "config", "log")],
         "made": list(made),

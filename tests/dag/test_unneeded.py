@@ -150,6 +150,7 @@ def test_removed_layer_goes_from_every_pair_and_model(pretended: Checkout) -> No
     assert groups == {
         "results/tiny/layer0",
         "results/tiny-second/layer0",
+        "results/overview/figures",  # there is none over a single layer
         *(f"{CACHES}/{name}/layer0" for name in models),
     }
     assert own <= gone
