@@ -19,6 +19,7 @@ from crossdiff.provenance.trust import all_results, entries, not_as_made, record
 
 ANSWERS = f"{RESULTS}/.answers"
 CHECKPOINT = "checkpoint."  # after their dots, files of an unfinished training begin with this
+WAITING = ".left"  # the folder of a training whose results its job has not taken yet (crosscoders.handover)
 
 
 class Unneeded(NamedTuple):
@@ -92,7 +93,7 @@ def _is_debris(path: str, needed: set[str]) -> bool:
 
 
 def _is_of_a_training(name: str) -> bool:
-    return name.lstrip(".").startswith(CHECKPOINT)
+    return name.lstrip(".").startswith(CHECKPOINT) or name == WAITING
 
 
 def _reason_to_leave(path: str, folders: list[str]) -> str | None:

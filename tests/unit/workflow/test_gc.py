@@ -13,6 +13,7 @@ from helpers_chain import FIGURE, MODEL, TABLE, TOKENS, job_of, jobs, make, verd
 from helpers_chain import root as chain  # noqa: F401
 
 from crossdiff import cli
+from crossdiff.crosscoders import handover
 from crossdiff.errors import UserError
 from crossdiff.provenance import unneeded
 from crossdiff.provenance.audit import Audit
@@ -20,6 +21,7 @@ from crossdiff.provenance.planned_jobs import PlannedJob
 from crossdiff.provenance.records import record_path
 from crossdiff.provenance.scratch import CACHES, own_folder
 from crossdiff.provenance.storage import temporary_path
+from crossdiff.provenance.unneeded import WAITING
 from crossdiff.workflow import gc
 
 OLD = "results/old"  # a pair that no config has any more
@@ -189,8 +191,12 @@ def test_checkpoint_stays_while_a_plan_has_its_training(root, jobs):  # noqa: F8
     for folder in ("results/p", f"{OLD}/layer1"):
         for name in (".checkpoint.safetensors", ".checkpoint.lock", "..checkpoint.lock.0f"):
             (root / folder / name).touch()
+        (root / folder / WAITING).mkdir()  # of train_together
+        (root / folder / WAITING / "whose.json").touch()
+    assert WAITING == handover.FOLDER
     gc.delete(root, gc.collect(root, CONFIGS).found)
     assert not (root / OLD).exists()
+    assert (root / "results/p" / WAITING / "whose.json").exists()
     assert (root / "results/p/.checkpoint.safetensors").exists()
     assert (root / "results/p/..checkpoint.lock.0f").exists()
     assert left(root) == {}
