@@ -138,7 +138,8 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
     """And is forecast in some config, as using a device."""
     everything = explained({"folder": "nowhere"})
     planted = config("configs/planted.yaml")
-    needs = forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
+    several = config("configs/tiny-pairs.yaml")
+    needs = forecast(planted, SMOLLM) | forecast(everything, SMOLLM) | forecast(several, SMOLLM)
     for rule, text in rules().items():
         script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
         if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:
