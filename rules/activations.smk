@@ -96,6 +96,6 @@ rule summarise_activations:
         ),
         code=code_digest("summarise_activations"),
     message:
-        "Summarising activations" + AT
+        f"Summarising activations{AT}"
     script:
         "../workflow_scripts/summarise_activations.py"

@@ -40,7 +40,7 @@ if CONFIG.catalogue:
             trainings=TRAININGS,
             code=code_digest("check_catalogue"),
         message:
-            "Checking the catalogue" + AT
+            f"Checking the catalogue{AT}"
         script:
             "../workflow_scripts/check_catalogue.py"
 
@@ -68,7 +68,7 @@ rule read_directions:
         settings=settings("seed_agreement"),
         code=code_digest("read_directions"),
     message:
-        "Reading the directions of all latents" + AT
+        f"Reading the directions of all latents{AT}"
     script:
         "../workflow_scripts/read_directions.py"
 
@@ -102,6 +102,6 @@ rule write_browser:
         trainings=TRAININGS,
         code=code_digest("write_browser"),
     message:
-        "Writing the latent browser" + AT
+        f"Writing the latent browser{AT}"
     script:
         "../workflow_scripts/write_browser.py"

@@ -39,7 +39,7 @@ if CONFIG.causal:
             ),
             code=code_digest("generate_answers"),
         message:
-            "Generating the chat model's answers to {wildcards.dataset}" + OF_PAIR
+            f"Generating the chat model's answers to {{wildcards.dataset}}{OF_PAIR}"
         script:
             "../workflow_scripts/generate_answers.py"
 
@@ -76,6 +76,6 @@ if CONFIG.causal:
             settings=settings(*PATCHING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("measure_causal_effect"),
         message:
-            "Measuring the causal effect of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+            f"Measuring the causal effect of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
         script:
             "../workflow_scripts/measure_causal_effect.py"

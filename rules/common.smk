@@ -150,6 +150,11 @@ def trained(file, root="results"):
     return of_layer(f"{{crosscoder}}/seed{{seed}}/{file}", root)
 
 
+def of_overview(file, root="results"):
+    """A file of all pairs and layers."""
+    return f"{root}/{CONFIG.overview}/{file}"
+
+
 def every_training(file, seeds=CONFIG.seeds):
     """The patterns of a file of every crosscoder and seed, at one layer of one pair."""
     return expand(trained(file), crosscoder=CONFIG.crosscoders, seed=seeds, allow_missing=True)
@@ -254,6 +259,13 @@ def answers(w):
         for dataset in CONFIG.causal.datasets
         for shard in RUN.shards(dataset, "validation")
     ]
+
+
+def template_keys(w):
+    """The keys that decide a tokenizer's chat template. A fine-tune names its file, which is an input."""
+    keys = ["tokens.template_arguments", "tokens.date"]
+    named = RUN.tokenizer(w.tokenizer).template
+    return keys if named and named != CONFIG.tokens.template_file else [*keys, "tokens.chat_template"]
 
 
 def loss_module(crosscoder):

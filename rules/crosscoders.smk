@@ -35,6 +35,6 @@ rule train_crosscoder:
         modules=lambda w: [loss_module(w.crosscoder)],
         code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
     message:
-        "Training crosscoder {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Training crosscoder {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/train_crosscoder.py"

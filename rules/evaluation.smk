@@ -24,7 +24,7 @@ rule measure_reconstruction:
     params:
         code=code_digest("measure_reconstruction"),
     message:
-        "Measuring the reconstruction of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Measuring the reconstruction of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/measure_reconstruction.py"
 
@@ -48,7 +48,7 @@ rule evaluate_crosscoder:
         settings=settings("classes", *NU_THRESHOLDS),
         code=code_digest("evaluate_crosscoder"),
     message:
-        "Evaluating {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Evaluating {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/evaluate_crosscoder.py"
 
@@ -68,6 +68,6 @@ rule compare_crosscoders:
         trainings=TRAININGS,
         code=code_digest("compare_crosscoders"),
     message:
-        "Comparing the crosscoders" + AT
+        f"Comparing the crosscoders{AT}"
     script:
         "../workflow_scripts/compare_crosscoders.py"

@@ -36,7 +36,7 @@ rule find_patterns:
     params:
         code=code_digest("find_patterns"),
     message:
-        "Finding patterns of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Finding patterns of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/find_patterns.py"
 
@@ -69,7 +69,7 @@ if CONFIG.explanations:
             settings=settings("classes.top", *EXPLANATION_KEYS),
             code=code_digest("explain_latents"),
         message:
-            "Explaining latents of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+            f"Explaining latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
         script:
             "../workflow_scripts/explain_latents.py"
 
@@ -96,6 +96,6 @@ rule compare_explanations:
         settings=settings("classes.top"),
         code=code_digest("compare_explanations"),
     message:
-        "Comparing explanations" + AT
+        f"Comparing explanations{AT}"
     script:
         "../workflow_scripts/compare_explanations.py"

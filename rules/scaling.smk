@@ -27,6 +27,6 @@ rule scale_latents:
         settings=settings("latent_scaling.bootstrap"),
         code=code_digest("scale_latents"),
     message:
-        "Scaling the latents of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+        f"Scaling the latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
     script:
         "../workflow_scripts/scale_latents.py"

@@ -51,6 +51,6 @@ if CONFIG.steering:
             settings=settings(*STEERING_KEYS, "classes.top", "pair.layer", "tokens.base_replacements"),
             code=code_digest("steer_latents"),
         message:
-            "Steering latents of {wildcards.crosscoder}, seed {wildcards.seed}" + AT
+            f"Steering latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
         script:
             "../workflow_scripts/steer_latents.py"
