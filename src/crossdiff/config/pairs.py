@@ -125,7 +125,7 @@ def check_models(models: Mapping[str, ModelSource]) -> None:
             raise ValueError(
                 f"{key}: the name is taken: in pair, it stands for the pair's base; give another"
             )
-        if source.name not in (None, name):
+        if source.name is not None:
             raise ValueError(f"{key}.name: found {source.name}; leave it out, the key is the model's name")
         if source.planted is not None:
             raise ValueError(f"{key}: found planted, which is no model; it stands in pair.chat")
