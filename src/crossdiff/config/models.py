@@ -62,7 +62,7 @@ class Finetuning(Section):
 
 
 class Finetune(Finetuning):
-    """A model that is made here from another one, the pair's base.
+    """A model that is made here from another one. In ``pair`` that is the base.
 
     AdamW trains all weights; the loss is on assistant turns only. The learning rate warms up linearly, then
     falls along a half cosine to a tenth. Every data set in ``data`` must be of kind ``chats``.

@@ -52,7 +52,8 @@ def report(
     config = load(values)
     refused = list(dict.fromkeys(_refused(values, config, root)))
     try:
-        models = {pair.name: known_shape(config.of(pair), root, configs) for pair in config.comparisons}
+        pairs = {pair.name: pair for pair in config.comparisons}  # the layer does not matter
+        models = {name: known_shape(config.of(pair), root, configs) for name, pair in pairs.items()}
     except UserError as error:
         raise UserError("\n".join([*refused, str(error)])) from None
     needs = forecast(config, models)

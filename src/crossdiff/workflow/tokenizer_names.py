@@ -4,6 +4,7 @@ A tokenizer has a name that does not depend on the models that share it. So a mo
 takes nothing with it. Torch-free.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,9 @@ class ChatTokenizer(NamedTuple):
 
 
 def chat_tokenizers(config: Config) -> dict[str, ChatTokenizer]:
-    """Chat model -> the tokenizer that renders its chats. A planted pair has that of its base.
+    """Model -> the tokenizer that renders its chats: of chat models, and of all that are fine-tuned here.
+
+    A planted pair has that of its base.
 
     With ``tokens.tokenizer`` all share one of this name. In ``pair`` it has the chat model's name. Models of
     ``models`` share one where the config, or the files on this machine, show that they have the same
@@ -33,7 +36,8 @@ def chat_tokenizers(config: Config) -> dict[str, ChatTokenizer]:
         _check_one_template(config)
     made: dict[str, ChatTokenizer] = {}
     named: dict[str, str] = {}  # name of a tokenizer -> the first model whose tokenizer it is
-    for model in _chats(config):
+    finetuned = [name for name, source in config.models.items() if source.finetune is not None]
+    for model in dict.fromkeys([*_chats(config), *finetuned]):
         origin, template = _origin(config, model)
         name = config.tokens.tokenizer or (model if config.given_pair else _name(config, model))
         made[model] = ChatTokenizer(name, named.setdefault(name, origin), template)
@@ -44,9 +48,9 @@ def told(config: Config) -> Iterator[str]:
     """Say of every tokenizer which chat models share it, if there are several of them."""
     tokenizers = chat_tokenizers(config)
     sharing: dict[str, list[str]] = {}
-    for model, tokenizer in tokenizers.items():
-        sharing.setdefault(tokenizer.name, []).append(model)
-    if len(tokenizers) > 1:
+    for model in _chats(config):
+        sharing.setdefault(tokenizers[model].name, []).append(model)
+    if len(_chats(config)) > 1:
         for name, models in sharing.items():
             if len(models) > 1:
                 yield f"tokenizer {name}: {', '.join(models)} share its token shards"
@@ -96,17 +100,18 @@ def _name(config: Config, model: str) -> str:
     """The name of the tokenizer of one of ``models``. Equal tokenizers have equal names, as far as known."""
     source = config.models[model]
     if source.finetune is not None and source.origin is not None:
-        return f"{_name(config, source.origin)}-{_digest([Path(source.finetune.chat_template)])}"
+        return f"{_name(config, source.origin)}-{_digest(Path(source.finetune.chat_template))}"
     if source.origin is not None and not _has_own(config, model):
         return _name(config, source.origin)
     folder = source.folder or (source.adapter.folder if source.adapter else None)
     if folder is None or not has_tokenizer(folder):
         return model  # what it has is not known before it is downloaded
     files = model_files(Path(folder)) if source.folder else adapter_files(Path(folder))
-    return f"tokenizer-{_digest([path for path in files if is_one_of(path.name, TOKENIZER_FILES)])}"
+    return f"tokenizer-{_digest(*(path for path in files if is_one_of(path.name, TOKENIZER_FILES)))}"
 
 
-def _digest(files: list[Path]) -> str:
+@functools.cache  # a run asks several times, and a tokenizer may have 30 MB
+def _digest(*files: Path) -> str:
     """Eight digits that stand for the names and the content of files. A missing file counts too."""
     parts = [f"{path.name}\0".encode() + (path.read_bytes() if path.is_file() else b"") for path in files]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:8]

@@ -164,6 +164,15 @@ def test_adapters_without_a_tokenizer_share_that_of_their_base(tmp_path: Path) -
     assert found["x"] == found["y"] and found["x"].name == found["x"].model == "start"
 
 
+def test_fine_tune_of_which_only_another_is_made_has_its_tokenizer_too() -> None:
+    """The job of ``middle`` needs it, though no pair names this model."""
+    fine = PAIRS["models"]["tiny-other"]["finetune"]
+    values = changed("models/middle", {"finetune": fine})
+    values = changed("models/tiny-other/finetune/from", "middle", values)
+    assert Run(values).tokenizers["middle"] == chat_tokenizers(load(PAIRS))["tiny-other"]
+    assert not any("middle" in line.split(": ", 1)[1] for line in told(load(values)))
+
+
 # What is refused.
 
 
