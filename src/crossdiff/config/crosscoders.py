@@ -29,6 +29,21 @@ class Activations(Section):
             "a folder in it, one for each checkout. Results stay."
         ),
     ] = None
+    store: Annotated[
+        Literal["all", "none"],
+        about(
+            "`all` keeps every token's activations in caches. With `none` crosscoders train while both models "
+            "run, and later stages read a sample."
+        ),
+    ] = "all"
+    sample_tokens: Annotated[
+        PositiveInt,
+        about("With `store: none`, training tokens whose activations later stages read.", "tokens"),
+    ] = 2_000_000
+    keep: Annotated[
+        bool,
+        about("With `false`, caches are removed once everything that reads them is made. Results stay."),
+    ] = True
     batch_tokens: Annotated[
         PositiveInt,
         about("Tokens per forward pass, padding included. More need more memory; results stay.", "tokens"),

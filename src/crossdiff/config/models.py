@@ -1,6 +1,6 @@
 """Models: where each comes from, or how it is made."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -196,6 +196,10 @@ class ModelSource(GivenModel):
     random: RandomModel | None = None
     finetune: Finetune | None = None
     planted: Planted | None = None
+    bits: Annotated[
+        Literal[8, 4] | None,
+        about("Load the weights in so many bits (bitsandbytes). Left out: as they are stored.", "bits"),
+    ] = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "ModelSource":

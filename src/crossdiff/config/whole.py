@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from crossdiff.config.analysis import Analysis, Causal, Steering
 from crossdiff.config.base import ByName, Name, NonNegativeInt, about
 from crossdiff.config.crosscoders import Activations
+from crossdiff.config.gpus import GPUs
 from crossdiff.config.losses import AnyCrosscoder
 from crossdiff.config.models import MODELS, Finetune, ModelSource, Planted
 from crossdiff.config.pairs import (
@@ -84,6 +85,7 @@ class Config(Analysis):
         about("Triton kernels where they were tested (data/cards), always, or never. Results stay."),
     ] = "auto"
 
+    gpus: GPUs = GPUs()
     overview: Annotated[
         Name,
         about("Folder in results of the page over all pairs and layers, if there are several. Yours."),
