@@ -32,8 +32,8 @@ class Activations(Section):
     store: Annotated[
         Literal["all", "none"],
         about(
-            "`all` keeps every token's activations in caches. With `none` crosscoders train while both models "
-            "run, and later stages read a sample."
+            "`all` keeps every token's activations in caches. With `none` crosscoders train while both "
+            "models run, and later stages read a sample."
         ),
     ] = "all"
     sample_tokens: Annotated[

@@ -14,7 +14,7 @@ class GPUs(Section):
     ] = None
     offload: Annotated[
         bool,
-        about("Keep the part of a model for which the GPUs have no room in main memory. Such a model is slow."),
+        about("Keep in main memory what the GPUs have no room for of a model. Such a model is slow."),
     ] = False
     training: Annotated[
         PositiveInt,
