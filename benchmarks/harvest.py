@@ -95,7 +95,7 @@ def main() -> None:
     lengths = np.diff(np.append(starts, len(shard.token)))
     batches = [
         torch.zeros(len(group), int(lengths[group].max()), dtype=torch.long, device=model.device)
-        for group in length_batches(starts, len(shard.token), arguments.batch_tokens)
+        for group in length_batches(lengths, arguments.batch_tokens)
     ]
 
     def forward() -> None:

@@ -80,9 +80,9 @@ for TOGETHER in harvests.together(workflow, HARVESTED):
 rule summarise_activations:
     """Compute median norms, which tokens count, means and scales."""
     input:
-        tokens=token_shards("train"),
-        base=caches("train", "base"),
-        chat=caches("train", "chat"),
+        tokens=token_shards(STORED),
+        base=caches(STORED, "base"),
+        chat=caches(STORED, "chat"),
         checked=ancient(of_layer("pair.json")),
     output:
         of_layer("summary.json"),

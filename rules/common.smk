@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 try:
     from crossdiff.latents.catalogue import read_catalogue
-    from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid
+    from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid, sampled
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
@@ -34,6 +34,7 @@ try:
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
     from crossdiff.workflow.run import (
+        SAMPLE,
         SHARED,
         SPLITS,
         Run,
@@ -101,6 +102,9 @@ BATCH_TOKENS = CONFIG.activations.batch_tokens
 # Not among params, like BATCH_TOKENS: it decides nothing but whether the pair is refused.
 LEAST_WIDTH = CONFIG.least_width
 
+# The split of training tokens whose activations are stored. Later stages read it.
+STORED = "train" if CONFIG.activations.store == "all" else SAMPLE
+
 settings = RUN.settings
 
 # Like BATCH_TOKENS these are not params. Jobs read them from the environment.
@@ -126,7 +130,7 @@ wildcard_constraints:
     model=one_of(RUN.made),
     tokenizer=one_of(dict.fromkeys(tokenizer.name for tokenizer in RUN.tokenizers.values())),
     dataset=one_of(CONFIG.datasets),
-    split=one_of(SPLITS),
+    split=one_of((*SPLITS, SAMPLE)),
     shard=r"\d{4}",
     crosscoder=one_of(CONFIG.crosscoders),
     seed=one_of(map(str, CONFIG.seeds)),
@@ -199,6 +203,11 @@ def token_shards(split):
     return lambda w: shard_files(RUN.of(w), split)
 
 
+def texts_read(seen, split):
+    """For each data set of a split, the file that says that all its texts were read."""
+    return [f"{seen.tokens}/{dataset}.{split}/read.json" for dataset in CONFIG.datasets]
+
+
 def next_place(shard):
     """What was read for a token shard, and where the next one begins."""
     return shard.removesuffix(".parquet") + ".next.json"
@@ -213,7 +222,7 @@ def harvested(split, role):
 HARVESTED = [
     path
     for seen in RUN.comparisons
-    for split in SPLITS
+    for split in (STORED, "validation")
     for role in ROLES
     for path in cache_files(seen, split, role)
 ]

@@ -1,40 +1,82 @@
 """Crosscoders.
 
-This rule takes both models' training caches. It gives weights, their configuration and a training log for
-every entry of the config and every seed. With ``train_together`` these jobs run one at a time, and the first
-one trains the crosscoders of the others, too.
+These rules give weights, their configuration and a training log for every entry of the config and every seed.
+``train_crosscoder`` takes both models' training caches. With ``activations.store: none`` there is
+``train_live`` in its place, which takes both models and the training tokens. With it, and with
+``train_together``, the jobs of a pair and layer run one at a time, and the first one trains the crosscoders
+of the others, too.
 """
 
 
-rule train_crosscoder:
-    """Train one crosscoder from one seed."""
-    input:
-        unpack(
-            lambda w: (
-                {name: f(w) if callable(f) else f for name, f in pairs("validation", "held_out_").items()}
-                if CONFIG.crosscoders[w.crosscoder].needs_held_out
-                else {}
-            )
-        ),
-        **pairs("train"),
-    output:
-        weights=trained("weights.safetensors"),
-        config=trained("config.json"),
-        log=trained("training.csv"),
-    log:
-        trained("train_crosscoder.log", "logs"),
-    benchmark:
-        trained("train_crosscoder.benchmark.tsv", "logs")
-    conda:
-        "../envs/environment.yaml"
-    resources:
-        **request("train_crosscoder"),
-        **TURNS,
-    params:
-        settings=settings("crosscoders.{crosscoder}"),
-        modules=lambda w: [loss_module(w.crosscoder)],
-        code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
-    message:
-        f"Training crosscoder {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
-    script:
-        "../workflow_scripts/train_crosscoder.py"
+def held_out(w):
+    """The validation caches, as inputs of a training that estimates its threshold on them."""
+    if not CONFIG.crosscoders[w.crosscoder].needs_held_out:
+        return {}
+    named = pairs("validation", "held_out_")
+    return {name: files(w) if callable(files) else files for name, files in named.items()}
+
+
+if CONFIG.activations.store == "all":
+
+    rule train_crosscoder:
+        """Train one crosscoder from one seed."""
+        input:
+            unpack(held_out),
+            **pairs("train"),
+        output:
+            weights=trained("weights.safetensors"),
+            config=trained("config.json"),
+            log=trained("training.csv"),
+        log:
+            trained("train_crosscoder.log", "logs"),
+        benchmark:
+            trained("train_crosscoder.benchmark.tsv", "logs")
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            **request("train_crosscoder"),
+            **TURNS,
+        params:
+            settings=settings("crosscoders.{crosscoder}"),
+            modules=lambda w: [loss_module(w.crosscoder)],
+            code=lambda w: code_digest("train_crosscoder", loss_module(w.crosscoder)),
+        message:
+            f"Training crosscoder {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
+        script:
+            "../workflow_scripts/train_crosscoder.py"
+
+else:
+
+    rule train_live:
+        """Train one crosscoder from one seed while both models run over the training tokens."""
+        input:
+            unpack(held_out),
+            tokens=token_shards("train"),
+            texts=lambda w: ancient(texts_read(RUN.of(w), "train")),
+            base=model("base"),
+            chat=model("chat"),
+            proved=proved("base", "chat"),
+            summary=of_layer("summary.json"),
+        output:
+            weights=trained("weights.safetensors"),
+            config=trained("config.json"),
+            log=trained("training.csv"),
+        log:
+            trained("train_live.log", "logs"),
+        benchmark:
+            trained("train_live.benchmark.tsv", "logs")
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            **request("train_live"),
+            **TURNS,
+            batch_tokens=BATCH_TOKENS,
+        params:
+            settings=settings("crosscoders.{crosscoder}"),
+            replacements=lambda w: RUN.replacements(RUN.of(w).pair.model_name("base")),
+            modules=lambda w: [loss_module(w.crosscoder)],
+            code=lambda w: code_digest("train_live", loss_module(w.crosscoder)),
+        message:
+            f"Training crosscoder {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
+        script:
+            "../workflow_scripts/train_live.py"

@@ -20,7 +20,7 @@ rule find_patterns:
         examples=trained("examples.parquet"),
         background=trained("background.parquet"),
         scaling=trained("scaling.parquet"),
-        tokens=token_shards("train"),
+        tokens=token_shards(STORED),
         tokenizer=tokenizer,
     output:
         patterns=trained("patterns.parquet"),
@@ -49,7 +49,7 @@ if CONFIG.explanations:
             examples=trained("examples.parquet"),
             background=trained("background.parquet"),
             betas=trained("betas.parquet"),
-            tokens=token_shards("train"),
+            tokens=token_shards(STORED),
             tokenizer=tokenizer,
             model=CONFIG.explanations.model.folder or [],
         output:

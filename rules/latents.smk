@@ -14,7 +14,7 @@ LATENTS = [
 rule read_latents:
     """Collect contexts of every latent, random contexts for comparison, and activations by group of token."""
     input:
-        tokens=token_shards("train"),
+        tokens=token_shards(STORED),
         active=trained("active.train.parquet"),
         scaling=trained("scaling.parquet"),
     output:

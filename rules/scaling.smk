@@ -9,7 +9,7 @@ it that need codes and no activations.
 rule scale_latents:
     """Encode the training tokens in one pass, and scale all latents to both models and all four targets."""
     input:
-        **pairs("train"),
+        **pairs(STORED),
         weights=trained("weights.safetensors"),
         config=trained("config.json"),
     output:

@@ -24,6 +24,8 @@ rule tokenise:
         next="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.next.json",
     log:
         "logs/tokens/{tokenizer}/{dataset}.{split}/{shard}.log",
+    wildcard_constraints:
+        split=one_of(SPLITS),
     priority: 50
     conda:
         "../envs/environment.yaml"
@@ -51,6 +53,8 @@ rule check_texts:
         update("results/tokens/{tokenizer}/{dataset}.{split}/read.json"),
     log:
         "logs/tokens/{tokenizer}/{dataset}.{split}/check_texts.log",
+    wildcard_constraints:
+        split=one_of(SPLITS),
     priority: 50
     localrule: True
     conda:
@@ -61,6 +65,40 @@ rule check_texts:
         "Checking the texts of {wildcards.dataset}, {wildcards.split}"
     script:
         "../workflow_scripts/check_texts.py"
+
+
+if STORED == SAMPLE:
+
+    SAMPLED = [f"results/tokens/{{tokenizer}}/{dataset}.{SAMPLE}" for dataset in CONFIG.datasets]
+
+    rule draw_sample:
+        """Draw sequences of the training tokens. Later stages read the activations of these alone."""
+        input:
+            tokens=[
+                f"results/tokens/{{tokenizer}}/{dataset}.train/{shard}.parquet"
+                for dataset, shard in shards_of("train")
+            ],
+            texts=[f"results/tokens/{{tokenizer}}/{dataset}.train/read.json" for dataset in CONFIG.datasets],
+        output:
+            shards=[f"{folder}/0000.parquet" for folder in SAMPLED],
+            texts=update([f"{folder}/read.json" for folder in SAMPLED]),
+        log:
+            "logs/tokens/{tokenizer}/draw_sample.log",
+        priority: 50
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            **request("draw_sample"),
+            # No setting: it decides only whether a run stops.
+            fewest_documents=CONFIG.latent_scaling.bootstrap.blocks,
+        params:
+            datasets=[dataset for dataset, _ in shards_of("train")],  # of each input shard
+            tokens=[[dataset, sampled(CONFIG, dataset)] for dataset in CONFIG.datasets],
+            code=code_digest("draw_sample"),
+        message:
+            "Drawing a sample of the training tokens"
+        script:
+            "../workflow_scripts/draw_sample.py"
 
 
 localrules:

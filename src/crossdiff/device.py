@@ -164,6 +164,11 @@ def usable_memory(where: torch.device) -> float:
     return torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
 
 
+def free_memory(where: torch.device) -> float:
+    """Bytes of a GPU's memory that this process does not use and may still take. Infinite for a CPU."""
+    return usable_memory(where) - (0 if where.type == "cpu" else torch.cuda.memory_allocated(where))
+
+
 class ToHost:
     """Copy tensors to the host while a GPU goes on computing.
 

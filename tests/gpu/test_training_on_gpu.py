@@ -55,7 +55,7 @@ def moved(
     """Give how far each weight moved from its start, on the CPU."""
     training = Training(activations, settings, 0, where)
     start = {name: weight.detach().clone() for name, weight in training.crosscoder.named_parameters()}
-    training.run()
+    training.run(activations)
     return {
         name: (weight.detach() - start[name]).cpu() for name, weight in training.crosscoder.named_parameters()
     }
@@ -99,7 +99,7 @@ def test_resumed_training_goes_on_as_if_never_stopped(
     settings = SETTINGS[name]
     whole, stopped, resumed = (Training(activations, settings, 0, device()) for _ in range(3))
     start = {name: weight.detach().clone() for name, weight in whole.crosscoder.named_parameters()}
-    whole.run()
+    whole.run(activations)
     for batch in itertools.islice(
         activations.shuffled_batches(settings.batch, settings.buffer_tokens, 0), STEPS // 2
     ):
@@ -108,7 +108,7 @@ def test_resumed_training_goes_on_as_if_never_stopped(
         checkpoint.write(*stopped.state())
         resumed.resume(checkpoint)
     assert resumed.done == STEPS // 2
-    resumed.run()
+    resumed.run(activations)
     for weight, before in start.items():
         movements = [
             training.crosscoder.get_parameter(weight).detach() - before for training in (whole, resumed)

@@ -32,13 +32,12 @@ WINDOW = 2**20
 AHEAD = 6
 
 
-def length_batches(starts: np.ndarray, rows: int, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Group sequences into batches, the longest first, and yield each group's sequence numbers.
+def length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Group sequences of ``lengths`` (sequences,) into batches, and yield each group's sequence numbers.
 
-    A group has at most ``batch_tokens`` tokens, padding included, or it is a single sequence. ``starts``
-    (sequences,) are the first rows of the sequences, and ``rows`` is the number of all rows.
+    The longest come first. A group has at most ``batch_tokens`` tokens, padding included, or it is a single
+    sequence.
     """
-    lengths = np.diff(np.append(starts, rows))
     order = np.argsort(-lengths, kind="stable")
     first = 0
     while first < len(order):
@@ -61,9 +60,8 @@ def windows(shard: Shard, batch_tokens: int) -> Iterator[Window]:
     """
     starts, stops = shard.sequence_bounds()
     for part in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(starts // WINDOW)) + 1):
-        first, stop = part[0], int(stops[part[-1]])
-        groups = length_batches(starts[part] - starts[first], stop - starts[first], batch_tokens)
-        yield Window(stop, [first + group for group in groups])
+        groups = length_batches((stops - starts)[part], batch_tokens)
+        yield Window(int(stops[part[-1]]), [part[0] + group for group in groups])
 
 
 class Batch(NamedTuple):
@@ -74,13 +72,16 @@ class Batch(NamedTuple):
     rows: np.ndarray  # (tokens,) the rows of these tokens in the shard, ascending
 
 
-def batch_of(shard: Shard, starts: np.ndarray, lengths: np.ndarray) -> Batch:
-    """Make a batch of the sequences that start in rows ``starts`` and have ``lengths``, both (sequence,)."""
+def batch_of(token: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Batch:
+    """Make a batch of the sequences that start in rows ``starts`` and have ``lengths``, both (sequence,).
+
+    ``token`` are the ids of all rows.
+    """
     position = np.arange(lengths.max())
     real = position < lengths[:, None]
     rows = starts[:, None] + position
     ids = np.zeros(real.shape, np.int64)
-    ids[real] = shard.token[rows[real]]
+    ids[real] = token[rows[real]]
     order = np.argsort(starts)
     places = order[:, None] * len(position) + position
     return Batch(torch.from_numpy(ids), torch.from_numpy(places[real[order]]), rows[order][real[order]])
@@ -108,7 +109,7 @@ def harvest_shard(
         for window in windows(shard, batch_tokens):
             bad: list[Bad] = []
             for group in window.groups:
-                batch = batch_of(shard, starts[group], (stops - starts)[group])
+                batch = batch_of(shard.token, starts[group], (stops - starts)[group])
                 ids, places = (to_device(part, model.device) for part in batch[:2])
                 values = [
                     hidden.flatten(0, 1).index_select(0, places).to(torch.bfloat16)

@@ -36,6 +36,7 @@ from crossdiff.config.crosscoders import (
 )
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.given import Adapter, Gguf, GivenModel
+from crossdiff.config.live import POOLS, sampled
 from crossdiff.config.losses import LOSSES, crosscoder_settings
 from crossdiff.config.models import (
     BASE,
@@ -68,6 +69,7 @@ __all__ = [
     "FEWEST_ACTIVE_BLOCKS",
     "LOSSES",
     "MODELS",
+    "POOLS",
     "Activations",
     "Adapter",
     "BatchTopKSettings",
@@ -113,6 +115,7 @@ __all__ = [
     "Twins",
     "crosscoder_settings",
     "load",
+    "sampled",
 ]
 
 

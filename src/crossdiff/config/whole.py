@@ -10,6 +10,7 @@ from crossdiff.config.analysis import Analysis, Causal, Steering
 from crossdiff.config.base import ByName, Name, NonNegativeInt, about
 from crossdiff.config.crosscoders import Activations
 from crossdiff.config.gpus import GPUs
+from crossdiff.config.live import check_live
 from crossdiff.config.losses import AnyCrosscoder
 from crossdiff.config.models import MODELS, Finetune, ModelSource, Planted
 from crossdiff.config.pairs import (
@@ -121,6 +122,8 @@ class Config(Analysis):
             )
         self._overview_is_free()
         self._batches_fill()
+        if self.activations.store == "none":
+            check_live(self)
         planted = self.planted is not None
         if planted and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
             raise ValueError(
@@ -196,6 +199,11 @@ class Config(Analysis):
                     f"crosscoders.{name}.batch: found {crosscoder.batch}, must be at most the {there} "
                     f"training tokens of all data sets; lower it, or raise {keys}"
                 )
+
+    @property
+    def trains_together(self) -> bool:
+        """Whether one job trains all crosscoders of a pair and layer."""
+        return self.train_together or self.activations.store == "none"
 
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:

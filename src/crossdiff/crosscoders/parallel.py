@@ -116,7 +116,7 @@ def _work(
         training = Training(activations, crosscoder_settings(settings), seed, device, grows)
         dist.barrier()  # rank 0 holds the lock now, so the checkpoint stays as it is while all ranks read it
         training.resume(checkpoint)
-        training.run(checkpoint if first else None)
+        training.run(activations, checkpoint if first else None)
         if first:
             checkpoint.write(*training.state())
 

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from crossdiff.activations.pairs import PairedActivations
+from crossdiff.activations.pairs import PairedActivations, Summary
 from crossdiff.config import MODELS, CrosscoderSettings
 from crossdiff.crosscoders import kernels, ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ from crossdiff.crosscoders.losses.base import Loss, Parts
 from crossdiff.crosscoders.memory import check_room, training_bytes
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.optimiser import KernelAdam, new_optimiser
-from crossdiff.device import keep_freed_memory, to_device, usable_memory
+from crossdiff.device import free_memory, keep_freed_memory, to_device
 from crossdiff.errors import UserError
 from crossdiff.provenance.storage import atomic_path, remove_temporaries
 
@@ -44,7 +44,19 @@ def learning_rate(step: int, settings: CrosscoderSettings) -> float:
     return settings.learning_rate * min(warmup, decay)
 
 
-def new_crosscoder(activations: PairedActivations, settings: CrosscoderSettings, seed: int) -> Crosscoder:
+class Source(Protocol):
+    """Where activations come from: caches, or models that run."""
+
+    layer: int
+    d_model: int
+    summary: Summary
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that count."""
+
+
+def new_crosscoder(activations: Source, settings: CrosscoderSettings, seed: int) -> Crosscoder:
     """Return a crosscoder at its initial weights, with the mean and scale of the activations."""
     d_model = activations.d_model
     crosscoder = Crosscoder(
@@ -135,15 +147,15 @@ class Training:
 
     def __init__(
         self,
-        activations: PairedActivations,
+        activations: Source,
         settings: CrosscoderSettings,
         seed: int,
         device: torch.device,
         training_log: Path | None = None,
         name: str = "",
     ) -> None:
-        check_room(settings, activations.d_model, usable_memory(device), ranks.size())
-        self.activations, self.settings, self.seed, self.device = activations, settings, seed, device
+        check_room(settings, activations.d_model, free_memory(device), ranks.size())
+        self.d_model, self.settings, self.seed, self.device = activations.d_model, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
         self.optimiser = new_optimiser(self.crosscoder)
@@ -202,12 +214,12 @@ class Training:
         parts.loss.backward()
         return parts
 
-    def run(self, checkpoint: Checkpoint | None = None) -> None:
+    def run(self, activations: PairedActivations, checkpoint: Checkpoint | None = None) -> None:
         """Make all steps that are left. ``checkpoint`` is written when it is due."""
         settings = self.settings
         if self.done == settings.steps:
             return
-        with closing(self.batches(self.activations, self.done)) as batches:
+        with closing(self.batches(activations, self.done)) as batches:
             for batch in itertools.islice(batches, settings.steps - self.done):
                 self.step(batch)
                 if checkpoint is not None and checkpoint.is_due():
@@ -216,7 +228,7 @@ class Training:
     def bytes(self) -> int:
         """Return the bytes of a GPU that this training takes, without the pools of token pairs."""
         batch = self.settings.batch // ranks.size()
-        return training_bytes(self.activations.d_model, self.crosscoder.latents, batch)
+        return training_bytes(self.d_model, self.crosscoder.latents, batch)
 
     def batches(
         self, activations: PairedActivations, start: int = 0, reserved: int | None = None
@@ -250,10 +262,10 @@ class Training:
         tensors["log.fired"] = self.log.fired
         return tensors, {"done": self.done, "rows": self.log.rows, "steps_since_row": self.log.steps}
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Load the state of this training from ``checkpoint``, if it has one."""
+    def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Load the state of this training from ``checkpoint``, if it has one. Returns its plain values."""
         if (saved := checkpoint.read()) is None:
-            return
+            return {}
         tensors, values = saved
         parts: dict[str, dict[str, Tensor]] = {"crosscoder": {}, "loss": {}, "optimiser": {}, "log": {}}
         for name, value in tensors.items():
@@ -270,6 +282,7 @@ class Training:
         self.done, self.log.rows, self.log.steps = values["done"], values["rows"], values["steps_since_row"]
         self.log.write()
         log.info("%sresumed after step %d of %d", self.log.name, self.done, self.settings.steps)
+        return values
 
     def finish(self, held_out: PairedActivations | None) -> Crosscoder:
         """Return the trained crosscoder on the CPU. ``held_out`` is as in ``train``."""
@@ -311,5 +324,5 @@ def train(
             training_log
         )  # of an attempt that was killed; the checkpoint's lock says it is dead
         training.resume(checkpoint)
-    training.run(checkpoint)
+    training.run(activations, checkpoint)
     return training.finish(held_out)

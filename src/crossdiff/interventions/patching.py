@@ -148,7 +148,7 @@ def conversation_batches(shard: Shard, wanted: np.ndarray, batch_tokens: int) ->
     """
     (starts, stops), total = shard.sequence_bounds(), len(shard.token)
     batches = []
-    for group in length_batches(starts, total, min(batch_tokens, total // BATCHES)):
+    for group in length_batches(stops - starts, min(batch_tokens, total // BATCHES)):
         ranges = [np.arange(starts[sequence], stops[sequence]) for sequence in group]
         rows, real = (part.numpy() for part in padded(ranges))
         next_wanted = np.zeros_like(real)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossdiff.errors import UserError, first_line
+from crossdiff.provenance.storage import atomic_path, record_mark
 
 if TYPE_CHECKING:
     from crossdiff.texts.chats import Sequence
@@ -62,3 +63,24 @@ def read_shard(path: str | Path) -> Shard:
         raise _not_a_shard(path, error) from error
     # The columns are copied, because torch warns of read-only arrays.
     return Shard(*(np.array(table[column].to_numpy()) for column in COLUMNS))
+
+
+def write_shard(path: str | Path, shard: Shard) -> None:
+    """Write a token shard.
+
+    A file that already holds the same is left as it is, with the id of its first record. So what was made
+    from a shard stays when a text of another shard changes.
+    """
+    table = pa.table(shard._asdict())
+    if Path(path).exists() and _holds(path, table):
+        return
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(record_mark()), temporary, compression="zstd")
+
+
+def _holds(path: str | Path, table: pa.Table) -> bool:
+    """Whether a file holds the same columns and rows. Reading them is faster than writing the table."""
+    try:
+        return bool(pq.read_table(path).equals(table))
+    except (OSError, pa.ArrowException):
+        return False  # a damaged file is replaced

@@ -15,16 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError, first_line
-from crossdiff.provenance.storage import atomic_path, read_json, record_mark, write_json
+from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.texts.chats import Sequence, chat_sequences, encode, render_chats, windows
 from crossdiff.texts.columns import taken
 from crossdiff.texts.documents import document_windows, start_ids
-from crossdiff.texts.shards import Shard
+from crossdiff.texts.shards import Shard, write_shard
 from crossdiff.texts.sources import Place
 from crossdiff.texts.splits import Chosen, chosen_texts
 from crossdiff.texts.turns import Chat
@@ -228,28 +225,8 @@ def tokenise_shard(
         raise UserError(f"datasets.{name}: {short}; lower {key} or add text{skipped}")
     counts = {"dataset": name, "split": split, **tally.counts()}
     log.info("%s", json.dumps(counts, ensure_ascii=False))
-    _write(pa.table(Shard.of(found)._asdict()), Path(path))
+    write_shard(path, Shard.of(found))
     write_json(next_path, after._asdict() | {"so_far": tally.so_far(), "read": counts})
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    """Write a shard.
-
-    A file that already holds the same is left as it is, with the id of its first record. So what was made
-    from a shard stays when a text of another shard changes.
-    """
-    if path.exists() and _holds(path, table):
-        return
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(record_mark()), temporary, compression="zstd")
-
-
-def _holds(path: Path, table: pa.Table) -> bool:
-    """Whether a file holds the same columns and rows. Reading them is faster than writing the table."""
-    try:
-        return bool(pq.read_table(path).equals(table))
-    except (OSError, pa.ArrowException):
-        return False  # a damaged file is replaced
 
 
 def read_place(path: str | Path) -> tuple[Place, dict[str, Any]]:

@@ -49,7 +49,7 @@ def request(config: Config, root: Path = Path()) -> Callable[[str], dict[str, in
             return {}
         need = needs[rule]
         jobs, memory = need.jobs, need.memory
-        if rule == together.RULE and config.train_together:
+        if rule in together.RULES and config.trains_together:
             # Any job may be the one that trains all. It may keep the data, which take up to another pool.
             jobs, memory = len(config.comparisons), 1.5 * need.host + len(config.crosscoders) * need.device
         megabytes = max(LEAST_MB, int(MARGIN * memory / 1e6)) if known else UNKNOWN_MB

@@ -23,6 +23,7 @@ from crossdiff.workflow.tokenizer_names import ChatTokenizer, chat_tokenizers
 
 SKEW = 60  # seconds by which clocks of a network's machines may differ
 SPLITS = ("train", "validation")
+SAMPLE = "sample"  # the split that is drawn from "train" if ``activations.store`` is none
 # Folders that hold results of all runs.
 SHARED = ("results/packages", "results/models", "results/tokenizers")
 
@@ -190,7 +191,9 @@ class Run:
         return self._text_files[dataset]
 
     def n_shards(self, dataset: str, split: str) -> int:
-        """How many shards a split has."""
+        """How many shards a split has. A sample is one shard."""
+        if split == SAMPLE:
+            return 1
         return -(-self.config.datasets[dataset].budget(split) // self.config.tokens.shard)
 
     def shards(self, dataset: str, split: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Which trainings a run plans, so that the first one to start can train the others with it. Torch-free.
 
-Only with ``train_together``. The rule's jobs stay as they are: one per crosscoder and seed. Nothing here is
-among their params or inputs, so switching it on or off runs nothing again.
+Only if the config trains together (``Config.trains_together``). The rule's jobs stay as they are: one per
+crosscoder and seed. Nothing here is among their params or inputs.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from snakemake.workflow import Workflow
 
 PLANNED = FOLDER / "trainings.json"
-RULE = "train_crosscoder"
+RULES = ("train_crosscoder", "train_live")  # a config has one of them
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 class PlannedTraining(NamedTuple):
     """A job of the rule that this run plans."""
 
+    rule: str
     wildcards: dict[str, str]
     params: dict[str, Any]
     inputs: list[tuple[str, str]]  # name, path
@@ -46,9 +47,9 @@ def turns(
     """Return the resources by which trainings of one pair and layer run one at a time, for the rule.
 
     ``places`` are (pair, layer). There is one resource for each, and its limit is 1, also for jobs on a
-    cluster. There is none unless the config says ``train_together``.
+    cluster. There is none unless the config trains together.
     """
-    if not config.train_together:
+    if not config.trains_together:
         return {}
     found = {f"training_{number}": _turn(*place) for number, place in enumerate(places)}
     for name in found:
@@ -65,12 +66,13 @@ def announce(workflow: "Workflow", config: Config) -> None:
     if not workflow.is_main_process:
         return
     PLANNED.unlink(missing_ok=True)
-    if not config.train_together:
+    if not config.trains_together:
         return
     jobs = list(workflow.dag.needrun_jobs())
     made = {str(path) for job in jobs for path in job.output}
     planned = [
         PlannedTraining(
+            job.rule.name,
             dict(job.wildcards.items()),
             dict(job.params.items()),
             list(named_files(job.input)),
@@ -78,7 +80,7 @@ def announce(workflow: "Workflow", config: Config) -> None:
             sorted(made.intersection(map(str, job.input))),
         )
         for job in jobs
-        if job.rule.name == RULE
+        if job.rule.name in RULES
     ]
     write_json(PLANNED, [training._asdict() for training in planned])
 
@@ -106,13 +108,13 @@ def other_orders(snakemake: Any) -> Iterator[Order]:
             continue
         files, outputs = [(name, path) for name, path in training.inputs], dict(training.outputs)
         try:
-            identity = identify(RULE, wildcards, training.params, files, list(outputs.values()))
+            identity = identify(training.rule, wildcards, training.params, files, list(outputs.values()))
         except UserError as error:
             log.info("%s: trains by itself: %s", _name(wildcards), error)
             continue
         if _is_made(outputs["weights"], identity.id):
             continue
-        settings = only(config.seen_by(wildcards), training.params["settings"].keys(), RULE)
+        settings = only(config.seen_by(wildcards), training.params["settings"].keys(), training.rule)
         order = _order(wildcards, settings, identity.id, _by_name(files), outputs)
         if not handover.is_left(order):
             yield order._replace(read=tuple(identity.inputs))

@@ -146,8 +146,9 @@ def test_members_go_on_from_checkpoints_at_different_steps(
         checkpoint = Checkpoint(order.state, order.identity)
         monkeypatch.setattr(Training, "step", stopping)
         with checkpoint, pytest.raises(RuntimeError):
-            training = Training(PairedActivations.of(order.inputs), order.settings, 0, CPU)
-            training.run()
+            activations = PairedActivations.of(order.inputs)
+            training = Training(activations, order.settings, 0, CPU)
+            training.run(activations)
     monkeypatch.setattr(Training, "step", step)
     own, other = trained(orders, "batchtopk", "l1")
     assert take(other)

@@ -1,0 +1,155 @@
+"""Activations of both models that are computed when a training needs them, and stored nowhere.
+
+In every epoch the sequences of all training shards get a random order. The order is cut into pools. Both
+models run over the sequences of a pool, and the tokens that count are shuffled within it. The next pool takes
+its place.
+"""
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from crossdiff.activations.harvest import batch_of, length_batches
+from crossdiff.activations.pairs import Summary
+from crossdiff.activations.pools import FILLED
+from crossdiff.config import MODELS, POOLS
+from crossdiff.device import to_device, usable_memory
+from crossdiff.errors import UserError
+from crossdiff.models.forward import run_to_layer
+from crossdiff.models.replacements import check_ids
+from crossdiff.texts.shards import read_shard
+
+log = logging.getLogger(__name__)
+
+EPOCHS, WITHIN = 0, 1  # seeds of the orders. They do not depend on the trainings, which share the pools.
+
+
+class Pool(NamedTuple):
+    """Token pairs that are shuffled together. The next pool overwrites them."""
+
+    activations: Tensor  # (rows, model, d_model) bfloat16
+    rows: np.ndarray  # (rows,) rows of the tokens, counted over all shards
+    order: Tensor  # (rows,) the order in which trainings use the rows
+    device: torch.device  # of the batches
+
+    def batches(self, batch: int, first: int) -> Iterator[Tensor]:
+        """Yield batches (batch, model, d_model) from number ``first`` on.
+
+        The last rows that do not fill a batch are left out. Other ones are in the next epoch.
+        """
+        whole = len(self.order) - len(self.order) % batch
+        for rows in self.order[first * batch : whole].split(batch):
+            yield to_device(self.activations.index_select(0, rows), self.device)
+
+
+class LiveActivations:
+    """Both models, and the training tokens that they run over, at the layer of a ``summary``.
+
+    ``models`` are base and chat. Batches have ``batch_tokens`` tokens, padding included, and pools are on
+    ``device`` if they fit. Raises UserError for tokens that a model can't read.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[PreTrainedModel],
+        shards: Sequence[str | Path],
+        summary: Summary,
+        batch_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.models, self.summary, self.batch_tokens, self.device = models, summary, batch_tokens, device
+        self.layer, self.d_model = summary.layer, len(summary.mean[0])
+        read = [read_shard(path) for path in shards]
+        self.token = np.concatenate([shard.token for shard in read])
+        self.position = np.concatenate([shard.position for shard in read])
+        self.starts = np.flatnonzero(self.position == 0)
+        self.lengths = np.diff(np.append(self.starts, len(self.token)))
+        for model in models:
+            check_ids(model, self.token)
+        # Tokens of each sequence that count, if their norms are not too large.
+        self.late = np.maximum(self.lengths - summary.skip_first, 0)
+        # Bytes of the device that the models take.
+        self.taken = 0 if device.type == "cpu" else torch.cuda.memory_allocated(device)
+
+    @property
+    def tokens(self) -> int:
+        """The number of training tokens that count, if their norms are not too large."""
+        return int(self.late.sum())
+
+    def size(self, buffer_tokens: int) -> int:
+        """Return the most rows of a pool."""
+        return min(buffer_tokens, self.tokens // POOLS)
+
+    def n_pools(self, size: int) -> int:
+        """Return the number of pools of an epoch, if none may have more than ``size`` tokens.
+
+        Raises UserError if a sequence is as long as a pool.
+        """
+        if (longest := int(self.late.max())) >= size:
+            raise UserError(
+                f"activations.store: none: a pool has {size:,} tokens, and a sequence has {longest:,}; "
+                "raise the tokens of datasets or buffer_tokens, lower tokens.context, or use store: all"
+            )
+        return -(-self.tokens // (size - longest))  # a pool ends with the sequence that fills its share
+
+    def sequences(self, number: int, n_pools: int) -> np.ndarray:
+        """Return the sequences of pool ``number``, counted over all epochs. Pools have about equal sizes."""
+        epoch, place = divmod(number, n_pools)
+        order = np.random.default_rng([EPOCHS, epoch]).permutation(len(self.starts))
+        shares = np.arange(place, place + 2) * (self.tokens / n_pools)
+        begin, end = np.searchsorted(np.cumsum(self.late[order]), shares, side="right")
+        return order[begin : len(order) if place == n_pools - 1 else end]
+
+    def pools(self, buffer_tokens: int, first: int = 0, reserved: float = 0) -> Iterator[Pool]:
+        """Yield pools without end, beginning with number ``first``.
+
+        A pool's number alone decides what it holds. ``reserved`` are the bytes that trainings take of the
+        device. Raises UserError for NaN or infinite activations.
+        """
+        size = self.size(buffer_tokens)
+        n_pools, memory = self.n_pools(size), self._memory(size, reserved)
+        for number in itertools.count(first):
+            rows = self._fill(memory, self.sequences(number, n_pools))
+            order = np.random.default_rng([WITHIN, number]).permutation(len(rows))
+            where = torch.from_numpy(order).to(memory.device)
+            yield Pool(memory[: len(rows)], rows, where, self.device)
+
+    def _memory(self, size: int, reserved: float) -> Tensor:
+        row = 2 * len(MODELS) * self.d_model
+        fits = size * row <= FILLED * usable_memory(self.device) - self.taken - reserved
+        where = self.device if fits else torch.device("cpu")
+        log.info("a pool of %s token pairs, %.1f GB, on %s", f"{size:,}", size * row / 1e9, where)
+        return torch.empty(size, len(MODELS), self.d_model, dtype=torch.bfloat16, device=where)
+
+    def _fill(self, memory: Tensor, sequences: np.ndarray) -> np.ndarray:
+        """Run both models over the sequences. Returns the rows of the tokens that count, as they stand."""
+        starts, lengths = self.starts[sequences], self.lengths[sequences]
+        found, end = [], 0
+        for group in length_batches(lengths, self.batch_tokens):
+            batch = batch_of(self.token, starts[group], lengths[group])
+            values = torch.stack([self._run(model, batch.ids, batch.places) for model in self.models], dim=1)
+            norms = values.float().norm(dim=2)
+            if not norms.isfinite().all():
+                row = int(batch.rows[int((~norms.isfinite().all(dim=1)).nonzero()[0])])
+                raise UserError(
+                    f"training token {row:,} has NaN or infinite activations at layer {self.layer}"
+                )
+            kept = self.summary.counts(self.position[batch.rows], norms.T.cpu().numpy())
+            rows = batch.rows[kept]
+            memory[end : end + len(rows)] = values[torch.from_numpy(np.flatnonzero(kept)).to(values.device)]
+            found.append(rows)
+            end += len(rows)
+        return np.concatenate(found)
+
+    def _run(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
+        """Return one model's activations (tokens, d_model) of a batch, bfloat16 on the trainings' device."""
+        hidden = run_to_layer(model, to_device(ids, model.device), self.layer)
+        values = hidden.flatten(0, 1).index_select(0, to_device(places, hidden.device))
+        return values.to(torch.bfloat16).to(self.device)
