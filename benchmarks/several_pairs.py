@@ -52,7 +52,8 @@ def scaled(values: dict[str, Any], scale: float) -> dict[str, Any]:
         crosscoder["tokens"] = round(scale * crosscoder["tokens"])
         if "threshold_start_step" in crosscoder:
             crosscoder["threshold_start_step"] = round(scale * crosscoder["threshold_start_step"])
-    for model in values["models"].values():
+    pair = values.get("pair", {})
+    for model in (*values.get("models", {}).values(), *(pair[role] for role in ("base", "chat") if pair)):
         if "finetune" in model:
             data = model["finetune"]["data"]
             model["finetune"]["data"] = {name: round(scale * tokens) for name, tokens in data.items()}

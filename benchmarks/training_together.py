@@ -22,7 +22,7 @@ from typing import Any
 from crossdiff.provenance.code import SCRIPTS
 from crossdiff.provenance.planned_jobs import read_config
 from crossdiff.provenance.records import Record, read_record
-from crossdiff.workflow.together import PLANNED, RULE
+from crossdiff.workflow.together import PLANNED, RULES
 
 OUTPUTS = {"weights": "weights.safetensors", "config": "config.json", "log": "training.csv"}
 # As Snakemake and rules/common.smk set it.
@@ -66,7 +66,7 @@ def jobs_of(run: Path, seeds: list[int]) -> list[dict[str, Any]]:
             folder = "results/{pair}/layer{layer}/{crosscoder}/seed{seed}".format(**wildcards)
             jobs.append(
                 {
-                    "rule": RULE,
+                    "rule": RULES[0],
                     "config": read_config([run / path for path in record.run["config"]]),
                     "log": f"{folder}/job.log",
                     "wildcards": wildcards,
@@ -94,7 +94,7 @@ def run_jobs(folder: Path, number: int, at_once: int) -> tuple[float, float]:
     """Run all jobs, and give the CPU seconds of their processes and the wall time."""
 
     def one(job: int) -> None:
-        command = [sys.executable, "-c", JOB, f"{job}.json", str(SCRIPTS / f"{RULE}.py")]
+        command = [sys.executable, "-c", JOB, f"{job}.json", str(SCRIPTS / f"{RULES[0]}.py")]
         if subprocess.run(command, cwd=folder, env=os.environ | ENVIRONMENT).returncode:
             raise SystemExit(f"job {job} failed; its log:\n{logs(folder)}")
 

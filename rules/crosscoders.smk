@@ -67,6 +67,7 @@ else:
             trained("train_live.benchmark.tsv", "logs")
         conda:
             "../envs/environment.yaml"
+        threads: workflow.cores or 1
         resources:
             **request("train_live"),
             **TURNS,

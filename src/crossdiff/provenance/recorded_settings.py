@@ -30,7 +30,7 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     """Full key -> value of every setting that the results at ``paths``, or their inputs, depend on.
 
     Also holds ``pair.name``, and for each data set ``datasets.NAME.tokens``, the number of training tokens
-    used. Raises UserError if two results were made with different values of one setting, or if one has no
+    used. If activations were stored of a sample alone, ``sample`` is the number of its tokens. Raises UserError if two results were made with different values of one setting, or if one has no
     record.
     """
     settings: dict[str, Any] = {}
@@ -46,6 +46,8 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
             settings["pair.name"] = record.wildcards["pair"]
         if record.rule == "tokenise" and record.wildcards.get("split") == "train":
             shards[record.wildcards["dataset"], record.wildcards["shard"]] = record.params["tokens"]
+        if record.rule == "draw_sample":
+            settings["sample"] = sum(count for _, count in record.params["tokens"])
     tokens = Counter[str]()
     for (dataset, _), count in shards.items():
         tokens[f"datasets.{dataset}.tokens"] += count
