@@ -30,8 +30,8 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     """Full key -> value of every setting that the results at ``paths``, or their inputs, depend on.
 
     Also holds ``pair.name``, and for each data set ``datasets.NAME.tokens``, the number of training tokens
-    used. If activations were stored of a sample alone, ``sample`` is the number of its tokens. Raises UserError if two results were made with different values of one setting, or if one has no
-    record.
+    used. If activations were stored of a sample alone, ``sample`` is the number of its tokens. Raises
+    UserError if two results were made with different values of one setting, or if one has no record.
     """
     settings: dict[str, Any] = {}
     shards: dict[tuple[str, str], int] = {}  # (data set, number) -> tokens; a shard's job has two results
