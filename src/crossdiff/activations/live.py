@@ -37,6 +37,7 @@ class Pool(NamedTuple):
     activations: Tensor  # (rows, model, d_model) bfloat16
     rows: np.ndarray  # (rows,) rows of the tokens, counted over all shards
     order: Tensor  # (rows,) the order in which trainings use the rows
+    is_rest: bool  # whether it holds what is left of an epoch
     device: torch.device  # of the batches
 
     def batches(self, batch: int, first: int) -> Iterator[Tensor]:
@@ -44,8 +45,8 @@ class Pool(NamedTuple):
 
         The last rows that do not fill a batch are left out. Other ones are in the next epoch.
         """
-        whole = len(self.order) - len(self.order) % batch
-        for rows in self.order[first * batch : whole].split(batch):
+        for number in range(first, len(self.order) // batch):
+            rows = self.order[number * batch : (number + 1) * batch]
             yield to_device(self.activations.index_select(0, rows), self.device)
 
 
@@ -87,25 +88,24 @@ class LiveActivations:
         """Return the most rows of a pool."""
         return min(buffer_tokens, self.tokens // POOLS)
 
-    def n_pools(self, size: int) -> int:
-        """Return the number of pools of an epoch, if none may have more than ``size`` tokens.
+    def sequences(self, size: int) -> Iterator[tuple[np.ndarray, bool]]:
+        """Yield the sequences of each pool of at most ``size`` tokens, and whether it ends an epoch.
 
-        Raises UserError if a sequence is as long as a pool.
+        Raises UserError if a sequence is longer than a pool.
         """
-        if (longest := int(self.late.max())) >= size:
+        if (longest := int(self.late.max())) > size:
             raise UserError(
                 f"activations.store: none: a pool has {size:,} tokens, and a sequence has {longest:,}; "
                 "raise the tokens of datasets or buffer_tokens, lower tokens.context, or use store: all"
             )
-        return -(-self.tokens // (size - longest))  # a pool ends with the sequence that fills its share
-
-    def sequences(self, number: int, n_pools: int) -> np.ndarray:
-        """Return the sequences of pool ``number``, counted over all epochs. Pools have about equal sizes."""
-        epoch, place = divmod(number, n_pools)
-        order = np.random.default_rng([EPOCHS, epoch]).permutation(len(self.starts))
-        shares = np.arange(place, place + 2) * (self.tokens / n_pools)
-        begin, end = np.searchsorted(np.cumsum(self.late[order]), shares, side="right")
-        return order[begin : len(order) if place == n_pools - 1 else end]
+        for epoch in itertools.count():
+            order = np.random.default_rng([EPOCHS, epoch]).permutation(len(self.starts))
+            ends, begin = np.cumsum(self.late[order]), 0
+            while begin < len(order):
+                before = ends[begin - 1] if begin else 0
+                end = int(np.searchsorted(ends, before + size, side="right"))
+                yield order[begin:end], end == len(order)
+                begin = end
 
     def pools(self, buffer_tokens: int, first: int = 0, reserved: float = 0) -> Iterator[Pool]:
         """Yield pools without end, beginning with number ``first``.
@@ -114,12 +114,14 @@ class LiveActivations:
         device. Raises UserError for NaN or infinite activations.
         """
         size = self.size(buffer_tokens)
-        n_pools, memory = self.n_pools(size), self._memory(size, reserved)
-        for number in itertools.count(first):
-            rows = self._fill(memory, self.sequences(number, n_pools))
+        memory = self._memory(size, reserved)
+        for number, (sequences, is_rest) in enumerate(self.sequences(size)):
+            if number < first:
+                continue
+            rows = self._fill(memory, sequences)
             order = np.random.default_rng([WITHIN, number]).permutation(len(rows))
             where = torch.from_numpy(order).to(memory.device)
-            yield Pool(memory[: len(rows)], rows, where, self.device)
+            yield Pool(memory[: len(rows)], rows, where, is_rest, self.device)
 
     def _memory(self, size: int, reserved: float) -> Tensor:
         row = 2 * len(MODELS) * self.d_model

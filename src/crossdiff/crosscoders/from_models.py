@@ -54,7 +54,7 @@ class ModelFeed:
         pools = self.activations.pools(members[0].order.settings.buffer_tokens, first, reserved)
         for number, pool in enumerate(pools, first):
             for member in members:
-                if member.place[0] == number:
+                if member.training and member.place[0] == number:
                     _use(pool, member, members)
             _end(members)
             if not any(member.training for member in members):
@@ -65,7 +65,7 @@ def _use(pool: Pool, member: Member, members: Sequence[Member]) -> None:
     """Make a member's steps on the pool, from the batch of its place on."""
     (number, used), batch = member.place, member.order.settings.batch
     with member.apart():
-        if len(pool.rows) < batch:
+        if len(pool.rows) < batch and not pool.is_rest:
             raise UserError(
                 f"crosscoders: batch: found {batch:,}, but only {len(pool.rows):,} tokens of a pool count; "
                 "lower it, raise activations.max_norm_ratio, or use activations.store: all"

@@ -1,0 +1,185 @@
+"""Crosscoders that train while both models run end as they do from caches, alone, and after a stop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers_activations import batchtopk_settings, l1_settings
+from helpers_live import LivePair, live_pair
+from safetensors.torch import load_file
+
+from crossdiff.activations.live import LiveActivations
+from crossdiff.config import CrosscoderSettings
+from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.from_models import ModelFeed
+from crossdiff.crosscoders.handover import Order, Outputs, is_left, take
+from crossdiff.crosscoders.together import train_all
+from crossdiff.crosscoders.trainer import Training
+from crossdiff.errors import UserError
+from crossdiff.provenance.storage import writing_for
+
+CPU = torch.device("cpu")
+STEPS = 30
+COMMON = {"tokens": 16 * STEPS, "batch": 16, "learning_rate": 1e-2, "log_every": 7}
+SETTINGS: dict[str, CrosscoderSettings] = {
+    "batchtopk": batchtopk_settings(threshold_start_step=15, dead_after_tokens=300, k=2, **COMMON),
+    "l1": l1_settings(init_norm=0.1, **COMMON),
+    "short": l1_settings(init_norm=0.1, **COMMON | {"tokens": 16 * 9}),
+    "other-batches": l1_settings(init_norm=0.1, **COMMON | {"batch": 8}),
+    "other-pools": l1_settings(init_norm=0.1, **COMMON | {"buffer_tokens": 60}),
+    "large": l1_settings(**COMMON | {"batch": 128}),
+    "broken": l1_settings(**COMMON | {"learning_rate": 1e30}),
+}
+NAMED = ("batchtopk", "l1", "batchtopk 1", "short", "other-batches", "other-pools")
+Orders = Callable[..., list[Order]]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> LivePair:
+    lengths = np.random.default_rng(0).integers(2, 31, (2, 15)).tolist()
+    return live_pair(tmp_path_factory.mktemp("pair"), lengths)
+
+
+@pytest.fixture
+def orders(pair: LivePair, tmp_path: Path) -> Orders:
+    """Make orders of crosscoders by their names, "l1" or "l1 1" with another seed."""
+
+    def make(*named: str, folder: str = "together") -> list[Order]:
+        found = []
+        for name in named:
+            crosscoder, _, seed = name.partition(" ")
+            place = tmp_path / folder / name.replace(" ", "-")
+            files = ("weights.safetensors", "config.json", "log.csv")
+            outputs = Outputs(*(str(place / file) for file in files))
+            identity = name.encode().hex() * 2
+            found.append(Order(name, SETTINGS[crosscoder], int(seed or 0), identity, pair.inputs, outputs))
+        return found
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caches of the tests were harvested in float32."""
+    monkeypatch.setattr("crossdiff.crosscoders.from_models.fast_dtype", lambda: torch.float32)
+
+
+def feed(own: Order, device: torch.device, _several: bool) -> ModelFeed:
+    return ModelFeed(own, device, replacements={}, batch_tokens=64)
+
+
+def trained(made: list[Order]) -> list[Order]:
+    """Train all in the job of the first."""
+    with writing_for(made[0].identity):
+        train_all(made[0], made[1:], CPU, feed)
+    return made
+
+
+def results(order: Order) -> list[bytes]:
+    return [Path(path).read_bytes() for path in order.outputs]
+
+
+def alone(orders: Orders, *named: str) -> list[list[bytes]]:
+    return [results(trained([order])[0]) for order in orders(*named, folder="alone")]
+
+
+def test_results_are_those_of_separate_jobs(orders: Orders) -> None:
+    _own, *others = made = trained(orders(*NAMED))
+    assert all(is_left(order) and take(order) for order in others)
+    assert [results(order) for order in made] == alone(orders, *NAMED)
+
+
+def test_both_models_run_once_for_all_with_equal_pools(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled, fill = [], LiveActivations._fill
+
+    def counted(self: LiveActivations, memory: torch.Tensor, sequences: np.ndarray) -> np.ndarray:
+        filled.append(tuple(sequences.tolist()))
+        return fill(self, memory, sequences)
+
+    monkeypatch.setattr(LiveActivations, "_fill", counted)
+    trained(orders("l1"))
+    once = len(filled)
+    trained(orders("batchtopk", "short", "l1 1", "l1 2"))
+    assert filled[once:] == filled[:once]
+
+
+@pytest.mark.parametrize("name", ["batchtopk", "l1"])
+def test_the_crosscoder_is_that_of_caches_read_in_the_same_order(
+    pair: LivePair, orders: Orders, name: str
+) -> None:
+    [order] = trained(orders(name))
+    live = LiveActivations(pair.models, pair.shards, pair.cached.summary, 64, CPU)
+    stored = torch.cat([shard.read(0, shard.rows) for shard in pair.cached.shards])
+    reference, start = (Training(pair.cached, SETTINGS[name], 0, CPU) for _ in range(2))
+    for pool in live.pools(SETTINGS[name].buffer_tokens):
+        whole = len(pool.order) - len(pool.order) % 16
+        for rows in pool.order[:whole].split(16):
+            if reference.done < STEPS:
+                reference.step(stored[pool.rows[rows]])
+        if reference.done == STEPS:
+            break
+    weights = load_file(order.outputs.weights)
+    for key, value in reference.crosscoder.state_dict().items():
+        before = start.crosscoder.state_dict()[key]
+        moved = (value - before).abs().max().item()
+        assert (weights[key] - value).abs().max().item() <= 1e-3 * max(moved, 1e-6), key
+
+
+@pytest.mark.parametrize("stop", [1, 4, 17, 29])
+def test_a_stopped_training_goes_on_in_the_middle_of_a_pool(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    step = Training.step
+
+    def terminated(self: Training, batch: torch.Tensor) -> None:
+        step(self, batch)
+        if self.done == stop and self.settings.loss == "batchtopk":
+            for checkpoint in open_checkpoints:
+                checkpoint.terminated = True
+
+    open_checkpoints: list[Checkpoint] = []
+    enter = Checkpoint.__enter__
+
+    def entered(self: Checkpoint) -> Checkpoint:
+        open_checkpoints.append(self)
+        return enter(self)
+
+    made = orders("l1", "batchtopk", "other-batches")
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", terminated)
+        patch.setattr(Checkpoint, "__enter__", entered)
+        with pytest.raises(SystemExit):
+            trained(made)
+    states = [Checkpoint(order.state, order.identity).read() for order in made]
+    assert states[1] is not None and states[1][1]["done"] == stop
+    _own, *others = trained(made)
+    assert all(take(order) for order in others)
+    assert [results(order) for order in made] == alone(orders, "l1", "batchtopk", "other-batches")
+
+
+def test_one_that_fails_leaves_the_others_alone(orders: Orders) -> None:
+    made = trained(orders("l1", "broken", "large", "batchtopk"))
+    with pytest.raises(UserError, match="the loss is nan"):
+        take(made[1])
+    with pytest.raises(UserError) as raised:
+        take(made[2])
+    assert str(raised.value) == (
+        "crosscoders: batch: found 128, allowed with activations.store: none: up to the 95 tokens of a pool "
+        "(a fifth of the training tokens); lower it, or use store: all"
+    )
+    assert take(made[3])
+    assert [results(order) for order in (made[0], made[3])] == alone(orders, "l1", "batchtopk")
+
+
+def test_pools_in_which_too_few_tokens_count_are_an_error(
+    pair: LivePair, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [order] = orders("l1")
+    strict = pair.cached.summary._replace(max_norm_ratio=0.8)
+    monkeypatch.setattr("crossdiff.crosscoders.from_models.read_summary", lambda _path: strict)
+    with pytest.raises(UserError, match=r"batch: found 16, but only \d+ tokens of a pool count; lower it"):
+        trained([order])
