@@ -82,41 +82,6 @@ def test_another_sample_keeps_validation_and_harvests_itself(live: Checkout) -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        (
-            {"activations.sample_tokens": 18_000},
-            "activations.sample_tokens: found 18000, must be below the 18000 training tokens of all data sets; "
-            "lower it, or use store: all",
-        ),
-        (
-            {"activations.sample_tokens": 2},
-            "activations.sample_tokens: found 2, which leaves none for datasets.readme; raise it",
-        ),
-        (
-            {"crosscoders.l1.batch": 3601},
-            "crosscoders.l1.batch: found 3601, must be at most 3600 with activations.store: none, where a pool "
-            "has buffer_tokens or 1/5 of the training tokens; lower it, or raise buffer_tokens or the tokens of "
-            "datasets",
-        ),
-    ],
-)
-def test_what_cannot_train_is_refused_before_any_job(
-    checkout: Checkout, changes: dict[str, object], line: str
-) -> None:
-    config = checkout.changed(TINY, LIVE | changes, "refused")
-    result = checkout.snakemake("--dry-run", "--configfile", config)
-    assert result.returncode == 1 and line in result.stdout, result.stdout
-
-
-def test_planted_pairs_are_refused(checkout: Checkout) -> None:
-    config = checkout.changed("configs/planted-tiny.yaml", LIVE, "planted")
-    result = checkout.snakemake("--dry-run", "--configfile", config)
-    line = "activations.store: found none, allowed with planted concepts: all; they exist only in caches"
-    assert result.returncode == 1 and line in result.stdout, result.stdout
-
-
 def test_a_sample_with_too_few_documents_stops_before_any_harvest(live: Checkout, tmp_path: Path) -> None:
     ours = live.copy(tmp_path / "ours")
     config = ours.changed(TINY, LIVE | {"activations.sample_tokens": 600}, "small")

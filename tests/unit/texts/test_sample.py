@@ -59,7 +59,9 @@ def test_every_column_goes_with_its_token(shards: list[Path]) -> None:
 
 
 def test_more_tokens_than_there_are_is_an_error(shards: list[Path]) -> None:
-    with pytest.raises(UserError, match="found 137 for .*0.parquet and the shards after it, allowed: up to"):
+    with pytest.raises(
+        UserError, match=r"found 137 for .*0\.parquet and the shards after it, allowed: up to"
+    ):
         draw(shards, 137)
 
 
