@@ -11,7 +11,7 @@ from crossdiff.errors import UserError
 def tiny(activations: dict[str, object], path: str = TINY, **crosscoder: object) -> Config:
     """The tiny config without caches; ``crosscoder`` changes the one with L1."""
     values = yaml.safe_load((ROOT / path).read_text())
-    values["activations"] |= {"store": "none"} | activations
+    values["activations"] = values.get("activations", {}) | {"store": "none"} | activations
     if crosscoder:
         values["crosscoders"]["l1"] |= crosscoder
     return load(values)
