@@ -12,6 +12,7 @@ import torch
 from crossdiff.config import crosscoder_settings
 from crossdiff.crosscoders import together
 from crossdiff.crosscoders.checkpoint import Checkpoint
+from crossdiff.crosscoders.from_caches import CacheFeed
 from crossdiff.crosscoders.handover import Order, Outputs
 from crossdiff.crosscoders.trainer import Training
 
@@ -24,10 +25,20 @@ def order(name: str, inputs: dict[str, Any], settings: dict[str, Any], folder: P
     return Order(name, crosscoder_settings(settings), 0, f"same {name}", inputs, outputs)
 
 
-def train_counting(orders: list[tuple[str, dict[str, Any], dict[str, Any], Path]], done: Any) -> None:
+def from_models(own: Order, device: torch.device, _several: bool) -> together.Feed:
+    """Let both models run in float32."""
+    from crossdiff.crosscoders import from_models
+
+    from_models.fast_dtype = lambda: torch.float32
+    return from_models.ModelFeed(own, device, {}, 256)
+
+
+def train_counting(
+    orders: list[tuple[str, dict[str, Any], dict[str, Any], Path]], done: Any, live: bool
+) -> None:
     """Train the first of these orders, and the others with it, with checkpoints every few steps.
 
-    ``done`` counts the steps of the first.
+    ``done`` counts the steps of the first. With ``live`` both models run meanwhile.
     """
     torch.set_num_threads(1)
     step = Training.step
@@ -40,4 +51,4 @@ def train_counting(orders: list[tuple[str, dict[str, Any], dict[str, Any], Path]
     Training.step = counting
     together.Checkpoint = partial(Checkpoint, every_seconds=0.01)
     own, *others = (order(*parts) for parts in orders)
-    together.train_all(own, others, torch.device("cpu"))
+    together.train_all(own, others, torch.device("cpu"), from_models if live else CacheFeed)
