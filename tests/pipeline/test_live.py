@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import TINY, Checkout, planned
 
+import crossdiff
+
 TRAININGS = [f"{crosscoder}/seed{seed}" for crosscoder in ("batchtopk", "l1") for seed in (0, 1)]
 LIVE = {
     "activations.store": "none",
@@ -61,6 +63,11 @@ def test_one_job_trains_all_and_everything_is_verified(live: Checkout) -> None:
     for training in TRAININGS:
         audit = live.crossdiff("audit", f"results/tiny/layer1/{training}/evaluation.json")
         assert audit.returncode == 0, audit.stdout
+
+
+def test_the_front_door_knows_the_models_and_the_sample(live: Checkout) -> None:
+    crosscoder = crossdiff.load(live.folder / "results/tiny/layer1/l1/seed0")
+    assert tuple(crosscoder.names) == ("tiny-base", "tiny-chat")
 
 
 def test_a_crosscoder_that_is_added_trains_itself_alone(live: Checkout) -> None:

@@ -101,9 +101,13 @@ def _check_moved(path: Path, record: Record) -> None:
 
 
 def pair_names(record: Record | None) -> PairNames | None:
-    """The models of a job that read both models' activations. None for planted ones, and without a record."""
-    # results/activations/{model}/layer{layer}/{tokenizer}/...
-    found = {entry.name: entry.path.split("/")[2] for entry in _inputs(record, "activations")}
+    """The models of a job that read both models' activations, or ran both models.
+
+    None for planted ones, and without a record.
+    """
+    # results/activations/{model}/layer{layer}/{tokenizer}/... or results/models/{model}
+    read = (*_inputs(record, "activations"), *_inputs(record, "models"))
+    found = {entry.name: entry.path.split("/")[2] for entry in read}
     if not found.keys() >= set(MODELS) or found["base"] == found["chat"]:
         return None
     return PairNames(found["base"], found["chat"])
