@@ -16,7 +16,7 @@ from crossdiff.crosscoders.handover import leave
 from crossdiff.provenance.recording import identify
 from crossdiff.provenance.records import Record, write_record
 from crossdiff.workflow.run import Run
-from crossdiff.workflow.together import PLANNED, RULE, announce, other_orders, turns
+from crossdiff.workflow.together import PLANNED, RULES, announce, other_orders, turns
 
 VALUES = yaml.safe_load((ROOT / TINY).read_text())
 OWN = {"pair": "tiny", "layer": "1", "crosscoder": "l1", "seed": "0"}
@@ -38,6 +38,7 @@ def job(made: tuple[str, ...] = (), **changes: str) -> dict[str, Any]:
     named = {"crosscoder": wildcards["crosscoder"]}
     of = "results/{pair}/layer{layer}/{crosscoder}/seed{seed}".format(**wildcards)
     return {
+        "rule": RULES[0],
         "wildcards": wildcards,
         "params": {"settings": Run(VALUES).settings("crosscoders.{crosscoder}")(OWN | named)},
         "inputs": INPUTS,
@@ -71,7 +72,7 @@ def test_trainings_of_the_same_pair_and_layer_are_taken_along() -> None:
         "summary": "results/summary",
     }
     identity = identify(
-        RULE, again["wildcards"], again["params"], INPUTS, [path for _, path in again["outputs"]]
+        RULES[0], again["wildcards"], again["params"], INPUTS, [path for _, path in again["outputs"]]
     )
     assert (found[1].identity, found[1].seed, found[1].read) == (identity.id, 1, tuple(identity.inputs))
 
@@ -87,7 +88,7 @@ def test_a_training_whose_input_is_not_made_yet_trains_by_itself(caplog: pytest.
 
 def test_what_the_run_has_made_or_what_waits_is_not_trained_again() -> None:
     [order] = orders(job(seed="1"))
-    record = Record(order.identity, RULE, {}, {}, {}, [], [], {})
+    record = Record(order.identity, RULES[0], {}, {}, {}, [], [], {})
     Path(order.outputs.weights).parent.mkdir(parents=True)
     write_record(order.outputs.weights, record)
     path = f"{order.outputs.weights}.record.json"
