@@ -36,8 +36,9 @@ def test_pools_on_a_gpu_are_those_of_a_cpu(pair: LivePair) -> None:
     for pool in there.pools(500_000):
         assert pool.activations.device.type == "cuda"
         torch.testing.assert_close(pool.activations.cpu(), stored[pool.rows], rtol=2**-6, atol=1e-3)
-        batch = next(pool.batches(64, 0))
-        assert torch.equal(batch, pool.activations[pool.order[:64]])
+        for number, batch in enumerate(pool.batches(64, 0)):
+            rows = pool.order[64 * number : 64 * (number + 1)]
+            assert torch.equal(batch, pool.activations[rows])
         if pool.is_rest:
             break
 
