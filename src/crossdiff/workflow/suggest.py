@@ -11,7 +11,7 @@ from typing import NamedTuple
 from crossdiff.config import Config
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.commands import snakemake
-from crossdiff.workflow.forecast import activation_width
+from crossdiff.workflow.forecast_data import activation_width
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.sizes import Shape
 

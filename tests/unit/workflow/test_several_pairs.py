@@ -11,7 +11,7 @@ from snakemake.iocontainers import Wildcards
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
-from crossdiff.workflow.forecast import ENTRIES_HELD
+from crossdiff.workflow.sizes import ENTRIES_HELD
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.run import Run, result_folders
 from crossdiff.workflow.sizes import PROCESS, Shape

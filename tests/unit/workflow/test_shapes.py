@@ -248,7 +248,7 @@ def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8})
     )
-    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
+    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1), keys=8)
     (tmp_path / "config.json").write_text('{"width": 16}')
     assert folder_shape(tmp_path) is None
     # Each block has another size.
