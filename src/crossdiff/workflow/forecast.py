@@ -20,7 +20,7 @@ TOKEN_BYTES = 1.6  # per token of a shard, compressed
 FIRING_BYTES = 13  # per row of a planted firing, compressed
 LOGIT_BYTES = 64 * 16  # of fine-tuning, per vocabulary entry: 64 tokens with gradients and probabilities
 TOKENISED, PICKED = 1e5, 2e3  # operations of a core per token that is tokenised, or read to draw a sample
-PICKED_BYTES = 20  # of main memory per token of a sample and of the shard that it is drawn from
+COLUMN_BYTES = 18  # of main memory per token of a shard: all columns of texts.shards
 # Of interventions.proof: its texts' tokens, how often they are read, and in how many passes each time.
 PROOF_TOKENS, PROOF_PASSES, PROOF_TEXTS = 200, 30, 4
 
@@ -70,11 +70,11 @@ def _finetuning(config: Config, model: Shape, width: int) -> Need:
 
 
 def _sampling(config: Config, data: Data) -> Need:
-    """Return the need of drawing a sample of every data set's training tokens."""
-    held = NO_TORCH + PICKED_BYTES * (data.sampled + config.tokens.shard)
+    """Return the need of the job that draws a sample of every data set's training tokens."""
+    largest = max(source.tokens for source in config.datasets.values())
+    held = NO_TORCH + COLUMN_BYTES * (2 * largest + data.stored)  # shards, the same joined, samples
     work = (Work("host", PICKED * data.train),)
-    jobs, disk = len(config.datasets), data.sampled * TOKEN_BYTES
-    return Need(jobs, data.sampled, disk, held, 0, 0, work)
+    return Need(1, data.stored, data.stored * TOKEN_BYTES, held, 0, 0, work)
 
 
 def _of_caches(config: Config, model: Shape, data: Data, width: int) -> dict[str, Need]:

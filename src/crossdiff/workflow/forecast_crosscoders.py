@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from crossdiff.config import MODELS, Config, CrosscoderSettings
+from crossdiff.config.live import POOLS
 from crossdiff.crosscoders.memory import training_bytes
 from crossdiff.workflow.cards import step_work
 from crossdiff.workflow.forecast_answers import of_interventions
@@ -15,7 +16,8 @@ ENTRY_BYTES = 4.4  # per entry: a latent that is active on a token, compressed
 ACTIVE = 42  # active latents per token under a loss without k; a guess
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # per latent: in tables of directions, and in the latent browser
 PATTERN_BYTES = 95  # per latent: its pattern and scores, compressed
-POOL_SHARE = 5  # without caches a pool holds at most one in so many training tokens
+# Bytes of main memory per training token without caches: all columns of the shards; joined ids and positions.
+HELD_LIVE = 18 + 8
 
 
 class Crosscoders(NamedTuple):
@@ -78,8 +80,8 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
         # The decoder's directions, the sums of the targets and one more; then some tokens, their
         # reconstructions and the parts of these.
         "scale_latents": many.reading(
-            data.sampled,
-            many.codes(data.sampled),
+            data.stored,
+            many.codes(data.stored),
             largest(lambda i: 9 * parameters[i] + 8 * 8 * config.latent_scaling.bootstrap.blocks * latents[i])
             + 3 * 8 * 16_384 * width,
             kind="scale",
@@ -87,7 +89,7 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
         "measure_reconstruction": many.reading(data.validation, many.codes(data.validation)),
         "read_latents": Need(
             many.jobs,
-            min(data.sampled, config.examples.tokens),
+            min(data.stored, config.examples.tokens),
             total(lambda i: latents[i] * (LATENT_BYTES + CONTEXT_BYTES * contexts)),
             NO_TORCH + ENTRIES_HELD + largest(lambda i: 25 * 8 * contexts * latents[i]),
             0,
@@ -99,7 +101,7 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
             total(lambda i: PATTERN_BYTES * latents[i]),
             # All tokens with their places; the background's vectors and the vectors that are compared with
             # them.
-            PROCESS + 20 * data.sampled + 4 * config.examples.background * 3e4,
+            PROCESS + 20 * data.stored + 4 * config.examples.background * 3e4,
             0,
             total(lambda i: 2 * config.examples.background * 1e4 * latents[i]),
         ),
@@ -146,9 +148,7 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
         concepts = sum(planted.concepts.model_dump().values())
         # The crosscoder; sums over tokens, covariances, variances and correlations of both models in float64.
         matching = largest(lambda i: 4 * parameters[i] + 5 * 8 * 2 * concepts * latents[i])
-        needs["match_concepts"] = Need(
-            many.jobs, data.sampled, 0, PROCESS + ENTRIES_HELD + matching, 0, 0
-        )
+        needs["match_concepts"] = Need(many.jobs, data.stored, 0, PROCESS + ENTRIES_HELD + matching, 0, 0)
     return needs | of_interventions(config, model, width, many.on_device)
 
 
@@ -205,27 +205,28 @@ def _training(config: Config, many: Crosscoders, data: Data) -> Need:
 
 
 def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
-    """Return the need of trainings while both models run. All of them share one process and one stream.
+    """Return the need of trainings while both models run. All of them share one process.
 
-    Both models pass as many tokens as the longest training sees. The device holds the models, a batch of
-    them, the pool, and all crosscoders.
+    Those with pools of one size share a stream: both models pass as many tokens as its longest training sees.
+    The device holds the models, a batch of them, the pool, and all crosscoders.
     """
     entries, width, batch = many.entries, many.width, config.activations.batch_tokens
-    seen = int(many.largest(lambda i: entries[i].tokens))
+    streams: dict[int, int] = {}  # tokens of a pool -> tokens of its stream
+    for entry in entries:
+        streams[entry.buffer_tokens] = max(entry.tokens, streams.get(entry.buffer_tokens, 0))
+    seen = sum(streams.values())
     forward = len(MODELS) * 2 * seen * model.per_token(config.pair.layer + 1)
     work = (Work("forward", forward), *_steps(many))
     both = model_bytes(config, model, *MODELS)
-    pool = min(many.largest(lambda i: entries[i].buffer_tokens), data.train // POOL_SHARE)
+    trainings = [training_bytes(width, many.latents[i], entry.batch) for i, entry in enumerate(entries)]
+    pool = min(max(streams), data.train // POOLS) * len(MODELS) * 2 * width
     return Need(
         many.jobs,
         int(many.total(lambda i: entries[i].tokens)),
         many.total(lambda i: 4 * many.parameters[i]),
-        # A checkpoint passes through main memory. The ids of all training tokens stay there.
-        PROCESS + 8 * data.train + many.largest(lambda i: 12 * many.parameters[i]),
-        both
-        + batch * 4 * (4 * width + 2 * model.mlp_width)
-        + pool * len(MODELS) * width * 2
-        + many.total(lambda i: training_bytes(width, many.latents[i], entries[i].batch)),
+        # A checkpoint passes through main memory.
+        PROCESS + HELD_LIVE * data.train + many.largest(lambda i: 12 * many.parameters[i]),
+        both + batch * 4 * (4 * width + 2 * model.mlp_width) + pool + many.seeds * sum(trainings),
         sum(part.flop for part in work),
         work,
         loads=len(MODELS) * 2 * model.parameters(),
@@ -233,4 +234,5 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
         models=both,
         passes=seen / batch,
         side_by_side=False,
+        trainings=tuple(trainings) * many.seeds,
     )

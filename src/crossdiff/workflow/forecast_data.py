@@ -6,10 +6,11 @@ Torch-free.
 from typing import NamedTuple
 
 from crossdiff.config import Config
+from crossdiff.config.live import sampled
 from crossdiff.workflow.sizes import Shape
 
-# Bytes of a weight in memory: bfloat16, or so many bits with their scales (bitsandbytes).
-WEIGHT_BYTES = {None: 2.0, 8: 1.0, 4: 0.55}
+# Bytes of a block's weight in memory: bfloat16, or so many bits. In 4 bits, 64 weights share a float32 scale.
+WEIGHT_BYTES = {None: 2.0, 8: 1.0, 4: 0.5 + 4 / 64}
 
 
 def activation_width(config: Config, model: Shape) -> int:
@@ -19,8 +20,13 @@ def activation_width(config: Config, model: Shape) -> int:
 
 
 def model_bytes(config: Config, model: Shape, *roles: str) -> float:
-    """Bytes that the weights of the pair's models take in memory. ``roles`` are ``base`` and ``chat``."""
-    return sum(WEIGHT_BYTES[config.pair.source(role).bits] for role in roles) * model.parameters()
+    """Bytes that the weights of the pair's models take in memory. ``roles`` are ``base`` and ``chat``.
+
+    ``bits`` of a model are those of its blocks. Its embeddings stay in bfloat16.
+    """
+    blocks = model.parameters(model.layers) - model.parameters(0)
+    outside = 2 * (model.parameters() - blocks)
+    return sum(outside + WEIGHT_BYTES[config.pair.source(role).bits] * blocks for role in roles)
 
 
 def is_live(config: Config) -> bool:
@@ -32,32 +38,34 @@ class Data(NamedTuple):
     """Tokens of all data sets, and the shards that they lie in."""
 
     train: int  # training tokens
-    sampled: int  # of these, the tokens whose activations are cached
+    stored: int  # of these, the tokens whose activations are cached
     validation: int  # held-out tokens; all of their activations are cached
-    token_shards: int
+    token_shards: int  # of training and held-out tokens
     caches: int  # shards of activations, for one model at one layer
-    largest: int  # tokens of the largest cached shard
+    largest: int  # tokens of the largest shard with a cache
 
     @classmethod
     def of(cls, config: Config) -> "Data":
-        """Return the data of a config.
-
-        With ``store: none`` a sample of every data set's training tokens is cached, in proportion to them.
-        """
-        datasets, shard = list(config.datasets.values()), config.tokens.shard
-        train, validation = [d.tokens for d in datasets], [d.validation_tokens for d in datasets]
-        share = min(1.0, config.activations.sample_tokens / sum(train)) if is_live(config) else 1.0
-        sampled = [round(share * tokens) for tokens in train]
+        """Return the data of a config. With ``store: none`` a sample is cached, one shard per data set."""
+        datasets, shard = config.datasets, config.tokens.shard
+        train = [source.tokens for source in datasets.values()]
+        validation = [source.validation_tokens for source in datasets.values()]
+        stored = [sampled(config, name) for name in datasets] if is_live(config) else train
+        held_out, of_train = _shards(validation, shard), _shards(train, shard)
         return cls(
             sum(train),
-            sum(sampled),
+            sum(stored),
             sum(validation),
-            sum(-(-tokens // shard) for tokens in train + validation),
-            sum(-(-tokens // shard) for tokens in sampled + validation),
-            min(shard, max(sampled + validation)),
+            of_train + held_out,
+            (len(stored) if is_live(config) else of_train) + held_out,
+            max(*stored, *validation) if is_live(config) else min(shard, max(train + validation)),
         )
 
     @property
     def cached(self) -> int:
         """Tokens whose activations are cached, for one model at one layer."""
-        return self.sampled + self.validation
+        return self.stored + self.validation
+
+
+def _shards(tokens: list[int], shard: int) -> int:
+    return sum(-(-number // shard) for number in tokens)

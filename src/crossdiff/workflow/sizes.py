@@ -104,6 +104,7 @@ class Need(NamedTuple):
     linked: float = 0  # bytes that GPUs exchange
     gpus: int = 1  # GPUs that share a job because a setting says so
     side_by_side: bool = True  # whether jobs may run at the same time
+    trainings: tuple[float, ...] = ()  # bytes of ``device`` that each training of one process takes
 
     def times(self, share: float) -> "Need":
         """What this share of the jobs takes. The largest job stays."""
@@ -124,6 +125,7 @@ class Need(NamedTuple):
             host=max(self.host, other.host),
             device=larger.device,
             models=larger.models,
+            trainings=larger.trainings,
             work=self.works + other.works,
             **{name: getattr(self, name) + getattr(other, name) for name in ADDED},
         )
