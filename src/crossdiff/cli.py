@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus",
         type=_count,
         metavar="N",
-        help="the number of such GPUs; the default is those found here, or with --card as many as a job needs",
+        help="the number of such GPUs; by default those found here, or with --card as many as a job needs",
     )
     plan.add_argument(
         "--disk",

@@ -138,6 +138,7 @@ def of_explainer(config: Config) -> dict[str, Need]:
     if config.explanations is None or config.explanations.model.folder is None:
         return {}
     jobs, (_, _, read, written) = len(config.crosscoders) * len(config.seeds), asked(config)
+    work: tuple[Work, ...]
     model, tokens = folder_shape(Path(config.explanations.model.folder)), int(read + written)
     if model is None:
         flop = jobs * UNKNOWN_FLOP

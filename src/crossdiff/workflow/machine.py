@@ -136,7 +136,7 @@ class Machine(NamedTuple):
         if any(self.gpus_of(rule, need) > 1 and need.models for rule, need in needs.items()):
             yield "A model on several GPUs is as fast as on one, because its blocks run in turn."
         if LIVE in needs and (turns := len(self.turns(needs[LIVE]))) > 1:
-            yield f"{LIVE}: a GPU has no room for all crosscoders. They train in {turns} turns, each with the models."
+            yield f"{LIVE}: a GPU has no room for all crosscoders. They train in {turns} turns."
         if apart := [rule for rule, need in needs.items() if self.offloaded(rule, need)]:
             yield f"Main memory holds a part of the models in {', '.join(apart)}. {THROUGH}"
         if any(need.linked for need in needs.values()):

@@ -101,7 +101,7 @@ def _table(needs: dict[str, Need], machine: Machine) -> Iterator[str]:
 
 def _explained(needs: dict[str, Need], config: Config) -> Iterator[str]:
     """Yield what the columns of disk and memory mean."""
-    yield "Memory is that of the largest job: of each of its GPUs, and main memory. A CPU's is all main memory."
+    yield "Memory is that of the largest job, on the host and on each of its GPUs. A CPU has it all."
     yield (
         "Disk is what stays, without downloaded wheels and the hub's cache. Its peak is at most so high: "
         "all temporary files may exist at once. Figures take some minutes more."
