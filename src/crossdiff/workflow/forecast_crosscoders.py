@@ -208,7 +208,7 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
     """Return the need of trainings while both models run. All of them share one process.
 
     Those with pools of one size share a stream: both models pass as many tokens as its longest training sees.
-    The device holds the models, a batch of them, the pool, and all crosscoders.
+    The device holds the models, a batch of them, and all crosscoders.
     """
     entries, width, batch = many.entries, many.width, config.activations.batch_tokens
     streams: dict[int, int] = {}  # tokens of a pool -> tokens of its stream
@@ -224,9 +224,9 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
         many.jobs,
         int(many.total(lambda i: entries[i].tokens)),
         many.total(lambda i: 4 * many.parameters[i]),
-        # A checkpoint passes through main memory.
-        PROCESS + HELD_LIVE * data.train + many.largest(lambda i: 12 * many.parameters[i]),
-        both + batch * 4 * (4 * width + 2 * model.mlp_width) + pool + many.seeds * sum(trainings),
+        # A GPU holds the pool if it has room for it. A checkpoint passes through main memory.
+        PROCESS + pool + HELD_LIVE * data.train + many.largest(lambda i: 12 * many.parameters[i]),
+        both + batch * 4 * (4 * width + 2 * model.mlp_width) + many.seeds * sum(trainings),
         sum(part.flop for part in work),
         work,
         loads=len(MODELS) * 2 * model.parameters(),

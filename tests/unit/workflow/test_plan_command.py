@@ -78,6 +78,72 @@ def test_card_too_small_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
     )
 
 
+def table(printed: str) -> dict[str, list[str]]:
+    """Rule -> its other columns, as printed."""
+    rows = (line.split() for line in printed.splitlines())
+    return {row[0]: row[1:] for row in rows if len(row) == 9 and row[1].isdecimal()}
+
+
+def test_plan_on_several_gpus_counts_jobs_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--configfile", PAPER, "--card", "h100"])
+    one = capsys.readouterr().out
+    assert "Hours count one job after another." in one
+    assert main(["plan", "--configfile", PAPER, "--card", "h100", "--gpus", "2"]) == 0
+    two = capsys.readouterr().out
+    assert "On 2 GPUs, jobs of one rule run side by side. Rules follow one another." in two
+    of_one, of_two = (table(printed) for printed in (one, two))
+    hours = {rule: [float(each[rule][-1]) for each in (of_one, of_two)] for rule in of_one}
+    assert hours["harvest_activations"][1] == pytest.approx(hours["harvest_activations"][0] / 2, abs=0.01)
+    # A scaling is as long as its reading, which all jobs share. Only its start, 6 s, is saved.
+    assert hours["scale_latents"][1] == pytest.approx(hours["scale_latents"][0], abs=0.011)
+    assert [table(two)[rule][-2] for rule in ("tokenise", "train_crosscoder")] == ["-", "1"]
+
+
+def test_model_larger_than_a_card_takes_several(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = yaml.safe_load(Path(PAPER).read_text())["pair"]
+    for role in ("base", "chat"):
+        pair[role]["hub"]["name"] = "meta-llama/Llama-3.1-70B"
+    crosscoders = {
+        "batchtopk": {"loss": "batchtopk", "latents": 73_728, "k": 100, "batch": 2048, "tokens": 10**8}
+    }
+    mine = paper(pair=pair, crosscoders=crosscoders)
+    assert main(["plan", "--configfile", mine, "--card", "h100"]) == 0
+    rows = table(capsys.readouterr().out)
+    # 141 GB of weights and 11.8 GB of a batch, in nine tenths of 80 GB.
+    assert rows["harvest_activations"][-3:-1] == ["51.0", "3"]
+    assert main(["plan", "--configfile", mine, "--card", "h100", "--gpus", "2"]) == 1
+    assert "warning: GPUs: harvest_activations needs 3 for 152.9 GB, there are 2" in capsys.readouterr().out
+    offloaded = paper(pair=pair, crosscoders=crosscoders, gpus={"offload": True})
+    assert main(["plan", "--configfile", offloaded, "--card", "h100", "--gpus", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert table(printed)["harvest_activations"][-3:-1] == ["72.0", "2"]
+    assert "Main memory holds a part of the models in harvest_activations, " in printed
+
+
+def test_plan_tells_what_stays_from_the_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    activations = yaml.safe_load(Path(PAPER).read_text())["activations"] | {"keep": False}
+    main(["plan", "--configfile", PAPER, "--card", "h100"])
+    whole = table(capsys.readouterr().out)
+    assert main(["plan", "--configfile", paper(activations=activations), "--card", "h100"]) == 0
+    printed = capsys.readouterr().out
+    rows = table(printed)
+    assert [row[2:4] for row in (whole["harvest_activations"], rows["harvest_activations"])] == [
+        ["677.64", "677.64"],
+        ["0.00", "677.64"],
+    ]
+    assert "Caches, at most 677.6 GB at once, are removed once all that reads them is made." in printed
+    [all_now, all_then] = [printed[printed.index("\nall ") :].split()[2:4], ["83.43", "793.68"]]
+    assert all_now == all_then
+
+
+@pytest.mark.parametrize("gpus", ["0", "-1", "two", "1.5"])
+def test_number_of_gpus_is_refused_in_one_line(gpus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", f"--gpus={gpus}"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(f"argument --gpus: found {gpus}, allowed: an integer above 0")
+
+
 def test_plan_refuses_what_a_run_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     """The messages are those that tests/dag/test_configs.py expects of a run; the table is still printed."""
     values = yaml.safe_load(Path(PAPER).read_text())
