@@ -123,6 +123,16 @@ def test_a_token_passes_the_active_experts_alone(name: str) -> None:
     assert shape_of(KNOWN[name]).per_token() == pytest.approx(1e9 * ACTIVE[name], rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("meta-llama/Llama-3.1-70B", 8 * 128), ("google/gemma-2-27b", 16 * 128), ("google/gemma-2b", 256)],
+)
+def test_keys_that_heads_share_are_kept_once(name: str, keys: int) -> None:
+    found = shape_of(KNOWN[name])
+    assert found.cache(3, 10) == 3 * 10 * 2 * 2 * found.layers * keys
+    assert shape_of(KNOWN["openai-community/gpt2"]).cache(1, 1) == 2 * 2 * 12 * 768
+
+
 def test_blocks_without_experts_are_counted_where_they_stand() -> None:
     model = shape_of(KNOWN["deepseek-ai/DeepSeek-V2-Lite"])
     first, second = (model.per_token(layers) - model.per_token(layers - 1) for layers in (1, 2))
