@@ -24,7 +24,7 @@ from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
 from crossdiff.provenance.planned_jobs import read_config
 from crossdiff.provenance.records import read_record
-from crossdiff.workflow import commands, gc, slurm, watch
+from crossdiff.workflow import commands, gc, machine_gpus, slurm, watch
 from crossdiff.workflow.cards import CARDS, Card, find_card, read_card, write_card
 
 DEFAULT_CONFIG = Path("config.yaml")
@@ -112,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_record,
         metavar="FILE.json",
         help="measure the device here in about a minute and write its record to this file",
+    )
+    plan.add_argument(
+        "--gpus",
+        type=_count,
+        metavar="N",
+        help="the number of such GPUs; by default those found here, or with --card as many as a job needs",
     )
     plan.add_argument(
         "--disk",
@@ -239,7 +245,9 @@ def _plan(options: argparse.Namespace) -> int:
     values, root = read_config(configs), Path.cwd()
     load(values)  # before anything is measured
     card = _card(options, configs, root)
-    found = report(values, configs, root, card, not options.card, options.disk, options.hours)
+    here = not options.card
+    gpus = options.gpus or (len(machine_gpus.usable()) or None if here else None)
+    found = report(values, configs, root, card, here, options.disk, options.hours, gpus)
     print(*found.forecast, *found.wrong, sep="\n")
     if found.next:
         print("", *found.next, sep="\n")
@@ -285,6 +293,12 @@ def _hours(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"found {text}, allowed: a number above 0")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: an integer above 0")
+    return int(text)
 
 
 def _watch(_options: argparse.Namespace) -> int:

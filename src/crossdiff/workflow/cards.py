@@ -116,7 +116,7 @@ class Card(NamedTuple):
         record = self.record
         rates = f"{self.rate('product'):.2g} FLOP/s in products, {self.rate('copy'):.2g} bytes/s copied"
         machine = f"{record['card']} ({rates}) with {record['cores']} CPU cores"
-        lines = [f"Hours count one job after another on {machine}."]
+        lines = [f"Hours are for work on {machine}."]
         every = {work.kind for need in needs.values() for work in need.works} - {"host"}
         kinds = sorted({"encode" if kind == "scale" else kind for kind in every})
         if guessed := [kind for kind in kinds if not (self._measured(kind) or self._steps(kind))]:

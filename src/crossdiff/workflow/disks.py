@@ -11,17 +11,20 @@ from crossdiff.provenance.scratch import CACHES
 from crossdiff.provenance.storage import existing
 from crossdiff.workflow.run import result_folders
 from crossdiff.workflow.scratch import caches_place
-from crossdiff.workflow.sizes import Need
+from crossdiff.workflow.sizes import Need, peak
 
 
 def full_disks(needs: dict[str, Need], config: Config, root: Path) -> Iterator[str]:
-    """Yield for which disk the run is too large. Caches may lie on another one (``activations.folder``)."""
+    """Yield for which disk the run is too large at its peak. Results that are already there count.
+
+    Caches may lie on another disk (``activations.folder``).
+    """
     results, caches = existing(root / RESULTS), caches_place(config, root)
     if caches.stat().st_dev == results.stat().st_dev:
         caches = results
     wanted: Counter[Path] = Counter()  # folder on a disk -> bytes that are still to be written there
     for rule, need in needs.items():
-        wanted[caches if rule == "harvest_activations" else results] += round(need.disk)
+        wanted[caches if rule == "harvest_activations" else results] += round(peak([need]))
     models = [f"{RESULTS}/models/{name}" for name in config.models]
     for folder in (*result_folders(config), *models):
         files = [path for path in (root / folder).rglob("*") if path.is_file()]
@@ -29,5 +32,7 @@ def full_disks(needs: dict[str, Need], config: Config, root: Path) -> Iterator[s
         wanted[caches if folder.startswith(CACHES) else results] -= there
     for place, size in wanted.items():
         if size > (free := shutil.disk_usage(place).free):
-            what = "the run needs" if place == results else f"the activation caches in {place} need"
+            what = (
+                "at its peak the run needs" if place == results else f"the activation caches in {place} need"
+            )
             yield f"disk: {what} {size / 1e9:,.1f} GB more, {free / 1e9:,.1f} GB are free"

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 
 from crossdiff.config import MODELS, Config
-from crossdiff.workflow.forecast import ENTRIES_HELD, activation_width, forecast_pair
-from crossdiff.workflow.sizes import PROCESS, Need, Shape
+from crossdiff.workflow.forecast import forecast_pair
+from crossdiff.workflow.forecast_data import activation_width
+from crossdiff.workflow.sizes import ENTRIES_HELD, PROCESS, Need, Shape
 from crossdiff.workflow.tokenizer_names import chat_tokenizers
 
 OF_MODELS = ("prepare_model", "prove_model", "harvest_activations")  # rules with a job for each model
+CACHING = ("harvest_activations", "plant_concepts")  # rules that write caches
+OF_TOKENIZERS = ("tokenise", "draw_sample")  # rules with jobs for each tokenizer
 OF_PAIRS = ("measure_refusals", "generate_answers")  # rules that don't depend on the layer
 
 
@@ -33,7 +36,7 @@ def forecast(config: Config, model: Shape | Mapping[str, Shape]) -> dict[str, Ne
                 share = _new(seen, [(rule, name, *place) for name in models])
             elif rule == "finetune_model":
                 share = _new(seen, [(rule, pair.model_name("chat"))])
-            elif rule == "tokenise":
+            elif rule in OF_TOKENIZERS:
                 share = _new(seen, [(rule, tokenizer)])
             elif rule in OF_PAIRS:
                 share = _new(seen, [(rule, pair.name)])
@@ -43,7 +46,8 @@ def forecast(config: Config, model: Shape | Mapping[str, Shape]) -> dict[str, Ne
                 caches = _new(seen, [(*place, str(pair.layer)) for place in places])
                 layers = max(sum(thing[:3] == place for thing in seen) for place in places)
                 held = PROCESS + layers * (need.host - PROCESS)  # one job holds a part of every layer's cache
-                part = part._replace(disk=caches * need.disk, written=caches * need.written, host=held)
+                sizes = {name: caches * getattr(need, name) for name in ("disk", "temporary", "written")}
+                part = part._replace(host=held, **sizes)
             total[rule] = total[rule].plus(part) if rule in total else part
     if len(config.comparisons) > 1:
         total["compare_pairs"] = _of_all_pairs(config, model)

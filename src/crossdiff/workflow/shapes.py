@@ -65,6 +65,7 @@ def shape_of(values: dict[str, Any]) -> Shape | None:
         embeddings=1 if values.get("tie_word_embeddings", True) else 2,
         positions=positions or 0,
         experts=experts,
+        keys=None if (keys := _keys(values, d_model, heads)) == d_model else keys,
     )
 
 
@@ -88,9 +89,17 @@ def _attention(values: dict[str, Any], d_model: int, heads: int) -> int:
         of_queries = inner * (d_model + queries) if inner else d_model * queries
         of_keys_and_values = d_model * (rank + turned) + rank * heads * (plain + value)
         return of_queries + of_keys_and_values + heads * value * d_model
+    one = _size(values, "head_dim") or d_model // heads
+    return 2 * d_model * (one * heads + _keys(values, d_model, heads))
+
+
+def _keys(values: dict[str, Any], d_model: int, heads: int) -> int:
+    """Return the width of a token's keys in one block."""
+    if _size(values, "kv_lora_rank"):  # transformers keeps the keys of all heads
+        return heads * sum(_size(values, name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim"))
     key_heads = _size(values, "num_key_value_heads", "num_kv_heads")
     key_heads = key_heads or (1 if values.get("multi_query") else heads)
-    return 2 * d_model * (_size(values, "head_dim") or d_model // heads) * (heads + key_heads)
+    return (_size(values, "head_dim") or d_model // heads) * key_heads
 
 
 def _experts(values: dict[str, Any], layers: int) -> Experts | None:

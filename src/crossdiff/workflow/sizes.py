@@ -1,8 +1,10 @@
 """Types of the forecast: the size of a language model, and what the jobs of a rule take."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-PROCESS = 0.5e9  # bytes of a Python process with torch
+PROCESS, NO_TORCH = 0.5e9, 0.2e9  # bytes of a Python process with torch, and without
+ENTRIES_HELD = 0.3e9  # bytes of a group of active entries in several orders
 # Bytes that a training step moves per parameter: it reads and writes the weight and two moments, and it moves
 # a gradient and the copy for products.
 ADAM_BYTES = 34
@@ -30,6 +32,7 @@ class Shape(NamedTuple):
     embeddings: int = 1  # 1 if the output embedding is tied to the input embedding, else 2
     positions: int = 0  # positions with a learned vector
     experts: Experts | None = None
+    keys: int | None = None  # width of a token's keys in one block, if it is not d_model
 
     @property
     def mlp_width(self) -> int:
@@ -38,7 +41,7 @@ class Shape(NamedTuple):
 
     def cache(self, sequences: int, tokens: int) -> int:
         """Bytes of keys and values in bfloat16 for this many sequences of ``tokens`` tokens each."""
-        return sequences * tokens * 2 * 2 * self.layers * self.d_model
+        return sequences * tokens * 2 * 2 * self.layers * (self.keys or self.d_model)
 
     def parameters(self, layers: int | None = None) -> int:
         """All parameters.
@@ -95,6 +98,13 @@ class Need(NamedTuple):
     written: float = 0  # written to caches
     read: float = 0  # read from caches in order
     pairs: float = 0  # read of both models, shuffled
+    temporary: float = 0  # bytes on disk that a later job removes
+    models: float = 0  # bytes of ``device`` that are weights of language models
+    passes: float = 0  # forward passes of a batch through all models that a job holds
+    linked: float = 0  # bytes that GPUs exchange
+    gpus: int = 1  # GPUs that share a job because a setting says so
+    side_by_side: bool = True  # whether jobs may run at the same time
+    trainings: tuple[float, ...] = ()  # bytes of ``device`` that each training of one process takes
 
     def times(self, share: float) -> "Need":
         """What this share of the jobs takes. The largest job stays."""
@@ -102,29 +112,22 @@ class Need(NamedTuple):
         return self._replace(
             jobs=round(share * self.jobs),
             tokens=round(share * self.tokens),
-            disk=share * self.disk,
-            flop=share * self.flop,
             work=work,
-            loads=share * self.loads,
-            written=share * self.written,
-            read=share * self.read,
-            pairs=share * self.pairs,
+            **{name: share * getattr(self, name) for name in ADDED},
         )
 
     def plus(self, other: "Need") -> "Need":
         """What both take together."""
-        return Need(
-            self.jobs + other.jobs,
-            self.tokens + other.tokens,
-            self.disk + other.disk,
-            max(self.host, other.host),
-            max(self.device, other.device),
-            self.flop + other.flop,
-            self.works + other.works,
-            self.loads + other.loads,
-            self.written + other.written,
-            self.read + other.read,
-            self.pairs + other.pairs,
+        larger = max(self, other, key=lambda need: need.device)
+        return self._replace(
+            jobs=self.jobs + other.jobs,
+            tokens=self.tokens + other.tokens,
+            host=max(self.host, other.host),
+            device=larger.device,
+            models=larger.models,
+            trainings=larger.trainings,
+            work=self.works + other.works,
+            **{name: getattr(self, name) + getattr(other, name) for name in ADDED},
         )
 
     @property
@@ -136,3 +139,20 @@ class Need(NamedTuple):
     def works(self) -> tuple[Work, ...]:
         """``work``, or its default if it is left out."""
         return self.work or (Work("encode" if self.device else "host", self.flop),)
+
+
+# The numbers that add up over jobs, next to jobs and tokens, which are integers.
+ADDED = ("disk", "flop", "loads", "written", "read", "pairs", "temporary", "passes", "linked")
+
+
+def kept(needs: Iterable[Need]) -> float:
+    """Bytes on disk that stay after a run."""
+    return sum(need.disk for need in needs)
+
+
+def peak(needs: Iterable[Need]) -> float:
+    """Bytes on disk at most, at any time of a run.
+
+    Snakemake promises no order, so all temporary files may exist at once.
+    """
+    return sum(need.disk + need.temporary for need in needs)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossdiff.config import Config
-from crossdiff.workflow.cards import Card
+from crossdiff.config.live import check_live
 from crossdiff.workflow.commands import snakemake
-from crossdiff.workflow.forecast import activation_width
-from crossdiff.workflow.forecast_run import forecast
-from crossdiff.workflow.sizes import Shape
+from crossdiff.workflow.forecast_data import activation_width
+from crossdiff.workflow.forecast_run import CACHING, forecast
+from crossdiff.workflow.machine import Machine
+from crossdiff.workflow.sizes import Shape, peak
 
 EXPANSIONS = (32, 16, 8, 4, 2)  # latents per residual dimension, the paper's first
 PER_LATENT = 2700  # training tokens: 200 M for 73,728 latents in the paper
@@ -44,7 +45,7 @@ class Fit(NamedTuple):
 def suggestion(
     config: Config,
     models: Mapping[str, Shape],
-    card: Card,
+    machine: Machine,
     disk: float | None,
     hours: float | None,
     configs: Sequence[Path],
@@ -55,10 +56,10 @@ def suggestion(
     other runs with that file.
     """
     limits = ([f"{disk / 1e9:,.0f} GB"] if disk else []) + ([f"{hours:g} hours"] if hours else [])
-    there = f"{' and '.join(limits)} on {card.record['card']}"
+    there = f"{' and '.join(limits)} on {machine.card.record['card']}"
     tried: list[Fit] = []
     for expansion in EXPANSIONS:
-        if (fit := _fit(config, models, card, disk, hours, expansion)) is None:
+        if (fit := _fit(config, models, machine, disk, hours, expansion)) is None:
             continue
         tried.append(fit)
         if fit.trained >= ENOUGH * fit.wanted:
@@ -68,9 +69,9 @@ def suggestion(
         yield f"Nothing fits {there}: {least} take more, or need more memory than the card has."
         return
     fit = tried[-1]
-    needs = forecast(fit.config, models).values()
-    gigabytes = sum(need.disk for need in needs) / 1e9
-    yield f"What fits {there}: {gigabytes:,.1f} GB, {card.hours(*needs):.1f} hours."
+    needs = forecast(fit.config, models)
+    gigabytes, taken = peak(needs.values()) / 1e9, machine.all_hours(needs)
+    yield f"What fits {there}: {gigabytes:,.1f} GB at its peak, {taken:.1f} hours."
     yield from _reasons(fit, tried)
     text = BYTES_PER_TOKEN * fit.data / 1e6
     yield f"  texts: about {text:,.0f} MB; a shorter data set stops the run and says how much is missing"
@@ -115,21 +116,21 @@ def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:
 def _fit(
     config: Config,
     models: Mapping[str, Shape],
-    card: Card,
+    machine: Machine,
     disk: float | None,
     hours: float | None,
     expansion: int,
 ) -> Fit | None:
     """Return the most training that fits, up to the paper's ratio.
 
-    None means that even the smallest training does not fit, or that the card has too little memory.
+    None means that even the smallest training does not fit, or that the GPUs have too little memory.
     """
     width = max(activation_width(config, model) for model in models.values())
     wanted = PER_LATENT * expansion * width
 
     def taken(data: int, epochs: int) -> tuple[float, float]:
-        needs = forecast(_resized(config, data, expansion, epochs, width), models).values()
-        return sum(need.disk for need in needs), card.hours(*needs)
+        needs = forecast(_resized(config, data, expansion, epochs, width), models)
+        return peak(needs.values()), machine.all_hours(needs)
 
     def fits_disk(data: int) -> bool:
         return not disk or taken(data, FEWEST)[0] <= (1 - KEPT_FREE) * disk
@@ -138,7 +139,7 @@ def _fit(
         return not hours or taken(data, epochs)[1] <= hours
 
     smallest = _resized(config, LEAST_TOKENS, expansion, FEWEST, width)
-    if card.memory and max(need.device for need in forecast(smallest, models).values()) > card.memory:
+    if any(machine.lacks(rule, need) for rule, need in forecast(smallest, models).items()):
         return None
     if not (fits_disk(LEAST_TOKENS) and fits_hours(LEAST_TOKENS)):
         return None
@@ -194,3 +195,28 @@ def _round(tokens: float) -> int:
     """Round down to three digits, since nobody reads more. The result is at least 1000."""
     unit = 10 ** max(0, math.floor(math.log10(max(tokens, 1))) - 2)
     return max(1000, int(tokens // unit * unit))
+
+
+def without_caches(config: Config, models: Mapping[str, Shape], machine: Machine) -> Iterator[str]:
+    """Yield a line that says what the same run takes without caches, if they are most of its disk.
+
+    There is none if the config could not run without caches.
+    """
+    now = forecast(config, models)
+    before, caches = peak(now.values()), peak(now[rule] for rule in CACHING if rule in now)
+    if config.activations.store == "none" or caches < before / 2:
+        return
+    activations = config.activations.model_copy(update={"store": "none"})
+    live = config.model_copy(update={"activations": activations})
+    try:
+        check_live(live)
+    except ValueError:
+        return
+    needs = forecast(live, models)
+    after, times = peak(needs.values()), machine.all_hours(needs) / machine.all_hours(now)
+    lacking = [line for rule, need in needs.items() if (line := machine.lacks(rule, need))]
+    but = f", but {lacking[0]}" if lacking else ", and later stages read a sample"
+    yield (
+        f"With activations: {{store: none}} the same run needs {after / 1e9:,.1f} GB at its peak "
+        f"and {times:.2f} times the hours{but}."
+    )

@@ -94,8 +94,7 @@ def test_what_was_not_measured_is_told() -> None:
     needs = {"a": need(Work("forward", 1)), "b": need(Work("l1", 1, 1, 1)), "c": need(Work("scale", 1))}
     lines = Card("a", record(**{key: 1.0 for key in USUAL if key != "start"}, forward=5e14)).told(needs)
     assert lines == [
-        "Hours count one job after another on a card (1e+15 FLOP/s in products, 1e+12 bytes/s copied) "
-        "with 10 CPU cores.",
+        "Hours are for work on a card (1e+15 FLOP/s in products, 1e+12 bytes/s copied) with 10 CPU cores.",
         "Not measured on this card: encode 20%, l1 40%; "
         "the forecast assumes these shares of the rates above.",
         "Not measured, so usual values are taken: start 6.",

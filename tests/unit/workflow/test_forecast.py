@@ -139,7 +139,10 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
     everything = explained({"folder": "nowhere"})
     planted = config("configs/planted.yaml")
     several = forecast(config("configs/tiny-pairs.yaml"), SMOLLM)
-    needs = several | forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
+    live = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
+    live["activations"] |= {"store": "none", "sample_tokens": 3000}
+    needs = several | forecast(load(live), SMOLLM)
+    needs |= forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
     for rule, text in rules().items():
         script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
         if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:

@@ -11,10 +11,9 @@ from snakemake.iocontainers import Wildcards
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
-from crossdiff.workflow.forecast import ENTRIES_HELD
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.run import Run, result_folders
-from crossdiff.workflow.sizes import PROCESS, Shape
+from crossdiff.workflow.sizes import ENTRIES_HELD, PROCESS, Shape
 from crossdiff.workflow.tokenizer_names import chat_tokenizers, told
 
 PAIRS: dict[str, Any] = yaml.safe_load((ROOT / "configs/tiny-pairs.yaml").read_text())

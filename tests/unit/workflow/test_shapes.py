@@ -123,6 +123,16 @@ def test_a_token_passes_the_active_experts_alone(name: str) -> None:
     assert shape_of(KNOWN[name]).per_token() == pytest.approx(1e9 * ACTIVE[name], rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("meta-llama/Llama-3.1-70B", 8 * 128), ("google/gemma-2-27b", 16 * 128), ("google/gemma-2b", 256)],
+)
+def test_keys_that_heads_share_are_kept_once(name: str, keys: int) -> None:
+    found = shape_of(KNOWN[name])
+    assert found.cache(3, 10) == 3 * 10 * 2 * 2 * found.layers * keys
+    assert shape_of(KNOWN["openai-community/gpt2"]).cache(1, 1) == 2 * 2 * 12 * 768
+
+
 def test_blocks_without_experts_are_counted_where_they_stand() -> None:
     model = shape_of(KNOWN["deepseek-ai/DeepSeek-V2-Lite"])
     first, second = (model.per_token(layers) - model.per_token(layers - 1) for layers in (1, 2))
@@ -248,7 +258,7 @@ def test_shape_by_the_names_of_other_families(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps(SIZES | {"n_inner": 32, "num_key_value_heads": 1, "head_dim": 8})
     )
-    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1))
+    assert folder_shape(tmp_path) == Shape(2, 16, 32, 100, 2 * 16 * 8 * (4 + 1), keys=8)
     (tmp_path / "config.json").write_text('{"width": 16}')
     assert folder_shape(tmp_path) is None
     # Each block has another size.
