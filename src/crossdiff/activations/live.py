@@ -7,7 +7,7 @@ its place.
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,18 +107,25 @@ class LiveActivations:
                 yield order[begin:end], end == len(order)
                 begin = end
 
-    def pools(self, buffer_tokens: int, first: int = 0, reserved: float = 0) -> Iterator[Pool]:
+    def pools(
+        self,
+        buffer_tokens: int,
+        first: int = 0,
+        reserved: float = 0,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> Iterator[Pool]:
         """Yield pools without end, beginning with number ``first``.
 
         A pool's number alone decides what it holds. ``reserved`` are the bytes that trainings take of the
-        device. Raises UserError for NaN or infinite activations.
+        device. ``after_batch`` is called whenever both models have run over a batch. Raises UserError for NaN
+        or infinite activations.
         """
         size = self.size(buffer_tokens)
         memory = self._memory(size, reserved)
         for number, (sequences, is_rest) in enumerate(self.sequences(size)):
             if number < first:
                 continue
-            rows = self._fill(memory, sequences)
+            rows = self._fill(memory, sequences, after_batch)
             order = np.random.default_rng([WITHIN, number]).permutation(len(rows))
             where = torch.from_numpy(order).to(memory.device)
             yield Pool(memory[: len(rows)], rows, where, is_rest, self.device)
@@ -130,7 +137,7 @@ class LiveActivations:
         log.info("a pool of %s token pairs, %.1f GB, on %s", f"{size:,}", size * row / 1e9, where)
         return torch.empty(size, len(MODELS), self.d_model, dtype=torch.bfloat16, device=where)
 
-    def _fill(self, memory: Tensor, sequences: np.ndarray) -> np.ndarray:
+    def _fill(self, memory: Tensor, sequences: np.ndarray, after_batch: Callable[[], None]) -> np.ndarray:
         """Run both models over the sequences. Returns the rows of the tokens that count, as they stand."""
         starts, lengths = self.starts[sequences], self.lengths[sequences]
         found, end = [], 0
@@ -148,6 +155,7 @@ class LiveActivations:
             memory[end : end + len(rows)] = values[torch.from_numpy(np.flatnonzero(kept)).to(values.device)]
             found.append(rows)
             end += len(rows)
+            after_batch()
         return np.concatenate(found)
 
     def _run(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ class ModelFeed:
         first = min(member.place[0] for member in members if member.training)
         reserved = sum(training.bytes() for training in trainings)
         del trainings  # a training that ends gives its memory back
-        pools = self.activations.pools(members[0].order.settings.buffer_tokens, first, reserved)
+        pools = self.activations.pools(
+            members[0].order.settings.buffer_tokens, first, reserved, lambda: write_checkpoints(members)
+        )
         for number, pool in enumerate(pools, first):
             for member in members:
                 if member.training and member.place[0] == number:
