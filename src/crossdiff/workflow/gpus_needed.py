@@ -1,0 +1,32 @@
+"""How many GPUs a job needs for what it holds on them. Torch-free."""
+
+import math
+
+# Rules that run a language model. Its blocks may lie on several GPUs (models.placement).
+SPLITTING = frozenset(
+    {
+        "prove_model",
+        "measure_refusals",
+        "harvest_activations",
+        "read_directions",
+        "generate_answers",
+        "measure_causal_effect",
+        "steer_latents",
+        "explain_latents",
+    }
+)
+# Share of a card's memory that tensors can fill. CUDA takes some, and a block of a model lies on one card.
+USABLE = 0.9
+
+
+def gpus_needed(device_bytes: float, card_bytes: float | None, splits: bool = True) -> int:
+    """Return how many cards with ``card_bytes`` bytes of memory each hold ``device_bytes`` bytes.
+
+    It is 0 for a job that holds nothing on a GPU. It is 1 if ``card_bytes`` is not known (None), or if the
+    job can't split what it holds over several cards (``splits``).
+    """
+    if not device_bytes:
+        return 0
+    if card_bytes is None or not splits:
+        return 1
+    return math.ceil(device_bytes / (USABLE * card_bytes))
