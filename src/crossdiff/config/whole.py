@@ -121,6 +121,9 @@ class Config(Analysis):
             )
         self._overview_is_free()
         self._batches_fill()
+        self.gpus.check_training(
+            self.activations.store, {name: one.batch for name, one in self.crosscoders.items()}
+        )
         planted = self.planted is not None
         if planted and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
             raise ValueError(
