@@ -67,7 +67,7 @@ def claim(number: int, folder: Path = CLAIMS) -> list[str]:
             told = True
         time.sleep(WAIT)
     os.environ[VISIBLE] = ",".join(taken)
-    log.info("on GPU %s", ", ".join(taken))
+    log.info("%s=%s", VISIBLE, os.environ[VISIBLE])
     return taken
 
 
