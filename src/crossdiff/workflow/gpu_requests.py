@@ -6,11 +6,12 @@ gets this number of GPUs. If it names more, it keeps its own number.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossdiff.workflow import harvests, together
 from crossdiff.workflow.gpus_needed import SPLITTING, gpus_needed
-from crossdiff.workflow.machine_gpus import ON_GPU, card_bytes, usable
+from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, card_bytes, usable
 from crossdiff.workflow.resources import Requests
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class _Asked:
         if self.rule == together.RULE:
             return config.gpus.training
         here = self.workflow.is_main_process and self.workflow.local_exec and config.device != "cpu"
-        there = len(usable()) if here else 0
+        there = allowed(self.workflow) if here else 0
         card = limited(named or (card_bytes() if here else None), config.gpus.memory)
         needed = gpus_needed(need.device, card, self.rule in SPLITTING or self.rule == LIVE)
         if self.rule == LIVE:
@@ -81,6 +82,12 @@ class _Asked:
         if there:
             return min(needed, there)
         return 1 if config.gpus.offload else needed
+
+
+def allowed(workflow: "Workflow", devices: Path = DEVICES) -> int:
+    """How many GPUs of this machine a job may take: those that there are, or fewer by ``--resources``."""
+    gpus = len(usable(devices))
+    return min(gpus, workflow.global_resources[ON_GPU].value) if gpus else 0
 
 
 def limited(card: float | None, gigabytes: float | None) -> float | None:

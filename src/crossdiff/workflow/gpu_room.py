@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from crossdiff.config import MODELS, Config, ModelSource
 from crossdiff.errors import UserError
 from crossdiff.workflow import together
-from crossdiff.workflow.gpu_requests import GB, known_as, limited
-from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, card_bytes, usable
+from crossdiff.workflow.gpu_requests import GB, allowed, known_as, limited
+from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, card_bytes
 from crossdiff.workflow.resources import Requests
 from crossdiff.workflow.shapes import listed
 
@@ -33,9 +33,8 @@ def check(workflow: "Workflow", requests: Requests, devices: Path = DEVICES) -> 
     Snakemake calls this when the DAG is known and no job has started. Only weights are counted here, so a
     model that hardly fits may still be refused when it is loaded (``models.placement``).
     """
-    if workflow.executor_plugin.name != "local" or not (gpus := usable(devices)):
+    if workflow.executor_plugin.name != "local" or not (limit := allowed(workflow, devices)):
         return
-    limit = min(len(gpus), workflow.global_resources[ON_GPU].value)
     config = requests.config
     card = limited(card_bytes(devices), config.gpus.memory)
     for job in workflow.dag.needrun_jobs():
