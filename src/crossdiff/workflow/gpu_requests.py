@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossdiff.workflow import harvests, together
+from crossdiff.workflow import harvests
 from crossdiff.workflow.gpus_needed import SPLITTING, gpus_needed
 from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, card_bytes, usable
-from crossdiff.workflow.resources import Requests
+from crossdiff.workflow.resources import TRAINING, Requests
 
 if TYPE_CHECKING:
     from snakemake.resources import Resource
     from snakemake.workflow import Workflow
 
 MEMORY = "gpu_memory_gb"  # resource by which a profile tells the memory of a cluster's GPUs
-LIVE, LIVE_GPUS = "train_live", 2  # a rule that runs two models, each of which may have a GPU
+LIVE = "train_live"  # its models may lie on several GPUs, its crosscoders lie on one
 GB = 1e9
 
 
@@ -71,14 +71,12 @@ class _Asked:
     def _needed(self, named: float | None) -> int:
         """The number of GPUs that the job needs. ``named``: bytes of the card that the profile describes."""
         config, need = self.requests.config, self.requests.needs[self.rule]
-        if self.rule == together.RULE:
+        if self.rule == TRAINING:
             return config.gpus.training
         here = self.workflow.is_main_process and self.workflow.local_exec and config.device != "cpu"
         there = allowed(self.workflow) if here else 0
         card = limited(named or (card_bytes() if here else None), config.gpus.memory)
         needed = gpus_needed(need.device, card, self.rule in SPLITTING or self.rule == LIVE)
-        if self.rule == LIVE:
-            needed = min(needed, LIVE_GPUS)
         if there:
             return min(needed, there)
         return 1 if config.gpus.offload else needed

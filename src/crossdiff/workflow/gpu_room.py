@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from crossdiff.config import MODELS, Config, ModelSource
 from crossdiff.errors import UserError
-from crossdiff.workflow import together
 from crossdiff.workflow.gpu_requests import GB, allowed, known_as, limited
 from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, card_bytes
-from crossdiff.workflow.resources import Requests
+from crossdiff.workflow.resources import TRAINING, Requests
 from crossdiff.workflow.shapes import listed
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def check(workflow: "Workflow", requests: Requests, devices: Path = DEVICES) -> 
     for job in workflow.dag.needrun_jobs():
         rule = known_as(job.rule.name)
         if (asked := _asked(workflow, job)) > limit:
-            is_setting = rule == together.RULE and asked == config.gpus.training
+            is_setting = rule == TRAINING and asked == config.gpus.training
             found = f"gpus.training: found {asked}" if is_setting else f"rule {rule}: {ON_GPU}: found {asked}"
             raise UserError(f"{found}, allowed on this machine: up to {limit}")
         if card is not None and not config.gpus.offload:

@@ -20,6 +20,7 @@ MARGIN = 1.5  # a job asks for this multiple of its forecast
 # Asked while the model's size is not known: enough for a few billion parameters.
 UNKNOWN_MB, UNKNOWN_MINUTES = 64_000, 480
 LEAST_MB, LEAST_MINUTES = 2000, 30
+TRAINING = "train_crosscoder"  # the rule that gpus.training is about
 # Rates that any GPU node of a cluster reaches.
 SLOWEST = Card(
     "slowest",
@@ -54,15 +55,13 @@ class Requests:
         """Return the resources of a rule."""
         if rule not in self.needs:  # it has no job, or its job only waits for a server
             return {}
-        need, gpus = self.needs[rule], 1
-        jobs, memory = need.jobs, need.memory
-        if rule == together.RULE:
-            gpus = self.config.gpus.training
-            memory += (gpus - 1) * PROCESS
-            if self.config.train_together and gpus == 1:
-                # Any job may be the one that trains all. It may keep the data, which take up to another pool.
-                jobs = len(self.config.comparisons)
-                memory = 1.5 * need.host + len(self.config.crosscoders) * need.device
+        need = self.needs[rule]
+        gpus = self.config.gpus.training if rule == TRAINING else 1
+        jobs, memory = need.jobs, need.memory + (gpus - 1) * PROCESS
+        if rule == together.RULE and self.config.train_together and gpus == 1:
+            # Any job may be the one that trains all. It may keep the data, which take up to another pool.
+            jobs = len(self.config.comparisons)
+            memory = 1.5 * need.host + len(self.config.crosscoders) * need.device
         megabytes = max(LEAST_MB, int(MARGIN * memory / 1e6)) if self.known else UNKNOWN_MB
         each = SLOWEST.seconds(need) / jobs / 60
         minutes = max(LEAST_MINUTES, int(MARGIN * each)) if self.known else UNKNOWN_MINUTES
