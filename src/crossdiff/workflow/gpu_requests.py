@@ -73,7 +73,9 @@ class _Asked:
         config, need = self.requests.config, self.requests.needs[self.rule]
         if self.rule == TRAINING:
             return config.gpus.training
-        here = self.workflow.is_main_process and self.workflow.local_exec and config.device != "cpu"
+        if config.device == "cpu":
+            return 1
+        here = self.workflow.is_main_process and self.workflow.local_exec
         there = allowed(self.workflow) if here else 0
         card = limited(named or (card_bytes() if here else None), config.gpus.memory)
         needed = gpus_needed(need.device, card, self.rule in SPLITTING or self.rule == LIVE)

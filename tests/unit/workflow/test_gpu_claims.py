@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from crossdiff.errors import UserError
+from crossdiff.provenance.code import SCRIPTS
 from crossdiff.workflow import gpu_claims, machine_gpus
 from crossdiff.workflow.gpu_claims import NAMES, SHARE, announce, claim
 from crossdiff.workflow.machine_gpus import GPU
@@ -30,15 +31,38 @@ print(",".join(taken), flush=True)
 sys.stdin.readline()
 """
 
+# What the frame of a job relies on: CUDA reads CUDA_VISIBLE_DEVICES when it is first asked, not at an import.
+IMPORTS = """
+import ast, sys, torch
+from pathlib import Path
+def asked(*_):
+    raise AssertionError("CUDA is asked before the job has claimed its GPU")
+for name in ("_cuda_getDeviceCount", "_cuda_init"):
+    setattr(torch._C, name, asked)
+torch.cuda.is_available = torch.cuda.device_count = asked
+for script in sorted(Path(sys.argv[1]).glob("*.py")):
+    lines = [part for part in ast.parse(script.read_text()).body if isinstance(part, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(lines, []), script, "exec"), {})
+    print(script.stem)
+"""
+SEES = """
+import sys, torch
+from crossdiff.workflow.gpu_claims import claim
+[name] = claim(1)
+assert torch.cuda.device_count() == 1
+print(torch.cuda.get_device_properties(0).uuid, flush=True)
+sys.stdin.readline()
+"""
+
 
 class Job:
     """A process that claims GPUs and runs until it is told to end."""
 
-    def __init__(self, folder: Path, number: int, kind: str, **environment: str) -> None:
+    def __init__(self, folder: Path, number: int, kind: str, code: str = JOB, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         source = {"PYTHONPATH": str(Path(gpu_claims.__file__).parents[2])}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", JOB, str(number), kind],
+            [sys.executable, "-c", code, str(number), kind],
             cwd=folder,
             env=clean | source | environment,
             stdin=subprocess.PIPE,
@@ -184,3 +208,21 @@ def test_a_run_tells_its_jobs_which_gpus_there_are(
         )
     )
     assert (os.environ.get(NAMES), os.environ.get(SHARE)) == told
+
+
+def test_no_script_asks_cuda_when_it_is_imported() -> None:
+    code = [sys.executable, "-c", IMPORTS, str(SCRIPTS)]
+    ended = subprocess.run(code, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "harvest_activations" in ended.stdout.split()
+
+
+@pytest.mark.gpu
+def test_torch_sees_the_claimed_gpu_alone(tmp_path: Path) -> None:
+    """One process for each GPU of this machine. With several GPUs, each process sees another one."""
+    names = [gpu.name for gpu in machine_gpus.found()]
+    environment = {NAMES: ",".join(names), SHARE: "1"}
+    jobs = [Job(tmp_path, 1, "alone", code=SEES, **environment) for _ in names]
+    assert len({job.gpus()[0] for job in jobs}) == len(names)
+    for job in jobs:
+        job.end()
