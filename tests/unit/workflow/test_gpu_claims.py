@@ -38,11 +38,13 @@ from pathlib import Path
 def asked(*_):
     raise AssertionError("CUDA is asked before the job has claimed its GPU")
 for name in ("_cuda_getDeviceCount", "_cuda_init"):
-    setattr(torch._C, name, asked)
+    if hasattr(torch._C, name):  # not in a torch for CPUs
+        setattr(torch._C, name, asked)
 torch.cuda.is_available = torch.cuda.device_count = asked
 for script in sorted(Path(sys.argv[1]).glob("*.py")):
-    lines = [part for part in ast.parse(script.read_text()).body if isinstance(part, ast.Import | ast.ImportFrom)]
-    exec(compile(ast.Module(lines, []), script, "exec"), {})
+    body = ast.parse(script.read_text()).body
+    imports = [part for part in body if isinstance(part, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), script, "exec"), {})
     print(script.stem)
 """
 SEES = """
