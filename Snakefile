@@ -65,6 +65,9 @@ rule crosscoders:
         everywhere(*every_training("weights.safetensors")),
 
 
+# All rules are there now.
+gpu_requests.settle(workflow, request)
+
 # A result counts only if its record agrees with it (docs/audit.md).
 planned_jobs.start(workflow, own_folders(CONFIG), [*result_folders(CONFIG), *SHARED], config, GIVEN)
 
@@ -75,6 +78,8 @@ onstart:
         resources.check_cores(workflow)
         slurm.check(workflow)
         gpu.check(workflow)
+        gpu_room.check(workflow, request)
+        gpu_claims.announce(workflow)
         kept_shards.look_again(workflow)
         together.announce(workflow, CONFIG)
     except UserError as error:

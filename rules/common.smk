@@ -22,6 +22,9 @@ try:
     from crossdiff.workflow import (
         ancient_edges,
         gpu,
+        gpu_claims,
+        gpu_requests,
+        gpu_room,
         harvests,
         kept_shards,
         resources,
@@ -70,7 +73,7 @@ try:
         print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)
     else:
         scratch.check_link()
-    request = resources.request(RUN.config)
+    request = resources.Requests(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -112,7 +115,7 @@ os.environ.update(CROSSDIFF_KERNELS=CONFIG.kernels)
 if CONFIG.device == "cpu":
     os.environ.update(CUDA_VISIBLE_DEVICES="")
 else:
-    resources.share_gpu(workflow)  # the limit is local: SLURM's jobs run on the cluster's GPUs
+    resources.share_gpus(workflow)  # the limit is local: SLURM's jobs run on the cluster's GPUs
 
 
 resource_scopes:

@@ -7,7 +7,6 @@ resumes from that checkpoint with no step left to make, and writes the outputs.
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -33,15 +32,6 @@ log = logging.getLogger(__name__)
 
 # Rank 0 may wait for another job's lock. torchrun notices if a rank dies.
 PATIENCE = timedelta(days=30)
-
-
-def gpus(resources: Mapping[str, Any]) -> int:
-    """Return the number of GPUs that a job's resources ask for, or 1 if they ask for none.
-
-    They ask by ``gpu: 4`` or by ``gres: "gpu:a100:4"`` (slurm/config.yaml).
-    """
-    gres = re.fullmatch(r"gpu(?::[^:]+)?:(\d+)", str(resources.get("gres", "")))
-    return int(resources.get("gpu") or (gres[1] if gres else 1))
 
 
 def train_on_ranks(

@@ -9,6 +9,7 @@ from test_forecast_of_disk import config
 
 from crossdiff.config import load
 from crossdiff.workflow.cards import Card
+from crossdiff.workflow.gpus_needed import turns
 from crossdiff.workflow.machine import LINK, Machine
 from crossdiff.workflow.sizes import Need, Work
 
@@ -87,7 +88,7 @@ def test_jobs_run_side_by_side_where_they_fit() -> None:
 def test_crosscoders_without_room_train_in_a_later_turn() -> None:
     """72 of 80 GB count, and a batch of the models takes 12."""
     live = need(30 + 12 + 90, 30, trainings=(30 * GB,) * 3, work=(Work("forward", 1e15), Work("l1", 0)))
-    assert machine().turns(live) == [60 * GB, 30 * GB]
+    assert turns(live, machine().memory) == [60 * GB, 30 * GB]
     assert machine().gpus_of("train_live", live) == 2  # the models, a batch and two crosscoders: 102 GB
     assert machine().hours("train_live", live) * 3600 == pytest.approx(4 + 2 * 1000)
     larger = need(30 + 12 + 61, 30, trainings=(61 * GB,))
