@@ -35,7 +35,7 @@ class RunningJob(NamedTuple):
     host: str
     pid: int
     slurm_job: str | None
-    gpus: list[str]  # those that it has claimed of a machine with several
+    gpus: Sequence[str] = ()  # those that it has claimed of a machine with several
 
 
 @contextmanager
