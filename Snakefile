@@ -77,11 +77,13 @@ onstart:
         gpu.check(workflow)
         kept_shards.look_again(workflow)
         together.announce(workflow, CONFIG)
+        bounded_disk.remove_while_running(workflow, CONFIG)
     except UserError as error:
         raise WorkflowError(str(error))
 
 
 onsuccess:
+    bounded_disk.remove_at_end(workflow, CONFIG)
     for report in everywhere(REPORT):
         if Path(report).exists():
             print(f"The report is at {Path(report).resolve()}")

@@ -21,9 +21,11 @@ try:
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import (
         ancient_edges,
+        bounded_disk,
         gpu,
         harvests,
         kept_shards,
+        made_again,
         resources,
         scratch,
         shapes,
@@ -66,6 +68,7 @@ try:
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()
+        made_again.stop_at_caches()
         print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)
     else:
         scratch.check_link()
