@@ -66,7 +66,9 @@ rule crosscoders:
 
 
 # A result counts only if its record agrees with it (docs/audit.md).
-planned_jobs.start(workflow, own_folders(CONFIG), [*result_folders(CONFIG), *SHARED], config, GIVEN)
+FOLDERS = own_folders(CONFIG), [*result_folders(CONFIG), *SHARED]
+made_again.stop_at_caches(workflow, planned_jobs.start(workflow, *FOLDERS, config, GIVEN))
+bounded_disk.remove_at_end(workflow, CONFIG)
 
 
 onstart:
@@ -83,7 +85,6 @@ onstart:
 
 
 onsuccess:
-    bounded_disk.remove_at_end(workflow, CONFIG)
     for report in everywhere(REPORT):
         if Path(report).exists():
             print(f"The report is at {Path(report).resolve()}")

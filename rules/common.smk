@@ -68,7 +68,6 @@ try:
         check_fields(RUN.config.datasets)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()
-        made_again.stop_at_caches()
         print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)
     else:
         scratch.check_link()

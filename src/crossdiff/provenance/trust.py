@@ -6,8 +6,6 @@ Before each DAG is built, this module makes these metadata agree with the record
 - Metadata that are lost, or that describe another file, are restored from the record.
 - If a result or one of its inputs is not what the record says, the reason replaces the params in the
   metadata. Snakemake then sees changed params, and makes the result again.
-- Snakemake makes everything again that read an older file. A cache that its job made again
-  (``provenance.removed``) gets the time at which it was made first, in Snakemake's memory only.
 - A killed Snakemake leaves marks at files whose jobs it had started. A verified result loses its mark.
 """
 
@@ -25,6 +23,15 @@ if TYPE_CHECKING:
     from snakemake.workflow import Workflow
 
 NO_RECORD = "has no record"
+
+
+class Reconciled(NamedTuple):
+    """What was found on disk."""
+
+    found: list[str]  # paths of all outputs
+    # Of results that were removed and made again (``provenance.removed``): path -> when they were made first,
+    # in nanoseconds. Snakemake would make everything again that was made from the earlier ones.
+    first_made: dict[str, int]
 
 
 class Result(NamedTuple):
@@ -125,22 +132,21 @@ def entries(folders: list[str], root: Path = Path()) -> Iterator[tuple[str, bool
             names[:] = [name for name in names if name not in units | hidden]
 
 
-def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
-    """Make Snakemake's metadata of everything below ``folders`` agree with the records.
-
-    Returns the paths of all outputs below ``folders``, without those that were removed.
-    """
+def reconcile(workflow: "Workflow", folders: list[str]) -> Reconciled:
+    """Make Snakemake's metadata of everything below ``folders`` agree with the records."""
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
     metadata = _metadata(workflow)
     remembered = JsonCache(FOLDER / "hashes.json")
-    found, verified, order_only = [], [], _order_only(workflow)
+    order_only = _order_only(workflow)
+    found, verified, first_made = [], [], {}
     for path, record, doubt in survey(folders, Hashes(Path(), remembered), order_only):
         if record is None or removed(path) is None:
             found.append(path)
         if record and not doubt:
             verified.append(path)
-            _keep_time(workflow, path, record, order_only.get(record.rule, set()))
+            if time := _first_made(path, record, order_only.get(record.rule, set())):
+                first_made[path] = time
         wanted: dict[str, Any] = {"params": [f"{path} {doubt}"]}
         if record and not doubt:
             wanted["params"] = _as_snakemake(record.params)
@@ -159,23 +165,19 @@ def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
     for path in metadata._filter_incomplete_keys(verified):
         metadata._unmark_incomplete(path)
     remembered.save()
-    return found
+    return Reconciled(found, first_made)
 
 
-def _keep_time(workflow: "Workflow", path: str, record: Record, order_only: Collection[str]) -> None:
-    """Let Snakemake take a cache that was made again for as old as the first one.
+def _first_made(path: str, record: Record, order_only: Collection[str]) -> int | None:
+    """When a result that was made again was made first, in nanoseconds. None if it was made once.
 
-    Not if an input is newer than that, because then Snakemake would make the cache again in every run.
+    None also if an input is newer than that, because then Snakemake would make the result in every run.
     """
-    from snakemake.io import Mtime
-
     before = earlier(path, record)
     if before is None or not Path(path).exists():
-        return
+        return None
     read = [_time(entry.path) for entry in record.inputs if entry.name not in order_only]
-    if all(time <= before.modified for time in read):
-        first = before.modified / 1e9
-        workflow.iocache.mtime[path] = Mtime(local=first, local_target=first)
+    return before.modified if all(time <= before.modified for time in read) else None
 
 
 def _time(path: str) -> int:

@@ -10,12 +10,15 @@ that names its targets, such as ``snakemake activations``. The next whole run re
 Torch-free.
 """
 
+import atexit
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossdiff.config import Config
+from crossdiff.errors import UserError
+from crossdiff.provenance.lock import refuse_while_snakemake_runs
 from crossdiff.provenance.records import RecordError
 from crossdiff.provenance.removed import remove
 
@@ -44,9 +47,20 @@ def remove_while_running(workflow: "Workflow", config: Config) -> None:
 
 
 def remove_at_end(workflow: "Workflow", config: Config) -> None:
-    """Remove all caches that are left of earlier runs. Snakemake calls this when all jobs are done."""
-    if not config.activations.keep and _is_whole(workflow):
-        _remove_read(workflow.dag, workflow.dag.jobs)
+    """Remove caches that are left of earlier runs when Snakemake ends, also if it had nothing to do."""
+    if workflow.is_main_process and not config.activations.keep:
+        atexit.register(_remove_at_end, workflow)
+
+
+def _remove_at_end(workflow: "Workflow") -> None:
+    # There is a scheduler if the DAG was planned as a whole to be run.
+    if workflow.dryrun or workflow.scheduler is None or not _is_whole(workflow):
+        return
+    try:
+        refuse_while_snakemake_runs(Path())
+    except UserError:
+        return  # the next run has begun
+    _remove_read(workflow.dag, workflow.dag.jobs)
 
 
 def _is_whole(workflow: "Workflow") -> bool:

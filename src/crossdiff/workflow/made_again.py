@@ -18,6 +18,7 @@ from crossdiff.provenance.removed import removed
 if TYPE_CHECKING:
     from snakemake.dag import DAG
     from snakemake.jobs import Job, Reason
+    from snakemake.workflow import Workflow
 
 # What makes a job run for its own sake. A missing output is no such reason: another job needs it.
 REASONS = (
@@ -33,14 +34,23 @@ REASONS = (
 )
 
 
-def stop_at_caches() -> None:
-    """Change how Snakemake finds the jobs that another one makes run (``DAG.update_needrun``)."""
-    from snakemake.dag import DAG
+def stop_at_caches(workflow: "Workflow", first_made: Mapping[str, int]) -> None:
+    """Change how Snakemake finds the jobs that another one makes run (``DAG.update_needrun``).
 
+    ``first_made``: cache that was made again -> when it was made first, in nanoseconds. Snakemake takes it
+    for as old as that while it plans. Otherwise it would run all jobs that had read the first one.
+    """
+    from snakemake.dag import DAG
+    from snakemake.io import Mtime
+
+    if not workflow.is_main_process:
+        return
+    times = {path: Mtime(local=time / 1e9, local_target=time / 1e9) for path, time in first_made.items()}
     whole = DAG.update_needrun
 
     @wraps(whole)  # keeps the marks of other changes
     async def update_needrun(dag: "DAG", *arguments: Any, **named: Any) -> None:
+        dag.workflow.iocache.mtime.update(times)
         below = dag.depending
         while True:
             seen = dag.depending = _Seen(dag, below)
