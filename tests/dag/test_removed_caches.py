@@ -162,7 +162,9 @@ def again(emptied: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checko
     def make(checkout: Checkout) -> None:
         shutil.copytree(emptied.folder, checkout.folder, symlinks=True, dirs_exist_ok=True)
         for path in checkout.folder.glob("results/activations/*/layer1/*/*/*.h5.record.json"):
-            rounded_otherwise(checkout, path.relative_to(checkout.folder).as_posix().removesuffix(".record.json"))
+            rounded_otherwise(
+                checkout, path.relative_to(checkout.folder).as_posix().removesuffix(".record.json")
+            )
         result = checkout.snakemake("activations", "--configfile", keepless(checkout))
         assert result.returncode == 0, result.stdout
         assert planned(result.stdout) == {"activations": 1, "harvest_activations": MODELS * SHARDS}

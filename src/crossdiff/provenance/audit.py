@@ -69,7 +69,7 @@ class Node(NamedTuple):
 
     @property
     def verdicts(self) -> list[Finding]:
-        """The findings. If there are none: the notes and whether the file is accepted, or that it is verified."""
+        """The findings. If there are none: the notes, and whether the file is accepted or verified."""
         if self.findings:
             return self.findings
         found = [*self.notes]

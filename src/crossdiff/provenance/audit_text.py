@@ -144,4 +144,5 @@ def summary(nodes: dict[str, Node], audit: Audit) -> str:
     verified = len(nodes) - accepted - gone
     if accepted:
         also = f"{also}, {accepted} accepted: older code made them"
-    return f"{verified} of {len(nodes)} files verified{also}; {how}." if also else f"All {verified} files verified; {how}."
+    told = f"{verified} of {len(nodes)} files verified{also}" if also else f"All {verified} files verified"
+    return f"{told}; {how}."

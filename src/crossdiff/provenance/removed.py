@@ -3,16 +3,16 @@
 ``activations.keep: false`` removes a cache once everything that reads it is made. The cache's record stays
 and says so. It tells whether what was made from the cache is still true.
 
-A later run may need the cache again, for one more crosscoder. The same job then makes it: same rule, settings,
-code and inputs, so its record has the same id. On a CPU it makes the same bytes. A GPU may round differently.
-What was made from the first cache stays valid in both cases. The new record lists the digests of the earlier
-caches, so results that were made from them are still recognised.
+A later run may need the cache again, for one more crosscoder. The same job then makes it: same rule,
+settings, code and inputs, so its record has the same id. On a CPU it makes the same bytes. A GPU may round
+differently. What was made from the first cache stays valid in both cases. The new record lists the digests of
+the earlier caches, so results that were made from them are still recognised.
 
 Torch-free, because the Snakefile imports this module.
 """
 
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def _known(place: Path) -> Record | None:
     return _read(place, changed)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(place: Path, _changed: int) -> Record | None:
     try:
         return read_record(place)
@@ -75,18 +75,20 @@ def _read(place: Path, _changed: int) -> Record | None:
 
 def earlier(path: str, record: Record) -> Earlier | None:
     """What the job of ``record`` made under ``path`` before. None if nothing of it was removed."""
-    again, gone, made = record.run.get(AGAIN), record.run.get(REMOVED), record.output(path)
-    if made is None or not (again or gone):
-        return None
-    own = [made.digest] if gone else []
-    known = again or {"digests": [], "modified": gone["modified"]}
-    return Earlier(frozenset([*known["digests"], *own]), known["modified"])
+    gone, made = record.run.get(REMOVED), record.output(path)
+    again = record.run.get(AGAIN)
+    known = [again] if again else []
+    if gone and made:
+        known.append({"digests": [made.digest], "modified": gone["modified"]})
+    digests = frozenset(digest for values in known for digest in values["digests"])
+    return Earlier(digests, known[0]["modified"]) if known else None
 
 
 def made_again(path: str, record: Record | None, identity: str) -> dict[str, Any]:
     """What the record of a result has to say if its job makes it again: an entry of ``Record.run``.
 
-    ``record`` is that of the removed result. Empty if there is none, or if another job made it (``identity``).
+    ``record`` is that of the removed result. Empty if there is none, or if its job was another than
+    ``identity``, the id of the new record.
     """
     before = earlier(path, record) if record is not None and record.id == identity else None
     if before is None:

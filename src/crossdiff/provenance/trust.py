@@ -43,7 +43,7 @@ class Result(NamedTuple):
 
 
 def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]]) -> Iterator[Result]:
-    """Compare every output below ``folders`` with its record. Those that were removed as configured come last.
+    """Compare every output below ``folders`` with its record. Those that were removed come last.
 
     ``order_only``: rule -> names of the inputs whose content does not count.
     """

@@ -101,7 +101,8 @@ def test_what_was_made_from_an_earlier_result_is_in_doubt(root):
     make(root, "tokenise", {"files": ["text.txt"]}, TOKENS, {"tokens.context": 8}, "other tokens")
     remove(root / TOKENS)
     assert input_changed(shard_of(root), Hashes(root, {}))
-    assert reason_to_doubt(TABLE, read_record(root / TABLE), Hashes(root, {})) == f"was made from another {TOKENS}"
+    doubt = reason_to_doubt(TABLE, read_record(root / TABLE), Hashes(root, {}))
+    assert doubt == f"was made from another {TOKENS}"
     assert verdicts(root)[TABLE] == ["input changed since"]
 
 

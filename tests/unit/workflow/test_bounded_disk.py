@@ -27,7 +27,9 @@ class Dag:
     def __init__(self) -> None:
         self.harvests = {path: Job(output=[path]) for path in (BASE, ONE, TWO)}
         reads = {"train one": (BASE, ONE), "train two": (BASE, TWO)}
-        self.trainings = {name: Job(output=[f"{name}.safetensors"], reads=paths) for name, paths in reads.items()}
+        self.trainings = {
+            name: Job(output=[f"{name}.safetensors"], reads=paths) for name, paths in reads.items()
+        }
         self.depending: dict[Job, dict[Job, set[str]]] = {
             made: {job: {path} for job in self.trainings.values() if path in job.reads}
             for path, made in self.harvests.items()
