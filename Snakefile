@@ -69,7 +69,9 @@ rule crosscoders:
 gpu_requests.settle(workflow, request)
 
 # A result counts only if its record agrees with it (docs/audit.md).
-planned_jobs.start(workflow, own_folders(CONFIG), [*result_folders(CONFIG), *SHARED], config, GIVEN)
+FOLDERS = own_folders(CONFIG), [*result_folders(CONFIG), *SHARED]
+made_again.stop_at_caches(workflow, planned_jobs.start(workflow, *FOLDERS, config, GIVEN))
+bounded_disk.remove_at_end(workflow, CONFIG)
 
 
 onstart:
@@ -82,6 +84,7 @@ onstart:
         gpu_claims.announce(workflow)
         kept_shards.look_again(workflow)
         together.announce(workflow, CONFIG)
+        bounded_disk.remove_while_running(workflow, CONFIG)
     except UserError as error:
         raise WorkflowError(str(error))
 

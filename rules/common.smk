@@ -21,12 +21,14 @@ try:
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import (
         ancient_edges,
+        bounded_disk,
         gpu,
         gpu_claims,
         gpu_requests,
         gpu_room,
         harvests,
         kept_shards,
+        made_again,
         resources,
         scratch,
         shapes,
@@ -229,6 +231,23 @@ HARVESTED = [
     for role in ROLES
     for path in cache_files(seen, split, role)
 ]
+
+# With ``keep: false``: folder of caches -> the priority of their harvest. What reads the caches of one pair
+# and layer then comes before the harvest of the next, so that fewer caches lie on the disk at once.
+PRIORITY = {
+    seen.activations(role): -number
+    for number, seen in reversed([*enumerate(RUN.comparisons)])
+    for role in ROLES
+    if not CONFIG.activations.keep
+}
+
+
+def in_turn(*layers):
+    """The priority of a harvest of these layers. Without any it is the layer of the job."""
+    return lambda w: max(
+        PRIORITY.get(f"results/activations/{w.model}/layer{layer}/{w.tokenizer}", 0)
+        for layer in layers or [w.layer]
+    )
 
 
 def checked(role):
