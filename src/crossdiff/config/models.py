@@ -203,7 +203,10 @@ class ModelSource(GivenModel):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "ModelSource":
-        exactly_one(self, SOURCES)
+        kind = exactly_one(self, SOURCES)
+        if self.bits is not None and kind not in (*GIVEN, "adapter"):
+            allowed = f"allowed with {', '.join(GIVEN)} and adapter; leave it out"
+            raise ValueError(f"bits: found {self.bits} with {kind}, {allowed}")
         return self
 
     @property
