@@ -5,6 +5,7 @@ As on real devices, an operation on tensors of two devices fails. Nothing here k
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 KIND = "xla"  # a kind of device that torch knows by name, and that needs no library to name it
 CPU = torch.device("cpu")
-MOVES = ("aten._to_copy", "aten.to", "aten.copy_")
+MOVES = ("copy", "aten.to")  # parts of the names of operations between devices
 # For these, torch would ask for the device's library.
 READING = (Tensor.tolist, Tensor.item, Tensor.__float__, Tensor.__int__, Tensor.__bool__)
 INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
-GUARDED = (*INDEXING, Tensor.__invert__, Tensor.contiguous)
+GUARDED = (*INDEXING, Tensor.__invert__, Tensor.contiguous, Tensor.copy_)
 
 
 class Elsewhere(Tensor):
@@ -28,7 +29,9 @@ class Elsewhere(Tensor):
     inner: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor, device: torch.device) -> "Elsewhere":
+    def __new__(cls, inner: Tensor, device: torch.device | None = None, requires_grad: bool = False) -> Any:
+        if device is None:  # accelerate makes a parameter by the type of the one before
+            return torch.nn.Parameter(inner, requires_grad)
         layout = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
         made = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=device, **layout)
         made.inner = inner
@@ -46,7 +49,7 @@ def _computed(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -
     there = {tensor.device for tensor in tensors if tensor.dim() or tensor.device != CPU}
     if function in INDEXING or "index" in str(function):  # a GPU takes indices from the CPU
         there = {tensors[0].device, *(device for device in there if device != CPU)}
-    if len(there) > 1 and not str(function).startswith(MOVES):
+    if len(there) > 1 and not any(part in str(function) for part in MOVES):
         raise RuntimeError(f"{function}: tensors on {' and '.join(sorted(map(str, there)))}")
     asked = [torch.device(leaf) for leaf in leaves if isinstance(leaf, torch.device)]
     where = asked[0] if asked else tensors[0].device if "copy_" in str(function) else next(iter(there), CPU)
@@ -92,3 +95,14 @@ def several_devices() -> Iterator[list[torch.device]]:
     """Two devices on which tensors can be made, and to which they can be moved, in this context."""
     with _Called(), _Dispatched():
         yield [torch.device(KIND, number) for number in range(2)]
+
+
+def moved(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """A copy of a model on a device, without hooks. Tied weights are no longer one."""
+    copy = deepcopy(model)
+    for module in copy.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            module._parameters[name] = torch.nn.Parameter(value.detach().to(device), requires_grad=False)
+        for name, value in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = value.to(device)
+    return copy

@@ -75,11 +75,11 @@ def _of_few_bits(
     method = quantisation(config) or BITSANDBYTES
     if bits := asked_bits(folder):
         check_bits(bits, f"{folder}: bits", config)
-        asked: dict[str, Any] = {
+        ways: dict[int, dict[str, Any]] = {
             8: {"load_in_8bit": True},
             4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
-        }[bits]
-        options["quantization_config"] = BitsAndBytesConfig(**asked)
+        }
+        options["quantization_config"] = BitsAndBytesConfig(**ways[bits])
     try:
         # It can't be moved to the device later.
         model: Any = _from_folder(folder, wrapped, dtype=dtype, device_map=where, **options)
