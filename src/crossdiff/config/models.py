@@ -198,7 +198,7 @@ class ModelSource(GivenModel):
     planted: Planted | None = None
     bits: Annotated[
         Literal[8, 4] | None,
-        about("Load the weights in so many bits (bitsandbytes). Left out: as they are stored.", "bits"),
+        about("Load the weights in so many bits (bitsandbytes). Left out: as they are stored."),
     ] = None
 
     @model_validator(mode="after")

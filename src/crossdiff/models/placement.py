@@ -4,12 +4,12 @@ A model goes whole to the first GPU that has room for its weights and for the ac
 If none has, it is spread over all GPUs of the job. What lies outside its blocks (embeddings, final norm,
 head) goes to the GPU with the most room. The blocks follow in order, none is split, and all GPUs give the
 same share of their room. With ``gpus.offload``, the last blocks stay in main memory if the GPUs have no room
-for them. Each of their layers comes to the first of these GPUs when it runs. accelerate moves weights and
-activations.
+for them. Each of their layers comes to a GPU when it runs. accelerate moves weights and activations.
 
 This is known before any weight is read (models/footprint.py).
 """
 
+import gc
 import logging
 import math
 import os
@@ -51,6 +51,7 @@ def place(
     if devices[0].type == "cpu":
         return devices[0]
     needed = footprint_of(folder, dtype)
+    gc.collect()  # accelerate's hooks keep a model that is no longer used in a cycle of references
     rooms = {where.index or 0: room(where) for where in devices}
     if max(rooms.values()) <= needed.activations:
         raise UserError(_no_activations(folder, needed, max(rooms.values())))
@@ -62,8 +63,13 @@ def place(
     if gpus == set(places.values()) and len(gpus) == 1:
         return torch.device("cuda", *gpus)
     apart = sum(size for block, size in needed.blocks.items() if places[block] == MAIN_MEMORY)
-    over = f"{len(gpus)} GPUs, {_gb(apart)} of them in main memory"
-    log.info("%s: %s of weights are spread over %s", folder, _gb(needed.weights), over)
+    log.info(
+        "%s: %s of weights on %d GPUs, %s of them wait in main memory",
+        folder,
+        _gb(needed.weights),
+        len(gpus),
+        _gb(apart),
+    )
     return places
 
 
@@ -97,10 +103,8 @@ def spread(needed: Footprint, rooms: Mapping[int, float], main_memory: float = 0
             return places
     if not main_memory:
         return None
-    first, *others = order
-    streamed = max(needed.blocks.values())  # room for what comes from main memory
-    fill = [(first, free[first] - streamed), *((gpu, free[gpu]) for gpu in others)]
-    return _filled(needed, [*fill, (MAIN_MEMORY, main_memory)])
+    streamed = max(needed.blocks.values())  # room for what comes from main memory, on whichever GPU
+    return _filled(needed, [*((gpu, free[gpu] - streamed) for gpu in order), (MAIN_MEMORY, main_memory)])
 
 
 def _filled(needed: Footprint, rooms: Sequence[tuple[int | str, float]]) -> Places | None:

@@ -149,6 +149,15 @@ def model(tmp_path_factory) -> Path:
     return random_model(tmp_path_factory.mktemp("large") / "model", layers=12, d_model=1024)
 
 
+def test_two_gpus_of_a_machine_are_filled_before_main_memory(gpus, model, monkeypatch):
+    needed = needs(model)
+    gpus |= dict.fromkeys(range(2), needed.activations + 0.4 * needed.weights)
+    monkeypatch.setenv(OFFLOAD, "1")
+    places = place(model, torch.bfloat16)
+    assert [places[block] for block in needed.blocks] == sorted(map(places.get, needed.blocks), key=str)
+    assert set(places.values()) == {0, 1, MAIN_MEMORY}
+
+
 def needs(model: Path) -> Footprint:
     return footprint_of(model, torch.bfloat16)
 
