@@ -60,6 +60,8 @@ def _computed(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -
         return CPU if isinstance(leaf, torch.device) and leaf.type == KIND else leaf
 
     inner_args, inner_kwargs = tree_map(inner, (args, kwargs))
+    if "histc" in str(function):  # the CPU counts no integers
+        return Elsewhere(function(inner_args[0].float(), *inner_args[1:], **inner_kwargs), where)
     given = {id(tensor.inner): tensor for tensor in tensors if isinstance(tensor, Elsewhere)}
 
     def outer(tensor: Tensor) -> Tensor:
@@ -68,7 +70,8 @@ def _computed(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -
             if same.device == where:
                 return same
             tensor = tensor.clone()
-        return Elsewhere(tensor, where) if where.type == KIND else tensor
+        with torch.inference_mode(tensor.is_inference()):  # a view is one if its tensor is
+            return Elsewhere(tensor, where) if where.type == KIND else tensor
 
     return tree_map_only(Tensor, outer, function(*inner_args, **inner_kwargs))
 

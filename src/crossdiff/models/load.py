@@ -1,7 +1,8 @@
 """Load a model from a plain Hugging Face folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def load_model(
     """
     weights = base_folder(folder)
     wrapped = _wrapped(weights)
-    where = place(folder, dtype, devices)
+    with _usable(weights):
+        where = place(folder, dtype, devices)
     if quantisation(read_config(weights)) or asked_bits(folder):
         model = _of_few_bits(folder, wrapped, where, dtype)
     elif isinstance(where, torch.device):  # transformers wraps ``to`` in a way that hides ``self``
@@ -117,16 +119,23 @@ def _from_folder(folder: str | Path, wrapped: list[str], **options: Any) -> "Pre
     if wrapped:
         options["key_mapping"] = {WRAPPER: ""}
     weights = base_folder(folder)
-    try:
+    with _usable(weights):
         model = read_weights(weights, str(weights), use_safetensors=True, **options)
-    except (torch.OutOfMemoryError, MemoryError, UserError):
-        raise
-    except UNUSABLE as error:
-        raise UserError(f"{weights}: not a usable model folder ({first_line(error)})") from error
     if weights == Path(folder):
         return model
     with undispatched(model):
         return with_adapter(model, folder)
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Raise UserError for what transformers raises about the files of a folder."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, UserError):
+        raise
+    except UNUSABLE as error:
+        raise UserError(f"{folder}: not a usable model folder ({first_line(error)})") from error
 
 
 def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrainedModel":

@@ -146,12 +146,14 @@ def _fits_nowhere(
         if spread(needed, dict.fromkeys(range(number), largest)):
             fits.append(f"{number} x {_gb(largest)}")
             break
-    few = is_of_few_bits(folder)
+    few, asked = is_of_few_bits(folder), os.environ.get(OFFLOAD) == "1"
     for bits in () if few else BYTES:
         smaller = footprint_of(folder, dtype, bits)
         if spread(smaller, rooms):
             fits.append(f"bits: {bits} ({_gb(smaller.weights)})")
-    if not few and os.environ.get(OFFLOAD) != "1" and (places := spread(needed, rooms, _main_memory())):
+    if not few and asked:
+        fits.append(f"more main memory than {_gb(_main_memory())}")
+    elif not few and (places := spread(needed, rooms, _main_memory())):
         apart = sum(size for block, size in needed.blocks.items() if places[block] == MAIN_MEMORY)
         fits.append(f"gpus.offload: true ({_gb(apart)} in main memory)")
     if memory_limit() < math.inf:

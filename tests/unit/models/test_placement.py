@@ -10,7 +10,7 @@ from accelerate import dispatch_model
 from helpers_activations import chats, random_crosscoder
 from helpers_adapters import adapted, write_adapter
 from helpers_devices import KIND, moved, several_devices
-from helpers_folders import random_model
+from helpers_folders import edit, random_model
 from helpers_models import D_MODEL, FAMILIES, tiny_model
 from helpers_texts import one_line
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -212,6 +212,21 @@ def test_a_limit_that_leaves_nothing_for_activations_is_an_error_of_its_own(gpus
     assert message.endswith(f"{alone}; raise it, or lower activations.batch_tokens")
 
 
+def test_with_too_little_main_memory_the_line_says_how_much_there_is(gpus, model, monkeypatch):
+    gpus[0] = needs(model).activations + needs(model).weights / 20
+    monkeypatch.setenv(OFFLOAD, "1")
+    monkeypatch.setattr(placement, "_main_memory", lambda: 20e6)
+    assert one_line(place, model, torch.bfloat16).endswith("it would fit: more main memory than 0.0 GB")
+
+
+def test_a_folder_that_is_no_language_model_is_refused_in_one_line(gpus, tmp_path):
+    gpus[0] = 80 * GB
+    folder = random_model(tmp_path / "model")
+    edit(folder / "config.json", model_type="clip")
+    message = one_line(load_model, folder, torch.bfloat16)
+    assert message.startswith(f"{folder}: not a usable model folder")
+
+
 def test_named_devices_are_the_only_ones(gpus, model):
     gpus |= {0: 80 * GB, 1: 80 * GB}
     assert place(model, torch.bfloat16) == torch.device("cuda", 0)
@@ -330,19 +345,20 @@ def test_loading_to_several_places_gives_the_same_model(base, monkeypatch):
     assert prove(found, "it", TEXTS, 1, ALL) == prove(expected, "it", TEXTS, 1, ALL)
 
 
-def test_adapter_goes_around_layers_that_wait_in_main_memory(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("of_blocks", [(0, 0, 1, 1), (0, 1, MAIN_MEMORY, MAIN_MEMORY)])
+def test_adapter_goes_around_layers_wherever_they_are(base, tmp_path, monkeypatch, of_blocks):
     monkeypatch.setitem(digests.ROWS, KIND, 7)
     write_adapter(base, tmp_path / "lora")
     folder = adapted(base, tmp_path / "lora", tmp_path / "chat", trained_on=str(base))
     expected = load_model(folder, torch.float32)
     plain = load_model(base, torch.float32)
     places: Places = dict.fromkeys(footprint(plain, torch.float32).outside, 0)
-    places |= {f"model.layers.{number}": (0, 1, MAIN_MEMORY, MAIN_MEMORY)[number] for number in range(4)}
+    places |= {f"model.layers.{number}": where for number, where in enumerate(of_blocks)}
     with several_devices() as devices:
         apart = dispatched(plain, places, devices)
         with undispatched(apart):
             with_adapter(apart, folder)
         lora = apart.model.layers[3].mlp.down_proj.lora_A.default
-        assert lora.weight.device.type == "meta"
+        assert lora.weight.device.type == ("meta" if MAIN_MEMORY in of_blocks else KIND)
         assert prove(apart, "apart", TEXTS, 1, ALL) == prove(expected, "one", TEXTS, 1, ALL)
         assert digest(apart) == digest(expected)
