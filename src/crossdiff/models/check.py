@@ -46,18 +46,15 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
         if number >= config.vocab_size and number != chat.pad_token_id
     }
     facts = {"d_model": config.hidden_size, "layers": config.num_hidden_layers, "family": config.model_type}
-    few = few_bits(read_config(base_folder(folder)), asked_bits(folder))
-    return (
-        facts
-        | ({FEW_BITS: few} if few else {})
-        | {
-            "vocabulary": len(vocabulary),
-            "rows": config.vocab_size,
-            "rowless": rowless,
-            "unknown": unknown,
-            "moved": moved,
-        }
-    )
+    if few := few_bits(read_config(base_folder(folder)), asked_bits(folder)):
+        facts[FEW_BITS] = few
+    return facts | {
+        "vocabulary": len(vocabulary),
+        "rows": config.vocab_size,
+        "rowless": rowless,
+        "unknown": unknown,
+        "moved": moved,
+    }
 
 
 def compared(

@@ -160,7 +160,7 @@ def _fits_nowhere(
         fits.append("a higher gpus.memory, if the GPUs have more")
     name = str(dtype).removeprefix("torch.")
     has = f"{folder}: needs {_gb(needed.weights)} in {name}, the job's GPUs have {there}"
-    kept = f"of which {_gb(needed.activations)} each are kept for activations"
+    kept = f"and each keeps {_gb(needed.activations)} for activations"
     return f"{has}, {kept}; it would fit: {', or '.join(fits) or 'nothing like this machine'}"
 
 
