@@ -10,6 +10,8 @@ from accelerate import dispatch_model
 from helpers_activations import chats, random_crosscoder
 from helpers_adapters import adapted, write_adapter
 from helpers_devices import KIND, moved, several_devices
+from helpers_families import VOCABULARY as FAMILY_WORDS
+from helpers_families import tiny
 from helpers_folders import random_model
 from helpers_models import D_MODEL, FAMILIES, tiny_model
 from transformers import PreTrainedModel
@@ -59,6 +61,22 @@ def test_a_spread_model_is_proved_to_be_the_same(family, share, layer):
         assert device_of_inputs(apart) == devices[0]
         assert {weight.device for weight in apart.parameters()} == set(devices)
         assert prove(apart, "two", TEXTS, layer, ALL) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family", ["gpt2", "gemma3", "gpt_oss", "deepseek_v3", "qwen3_next", "jamba", "lfm2", "mamba"]
+)
+def test_families_are_the_same_over_two_devices(family):
+    """Experts, states and vision towers, too. Their differences stay within rounding of float32."""
+    model = tiny(family)
+    needed = footprint(model, torch.float32)
+    places = dict.fromkeys((*needed.outside, next(iter(needed.blocks))), 0)
+    places |= {block: 1 for block in needed.blocks if block not in places}
+    texts = [text % (FAMILY_WORDS - 4) for text in TEXTS]
+    with several_devices() as devices:
+        found = prove(dispatched(model, places, devices), family, texts, 1, ALL)
+    assert max(found.values()) < 5e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
