@@ -1,4 +1,4 @@
-"""Print the tables of docs/large-models.md: `python docs/make_large_models.py`. Torch-free."""
+"""Print the tables of docs/large-models-forecast.md: `python docs/make_large_models.py`. Torch-free."""
 
 from collections.abc import Iterator
 from pathlib import Path

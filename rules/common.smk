@@ -113,7 +113,12 @@ STORED = "train" if CONFIG.activations.store == "all" else SAMPLE
 settings = RUN.settings
 
 # Like BATCH_TOKENS these are not params. Jobs read them from the environment.
-os.environ.update(CROSSDIFF_KERNELS=CONFIG.kernels)
+os.environ.update(
+    CROSSDIFF_KERNELS=CONFIG.kernels,
+    CROSSDIFF_GPU_MEMORY=str(CONFIG.gpus.memory or ""),
+    CROSSDIFF_OFFLOAD="1" if CONFIG.gpus.offload else "",
+    CROSSDIFF_BATCH_TOKENS=str(BATCH_TOKENS),
+)
 if CONFIG.device == "cpu":
     os.environ.update(CUDA_VISIBLE_DEVICES="")
 else:

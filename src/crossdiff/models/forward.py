@@ -32,6 +32,15 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     raise UserError(f"{type(model).__name__}: {problem}; this family is not supported")
 
 
+def device_of_inputs(model: PreTrainedModel) -> torch.device:
+    """The device on which ``model`` reads its tokens, and gives back streams and logits.
+
+    The model's own ``device`` tells that only if all of it lies on one.
+    """
+    table: Any = model.get_input_embeddings()
+    return table.weight.device
+
+
 @torch.inference_mode()
 def only_attends(model: PreTrainedModel) -> bool:
     """Whether keys and values of attention are all that ``model`` keeps of earlier tokens.
@@ -40,7 +49,7 @@ def only_attends(model: PreTrainedModel) -> bool:
     linear and recurrent blocks keep a state instead, and this state has read the padding too. The model is
     asked with one token.
     """
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=device_of_inputs(model))
     kept = getattr(model.base_model(input_ids=token, use_cache=True), "past_key_values", None)
     return type(kept) is DynamicCache and all(
         type(block) in (DynamicLayer, DynamicSlidingWindowLayer) for block in kept.layers
@@ -56,7 +65,8 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
 
     Later blocks and the LM head do not run. ``ids`` (batch, position) may be padded on the right with any
     token, because with causal attention padding does not affect the positions before it. ``inputs`` are
-    further inputs of the model, such as a mask for other padding, or a cache that the blocks fill.
+    further inputs of the model, such as a mask for other padding, or a cache that the blocks fill. The
+    streams lie where ``ids`` do, and that is ``device_of_inputs``.
 
     Raises UserError for a family whose blocks do not give one residual stream.
     """
@@ -71,7 +81,7 @@ def run_to_layers(model: PreTrainedModel, ids: Tensor, layers: Sequence[int], **
     also describes the arguments.
     """
     outputs = _block_outputs(model, ids, layers, **inputs)
-    streams = [_stream(outputs[layer]) for layer in layers]
+    streams = [_stream(outputs[layer]).to(ids.device) for layer in layers]
     if streams[0].dim() != 3:
         found = f"its blocks give a tensor of shape {tuple(streams[0].shape)}, not one residual stream"
         raise UserError(f"{type(model).__name__}: {found}; this family is not supported")
@@ -123,7 +133,7 @@ def _tuple_width(model: PreTrainedModel) -> int | None:
     """
     block = type(decoder_layers(model)[0])
     if block not in _widths:
-        token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        token = torch.zeros(1, 1, dtype=torch.long, device=device_of_inputs(model))
         output = _block_outputs(model, token, [0])[0]
         _widths[block] = len(output) if isinstance(output, tuple) else None
     return _widths[block]

@@ -289,6 +289,12 @@ def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
     )
 
 
+def test_pair_tells_which_of_its_models_has_few_bits():
+    few = {"few_bits": "8 bits (bitsandbytes)"}
+    found = check_pair(FACTS | TOKENS, FACTS | TOKENS | few)
+    assert (found["base"], found["chat"]) == (FACTS, FACTS | few)
+
+
 def test_pair_that_fits_gives_the_facts_of_both():
     chat = FACTS | {"family": "other"}
     found = check_pair(FACTS | TOKENS | {"unknown": {"7": "<new>"}}, chat | TOKENS, {7: 5})

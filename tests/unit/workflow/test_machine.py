@@ -110,5 +110,5 @@ def test_page_of_large_models_has_the_tables_that_its_command_prints() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     first, second = "\n".join(module.tables()).split("\n\n")
-    page = (ROOT / "docs/large-models.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/large-models-forecast.md").read_text(encoding="utf-8")
     assert first in page and second in page
