@@ -177,12 +177,7 @@ def usable_memory(where: torch.device) -> float:
 
 
 def room(where: torch.device) -> float:
-    """Bytes of a GPU's memory that this process may still fill."""
-    return usable_memory(where) - torch.cuda.memory_allocated(where)
-
-
-def free_memory(where: torch.device) -> float:
-    """Bytes of a GPU's memory that this process does not use and may still take. Infinite for a CPU."""
+    """Bytes of a GPU's memory that this process may still fill. Infinite for a CPU."""
     return usable_memory(where) - (0 if where.type == "cpu" else torch.cuda.memory_allocated(where))
 
 

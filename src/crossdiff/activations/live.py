@@ -22,7 +22,7 @@ from crossdiff.activations.pools import FILLED
 from crossdiff.config import MODELS, POOLS
 from crossdiff.device import to_device, usable_memory
 from crossdiff.errors import UserError
-from crossdiff.models.forward import run_to_layer
+from crossdiff.models.forward import device_of_inputs, run_to_layer
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import read_shard
 
@@ -160,6 +160,6 @@ class LiveActivations:
 
     def _run(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
         """Return one model's activations (tokens, d_model) of a batch, bfloat16 on the trainings' device."""
-        hidden = run_to_layer(model, to_device(ids, model.device), self.layer)
+        hidden = run_to_layer(model, to_device(ids, device_of_inputs(model)), self.layer)
         values = hidden.flatten(0, 1).index_select(0, to_device(places, hidden.device))
         return values.to(torch.bfloat16).to(self.device)

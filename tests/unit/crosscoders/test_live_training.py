@@ -1,6 +1,6 @@
 """Crosscoders that train while both models run end as they do from caches, alone, and after a stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crossdiff.crosscoders.from_models.fast_dtype", lambda: torch.float32)
 
 
-def feed(own: Order, device: torch.device, _several: bool) -> ModelFeed:
-    return ModelFeed(own, device, replacements={}, batch_tokens=64)
+def feed(made: Sequence[Order], device: torch.device) -> ModelFeed:
+    return ModelFeed(made, device, replacements={}, batch_tokens=64)
 
 
 def trained(made: list[Order]) -> list[Order]:
