@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from crossdiff.activations.live import LiveActivations
 from crossdiff.config import CrosscoderSettings
+from crossdiff.crosscoders import from_models
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.from_models import ModelFeed
 from crossdiff.crosscoders.handover import Order, Outputs, is_left, take
@@ -218,3 +219,16 @@ def test_pools_in_which_too_few_tokens_count_are_an_error(
     monkeypatch.setattr("crossdiff.crosscoders.from_models.read_summary", lambda _path: strict)
     with pytest.raises(UserError, match=r"batch: found 16, but only \d+ tokens of a pool count; lower it"):
         trained([order])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "places"),
+    [(1, [[0], [0]]), (2, [[1, 0], [0, 1]]), (3, [[2, 1, 0], [1, 0, 2]]), (4, [[3, 2, 1, 0], [2, 1, 0, 3]])],
+)
+def test_each_model_begins_with_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, places: list[list[int]]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    found = from_models._devices(torch.device("cuda"))
+    assert [[where.index for where in devices] for devices in found] == places
+    assert from_models._devices(CPU) == [[CPU], [CPU]]
