@@ -69,9 +69,8 @@ def test_models_of_few_bits_stay_on_gpus() -> None:
     values = config(gpus=gpus).model_dump(by_alias=True, exclude_unset=True)
     found = Machine.of(machine().card, load(values), 2)
     assert (found.gpus, found.memory, found.offload) == (2, 10 * GB, True)
-    source = values["pair"]["base"]
-    source.clear()
-    source |= {"folder": "some/model", "bits": 4}
+    values["models"] = {}
+    values["pair"] |= {"base": {"folder": "base", "bits": 4}, "chat": {"folder": "chat"}}
     assert not Machine.of(machine().card, load(values)).offload
 
 
