@@ -33,9 +33,6 @@ include: "rules/overview.smk"
 
 localrules:
     all,
-    models,
-    activations,
-    crosscoders,
 
 
 rule all:
@@ -44,25 +41,6 @@ rule all:
     input:
         everywhere(REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED),
         OVERVIEW,
-
-
-rule models:
-    """Build all models and, if the config names requests, the tables of refusals."""
-    input:
-        [f"results/models/{name}" for name in RUN.made],
-        everywhere(*([REFUSALS] if REFUSALS else [])),
-
-
-rule activations:
-    """Build the token shards and both models' activation caches."""
-    input:
-        HARVESTED,
-
-
-rule crosscoders:
-    """Train every crosscoder of the config from every seed."""
-    input:
-        everywhere(*every_training("weights.safetensors")),
 
 
 # All rules are there now.

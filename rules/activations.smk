@@ -101,3 +101,13 @@ rule summarise_activations:
         f"Summarising activations{AT}"
     script:
         "../workflow_scripts/summarise_activations.py"
+
+
+localrules:
+    activations,
+
+
+rule activations:
+    """Build the token shards and both models' activation caches."""
+    input:
+        HARVESTED,

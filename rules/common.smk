@@ -286,6 +286,14 @@ def pairs(split, prefix=""):
     }
 
 
+def held_out(w):
+    """The validation caches, as inputs of a training that estimates its threshold on them."""
+    if not CONFIG.crosscoders[w.crosscoder].needs_held_out:
+        return {}
+    named = pairs("validation", "held_out_")
+    return {name: files(w) if callable(files) else files for name, files in named.items()}
+
+
 def answers(w):
     """Token shards of the chats with answers, which are generated or the data sets' own."""
     if CONFIG.causal.answers == "generated":
