@@ -11,7 +11,7 @@ from helpers_activations import batchtopk_settings, l1_settings
 from helpers_live import LivePair, live_pair
 from safetensors.torch import load_file
 
-from crossdiff.activations.live import LiveActivations
+from crossdiff.activations.live import AHEAD, LiveActivations
 from crossdiff.config import CrosscoderSettings
 from crossdiff.crosscoders import from_models
 from crossdiff.crosscoders.checkpoint import Checkpoint
@@ -191,7 +191,7 @@ def test_a_training_that_is_stopped_while_models_run_goes_on(
         return LiveActivations, "_run", ran
 
     stopped(made := orders("l1", "batchtopk"), monkeypatch, after_run)
-    assert len(calls) == 30  # of base and chat in turn
+    assert 30 <= len(calls) <= 30 + 2 * (AHEAD + 1)  # both models have begun a few batches more
     _own, other = trained(made)
     assert take(other)
     assert [results(order) for order in made] == alone(orders, "l1", "batchtopk")
