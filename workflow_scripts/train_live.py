@@ -5,7 +5,8 @@ their results to the final names.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import partial
 
 from crossdiff.crosscoders.handover import Order, take
 from crossdiff.provenance.storage import current_record
@@ -20,16 +21,11 @@ def main(own: Order, others: Iterable[Order], replacements: dict[int, int], batc
         log.info("the job of another crosscoder has trained this one")
         return
     # Not at the top: a job that only takes results needs no torch.
-    import torch
-
     from crossdiff.crosscoders.from_models import ModelFeed
     from crossdiff.crosscoders.together import train_all
     from crossdiff.device import device
 
-    def feed(orders: Sequence[Order], where: torch.device) -> ModelFeed:
-        return ModelFeed(orders, where, replacements, batch_tokens)
-
-    train_all(own, others, device(), feed)
+    train_all(own, others, device(), partial(ModelFeed, replacements=replacements, batch_tokens=batch_tokens))
 
 
 if __name__ == "__main__":
