@@ -6,7 +6,6 @@ from typing import Any
 from crossdiff.errors import UserError
 
 REPLACEMENTS = "tokens.base_replacements"
-FEW_BITS = "few_bits"  # a fact of models of 8 or 4 bits alone
 
 
 def check_pair(
@@ -35,8 +34,8 @@ def check_pair(
             raise UserError(f"{REPLACEMENTS}.{number}: found {instead}, allowed: 0 to {base['rows'] - 1}")
     _check_tokens(base, "base", replaced)
     _check_tokens(chat, "chat", {})
-    kept, both = ("d_model", "layers", "family", FEW_BITS), {"base": base, "chat": chat}
-    facts = {name: {key: model[key] for key in kept if key in model} for name, model in both.items()}
+    kept, both = ("d_model", "layers", "family", "few_bits"), {"base": base, "chat": chat}
+    facts = {name: {key: model[key] for key in kept} for name, model in both.items()}
     return facts | {
         "vocabulary": chat["vocabulary"],
         "unknown_to_base": base["unknown"],
