@@ -9,6 +9,7 @@ from conftest import TINY, Checkout, once, planned
 
 from crossdiff.provenance.records import read_record, write_record
 
+pytestmark = pytest.mark.slow
 SHARDS, TRAIN = 5, 3  # of the tiny config; of these for training
 MODELS = SEEDS = 2
 READERS = ("train_crosscoder", "scale_latents", "measure_reconstruction")  # rules that read caches

@@ -21,8 +21,8 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
 
     They are d_model, layers, family; vocabulary, the number of the chat tokenizer's tokens; rows, the number
     of ids that the model's embedding has; and tokens of the chat tokenizer as id -> token: rowless, those
-    beyond these rows, and unknown and moved (``compared``), which are None if the model has no tokenizer;
-    few_bits, which says in words that weights have 8 or 4 bits, and is None for others.
+    beyond these rows, and unknown and moved (``compared``), which are None if the model has no tokenizer.
+    The last is few_bits, which says in words that weights have 8 or 4 bits, and is None for others.
 
     ``tokenizer`` is the folder of the chat tokenizer, ``layer`` a 0-based block. Raises UserError if the
     layer does not exist, if the folder lacks weights of its model, or if its tokenizer has another
