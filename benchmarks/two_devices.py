@@ -24,8 +24,9 @@ from crossdiff.interventions.proof import proof_texts
 from crossdiff.models import digests
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.footprint import footprint_of
-from crossdiff.models.forward import decoder_layers, run_to_layers
+from crossdiff.models.forward import run_to_layers
 from crossdiff.models.load import load_model
+from crossdiff.models.parts import decoder_layers
 from crossdiff.models.placement import spread
 from crossdiff.models.tokenizers import load_tokenizer
 

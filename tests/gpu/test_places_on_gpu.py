@@ -16,8 +16,9 @@ from crossdiff.models import placement
 from crossdiff.models.answers import greedy
 from crossdiff.models.digests import digest
 from crossdiff.models.footprint import footprint_of
-from crossdiff.models.forward import device_of_inputs, run_to_layers
+from crossdiff.models.forward import run_to_layers
 from crossdiff.models.load import load_model
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.placement import OFFLOAD
 
 pytestmark = pytest.mark.gpu

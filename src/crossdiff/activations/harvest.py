@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from crossdiff.activations.cache import CacheWriter, cache_writer
 from crossdiff.device import ToHost, to_device
 from crossdiff.errors import UserError
-from crossdiff.models.forward import device_of_inputs, run_to_layers
+from crossdiff.models.forward import run_to_layers
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import Shard
 

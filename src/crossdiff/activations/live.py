@@ -24,7 +24,8 @@ from crossdiff.activations.pools import FILLED
 from crossdiff.config import MODELS, POOLS
 from crossdiff.device import to_device, usable_memory
 from crossdiff.errors import UserError
-from crossdiff.models.forward import device_of_inputs, run_to_layer
+from crossdiff.models.forward import run_to_layer
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import read_shard
 

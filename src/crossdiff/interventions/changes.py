@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crossdiff.models.forward import decoder_layers
+from crossdiff.models.parts import decoder_layers
 
 
 class Change(NamedTuple):

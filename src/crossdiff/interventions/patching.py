@@ -35,14 +35,9 @@ from crossdiff.activations.harvest import length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
-from crossdiff.models.forward import (
-    HEAD_POSITIONS,
-    device_of_inputs,
-    head_logits,
-    resume_from_layer,
-    run_to_layer,
-)
+from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import HEAD_POSITIONS, device_of_inputs
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard

@@ -17,14 +17,9 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.interventions.changes import Change, changing
 from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
-from crossdiff.models.forward import (
-    decoder_layers,
-    device_of_inputs,
-    head_logits,
-    resume_from_layer,
-    run_to_layer,
-)
+from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import decoder_layers, device_of_inputs
 from crossdiff.models.replacements import embedding_rows
 
 ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``

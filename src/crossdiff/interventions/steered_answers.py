@@ -18,15 +18,9 @@ from transformers.cache_utils import CacheLayerMixin
 
 from crossdiff.interventions.changes import Change, changed, changing
 from crossdiff.models.answers import to_turn_end
-from crossdiff.models.forward import (
-    decoder_layers,
-    device_of_inputs,
-    head_logits,
-    only_attends,
-    resume_from_layer,
-    run_to_layer,
-)
+from crossdiff.models.forward import head_logits, only_attends, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import decoder_layers, device_of_inputs
 from crossdiff.models.turns import turn_ends
 
 

@@ -25,8 +25,9 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 from crossdiff.interventions.changes import Change
 from crossdiff.latents.evaluation import most_chat_leaning
-from crossdiff.models.forward import device_of_inputs, run_to_layer
+from crossdiff.models.forward import run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.refusals import KINDS, questions
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT, chat_sequence

@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from crossdiff.latents.agreement import nearest
-from crossdiff.models.forward import device_of_inputs, head_logits
+from crossdiff.models.forward import head_logits
+from crossdiff.models.parts import device_of_inputs
 
 TOKENS = 10  # promoted tokens of each latent, and as many suppressed ones
 NEIGHBOURS = 5  # of each latent

@@ -15,15 +15,9 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.models.forward import (
-    HEAD_POSITIONS,
-    decoder_layers,
-    device_of_inputs,
-    head_logits,
-    only_attends,
-    run_to_layer,
-)
+from crossdiff.models.forward import head_logits, only_attends, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import HEAD_POSITIONS, decoder_layers, device_of_inputs
 from crossdiff.models.replacements import as_read
 from crossdiff.models.thoughts import without_thinking
 from crossdiff.models.turns import turn_ends

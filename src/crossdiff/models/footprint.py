@@ -11,7 +11,7 @@ from torch import nn
 from crossdiff.models.adapters import base_folder
 from crossdiff.models.classes import without_weights
 from crossdiff.models.files import ADAPTER_WEIGHTS, is_adapter
-from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers
+from crossdiff.models.parts import HEAD_POSITIONS, decoder_layers
 from crossdiff.models.quantised import asked_bits, quantisation
 from crossdiff.models.weight_files import read_config, stored_tensors
 

@@ -40,7 +40,7 @@ def load_model(
     """A causal language model in evaluation mode. No code from the folder is run.
 
     It goes where ``placement.place`` says: to the first of ``devices`` that has room for it, or over all of
-    them. Left out, these are all GPUs of the job, or the CPU. ``forward.device_of_inputs`` tells where it
+    them. Left out, these are all GPUs of the job, or the CPU. ``parts.device_of_inputs`` tells where it
     reads. An adapter in the folder is applied to its base. The record of the running job gets the model's
     digest (``digest``), and how many of its tensors lost a wrapper's prefix. Raises UserError if the folder
     holds no such model, or not its weights (``read_weights``, ``with_adapter``), and as ``place`` does.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crossdiff.errors import UserError
-from crossdiff.models.forward import device_of_inputs
+from crossdiff.models.parts import device_of_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

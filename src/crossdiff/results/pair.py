@@ -23,8 +23,9 @@ from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
 from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answered, greedy
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
-from crossdiff.models.forward import device_of_inputs, run_to_layer
+from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import with_replacements
 from crossdiff.models.thoughts import said, without_thinking
 from crossdiff.models.turns import contents, end_turns_as

@@ -26,8 +26,9 @@ from crossdiff.models.adapters import with_adapter
 from crossdiff.models.answers import greedy
 from crossdiff.models.digests import digest
 from crossdiff.models.footprint import footprint
-from crossdiff.models.forward import device_of_inputs, run_to_layers
+from crossdiff.models.forward import run_to_layers
 from crossdiff.models.load import load_model
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.placement import MAIN_MEMORY, Places, spread, undispatched
 from crossdiff.models.replacements import with_replacements
 
