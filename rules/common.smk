@@ -108,7 +108,7 @@ BATCH_TOKENS = CONFIG.activations.batch_tokens
 LEAST_WIDTH = CONFIG.least_width
 
 # The split of training tokens whose activations are stored. Later stages read it.
-STORED = "train" if CONFIG.activations.store == "all" else SAMPLE
+STORED = SAMPLE if CONFIG.activations.are_live else "train"
 
 settings = RUN.settings
 

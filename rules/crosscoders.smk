@@ -7,7 +7,7 @@ These rules give weights, their configuration and a training log for every entry
 of the others, too.
 """
 
-if CONFIG.activations.store == "all":
+if not CONFIG.activations.are_live:
 
     rule train_crosscoder:
         """Train one crosscoder from one seed."""

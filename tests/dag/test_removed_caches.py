@@ -130,8 +130,7 @@ def test_changed_harvest_makes_everything_again(copy: Checkout, remembers: bool)
 
 
 def test_changed_text_makes_everything_again(copy: Checkout) -> None:
-    path = copy.folder / "tests/data/documents.txt"
-    path.write_text(path.read_text().replace("the", "a"))
+    copy.edit("tests/data/documents.txt", "the", "a")
     found = jobs(copy, keepless(copy))
     assert (found["tokenise"], found["harvest_activations"]) == (2, MODELS * SHARDS)
     assert {rule: found[rule] for rule in READERS} == dict.fromkeys(READERS, 2 * SEEDS)

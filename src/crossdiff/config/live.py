@@ -19,7 +19,7 @@ def _training_tokens(config: "Config") -> int:
 
 def check_live(config: "Config") -> None:
     """Raise ValueError if a config stores no activations, and its crosscoders can't be trained like that."""
-    if config.activations.store == "all":
+    if not config.activations.are_live:
         return
     if (gpus := config.gpus.training) > 1:
         raise ValueError(

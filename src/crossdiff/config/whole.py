@@ -203,7 +203,7 @@ class Config(Analysis):
     @property
     def trains_together(self) -> bool:
         """Whether one job trains all crosscoders of a pair and layer."""
-        return self.train_together or self.activations.store == "none"
+        return self.train_together or self.activations.are_live
 
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:

@@ -60,7 +60,12 @@ def _remove_at_end(workflow: "Workflow") -> None:
         refuse_while_snakemake_runs(Path())
     except UserError:
         return  # the next run has begun
-    _remove_read(workflow.dag, workflow.dag.jobs)
+    if left := _remove_read(workflow.dag, workflow.dag.jobs):
+        print(
+            f"{left[0]}: stays, like {len(left) - 1} others, although nothing reads it any more "
+            "(activations.keep: false), because it has no record that can be read; remove it yourself",
+            file=sys.stderr,
+        )
 
 
 def _is_whole(workflow: "Workflow") -> bool:
@@ -70,14 +75,19 @@ def _is_whole(workflow: "Workflow") -> bool:
     return not (named or settings.until or settings.omit_from or settings.batch or workflow.touch)
 
 
-def _remove_read(dag: "DAG", makers: Iterable["Job"]) -> None:
-    """Remove the caches of these jobs that no job reads any more."""
+def _remove_read(dag: "DAG", makers: Iterable["Job"]) -> list[str]:
+    """Remove the caches of these jobs that no job reads any more. Returns those without a readable record.
+
+    They stay, because the audit could not say why they are gone.
+    """
     if dag.checkpoint_jobs:
-        return  # the DAG may change
+        return []  # the DAG may change
     caches = ((job, path) for job in makers for path in job.output if path.endswith(ENDING))
     done = [path for job, path in caches if Path(path).exists() and not _is_needed(dag, job, path)]
-    if gone := sum(map(_remove, done)):
+    left = [path for path in done if not _remove(path)]
+    if gone := len(done) - len(left):
         print(f"Removed {gone} caches that no job reads any more (activations.keep: false).", file=sys.stderr)
+    return left
 
 
 def _is_needed(dag: "DAG", job: "Job", path: str) -> bool:
