@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Checkout, once, planned
 
-from crossdiff.provenance.records import read_record, write_record
+from crossdiff.provenance.records import read_record, record_path, write_record
+from crossdiff.provenance.removed import removed
 
 pytestmark = pytest.mark.slow
 SHARDS, TRAIN = 5, 3  # of the tiny config; of these for training
@@ -63,6 +64,16 @@ def test_keep_switched_off_removes_the_caches_of_a_finished_run(emptied: Checkou
     assert not caches(emptied)
     records = [*emptied.folder.glob("results/activations/*/layer1/*/*/*.h5.record.json")]
     assert len(records) == MODELS * SHARDS
+
+
+def test_cache_with_a_damaged_record_is_made_again_and_removed(finished: Checkout, tmp_path: Path) -> None:
+    ours = finished.copy(tmp_path / "ours")
+    first = caches(ours)[0]
+    record_path(first).write_text("{")
+    result = ours.snakemake("--configfile", keepless(ours))
+    assert result.returncode == 0, result.stdout
+    assert planned(result.stdout)["harvest_activations"] == 1
+    assert not caches(ours) and removed(first) is not None
 
 
 def test_nothing_runs_again(emptied: Checkout) -> None:

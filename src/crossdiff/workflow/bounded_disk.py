@@ -62,8 +62,8 @@ def _remove_at_end(workflow: "Workflow") -> None:
         return  # the next run has begun
     if left := _remove_read(workflow.dag, workflow.dag.jobs):
         print(
-            f"{left[0]}: stays, like {len(left) - 1} others, although nothing reads it any more "
-            "(activations.keep: false), because it has no record that can be read; remove it yourself",
+            f"{', '.join(left)}: not removed (activations.keep: false), because the record was damaged "
+            "during the run. The next run makes it again.",
             file=sys.stderr,
         )
 
@@ -78,7 +78,7 @@ def _is_whole(workflow: "Workflow") -> bool:
 def _remove_read(dag: "DAG", makers: Iterable["Job"]) -> list[str]:
     """Remove the caches of these jobs that no job reads any more. Returns those without a readable record.
 
-    They stay, because the audit could not say why they are gone.
+    They stay.
     """
     if dag.checkpoint_jobs:
         return []  # the DAG may change

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from crossdiff.config import Config
+from crossdiff.provenance.records import RecordError
 from crossdiff.workflow import bounded_disk
 from crossdiff.workflow.bounded_disk import remove_while_running
 
@@ -140,3 +141,22 @@ def test_keep_keeps() -> None:
     remove_while_running(workflow_of(dag), config(keep=True))
     finish(dag, *dag.jobs)
     assert left() == {BASE, ONE, TWO}
+
+
+def test_cache_whose_record_was_damaged_during_the_run_stays_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: str) -> None:
+        if path == ONE:
+            raise RecordError(f"{ONE}.record.json: not JSON")
+        Path(path).unlink()
+
+    monkeypatch.setattr(bounded_disk, "remove", refuse)
+    dag = Dag()
+    dag.done = set(dag.jobs)
+    workflow = workflow_of(dag)
+    workflow.dryrun, workflow.scheduler = False, object()
+    bounded_disk._remove_at_end(workflow)  # type: ignore[arg-type]
+    assert left() == {ONE}
+    said = capsys.readouterr().err
+    assert "Removed 2 caches" in said and f"{ONE}: not removed (activations.keep: false)" in said
