@@ -148,7 +148,7 @@ def test_cache_whose_record_was_damaged_during_the_run_stays_and_is_named(
 ) -> None:
     def refuse(path: str) -> None:
         if path == ONE:
-            raise RecordError(f"{ONE}.record.json: not JSON")
+            raise RecordError(path, "damaged")
         Path(path).unlink()
 
     monkeypatch.setattr(bounded_disk, "remove", refuse)
