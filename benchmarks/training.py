@@ -49,7 +49,7 @@ def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16"
         set_l0(crosscoder.preactivations, crosscoder.encoder_bias, x, k)
     objective = new_loss(crosscoder, settings).to(x.device)
     objective.start(crosscoder, x)
-    optimiser = new_optimiser(crosscoder)
+    optimiser = new_optimiser(crosscoder, objective)
     # Batches differ, as in a training. With only one, values of chosen entries would crowd at the smallest of
     # them.
     batches = itertools.cycle([x, *(torch.randn_like(x) for _ in range(7))])

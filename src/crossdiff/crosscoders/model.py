@@ -39,10 +39,13 @@ class Crosscoder(nn.Module):
 
     A scaled activation must exceed ``threshold`` to count at inference (BatchTopK). A threshold of 0 keeps
     every positive activation. With decoupled code normalisation each model has its own threshold. Then a
-    latent may count for one model and not for the other.
+    latent may count for one model and not for the other. Some losses give each latent its own.
+
+    ``partition`` names the classes of latents that the loss fixed, with their sizes, in the order of latents.
+    It is empty for most losses.
     """
 
-    threshold: Tensor  # (), or (model,) if decoupled
+    threshold: Tensor  # (), or (model,) if decoupled, or (latents,) after ``give_thresholds``
     mean: Tensor  # (model, d_model), subtracted from raw activations
     scale: Tensor  # (model,), multiplied with them afterwards
 
@@ -63,9 +66,21 @@ class Crosscoder(nn.Module):
         self.register_buffer("threshold", torch.zeros(len(MODELS)) if self.decoupled else torch.zeros(()))
         self.register_buffer("mean", torch.zeros(len(MODELS), d_model))
         self.register_buffer("scale", torch.ones(len(MODELS)))
+        self.has_thresholds = False  # whether each latent has its own
+        self.partition: dict[str, int] = {}
         # Filled for an optimiser that gathers gradients itself (``optimiser``), and by it.
         self.pieces: dict[str, Pieces] = {}
         self._known: Known | None = None
+
+    def give_thresholds(self, learned: bool = False) -> None:
+        """Give each latent a threshold of its own, 0 at first. If ``learned``, it is a weight."""
+        values = self.threshold.new_zeros(self.latents)
+        del self.threshold
+        if learned:
+            self.threshold = nn.Parameter(values)
+        else:
+            self.register_buffer("threshold", values)
+        self.has_thresholds = True
 
     @property
     def decoupled(self) -> bool:
@@ -169,7 +184,8 @@ class Crosscoder(nn.Module):
         ``x`` is on the crosscoder's scale. An entry is active if it is positive and its scaled activation
         exceeds a threshold.
         """
-        bounds = self.threshold.reshape(-1) / self.code_weights().reshape(self.latents, -1)
+        thresholds = self.threshold.reshape((-1, 1) if self.has_thresholds else (1, -1))
+        bounds = thresholds / self.code_weights().reshape(self.latents, -1)
         return above(self.encoder_map(), x.flatten(1), bounds.nan_to_num(nan=torch.inf).amin(dim=1))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -210,8 +226,8 @@ class Crosscoder(nn.Module):
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
         """Write the files ``weights`` (safetensors) and ``config`` (JSON).
 
-        The JSON has the shape, the layer, the code normalisation, the precision and the ``training``
-        settings.
+        The JSON has the shape, the layer, the code normalisation, the precision, the partition if there is
+        one, and the ``training`` settings.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         shape = {
@@ -221,6 +237,8 @@ class Crosscoder(nn.Module):
             "code_normalisation": self.code_normalisation,
             "precision": self.precision,
         }
+        if self.partition:
+            shape["partition"] = self.partition
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
             save_file(tensors, temporary_weights, metadata=record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
@@ -251,7 +269,8 @@ def load_crosscoder(
             shape["code_normalisation"],
             shape["precision"],
         )
-    except (KeyError, TypeError, RuntimeError) as error:
+        crosscoder.partition = dict(shape.get("partition", {}))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({first_line(error)})") from error
     for key in ("code_normalisation", "precision"):
         allowed = get_args(CrosscoderSettings.model_fields[key].annotation)
@@ -261,7 +280,10 @@ def load_crosscoder(
         if wanted is not None and shape[key] != wanted:
             raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")
     try:
-        crosscoder.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        if tensors.get("threshold", crosscoder.threshold).shape == (crosscoder.latents,):
+            crosscoder.give_thresholds()
+        crosscoder.load_state_dict(tensors)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{weights}: not a whole crosscoder ({first_line(error)})") from error
     except RuntimeError as error:

@@ -158,7 +158,7 @@ class Training:
         self.d_model, self.settings, self.seed, self.device = activations.d_model, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
-        self.optimiser = new_optimiser(self.crosscoder)
+        self.optimiser = new_optimiser(self.crosscoder, self.loss)
         self.log = TrainingLog(settings, self.crosscoder.latents, device, training_log, name)
         self.done = 0  # steps
         self.compared = False  # whether the kernels, if they run, were compared with the plain path
@@ -186,16 +186,16 @@ class Training:
 
         ``x`` (rows, model, d_model) is on the crosscoder's scale. Raises UserError if they differ.
         """
-        threshold = self.crosscoder.threshold.clone()
+        threshold = self.crosscoder.threshold.detach().clone()
         with kernels.off(), optimiser.made():
             expected = self._differentiate(x)
             # They go to main memory, because a resumed training already has its moments on the device.
             parameters = self.crosscoder.named_parameters()
             plain = {name: made_gradient(parameter).cpu() for name, parameter in parameters}
             self.crosscoder.zero_grad()
-        self.crosscoder.threshold.copy_(threshold)
+        self.crosscoder.threshold.detach().copy_(threshold)
         found = self._differentiate(x)
-        self.crosscoder.threshold.copy_(threshold)
+        self.crosscoder.threshold.detach().copy_(threshold)
         of_loss = (found.loss - expected.loss).abs() / expected.loss.abs()
         differences = torch.stack([*optimiser.differences(plain), of_loss])
         difference = differences.nan_to_num(nan=torch.inf).max().item()

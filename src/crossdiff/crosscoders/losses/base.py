@@ -30,6 +30,12 @@ class Loss(nn.Module):
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """Prepare before the first step. ``x`` is the first batch (batch, model, d_model)."""
 
+    def change_gradients(self, crosscoder: Crosscoder) -> None:
+        """Change the gradients of the whole batch before they are clipped and used.
+
+        A loss that holds weights at a value, or ties them to each other, does so here.
+        """
+
     def after_step(self, crosscoder: Crosscoder, step: int) -> None:
         """Change weights after the optimiser has moved them at step ``step`` (0-based).
 
