@@ -122,7 +122,10 @@ def assert_trains_like(
     twin.load_state_dict(crosscoder.state_dict())
     twin.to(dtype)
     start = {name: parameter.detach().clone() for name, parameter in crosscoder.named_parameters()}
-    optimiser, reference_optimiser = new_optimiser(crosscoder, loss), torch.optim.Adam(twin.parameters(), lr=1e-2)
+    optimiser, reference_optimiser = (
+        new_optimiser(crosscoder, loss),
+        torch.optim.Adam(twin.parameters(), lr=1e-2),
+    )
     seen = []
     for step in range(STEPS):
         parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step).to(dtype), step)

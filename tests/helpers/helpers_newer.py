@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from helpers_activations import random_crosscoder
 from helpers_dense import LATENTS, WIDTH, Dense, assert_trains_like
@@ -14,6 +15,8 @@ from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.losses.base import Loss, Parts
 from crossdiff.crosscoders.model import Crosscoder
 
+SLOW_KERNELS = ["cpu", "device", pytest.param("kernels", marks=pytest.mark.slow)]  # paths of helpers_paths
+
 COMMON = {"latents": LATENTS, "batch": 64, "tokens": 6400, "warmup_steps": 5, "precision": "float32"}
 TOPK = {"k": 3, "threshold_start_step": 20}
 EXCLUSIVE = {"exclusive": {"base": 0.125, "chat": 0.25}}  # of 24 latents: 3, 6, and 15 shared ones
@@ -23,6 +26,10 @@ OWN: dict[str, dict[str, Any]] = {
     "dedicated_l1": {"l1_coefficient": 0.1} | EXCLUSIVE,
     "designated": TOPK | DESIGNATED,
     "designated_l1": {"l1_coefficient": 0.1} | DESIGNATED,
+    "matryoshka": TOPK | {"prefixes": [0.25, 0.5]},
+    "jumprelu": {"l0_coefficient": 0.05, "initial_l0": 6},
+    "delta": TOPK | {"shared": 0.625, "delta_k": 2, "delta_coefficient": 0.7},  # 15 shared, 9 free
+    "bridge": TOPK | {"coupling": -0.6, "squared_error": True},
 }
 
 
@@ -33,7 +40,9 @@ def newer_settings(loss: str, **changes: Any) -> CrosscoderSettings:
 
 def new(loss: str, **changes: Any) -> tuple[Loss, Crosscoder]:
     """One of these losses with a random crosscoder."""
-    crosscoder = random_crosscoder(WIDTH, LATENTS, code_normalisation=changes.get("code_normalisation", "crosscoder"))
+    crosscoder = random_crosscoder(
+        WIDTH, LATENTS, code_normalisation=changes.get("code_normalisation", "crosscoder")
+    )
     return new_loss(crosscoder, newer_settings(loss, **changes)), crosscoder
 
 

@@ -13,10 +13,14 @@ from pydantic import Field, TypeAdapter
 
 from crossdiff.config.crosscoders import BatchTopKSettings, CrosscoderSettings, L1Settings
 from crossdiff.config.newer_losses import (
+    BridgeSettings,
     DedicatedL1Settings,
     DedicatedSettings,
+    DeltaSettings,
     DesignatedL1Settings,
     DesignatedSettings,
+    JumpReLUSettings,
+    MatryoshkaSettings,
 )
 
 # Every loss, by the name that a config gives. Other packages add theirs as entry points of this group.
@@ -27,6 +31,10 @@ LOSSES: dict[str, type[CrosscoderSettings]] = {
     "dedicated_l1": DedicatedL1Settings,
     "designated": DesignatedSettings,
     "designated_l1": DesignatedL1Settings,
+    "matryoshka": MatryoshkaSettings,
+    "jumprelu": JumpReLUSettings,
+    "delta": DeltaSettings,
+    "bridge": BridgeSettings,
 }
 LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
 

@@ -1,11 +1,12 @@
-"""Losses that came after the paper's two. Each has the keys of ``batchtopk`` or ``l1``, and some of its own."""
+"""Losses that came after the paper's two. Most have the keys of ``batchtopk`` or ``l1``, and some more."""
 
+import itertools
 import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import OpenFraction, PositiveFloat, PositiveInt, Section, about
+from crossdiff.config.base import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, Section, about
 from crossdiff.config.crosscoders import CrosscoderSettings, PenaltyKeys, TopKKeys
 
 NAME = "The loss whose keys these are."
@@ -20,7 +21,7 @@ def _check_latents(settings: CrosscoderSettings, key: str) -> None:
     """Raise ValueError if ``key`` needs more latents than the settings give."""
     least, latents = settings.needs[key], settings.latents
     if latents is not None and latents < least:
-        raise ValueError(f"{key}: needs {least} latents, found {latents}; raise latents or the smallest share")
+        raise ValueError(f"{key}: needs {least} latents, found {latents}; raise latents")
 
 
 def _check_one_threshold(settings: CrosscoderSettings) -> None:
@@ -38,10 +39,12 @@ class Exclusive(Section):
     """
 
     base: Annotated[
-        OpenFraction, about("Share of the latents that only the base model has. The paper: .01 to .05.", "share")
+        OpenFraction,
+        about("Share of the latents that only the base model has. The paper: .01 to .05.", "share"),
     ] = 0.05
     chat: Annotated[
-        OpenFraction, about("Share of the latents that only the chat model has. The paper: .01 to .05.", "share")
+        OpenFraction,
+        about("Share of the latents that only the chat model has. The paper: .01 to .05.", "share"),
     ] = 0.05
 
     @model_validator(mode="after")
@@ -159,4 +162,142 @@ class DesignatedL1Settings(PenaltyKeys):
     @model_validator(mode="after")
     def _kinds(self) -> "DesignatedL1Settings":
         _check_latents(self, "designated")
+        return self
+
+
+class MatryoshkaSettings(TopKKeys):
+    """Nested dictionaries with the selection of ``batchtopk`` (docs/method.md 18).
+
+    ``prefixes`` must ascend, and each must hold more latents than the one before. ``code_normalisation``
+    can't be `decoupled`.
+    """
+
+    objective = "crossdiff.crosscoders.losses.matryoshka:MatryoshkaLoss"
+
+    loss: Annotated[Literal["matryoshka"], about(NAME)]
+    prefixes: Annotated[
+        list[OpenFraction],
+        Field(min_length=1),
+        about("Shares of the latents that must reconstruct alone. The whole dictionary is added.", "share"),
+    ] = Field(default_factory=lambda: [1 / 32, 3 / 32, 7 / 32, 15 / 32])
+
+    @property
+    def needs(self) -> dict[str, int]:
+        ends = [0.0, *self.prefixes, 1.0]
+        gaps = [end - start for start, end in itertools.pairwise(ends)]
+        return super().needs | {"prefixes": math.ceil(1 / min(gaps))}
+
+    @model_validator(mode="after")
+    def _nested(self) -> "MatryoshkaSettings":
+        if any(one >= following for one, following in itertools.pairwise(self.prefixes)):
+            raise ValueError(f"prefixes: found {self.prefixes}, allowed: shares that ascend")
+        _check_latents(self, "prefixes")
+        _check_one_threshold(self)
+        return self
+
+
+class JumpReLUSettings(CrosscoderSettings):
+    """Learned thresholds and a penalty on the number of active latents (docs/method.md 19).
+
+    ``initial_l0`` must not exceed ``latents``. ``code_normalisation`` can't be `decoupled`.
+    """
+
+    objective = "crossdiff.crosscoders.losses.jumprelu:JumpReLULoss"
+
+    loss: Annotated[Literal["jumprelu"], about(NAME)]
+    l0_coefficient: Annotated[
+        PositiveFloat,
+        about("Weight of the number of active latents. Raise it for fewer.", "ratio"),
+    ]
+    l0_warmup_steps: Annotated[
+        NonNegativeInt, about("Steps over which `l0_coefficient` rises linearly.", "steps")
+    ] = 0
+    initial_l0: Annotated[
+        PositiveInt, about("Active latents per token at the first step, which sets the thresholds.", "count")
+    ] = 100
+    bandwidth: Annotated[
+        PositiveFloat,
+        about("Width of the window in which thresholds get gradients, over the first threshold.", "ratio"),
+    ] = 1.0
+    init_norm: Annotated[PositiveFloat, about("Norm of every decoder row at the start.", "decoder norm")] = (
+        1.0
+    )
+
+    @property
+    def needs(self) -> dict[str, int]:
+        return {"initial_l0": self.initial_l0}
+
+    @model_validator(mode="after")
+    def _thresholds(self) -> "JumpReLUSettings":
+        _check_latents(self, "initial_l0")
+        _check_one_threshold(self)
+        return self
+
+
+class DeltaSettings(TopKKeys):
+    """An added loss on the difference of both models, with latents of its own (docs/method.md 20).
+
+    ``k`` must not exceed the shared latents, and ``delta_k`` not the others. ``code_normalisation`` can't be
+    `decoupled`.
+    """
+
+    objective = "crossdiff.crosscoders.losses.delta:DeltaLoss"
+
+    loss: Annotated[Literal["delta"], about(NAME)]
+    shared: Annotated[
+        OpenFraction, about("Share of the latents that the added loss does not use, the first ones.", "share")
+    ]
+    delta_k: Annotated[
+        PositiveInt,
+        about("Active latents per token among the others. `k` counts shared ones alone.", "count"),
+    ]
+    delta_coefficient: Annotated[PositiveFloat, about("Weight of the added loss.", "ratio")] = 1.0
+
+    @property
+    def needs(self) -> dict[str, int]:
+        most = max(self.k, self.k_max or 0)
+        return {
+            "k": math.ceil(most / self.shared),
+            "delta_k": math.ceil(self.delta_k / (1 - self.shared)),
+        }
+
+    @model_validator(mode="after")
+    def _partitions(self) -> "DeltaSettings":
+        for key, active, share in (
+            ("k", max(self.k, self.k_max or 0), self.shared),
+            ("delta_k", self.delta_k, 1 - self.shared),
+        ):
+            if self.latents is not None and active > share * self.latents:
+                raise ValueError(
+                    f"{key}: found {active}, must be at most the {math.floor(share * self.latents)} latents "
+                    f"of its class ({share:.4g} of {self.latents})"
+                )
+        _check_one_threshold(self)
+        return self
+
+
+class BridgeSettings(TopKKeys):
+    """An error that couples both models, with the selection of ``batchtopk`` (docs/method.md 21).
+
+    ``squared_error`` must be true.
+    """
+
+    objective = "crossdiff.crosscoders.losses.bridge:BridgeLoss"
+
+    loss: Annotated[Literal["bridge"], about(NAME)]
+    coupling: Annotated[
+        float,
+        about(
+            "Lambda, from -1 to 1: 0 couples nothing, at -1 only the difference of errors counts.", "ratio"
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "BridgeSettings":
+        if abs(self.coupling) > 1:
+            raise ValueError(
+                f"coupling: found {self.coupling}, allowed: -1 to 1; beyond that the loss has no lower bound"
+            )
+        if not self.squared_error:
+            raise ValueError("squared_error: found false, allowed with this loss: true")
         return self

@@ -69,8 +69,9 @@ class KernelAdam(Adam):
     """The same step in one pass over each matrix and its moments.
 
     On one rank no gradient matrix is made. Its pieces are gathered twice, once for the common norm and once
-    for the step. Gradients are made if several ranks average them, or if the loss changes them. The pass also computes what the next step
-    needs from the weights (``Crosscoder.know``). ``fast`` is the module with the kernels (``kernels.of``).
+    for the step. Several ranks make the gradients and average them, and so does a loss that changes them. The
+    pass also computes what the next step needs from the weights (``Crosscoder.know``). ``fast`` is the module
+    with the kernels (``kernels.of``).
     """
 
     def __init__(

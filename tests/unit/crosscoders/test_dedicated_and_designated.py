@@ -18,8 +18,8 @@ from helpers_dense import (
     dense_l1,
     norm_sums,
 )
-from helpers_newer import assert_trains_like_float64, new, newer_settings, with_weights
-from helpers_paths import PATHS, on_path
+from helpers_newer import SLOW_KERNELS, assert_trains_like_float64, new, newer_settings, with_weights
+from helpers_paths import on_path
 from torch import Tensor
 
 from crossdiff.config import BASE, CHAT
@@ -44,7 +44,7 @@ def assert_held(crosscoder: Crosscoder) -> None:
         assert (weights[:3, CHAT] == 0).all() and (weights[3:9, BASE] == 0).all()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", SLOW_KERNELS)
 def test_dedicated_trains_like_masked_dense_autograd(path: str) -> None:
     with on_path(path):
         loss, crosscoder = new("dedicated")
@@ -74,7 +74,7 @@ def test_dedicated_with_dead_latents_trains_like_masked_dense_autograd() -> None
     assert_held(crosscoder)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", SLOW_KERNELS)
 def test_dedicated_l1_trains_like_masked_dense_autograd(path: str) -> None:
     with on_path(path):
         loss, crosscoder = new("dedicated_l1")
@@ -123,7 +123,7 @@ def dense_designated(twin: Crosscoder, x: Tensor, dead: Tensor, coefficient: flo
     return Dense(error + coefficient * auxiliary, reconstruction, kept, preferred, auxiliary)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", SLOW_KERNELS)
 def test_designated_trains_like_tied_dense_autograd(path: str) -> None:
     with on_path(path):
         loss, crosscoder = new("designated")
@@ -189,4 +189,3 @@ def test_saved_crosscoder_knows_its_classes(tmp_path: Path, loss: str, partition
     assert loaded.partition == partition
     assert list(loaded.partition) == list(partition)
     assert torch.equal(loaded.encode(batch()), crosscoder.encode(batch()))
-

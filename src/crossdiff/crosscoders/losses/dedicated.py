@@ -1,9 +1,9 @@
 """Dedicated Feature Crosscoder: a share of the latents belongs to one model alone (docs/method.md 16).
 
-Latents are in the order base-exclusive, chat-exclusive, shared. An exclusive latent reads one model and writes
-to the same model: its other encoder and decoder directions are 0 from the start to the end. So a difference
-between the models needs no competition with concepts that both have. The loss is otherwise that of BatchTopK
-or L1.
+Latents are in the order base, chat, shared. A latent of the first two classes is exclusive: it reads one
+model and writes to the same model. Its encoder and decoder directions of the other model are 0 from start to
+end. So what only one model has needs no place among concepts that both have. The loss is otherwise that of
+BatchTopK or L1.
 """
 
 import torch

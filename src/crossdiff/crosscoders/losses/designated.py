@@ -1,8 +1,8 @@
 """Designated shared latents: a share of the latents is shared by force, and cheaper (docs/method.md 17).
 
-Latents are in the order designated, free. A designated latent has one decoder direction for both models, and a
-smaller penalty than a free one. Concepts that both models have then need no free latents, which are left for
-what differs. Encoders of all latents read both models freely.
+Latents are in the order designated, free. A designated latent has one decoder direction for both models, and
+a smaller penalty than a free one. Concepts that both models have then need no free latents, which are left
+for what differs. Encoders of all latents read both models freely.
 
 In the selection of BatchTopK there is no penalty. There a designated latent's scaled activation is divided by
 the penalty, so a small penalty makes its selection easier.
@@ -23,8 +23,8 @@ from crossdiff.crosscoders.model import Crosscoder
 class Designated(Loss):
     """A loss whose crosscoder has designated latents.
 
-    Both decoder directions of such a latent start equal and get the mean of both gradients. So Adam moves them
-    alike.
+    Both decoder directions of such a latent start equal and get the mean of both gradients. So Adam moves
+    them alike.
     """
 
     penalties: Tensor  # (latents,): the penalty of each latent, 1 for free ones
@@ -49,8 +49,8 @@ class Designated(Loss):
 class DesignatedLoss(Designated, BatchTopKLoss):
     """BatchTopK with designated latents.
 
-    The k x batch largest v_j / penalty_j are selected. At inference v_j counts above threshold x penalty_j, so
-    each latent has a threshold of its own.
+    The k x batch largest v_j / penalty_j are selected. At inference v_j counts above threshold x penalty_j,
+    so each latent has a threshold of its own.
     """
 
     def __init__(self, crosscoder: Crosscoder, settings: DesignatedSettings) -> None:

@@ -1,0 +1,39 @@
+"""Matryoshka BatchTopK: the first latents alone must reconstruct, too (docs/method.md 18).
+
+Latents are selected as in BatchTopK. Then each prefix of the dictionary reconstructs the activations with
+those of its latents that were selected. The loss is the sum of all errors. So the first latents learn broad
+concepts, and the later ones need not split these.
+"""
+
+import torch
+from torch import Tensor
+
+from crossdiff.config.newer_losses import MatryoshkaSettings, latents_of
+from crossdiff.crosscoders.losses.base import reconstruction_error
+from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss, Fit
+from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.sparse import Active, grouped_rows
+
+
+class MatryoshkaLoss(BatchTopKLoss):
+    """The sum over prefixes p of the error of x - xhat_p, with one decoder bias for all prefixes.
+
+    The last prefix is the whole dictionary. The auxiliary loss is that of BatchTopK.
+    """
+
+    settings: MatryoshkaSettings
+
+    def __init__(self, crosscoder: Crosscoder, settings: MatryoshkaSettings) -> None:
+        super().__init__(crosscoder, settings)
+        self.ends = [latents_of(share, crosscoder.latents) for share in (*settings.prefixes, 1.0)]
+        sizes = [end - start for start, end in zip([0, *self.ends], self.ends, strict=False)]
+        crosscoder.partition = {f"prefix{number}": size for number, size in enumerate(sizes, start=1)}
+
+    def fit(self, crosscoder: Crosscoder, x: Tensor, active: Active, chosen: Tensor) -> Fit:
+        pieces = crosscoder.pieces.get("decoder")
+        added = grouped_rows(crosscoder.decoder.flatten(1), active, self.ends, pieces)
+        nested = added.cumsum(dim=1).unflatten(2, x.shape[1:]) + crosscoder.decoder_bias
+        squared = self.settings.squared_error
+        errors = torch.stack([reconstruction_error(x, part, squared) for part in nested.unbind(1)])
+        log = {"reconstruction_loss": errors[-1], "prefix_loss": errors[:-1].sum()}
+        return Fit(nested[:, -1], errors.sum(), log)
