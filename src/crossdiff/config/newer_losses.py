@@ -287,17 +287,16 @@ class BridgeSettings(TopKKeys):
     loss: Annotated[Literal["bridge"], about(NAME)]
     coupling: Annotated[
         float,
+        Field(ge=-1, le=1),
         about(
-            "Lambda, from -1 to 1: 0 couples nothing, at -1 only the difference of errors counts.", "ratio"
+            "Lambda: 0 couples nothing, at -1 only the difference of errors counts. Beyond 1 the loss would "
+            "have no lower bound.",
+            "ratio",
         ),
     ]
 
     @model_validator(mode="after")
-    def _bounded(self) -> "BridgeSettings":
-        if abs(self.coupling) > 1:
-            raise ValueError(
-                f"coupling: found {self.coupling}, allowed: -1 to 1; beyond that the loss has no lower bound"
-            )
+    def _squared(self) -> "BridgeSettings":
         if not self.squared_error:
             raise ValueError("squared_error: found false, allowed with this loss: true")
         return self

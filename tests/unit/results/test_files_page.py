@@ -22,7 +22,7 @@ def test_tables_are_whole() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {3, 5}
     assert "| `nu_{target}` | ratio | Base beta over chat beta" in PAGE
-    assert "Sum of scaled activations (only with `loss: l1`) | method.md 5 |" in PAGE
+    assert "Sum of scaled activations (with the keys of `l1`) | method.md 5 |" in PAGE
 
 
 def test_what_stands_elsewhere_is_referred_to() -> None:

@@ -58,7 +58,7 @@ class JumpReLULoss(Loss):
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
         l0 = count.sum() / len(x)
         loss = error + self._coefficient(step) * l0
-        log = {"reconstruction_loss": error, "sparsity_loss": l0}
+        log = {"reconstruction_loss": error, "l0_loss": l0}
         return Parts(loss, log, reconstruction, active.count_per_latent())
 
     def _jump(self, values: Tensor, weights: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
