@@ -111,10 +111,11 @@ def assert_trains_like(
     reference: Callable[[Crosscoder, Tensor, int], Dense],
     code_normalisation: str = "crosscoder",
     dtype: torch.dtype = torch.float32,
+    data: Callable[[int], Tensor] = batch,
 ) -> list[Parts]:
     """Compare loss, reconstruction, counts and gradients at each of STEPS Adam steps, then the weights.
 
-    ``reference`` computes with a twin of ``dtype``.
+    ``reference`` computes with a twin of ``dtype``. ``data`` gives the batch of a step.
     """
     twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
     if crosscoder.has_thresholds:
@@ -128,7 +129,7 @@ def assert_trains_like(
     )
     seen = []
     for step in range(STEPS):
-        parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step).to(dtype), step)
+        parts, expected = loss(crosscoder, data(step), step), reference(twin, data(step).to(dtype), step)
         assert_same(parts.loss, expected.loss, f"loss at step {step}")
         assert_same(parts.reconstruction, expected.reconstruction, f"reconstruction at step {step}")
         assert parts.fired.tolist() == (expected.codes > 0).sum(dim=0).tolist()

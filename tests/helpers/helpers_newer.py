@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_activations import random_crosscoder
-from helpers_dense import LATENTS, WIDTH, Dense, assert_trains_like
+from helpers_dense import LATENTS, WIDTH, Dense, assert_trains_like, batch
 from torch import Tensor
 
 from crossdiff.config import CrosscoderSettings, crosscoder_settings
@@ -30,6 +30,7 @@ OWN: dict[str, dict[str, Any]] = {
     "jumprelu": {"l0_coefficient": 0.05, "initial_l0": 6},
     "delta": TOPK | {"shared": 0.625, "delta_k": 2, "delta_coefficient": 0.7},  # 15 shared, 9 free
     "bridge": TOPK | {"coupling": -0.6, "squared_error": True},
+    "difference": TOPK,
 }
 
 
@@ -54,6 +55,9 @@ def with_weights(twin: Crosscoder, encoder: Tensor, decoder: Tensor) -> Any:
 
 
 def assert_trains_like_float64(
-    loss: Loss, crosscoder: Crosscoder, reference: Callable[[Any, Tensor, int], Dense]
+    loss: Loss,
+    crosscoder: Crosscoder,
+    reference: Callable[[Any, Tensor, int], Dense],
+    data: Callable[[int], Tensor] = batch,
 ) -> list[Parts]:
-    return assert_trains_like(loss, crosscoder, reference, crosscoder.code_normalisation, torch.float64)
+    return assert_trains_like(loss, crosscoder, reference, dtype=torch.float64, data=data)

@@ -19,6 +19,7 @@ from crossdiff.config.newer_losses import (
     DeltaSettings,
     DesignatedL1Settings,
     DesignatedSettings,
+    DifferenceSettings,
     JumpReLUSettings,
     MatryoshkaSettings,
 )
@@ -35,6 +36,7 @@ LOSSES: dict[str, type[CrosscoderSettings]] = {
     "jumprelu": JumpReLUSettings,
     "delta": DeltaSettings,
     "bridge": BridgeSettings,
+    "difference": DifferenceSettings,
 }
 LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
 

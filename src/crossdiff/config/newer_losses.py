@@ -300,3 +300,22 @@ class BridgeSettings(TopKKeys):
         if not self.squared_error:
             raise ValueError("squared_error: found false, allowed with this loss: true")
         return self
+
+
+class DifferenceSettings(TopKKeys):
+    """A sparse autoencoder of the difference of both models, with the selection of ``batchtopk``.
+
+    It has no base decoder, so later stages that compare both decoders refuse it (docs/method.md 22).
+    ``normalisation.kind`` can't be `per_model`, and ``code_normalisation`` can't be `decoupled`.
+    """
+
+    objective = "crossdiff.crosscoders.losses.difference:DifferenceLoss"
+
+    loss: Annotated[Literal["difference"], about(NAME)]
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "DifferenceSettings":
+        if self.normalisation.kind == "per_model":
+            raise ValueError("normalisation.kind: found per_model, allowed with this loss: none, shared")
+        _check_one_threshold(self)
+        return self

@@ -13,13 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crossdiff.config import MODELS, CrosscoderSettings
+from crossdiff.config import BASE, CHAT, MODELS, CrosscoderSettings
 from crossdiff.crosscoders.gradients import Pieces, norms_of
 from crossdiff.crosscoders.selection import Encoder, Rounded, above
 from crossdiff.crosscoders.sparse import Active, weighted_rows
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark
 
+# What a crosscoder reconstructs: both models' activations, or chat minus base (docs/method.md 22).
+BOTH, DIFFERENCE = "both models", "difference"
 MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # weights of the mixed code normalisation (docs/method.md 4)
 
 
@@ -42,7 +44,8 @@ class Crosscoder(nn.Module):
     latent may count for one model and not for the other. Some losses give each latent its own.
 
     ``partition`` names the classes of latents that the loss fixed, with their sizes, in the order of latents.
-    It is empty for most losses.
+    It is empty for most losses. ``target`` says what is reconstructed. If that is the difference, activations
+    on the crosscoder's scale are 0 for the base model and the difference for the chat model.
     """
 
     threshold: Tensor  # (), or (model,) if decoupled, or (latents,) after ``give_thresholds``
@@ -68,6 +71,7 @@ class Crosscoder(nn.Module):
         self.register_buffer("scale", torch.ones(len(MODELS)))
         self.has_thresholds = False  # whether each latent has its own
         self.partition: dict[str, int] = {}
+        self.target = BOTH
         # Filled for an optimiser that gathers gradients itself (``optimiser``), and by it.
         self.pieces: dict[str, Pieces] = {}
         self._known: Known | None = None
@@ -111,7 +115,11 @@ class Crosscoder(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Bring raw activations (batch, model, d_model), any dtype, to the crosscoder's scale, in float32."""
-        return (x.float() - self.mean) * self.scale[:, None]
+        scaled = (x.float() - self.mean) * self.scale[:, None]
+        if self.target == DIFFERENCE:
+            difference = scaled[:, CHAT] - scaled[:, BASE]
+            return torch.stack([torch.zeros_like(difference), difference], dim=1)
+        return scaled
 
     def know(self, encoder: Rounded | None, norms: Tensor) -> None:
         """Keep the encoder in bfloat16 and the decoder's ``norms`` (latents, model) for later use.
@@ -227,7 +235,7 @@ class Crosscoder(nn.Module):
         """Write the files ``weights`` (safetensors) and ``config`` (JSON).
 
         The JSON has the shape, the layer, the code normalisation, the precision, the partition if there is
-        one, and the ``training`` settings.
+        one, the target if it is not both models, and the ``training`` settings.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         shape = {
@@ -239,6 +247,8 @@ class Crosscoder(nn.Module):
         }
         if self.partition:
             shape["partition"] = self.partition
+        if self.target != BOTH:
+            shape["target"] = self.target
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
             save_file(tensors, temporary_weights, metadata=record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
@@ -253,12 +263,17 @@ def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torc
 
 
 def load_crosscoder(
-    weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None
+    weights: str | Path,
+    config: str | Path,
+    layer: int | None = None,
+    d_model: int | None = None,
+    difference: bool = False,
 ) -> Crosscoder:
     """Read a crosscoder, ready for inference.
 
     Raises UserError if a file is damaged, or if the crosscoder was trained at another layer or width than
-    ``layer`` and ``d_model``. A check whose value is None is left out.
+    ``layer`` and ``d_model``. A check whose value is None is left out. An autoencoder of the difference is
+    refused, unless the caller needs no base decoder and says so (``difference``).
     """
     shape = read_json(config)
     try:
@@ -270,12 +285,18 @@ def load_crosscoder(
             shape["precision"],
         )
         crosscoder.partition = dict(shape.get("partition", {}))
+        crosscoder.target = shape.get("target", BOTH)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({first_line(error)})") from error
     for key in ("code_normalisation", "precision"):
         allowed = get_args(CrosscoderSettings.model_fields[key].annotation)
         if shape[key] not in allowed:
             raise UserError(f"{config}: {key}: found {shape[key]}, allowed: {', '.join(allowed)}")
+    if crosscoder.target == DIFFERENCE and not difference:
+        raise UserError(
+            f"{config}: this does not apply to an autoencoder of the difference, which has no base decoder; "
+            "allowed: crosscoders of both models"
+        )
     for key, wanted in (("layer", layer), ("d_model", d_model)):
         if wanted is not None and shape[key] != wanted:
             raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")

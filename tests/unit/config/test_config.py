@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from crossdiff.config import Tokens, crosscoder_settings, load
 
 ALLOWED_LOSSES = (
-    "batchtopk, bridge, dedicated, dedicated_l1, delta, designated, designated_l1, jumprelu, l1, matryoshka"
+    "batchtopk, bridge, dedicated, dedicated_l1, delta, designated, designated_l1, difference, jumprelu, l1, "
+    "matryoshka"
 )
 
 

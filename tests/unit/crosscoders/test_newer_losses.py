@@ -1,5 +1,6 @@
-"""Matryoshka, JumpReLU, delta and bridge, against dense autograd in float64 (docs/method.md 18 to 21)."""
+"""Losses against dense autograd in float64 (docs/method.md 18 to 22)."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,12 @@ from helpers_dense import (
     dense_error,
     norm_sums,
 )
-from helpers_newer import SLOW_KERNELS, assert_trains_like_float64, new
+from helpers_newer import SLOW_KERNELS, assert_trains_like_float64, new, newer_settings
 from helpers_paths import on_path
 from torch import Tensor
 
 from crossdiff.config import BASE, CHAT
-from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.model import Crosscoder, load_crosscoder
 from crossdiff.crosscoders.sparse import Active, grouped_rows
 from crossdiff.errors import UserError
 
@@ -229,3 +230,92 @@ def test_bridge_ends_at_the_crosscoder_and_at_the_difference() -> None:
     difference = errors[:, CHAT] - errors[:, BASE]
     torch.testing.assert_close(found[-1.0], difference.square().sum(dim=1).mean())
     torch.testing.assert_close(found[1.0], errors.sum(dim=1).square().sum(dim=1).mean())
+
+
+# Difference
+
+
+def of_difference(crosscoder: Crosscoder, step: int = 0) -> Tensor:
+    return crosscoder.normalise(batch(step))
+
+
+def dense_difference(twin: Crosscoder, x: Tensor, dead: Tensor, coefficient: float, k: int) -> Dense:
+    """A plain autoencoder of what the chat half of ``x`` holds."""
+    delta, encoder, decoder = x[:, CHAT], twin.encoder[:, CHAT], twin.decoder[:, CHAT]
+    codes = torch.relu(delta @ encoder.T + twin.encoder_bias)
+    scaled = (codes * decoder.norm(dim=1)).detach()
+    kept = codes * kept_largest(scaled, k * BATCH)
+    rebuilt = kept @ decoder + twin.decoder_bias[CHAT]
+    loss = (delta - rebuilt).norm(dim=1).mean()
+    residual = torch.stack([torch.zeros_like(delta), (delta - rebuilt).detach()], dim=1)
+    dead = dead & ~(kept > 0).any(dim=0)
+    auxiliary = dense_auxiliary(twin, codes, scaled, residual, dead, 512)
+    unused = 0 * (twin.encoder.sum() + twin.decoder.sum() + twin.decoder_bias.sum())  # gradients of 0
+    reconstruction = torch.stack([torch.zeros_like(rebuilt), rebuilt], dim=1)
+    return Dense(loss + coefficient * auxiliary + unused, reconstruction, kept, scaled, auxiliary)
+
+
+def new_difference(**changes: Any) -> tuple[Any, Crosscoder]:
+    loss, crosscoder = new("difference", **changes)
+    with torch.no_grad():
+        crosscoder.decoder_bias[BASE] = 0  # as at the start of a training
+    return loss, crosscoder
+
+
+@pytest.mark.parametrize("path", SLOW_KERNELS)
+def test_difference_trains_like_a_dense_autoencoder(path: str) -> None:
+    with on_path(path):
+        loss, crosscoder = new_difference()
+        assert_trains_like_float64(
+            loss,
+            crosscoder,
+            lambda twin, x, step: dense_difference(twin, x, NOBODY, 0.0, 3),
+            lambda step: of_difference(crosscoder, step),
+        )
+    for weights in (crosscoder.encoder[:, BASE], crosscoder.decoder[:, BASE], crosscoder.decoder_bias[BASE]):
+        assert (weights == 0).all()
+
+
+def test_difference_with_dead_latents_trains_like_a_dense_autoencoder() -> None:
+    loss, crosscoder = new_difference(k=1, auxiliary_coefficient=0.5, dead_after_tokens=2 * BATCH)
+    with torch.no_grad():
+        crosscoder.decoder[:8] *= 0.05
+    silent = torch.zeros(LATENTS, dtype=torch.long)
+
+    def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
+        found = dense_difference(twin, x, silent + BATCH >= 2 * BATCH, 0.5, 1)
+        silent.add_(BATCH).masked_fill_((found.codes > 0).any(dim=0), 0)
+        return found
+
+    seen = assert_trains_like_float64(
+        loss, crosscoder, reference, lambda step: of_difference(crosscoder, step)
+    )
+    assert all(parts.log["auxiliary_loss"] > 0 for parts in seen[1:])
+    assert (crosscoder.decoder[:, BASE] == 0).all()
+
+
+def test_difference_reads_chat_minus_base_on_one_scale() -> None:
+    _, crosscoder = new("difference")
+    raw = batch()
+    scaled = (raw - crosscoder.mean) * crosscoder.scale[:, None]
+    found = crosscoder.normalise(raw)
+    assert (found[:, BASE] == 0).all()
+    torch.testing.assert_close(found[:, CHAT], scaled[:, CHAT] - scaled[:, BASE])
+
+
+def test_difference_starts_with_a_bias_for_the_difference_alone() -> None:
+    loss, crosscoder = new("difference")
+    loss.start(crosscoder, of_difference(crosscoder))
+    assert (crosscoder.decoder_bias[BASE] == 0).all() and (crosscoder.decoder_bias[CHAT] != 0).all()
+
+
+def test_difference_is_refused_where_both_decoders_are_needed(tmp_path: Path) -> None:
+    _, crosscoder = new("difference")
+    paths = (tmp_path / "weights.safetensors", tmp_path / "config.json")
+    crosscoder.save(*paths, newer_settings("difference").model_dump())
+    with pytest.raises(
+        UserError, match=r"config\.json: this does not apply to an autoencoder of the difference"
+    ):
+        load_crosscoder(*paths)
+    loaded = load_crosscoder(*paths, difference=True)
+    assert torch.equal(loaded.encode(loaded.normalise(batch())), crosscoder.encode(of_difference(crosscoder)))

@@ -69,7 +69,7 @@ def test_two_processes_train_as_one(inputs: dict[str, Any], tmp_path: Path, name
         two = train(activations, settings, 0, CPU, tmp_path / "two.csv", checkpoint=checkpoint)
     for alone, together in zip(rows(tmp_path / "one.csv"), rows(tmp_path / "two.csv"), strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5), alone["step"]
-        assert together == pytest.approx(alone, rel=1e-3, abs=2e-4), alone["step"]
+        assert together == pytest.approx(alone, rel=1e-3, abs=2e-4, nan_ok=True), alone["step"]
     for key, tensor in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)
     if "batchtopk" in name:
