@@ -7,7 +7,6 @@ are in the order of rows, and of latents within a row. Triton kernels compute th
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -123,14 +122,14 @@ def weighted_rows(weight: Tensor, active: Active, pieces: Pieces | None = None) 
     return _WeightedRows.apply(active.values, weight, active.places, pieces)
 
 
-def grouped_rows(weight: Tensor, active: Active, ends: Sequence[int], pieces: Pieces | None = None) -> Tensor:
+def grouped_rows(weight: Tensor, active: Active, ends: Tensor, pieces: Pieces | None = None) -> Tensor:
     """Compute ``weighted_rows`` for each group of latents alone: (batch, group, width).
 
-    Group g has the latents ends[g - 1] to ends[g] - 1, the first group those before ends[0]. It costs what
-    ``weighted_rows`` does.
+    ``ends`` (group,) int64 ascends. Group g has the latents ends[g - 1] to ends[g] - 1, the first group those
+    before ends[0]. It costs what ``weighted_rows`` does.
     """
     groups, (batch, latents) = len(ends), active.shape
-    group = torch.bucketize(active.latents, torch.tensor(ends, device=active.latents.device), right=True)
+    group = torch.bucketize(active.latents, ends, right=True)
     places = Places(active.rows * groups + group, active.latents, (batch * groups, latents))
     return weighted_rows(weight, Active(places, active.values), pieces).unflatten(0, (batch, groups))
 

@@ -39,7 +39,7 @@ def test_groups_of_latents_add_up_to_all() -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.rand(5, 12, generator=generator) * (torch.rand(5, 12, generator=generator) < 0.5)
     weight = torch.randn(12, 4, generator=generator)
-    found = grouped_rows(weight, Active.of(codes), [3, 4, 12])
+    found = grouped_rows(weight, Active.of(codes), torch.tensor([3, 4, 12]))
     expected = [codes[:, start:end] @ weight[start:end] for start, end in ((0, 3), (3, 4), (4, 12))]
     torch.testing.assert_close(found, torch.stack(expected, dim=1))
 
@@ -158,6 +158,22 @@ def test_jumprelu_needs_an_active_latent_to_start() -> None:
         crosscoder.encoder_bias.fill_(-100)
     with pytest.raises(UserError, match="no latent is active on the first batch"):
         loss.start(crosscoder, batch())
+
+
+@pytest.mark.parametrize("name", ["jumprelu", "delta"])
+def test_saved_crosscoder_keeps_the_thresholds_of_latents(tmp_path: Path, name: str) -> None:
+    loss, crosscoder = new(name, **({} if name == "jumprelu" else {"threshold_start_step": 0}))
+    loss.start(crosscoder, batch())
+    loss(crosscoder, batch(), 0)
+    with torch.no_grad():
+        crosscoder.threshold *= torch.linspace(0.5, 1.5, LATENTS)
+    paths = (tmp_path / "weights.safetensors", tmp_path / "config.json")
+    crosscoder.save(*paths, newer_settings(name).model_dump())
+    loaded = load_crosscoder(*paths)
+    assert torch.equal(loaded.threshold, crosscoder.threshold)
+    assert torch.equal(loaded.encode(batch()), crosscoder.encode(batch()))
+    scaled = dense_codes(crosscoder, batch()) * norm_sums(crosscoder)
+    assert torch.equal(loaded.encode(batch()) > 0, scaled > crosscoder.threshold)
 
 
 # Delta: 15 shared latents, 9 free ones.

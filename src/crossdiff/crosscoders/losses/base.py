@@ -68,7 +68,8 @@ def products_of(crosscoder: Crosscoder, x: Tensor) -> torch.autocast:
 def reconstruction_error(x: Tensor, reconstruction: Tensor, squared: bool) -> Tensor:
     """Return the mean over batch and models of ||x_m - xhat_m||_2, or of its square if ``squared``, ().
 
-    ``x`` and ``reconstruction`` are (batch, model, d_model). docs/method.md 5 has the formula.
+    ``x`` and ``reconstruction`` are (batch, model, d_model). Further dimensions before d_model are averaged.
+    docs/method.md 5 has the formula.
     """
-    error = (x - reconstruction).square().sum(dim=2)
+    error = (x - reconstruction).square().sum(dim=-1)
     return error.mean() if squared else (error + torch.finfo(error.dtype).tiny).sqrt().mean()

@@ -25,26 +25,26 @@ class DeltaLoss(BatchTopKLoss):
     """
 
     settings: DeltaSettings
+    ends: Tensor  # (2,) int64: where both classes end
 
     def __init__(self, crosscoder: Crosscoder, settings: DeltaSettings) -> None:
         crosscoder.give_thresholds()
         super().__init__(crosscoder, settings)
         shared = latents_of(settings.shared, crosscoder.latents)
         crosscoder.partition = {"shared": shared, "free": crosscoder.latents - shared}
+        ends = torch.tensor([shared, crosscoder.latents], device=crosscoder.decoder.device)
+        self.register_buffer("ends", ends, persistent=False)
 
     def fit(self, crosscoder: Crosscoder, x: Tensor, active: Active, chosen: Tensor) -> Fit:
-        ends, pieces = [crosscoder.partition["shared"], crosscoder.latents], crosscoder.pieces.get("decoder")
-        parts = grouped_rows(crosscoder.decoder.flatten(1), active, ends, pieces).unflatten(2, x.shape[1:])
-        of_shared, of_free = parts.unbind(1)
+        decoder, pieces = crosscoder.decoder.flatten(1), crosscoder.pieces.get("decoder")
+        parts = grouped_rows(decoder, active, self.ends, pieces)
+        of_shared, of_free = parts.unflatten(2, x.shape[1:]).unbind(1)
         free_alone = of_free + crosscoder.decoder_bias
         reconstruction, squared = of_shared + free_alone, self.settings.squared_error
         error = reconstruction_error(x, reconstruction, squared)
         delta = reconstruction_error(difference(x), difference(free_alone), squared)
         loss = error + self.settings.delta_coefficient * delta
         return Fit(reconstruction, loss, {"reconstruction_loss": error, "delta_loss": delta})
-
-    def thresholds(self, crosscoder: Crosscoder, smallest: Tensor) -> Tensor:
-        return smallest  # (latents,) already
 
     def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> selection.Selection:
         """Select in each class. ``smallest`` (latents,) is that of the latent's class."""

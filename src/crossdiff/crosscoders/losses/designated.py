@@ -35,10 +35,9 @@ class Designated(Loss):
         crosscoder.partition = {"designated": designated, "free": crosscoder.latents - designated}
         with torch.no_grad():
             crosscoder.decoder[:designated, CHAT] = crosscoder.decoder[:designated, BASE]
-        penalties = torch.ones(crosscoder.latents)
+        penalties = torch.ones(crosscoder.latents, device=crosscoder.decoder.device)
         penalties[:designated] = settings.designated.penalty
         self.register_buffer("penalties", penalties, persistent=False)
-        self.to(crosscoder.decoder.device)
 
     def change_gradients(self, crosscoder: Crosscoder) -> None:
         """Give both decoder directions of a designated latent the same gradient."""

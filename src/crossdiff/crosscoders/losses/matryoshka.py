@@ -5,6 +5,8 @@ those of its latents that were selected. The loss is the sum of all errors. So t
 concepts, and the later ones need not split these.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -22,18 +24,20 @@ class MatryoshkaLoss(BatchTopKLoss):
     """
 
     settings: MatryoshkaSettings
+    ends: Tensor  # (prefix,) int64: the number of latents of each prefix
 
     def __init__(self, crosscoder: Crosscoder, settings: MatryoshkaSettings) -> None:
         super().__init__(crosscoder, settings)
-        self.ends = [latents_of(share, crosscoder.latents) for share in (*settings.prefixes, 1.0)]
-        sizes = [end - start for start, end in zip([0, *self.ends], self.ends, strict=False)]
+        ends = [latents_of(share, crosscoder.latents) for share in (*settings.prefixes, 1.0)]
+        self.register_buffer("ends", torch.tensor(ends, device=crosscoder.decoder.device), persistent=False)
+        sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
         crosscoder.partition = {f"prefix{number}": size for number, size in enumerate(sizes, start=1)}
 
     def fit(self, crosscoder: Crosscoder, x: Tensor, active: Active, chosen: Tensor) -> Fit:
         pieces = crosscoder.pieces.get("decoder")
         added = grouped_rows(crosscoder.decoder.flatten(1), active, self.ends, pieces)
         nested = added.cumsum(dim=1).unflatten(2, x.shape[1:]) + crosscoder.decoder_bias
-        squared = self.settings.squared_error
-        errors = torch.stack([reconstruction_error(x, part, squared) for part in nested.unbind(1)])
-        log = {"reconstruction_loss": errors[-1], "prefix_loss": errors[:-1].sum()}
-        return Fit(nested[:, -1], errors.sum(), log)
+        reconstruction, squared = nested[:, -1], self.settings.squared_error
+        loss = len(self.ends) * reconstruction_error(x[:, None], nested, squared)  # a sum of means
+        whole = reconstruction_error(x, reconstruction.detach(), squared)
+        return Fit(reconstruction, loss, {"reconstruction_loss": whole, "prefix_loss": loss - whole})
