@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from crossdiff.config import BASE, CHAT, FEWEST_ACTIVE_BLOCKS, MODELS, Bootstrap
 from crossdiff.crosscoders.encoding import Encoded
@@ -137,8 +138,8 @@ def latent_scaling(
     - mirrored_nu_{target}: chat over base, along the base direction
     - control_beta_{target}_{model}: along the random direction
 
-    A value is NaN where it is undefined: for a dead latent, for a denominator of 0, and for an interval from
-    fewer than FEWEST_ACTIVE_BLOCKS active blocks.
+    A value is NaN where it is undefined: for a dead latent, for a denominator or direction of 0, and for an
+    interval from fewer than FEWEST_ACTIVE_BLOCKS active blocks.
     """
     keep_freed_memory()
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
@@ -150,6 +151,7 @@ def latent_scaling(
         sums.add(part.x, part.active, number)
     sums.close(current)
     norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
+    cosine = functional.cosine_similarity(crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1)
     columns = {
         "latent": torch.arange(crosscoder.latents),
         "active_tokens": count.long(),
@@ -158,9 +160,8 @@ def latent_scaling(
         "max_activation": sums.largest,
         "norm_base": norms[:, BASE],
         "norm_chat": norms[:, CHAT],
-        "decoder_cosine": torch.nn.functional.cosine_similarity(
-            crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1
-        ),
+        # A loss may hold one of both directions at 0 (docs/method.md 16).
+        "decoder_cosine": torch.where((norms > 0).all(dim=1), cosine, torch.nan),
         "relative_norm_difference": relative_norm_difference(norms),
         "active_blocks": (sums.count > 0).sum(dim=0),
     }

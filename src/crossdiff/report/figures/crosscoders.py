@@ -79,7 +79,8 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
         ("chat-only", BLUE, "--"),
     )
     for label, colour, style in looks:
-        cosines = live.decoder_cosine[live["class"] == label].clip(-1, 1)  # rounding may exceed 1
+        # Rounding may exceed 1. A direction that is 0 has no cosine.
+        cosines = live.decoder_cosine[live["class"] == label].dropna().clip(-1, 1)
         if len(cosines):
             bins, weights = np.linspace(-1, 1, 41).tolist(), np.full(len(cosines), 1 / len(cosines))
             look: dict[str, Any] = {"histtype": "step", "color": colour, "ls": style}
