@@ -217,8 +217,12 @@ class JumpReLUSettings(CrosscoderSettings):
     ] = 100
     bandwidth: Annotated[
         PositiveFloat,
-        about("Width of the window in which thresholds get gradients, over the first threshold.", "ratio"),
-    ] = 1.0
+        about(
+            "Width of the window in which thresholds get gradients, over the first threshold. A wider one "
+            "takes more entries into account, and more time.",
+            "ratio",
+        ),
+    ] = 0.25
     init_norm: Annotated[PositiveFloat, about("Norm of every decoder row at the start.", "decoder norm")] = (
         1.0
     )
