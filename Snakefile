@@ -33,9 +33,6 @@ include: "rules/overview.smk"
 
 localrules:
     all,
-    models,
-    activations,
-    crosscoders,
 
 
 rule all:
@@ -46,27 +43,13 @@ rule all:
         OVERVIEW,
 
 
-rule models:
-    """Build all models and, if the config names requests, the tables of refusals."""
-    input:
-        [f"results/models/{name}" for name in RUN.made],
-        everywhere(*([REFUSALS] if REFUSALS else [])),
-
-
-rule activations:
-    """Build the token shards and both models' activation caches."""
-    input:
-        HARVESTED,
-
-
-rule crosscoders:
-    """Train every crosscoder of the config from every seed."""
-    input:
-        everywhere(*every_training("weights.safetensors")),
-
+# All rules are there now.
+gpu_requests.settle(workflow, request)
 
 # A result counts only if its record agrees with it (docs/audit.md).
-planned_jobs.start(workflow, own_folders(CONFIG), [*result_folders(CONFIG), *SHARED], config, GIVEN)
+FOLDERS = own_folders(CONFIG), [*result_folders(CONFIG), *SHARED]
+made_again.stop_at_caches(workflow, planned_jobs.start(workflow, *FOLDERS, config, GIVEN))
+bounded_disk.remove_at_end(workflow, CONFIG)
 
 
 onstart:
@@ -75,8 +58,11 @@ onstart:
         resources.check_cores(workflow)
         slurm.check(workflow)
         gpu.check(workflow)
+        gpu_room.check(workflow, request)
+        gpu_claims.announce(workflow)
         kept_shards.look_again(workflow)
         together.announce(workflow, CONFIG)
+        bounded_disk.remove_while_running(workflow, CONFIG)
     except UserError as error:
         raise WorkflowError(str(error))
 

@@ -1,4 +1,4 @@
-"""Print the tables of docs/large-models.md: `python docs/make_large_models.py`. Torch-free."""
+"""Print the tables of docs/large-models-forecast.md: `python docs/make_large_models.py`. Torch-free."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,8 @@ import yaml
 from crossdiff.config import Config, load
 from crossdiff.workflow.cards import find_card
 from crossdiff.workflow.forecast_run import forecast
-from crossdiff.workflow.machine import LIVE, Machine
+from crossdiff.workflow.gpus_needed import LIVE, turns
+from crossdiff.workflow.machine import Machine
 from crossdiff.workflow.shapes import shape
 from crossdiff.workflow.sizes import Need, kept, peak
 
@@ -72,8 +73,8 @@ def tables() -> Iterator[str]:
                 assert not any(machine.lacks(rule, need) for rule, need in needs.items())
                 gpus = {rule: machine.gpus_of(rule, need) for rule, need in needs.items()}
                 training = LIVE if mode == NONE else "train_crosscoder"
-                turns = len(machine.turns(needs[training]))
-                trained = f"{gpus[training]}{f', in {turns} turns' if turns > 1 else ''}"
+                in_turns = len(turns(needs[training], machine.memory))
+                trained = f"{gpus[training]}{f', in {in_turns} turns' if in_turns > 1 else ''}"
                 host = max(machine.host(rule, need) for rule, need in needs.items())
                 numbers = (gpus["harvest_activations"], trained, max(gpus.values()), f"{host / 1e9:.0f}")
                 cells = (pair, name, mode, *numbers, f"{machine.all_hours(needs):.1f}")

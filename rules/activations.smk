@@ -21,6 +21,7 @@ rule harvest_activations:
         "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log",
     benchmark:
         "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.benchmark.tsv"
+    priority: in_turn()
     conda:
         "../envs/environment.yaml"
     resources:
@@ -61,6 +62,7 @@ for TOGETHER in harvests.together(workflow, HARVESTED):
             )
         wildcard_constraints:
             model=TOGETHER.models,
+        priority: in_turn(*TOGETHER.layers)
         conda:
             "../envs/environment.yaml"
         resources:
@@ -99,3 +101,13 @@ rule summarise_activations:
         f"Summarising activations{AT}"
     script:
         "../workflow_scripts/summarise_activations.py"
+
+
+localrules:
+    activations,
+
+
+rule activations:
+    """Build the token shards and both models' activation caches."""
+    input:
+        HARVESTED,

@@ -21,9 +21,14 @@ try:
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import (
         ancient_edges,
+        bounded_disk,
         gpu,
+        gpu_claims,
+        gpu_requests,
+        gpu_room,
         harvests,
         kept_shards,
+        made_again,
         resources,
         scratch,
         shapes,
@@ -70,7 +75,7 @@ try:
         print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)
     else:
         scratch.check_link()
-    request = resources.request(RUN.config)
+    request = resources.Requests(RUN.config)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -103,16 +108,21 @@ BATCH_TOKENS = CONFIG.activations.batch_tokens
 LEAST_WIDTH = CONFIG.least_width
 
 # The split of training tokens whose activations are stored. Later stages read it.
-STORED = "train" if CONFIG.activations.store == "all" else SAMPLE
+STORED = SAMPLE if CONFIG.activations.are_live else "train"
 
 settings = RUN.settings
 
 # Like BATCH_TOKENS these are not params. Jobs read them from the environment.
-os.environ.update(CROSSDIFF_KERNELS=CONFIG.kernels)
+os.environ.update(
+    CROSSDIFF_KERNELS=CONFIG.kernels,
+    CROSSDIFF_GPU_MEMORY=str(CONFIG.gpus.memory or ""),
+    CROSSDIFF_OFFLOAD="1" if CONFIG.gpus.offload else "",
+    CROSSDIFF_BATCH_TOKENS=str(BATCH_TOKENS),
+)
 if CONFIG.device == "cpu":
     os.environ.update(CUDA_VISIBLE_DEVICES="")
 else:
-    resources.share_gpu(workflow)  # the limit is local: SLURM's jobs run on the cluster's GPUs
+    resources.share_gpus(workflow)  # the limit is local: SLURM's jobs run on the cluster's GPUs
 
 
 resource_scopes:
@@ -227,6 +237,23 @@ HARVESTED = [
     for path in cache_files(seen, split, role)
 ]
 
+# With ``keep: false``: folder of caches -> the priority of their harvest. What reads the caches of one pair
+# and layer then comes before the harvest of the next, so that fewer caches lie on the disk at once.
+PRIORITY = {
+    seen.activations(role): -number
+    for number, seen in reversed([*enumerate(RUN.comparisons)])
+    for role in ROLES
+    if not CONFIG.activations.keep
+}
+
+
+def in_turn(*layers):
+    """The priority of a harvest of these layers. Without any it is the layer of the job."""
+    return lambda w: max(
+        PRIORITY.get(f"results/activations/{w.model}/layer{layer}/{w.tokenizer}", 0)
+        for layer in layers or [w.layer]
+    )
+
 
 def checked(role):
     """The facts of a checked model: it has its weights, the layer and the tokenizer's vocabulary."""
@@ -257,6 +284,14 @@ def pairs(split, prefix=""):
         f"{prefix}chat": caches(split, "chat"),
         "summary": of_layer("summary.json"),
     }
+
+
+def held_out(w):
+    """The validation caches, as inputs of a training that estimates its threshold on them."""
+    if not CONFIG.crosscoders[w.crosscoder].needs_held_out:
+        return {}
+    named = pairs("validation", "held_out_")
+    return {name: files(w) if callable(files) else files for name, files in named.items()}
 
 
 def answers(w):

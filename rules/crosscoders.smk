@@ -7,16 +7,7 @@ These rules give weights, their configuration and a training log for every entry
 of the others, too.
 """
 
-
-def held_out(w):
-    """The validation caches, as inputs of a training that estimates its threshold on them."""
-    if not CONFIG.crosscoders[w.crosscoder].needs_held_out:
-        return {}
-    named = pairs("validation", "held_out_")
-    return {name: files(w) if callable(files) else files for name, files in named.items()}
-
-
-if CONFIG.activations.store == "all":
+if not CONFIG.activations.are_live:
 
     rule train_crosscoder:
         """Train one crosscoder from one seed."""
@@ -81,3 +72,13 @@ else:
             f"Training crosscoder {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
         script:
             "../workflow_scripts/train_live.py"
+
+
+localrules:
+    crosscoders,
+
+
+rule crosscoders:
+    """Train every crosscoder of the config from every seed."""
+    input:
+        everywhere(*every_training("weights.safetensors")),

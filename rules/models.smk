@@ -220,3 +220,14 @@ if CONFIG.behaviour:
             f"Counting refusals of held-out requests{OF_PAIR}"
         script:
             "../workflow_scripts/measure_refusals.py"
+
+
+localrules:
+    models,
+
+
+rule models:
+    """Build all models and, if the config names requests, the tables of refusals."""
+    input:
+        [f"results/models/{name}" for name in RUN.made],
+        everywhere(*([REFUSALS] if REFUSALS else [])),

@@ -67,7 +67,7 @@ rule check_texts:
         "../workflow_scripts/check_texts.py"
 
 
-if STORED == SAMPLE:
+if CONFIG.activations.are_live:
 
     SAMPLED = [f"results/tokens/{{tokenizer}}/{dataset}.{SAMPLE}" for dataset in CONFIG.datasets]
 

@@ -88,6 +88,13 @@ class Checkout:
         (self.folder / f"configs/{name}.yaml").write_text(yaml.safe_dump(values))
         return f"configs/{name}.yaml"
 
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace the first ``old`` in a file by ``new``. A text that is not there fails the test."""
+        file = self.folder / path
+        text = file.read_text()
+        assert old in text, f"{path} has no {old!r}"
+        file.write_text(text.replace(old, new, 1))
+
     def snakemake(self, *arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the library of this copy; standard error is merged into ``stdout``."""
         return self.run("-m", "snakemake", *arguments, timeout=timeout)

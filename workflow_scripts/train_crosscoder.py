@@ -5,8 +5,7 @@ jobs then only move their results to the final names.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from crossdiff.crosscoders.handover import Order, take
 from crossdiff.provenance.storage import current_record
@@ -16,16 +15,16 @@ from crossdiff.workflow.together import other_orders, own_order
 log = logging.getLogger(__name__)
 
 
-def main(own: Order, others: Iterable[Order], resources: Mapping[str, Any]) -> None:
+def main(own: Order, others: Iterable[Order], processes: int) -> None:
     if take(own):
         log.info("the job of another crosscoder has trained this one")
         return
     # Not at the top: a job that only takes results needs no torch.
-    from crossdiff.crosscoders.parallel import gpus, train_on_ranks
+    from crossdiff.crosscoders.parallel import train_on_ranks
     from crossdiff.crosscoders.together import train_all
     from crossdiff.device import device
 
-    if (processes := gpus(resources)) > 1:
+    if processes > 1:
         if list(others):
             log.info("on several GPUs every crosscoder trains by itself")
         train_on_ranks(
@@ -40,5 +39,5 @@ if __name__ == "__main__":
         main(
             own=own_order(snakemake, settings, current_record()),
             others=other_orders(snakemake),
-            resources=snakemake.resources,
+            processes=snakemake.resources.on_gpu,
         )

@@ -6,6 +6,7 @@ their results to the final names.
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 from crossdiff.crosscoders.handover import Order, take
 from crossdiff.provenance.storage import current_record
@@ -24,9 +25,7 @@ def main(own: Order, others: Iterable[Order], replacements: dict[int, int], batc
     from crossdiff.crosscoders.together import train_all
     from crossdiff.device import device
 
-    train_all(
-        own, others, device(), lambda own, where, _several: ModelFeed(own, where, replacements, batch_tokens)
-    )
+    train_all(own, others, device(), partial(ModelFeed, replacements=replacements, batch_tokens=batch_tokens))
 
 
 if __name__ == "__main__":

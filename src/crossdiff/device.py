@@ -22,11 +22,12 @@ HIDDEN = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES that hide ev
 # Release of CUDA -> oldest driver that runs programs built for it; docs.nvidia.com/deploy/cuda-compatibility
 OLDEST_DRIVERS = {13: 580, 12: 525, 11: 450}
 OLDER_BUILD, OLDER_CUDA = "cu126", 12  # the build of torch for older drivers and cards
+MEMORY = "CROSSDIFF_GPU_MEMORY"  # GB; the workflow sets it from gpus.memory
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def device() -> torch.device:
-    """The GPU if there is one, else the CPU.
+    """The GPU if there is one, else the CPU. From then on, the process takes at most ``memory_limit`` of it.
 
     Raises UserError for a GPU that torch can't use, unless ``device: cpu`` or the cluster hides it.
     """
@@ -34,7 +35,18 @@ def device() -> torch.device:
         return torch.device("cpu")
     if (reason := unusable()) is not None:
         raise UserError(reason)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if (limit := memory_limit()) < math.inf:
+        for number in range(torch.cuda.device_count()):
+            whole = torch.cuda.get_device_properties(number).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), number)
+    return torch.device("cuda")
+
+
+def memory_limit() -> float:
+    """Bytes of each GPU that a job may take (``gpus.memory``). Infinite where nothing is set."""
+    return float(os.environ.get(MEMORY) or math.inf) * 1e9
 
 
 def unusable() -> str | None:
@@ -161,11 +173,11 @@ def usable_memory(where: torch.device) -> float:
     """
     if where.type == "cpu":
         return math.inf
-    return torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where)
+    return min(memory_limit(), torch.cuda.mem_get_info(where)[0] + torch.cuda.memory_reserved(where))
 
 
-def free_memory(where: torch.device) -> float:
-    """Bytes of a GPU's memory that this process does not use and may still take. Infinite for a CPU."""
+def room(where: torch.device) -> float:
+    """Bytes of a GPU's memory that this process may still fill. Infinite for a CPU."""
     return usable_memory(where) - (0 if where.type == "cpu" else torch.cuda.memory_allocated(where))
 
 

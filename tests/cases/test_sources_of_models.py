@@ -19,8 +19,9 @@ from crossdiff.interventions.steered_answers import Change, answer, read
 from crossdiff.latents.directions import promoted_tokens
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.check import check_model
-from crossdiff.models.forward import decoder_layers, resume_from_layer, run_to_layer
+from crossdiff.models.forward import resume_from_layer, run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.parts import decoder_layers
 from crossdiff.models.prepare import prepare
 from crossdiff.models.refusals import answers
 from crossdiff.models.tokenizers import load_tokenizer

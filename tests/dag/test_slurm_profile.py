@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,15 @@ def submitted_lines(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch, *arguments: str, config: str = TINY
 ) -> list[list[str]]:
     """Give the words of every line that a run hands to sbatch."""
+    result, lines = run_with_sbatch(checkout, monkeypatch, *arguments, config=config)
+    assert "SLURM sbatch failed" in result.stdout, result.stdout
+    return lines
+
+
+def run_with_sbatch(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, *arguments: str, config: str
+) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    """Run Snakemake up to its first failure. Give the run, and the words of every line for sbatch."""
     tools, log = checkout.folder / "tools", checkout.folder / "sbatch.log"
     tools.mkdir()
     (tools / "sbatch").write_text(SBATCH)
@@ -45,8 +55,16 @@ def submitted_lines(
     monkeypatch.setenv("SBATCH_LINES", str(log))
     result = checkout.snakemake(*arguments, "--profile", "slurm", "--configfile", config)
     assert result.returncode == 1
-    assert "SLURM sbatch failed" in result.stdout, result.stdout
-    return [shlex.split(line) for line in log.read_text().splitlines()]
+    return result, [shlex.split(line) for line in log.read_text().splitlines()]
+
+
+def gres_of_rules(lines: list[list[str]]) -> dict[str, str | None]:
+    """Give what each rule asks for by --gres, from the questions before the first job."""
+    return {
+        value(line, "--comment").removeprefix("rule_"): value(line, "--gres")
+        for line in lines
+        if "--test-only" in line
+    }
 
 
 def value(line: list[str], option: str) -> str | None:
@@ -84,23 +102,71 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
         assert f"--attempt {attempt} " in value(line, "--wrap")
 
 
+@pytest.mark.parametrize(
+    ("training", "profile", "gres"),
+    [
+        (1, "{<<: *gpu, gres: 'gpu:a100:4'}", "gpu:a100:4"),  # the profile asks for more
+        (4, "{<<: *gpu, gres: 'gpu:a100:1'}", "gpu:a100:4"),
+        (4, "{<<: *gpu, gres: 'gpu'}", "gpu:4"),
+        (4, "{<<: *gpu, on_gpu: 2}", "gpu:1"),  # the user says how many, and so how they are asked for
+    ],
+)
 def test_training_on_several_gpus_asks_for_them(
-    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, training: int, profile: str, gres: str
 ) -> None:
-    profile = checkout.folder / "slurm/config.yaml"
-    changed, count = re.subn(
-        r"train_crosscoder: \*gpu.*", 'train_crosscoder: {<<: *gpu, gres: "gpu:a100:4"}', profile.read_text()
-    )
+    path = checkout.folder / "slurm/config.yaml"
+    changed, count = re.subn(r"train_crosscoder: \*gpu.*", f"train_crosscoder: {profile}", path.read_text())
     assert count == 1
-    profile.write_text(changed)
-    asked = {
-        value(line, "--comment").removeprefix("rule_"): line
-        for line in submitted_lines(checkout, monkeypatch)
-    }
-    assert {rule: value(asked[rule], "--gres") for rule in ("train_crosscoder", "scale_latents")} == {
-        "train_crosscoder": "gpu:a100:4",
-        "scale_latents": "gpu:1",
-    }
+    path.write_text(changed)
+    config = checkout.changed(TINY, {"gpus.training": training})
+    asked = gres_of_rules(submitted_lines(checkout, monkeypatch, config=config))
+    assert (asked["train_crosscoder"], asked["scale_latents"]) == (gres, "gpu:1")
+
+
+SIZES = {
+    "meta-llama/Llama-3.1-8B": {"harvest_activations": 1, "measure_causal_effect": 1},
+    "google/gemma-2-27b": {"harvest_activations": 1, "measure_causal_effect": 2},
+    "meta-llama/Llama-3.1-70B": {"harvest_activations": 3, "measure_causal_effect": 5},
+}
+
+
+def pair_of(checkout: Checkout, model: str, **changes: object) -> str:
+    """Write a config with the paper's settings for a pair of models of this size."""
+    smaller = {f"datasets.{name}.tokens": 1_000_000 for name in ("fineweb", "lmsys")}
+    names = {f"pair.{role}.hub.name": model for role in ("base", "chat")}
+    return checkout.changed("configs/llama3.1-8b.yaml", smaller | names | changes)
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_rules_ask_for_as_many_gpus_as_their_models_need(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """The profile names cards of 80 GB. Rules that do not split what they hold ask for one."""
+    asked = gres_of_rules(run_with_sbatch(checkout, monkeypatch, config=pair_of(checkout, model))[1])
+    expected = SIZES[model] | {"train_crosscoder": 1, "scale_latents": 1}
+    assert {rule: asked[rule] for rule in expected} == {rule: f"gpu:{n}" for rule, n in expected.items()}
+    assert asked["tokenise"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "card", "gres"),
+    [
+        ({}, "gpu_memory_gb: 40", "gpu:5"),
+        ({}, "# gpu_memory_gb: 80", "gpu:1"),  # the card is not known
+        ({"gpus.memory": 30}, "gpu_memory_gb: 80", "gpu:6"),
+        ({"gpus.offload": True}, "gpu_memory_gb: 80", "gpu:1"),
+    ],
+)
+def test_gpus_follow_from_the_card_and_what_a_job_may_take(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], card: str, gres: str
+) -> None:
+    path = checkout.folder / "slurm/config.yaml"
+    changed, count = re.subn(r"gpu_memory_gb: \d+", card, path.read_text())
+    assert count == 1
+    path.write_text(changed)
+    config = pair_of(checkout, "meta-llama/Llama-3.1-70B", **changes)
+    asked = gres_of_rules(run_with_sbatch(checkout, monkeypatch, config=config)[1])
+    assert asked["harvest_activations"] == gres
 
 
 def test_run_without_sbatch_ends_with_one_line(

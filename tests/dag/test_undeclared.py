@@ -4,11 +4,9 @@ from conftest import TINY, Checkout
 
 
 def test_undeclared_key_is_one_line_with_the_rule_the_key_and_what_to_add(checkout: Checkout) -> None:
-    path = checkout.folder / "workflow_scripts/chat_tokenizer.py"
     frame = "with job(snakemake) as settings:"
-    text = path.read_text()
-    assert frame in text
-    path.write_text(text.replace(frame, f"{frame}\n        settings.tokens.context"))
+    script = "workflow_scripts/chat_tokenizer.py"
+    checkout.edit(script, frame, f"{frame}\n        settings.tokens.context")
     result = checkout.snakemake("results/tokenizers/tiny-chat", "--configfile", TINY)
     assert result.returncode == 1
     said = "error: rule chat_tokenizer: its script asks for tokens.context, which the rule does not declare; "

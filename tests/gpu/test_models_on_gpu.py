@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_activations import random_crosscoder, token_shard
+from helpers_activations import chats, random_crosscoder, token_shard
 from helpers_models import D_MODEL, FAMILIES, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,8 +19,6 @@ from crossdiff.interventions.causal_effect import Answers
 from crossdiff.interventions.changes import Change
 from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
 from crossdiff.interventions.steered_answers import answer, read
-from crossdiff.texts.chats import CONTENT
-from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
 pytestmark = pytest.mark.gpu
@@ -52,16 +50,8 @@ def test_harvest_in_the_dtype_of_the_gpu_is_close(tmp_path: Path) -> None:
     assert (on_gpu - on_cpu).norm() < 0.05 * on_cpu.norm()
 
 
-def chats(tokens: int = 120, length: int = 12) -> Shard:
-    """Make conversations in which the second half is the answer."""
-    position = np.arange(tokens, dtype=np.int32) % length
-    role = np.where(position < length // 2, ROLES.index("user"), ROLES.index("assistant")).astype(np.int8)
-    ids = np.random.default_rng(0).integers(VOCABULARY, size=tokens).astype(np.int32)
-    return Shard(ids, np.cumsum(position == 0) - 1, position, role, np.full(tokens, CONTENT, np.int8))
-
-
 def test_patching_gives_the_same_divergences() -> None:
-    shard = chats()
+    shard = chats(VOCABULARY)
     wanted = np.zeros(len(shard.token), bool)
     wanted[Answers.of(shard).row] = True
     assert wanted.any()

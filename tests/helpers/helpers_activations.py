@@ -14,6 +14,8 @@ from crossdiff.activations.cache import write_cache
 from crossdiff.activations.pairs import PairedActivations, PairedShard, Summary, summarise, write_summary
 from crossdiff.config import Activations, BatchTopKSettings, L1Settings
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.texts.chats import CONTENT
+from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
 LAYER = 3
@@ -32,6 +34,14 @@ def token_shard(lengths: Sequence[int], first_document: int = 0) -> Shard:
         role=np.zeros(rows, np.int8),
         template=(np.arange(rows) % 3 == 0).astype(np.int8),
     )
+
+
+def chats(vocabulary: int, tokens: int = 120, length: int = 12) -> Shard:
+    """Make conversations of random tokens in which the second half is the answer."""
+    position = np.arange(tokens, dtype=np.int32) % length
+    role = np.where(position < length // 2, ROLES.index("user"), ROLES.index("assistant")).astype(np.int8)
+    ids = np.random.default_rng(0).integers(vocabulary, size=tokens).astype(np.int32)
+    return Shard(ids, np.cumsum(position == 0) - 1, position, role, np.full(tokens, CONTENT, np.int8))
 
 
 def write_tokens(path: Path, shard: Shard) -> Path:

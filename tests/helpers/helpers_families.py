@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from crossdiff.models.load import model_class
+from crossdiff.models.classes import model_class
 
 VOCABULARY = 260  # that of the tokenizer of a random model (models.prepare)
 WINDOW = 8  # of sliding attention, shorter than the sequences of the tests

@@ -3,6 +3,7 @@
 The module imports little, since every new process imports it again.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ def order(name: str, inputs: dict[str, Any], settings: dict[str, Any], folder: P
     return Order(name, crosscoder_settings(settings), 0, f"same {name}", inputs, outputs)
 
 
-def from_models(own: Order, device: torch.device, _several: bool) -> together.Feed:
+def from_models(orders: Sequence[Order], device: torch.device) -> together.Feed:
     """Let both models run in float32."""
     from crossdiff.crosscoders import from_models
 
     from_models.fast_dtype = lambda: torch.float32
-    return from_models.ModelFeed(own, device, {}, 256)
+    return from_models.ModelFeed(orders, device, {}, 256)
 
 
 def train_counting(

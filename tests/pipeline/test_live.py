@@ -11,6 +11,7 @@ from conftest import TINY, Checkout, planned
 
 import crossdiff
 
+pytestmark = pytest.mark.slow
 TRAININGS = [f"{crosscoder}/seed{seed}" for crosscoder in ("batchtopk", "l1") for seed in (0, 1)]
 LIVE = {
     "activations.store": "none",
@@ -99,7 +100,6 @@ def test_a_sample_with_too_few_documents_stops_before_any_harvest(live: Checkout
     assert f"error: activations.sample_tokens: {found}" in log
 
 
-@pytest.mark.slow
 def test_the_whole_run_says_what_was_measured_on_a_sample(live: Checkout, tmp_path: Path) -> None:
     ours = live.copy(tmp_path / "ours")
     result = ours.snakemake("--configfile", "configs/live.yaml")

@@ -113,7 +113,7 @@ def test_what_is_made_anew_from_accepted_results_is_verified(ours):
 
 def test_other_settings_are_refused_and_nothing_is_written(ours):
     edit(ours, ALL)
-    (ours.folder / TINY).write_text((ours.folder / TINY).read_text().replace("k: 8", "k: 9"))
+    ours.edit(TINY, "k: 8", "k: 9")
     before = state(ours)
     result = ours.crossdiff("accept")
     assert result.returncode == 2
@@ -140,8 +140,7 @@ def test_other_settings_are_refused_and_nothing_is_written(ours):
 
 def test_other_sources_are_refused_and_nothing_is_written(ours):
     edit(ours, ALL)
-    source = ours.folder / "data/requests.yaml"
-    source.write_text(source.read_text().replace("a", "e", 1))
+    ours.edit("data/requests.yaml", "a", "e")
     before = state(ours)
     result = ours.crossdiff("accept")
     assert result.returncode == 2

@@ -68,7 +68,7 @@ def test_records_say_where_and_with_what(finished):
 
 
 def test_config_that_differs_now_is_named_by_its_key(ours):
-    (ours.folder / TINY).write_text((ours.folder / TINY).read_text().replace("k: 8", "k: 9"))
+    ours.edit(TINY, "k: 8", "k: 9")
     result = ours.crossdiff("audit", FIGURE)
     assert result.returncode == 1
     assert (
@@ -87,7 +87,7 @@ def test_code_that_differs_now_is_named_by_its_file(ours):
 
 
 def test_config_that_cannot_be_planned_is_one_line(ours):
-    (ours.folder / TINY).write_text((ours.folder / TINY).read_text().replace("k: 8", "kk: 8"))
+    ours.edit(TINY, "k: 8", "kk: 8")
     result = ours.crossdiff("audit", FIGURE)
     assert result.returncode == 1
     assert "not compared (configs/tiny.yaml: Snakemake can't plan this run" in result.stdout

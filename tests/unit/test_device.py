@@ -212,3 +212,37 @@ def test_run_goes_on(devices: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     gpu.check(workflow(), devices)
     monkeypatch.undo()
     gpu.check(workflow(), devices)  # torch has nothing to complain about
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
+    """Pretend a GPU of 80 GB with 50 free. This process holds 20, and fills 15 of them.
+
+    Gives the limits that are set.
+    """
+    limits: list[tuple[float, int]] = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "unusable", lambda: None)
+    for name, found in {
+        "is_available": True,
+        "device_count": 1,
+        "mem_get_info": (50e9, 80e9),
+        "memory_reserved": 20e9,
+        "memory_allocated": 15e9,
+        "get_device_properties": SimpleNamespace(total_memory=80e9),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, found=found: found)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: limits.append(given))
+    return limits
+
+
+@pytest.mark.parametrize(
+    ("limit", "usable", "room", "set_to"),
+    [("", 70e9, 55e9, []), ("40", 40e9, 25e9, [(0.5, 0)]), ("100", 70e9, 55e9, [(1.0, 0)])],
+)
+def test_memory_of_a_gpu_up_to_the_limit(card, monkeypatch, limit, usable, room, set_to) -> None:
+    monkeypatch.setenv(device.MEMORY, limit)
+    where = device.device()
+    assert where == torch.device("cuda")
+    assert (device.usable_memory(where), device.room(where)) == (usable, room)
+    assert card == set_to

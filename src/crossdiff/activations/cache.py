@@ -23,6 +23,7 @@ from torch import Tensor
 from crossdiff.activations.chunks import FILTERS, DamagedChunk, decode, encode
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.hashing import stamp
+from crossdiff.provenance.removed import removed
 from crossdiff.provenance.storage import atomic_path, record_mark
 
 # HDF5 writes a filter's name into the file if the filter is registered. It always is, because hdf5plugin is
@@ -169,6 +170,9 @@ class Header(NamedTuple):
 
 
 def _open(path: str | Path) -> h5py.File:
+    if removed(path) is not None:
+        told = "removed as configured (activations.keep: false)"
+        raise UserError(f"{path}: {told}; `snakemake activations` makes all caches of a config again")
     try:
         file = h5py.File(path, "r")
     except OSError as error:

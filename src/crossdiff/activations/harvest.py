@@ -20,6 +20,7 @@ from crossdiff.activations.cache import CacheWriter, cache_writer
 from crossdiff.device import ToHost, to_device
 from crossdiff.errors import UserError
 from crossdiff.models.forward import run_to_layers
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import Shard
 
@@ -98,7 +99,8 @@ def harvest_shard(
     """
     check_ids(model, shard.token)
     starts, stops = shard.sequence_bounds()
-    total, to_host, layers = len(shard.token), ToHost(model.device), list(caches)
+    where = device_of_inputs(model)
+    total, to_host, layers = len(shard.token), ToHost(where), list(caches)
     d_model = model.config.get_text_config().hidden_size
     waiting: deque[Future] = deque()
     with ExitStack() as files, ThreadPoolExecutor(1) as storing:
@@ -110,7 +112,7 @@ def harvest_shard(
             bad: list[Bad] = []
             for group in window.groups:
                 batch = batch_of(shard.token, starts[group], (stops - starts)[group])
-                ids, places = (to_device(part, model.device) for part in batch[:2])
+                ids, places = (to_device(part, where) for part in batch[:2])
                 values = [
                     hidden.flatten(0, 1).index_select(0, places).to(torch.bfloat16)
                     for hidden in run_to_layers(model, ids, layers)

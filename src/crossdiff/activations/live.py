@@ -7,7 +7,9 @@ its place.
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,18 +18,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crossdiff.activations.harvest import batch_of, length_batches
+from crossdiff.activations.harvest import Batch, batch_of, length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.activations.pools import FILLED
 from crossdiff.config import MODELS, POOLS
 from crossdiff.device import to_device, usable_memory
 from crossdiff.errors import UserError
 from crossdiff.models.forward import run_to_layer
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.shards import read_shard
 
 log = logging.getLogger(__name__)
 
+AHEAD = 2  # batches that the models may compute before they are stored
 EPOCHS, WITHIN = 0, 1  # seeds of the orders. They do not depend on the trainings, which share the pools.
 
 
@@ -76,6 +80,7 @@ class LiveActivations:
             check_ids(model, self.token)
         # Tokens of each sequence that count, if their norms are not too large.
         self.late = np.maximum(self.lengths - summary.skip_first, 0)
+        self.runners = _runners(models)
         # Bytes of the device that the models take.
         self.taken = 0 if device.type == "cpu" else torch.cuda.memory_allocated(device)
 
@@ -107,18 +112,25 @@ class LiveActivations:
                 yield order[begin:end], end == len(order)
                 begin = end
 
-    def pools(self, buffer_tokens: int, first: int = 0, reserved: float = 0) -> Iterator[Pool]:
+    def pools(
+        self,
+        buffer_tokens: int,
+        first: int = 0,
+        reserved: float = 0,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> Iterator[Pool]:
         """Yield pools without end, beginning with number ``first``.
 
         A pool's number alone decides what it holds. ``reserved`` are the bytes that trainings take of the
-        device. Raises UserError for NaN or infinite activations.
+        device. ``after_batch`` is called whenever both models have run over a batch. Raises UserError for NaN
+        or infinite activations.
         """
         size = self.size(buffer_tokens)
         memory = self._memory(size, reserved)
         for number, (sequences, is_rest) in enumerate(self.sequences(size)):
             if number < first:
                 continue
-            rows = self._fill(memory, sequences)
+            rows = self._fill(memory, sequences, after_batch)
             order = np.random.default_rng([WITHIN, number]).permutation(len(rows))
             where = torch.from_numpy(order).to(memory.device)
             yield Pool(memory[: len(rows)], rows, where, is_rest, self.device)
@@ -130,28 +142,68 @@ class LiveActivations:
         log.info("a pool of %s token pairs, %.1f GB, on %s", f"{size:,}", size * row / 1e9, where)
         return torch.empty(size, len(MODELS), self.d_model, dtype=torch.bfloat16, device=where)
 
-    def _fill(self, memory: Tensor, sequences: np.ndarray) -> np.ndarray:
+    def _fill(self, memory: Tensor, sequences: np.ndarray, after_batch: Callable[[], None]) -> np.ndarray:
         """Run both models over the sequences. Returns the rows of the tokens that count, as they stand."""
-        starts, lengths = self.starts[sequences], self.lengths[sequences]
         found, end = [], 0
-        for group in length_batches(lengths, self.batch_tokens):
-            batch = batch_of(self.token, starts[group], lengths[group])
-            values = torch.stack([self._run(model, batch.ids, batch.places) for model in self.models], dim=1)
-            norms = values.float().norm(dim=2)
+        for batch, values, norms in self._computed(sequences):
             if not norms.isfinite().all():
-                row = int(batch.rows[int((~norms.isfinite().all(dim=1)).nonzero()[0])])
+                row = int(batch.rows[int((~norms.isfinite().all(dim=0)).nonzero()[0])])
                 raise UserError(
                     f"training token {row:,} has NaN or infinite activations at layer {self.layer}"
                 )
-            kept = self.summary.counts(self.position[batch.rows], norms.T.cpu().numpy())
-            rows = batch.rows[kept]
-            memory[end : end + len(rows)] = values[torch.from_numpy(np.flatnonzero(kept)).to(values.device)]
+            kept = self.summary.counts(self.position[batch.rows], norms.cpu().numpy())
+            rows, places = batch.rows[kept], torch.from_numpy(np.flatnonzero(kept)).to(memory.device)
+            for model, of_model in enumerate(values):
+                memory[end : end + len(rows), model] = of_model.to(memory.device).index_select(0, places)
             found.append(rows)
             end += len(rows)
+            after_batch()
         return np.concatenate(found)
 
-    def _run(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
-        """Return one model's activations (tokens, d_model) of a batch, bfloat16 on the trainings' device."""
-        hidden = run_to_layer(model, to_device(ids, model.device), self.layer)
+    def _computed(self, sequences: np.ndarray) -> Iterator[tuple[Batch, list[Tensor], Tensor]]:
+        """Yield batches, each model's activations (tokens, d_model), and all norms (model, tokens).
+
+        The models compute some batches ahead.
+        """
+        starts, lengths = self.starts[sequences], self.lengths[sequences]
+        waiting: deque[tuple[Batch, list[Future[tuple[Tensor, Tensor]]]]] = deque()
+        for group in length_batches(lengths, self.batch_tokens):
+            batch = batch_of(self.token, starts[group], lengths[group])
+            runs = zip(self.runners, self.models, strict=True)
+            waiting.append((batch, [one.submit(self._run, model, *batch[:2]) for one, model in runs]))
+            if len(waiting) > AHEAD:
+                yield _all_of(*waiting.popleft())
+        yield from itertools.starmap(_all_of, waiting)
+
+    def _run(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return one model's activations (tokens, d_model) of a batch, bfloat16, and their norms (tokens,).
+
+        They are on the trainings' device.
+        """
+        hidden = run_to_layer(model, to_device(ids, device_of_inputs(model)), self.layer)
         values = hidden.flatten(0, 1).index_select(0, to_device(places, hidden.device))
-        return values.to(torch.bfloat16).to(self.device)
+        values = values.to(torch.bfloat16).to(self.device)
+        return values, values.float().norm(dim=1)
+
+
+def _all_of(
+    batch: Batch, computed: Sequence[Future[tuple[Tensor, Tensor]]]
+) -> tuple[Batch, list[Tensor], Tensor]:
+    values, norms = zip(*(result.result() for result in computed), strict=True)
+    return batch, list(values), torch.stack(norms)
+
+
+def _runners(models: Sequence[PreTrainedModel]) -> list[ThreadPoolExecutor]:
+    """For each model the thread that runs it. On a CPU it has its share of the cores.
+
+    Models on one GPU share a thread: two batches at once would need more memory, and save no time.
+    """
+    first, *others = map(device_of_inputs, models)
+    if first.type != "cpu" and first in others:
+        return [ThreadPoolExecutor(1)] * len(models)
+    threads = torch.get_num_threads()
+    runners = [ThreadPoolExecutor(1) for _ in models]
+    for runner in runners:
+        runner.submit(torch.set_num_threads, max(1, threads // len(models))).result()
+    torch.set_num_threads(threads)  # of this thread, whatever the others have set
+    return runners

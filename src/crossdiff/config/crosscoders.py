@@ -62,6 +62,11 @@ class Activations(Section):
         about("Tokens from which mean and scale are computed. Median norms are of all tokens.", "tokens"),
     ] = 1_000_000
 
+    @property
+    def are_live(self) -> bool:
+        """Whether crosscoders train while both models run, without caches of the training tokens."""
+        return self.store == "none"
+
 
 class Normalisation(Section):
     """How activations are scaled before the crosscoder (docs/method.md 3)."""

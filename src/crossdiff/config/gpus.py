@@ -1,8 +1,10 @@
 """What a job takes of a machine's GPUs. None of it changes results, other than by rounding."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from crossdiff.config.base import PositiveFloat, PositiveInt, Section, about
+from crossdiff.config.crosscoders import CrosscoderSettings
 
 
 class GPUs(Section):
@@ -20,3 +22,12 @@ class GPUs(Section):
         PositiveInt,
         about("GPUs on which one training runs. `batch` must be a multiple of it.", "count"),
     ] = 1
+
+    def check_batches(self, crosscoders: Mapping[str, CrosscoderSettings]) -> None:
+        """Raise ValueError if the batch of a crosscoder can't be shared by the GPUs of its training."""
+        for name, settings in crosscoders.items():
+            if settings.batch % self.training:
+                raise ValueError(
+                    f"crosscoders.{name}.batch: found {settings.batch}, "
+                    f"allowed on {self.training} GPUs (gpus.training): multiples of {self.training}"
+                )

@@ -18,7 +18,14 @@ def _training_tokens(config: "Config") -> int:
 
 
 def check_live(config: "Config") -> None:
-    """Raise ValueError if crosscoders can't be trained without caches."""
+    """Raise ValueError if a config stores no activations, and its crosscoders can't be trained like that."""
+    if not config.activations.are_live:
+        return
+    if (gpus := config.gpus.training) > 1:
+        raise ValueError(
+            f"gpus.training: found {gpus}, allowed: 1 with activations.store: none, "
+            "because crosscoders then train where the models run"
+        )
     if config.planted is not None:
         raise ValueError(
             "activations.store: found none, allowed with planted concepts: all; they exist only in caches"

@@ -198,12 +198,15 @@ class ModelSource(GivenModel):
     planted: Planted | None = None
     bits: Annotated[
         Literal[8, 4] | None,
-        about("Load the weights in so many bits (bitsandbytes). Left out: as they are stored.", "bits"),
+        about("Load the weights in so many bits (bitsandbytes). Left out: as they are stored."),
     ] = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "ModelSource":
-        exactly_one(self, SOURCES)
+        kind = exactly_one(self, SOURCES)
+        if self.bits is not None and kind not in (*GIVEN, "adapter"):
+            allowed = f"allowed with {', '.join(GIVEN)} and adapter; leave it out"
+            raise ValueError(f"bits: found {self.bits} with {kind}, {allowed}")
         return self
 
     @property

@@ -74,6 +74,7 @@ class GivenPair(Layers):
             )
         if self.chat.origin and self.base.adapter and not self.base.adapter.merge:
             raise ValueError("base.adapter.merge: found False, allowed: True, since the chat model adapts it")
+        _check_bits(self.base, self.chat, "base")
         return self
 
     def source(self, role: str) -> ModelSource:
@@ -141,12 +142,23 @@ def check_models(models: Mapping[str, ModelSource]) -> None:
                 f"models.{source.origin}.adapter.merge: found False, allowed: True, "
                 f"since {name} is made from it"
             )
+        _check_bits(origin, source, f"models.{source.origin}")
         seen, above = {name}, source.origin
         while above in models and (above_it := models[above].origin) is not None:
             seen.add(above)
             if above_it in seen:
                 raise ValueError(f"{at}: found {source.origin}, which is itself made from {name}")
             above = above_it
+
+
+def _check_bits(origin: ModelSource, source: ModelSource, key: str) -> None:
+    """Raise ValueError for an ``origin`` of few bits from which ``source`` would be trained or merged."""
+    merges = source.adapter is not None and source.adapter.merge and source.origin is not None
+    if origin.bits is not None and (source.finetune is not None or merges):
+        use = "merged with an adapter" if merges else "trained"
+        raise ValueError(
+            f"{key}.bits: found {origin.bits}, but weights of few bits can't be {use}; leave it out"
+        )
 
 
 def check_pairs(pairs: Mapping[str, NamedPair], models: Mapping[str, ModelSource]) -> None:

@@ -122,8 +122,8 @@ class Config(Analysis):
             )
         self._overview_is_free()
         self._batches_fill()
-        if self.activations.store == "none":
-            check_live(self)
+        self.gpus.check_batches(self.crosscoders)
+        check_live(self)
         planted = self.planted is not None
         if planted and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
             raise ValueError(
@@ -203,7 +203,7 @@ class Config(Analysis):
     @property
     def trains_together(self) -> bool:
         """Whether one job trains all crosscoders of a pair and layer."""
-        return self.train_together or self.activations.store == "none"
+        return self.train_together or self.activations.are_live
 
     def _steering_fits(self, steering: Steering) -> None:
         if self.behaviour is None:

@@ -11,12 +11,13 @@ from crossdiff.crosscoders.members import Member, write_checkpoints
 
 
 class CacheFeed:
-    """The caches of the ``own`` order. They are kept in memory for ``several`` trainings if there is room."""
+    """The caches that some orders read. They are kept in memory for several orders if there is room."""
 
-    def __init__(self, own: Order, device: torch.device, several: bool) -> None:
+    def __init__(self, orders: Sequence[Order], device: torch.device) -> None:
+        own, *others = orders
         self.activations, self.device = PairedActivations.of(own.inputs), device
         self.d_model, self.taken = self.activations.d_model, 0.0
-        if several and sum(shard.rows for shard in self.activations.shards) <= own.settings.buffer_tokens:
+        if others and sum(shard.rows for shard in self.activations.shards) <= own.settings.buffer_tokens:
             self.activations.remember()  # it takes no more than another pool
 
     def stream(self, order: Order) -> tuple[int, ...]:

@@ -3,6 +3,9 @@
 This module does not import torch, because the forecast uses it, too.
 """
 
+import itertools
+from collections.abc import Sequence
+
 from crossdiff.config import MODELS, CrosscoderSettings
 from crossdiff.errors import UserError
 
@@ -21,6 +24,16 @@ def training_bytes(d_model: int, latents: int, batch: int) -> int:
     The pools of token pairs are not included.
     """
     return latents * (_per_latent(d_model) + PER_CODE * batch)
+
+
+def of_each(trainings: Sequence[CrosscoderSettings], d_model: int) -> list[int]:
+    """Return the bytes of each of several trainings of one process."""
+    return [training_bytes(d_model, one.n_latents(d_model), one.batch) for one in trainings]
+
+
+def fitting(trainings: Sequence[CrosscoderSettings], d_model: int, usable: float) -> int:
+    """Return how many of the first trainings fit into ``usable`` bytes. The first one always counts."""
+    return max(1, sum(total <= usable for total in itertools.accumulate(of_each(trainings, d_model))))
 
 
 def check_room(settings: CrosscoderSettings, d_model: int, usable: float, processes: int = 1) -> None:

@@ -7,7 +7,6 @@ resumes from that checkpoint with no step left to make, and writes the outputs.
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,22 +25,13 @@ from crossdiff.config import CrosscoderSettings, crosscoder_settings
 from crossdiff.crosscoders import ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.trainer import Training
-from crossdiff.device import keep_freed_memory
+from crossdiff.device import device, keep_freed_memory
 from crossdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
 # Rank 0 may wait for another job's lock. torchrun notices if a rank dies.
 PATIENCE = timedelta(days=30)
-
-
-def gpus(resources: Mapping[str, Any]) -> int:
-    """Return the number of GPUs that a job's resources ask for, or 1 if they ask for none.
-
-    They ask by ``gpu: 4`` or by ``gres: "gpu:a100:4"`` (slurm/config.yaml).
-    """
-    gres = re.fullmatch(r"gpu(?::[^:]+)?:(\d+)", str(resources.get("gres", "")))
-    return int(resources.get("gpu") or (gres[1] if gres else 1))
 
 
 def train_on_ranks(
@@ -107,13 +97,13 @@ def _work(
 ) -> None:
     """Train in one of the processes. Only rank 0 holds the lock and writes."""
     first, checkpoint = ranks.rank() == 0, Checkpoint(state, identity)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    where = device()  # it also keeps this process within gpus.memory
+    if where.type == "cuda":
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     keep_freed_memory()
     with checkpoint if first else nullcontext():
         activations, grows = PairedActivations.of(inputs), Path(training_log) if first else None
-        training = Training(activations, crosscoder_settings(settings), seed, device, grows)
+        training = Training(activations, crosscoder_settings(settings), seed, where, grows)
         dist.barrier()  # rank 0 holds the lock now, so the checkpoint stays as it is while all ranks read it
         training.resume(checkpoint)
         training.run(activations, checkpoint if first else None)

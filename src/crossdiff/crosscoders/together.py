@@ -4,7 +4,6 @@ Each has its own weights, loss, optimiser, log and checkpoint, so each gets the 
 Streams follow one another.
 """
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.from_caches import CacheFeed
 from crossdiff.crosscoders.handover import Order
 from crossdiff.crosscoders.members import Member
-from crossdiff.crosscoders.memory import training_bytes
+from crossdiff.crosscoders.memory import fitting
 from crossdiff.device import keep_freed_memory, usable_memory
 
 log = logging.getLogger(__name__)
@@ -40,11 +39,12 @@ def train_all(
     own: Order,
     others: Iterable[Order],
     device: torch.device,
-    open_feed: Callable[[Order, torch.device, bool], Feed] = CacheFeed,
+    open_feed: Callable[[Sequence[Order], torch.device], Feed] = CacheFeed,
 ) -> None:
     """Make the ``own`` training of a job, and ``others`` that learn from the same activations.
 
-    ``open_feed`` opens these: it takes the own order, the device, and whether there are several trainings.
+    ``open_feed`` opens these for the orders that it gets. The own one is the first.
+
     Interrupted trainings go on from their checkpoints. Results wait for their jobs, those of the own job
     until all have ended, so a job that is killed loses none. If there is no GPU memory for all trainings of a
     stream, some train in a later turn. Raises the error of the own training, once all others have ended.
@@ -60,11 +60,12 @@ def train_all(
         members = [first, *joined]
         if joined:
             log.info("trained together: %s", ", ".join(member.order.name for member in members))
-        feed = open_feed(own, device, bool(joined))
+        feed = open_feed([member.order for member in members], device)
         for stream in dict.fromkeys(feed.stream(member.order) for member in members):
             left = [member for member in members if feed.stream(member.order) == stream]
             while left:
-                fit = _fitting(left, feed.d_model, usable_memory(device) - feed.taken)
+                settings = [member.order.settings for member in left]
+                fit = fitting(settings, feed.d_model, usable_memory(device) - feed.taken)
                 turn, left = left[:fit], left[fit:]
                 if left:
                     later = ", ".join(member.order.name for member in left)
@@ -86,10 +87,3 @@ def _joining(others: Iterable[Order], locks: ExitStack) -> Iterator[Member]:
         if not handover.is_left(order):
             handover.clear(order)  # what waits is of other settings, code or data
             yield Member(order, checkpoint, waits=True, prefix=f"{order.name}: ")
-
-
-def _fitting(members: Sequence[Member], d_model: int, usable: float) -> int:
-    """Return how many of the first members fit into ``usable`` bytes. The first one always counts."""
-    all_settings = [member.order.settings for member in members]
-    each = (training_bytes(d_model, one.n_latents(d_model), one.batch) for one in all_settings)
-    return max(1, sum(total <= usable for total in itertools.accumulate(each)))

@@ -22,7 +22,7 @@ from crossdiff.crosscoders.losses.base import Loss, Parts
 from crossdiff.crosscoders.memory import check_room, training_bytes
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.optimiser import KernelAdam, new_optimiser
-from crossdiff.device import free_memory, keep_freed_memory, to_device
+from crossdiff.device import keep_freed_memory, room, to_device
 from crossdiff.errors import UserError
 from crossdiff.provenance.storage import atomic_path, remove_temporaries
 
@@ -154,7 +154,7 @@ class Training:
         training_log: Path | None = None,
         name: str = "",
     ) -> None:
-        check_room(settings, activations.d_model, free_memory(device), ranks.size())
+        check_room(settings, activations.d_model, room(device), ranks.size())
         self.d_model, self.settings, self.seed, self.device = activations.d_model, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)

@@ -12,7 +12,7 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from crossdiff.errors import UserError
-from crossdiff.provenance.audit import Audit, Node, settings
+from crossdiff.provenance.audit import REMOVED, Audit, Node, settings
 from crossdiff.provenance.hashing import TREE, file_sha256, is_plain
 from crossdiff.provenance.planned_jobs import plan, read_config
 from crossdiff.provenance.records import Record, RecordedFile, record_path
@@ -118,11 +118,27 @@ class _Crate:
         if made:
             record = record_path(node.path).as_posix()
             self._file(record, file_sha256(self.root / record), description=f"record of {node.path}")
+        if made and node.removed:
+            return self._removed(made)
         if made is None or made.files is None:
             return self._file(node.path, node.digest or file_sha256(self.root / node.path))
         folder = self.crate.add_dataset(dest_path=node.path, properties={"name": node.path})
         folder["hasPart"] = [self._file(f"{node.path}/{name}", digest) for name, digest in made.files.items()]
         return folder
+
+    def _removed(self, made: RecordedFile) -> ContextEntity:
+        """Add what is known of a file that was removed as configured. The crate has its record."""
+        known = (
+            {"sha256": made.digest} if is_plain(made.digest) else {"identifier": self._tree_hash(made.digest)}
+        )
+        return self._entity(
+            f"#removed/{made.path}",
+            "CreativeWork",
+            name=made.path,
+            size=f"{made.size} bytes",
+            description=f"{REMOVED}, so it is not in this crate",
+            **known,
+        )
 
     def _workflow(self) -> Any:
         code = {file for record in self.records.values() for file in record.code}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crossdiff.models.forward import decoder_layers
+from crossdiff.models.parts import decoder_layers
 
 
 class Change(NamedTuple):
@@ -38,10 +38,10 @@ def changed(hidden: Tensor, changes: Change, steered: Tensor) -> Tensor:
 
     Each row has its own change: both fields of ``changes`` are (rows, d_model).
     """
-    added, removed = (part[:, None] for part in changes)
+    added, removed = (part[:, None].to(hidden.device) for part in changes)
     new = hidden.float()
     new = new - (new * removed).sum(dim=2, keepdim=True) * removed + added
-    return torch.where(steered[..., None], new.to(hidden.dtype), hidden)
+    return torch.where(steered[..., None].to(hidden.device), new.to(hidden.dtype), hidden)
 
 
 @contextmanager

@@ -35,8 +35,9 @@ from crossdiff.activations.harvest import length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
-from crossdiff.models.forward import HEAD_POSITIONS, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import HEAD_POSITIONS, device_of_inputs
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
@@ -183,18 +184,23 @@ def answer_kl(
 
     ``wanted`` (rows,) bool marks tokens of ``shard``.
     In each batch, both models run to the layer once and the crosscoder encodes once. A variant costs the
-    blocks after the layer, and the LM head at the predicting positions only.
+    blocks after the layer, and the LM head at the predicting positions only. Models and crosscoder may lie
+    on different devices.
     """
     for model in (base, chat):
         check_ids(model, shard.token)
-    device, patcher = chat.device, Patcher(crosscoder)
+    device, patcher = crosscoder.decoder.device, Patcher(crosscoder)
+    at_base, at_chat = device_of_inputs(base), device_of_inputs(chat)
     kl = np.full((len(shard.token), len(variants)), np.nan, np.float32)
     fired = torch.zeros(crosscoder.latents, dtype=torch.long, device=device)
     left_out = done = 0
     for batch in conversation_batches(shard, wanted, batch_tokens):
-        ids = batch.ids.to(device)
         predicting, real = (torch.from_numpy(part).to(device) for part in (batch.predicting, batch.real))
-        hidden = [run_to_layer(model, ids, crosscoder.layer) for model in (base, chat)]
+        hidden = [
+            run_to_layer(model, batch.ids.to(where), crosscoder.layer).to(device)
+            for model, where in ((base, at_base), (chat, at_chat))
+        ]
+        ids = batch.ids.to(at_chat)
         of_base, of_chat = (activations.flatten(0, 1)[real] for activations in hidden)
         norms = np.stack([found.float().norm(dim=1).cpu().numpy() for found in (of_base, of_chat)])
         counts = summary.counts(shard.position[batch.rows], norms)
@@ -205,7 +211,8 @@ def answer_kl(
         left_out += int((~counts).sum())
 
         def resumed(activations: Tensor, ids: Tensor = ids, predicting: Tensor = predicting) -> Tensor:
-            return resume_from_layer(chat, activations, ids, crosscoder.layer).flatten(0, 1)[predicting]
+            last = resume_from_layer(chat, activations.to(at_chat), ids, crosscoder.layer)
+            return last.flatten(0, 1)[predicting.to(at_chat)]
 
         patched = hidden[1].flatten(0, 1).clone()
         residuals = []

@@ -17,8 +17,9 @@ from crossdiff.errors import UserError, first_line
 from crossdiff.interventions.changes import Change, changing
 from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
-from crossdiff.models.forward import decoder_layers, head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import decoder_layers, device_of_inputs
 from crossdiff.models.replacements import embedding_rows
 
 ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``
@@ -98,7 +99,7 @@ def prove(
 
 def _harvest(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
     """Activations of a padded batch, or logits from them if ``layer`` is the last block."""
-    ids, real = (part.to(model.device) for part in padded(texts))
+    ids, real = (part.to(device_of_inputs(model)) for part in padded(texts))
     found = run_to_layer(model, ids, layer)[real]
     if layer == len(decoder_layers(model)) - 1:  # hidden_states has the final norm applied here
         return _difference(model, texts, head_logits(model, found), _own_logits(model, texts))
@@ -115,7 +116,7 @@ def _head(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> f
 
 def _patching(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
     """Logits after the activations of a padded batch were changed and the model was resumed."""
-    ids, real = (part.to(model.device) for part in padded(texts))
+    ids, real = (part.to(device_of_inputs(model)) for part in padded(texts))
     hidden, change = run_to_layer(model, ids, layer), _push(model, texts, layer)
     patched = hidden + change.added.to(hidden)
     found = head_logits(model, resume_from_layer(model, patched, ids, layer)[real])
@@ -142,7 +143,7 @@ def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int
     found, own = answer_nats(model, texts, answers), []
     for text, said in zip(texts, answers, strict=True):
         logits = _own_logits(model, [np.concatenate([text, said])])[len(text) - 1 : -1]
-        target = torch.from_numpy(said).long().to(model.device)
+        target = torch.from_numpy(said).long().to(device_of_inputs(model))
         own.append(functional.cross_entropy(logits.float(), target, reduction="sum").item())
     return float(np.abs(found / np.array(own) - 1).max())
 
@@ -166,7 +167,7 @@ PARTS: dict[str, tuple[Callable[[PreTrainedModel, Sequence[np.ndarray], int], fl
 
 
 def _row(model: PreTrainedModel, text: np.ndarray) -> Tensor:
-    return torch.from_numpy(text).long().to(model.device)[None]
+    return torch.from_numpy(text).long().to(device_of_inputs(model))[None]
 
 
 def _own_logits(
@@ -183,8 +184,8 @@ def _own_logits(
     found = []
     for text in texts:
         rows = Change.nothing(1) if change is None else change
-        changes = Change(*(part.to(model.device)[None] for part in rows))
-        steered = torch.arange(len(text), device=model.device)[None] >= start
+        changes = Change(*(part.to(device_of_inputs(model))[None] for part in rows))
+        steered = torch.arange(len(text), device=device_of_inputs(model))[None] >= start
         with changing(model, layer, changes, steered):
             found.append(model(input_ids=_row(model, text), use_cache=False).logits[0])
     return torch.cat(found)
@@ -214,10 +215,10 @@ def _own_stream(model: PreTrainedModel, text: np.ndarray, layer: int) -> Tensor:
         states = model(input_ids=row, use_cache=False, output_hidden_states=True).hidden_states
     finally:
         handle.remove()
-    begins = next((at for at in (1, 0) if torch.equal(states[at], first[0])), None)
+    begins = next((at for at in (1, 0) if torch.equal(states[at].to(first[0].device), first[0])), None)
     if begins is None:
         raise UserError("its hidden_states do not hold the output of its first block")
-    return states[begins + layer][0]
+    return states[begins + layer][0].to(row.device)
 
 
 def _difference(model: PreTrainedModel, texts: Sequence[Sized], found: Tensor, own: Tensor) -> float:

@@ -18,14 +18,9 @@ from transformers.cache_utils import CacheLayerMixin
 
 from crossdiff.interventions.changes import Change, changed, changing
 from crossdiff.models.answers import to_turn_end
-from crossdiff.models.forward import (
-    decoder_layers,
-    head_logits,
-    only_attends,
-    resume_from_layer,
-    run_to_layer,
-)
+from crossdiff.models.forward import head_logits, only_attends, resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import decoder_layers, device_of_inputs
 from crossdiff.models.turns import turn_ends
 
 
@@ -67,10 +62,10 @@ def read(
     ids, mask = (part.long() for part in padded(prompts, "left"))
     width = ids.shape[1]
     follow_up = ids[:, :0] if follow_up is None else follow_up
-    ids = torch.cat([ids, follow_up], dim=1).to(model.device)
-    mask = torch.cat([mask, torch.ones_like(follow_up)], dim=1).to(model.device)
+    ids = torch.cat([ids, follow_up], dim=1).to(device_of_inputs(model))
+    mask = torch.cat([mask, torch.ones_like(follow_up)], dim=1).to(device_of_inputs(model))
     cut = min(width - 1, *(width - len(prompt) + first for prompt, first in zip(prompts, start, strict=True)))
-    starts = torch.tensor(start, device=model.device)[:, None]
+    starts = torch.tensor(start, device=device_of_inputs(model))[:, None]
     known = Read(layer, ids, mask, starts, ids, [], cut, follow_up.shape[1])
     if not only_attends(model):
         return known._replace(hidden=torch.empty(0))
@@ -123,7 +118,7 @@ def answer(
     for first in range(0, len(changes), together):
         group = changes[first : first + together]
         added, removed = (
-            torch.stack(part).to(model.device).repeat_interleave(len(known.ids), dim=0)
+            torch.stack(part).to(device_of_inputs(model)).repeat_interleave(len(known.ids), dim=0)
             for part in zip(*group, strict=True)
         )
         answered = _answer if known.cache else _answer_by_rereading
@@ -165,7 +160,7 @@ def _answer(
         cache.crop(-known.followed)
         mask = mask[:, : -known.followed]
     lengths = mask.sum(dim=1, keepdim=True)
-    ends = torch.tensor(turn_ends(model), device=model.device)
+    ends = torch.tensor(turn_ends(model), device=device_of_inputs(model))
     token = head_logits(model, last[:, 0]).argmax(dim=1)
     tokens, ended = [token], torch.isin(token, ends)
     while len(tokens) < new_tokens and not ended.all():
@@ -189,19 +184,19 @@ def _answer_by_rereading(
     both = [row[real.bool()] for row, real in zip(known.ids, known.mask, strict=True)] * copies
     prompts = [row[: len(row) - known.followed] for row in both]
     start, end = known.start.repeat(copies, 1), len(decoder_layers(model)) - 1
-    rows = torch.arange(len(both), device=model.device)[:, None]
+    rows = torch.arange(len(both), device=device_of_inputs(model))[:, None]
 
     def last_streams(sequences: list[Tensor], back: int) -> Tensor:
         """The last residual streams at the last ``back`` tokens of each sequence, (rows, back, d_model)."""
         ids = pad_sequence(sequences, batch_first=True)
-        lengths = torch.tensor([[len(sequence)] for sequence in sequences], device=model.device)
-        place = torch.arange(ids.shape[1], device=model.device)
+        lengths = torch.tensor([[len(sequence)] for sequence in sequences], device=device_of_inputs(model))
+        place = torch.arange(ids.shape[1], device=device_of_inputs(model))
         with changing(model, known.layer, changes, (place >= start) & (place < lengths)):
             streams = run_to_layer(model, ids, end)
-        return streams[rows, lengths - back + torch.arange(back, device=model.device)]
+        return streams[rows, lengths - back + torch.arange(back, device=device_of_inputs(model))]
 
     last = last_streams(both, known.followed + 1)
-    ends = torch.tensor(turn_ends(model), device=model.device)
+    ends = torch.tensor(turn_ends(model), device=device_of_inputs(model))
     token = head_logits(model, last[:, 0]).argmax(dim=1)
     tokens, ended = [token], torch.isin(token, ends)
     while len(tokens) < new_tokens and not ended.all():

@@ -27,6 +27,7 @@ from crossdiff.interventions.changes import Change
 from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.refusals import KINDS, questions
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT, chat_sequence
@@ -121,7 +122,7 @@ def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
 def _activations(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
     """Output of block ``layer``, (prompts, positions, d_model) float32 on the CPU."""
     check_ids(model, ids.numpy())
-    parts = (run_to_layer(model, part.to(model.device), layer) for part in ids.split(ROWS))
+    parts = (run_to_layer(model, part.to(device_of_inputs(model)), layer) for part in ids.split(ROWS))
     return torch.cat([part.float().cpu() for part in parts])
 
 

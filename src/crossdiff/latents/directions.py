@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from crossdiff.latents.agreement import nearest
 from crossdiff.models.forward import head_logits
+from crossdiff.models.parts import device_of_inputs
 
 TOKENS = 10  # promoted tokens of each latent, and as many suppressed ones
 NEIGHBOURS = 5  # of each latent
@@ -52,7 +53,7 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
     parts = []
     for start in range(0, len(directions), ROWS_AT_ONCE):
-        block = directions[start : start + ROWS_AT_ONCE].to(model.device, model.dtype)
+        block = directions[start : start + ROWS_AT_ONCE].to(device_of_inputs(model), model.dtype)
         logits = head_logits(model, block).float()
         logits -= logits.mean(dim=1, keepdim=True)
         ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]

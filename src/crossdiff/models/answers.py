@@ -15,8 +15,9 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 
 from crossdiff.config import TextSource
 from crossdiff.errors import UserError
-from crossdiff.models.forward import HEAD_POSITIONS, decoder_layers, head_logits, only_attends, run_to_layer
+from crossdiff.models.forward import head_logits, only_attends, run_to_layer
 from crossdiff.models.padding import padded
+from crossdiff.models.parts import HEAD_POSITIONS, decoder_layers, device_of_inputs
 from crossdiff.models.replacements import as_read
 from crossdiff.models.thoughts import without_thinking
 from crossdiff.models.turns import turn_ends
@@ -52,7 +53,8 @@ def greedy(
     found: dict[int, np.ndarray] = {}
     for group in _together([len(prompt) for prompt in prompts], batch, pad=only_attends(model)):
         ids, real = padded([prompts[i] for i in group], "left")
-        inputs = {"input_ids": ids.to(model.device), "attention_mask": real.long().to(model.device)}
+        asked = (part.to(device_of_inputs(model)) for part in (ids, real.long()))
+        inputs = dict(zip(("input_ids", "attention_mask"), asked, strict=True))
         new = plain.generate(**inputs)[:, ids.shape[1] :].cpu()
         for i, row in zip(group, new, strict=True):
             found[i] = to_turn_end(row, ends)
@@ -100,7 +102,7 @@ def answer_nats(
             )
     elif order:
         in_order = [distinct[prompt] for prompt in range(len(distinct))]
-        ids, mask = (part.long().to(model.device) for part in padded(in_order, "left"))
+        ids, mask = (part.long().to(device_of_inputs(model)) for part in padded(in_order, "left"))
         cache = DynamicCache()
         position = (mask.cumsum(dim=1) - 1).clamp_min(0)
         layer = len(decoder_layers(model)) - 1
@@ -113,8 +115,8 @@ def answer_nats(
         last = run_to_layer(model, ids, layer, **inputs)[:, -1:]
         for start in range(0, len(order), batch):
             group = order[start : start + batch]
-            chosen = torch.tensor([prompt_of[row] for row in group], device=model.device)
-            read = [(keys[chosen], values[chosen]) for keys, values, _ in cache]
+            chosen = torch.tensor([prompt_of[row] for row in group], device=ids.device)
+            read = [(keys[to], values[to]) for keys, values, _ in cache for to in [chosen.to(keys.device)]]
             found[group] = _nats(model, mask[chosen], read, last[chosen], [answers[row] for row in group])
     return np.array([found[pairs[pair]] for pair in pair_of])
 
@@ -126,8 +128,8 @@ def _nats_of_whole(
     whole = [np.concatenate(both) for both in zip(prompts, answers, strict=True)]
     ids, real = padded(whole)
     said = real & (torch.arange(ids.shape[1]) >= torch.tensor([[len(prompt)] for prompt in prompts]))
-    residual = run_to_layer(model, ids.to(model.device), len(decoder_layers(model)) - 1)
-    return _summed(model, residual[:, :-1][said[:, 1:].to(model.device)], ids[said], said)
+    residual = run_to_layer(model, ids.to(device_of_inputs(model)), len(decoder_layers(model)) - 1)
+    return _summed(model, residual[:, :-1][said[:, 1:].to(device_of_inputs(model))], ids[said], said)
 
 
 def _nats(
@@ -146,17 +148,17 @@ def _nats(
     ids, real = padded(answers)
     residual, longest = last, ids.shape[1]
     if longest > 1:
-        cache, asked = DynamicCache(), ids[:, :-1].to(model.device)
+        cache, asked = DynamicCache(), ids[:, :-1].to(device_of_inputs(model))
         for block, (keys, values) in enumerate(read):
             cache.update(keys, values, block)
-        position = mask.sum(dim=1, keepdim=True) + torch.arange(longest - 1, device=model.device)
+        position = mask.sum(dim=1, keepdim=True) + torch.arange(longest - 1, device=device_of_inputs(model))
         inputs = {
             "attention_mask": torch.cat([mask, torch.ones_like(asked)], dim=1),
             "position_ids": position,
         }
         after = run_to_layer(model, asked, len(read) - 1, past_key_values=cache, use_cache=True, **inputs)
         residual = torch.cat([last, after], dim=1)
-    return _summed(model, residual[real.to(model.device)], ids[real], real)
+    return _summed(model, residual[real.to(device_of_inputs(model))], ids[real], real)
 
 
 def _summed(model: PreTrainedModel, residual: Tensor, targets: Tensor, said: Tensor) -> np.ndarray:
@@ -164,7 +166,7 @@ def _summed(model: PreTrainedModel, residual: Tensor, targets: Tensor, said: Ten
 
     ``residual`` (tokens, d_model) predicts them. They stand at the true places of ``said`` (rows, positions).
     """
-    targets = targets.to(model.device)
+    targets = targets.to(device_of_inputs(model))
     nats = [
         functional.cross_entropy(head_logits(model, part).float(), wanted, reduction="none")
         for part, wanted in zip(residual.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)

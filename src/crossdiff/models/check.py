@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from crossdiff.errors import UserError
+from crossdiff.models.adapters import base_folder
 from crossdiff.models.files import has_tokenizer
 from crossdiff.models.load import check_weights
+from crossdiff.models.quantised import asked_bits, few_bits
 from crossdiff.models.tokenizers import load_tokenizer, text_config
+from crossdiff.models.weight_files import read_config
 
 MOST_MOVED = 100  # tokens of one vocabulary that may have another id in the other
 MOST_RENAMED = 10  # at most one token in so many may have another name
@@ -19,6 +22,7 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
     They are d_model, layers, family; vocabulary, the number of the chat tokenizer's tokens; rows, the number
     of ids that the model's embedding has; and tokens of the chat tokenizer as id -> token: rowless, those
     beyond these rows, and unknown and moved (``compared``), which are None if the model has no tokenizer.
+    The last is few_bits, which says in words that weights have 8 or 4 bits, and is None for others.
 
     ``tokenizer`` is the folder of the chat tokenizer, ``layer`` a 0-based block. Raises UserError if the
     layer does not exist, if the folder lacks weights of its model, or if its tokenizer has another
@@ -40,8 +44,11 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
         for token, number in vocabulary.items()
         if number >= config.vocab_size and number != chat.pad_token_id
     }
-    facts = {"d_model": config.hidden_size, "layers": config.num_hidden_layers, "family": config.model_type}
-    return facts | {
+    return {
+        "d_model": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "family": config.model_type,
+        "few_bits": few_bits(read_config(base_folder(folder)), asked_bits(folder)),
         "vocabulary": len(vocabulary),
         "rows": config.vocab_size,
         "rowless": rowless,

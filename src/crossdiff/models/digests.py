@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.integrations.accelerate import load_offloaded_parameter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,8 +23,9 @@ def digest(model: "PreTrainedModel", adapter: Mapping[str, Any] | None = None) -
     """A digest of the loaded parameters and buffers, as 32 hexadecimal digits.
 
     It covers the names, shapes, types and all bytes of all tensors, those of an adapter and those that no
-    file holds (such as rotary frequencies) too. It is the same on all devices. It covers the settings of an
-    ``adapter``, too, which decide how strong it is. Weights of few bits are covered as they are stored.
+    file holds (such as rotary frequencies) too. It is the same on all devices, and for weights that wait in
+    main memory. It covers the settings of an ``adapter``, too, which decide how strong it is. Weights of few
+    bits are covered as they are stored.
 
     The bytes are read once, as words of 32 bits. Each row of ROW words x gives the sum over i of key_i x_i,
     modulo 2^64, with fixed keys of 64 bits. Two rows that differ have the same sum with a probability of at
@@ -32,6 +34,8 @@ def digest(model: "PreTrainedModel", adapter: Mapping[str, Any] | None = None) -
     whole = hashlib.sha256(json.dumps(adapter, sort_keys=True).encode() if adapter else b"")
     tensors: dict[str, torch.Tensor] = {**model.state_dict(), **dict(model.named_buffers())}
     for name, value in sorted(tensors.items()):
+        if value.device.type == "meta":  # accelerate keeps it in main memory
+            value = load_offloaded_parameter(model, name)
         whole.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode() + _sums(value.detach()))
     return whole.hexdigest()[:32]
 

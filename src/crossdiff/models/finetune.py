@@ -23,7 +23,8 @@ from crossdiff.device import fast_dtype
 from crossdiff.errors import UserError
 from crossdiff.models.load import load_model
 from crossdiff.models.padding import padded
-from crossdiff.models.quantised import quantisation
+from crossdiff.models.placement import place
+from crossdiff.models.quantised import asked_bits, quantisation
 from crossdiff.models.weight_files import read_config
 from crossdiff.texts.chats import CONTENT, TURN_END, is_answer
 from crossdiff.texts.chats import Sequence as TokenSequence
@@ -163,12 +164,19 @@ def finetune(
     """Train the model of the folder ``base`` on ``examples``.
 
     Writes the model and ``tokenizer`` to ``folder``, and the loss of every step to ``training_log`` (CSV).
-    Raises UserError if no example reaches the end of an assistant's turn, and for a base of 8 or 4 bits.
+    Raises UserError if no example reaches the end of an assistant's turn, for a base of 8 or 4 bits, and for
+    one that no single GPU has room for.
     """
     end = turn_end(examples, settings.max_length)  # before training, which may take hours
+    if bits := asked_bits(base):
+        raise UserError(
+            f"finetune: the base model is loaded in {bits} bits, which can't be trained; leave bits out"
+        )
     if method := quantisation(read_config(Path(base))):
         todo = "which can't be trained; name a checkpoint of 16 or 32 bits"
         raise UserError(f"finetune: the base model's weights are quantised by {method}, {todo}")
+    if not isinstance(place(base, fast_dtype()), torch.device):
+        raise UserError("finetune: the base model is larger than one GPU; allowed: a base that fits one")
     model = load_model(base, fast_dtype())
     plan = [
         batch

@@ -13,23 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from crossdiff.errors import UserError
-
-HEAD_POSITIONS = 512  # number of positions that callers give to ``head_logits`` at a time
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer blocks of the text model, which families name differently.
-
-    Raises UserError if they are not found.
-    """
-    n_layers = model.config.get_text_config().num_hidden_layers
-    for module in model.get_decoder().modules():
-        for name in ("layers", "h", "blocks"):
-            layers = getattr(module, name, None)
-            if isinstance(layers, nn.ModuleList) and len(layers) == n_layers:
-                return layers
-    problem = f"its {n_layers} transformer blocks were not found"
-    raise UserError(f"{type(model).__name__}: {problem}; this family is not supported")
+from crossdiff.models.parts import decoder_layers, device_of_inputs
 
 
 @torch.inference_mode()
@@ -40,7 +24,7 @@ def only_attends(model: PreTrainedModel) -> bool:
     linear and recurrent blocks keep a state instead, and this state has read the padding too. The model is
     asked with one token.
     """
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=device_of_inputs(model))
     kept = getattr(model.base_model(input_ids=token, use_cache=True), "past_key_values", None)
     return type(kept) is DynamicCache and all(
         type(block) in (DynamicLayer, DynamicSlidingWindowLayer) for block in kept.layers
@@ -56,7 +40,8 @@ def run_to_layer(model: PreTrainedModel, ids: Tensor, layer: int, **inputs: Any)
 
     Later blocks and the LM head do not run. ``ids`` (batch, position) may be padded on the right with any
     token, because with causal attention padding does not affect the positions before it. ``inputs`` are
-    further inputs of the model, such as a mask for other padding, or a cache that the blocks fill.
+    further inputs of the model, such as a mask for other padding, or a cache that the blocks fill. The
+    streams lie where ``ids`` do, and that is ``device_of_inputs``.
 
     Raises UserError for a family whose blocks do not give one residual stream.
     """
@@ -71,7 +56,7 @@ def run_to_layers(model: PreTrainedModel, ids: Tensor, layers: Sequence[int], **
     also describes the arguments.
     """
     outputs = _block_outputs(model, ids, layers, **inputs)
-    streams = [_stream(outputs[layer]) for layer in layers]
+    streams = [_stream(outputs[layer]).to(ids.device) for layer in layers]
     if streams[0].dim() != 3:
         found = f"its blocks give a tensor of shape {tuple(streams[0].shape)}, not one residual stream"
         raise UserError(f"{type(model).__name__}: {found}; this family is not supported")
@@ -123,7 +108,7 @@ def _tuple_width(model: PreTrainedModel) -> int | None:
     """
     block = type(decoder_layers(model)[0])
     if block not in _widths:
-        token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        token = torch.zeros(1, 1, dtype=torch.long, device=device_of_inputs(model))
         output = _block_outputs(model, token, [0])[0]
         _widths[block] = len(output) if isinstance(output, tuple) else None
     return _widths[block]

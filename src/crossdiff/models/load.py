@@ -1,30 +1,28 @@
 """Load a model from a plain Hugging Face folder."""
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-)
 
-from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, read_adapter
 from crossdiff.models.adapters import base_folder, with_adapter
+from crossdiff.models.classes import model_class
 from crossdiff.models.digests import digest
-from crossdiff.models.quantised import quantisation
+from crossdiff.models.placement import Places, place, undispatched
+from crossdiff.models.quantised import BITSANDBYTES, asked_bits, check_bits, quantisation
 from crossdiff.models.tensors import MASK_DIMENSIONS, WRAPPER, has_adapter, stripped, unknown
 from crossdiff.models.tokenizers import read_configuration
 from crossdiff.models.weight_files import check_folder, check_once, read_config, stored_tensors
 from crossdiff.provenance import storage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +34,27 @@ UNUSABLE = (
 NAMED = 3  # number of tensors that an error names
 
 
-def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
-    """A causal language model in evaluation mode on the best device. No code from the folder is run.
+def load_model(
+    folder: str | Path, dtype: torch.dtype, devices: Sequence[torch.device] | None = None
+) -> "PreTrainedModel":
+    """A causal language model in evaluation mode. No code from the folder is run.
 
-    An adapter in the folder is applied to its base. The record of the running job gets the model's digest
-    (``digest``), and how many of its tensors lost a wrapper's prefix. Raises UserError if the folder holds no
-    such model, or not its weights (``read_weights``, ``with_adapter``).
+    It goes where ``placement.place`` says: to the first of ``devices`` that has room for it, or over all of
+    them. Left out, these are all GPUs of the job, or the CPU. ``parts.device_of_inputs`` tells where it
+    reads. An adapter in the folder is applied to its base. The record of the running job gets the model's
+    digest (``digest``), and how many of its tensors lost a wrapper's prefix. Raises UserError if the folder
+    holds no such model, or not its weights (``read_weights``, ``with_adapter``), and as ``place`` does.
     """
     weights = base_folder(folder)
     wrapped = _wrapped(weights)
-    if method := quantisation(read_config(weights)):
-        model = _of_few_bits(folder, wrapped, method, dtype)
-    else:  # transformers wraps the method ``to`` in a way that hides ``self``
-        model = _from_folder(folder, wrapped, dtype=dtype).to(device())  # type: ignore[arg-type]
+    with _usable(weights):
+        where = place(folder, dtype, devices)
+    if quantisation(read_config(weights)) or asked_bits(folder):
+        model = _of_few_bits(folder, wrapped, where, dtype)
+    elif isinstance(where, torch.device):  # transformers wraps ``to`` in a way that hides ``self``
+        model = _from_folder(folder, wrapped, dtype=dtype).to(where)  # type: ignore[arg-type]
+    else:
+        model = _from_folder(folder, wrapped, dtype=dtype, device_map=where)
     if storage.current_job is not None:
         adapter = {} if weights == Path(folder) else read_adapter(folder) | {BASE_OF_ADAPTER: None}
         loaded = {"digest": digest(model, adapter), "stripped_prefixes": len(wrapped)}
@@ -57,12 +63,28 @@ def load_model(folder: str | Path, dtype: torch.dtype) -> "PreTrainedModel":
 
 
 def _of_few_bits(
-    folder: str | Path, wrapped: list[str], method: str, dtype: torch.dtype
+    folder: str | Path, wrapped: list[str], where: torch.device | Places, dtype: torch.dtype
 ) -> "PreTrainedModel":
-    """A quantised model. Some methods give weights of 16 bits where they can't compute with fewer."""
+    """A model that is stored or loaded in few bits.
+
+    Loading rounds to 8 bits as LLM.int8() does (Dettmers et al., arXiv 2208.07339), and to 4 bits as NF4 of
+    QLoRA (arXiv 2305.14314). Some methods give weights of 16 bits where they can't compute with fewer.
+    """
+    from transformers import BitsAndBytesConfig
+
+    config = read_config(base_folder(folder))
+    options: dict[str, Any] = {}
+    method = quantisation(config) or BITSANDBYTES
+    if bits := asked_bits(folder):
+        check_bits(bits, f"{folder}: bits", config)
+        ways: dict[int, dict[str, Any]] = {
+            8: {"load_in_8bit": True},
+            4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+        }
+        options["quantization_config"] = BitsAndBytesConfig(**ways[bits])
     try:
         # It can't be moved to the device later.
-        model: Any = _from_folder(folder, wrapped, dtype=dtype, device_map=device())
+        model: Any = _from_folder(folder, wrapped, dtype=dtype, device_map=where, **options)
     except RuntimeError as error:
         raise UserError(f"{folder}: quantised by {method}, can't be loaded ({first_line(error)})") from error
     plain = all(weight.is_floating_point() and weight.itemsize > 1 for weight in model.parameters())
@@ -97,26 +119,23 @@ def _from_folder(folder: str | Path, wrapped: list[str], **options: Any) -> "Pre
     if wrapped:
         options["key_mapping"] = {WRAPPER: ""}
     weights = base_folder(folder)
-    try:
+    with _usable(weights):
         model = read_weights(weights, str(weights), use_safetensors=True, **options)
+    if weights == Path(folder):
+        return model
+    with undispatched(model):
+        return with_adapter(model, folder)
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Raise UserError for what transformers raises about the files of a folder."""
+    try:
+        yield
     except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
     except UNUSABLE as error:
-        raise UserError(f"{weights}: not a usable model folder ({first_line(error)})") from error
-    return model if weights == Path(folder) else with_adapter(model, folder)
-
-
-def model_class(config: "PreTrainedConfig") -> type:
-    """The class that loads a model: of language models, or of those that read images, too.
-
-    Raises ValueError for other kinds of models.
-    """
-    kind = config.model_type
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return AutoModelForCausalLM
-    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return AutoModelForImageTextToText
-    raise ValueError(f"model_type: found {kind}, which is no language model that transformers knows")
+        raise UserError(f"{folder}: not a usable model folder ({first_line(error)})") from error
 
 
 def read_weights(folder: str | Path, origin: str, **options: Any) -> "PreTrainedModel":

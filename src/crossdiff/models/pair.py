@@ -34,8 +34,8 @@ def check_pair(
             raise UserError(f"{REPLACEMENTS}.{number}: found {instead}, allowed: 0 to {base['rows'] - 1}")
     _check_tokens(base, "base", replaced)
     _check_tokens(chat, "chat", {})
-    kept = ("d_model", "layers", "family")
-    facts = {name: {key: model[key] for key in kept} for name, model in (("base", base), ("chat", chat))}
+    kept, both = ("d_model", "layers", "family", "few_bits"), {"base": base, "chat": chat}
+    facts = {name: {key: model[key] for key in kept} for name, model in both.items()}
     return facts | {
         "vocabulary": chat["vocabulary"],
         "unknown_to_base": base["unknown"],

@@ -15,6 +15,7 @@ from crossdiff.errors import UserError
 from crossdiff.models.adapter_folder import BASE_OF_ADAPTER, check_adapter
 from crossdiff.models.adapters import added_rows, merged
 from crossdiff.models.chat_templates import read_template
+from crossdiff.models.classes import without_weights
 from crossdiff.models.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -28,10 +29,9 @@ from crossdiff.models.files import (
 )
 from crossdiff.models.gguf import convert_gguf, convert_member
 from crossdiff.models.hub import fetch, file_names, take
-from crossdiff.models.load import model_class, read_weights
-from crossdiff.models.quantised import check_quantisation, quantisation
+from crossdiff.models.load import read_weights
+from crossdiff.models.quantised import asked_bits, check_bits, check_quantisation, quantisation, write_bits
 from crossdiff.models.replacements import embedding_rows
-from crossdiff.models.tokenizers import read_configuration
 from crossdiff.models.weight_files import check_folder, check_names, has_weights, read_config
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,9 @@ def prepare(
         _given(source, folder, archive)
     else:
         raise ValueError(f"model source {kind}: can't be prepared")
+    if source.bits is not None:
+        check_bits(source.bits, f"{key}.bits", read_config(folder))
+        write_bits(folder, source.bits)
 
 
 def _given(source: GivenModel, folder: Path, archive: str | None) -> None:
@@ -136,8 +139,10 @@ def _adapter(
             check_adapter(found, adapter, other[1], key)
         else:
             raise ValueError("an adapter on another model can't be prepared without it")
-        if adapter.merge and (method := quantisation(read_config(base))):
-            why = f"its base is quantised by {method}, so the sum can't be written; leave merge out"
+        method, bits = quantisation(read_config(base)), asked_bits(base)
+        if adapter.merge and (method or bits):
+            of_base = f"quantised by {method}" if method else f"loaded in {bits} bits"
+            why = f"its base is {of_base}, so the sum can't be written; leave merge out"
             raise UserError(f"{key}.merge: found True, but {why}")
         _write_adapter(found, base, folder)
         if adapter.merge:
@@ -162,9 +167,7 @@ def _write_adapter(origin: Path, base: Path, folder: Path) -> None:
     settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     settings[BASE_OF_ADAPTER] = os.path.relpath(base, folder)  # results may move as a whole
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    with torch.device("meta"):  # no memory, and no weights
-        config = read_configuration(base)
-        model = model_class(config).from_config(config)  # type: ignore[attr-defined]
+    model = without_weights(base)
     rows = max(added_rows(model, folder).values(), default=0)
     if rows > embedding_rows(model):
         values = read_config(folder)

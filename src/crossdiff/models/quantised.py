@@ -1,10 +1,19 @@
-"""Checkpoints of 8 or 4 bits: which library reads them, and whether it is installed. Torch-free."""
+"""Models of 8 or 4 bits: checkpoints that are stored so, and those that are loaded so. Torch-free.
+
+The first name the library that reads them in config.json. The others are rounded by bitsandbytes while they
+are loaded. Their folders hold a file that says so (LOADED_AS).
+"""
 
 import importlib.util
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from crossdiff.errors import UserError
+
+LOADED_AS = "loaded_as.json"  # {"bits": 4}, in the folder of a model that is loaded in so many bits
+BITSANDBYTES = "bitsandbytes"
 
 # Method in config.json -> the modules that transformers needs to read it. Without any, it needs none.
 LIBRARIES = {
@@ -42,7 +51,59 @@ def quantisation(config: Mapping[str, Any]) -> str | None:
     if not settings:
         return None
     # Old bitsandbytes checkpoints name no method.
-    return str(settings.get("quant_method") or "bitsandbytes")
+    return str(settings.get("quant_method") or BITSANDBYTES)
+
+
+def asked_bits(folder: str | Path) -> int | None:
+    """How many bits the model in ``folder`` is loaded in. None if it is loaded as it is stored."""
+    path = Path(folder) / LOADED_AS
+    return int(json.loads(path.read_text(encoding="utf-8"))["bits"]) if path.is_file() else None
+
+
+def write_bits(folder: Path, bits: int) -> None:
+    """Note in a model's folder that it is loaded in so many bits."""
+    (folder / LOADED_AS).write_text(json.dumps({"bits": bits}), encoding="utf-8")
+
+
+def check_bits(bits: int, key: str, config: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError for a model that can't be loaded in so many bits.
+
+    ``key`` is that of ``bits`` in the config. ``config`` is the model's config.json, where that is known:
+    weights that are quantised already can't be rounded again.
+    """
+    if method := quantisation(config or {}):
+        raise UserError(
+            f"{key}: found {bits}, but the weights are quantised by {method} already; leave it out"
+        )
+    if not _installed(BITSANDBYTES):
+        install = f"pip install {BITSANDBYTES}, or leave it out"
+        raise UserError(f"{key}: found {bits}, and {BITSANDBYTES} is not installed; {install}")
+
+
+def few_bits(config: Mapping[str, Any], bits: int | None) -> str | None:
+    """In words, how many bits a model has and which library rounded it. None for 16 or 32 bits.
+
+    ``config`` is its config.json, and ``bits`` those that it is loaded in (``asked_bits``).
+    """
+    method = quantisation(config) or (BITSANDBYTES if bits else None)
+    if method is None:
+        return None
+    stored = bits or _stored_bits(config)
+    return f"{stored} bits ({method})" if stored else f"few bits ({method})"
+
+
+def _stored_bits(config: Mapping[str, Any]) -> int | None:
+    """The bits of the weights of a quantised checkpoint, where the usual keys of config.json tell them."""
+    inner = config.get("text_config") or {}
+    settings = config.get("quantization_config") or inner.get("quantization_config") or {}
+    if settings.get("load_in_4bit") or settings.get("quant_method") == "mxfp4":
+        return 4
+    if settings.get("load_in_8bit") or settings.get("quant_method") == "fp8":
+        return 8
+    groups = settings.get("config_groups")
+    first: Mapping[str, Any] = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
+    found = settings.get("bits") or settings.get("nbits") or (first.get("weights") or {}).get("num_bits")
+    return found if isinstance(found, int) else None
 
 
 def check_quantisation(config: Mapping[str, Any], name: str) -> None:

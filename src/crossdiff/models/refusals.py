@@ -139,6 +139,7 @@ def refusal_rates(
             if unfinished:
                 thinks = "answers are nothing but a thought and are not judged; raise behaviour.answer_tokens"
                 log.warning("%s: %d of %d %s", name, unfinished, len(asked), thinks)
+        del model  # before the next one is loaded
     return pd.DataFrame(rows)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crossdiff.errors import UserError
+from crossdiff.models.parts import device_of_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,7 @@ def with_replacements(model: M, replacements: Mapping[int, int]) -> M:
     """
     if replacements:
         model.read_in_place = dict(replacements)  # type: ignore[assignment]
-        before, after = (ids.to(model.device) for ids in _columns(replacements))
+        before, after = (ids.to(device_of_inputs(model)) for ids in _columns(replacements))
 
         def swap(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             if args:

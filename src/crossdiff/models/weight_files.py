@@ -73,6 +73,7 @@ class StoredTensor(NamedTuple):
     name: str
     file: str  # in the model's folder
     shape: tuple[int, ...]
+    size: int  # bytes
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:
@@ -208,8 +209,11 @@ def read_tensors(path: Path) -> list[StoredTensor]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            tensors = [StoredTensor(name, path.name, tuple(entry["shape"])) for name, entry in header.items()]
             ends = [entry["data_offsets"][1] for entry in header.values()]
+            tensors = [
+                StoredTensor(name, path.name, tuple(entry["shape"]), end - entry["data_offsets"][0])
+                for (name, entry), end in zip(header.items(), ends, strict=True)
+            ]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             raise UserError(f"{path}: its header is damaged; download it again") from None
     if size != (whole := 8 + length + max(ends, default=0)):

@@ -24,11 +24,14 @@ from crossdiff.provenance.records import (
     read_record,
     record_path,
 )
+from crossdiff.provenance.removed import has_other_bits, input_changed, removed
 from crossdiff.provenance.scratch import walked
-from crossdiff.provenance.trust import all_results, input_changed, outputs
+from crossdiff.provenance.trust import all_results, outputs
 
 VERIFIED = "verified"
 ACCEPTED = "accepted"
+REMOVED = "removed as configured"
+MADE_AGAIN = "input made again with other bits"
 CODE_DIFFERS = "code differs now"
 ORPHAN = "orphan"
 
@@ -47,6 +50,7 @@ class Node(NamedTuple):
     digest: str | None  # of the file as it is now, None if it is missing
     record: Record | None
     findings: list[Finding]
+    notes: tuple[Finding, ...] = ()  # what a reader should know of a file that has no findings
 
     @property
     def inputs(self) -> list[RecordedFile]:
@@ -59,15 +63,22 @@ class Node(NamedTuple):
         return not self.findings and self.record is not None and bool(self.record.accepted)
 
     @property
+    def removed(self) -> bool:
+        """Whether the file was removed as configured, and nothing else differs."""
+        return not self.findings and any(note.verdict == REMOVED for note in self.notes)
+
+    @property
     def verdicts(self) -> list[Finding]:
-        """The findings. If there are none, a single entry says that the file is accepted or verified."""
+        """The findings. If there are none: the notes, and whether the file is accepted or verified."""
         if self.findings:
             return self.findings
-        if self.record is None or not self.record.accepted:
-            return [Finding(VERIFIED, "")]
-        first, last = self.record.accepted[0], self.record.accepted[-1]
-        commit = (self.record.run["git"] or {}).get("commit", "unknown")
-        return [Finding(ACCEPTED, f"on {last.when}; made by older code {first.digest}, commit {commit}")]
+        found = [*self.notes]
+        if self.record is not None and self.record.accepted:
+            first, last = self.record.accepted[0], self.record.accepted[-1]
+            commit = (self.record.run["git"] or {}).get("commit", "unknown")
+            made_by = f"made by older code {first.digest}, commit {commit}"
+            found.append(Finding(ACCEPTED, f"on {last.when}; {made_by}"))
+        return found or [Finding(VERIFIED, "")]
 
 
 class Audit:
@@ -128,12 +139,19 @@ class Audit:
             finding = Finding("file changed", f"its record is of {record.outputs[0].path}")
             return Node(path, self.hashes.now(path), None, [finding])
         now = self.hashes.now(path, made)
-        findings = []
-        if now is None:
+        findings, notes = [], [*self._made_again(record)]
+        if removed(path, self.root) is not None:
+            notes.append(Finding(REMOVED, "its record stays"))
+        elif now is None:
             findings.append(Finding("file missing", f"it had {made.size:,} bytes"))
         elif now != made.digest:
             findings.append(Finding("file changed", self._what_changed(made)))
-        return Node(path, now, record, [*findings, *self._since(record, path)])
+        return Node(path, now, record, [*findings, *self._since(record, path)], tuple(notes))
+
+    def _made_again(self, record: Record) -> Iterator[Finding]:
+        """Find inputs that their jobs have made again and that are not bit for bit what this job read."""
+        if others := [entry.path for entry in record.inputs if has_other_bits(entry, self.hashes)]:
+            yield Finding(MADE_AGAIN, others[0] if len(others) == 1 else f"{len(others)}, {others[0]} first")
 
     def _source(self, entry: RecordedFile, reader: str) -> Node:
         now = self.hashes.now(entry.path, entry)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from crossdiff.provenance.audit import VERIFIED, Audit, Node, settings
+from crossdiff.provenance.audit import ACCEPTED, REMOVED, VERIFIED, Audit, Node, settings
 from crossdiff.provenance.records import RecordedFile, is_result
 
 
@@ -40,11 +40,11 @@ def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
 
 
 def listing(nodes: dict[str, Node]) -> Iterator[str]:
-    """Lines for each result that isn't verified. Results that were accepted together share a line."""
+    """Lines for each result that isn't verified. Results that were accepted or removed together share one."""
     for path, node in nodes.items():
         if node.findings:
             yield from _notes([path], nodes, "")
-    yield from _notes([path for path, node in nodes.items() if node.accepted], nodes, "")
+    yield from _notes([path for path, node in nodes.items() if not node.findings], nodes, "")
 
 
 def tree(path: str, nodes: dict[str, Node]) -> Iterator[str]:
@@ -91,18 +91,19 @@ def _label(group: list[str], name: str, nodes: dict[str, Node]) -> str:
 
 def _verdict(group: list[str], nodes: dict[str, Node]) -> str:
     """The worst verdict in a group of files, and how many of them have it."""
-    bad = sum(bool(nodes[path].findings) for path in group)
-    accepted = sum(nodes[path].accepted for path in group)
-    if not bad and not accepted:
-        return "verified"
-    number, verdict = (bad, "NOT VERIFIED") if bad else (accepted, "accepted")
-    return verdict if len(group) == 1 else f"{number} of {len(group)} {verdict}"
+    counts = {
+        "NOT VERIFIED": sum(bool(nodes[path].findings) for path in group),
+        REMOVED: sum(nodes[path].removed for path in group),
+        ACCEPTED: sum(nodes[path].accepted for path in group),
+    }
+    verdict, number = next((item for item in counts.items() if item[1]), (VERIFIED, len(group)))
+    return verdict if verdict == VERIFIED or len(group) == 1 else f"{number} of {len(group)} {verdict}"
 
 
 def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[str]:
     """Lines that say why files aren't verified. Files with the same verdict and details share a line.
 
-    Each line begins with a mark: ``~`` for accepted files, ``!`` for all others.
+    Each line begins with a mark: ``!`` for files that aren't verified, ``~`` for all others.
     """
     lines: dict[str, list[str]] = {}
     for path in group:
@@ -113,7 +114,7 @@ def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[st
             if verdict != VERIFIED:
                 lines.setdefault(f"{verdict} ({'; '.join(details)})", []).append(path)
     for line, paths in lines.items():
-        mark = "~" if nodes[paths[0]].accepted else "!"
+        mark = "!" if nodes[paths[0]].findings else "~"
         which = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} first"
         yield f"{indent}{mark} {which}: {line}"
 
@@ -129,16 +130,19 @@ def used_settings(nodes: dict[str, Node], audit: Audit) -> Iterator[str]:
 
 
 def summary(nodes: dict[str, Node], audit: Audit) -> str:
-    """One line that says how many files are verified, accepted or neither, and how this was checked."""
+    """One line that says how many files have which verdict, and how this was checked."""
     bad = sum(bool(node.findings) for node in nodes.values())
-    accepted = sum(node.accepted for node in nodes.values())
+    gone = sum(node.removed for node in nodes.values())
+    accepted = sum(node.accepted and not node.removed for node in nodes.values())
     how = "checked by size, times and inode (--deep reads them again)"
     if audit.hashes.deep:
         how = "read and hashed again"
+    also = f", {gone} {REMOVED}" if gone else ""
     if bad:
-        also = f", {accepted} accepted" if accepted else ""
+        also = (f", {accepted} accepted" if accepted else "") + also
         return f"{bad} of {len(nodes)} files not verified{also}; {how}."
+    verified = len(nodes) - accepted - gone
     if accepted:
-        verified = f"{len(nodes) - accepted} of {len(nodes)} files verified"
-        return f"{verified}, {accepted} accepted: older code made them; {how}."
-    return f"All {len(nodes)} files verified; {how}."
+        also = f"{also}, {accepted} accepted: older code made them"
+    told = f"{verified} of {len(nodes)} files verified{also}" if also else f"All {verified} files verified"
+    return f"{told}; {how}."

@@ -120,8 +120,10 @@ def start(
     folders: list[str],
     values: Mapping[str, Any],
     given: Mapping[str, Any],
-) -> None:
+) -> dict[str, int]:
     """Prepare records, trust and plan. Called at the end of the Snakefile, before the DAG is built.
+
+    Returns ``Reconciled.first_made``. It is empty where no DAG of the whole run is built.
 
     ``folders`` contain the results that jobs of this run may read or make. Those in ``own`` contain the
     results of this run alone. ``given`` are the values of the config files. In ``values``, paths of files
@@ -130,8 +132,8 @@ def start(
     # Jobs see the values of the config but not its files, which their records name.
     os.environ["CROSSDIFF_CONFIG"] = os.pathsep.join(map(os.path.relpath, workflow.configfiles))
     if not workflow.is_main_process:
-        return
-    results = trust.reconcile(workflow, folders)
+        return {}
+    results, first_made = trust.reconcile(workflow, folders)
     code.parsed_before().save()
     atexit.register(
         _finish,
@@ -140,6 +142,7 @@ def start(
         state(given, Path(), Path(workflow.basedir)),
         [path for path in results if path.startswith(tuple(f"{folder}/" for folder in own))],
     )
+    return first_made
 
 
 def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: list[str]) -> None:

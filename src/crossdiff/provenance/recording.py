@@ -30,6 +30,7 @@ from crossdiff.provenance.records import (
     record_path,
     write_record,
 )
+from crossdiff.provenance.removed import made_again, removed
 
 Files = Sequence[tuple[str, str]]  # (name, path), as ``named_files`` gives them
 
@@ -48,12 +49,16 @@ def recording(snakemake: Any) -> Iterator[None]:
     """Record what runs inside, a job's script. On success each output has its record, on failure none has.
 
     All outputs have the same record. If the job stands for several jobs, these have a record each
-    (``provenance.parts``). Raises UserError if an input changed while the job ran, if an output is missing,
-    and for params that Snakemake can't compare.
+    (``provenance.parts``). A result that was removed as configured keeps its record until it is made again.
+
+    Raises UserError if an input changed while the job ran, if an output is missing, and for params that
+    Snakemake can't compare.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    for output in snakemake.output:
-        record_path(output).unlink(missing_ok=True)
+    gone = {output: removed(output) for output in snakemake.output}
+    for output, known in gone.items():
+        if known is None:
+            record_path(output).unlink(missing_ok=True)
     parts = parts_of(snakemake.rule, snakemake)
     found: dict[str, Content] = {}
     identities = [
@@ -88,7 +93,7 @@ def recording(snakemake: Any) -> Iterator[None]:
             facts | {"seeds": _seeds(part)},
         )
         for path in part.paths:
-            write_record(path, record)
+            write_record(path, record._replace(run=record.run | made_again(path, gone[path], record.id)))
 
 
 def identify(

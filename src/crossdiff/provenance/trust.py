@@ -6,6 +6,7 @@ Before each DAG is built, this module makes these metadata agree with the record
 - Metadata that are lost, or that describe another file, are restored from the record.
 - If a result or one of its inputs is not what the record says, the reason replaces the params in the
   metadata. Snakemake then sees changed params, and makes the result again.
+- A killed Snakemake leaves marks at files whose jobs it had started. A verified result loses its mark.
 """
 
 import os
@@ -13,9 +14,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crossdiff.provenance.hashing import Hashes, is_plain
+from crossdiff.provenance.hashing import IGNORED, Hashes, is_plain
 from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.records import SUFFIX, Record, RecordedFile, RecordError, read_record
+from crossdiff.provenance.removed import earlier, input_changed, removed
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
@@ -23,8 +25,17 @@ if TYPE_CHECKING:
 NO_RECORD = "has no record"
 
 
+class Reconciled(NamedTuple):
+    """What was found on disk."""
+
+    found: list[str]  # paths of all outputs
+    # Of results that were removed and made again (``provenance.removed``): path -> when they were made first,
+    # in nanoseconds. Snakemake would make everything again that was made from the earlier ones.
+    first_made: dict[str, int]
+
+
 class Result(NamedTuple):
-    """An output on disk."""
+    """An output on disk, or one that was removed as configured."""
 
     path: str
     record: Record | None  # None if it is missing or can't be read
@@ -32,11 +43,11 @@ class Result(NamedTuple):
 
 
 def survey(folders: list[str], hashes: Hashes, order_only: Mapping[str, set[str]]) -> Iterator[Result]:
-    """Compare every output below ``folders`` with its record.
+    """Compare every output below ``folders`` with its record. Those that were removed come last.
 
     ``order_only``: rule -> names of the inputs whose content does not count.
     """
-    for path in outputs(folders, hashes.root):
+    for path in (*outputs(folders, hashes.root), *removed_results(folders, hashes.root)):
         found = record_or_doubt(path, hashes.root)
         if isinstance(found, str):
             yield Result(path, None, found)
@@ -58,8 +69,10 @@ def reason_to_doubt(
 ) -> str | None:
     """Why a result can't be believed, None if it can. ``order_only``: names of inputs whose content does not
     count.
+
+    The bytes of a result that was removed as configured can't be compared.
     """
-    if doubt := not_as_made(path, record, hashes):
+    if removed(path, hashes.root) is None and (doubt := not_as_made(path, record, hashes)):
         return doubt
     changed = [
         entry.path for entry in record.inputs if entry.name not in order_only and input_changed(entry, hashes)
@@ -75,19 +88,22 @@ def not_as_made(path: str, record: Record, hashes: Hashes) -> str | None:
     return "was changed after it was made" if hashes.now(path, made) != made.digest else None
 
 
-def input_changed(entry: RecordedFile, hashes: Hashes) -> bool:
-    """Whether an input differs from what the job read. False if it is gone, because nothing is known then."""
-    return hashes.now(entry.path, entry) not in (entry.digest, None)
-
-
 def all_results(folders: list[str], root: Path) -> list[str]:
     """Paths below ``folders`` of all outputs, and of outputs that are gone and have left their records."""
-    recorded = (
+    return sorted({*outputs(folders, root), *_recorded(folders, root)})
+
+
+def removed_results(folders: list[str], root: Path = Path()) -> list[str]:
+    """Paths below ``folders`` of results that were removed as configured."""
+    return sorted(path for path in _recorded(folders, root) if removed(path, root) is not None)
+
+
+def _recorded(folders: list[str], root: Path) -> Iterator[str]:
+    return (
         path.relative_to(root).as_posix().removesuffix(SUFFIX)
         for folder in folders
         for path in (root / folder).rglob("*" + SUFFIX)
     )
-    return sorted({*outputs(folders, root), *recorded})
 
 
 def outputs(folders: list[str], root: Path = Path()) -> Iterator[str]:
@@ -116,18 +132,21 @@ def entries(folders: list[str], root: Path = Path()) -> Iterator[tuple[str, bool
             names[:] = [name for name in names if name not in units | hidden]
 
 
-def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
-    """Make Snakemake's metadata of everything below ``folders`` agree with the records.
-
-    Returns the paths of all outputs below ``folders``.
-    """
+def reconcile(workflow: "Workflow", folders: list[str]) -> Reconciled:
+    """Make Snakemake's metadata of everything below ``folders`` agree with the records."""
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
     metadata = _metadata(workflow)
     remembered = JsonCache(FOLDER / "hashes.json")
-    found = []
-    for path, record, doubt in survey(folders, Hashes(Path(), remembered), _order_only(workflow)):
-        found.append(path)
+    order_only = _order_only(workflow)
+    found, verified, first_made = [], [], {}
+    for path, record, doubt in survey(folders, Hashes(Path(), remembered), order_only):
+        if record is None or removed(path) is None:
+            found.append(path)
+        if record and not doubt:
+            verified.append(path)
+            if time := _first_made(path, record, order_only.get(record.rule, set())):
+                first_made[path] = time
         wanted: dict[str, Any] = {"params": [f"{path} {doubt}"]}
         if record and not doubt:
             wanted["params"] = _as_snakemake(record.params)
@@ -143,8 +162,29 @@ def reconcile(workflow: "Workflow", folders: list[str]) -> list[str]:
                     record_format_version=RECORD_FORMAT_VERSION, incomplete=False, **values
                 )
                 metadata._write_record(output, fresh)
+    for path in metadata._filter_incomplete_keys(verified):
+        metadata._unmark_incomplete(path)
     remembered.save()
-    return found
+    return Reconciled(found, first_made)
+
+
+def _first_made(path: str, record: Record, order_only: Collection[str]) -> int | None:
+    """When a result that was made again was made first, in nanoseconds. None if it was made once.
+
+    None also if an input is newer than that, because then Snakemake would make the result in every run.
+    """
+    before = earlier(path, record)
+    if before is None or not Path(path).exists():
+        return None
+    read = [_time(entry.path) for entry in record.inputs if entry.name not in order_only]
+    return before.modified if all(time <= before.modified for time in read) else None
+
+
+def _time(path: str) -> int:
+    """When a file or folder was made, in nanoseconds, as Snakemake sees it. 0 if it is gone."""
+    marker = Path(path, IGNORED)
+    place = marker if marker.exists() else Path(path)
+    return place.stat().st_mtime_ns if place.exists() else 0
 
 
 def _checksums(inputs: list[RecordedFile]) -> dict[str, str]:

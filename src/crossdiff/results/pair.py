@@ -25,6 +25,7 @@ from crossdiff.models.answers import answered, greedy
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import with_replacements
 from crossdiff.models.thoughts import said, without_thinking
 from crossdiff.models.turns import contents, end_turns_as
@@ -90,12 +91,12 @@ class Pair:
 
     @cached_property
     def base(self) -> PreTrainedModel:
-        """The base model, on the GPU if there is one."""
+        """The base model, on the GPUs if there are any."""
         return with_replacements(self._model(self.names.base), self._replacements)
 
     @cached_property
     def chat(self) -> PreTrainedModel:
-        """The chat model, on the GPU if there is one."""
+        """The chat model, on the GPUs if there are any."""
         return self._model(self.names.chat)
 
     def _model(self, name: str) -> PreTrainedModel:
@@ -123,7 +124,7 @@ class Pair:
             ids = self._fitting(chat_sequence(_chat(text), self.tokenizer, "the chat")).token
         batch = torch.from_numpy(ids).long()[None]
         models = (self.base, self.chat)
-        both = [run_to_layer(model, batch.to(model.device), self.layer)[0] for model in models]
+        both = [run_to_layer(model, batch.to(device_of_inputs(model)), self.layer)[0] for model in models]
         values = torch.stack([hidden.float().cpu() for hidden in both], dim=1)
         counts = self.summary.counts(np.arange(len(ids)), values.norm(dim=2).T.numpy())
         tokens = self.tokenizer.batch_decode([[token] for token in ids.tolist()])

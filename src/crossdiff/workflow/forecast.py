@@ -11,7 +11,7 @@ from crossdiff.config import Config
 from crossdiff.workflow.evaluations import evaluations
 from crossdiff.workflow.forecast_answers import held_text, of_answers, of_explainer
 from crossdiff.workflow.forecast_crosscoders import of_crosscoders
-from crossdiff.workflow.forecast_data import Data, activation_width, is_live, model_bytes
+from crossdiff.workflow.forecast_data import Data, activation_width, model_bytes
 from crossdiff.workflow.sizes import ADAM_BYTES, NO_TORCH, PROCESS, Need, Shape, Work
 
 COMPRESSED = 0.72  # share of a bfloat16 activation's two bytes that is left on disk
@@ -35,7 +35,7 @@ def forecast_pair(config: Config, model: Shape) -> dict[str, Need]:
     work = (Work("host", TOKENISED * tokens),)
     held = PROCESS + held_text(config)
     needs["tokenise"] = Need(data.token_shards, tokens, tokens * TOKEN_BYTES, held, 0, 0, work)
-    if is_live(config):
+    if config.activations.are_live:
         needs["draw_sample"] = _sampling(config, data)
     needs |= _of_caches(config, model, data, width)
     needs |= of_answers(config, model) | of_crosscoders(config, model, width) | of_explainer(config)

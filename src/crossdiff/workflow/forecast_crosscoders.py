@@ -8,7 +8,7 @@ from crossdiff.config.live import POOLS
 from crossdiff.crosscoders.memory import training_bytes
 from crossdiff.workflow.cards import step_work
 from crossdiff.workflow.forecast_answers import of_interventions
-from crossdiff.workflow.forecast_data import Data, is_live, model_bytes
+from crossdiff.workflow.forecast_data import Data, model_bytes
 from crossdiff.workflow.sizes import ENTRIES_HELD, NO_TORCH, PROCESS, Need, Shape, Work
 
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
@@ -72,7 +72,7 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
     latents, parameters, total, largest = many.latents, many.parameters, many.total, many.largest
     contexts = config.examples.per_latent + config.examples.per_quantile * len(config.examples.quantiles)
     chat = model_bytes(config, model, "chat")
-    live = is_live(config)
+    live = config.activations.are_live
     needs = {
         "train_live" if live else "train_crosscoder": (
             _live(config, model, many, data) if live else _training(config, many, data)

@@ -29,11 +29,6 @@ def model_bytes(config: Config, model: Shape, *roles: str) -> float:
     return sum(outside + WEIGHT_BYTES[config.pair.source(role).bits] * blocks for role in roles)
 
 
-def is_live(config: Config) -> bool:
-    """Whether crosscoders train while both models run, without caches of the training tokens."""
-    return config.activations.store == "none"
-
-
 class Data(NamedTuple):
     """Tokens of all data sets, and the shards that they lie in."""
 
@@ -50,15 +45,16 @@ class Data(NamedTuple):
         datasets, shard = config.datasets, config.tokens.shard
         train = [source.tokens for source in datasets.values()]
         validation = [source.validation_tokens for source in datasets.values()]
-        stored = [sampled(config, name) for name in datasets] if is_live(config) else train
+        live = config.activations.are_live
+        stored = [sampled(config, name) for name in datasets] if live else train
         held_out, of_train = _shards(validation, shard), _shards(train, shard)
         return cls(
             sum(train),
             sum(stored),
             sum(validation),
             of_train + held_out,
-            (len(stored) if is_live(config) else of_train) + held_out,
-            max(*stored, *validation) if is_live(config) else min(shard, max(train + validation)),
+            (len(stored) if live else of_train) + held_out,
+            max(*stored, *validation) if live else min(shard, max(train + validation)),
         )
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdiff.errors import UserError
-from crossdiff.workflow.resources import ON_GPU
+from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 QUESTION = "from crossdiff.device import unusable; print(unusable() or '')"
 
 
-def check(workflow: "Workflow", devices: Path = Path("/dev")) -> None:
+def check(workflow: "Workflow", devices: Path = DEVICES) -> None:
     """Raise UserError if a job would use this machine's GPU and torch can't.
 
     Snakemake calls this when the DAG is known and no job has started. It takes a second or two if there is a

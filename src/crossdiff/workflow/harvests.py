@@ -3,7 +3,8 @@
 A forward pass to a layer computes the activations of all layers before it. When the workflow is planned, the
 layers whose caches are missing are counted for each model and shard. Where several are missing, one job of a
 rule such as ``harvest_layers_8_13`` makes them all. Where one is missing, a job of ``harvest_activations``
-makes it. Caches that are there but outdated are made again one by one.
+makes it. Caches that are made again are made one by one: outdated ones, and those that were removed as
+configured. Snakemake looks at their records for changes, and these are records of single caches.
 
 Every cache gets the record that ``harvest_activations`` would write (``provenance.parts``). So the next plan
 finds nothing to do, no matter which layers were made together.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.provenance.parts import Part
 from crossdiff.provenance.records import record_path
+from crossdiff.provenance.removed import removed
 
 if TYPE_CHECKING:
     from snakemake.rules import Rule
@@ -94,11 +96,12 @@ def together(workflow: "Workflow", caches: Iterable[str]) -> list[Together]:
 def missing(caches: Iterable[str]) -> dict[tuple[int, ...], set[Shard]]:
     """Layers that are missing together -> the shards of models for which they are.
 
-    A cache without a record counts as missing. Layers that are missing alone are left out.
+    A cache without a record counts as missing. One that was removed as configured does not, because nothing
+    may need it. Layers that are missing alone are left out.
     """
     layers: dict[Shard, set[int]] = {}
     for cache in caches:
-        if not (Path(cache).exists() and record_path(cache).exists()):
+        if not (Path(cache).exists() and record_path(cache).exists()) and removed(cache) is None:
             _, _, model, layer, tokenizer, texts, name = cache.split("/")
             place = model, f"{tokenizer}/{texts}", name.removesuffix(".h5")
             layers.setdefault(place, set()).add(int(layer.removeprefix("layer")))

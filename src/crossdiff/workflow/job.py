@@ -14,6 +14,8 @@ from crossdiff.errors import UserError
 from crossdiff.provenance.parts import parts_of
 from crossdiff.provenance.recording import recording
 from crossdiff.provenance.storage import not_written
+from crossdiff.workflow.gpu_claims import claim
+from crossdiff.workflow.machine_gpus import ON_GPU
 from crossdiff.workflow.running import running
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ def job(snakemake: Any) -> Iterator[Config]:
     """Give the settings that the rule declares, typed. To ask for another setting is an error.
 
     A record is written next to every output. ``crossdiff watch`` shows the job until it ends. Everything that
-    is printed goes to the rule's log. A UserError ends the job with its one line.
+    is printed goes to the rule's log. A UserError ends the job with its one line. Where a machine has several
+    GPUs, the job sees the ones that it has claimed (``gpu_claims``).
     """
     with jobs(snakemake) as [settings]:
         yield settings
@@ -49,7 +52,8 @@ def jobs(snakemake: Any) -> Iterator[list[Config]]:
             force=True,
         )
         try:
-            with running(snakemake), recording(snakemake):
+            gpus = claim(snakemake.resources.get(ON_GPU, 0))  # before the script uses CUDA
+            with running(snakemake, gpus), recording(snakemake):
                 config = load(snakemake.config)
                 yield [
                     only(config.seen_by(part.wildcards), part.params.get("settings", {}).keys(), part.rule)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from crossdiff.config import Config
 from crossdiff.workflow.cards import Card
-from crossdiff.workflow.gpus_needed import SPLITTING, USABLE, gpus_needed
+from crossdiff.workflow.gpus_needed import LIVE, SPLITTING, USABLE, at_once, gpus_needed, turns
 from crossdiff.workflow.sizes import Need
 
-LIVE = "train_live"  # its models may lie on several GPUs, all its crosscoders lie on one
 LINK = 25e9  # bytes/s between main memory and a GPU, or between GPUs: PCIe 4 with 16 lanes; an assumption
 
 
@@ -50,42 +49,27 @@ class Machine(NamedTuple):
         """Return the GPUs of each job. 0 for a rule that uses none."""
         if self.is_cpu or not need.device:
             return 0
-        held = self._at_once(need)
-        needed = max(need.gpus, gpus_needed(held, self.memory, self._splits(rule)))
+        held = at_once(need, self.memory)
+        needed = max(need.gpus, gpus_needed(held, self.memory, rule in SPLITTING))
         return max(need.gpus, min(needed, self.gpus or 1)) if self._offloads(rule, need) else needed
 
     def each(self, rule: str, need: Need) -> float:
         """Return the bytes that a job takes of each of its GPUs. On a CPU, all that a GPU would hold."""
-        if not self._splits(rule):
+        if rule not in SPLITTING:
             return need.device
-        held = self._at_once(need) - self.offloaded(rule, need)
+        held = at_once(need, self.memory) - self.offloaded(rule, need)
         return held / max(1, self.gpus_of(rule, need))
 
     def offloaded(self, rule: str, need: Need) -> float:
         """Return the bytes of a job's models that main memory holds, because the GPUs have no room."""
         if self.memory is None or not self._offloads(rule, need):
             return 0.0
-        over = self._at_once(need) - USABLE * self.memory * self.gpus_of(rule, need)
+        over = at_once(need, self.memory) - USABLE * self.memory * self.gpus_of(rule, need)
         return min(need.models, max(0.0, over))
 
     def host(self, rule: str, need: Need) -> float:
         """Return the bytes of main memory that a job takes."""
         return need.host + self.offloaded(rule, need)
-
-    def turns(self, need: Need) -> list[float]:
-        """Return the bytes of the trainings that one process makes in each turn.
-
-        If a GPU has no room for all of them, some train in a later turn (crosscoders.together).
-        """
-        if self.memory is None or not need.trainings:
-            return [sum(need.trainings)]
-        room = USABLE * self.memory - (need.device - need.models - sum(need.trainings))
-        turns = [0.0]
-        for size in need.trainings:
-            if turns[-1] and turns[-1] + size > room:
-                turns.append(0.0)
-            turns[-1] += size
-        return turns
 
     def lacks(self, rule: str, need: Need) -> str | None:
         """Say what a job needs that the GPUs don't have. None if it has room.
@@ -94,8 +78,8 @@ class Machine(NamedTuple):
         """
         if self.memory is None or not need.device:
             return None
-        splits = self._splits(rule)
-        alone = self._at_once(need) - (need.models if splits else 0)
+        splits = rule in SPLITTING
+        alone = at_once(need, self.memory) - (need.models if splits else 0)
         if alone > (USABLE if splits else 1) * self.memory:
             has = (
                 f"{self.card.record['card']} has" if self.memory == self.card.memory else "gpus.memory gives"
@@ -103,7 +87,7 @@ class Machine(NamedTuple):
             what = f"{rule} needs {alone / 1e9:,.1f} GB on one GPU{' next to models' if need.models else ''}"
             return f"GPU memory: {what}, {has} {self.memory / 1e9:,.1f} GB"
         if self.gpus is not None and (needed := self.gpus_of(rule, need)) > self.gpus:
-            why = f" for {self._at_once(need) / 1e9:,.1f} GB" if splits else ""
+            why = f" for {at_once(need, self.memory) / 1e9:,.1f} GB" if splits else ""
             return f"GPUs: {rule} needs {needed}{why}, there are {self.gpus}"
         return None
 
@@ -115,12 +99,13 @@ class Machine(NamedTuple):
         share = 1.0
         if (own := self.gpus_of(rule, need)) and need.side_by_side and need.jobs:
             share = math.ceil(need.jobs / max(1, (self.gpus or 1) // own)) / need.jobs
-        turns = len(self.turns(need))  # the models run in each of them
+        number = len(turns(need, self.memory))  # the models run in each turn
         slowest = need.times(share)._replace(written=need.written, read=need.read, pairs=need.pairs)
         work = tuple(
-            part._replace(flop=(turns if part.kind == "forward" else 1) * part.flop) for part in slowest.works
+            part._replace(flop=(number if part.kind == "forward" else 1) * part.flop)
+            for part in slowest.works
         )
-        linked = share * (need.linked + turns * need.passes * self.offloaded(rule, need))
+        linked = share * (need.linked + number * need.passes * self.offloaded(rule, need))
         return self.card.hours(slowest._replace(work=work)) + linked / LINK / 3600
 
     def all_hours(self, needs: dict[str, Need]) -> float:
@@ -135,19 +120,12 @@ class Machine(NamedTuple):
             yield "Hours count one job after another."
         if any(self.gpus_of(rule, need) > 1 and need.models for rule, need in needs.items()):
             yield "A model on several GPUs is as fast as on one, because its blocks run in turn."
-        if LIVE in needs and (turns := len(self.turns(needs[LIVE]))) > 1:
-            yield f"{LIVE}: a GPU has no room for all crosscoders. They train in {turns} turns."
+        if LIVE in needs and (number := len(turns(needs[LIVE], self.memory))) > 1:
+            yield f"{LIVE}: a GPU has no room for all crosscoders. They train in {number} turns."
         if apart := [rule for rule, need in needs.items() if self.offloaded(rule, need)]:
             yield f"Main memory holds a part of the models in {', '.join(apart)}. {THROUGH}"
         if any(need.linked for need in needs.values()):
             yield f"GPUs exchange gradients in every training step. {THROUGH}"
 
-    def _at_once(self, need: Need) -> float:
-        """Return the bytes that a job's GPUs hold at the same time."""
-        return need.device - sum(need.trainings) + max(self.turns(need))
-
-    def _splits(self, rule: str) -> bool:
-        return rule in SPLITTING or rule == LIVE
-
     def _offloads(self, rule: str, need: Need) -> bool:
-        return self.offload and self._splits(rule) and need.models > 0
+        return self.offload and rule in SPLITTING and need.models > 0

@@ -18,7 +18,8 @@ from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
 from crossdiff.models.adapter_folder import check_adapter
 from crossdiff.models.files import adapter_files, model_files
-from crossdiff.models.weight_files import ALLOWED, check_folder, check_gguf
+from crossdiff.models.quantised import check_bits
+from crossdiff.models.weight_files import ALLOWED, check_folder, check_gguf, read_config
 from crossdiff.workflow.tokenizer_names import ChatTokenizer, chat_tokenizers
 
 SKEW = 60  # seconds by which clocks of a network's machines may differ
@@ -88,7 +89,7 @@ class Run:
         """
         origin = self.config.models[model].origin
         models = [model] if origin is None else [origin, model]
-        return [f"models.{name}.{kind}" for name in models for kind in SOURCES]
+        return [f"models.{name}.{key}" for name in models for key in (*SOURCES, "bits")]
 
     def origin(self, model: str) -> str | list[str]:
         """The folder of the model that this one is made from, or an empty list, as an input of a rule."""
@@ -169,9 +170,17 @@ class Run:
         return [part for part, is_needed in needed.items() if is_needed]
 
     def check_models(self) -> None:
-        """Check the local files that models come from. Raises UserError if they are no whole model."""
+        """Check the local files that models come from. Raises UserError if they are no whole model.
+
+        Also raises it for ``bits`` without the library that rounds to them, or of weights that are rounded.
+        """
         for model in self.fetched:
             source, key = self.config.models[model], self.config.key_of(model)
+            if source.bits is not None:
+                given: GivenModel = base_of(self.config, source.adapter) if source.adapter else source
+                folder = Path(given.folder or "")
+                here = given.folder is not None and (folder / "config.json").is_file()
+                check_bits(source.bits, f"{key}.bits", read_config(folder) if here else None)
             if (adapter := source.adapter) is None:
                 _check_given(source, key)
                 continue

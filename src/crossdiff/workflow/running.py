@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +35,15 @@ class RunningJob(NamedTuple):
     host: str
     pid: int
     slurm_job: str | None
+    gpus: Sequence[str] = ()  # those that it has claimed of a machine with several
 
 
 @contextmanager
-def running(snakemake: Any) -> Iterator[None]:
-    """Inside, the job counts as running. ``snakemake`` is the object that Snakemake gives to a script."""
+def running(snakemake: Any, gpus: Sequence[str] = ()) -> Iterator[None]:
+    """Inside, the job counts as running, on these GPUs.
+
+    ``snakemake`` is the object that Snakemake gives to a script.
+    """
     job = RunningJob(
         rule=snakemake.rule,
         wildcards=dict(snakemake.wildcards.items()),
@@ -48,6 +52,7 @@ def running(snakemake: Any) -> Iterator[None]:
         host=socket.gethostname(),
         pid=os.getpid(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
+        gpus=list(gpus),
     )
     path = RUNNING / f"{job.host}.{job.pid}.json"
     ended = threading.Event()

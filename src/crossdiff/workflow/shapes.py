@@ -189,10 +189,11 @@ def _given_shape(source: GivenModel, root: Path) -> Shape | None:
     if source.folder and (found := folder_shape(Path(source.folder))):
         return found
     name = source.hub.name if source.hub else source.package.key if source.package else source.folder or ""
-    return _listed(name, root) or (_cached(source.hub) if source.hub else None)
+    return listed(name, root) or (_cached(source.hub) if source.hub else None)
 
 
-def _listed(name: str, root: Path) -> Shape | None:
+def listed(name: str, root: Path) -> Shape | None:
+    """Return the size of a model that data/model-shapes.yaml lists, or None."""
     known = yaml.safe_load(shipped(SHAPES, root).read_text())
     for ending in ("", *VARIANTS):
         if name.endswith(ending) and (values := known.get(name.removesuffix(ending))):

@@ -204,7 +204,7 @@ def without_caches(config: Config, models: Mapping[str, Shape], machine: Machine
     """
     now = forecast(config, models)
     before, caches = peak(now.values()), peak(now[rule] for rule in CACHING if rule in now)
-    if config.activations.store == "none" or caches < before / 2:
+    if config.activations.are_live or caches < before / 2:
         return
     activations = config.activations.model_copy(update={"store": "none"})
     live = config.model_copy(update={"activations": activations})

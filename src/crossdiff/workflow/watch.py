@@ -19,6 +19,7 @@ PROGRESS = re.compile(
 DAY = 24 * 3600
 SILENT = 60.0  # seconds without a new line that are worth telling
 RECENT = 10  # lines of progress that a rate is taken from
+NAMED = 12  # characters of a GPU's UUID that are shown
 TAIL = 64 * 1024  # bytes at a log's end that are read
 
 
@@ -76,12 +77,18 @@ def report(root: Path) -> Iterator[str]:
     for job in jobs:
         wildcards = " ".join(f"{name}={value}" for name, value in job.wildcards.items())
         place = job.host if job.slurm_job is None else f"{job.host}, SLURM job {job.slurm_job}"
+        place += "".join(f", {_gpu(name)}" for name in job.gpus)
         yield f"{job.rule}  {wildcards}  ({place}; runs for {_clock(time.time() - job.started)})"
         log = root / job.log
         if (found := progress(_tail(log))) is not None:
             silent = time.time() - log.stat().st_mtime
             since = f", nothing new for {_clock(silent)}" if silent > SILENT else ""
             yield f"    {_line(found)}{since}"
+
+
+def _gpu(name: str) -> str:
+    """A GPU by its number, or by the beginning of its UUID."""
+    return f"GPU {name}" if name.isdecimal() else name[:NAMED]
 
 
 def _line(found: Progress) -> str:

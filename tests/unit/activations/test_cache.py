@@ -120,6 +120,15 @@ def test_truncated_file_is_refused_by_name(cache: Path, keep: float, read) -> No
 
 
 @pytest.mark.parametrize("read", [read_header, read_first_rows])
+def test_removed_file_is_refused_with_the_way_to_get_it_back(
+    cache: Path, read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "removed", lambda path: object() if path == cache else None)
+    told = "removed as configured (activations.keep: false); `snakemake activations` makes all caches"
+    assert told in refused(cache, read)
+
+
+@pytest.mark.parametrize("read", [read_header, read_first_rows])
 def test_missing_file_is_refused_by_name(tmp_path: Path, read) -> None:
     refused(tmp_path / "absent.h5", read)
 

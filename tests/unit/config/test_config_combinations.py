@@ -225,3 +225,17 @@ def test_rare_latents_that_are_dense_are_refused():
 
 def test_repeated_seed_is_refused():
     assert refusal_of("seeds", [0, 1, 0]) == "seeds: found [0, 1, 0], each seed may appear once"
+
+
+def test_batch_that_gpus_can_not_share_is_refused():
+    line = refusal_of("gpus", {"training": 3})
+    assert line == "crosscoders.l1.batch: found 256, allowed on 3 GPUs (gpus.training): multiples of 3"
+    assert load(changed("gpus", {"training": 4})).gpus.training == 4
+
+
+def test_training_on_several_gpus_without_caches_is_refused():
+    values = changed("activations", {"store": "none"})
+    assert refusal_of("gpus", {"training": 2}, values) == (
+        "gpus.training: found 2, allowed: 1 with activations.store: none, "
+        "because crosscoders then train where the models run"
+    )

@@ -1,7 +1,8 @@
 """Crosscoders that train while both models run end as they do from caches, alone, and after a stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from helpers_activations import batchtopk_settings, l1_settings
 from helpers_live import LivePair, live_pair
 from safetensors.torch import load_file
 
-from crossdiff.activations.live import LiveActivations
+from crossdiff.activations.live import AHEAD, LiveActivations
 from crossdiff.config import CrosscoderSettings
+from crossdiff.crosscoders import from_models
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.from_models import ModelFeed
 from crossdiff.crosscoders.handover import Order, Outputs, is_left, take
@@ -66,8 +68,8 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crossdiff.crosscoders.from_models.fast_dtype", lambda: torch.float32)
 
 
-def feed(own: Order, device: torch.device, _several: bool) -> ModelFeed:
-    return ModelFeed(own, device, replacements={}, batch_tokens=64)
+def feed(made: Sequence[Order], device: torch.device) -> ModelFeed:
+    return ModelFeed(made, device, replacements={}, batch_tokens=64)
 
 
 def trained(made: list[Order]) -> list[Order]:
@@ -96,9 +98,9 @@ def test_both_models_run_once_for_all_with_equal_pools(
 ) -> None:
     filled, fill = [], LiveActivations._fill
 
-    def counted(self: LiveActivations, memory: torch.Tensor, sequences: np.ndarray) -> np.ndarray:
+    def counted(self: LiveActivations, memory: torch.Tensor, sequences: np.ndarray, after: Any) -> np.ndarray:
         filled.append(tuple(sequences.tolist()))
-        return fill(self, memory, sequences)
+        return fill(self, memory, sequences, after)
 
     monkeypatch.setattr(LiveActivations, "_fill", counted)
     trained(orders("l1"))
@@ -129,36 +131,70 @@ def test_the_crosscoder_is_that_of_caches_read_in_the_same_order(
         assert (weights[key] - value).abs().max().item() <= 1e-3 * max(moved, 1e-6), key
 
 
+def stopped(
+    made: list[Order], monkeypatch: pytest.MonkeyPatch, end: Callable[[Callable[[], None]], Any]
+) -> None:
+    """Train until SIGTERM comes. ``end`` gets a function that sends it, and changes something to call it."""
+    opened: list[Checkpoint] = []
+    enter = Checkpoint.__enter__
+
+    def entered(self: Checkpoint) -> Checkpoint:
+        opened.append(self)
+        return enter(self)
+
+    def terminate() -> None:
+        for checkpoint in opened:
+            checkpoint.terminated = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "__enter__", entered)
+        patch.setattr(*end(terminate))
+        with pytest.raises(SystemExit):
+            trained(made)
+
+
 @pytest.mark.parametrize("stop", [1, 4, 17, 29])
 def test_a_stopped_training_goes_on_in_the_middle_of_a_pool(
     orders: Orders, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    step = Training.step
+    step, named = Training.step, ("l1", "batchtopk", "other-batches")
 
-    def terminated(self: Training, batch: torch.Tensor) -> None:
-        step(self, batch)
-        if self.done == stop and self.settings.loss == "batchtopk":
-            for checkpoint in open_checkpoints:
-                checkpoint.terminated = True
+    def after_step(terminate: Callable[[], None]) -> Any:
+        def stepped(self: Training, batch: torch.Tensor) -> None:
+            step(self, batch)
+            if self.done == stop and self.settings.loss == "batchtopk":
+                terminate()
 
-    open_checkpoints: list[Checkpoint] = []
-    enter = Checkpoint.__enter__
+        return Training, "step", stepped
 
-    def entered(self: Checkpoint) -> Checkpoint:
-        open_checkpoints.append(self)
-        return enter(self)
-
-    made = orders("l1", "batchtopk", "other-batches")
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", terminated)
-        patch.setattr(Checkpoint, "__enter__", entered)
-        with pytest.raises(SystemExit):
-            trained(made)
-    states = [Checkpoint(order.state, order.identity).read() for order in made]
-    assert states[1] is not None and states[1][1]["done"] == stop
+    stopped(made := orders(*named), monkeypatch, after_step)
+    state = Checkpoint(made[1].state, made[1].identity).read()
+    assert state is not None and state[1]["done"] == stop
     _own, *others = trained(made)
     assert all(take(order) for order in others)
-    assert [results(order) for order in made] == alone(orders, "l1", "batchtopk", "other-batches")
+    assert [results(order) for order in made] == alone(orders, *named)
+
+
+def test_a_training_that_is_stopped_while_models_run_goes_on(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait until a pool is full."""
+    run, calls = LiveActivations._run, []
+
+    def after_run(terminate: Callable[[], None]) -> Any:
+        def ran(self: LiveActivations, *batch: Any) -> torch.Tensor:
+            calls.append(batch)
+            if len(calls) == 30:
+                terminate()
+            return run(self, *batch)
+
+        return LiveActivations, "_run", ran
+
+    stopped(made := orders("l1", "batchtopk"), monkeypatch, after_run)
+    assert 30 <= len(calls) <= 30 + 2 * (AHEAD + 1)  # both models have begun a few batches more
+    _own, other = trained(made)
+    assert take(other)
+    assert [results(order) for order in made] == alone(orders, "l1", "batchtopk")
 
 
 def test_one_that_fails_leaves_the_others_alone(orders: Orders) -> None:
@@ -183,3 +219,16 @@ def test_pools_in_which_too_few_tokens_count_are_an_error(
     monkeypatch.setattr("crossdiff.crosscoders.from_models.read_summary", lambda _path: strict)
     with pytest.raises(UserError, match=r"batch: found 16, but only \d+ tokens of a pool count; lower it"):
         trained([order])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "places"),
+    [(1, [[0], [0]]), (2, [[1, 0], [0, 1]]), (3, [[2, 1, 0], [1, 0, 2]]), (4, [[3, 2, 1, 0], [2, 1, 0, 3]])],
+)
+def test_each_model_begins_with_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, places: list[list[int]]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    found = from_models._devices(torch.device("cuda"))
+    assert [[where.index for where in devices] for devices in found] == places
+    assert from_models._devices(CPU) == [[CPU], [CPU]]

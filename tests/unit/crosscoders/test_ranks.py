@@ -17,7 +17,7 @@ from helpers_paths import on_path
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.crosscoders import ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
-from crossdiff.crosscoders.parallel import gpus, train_on_ranks
+from crossdiff.crosscoders.parallel import train_on_ranks
 from crossdiff.crosscoders.trainer import train
 from crossdiff.errors import UserError
 
@@ -86,22 +86,6 @@ def test_one_process_gives_back_what_it_is_given() -> None:
     assert module.weight.grad is gradient
     assert rows is values is ranks.total(values) is ranks.mean(values) is ranks.least(values)
     assert torch.equal(values[mine], values)
-
-
-@pytest.mark.parametrize(
-    ("resources", "count"),
-    [
-        ({}, 1),
-        ({"gres": "gpu"}, 1),
-        ({"gres": "gpu:1"}, 1),
-        ({"gres": "gpu:4"}, 4),
-        ({"gres": "gpu:a100:8"}, 8),
-        ({"gres": "tmp:50"}, 1),
-        ({"gpu": 2, "gpu_model": "a100"}, 2),
-    ],
-)
-def test_processes_are_as_many_as_gpus_asked_for(resources: dict[str, Any], count: int) -> None:
-    assert gpus(resources) == count
 
 
 def test_batch_that_can_not_be_divided(inputs: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.interventions.causal_effect import Answers
 from crossdiff.interventions.patching import WHOLE, Patcher, Variant, answer_kl, conversation_batches
-from crossdiff.models.forward import decoder_layers
+from crossdiff.models.parts import decoder_layers
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard

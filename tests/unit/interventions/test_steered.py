@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from crossdiff.interventions.changes import Change, changed
 from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.models.answers import answer_nats, greedy
-from crossdiff.models.forward import decoder_layers, head_logits
+from crossdiff.models.forward import head_logits
+from crossdiff.models.parts import decoder_layers
 
 VOCABULARY, LAYER, NEW = 40, 1, 7
 GENERATOR = np.random.default_rng(0)

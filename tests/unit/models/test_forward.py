@@ -24,12 +24,12 @@ from transformers import (
 
 from crossdiff.errors import UserError
 from crossdiff.models.forward import (
-    decoder_layers,
     head_logits,
     resume_from_layer,
     run_to_layer,
     run_to_layers,
 )
+from crossdiff.models.parts import decoder_layers
 
 VOCABULARY, LENGTH, WINDOW = 64, 24, 8  # sequences longer than the sliding window
 SIZES = {

@@ -275,7 +275,7 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
 
 
 TOKENS = {"vocabulary": 260, "rows": 260, "rowless": {}, "unknown": {}, "moved": {}}
-FACTS = {"d_model": 32, "layers": 2, "family": "llama"}
+FACTS = {"d_model": 32, "layers": 2, "family": "llama", "few_bits": None}
 
 
 def test_model_that_fits_gives_its_facts(folder):
@@ -287,6 +287,12 @@ def test_layer_beyond_the_model_is_refused_with_the_layers_there_are(folder):
         one_line(check_model, folder, folder, 2)
         == f"layer: found 2, the model {folder.name} has layers 0 to 1"
     )
+
+
+def test_pair_tells_which_of_its_models_has_few_bits():
+    few = {"few_bits": "8 bits (bitsandbytes)"}
+    found = check_pair(FACTS | TOKENS, FACTS | TOKENS | few)
+    assert (found["base"], found["chat"]) == (FACTS, FACTS | few)
 
 
 def test_pair_that_fits_gives_the_facts_of_both():

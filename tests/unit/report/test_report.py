@@ -22,6 +22,7 @@ from helpers_steering import steered_answers, steering_inputs
 
 from crossdiff.config import Classes, Report
 from crossdiff.latents.catalogue import COLUMNS
+from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.report.page import Inputs, cautions, render
 
 
@@ -39,6 +40,19 @@ def test_page_says_what_was_compared(good: Inputs) -> None:
     assert "the same 18,000 training tokens" in text
     assert "200 were left out as first tokens of a sequence and 3 as norm outliers" in text
     assert "median norm is 150.25 in the base and 149.50 in the chat model" in text
+
+
+@pytest.mark.parametrize("rounded", [[], ["chat"], ["base", "chat"]])
+def test_page_says_which_models_are_rounded(good: Inputs, rounded: list[str]) -> None:
+    facts = read_json(good.facts)
+    for role in rounded:
+        facts[role]["few_bits"] = "4 bits (bitsandbytes)"
+    write_json(good.facts, facts)
+    page = page_of(good).text
+    for role in ("base", "chat"):
+        said = f"The weights of the {role} model have 4 bits (bitsandbytes)."
+        assert (said in page) == (role in rounded)
+    assert ("Only one of the two models is rounded" in page) == (rounded == ["chat"])
 
 
 def test_page_counts_the_records_that_were_skipped_cut_or_changed(good: Inputs) -> None:

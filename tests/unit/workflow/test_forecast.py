@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from crossdiff.interventions.causal_effect import variants
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast import WINDOW
 from crossdiff.workflow.forecast_run import forecast
-from crossdiff.workflow.resources import LEAST_MB, request, share_gpu
+from crossdiff.workflow.resources import LEAST_MB, Requests
 from crossdiff.workflow.shapes import folder_shape, shape
 from crossdiff.workflow.sizes import Need, Shape
 
@@ -174,7 +173,7 @@ def explained(model: dict) -> Config:
 def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
     server = {"endpoint": {"url": "http://localhost:8000/v1", "model": "m"}}
     assert "explain_latents" not in forecast(explained(server), SMOLLM)
-    asked = request(explained({"folder": str(tmp_path)}), ROOT)("explain_latents")
+    asked = Requests(explained({"folder": str(tmp_path)}), ROOT)("explain_latents")
     assert asked["mem_mb"](None, 1) > 64_000  # no config.json: as for any unknown model
     (tmp_path / "config.json").write_text(
         json.dumps(SIZES | {"n_embd": 4096, "n_layer": 32, "n_head": 32, "vocab_size": 32_000})
@@ -185,7 +184,7 @@ def test_explainer_needs_what_its_own_size_says(tmp_path: Path) -> None:
 
 def test_one_seed_has_nothing_to_compare() -> None:
     assert "compare_seeds" not in forecast(config("config.yaml"), SMOLLM)
-    assert request(config("config.yaml"), ROOT)("compare_seeds") == {}
+    assert Requests(config("config.yaml"), ROOT)("compare_seeds") == {}
 
 
 @pytest.mark.parametrize(("name", "held"), [("text.txt", 3e10), ("texts.jsonl", 0)])
@@ -199,21 +198,12 @@ def test_files_of_one_text_are_held_in_memory(tmp_path: Path, name: str, held: f
     assert large["tokenise"].host - small["tokenise"].host == pytest.approx(held, rel=0.01, abs=1e6)
 
 
-def test_one_job_at_a_time_on_a_gpu_of_this_machine(tmp_path: Path) -> None:
-    def limits(**given: int) -> dict[str, int]:
-        share_gpu(SimpleNamespace(global_resources=given, register_resource=given.__setitem__), tmp_path)
-        return given
-
-    assert limits() == {}
-    (tmp_path / "nvidia0").touch()
-    assert limits() == {"on_gpu": 1}
-    assert limits(on_gpu=3) == {"on_gpu": 3}
-    asked = request(config("config.yaml"), ROOT)
-    assert [asked(rule)["on_gpu"] for rule in ("harvest_activations", "finetune_model", "tokenise")] == [
-        1,
-        1,
-        0,
-    ]
+def test_rules_that_use_a_gpu() -> None:
+    asked = Requests(config("config.yaml"), ROOT)
+    rules = ("harvest_activations", "finetune_model", "train_crosscoder", "tokenise")
+    assert [asked(rule)["on_gpu"] for rule in rules] == [1, 1, 1, 0]
+    values = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"gpus": {"training": 4}}
+    assert Requests(load(values), ROOT)("train_crosscoder")["on_gpu"] == 4
 
 
 def unknown(root: Path) -> Config:
@@ -225,7 +215,7 @@ def unknown(root: Path) -> Config:
 def test_unknown_model_asks_for_much(tmp_path: Path) -> None:
     root = without_results(tmp_path)
     assert shape(unknown(root), root) is None
-    asked = request(unknown(root), root)
+    asked = Requests(unknown(root), root)
     assert [asked(rule)["mem_mb"](None, 1) for rule in ("train_crosscoder", "generate_answers")] == [
         64000,
         64000,
@@ -234,10 +224,10 @@ def test_unknown_model_asks_for_much(tmp_path: Path) -> None:
 
 
 def test_requests_grow_with_the_attempt_and_the_config() -> None:
-    asked = request(config("configs/tiny.yaml"), Path("/nowhere"))("train_crosscoder")
+    asked = Requests(config("configs/tiny.yaml"), Path("/nowhere"))("train_crosscoder")
     assert [asked["mem_mb"](None, attempt) for attempt in (1, 2)] == [LEAST_MB, 2 * LEAST_MB]
     assert [asked["runtime"](None, attempt) for attempt in (1, 2)] == [30, 60]
-    paper = request(config("configs/gemma2-2b.yaml"), ROOT)("train_crosscoder")
+    paper = Requests(config("configs/gemma2-2b.yaml"), ROOT)("train_crosscoder")
     assert paper["mem_mb"](None, 1) > 20_000
     assert paper["runtime"](None, 1) > 400
 
@@ -245,7 +235,7 @@ def test_requests_grow_with_the_attempt_and_the_config() -> None:
 def test_a_job_that_trains_all_asks_for_all() -> None:
     values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
     apart, together = (
-        request(load(values | {"train_together": on}), ROOT)("train_crosscoder") for on in (False, True)
+        Requests(load(values | {"train_together": on}), ROOT)("train_crosscoder") for on in (False, True)
     )
     trainings = len(values["crosscoders"]) * len(values["seeds"])
     assert together["runtime"](None, 1) == pytest.approx(trainings * apart["runtime"](None, 1), abs=trainings)

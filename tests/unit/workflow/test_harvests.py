@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from crossdiff.workflow import harvests
 from crossdiff.workflow.harvests import Together, missing, together
 
 MAIN, STEP = SimpleNamespace(is_main_process=True), SimpleNamespace(is_main_process=False)
@@ -54,6 +55,15 @@ def test_each_shard_of_each_model_has_its_own_missing_layers() -> None:
         (2, 8, 13): {("a", "chat/web.train", "0000"), ("b.1", "chat/web.train", "0001")},
         (2, 13): {("a", "chat/web.train", "0001")},
     }
+
+
+def test_cache_that_was_removed_as_configured_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may need it. A job of one cache makes it again, whose record Snakemake can compare."""
+    gone = {cache("a", layer) for layer in (8, 13, 2)}
+    monkeypatch.setattr(harvests, "removed", lambda path: object() if path in gone else None)
+    [(layers, shards)] = missing(EVERY).items()
+    assert layers == (2, 8, 13)
+    assert ("a", "chat/web.train", "0000") not in shards and len(shards) == 3
 
 
 def test_cache_without_a_record_counts_as_missing() -> None:

@@ -9,6 +9,7 @@ from test_forecast_of_disk import config
 
 from crossdiff.config import load
 from crossdiff.workflow.cards import Card
+from crossdiff.workflow.gpus_needed import turns
 from crossdiff.workflow.machine import LINK, Machine
 from crossdiff.workflow.sizes import Need, Work
 
@@ -68,7 +69,8 @@ def test_models_of_few_bits_stay_on_gpus() -> None:
     values = config(gpus=gpus).model_dump(by_alias=True, exclude_unset=True)
     found = Machine.of(machine().card, load(values), 2)
     assert (found.gpus, found.memory, found.offload) == (2, 10 * GB, True)
-    values["pair"]["base"]["bits"] = 4
+    values["models"] = {}
+    values["pair"] |= {"base": {"folder": "base", "bits": 4}, "chat": {"folder": "chat"}}
     assert not Machine.of(machine().card, load(values)).offload
 
 
@@ -87,7 +89,7 @@ def test_jobs_run_side_by_side_where_they_fit() -> None:
 def test_crosscoders_without_room_train_in_a_later_turn() -> None:
     """72 of 80 GB count, and a batch of the models takes 12."""
     live = need(30 + 12 + 90, 30, trainings=(30 * GB,) * 3, work=(Work("forward", 1e15), Work("l1", 0)))
-    assert machine().turns(live) == [60 * GB, 30 * GB]
+    assert turns(live, machine().memory) == [60 * GB, 30 * GB]
     assert machine().gpus_of("train_live", live) == 2  # the models, a batch and two crosscoders: 102 GB
     assert machine().hours("train_live", live) * 3600 == pytest.approx(4 + 2 * 1000)
     larger = need(30 + 12 + 61, 30, trainings=(61 * GB,))
@@ -109,5 +111,5 @@ def test_page_of_large_models_has_the_tables_that_its_command_prints() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     first, second = "\n".join(module.tables()).split("\n\n")
-    page = (ROOT / "docs/large-models.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/large-models-forecast.md").read_text(encoding="utf-8")
     assert first in page and second in page

@@ -113,6 +113,11 @@ def test_a_job_on_another_machine_counts_until_it_is_silent(folder: Path) -> Non
     assert not other.exists()
 
 
+def test_gpus_that_a_job_has_claimed(folder: Path) -> None:
+    with running(a_job(), ["GPU-1a2b3c4d-0000-0000-0000-000000000000", "3"]):
+        assert ", GPU-1a2b3c4d, GPU 3; runs for" in next(report(folder))
+
+
 def test_rate_is_of_the_last_pass() -> None:
     before = "12:00:00 20 of 40 answers\n12:00:10 40 of 40 answers\n"
     found = progress(before + "12:01:00 10 of 40 answers\n12:01:10 20 of 40 answers\n")
