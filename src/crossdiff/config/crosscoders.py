@@ -86,6 +86,8 @@ class CrosscoderSettings(Section):
 
     # "module:class" of the loss itself. The Snakefile must not import it: it needs torch.
     objective: ClassVar[str]
+    # For the forecast: a loss whose steps take as long, and how many times as long this one's take.
+    step_like: ClassVar[tuple[str, float] | None] = None
     if TYPE_CHECKING:
         loss: str  # every loss declares its own name, as a Literal
 
@@ -172,6 +174,11 @@ class CrosscoderSettings(Section):
         return False
 
     @property
+    def active_latents(self) -> int | None:
+        """Active latents per token, on average. None if the settings do not say."""
+        return None
+
+    @property
     def needs(self) -> dict[str, int]:
         """How many latents there must be, by the key that needs them."""
         return {}
@@ -204,6 +211,8 @@ class CrosscoderSettings(Section):
 class PenaltyKeys(CrosscoderSettings):
     """The keys of every loss with the penalty of ``l1``."""
 
+    step_like = ("l1", 1.0)
+
     loss: str
     l1_coefficient: Annotated[
         PositiveFloat,
@@ -230,6 +239,8 @@ class L1Settings(PenaltyKeys):
 
 class TopKKeys(CrosscoderSettings):
     """The keys of every loss that selects as ``batchtopk`` does."""
+
+    step_like = ("batchtopk", 1.0)
 
     loss: str
     k: Annotated[
@@ -280,6 +291,10 @@ class TopKKeys(CrosscoderSettings):
     @property
     def needs_held_out(self) -> bool:
         return self.threshold == "held_out"
+
+    @property
+    def active_latents(self) -> int:
+        return self.k
 
     @property
     def needs(self) -> dict[str, int]:

@@ -173,6 +173,7 @@ class MatryoshkaSettings(TopKKeys):
     """
 
     objective = "crossdiff.crosscoders.losses.matryoshka:MatryoshkaLoss"
+    step_like = ("batchtopk", 1.3)
 
     loss: Annotated[Literal["matryoshka"], about(NAME)]
     prefixes: Annotated[
@@ -203,6 +204,7 @@ class JumpReLUSettings(CrosscoderSettings):
     """
 
     objective = "crossdiff.crosscoders.losses.jumprelu:JumpReLULoss"
+    step_like = ("batchtopk", 1.0)
 
     loss: Annotated[Literal["jumprelu"], about(NAME)]
     l0_coefficient: Annotated[
@@ -246,6 +248,7 @@ class DeltaSettings(TopKKeys):
     """
 
     objective = "crossdiff.crosscoders.losses.delta:DeltaLoss"
+    step_like = ("batchtopk", 1.2)
 
     loss: Annotated[Literal["delta"], about(NAME)]
     shared: Annotated[
@@ -264,6 +267,10 @@ class DeltaSettings(TopKKeys):
             "k": math.ceil(most / self.shared),
             "delta_k": math.ceil(self.delta_k / (1 - self.shared)),
         }
+
+    @property
+    def active_latents(self) -> int:
+        return self.k + self.delta_k
 
     @model_validator(mode="after")
     def _partitions(self) -> "DeltaSettings":
@@ -309,7 +316,7 @@ class BridgeSettings(TopKKeys):
 class DifferenceSettings(TopKKeys):
     """A sparse autoencoder of the difference of both models, with the selection of ``batchtopk``.
 
-    It has no base decoder, so later stages that compare both decoders refuse it (docs/method.md 22).
+    It has no base decoder. What compares both decoders is missing in later stages (docs/method.md 22).
     ``normalisation.kind`` can't be `per_model`, and ``code_normalisation`` can't be `decoupled`.
     """
 

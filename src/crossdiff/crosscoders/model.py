@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from crossdiff.config import BASE, CHAT, MODELS, CrosscoderSettings
 from crossdiff.crosscoders.gradients import Pieces, norms_of
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.selection import Encoder, Rounded, above
 from crossdiff.crosscoders.sparse import Active, weighted_rows
 from crossdiff.errors import UserError, first_line
@@ -45,7 +46,8 @@ class Crosscoder(nn.Module):
 
     ``partition`` names the classes of latents that the loss fixed, with their sizes, in the order of latents.
     It is empty for most losses. ``target`` says what is reconstructed. If that is the difference, activations
-    on the crosscoder's scale are 0 for the base model and the difference for the chat model.
+    on the crosscoder's scale are 0 for the base model and the difference for the chat model. ``limits`` says
+    what of the results does not apply.
     """
 
     threshold: Tensor  # (), or (model,) if decoupled, or (latents,) after ``give_thresholds``
@@ -72,6 +74,7 @@ class Crosscoder(nn.Module):
         self.has_thresholds = False  # whether each latent has its own
         self.partition: dict[str, int] = {}
         self.target = BOTH
+        self.limits = Limits()
         # Filled for an optimiser that gathers gradients itself (``optimiser``), and by it.
         self.pieces: dict[str, Pieces] = {}
         self._known: Known | None = None
@@ -100,6 +103,16 @@ class Crosscoder(nn.Module):
     def latents(self) -> int:
         """Number of latents."""
         return self.decoder.shape[0]
+
+    @property
+    def reconstructs(self) -> dict[str, int]:
+        """What is reconstructed: its name, and its place on the model axis."""
+        return {"difference": CHAT} if self.target == DIFFERENCE else {"base": BASE, "chat": CHAT}
+
+    @property
+    def parts(self) -> list[str]:
+        """The part of each latent in ``partition``, (latents,), or an empty list if there is none."""
+        return [name for name, size in self.partition.items() for _ in range(size)]
 
     @torch.no_grad()
     def initialise(self, settings: CrosscoderSettings, generator: torch.Generator) -> None:
@@ -234,8 +247,8 @@ class Crosscoder(nn.Module):
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
         """Write the files ``weights`` (safetensors) and ``config`` (JSON).
 
-        The JSON has the shape, the layer, the code normalisation, the precision, the partition if there is
-        one, the target if it is not both models, and the ``training`` settings.
+        The JSON has the shape, the layer, the code normalisation, the precision, the partition and the limits
+        if there are any, the target if it is not both models, and the ``training`` settings.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         shape = {
@@ -249,6 +262,8 @@ class Crosscoder(nn.Module):
             shape["partition"] = self.partition
         if self.target != BOTH:
             shape["target"] = self.target
+        if limits := self.limits.saved():
+            shape["limits"] = limits
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
             save_file(tensors, temporary_weights, metadata=record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
@@ -263,17 +278,12 @@ def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torc
 
 
 def load_crosscoder(
-    weights: str | Path,
-    config: str | Path,
-    layer: int | None = None,
-    d_model: int | None = None,
-    difference: bool = False,
+    weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None
 ) -> Crosscoder:
     """Read a crosscoder, ready for inference.
 
     Raises UserError if a file is damaged, or if the crosscoder was trained at another layer or width than
-    ``layer`` and ``d_model``. A check whose value is None is left out. An autoencoder of the difference is
-    refused, unless the caller needs no base decoder and says so (``difference``).
+    ``layer`` and ``d_model``. A check whose value is None is left out.
     """
     shape = read_json(config)
     try:
@@ -286,17 +296,13 @@ def load_crosscoder(
         )
         crosscoder.partition = dict(shape.get("partition", {}))
         crosscoder.target = shape.get("target", BOTH)
+        crosscoder.limits = Limits.of(shape.get("limits", {}))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({first_line(error)})") from error
     for key in ("code_normalisation", "precision"):
         allowed = get_args(CrosscoderSettings.model_fields[key].annotation)
         if shape[key] not in allowed:
             raise UserError(f"{config}: {key}: found {shape[key]}, allowed: {', '.join(allowed)}")
-    if crosscoder.target == DIFFERENCE and not difference:
-        raise UserError(
-            f"{config}: this does not apply to an autoencoder of the difference, which has no base decoder; "
-            "allowed: crosscoders of both models"
-        )
     for key, wanted in (("layer", layer), ("d_model", d_model)):
         if wanted is not None and shape[key] != wanted:
             raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")

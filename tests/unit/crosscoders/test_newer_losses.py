@@ -21,6 +21,7 @@ from helpers_paths import on_path
 from torch import Tensor
 
 from crossdiff.config import BASE, CHAT
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.model import Crosscoder, load_crosscoder
 from crossdiff.crosscoders.sparse import Active, grouped_rows
 from crossdiff.errors import UserError
@@ -325,13 +326,10 @@ def test_difference_starts_with_a_bias_for_the_difference_alone() -> None:
     assert (crosscoder.decoder_bias[BASE] == 0).all() and (crosscoder.decoder_bias[CHAT] != 0).all()
 
 
-def test_difference_is_refused_where_both_decoders_are_needed(tmp_path: Path) -> None:
+def test_saved_difference_says_that_it_has_no_base_decoder(tmp_path: Path) -> None:
     _, crosscoder = new("difference")
     paths = (tmp_path / "weights.safetensors", tmp_path / "config.json")
     crosscoder.save(*paths, newer_settings("difference").model_dump())
-    with pytest.raises(
-        UserError, match=r"config\.json: this does not apply to an autoencoder of the difference"
-    ):
-        load_crosscoder(*paths)
-    loaded = load_crosscoder(*paths, difference=True)
+    loaded = load_crosscoder(*paths)
+    assert loaded.limits == crosscoder.limits == Limits(base_decoder="a difference SAE has no base decoder")
     assert torch.equal(loaded.encode(loaded.normalise(batch())), crosscoder.encode(of_difference(crosscoder)))

@@ -8,5 +8,7 @@ from crossdiff.crosscoders.model import Crosscoder
 
 
 def new_loss(crosscoder: Crosscoder, settings: CrosscoderSettings) -> Loss:
-    """Make the loss that ``settings`` names."""
-    return resolve_name(settings.objective)(crosscoder, settings)
+    """Make the loss that ``settings`` names. The crosscoder gets what later stages must say of it."""
+    loss: Loss = resolve_name(settings.objective)(crosscoder, settings)
+    crosscoder.limits = loss.limits()
+    return loss

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crossdiff.config import CrosscoderSettings
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import multiplies_bfloat16
 
@@ -26,6 +27,10 @@ class Loss(nn.Module):
     def __init__(self, crosscoder: Crosscoder, settings: CrosscoderSettings) -> None:
         super().__init__()
         self.settings = settings
+
+    def limits(self) -> Limits:
+        """Say what of the results does not apply, or is set by the loss and not found by training."""
+        return Limits()
 
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """Prepare before the first step. ``x`` is the first batch (batch, model, d_model)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from crossdiff.config import BASE, CHAT
 from crossdiff.config.newer_losses import DedicatedL1Settings, DedicatedSettings, latents_of
 from crossdiff.crosscoders.gradients import made_gradient
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.losses.base import Loss
 from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss
 from crossdiff.crosscoders.losses.l1 import L1Loss
@@ -33,6 +34,13 @@ class Dedicated(Loss):
         with torch.no_grad():
             hold(crosscoder.encoder, crosscoder.partition)
             hold(crosscoder.decoder, crosscoder.partition)
+
+    def limits(self) -> Limits:
+        return Limits(
+            norms="the loss holds one decoder direction of each exclusive latent at 0, so the norm "
+            "difference of these latents is 0 or 1 by construction; their classes are set, not found",
+            parts=("base", "chat"),
+        )
 
     def change_gradients(self, crosscoder: Crosscoder) -> None:
         """Set the gradients of weights that are held at 0 to 0."""

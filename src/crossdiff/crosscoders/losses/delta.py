@@ -11,6 +11,7 @@ from torch import Tensor
 from crossdiff.config import BASE, CHAT
 from crossdiff.config.newer_losses import DeltaSettings, latents_of
 from crossdiff.crosscoders import selection
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.losses.base import reconstruction_error
 from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss, Fit
 from crossdiff.crosscoders.model import Crosscoder
@@ -34,6 +35,12 @@ class DeltaLoss(BatchTopKLoss):
         crosscoder.partition = {"shared": shared, "free": crosscoder.latents - shared}
         ends = torch.tensor([shared, crosscoder.latents], device=crosscoder.decoder.device)
         self.register_buffer("ends", ends, persistent=False)
+
+    def limits(self) -> Limits:
+        return Limits(
+            norms="the added loss rewards free latents whose two decoder directions differ, so compare norm "
+            "differences within a part (shared or free), not between both"
+        )
 
     def fit(self, crosscoder: Crosscoder, x: Tensor, active: Active, chosen: Tensor) -> Fit:
         decoder, pieces = crosscoder.decoder.flatten(1), crosscoder.pieces.get("decoder")

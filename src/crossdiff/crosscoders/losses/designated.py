@@ -14,6 +14,7 @@ from torch import Tensor
 from crossdiff.config import BASE, CHAT
 from crossdiff.config.newer_losses import DesignatedL1Settings, DesignatedSettings, latents_of
 from crossdiff.crosscoders.gradients import made_gradient
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.losses.base import Loss
 from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss
 from crossdiff.crosscoders.losses.l1 import L1Loss
@@ -38,6 +39,13 @@ class Designated(Loss):
         penalties = torch.ones(crosscoder.latents, device=crosscoder.decoder.device)
         penalties[:designated] = settings.designated.penalty
         self.register_buffer("penalties", penalties, persistent=False)
+
+    def limits(self) -> Limits:
+        return Limits(
+            norms="the loss ties both decoder directions of each designated latent, so the norm difference "
+            "of these latents is 1/2 by construction; their class is set, not found",
+            parts=("designated",),
+        )
 
     def change_gradients(self, crosscoder: Crosscoder) -> None:
         """Give both decoder directions of a designated latent the same gradient."""

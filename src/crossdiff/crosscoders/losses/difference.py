@@ -2,7 +2,7 @@
 
 It is a crosscoder whose activations are 0 for the base model and the difference for the chat model
 (``Crosscoder.normalise``). Its base weights are 0 and get no gradient. So codes, directions and the selection
-work as for other losses, but there is no base decoder: ``load_crosscoder`` refuses it where both are needed.
+work as for other losses, but there is no base decoder. What compares both decoders does not apply.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crossdiff.config import BASE, CHAT
 from crossdiff.config.newer_losses import DifferenceSettings
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.losses.base import reconstruction_error
 from crossdiff.crosscoders.losses.batchtopk import BatchTopKLoss, Fit
 from crossdiff.crosscoders.model import DIFFERENCE, Crosscoder
@@ -27,6 +28,9 @@ class DifferenceLoss(BatchTopKLoss):
         with torch.no_grad():
             crosscoder.encoder[:, BASE] = 0
             crosscoder.decoder[:, BASE] = 0
+
+    def limits(self) -> Limits:
+        return Limits(base_decoder="a difference SAE has no base decoder")
 
     def fit(self, crosscoder: Crosscoder, x: Tensor, active: Active, chosen: Tensor) -> Fit:
         reconstruction = crosscoder.decode_active(active)
