@@ -8,8 +8,8 @@ import pandas as pd
 
 from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
-from crossdiff.latents.catalogue import current, read_names
 from crossdiff.latents.applies import reason
+from crossdiff.latents.catalogue import current, read_names
 from crossdiff.latents.evaluation import NU_RANGE, explained, most_chat_leaning, notes_of
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings

@@ -32,7 +32,7 @@ TOP = 5
 @cache
 def trained(loss: str, **changes: Any) -> tuple[Crosscoder, pd.DataFrame, dict[str, Any]]:
     """A random crosscoder of a loss, its beta table and its headline numbers. Latent 0 is dead."""
-    objective, crosscoder = new(loss, **changes)
+    _, crosscoder = new(loss, **changes)
     crosscoder.requires_grad_(False)
     if loss.startswith("designated"):
         crosscoder.decoder[:9, CHAT] = crosscoder.decoder[:9, BASE]
@@ -73,7 +73,7 @@ def test_scaling_of_the_difference_has_no_number_that_compares_decoders() -> Non
 
 
 def test_headline_numbers_of_the_difference_are_missing_with_a_reason() -> None:
-    crosscoder, betas, found = trained("difference")
+    crosscoder, _, found = trained("difference")
     x = crosscoder.normalise(torch.cat([batch(0), batch(1)]))
     error = x - crosscoder.decode(crosscoder.encode(x))
     fve = 1 - error[:, CHAT].var(dim=0).sum() / x[:, CHAT].var(dim=0).sum()
