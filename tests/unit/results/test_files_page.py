@@ -29,10 +29,10 @@ def test_what_stands_elsewhere_is_referred_to() -> None:
     said = " ".join(PAGE.split())
     assert "It has `crosscoder`, `seed` ([shared](#columns)) and all columns of" in said
     assert (
-        "of `evaluation.json` without `classes`." in said
-        or "seed{seed}/evaluation.json` without `classes`." in said
+        "of `evaluation.json` without `classes`, `limits`." in said
+        or "seed{seed}/evaluation.json` without `classes`, `limits`." in said
     )
-    assert "It has `latent`, `relative_norm_difference` of `scaling.parquet`." in said
+    assert "It has `latent`, `relative_norm_difference`, `does_not_apply` of `scaling.parquet`." in said
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.patterns[0])
