@@ -190,7 +190,7 @@ def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
 
     Equal ones come in order of latents. The size of this set does not depend on the loss. Without a base
     decoder, latents have no norm difference, and are the chat model's own as far as they explain the
-    difference. Then the largest mean scaled activations come first (docs/method.md 22).
+    difference. Then the largest means of activation times norm come first (docs/method.md 22).
     """
     live = betas[betas["class"] != "dead"]
     by = "relative_norm_difference"

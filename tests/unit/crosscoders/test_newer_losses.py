@@ -333,3 +333,11 @@ def test_saved_difference_says_that_it_has_no_base_decoder(tmp_path: Path) -> No
     loaded = load_crosscoder(*paths)
     assert loaded.limits == crosscoder.limits == Limits(base_decoder="a difference SAE has no base decoder")
     assert torch.equal(loaded.encode(loaded.normalise(batch())), crosscoder.encode(of_difference(crosscoder)))
+
+
+def test_loss_of_the_difference_must_say_that_it_has_no_base_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "crossdiff.crosscoders.losses.difference.DifferenceLoss.limits", lambda loss: Limits()
+    )
+    with pytest.raises(ValueError, match=r"limits\(\) must say why there is no base decoder"):
+        new("difference")
