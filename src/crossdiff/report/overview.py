@@ -105,7 +105,7 @@ def weak(numbers: pd.DataFrame) -> pd.DataFrame:
 def cautions(numbers: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence for everything that the trainings are too few, or too weak, to conclude.
 
-    What does not apply to some trainings comes last.
+    What does not apply to some trainings, and what their losses do to the numbers, comes last.
     """
     if numbers.seed.nunique() == 1:
         yield (
@@ -128,6 +128,9 @@ def cautions(numbers: pd.DataFrame) -> Iterator[str]:
     if DOES_NOT_APPLY in numbers:
         for why, rows in numbers.groupby(DOES_NOT_APPLY):
             yield f"In {len(rows)} of {len(numbers)} trainings nothing can be confirmed: {why}."
+    if "note" in numbers:
+        for (crosscoder, note), _ in numbers.groupby(["crosscoder", "note"], sort=False):
+            yield f"{crosscoder}: {note}."
 
 
 def disagree(found: pd.DataFrame) -> pd.Series:

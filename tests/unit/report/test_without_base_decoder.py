@@ -144,3 +144,8 @@ def test_weak_difference_is_marked(share: float) -> None:
     table = of_difference(fve_difference=share).assign(confirmed=None)
     weak = [line for line in cautions(table) if "less than 60 %" in line]
     assert len(weak) == (share < 0.6)
+
+
+def test_what_a_loss_does_to_the_numbers_is_a_caution() -> None:
+    table = numbers(confirmed=20).assign(confirmed=20, note=["their classes are set, not found", None])
+    assert list(cautions(table)) == ["batchtopk: their classes are set, not found."]

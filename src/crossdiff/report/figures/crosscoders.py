@@ -59,7 +59,7 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
         live = _live(table)
         ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
         ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
-        if why := reason(live):
+        if why := reason(table):
             say_missing(ax, why)
             continue
         for label, left, right, colour, x, align in regions:
