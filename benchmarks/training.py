@@ -1,9 +1,10 @@
 """Time a training step: ours against plain dense PyTorch, the encoder product alone and the authors' code.
 
-.venv/bin/python benchmarks/training.py [--json] [--sweep] [--authors CHECKOUT]
+.venv/bin/python benchmarks/training.py [--json] [--sweep | --all] [--small] [--authors CHECKOUT]
 
 CHECKOUT is a copy of science-of-finetuning/dictionary_learning with the packages it needs. Without it, their
-code is left out. The shape is 576 x 2, with 16,384 latents and a batch of 2,048.
+code is left out. The shape is 576 x 2, with 16,384 latents and a batch of 2,048. --all times every loss
+instead, as a ratio over BatchTopK with as many active latents. --small takes a quarter of latents and batch.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 from turns import in_turn, show
 
-from crossdiff.config import BatchTopKSettings, L1Settings
+from crossdiff.config import LOSSES, crosscoder_settings
+from crossdiff.config.crosscoders import PenaltyKeys, TopKKeys
 from crossdiff.crosscoders.losses import new_loss
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.optimiser import new_optimiser
@@ -26,33 +28,48 @@ from crossdiff.device import device, keep_freed_memory
 
 WIDTH, LATENTS, BATCH, K, L1_L0 = 576, 16_384, 2_048, 50, 100
 L1_COEFFICIENT = 0.04
+# What each loss needs apart from k or the coefficient of its penalty.
+OWN = {
+    "designated": {"designated": {"share": 0.5}},
+    "designated_l1": {"designated": {"share": 0.5}},
+    "jumprelu": {"l0_coefficient": 1e-3},
+    "delta": {"shared": 0.5},
+    "bridge": {"coupling": -0.5, "squared_error": True},
+}
 
 
 def ours(loss: str, x: Tensor, latents: int, k: int, precision: str = "bfloat16") -> Callable[[], object]:
-    """Take one step of our training: loss, gradients, clipping, Adam."""
-    common = {
+    """Take one step of our training with ``k`` active latents: loss, gradients, clipping, Adam."""
+    values = {
+        "loss": loss,
         "latents": latents,
         "batch": len(x),
         "tokens": 10**9,
         "precision": precision,
         "init_norm": 1.0,
         "learning_rate": 1e-5,
-    }
-    if loss == "batchtopk":
-        settings = BatchTopKSettings(loss="batchtopk", k=k, **common)
+    } | OWN.get(loss, {})
+    if loss == "delta":
+        values |= {"k": k // 2, "delta_k": k - k // 2}
+    elif issubclass(LOSSES[loss], TopKKeys):
+        values["k"] = k
+    elif issubclass(LOSSES[loss], PenaltyKeys):
+        values["l1_coefficient"] = L1_COEFFICIENT
     else:
-        settings = L1Settings(loss="l1", l1_coefficient=L1_COEFFICIENT, **common)
+        values["initial_l0"] = k
+    settings = crosscoder_settings(values)
     crosscoder = Crosscoder(WIDTH, latents, 0, precision=precision)
     crosscoder.initialise(settings, torch.Generator().manual_seed(0))
     crosscoder.to(x.device)
-    if loss == "l1":
-        set_l0(crosscoder.preactivations, crosscoder.encoder_bias, x, k)
     objective = new_loss(crosscoder, settings).to(x.device)
-    objective.start(crosscoder, x)
-    optimiser = new_optimiser(crosscoder)
+    if isinstance(settings, PenaltyKeys):
+        set_l0(crosscoder.preactivations, crosscoder.encoder_bias, x, k)
+    objective.start(crosscoder, crosscoder.normalise(x))
+    optimiser = new_optimiser(crosscoder, objective)
     # Batches differ, as in a training. With only one, values of chosen entries would crowd at the smallest of
     # them.
-    batches = itertools.cycle([x, *(torch.randn_like(x) for _ in range(7))])
+    different = [x, *(torch.randn_like(x) for _ in range(7))]
+    batches = itertools.cycle([crosscoder.normalise(batch) for batch in different])
 
     def step() -> None:
         objective(crosscoder, next(batches), 2000).loss.backward()
@@ -190,21 +207,36 @@ def sweep(x: Tensor, rounds: int) -> list[dict[str, object]]:
     return rows
 
 
+def every(x: Tensor, latents: int, rounds: int) -> list[dict[str, object]]:
+    """Time a step of every loss at equal latents and active latents."""
+    seconds = in_turn({loss: ours(loss, x, latents, K) for loss in LOSSES}, rounds)
+    return [
+        {"loss": loss, "ms": 1e3 * value, "over batchtopk": value / seconds["batchtopk"]}
+        for loss, value in seconds.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--all", action="store_true", help="every loss, as a ratio over BatchTopK")
+    parser.add_argument("--small", action="store_true", help="with --all: 4,096 latents, a batch of 512")
     parser.add_argument("--authors", metavar="CHECKOUT")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     keep_freed_memory()
-    x = torch.randn(BATCH, 2, WIDTH, generator=torch.Generator().manual_seed(1)).to(device())
-    show(
-        sweep(x, arguments.rounds) if arguments.sweep else compare(x, arguments.authors, arguments.rounds),
-        arguments.json,
-    )
+    smaller = 4 if arguments.small else 1
+    x = torch.randn(BATCH // smaller, 2, WIDTH, generator=torch.Generator().manual_seed(1)).to(device())
+    if arguments.all:
+        rows = every(x, LATENTS // smaller, arguments.rounds)
+    elif arguments.sweep:
+        rows = sweep(x, arguments.rounds)
+    else:
+        rows = compare(x, arguments.authors, arguments.rounds)
+    show(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ if OVERVIEW:
         """Write the page over all pairs and layers."""
         input:
             template=shipped("report/overview.html.jinja"),
-            parts=shipped("report/figure.html.jinja"),
+            parts=[shipped(f"report/{part}.html.jinja") for part in ("figure", "limits")],
             numbers=everywhere(of_layer("tables/crosscoders.csv")),
             pairs=of_overview("tables/pairs.csv"),
             overlap=of_overview("tables/overlap.csv"),

@@ -165,7 +165,7 @@ if CONFIG.planted:
         """Write the page with the leaderboard, the claims and their figures."""
         input:
             template=shipped("report/leaderboard.html.jinja"),
-            parts=shipped("report/figure.html.jinja"),
+            parts=[shipped(f"report/{part}.html.jinja") for part in ("figure", "limits")],
             concepts=of_layer("planted/concepts.csv"),
             summary=of_layer("summary.json"),
             tables=[

@@ -15,7 +15,7 @@ rule write_report:
         template=shipped("report/page.html.jinja"),
         parts=[
             shipped(f"report/{part}.html.jinja")
-            for part in ("figure", *(f"sections/{section}" for section in SECTIONS))
+            for part in ("figure", "limits", *(f"sections/{section}" for section in SECTIONS))
         ],
         tokenizer=tokenizer,
         checked=of_layer("pair.json"),

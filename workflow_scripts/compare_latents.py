@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from crossdiff.latents.applies import missing, reason, table_of
 from crossdiff.latents.template_tokens import headlines
 from crossdiff.latents.twin_counts import twin_counts
 from crossdiff.provenance.storage import read_json, write_csv
@@ -18,19 +19,18 @@ def main(
     twins_table: str,
     template_table: str,
 ) -> None:
-    twin_rows, template_rows = [], []
+    twin_rows, shares = [], []
     files = zip(betas, twins, template_tokens, tokens_read, strict=True)
     for (crosscoder, seed), (beta_path, twin_path, template_path, tokens_path) in zip(
         trainings, files, strict=True
     ):
         name = {"crosscoder": crosscoder, "seed": seed}
-        twin_rows.append(name | twin_counts(pd.read_csv(twin_path)))
-        shares = headlines(
-            pd.read_parquet(beta_path), pd.read_csv(template_path), read_json(tokens_path), top
-        )
-        template_rows += [name | row for row in shares.to_dict("records")]
-    write_csv(twins_table, pd.DataFrame(twin_rows))
-    write_csv(template_table, pd.DataFrame(template_rows))
+        table = pd.read_parquet(beta_path)
+        twin_rows.append(name | missing(reason(table), twin_counts(pd.read_csv(twin_path))))
+        found = headlines(table, pd.read_csv(template_path), read_json(tokens_path), top)
+        shares.append(pd.concat([pd.DataFrame(name, found.index), found], axis=1))
+    write_csv(twins_table, table_of(twin_rows))
+    write_csv(template_table, pd.concat(shares))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from crossdiff.config import SeedAgreement
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
 from crossdiff.latents.agreement import COLUMNS, seed_agreement
+from crossdiff.latents.applies import table_of
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
 
@@ -30,13 +31,10 @@ def main(trainings: list[SeedFiles], top: int, settings: SeedAgreement, table: s
             decoders = tuple(
                 load_crosscoder(training.weights, training.config).decoder.to(device()) for training in pair
             )
-            betas = tuple(
-                pd.read_parquet(training.betas, columns=["latent", "class", "relative_norm_difference"])
-                for training in pair
-            )
+            betas = tuple(pd.read_parquet(training.betas) for training in pair)
             names = {"crosscoder": pair[0].crosscoder, "seed_a": pair[0].seed, "seed_b": pair[1].seed}
             rows.append(names | seed_agreement(decoders, betas, top, settings))
-    write_csv(table, pd.DataFrame(rows, columns=COLUMNS))
+    write_csv(table, table_of(rows, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from crossdiff.config import Classes, LatentScaling, Scoring
+from crossdiff.latents.applies import reason
 from crossdiff.planted.scoring import latent_table
 from crossdiff.report.figures import planted as figures_planted
 from crossdiff.report.figures.drawing import write
@@ -27,7 +28,11 @@ def main(
         tuple(training): latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
         for training, beta_path, match_path in zip(trainings, betas, matches, strict=True)
     }
-    write(figures_planted.calls, *paths["calls"], pd.read_csv(scores), planted)
+    # Rules can't score a crosscoder without a base decoder; the leaderboard says so.
+    tables = {training: table for training, table in tables.items() if not reason(table)}
+    found = pd.read_csv(scores)
+    found = found[found.crosscoder.isin({crosscoder for crosscoder, _ in tables})]
+    write(figures_planted.calls, *paths["calls"], found, planted)
     write(figures_planted.false_members_against_recall, *paths["recall"], tables, planted)
     write(figures_planted.roc, *paths["roc"], tables)
     write(figures_planted.ratios, *paths["ratios"], tables, scoring)

@@ -6,7 +6,14 @@ from crossdiff.activations.pairs import read_summary
 from crossdiff.config import BASE, Patching
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
-from crossdiff.interventions.causal_effect import causal_effect, conversations, members, patched_sets
+from crossdiff.interventions.causal_effect import (
+    causal_effect,
+    conversations,
+    members,
+    patched_sets,
+    without_rankings,
+)
+from crossdiff.latents.applies import reason
 from crossdiff.models.load import load_model
 from crossdiff.models.replacements import with_replacements
 from crossdiff.provenance.storage import write_csv
@@ -39,11 +46,12 @@ def main(
         {dataset: [read_shard(path) for path in paths] for dataset, paths in shards.items()},
         settings.conversations,
     )
-    patched = patched_sets(pd.read_parquet(betas), top, settings.random_sets, settings.seed)
-    write_csv(
-        table,
-        causal_effect(*models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens),
+    latents = pd.read_parquet(betas)
+    patched = patched_sets(latents, top, settings.random_sets, settings.seed)
+    found = causal_effect(
+        *models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens
     )
+    write_csv(table, without_rankings(found, why) if (why := reason(latents)) else found)
     write_csv(sets, members(patched))
 
 

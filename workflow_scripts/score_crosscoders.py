@@ -3,6 +3,8 @@
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
+from crossdiff.errors import UserError
+from crossdiff.latents.applies import DOES_NOT_APPLY, missing, reason, table_of
 from crossdiff.planted.claims import judge
 from crossdiff.planted.scoring import calls, latent_table, leaderboard, score, statistics
 from crossdiff.provenance.storage import write_csv
@@ -24,13 +26,19 @@ def main(
     for (crosscoder, seed), beta_path, match_path in zip(trainings, betas, matches, strict=True):
         name = {"crosscoder": crosscoder, "seed": seed}
         table = latent_table(pd.read_parquet(beta_path), pd.read_csv(match_path), scoring)
+        why, measured = reason(table), statistics(table)
         for rule, called in calls(table, thresholds, scoring).items():
-            scores.append(name | {"rule": rule} | score(table, called, planted))
-        found.append(name | statistics(table))
+            scores.append(name | {"rule": rule} | missing(why, score(table, called, planted)))
+        matched = [key for key in measured if key.startswith("found_") or key in ("splits", "merges")]
+        found.append(name | missing(why, measured, matched))
         tables.setdefault(losses[crosscoder], {}).setdefault(seed, table)
-    write_csv(paths["scores"], pd.DataFrame(scores))
-    write_csv(paths["statistics"], pd.DataFrame(found))
-    write_csv(paths["leaderboard"], leaderboard(pd.DataFrame(scores)))
+    if all(DOES_NOT_APPLY in row for row in found):
+        raise UserError(
+            f"crosscoders: found none whose latents a rule can call chat-only ({why}), allowed: one or more"
+        )
+    write_csv(paths["scores"], table_of(scores))
+    write_csv(paths["statistics"], table_of(found))
+    write_csv(paths["leaderboard"], leaderboard(table_of(scores)))
     write_csv(paths["claims"], judge(tables.get("l1", {}), tables.get("batchtopk", {}), planted))
 
 

@@ -13,10 +13,11 @@ crossdiff.columns = (() => {
       help: "by relative decoder norm difference; dead: never fires on held-out text",
       text: true, width: 88,
     },
+    { key: "part", label: "part", help: "which latents of its loss it belongs to", text: true, width: 100 },
     {
       key: "confirmed", label: "confirmed",
       help: "both ν below their thresholds: 1 yes, 0 no",
-      width: 104, format: (value) => (value ? "yes" : ""),
+      width: 104, format: (value) => (value === null ? "–" : value ? "yes" : ""),
     },
     {
       key: "relative_norm_difference", label: "norm diff.",

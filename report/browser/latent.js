@@ -25,14 +25,18 @@ crossdiff.latent = (() => {
     const bar = (value) => element("span", { className: "bar", style: `--share: ${value / longest}` });
     const frequency = `${shown(c.frequency[latent] * 100, 3)} % of training tokens`;
     const onTemplate = c.template_share[latent];
+    const verdict = c.confirmed[latent] ? ", confirmed" : "";
+    const bySet = c.norms_set && c.norms_set[latent] ? " (set by the loss, not found)" : "";
+    const why = piece.does_not_apply && `does not apply: ${piece.does_not_apply}`;
     const rows = [
-      ["class", `${c.class[latent]}${c.confirmed[latent] ? ", confirmed" : ""}`],
-      ["relative norm difference", shown(c.relative_norm_difference[latent])],
-      ["decoder norm, base", element("span", {}, bar(base), ` ${shown(base)}`)],
+      ["class", c.class[latent] ? `${c.class[latent]}${bySet}${verdict}` : why],
+      ...(c.part ? [["part of its loss", c.part[latent]]] : []),
+      ["relative norm difference", why || `${shown(c.relative_norm_difference[latent])}${bySet}`],
+      ["decoder norm, base", why || element("span", {}, bar(base), ` ${shown(base)}`)],
       ["decoder norm, chat", element("span", {}, bar(chat), ` ${shown(chat)}`)],
-      ["cosine of both directions", shown(c.decoder_cosine[latent])],
-      ["ν error", range(c, "nu_error", latent)],
-      ["ν reconstruction", range(c, "nu_reconstruction", latent)],
+      ["cosine of both directions", why || shown(c.decoder_cosine[latent])],
+      ["ν error", why || range(c, "nu_error", latent)],
+      ["ν reconstruction", why || range(c, "nu_reconstruction", latent)],
       ["fires on", `${frequency} (${c.active_tokens[latent].toLocaleString("en")})`],
       ["largest activation", shown(c.max_activation[latent])],
       [

@@ -35,6 +35,10 @@
   }
 
   function cautions(piece) {
+    at("limits").hidden = !piece.does_not_apply;
+    at("limits").textContent =
+      `Classes, norm differences, ν and twins do not apply: ${piece.does_not_apply}. ` +
+      "Their columns are empty.";
     const name = (entry) => `${entry.name} (latent ${entry.latent} of weights ${entry.weights})`;
     const names = piece.stale.map(name).join(", ");
     at("stale").hidden = !names;

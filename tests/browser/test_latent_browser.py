@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_browser import HOSTILE, named, write_page
+from helpers_browser import HOSTILE, beta_table, named, without_base, write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
 pytestmark = pytest.mark.browser
@@ -285,3 +285,35 @@ def test_missing_folder_is_one_clear_line(chromium: "playwright.Browser", file: 
         page.locator("#message").inner_text().startswith("files/batchtopk.seed0/table.js could not be read")
     )
     page.close()
+
+
+def test_what_does_not_apply_and_what_a_loss_sets_is_said(
+    chromium: "playwright.Browser", tmp_path: Path
+) -> None:
+    why = "a difference SAE has no base decoder"
+    exclusive = beta_table(40).assign(part=["chat"] * 10 + ["shared"] * 30)
+    betas = {
+        "dedicated": exclusive.assign(norms_set=exclusive.part == "chat"),
+        "difference": without_base(beta_table(30), why),
+    }
+    page = chromium.new_context().new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    reader = Reader(page, write_page(tmp_path, {"dedicated": 40, "difference": 30}, betas=betas))
+    reader.open("#dedicated/3")
+    assert not page.locator("#limits").is_visible()
+    text = page.locator("#latent").inner_text()
+    assert "(set by the loss, not found)" in text and "part of its loss" in text
+    reader.open("#dedicated/12")
+    assert "set by the loss" not in page.locator("#latent").inner_text()
+
+    reader.open("#difference/3")
+    assert f"do not apply: {why}." in page.locator("#limits").inner_text()
+    text = page.locator("#latent").inner_text()
+    assert text.count(f"does not apply: {why}") == 6
+    reader.open("#difference")
+    page.select_option("#show", "confirmed")
+    assert page.locator("#count").inner_text() == "0 of 30 latents"
+    page.select_option("#show", "dead")
+    assert reader.column(0) == ["0"]
+    assert not errors

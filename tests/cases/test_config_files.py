@@ -255,7 +255,7 @@ def test_pair_that_is_too_narrow_is_refused_before_it_is_harvested():
     facts |= {"moved": {}, "rowless": {}, "unknown": {}}
     check_pair(facts, facts, least_width=32)
     assert line_of(lambda: check_pair(facts, facts, least_width=250)) == (
-        "crosscoders: d_model is 32, some k needs 250 or more (k / expansion); "
+        "crosscoders: d_model is 32, some k or share of latents needs 250 or more; "
         "lower k and k_max, or raise expansion"
     )
 

@@ -13,6 +13,7 @@ from helpers_activations import (
     planted_activations,
     random_crosscoder,
 )
+from helpers_newer import OWN, newer_settings
 from torch import Tensor
 
 from crossdiff.activations.pairs import Block, PairedActivations
@@ -35,6 +36,10 @@ SETTINGS = {
     # Latents are dead from the third step on, so the auxiliary loss has work.
     "dead": batchtopk_settings(**COMMON, threshold_start_step=5, k=2, dead_after_tokens=128),
     "decoupled": batchtopk_settings(**COMMON, threshold_start_step=5, code_normalisation="decoupled"),
+}
+SETTINGS |= {
+    name: newer_settings(name, **COMMON, **({"threshold_start_step": 5} if "k" in own else {}))
+    for name, own in OWN.items()
 }
 
 

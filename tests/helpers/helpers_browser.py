@@ -1,6 +1,6 @@
 """Made-up files of a run for the latent browser: any number of latents, and a text that tries to be code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ def beta_table(latents: int, seed: int = 0) -> pd.DataFrame:
     ratios = [f"{name}{end}" for name in ("nu_error", "nu_reconstruction") for end in ("", "_low", "_high")]
     table.loc[0, ratios] = np.nan
     table.loc[0, "class"], table.loc[0, "confirmed"] = "dead", False
+    return table
+
+
+def without_base(table: pd.DataFrame, why: str) -> pd.DataFrame:
+    """The beta table of a crosscoder without a base decoder."""
+    compared = [name for name in table if name.startswith("nu_") or name in ("norm_base", "decoder_cosine")]
+    table = table.assign(mean_activation=1.0, does_not_apply=why, confirmed=None)
+    table[[*compared, "relative_norm_difference"]] = np.nan
+    table["class"] = table["class"].where(table["class"] == "dead", None)
     return table
 
 
@@ -154,11 +163,25 @@ def named(*rows: tuple[str, int, int, str, bool]) -> pd.DataFrame:
     return pd.DataFrame(full, columns=list(COLUMNS)).astype({"stale": bool})
 
 
-def write_page(folder: Path, sizes: dict[str, int], names: pd.DataFrame | None = None) -> Path:
-    """Write a whole browser of crosscoders with so many latents; give its page."""
-    crosscoders = list(sizes)
+def write_page(
+    folder: Path,
+    sizes: dict[str, int],
+    names: pd.DataFrame | None = None,
+    betas: Mapping[str, pd.DataFrame] | None = None,
+) -> Path:
+    """Write a whole browser of crosscoders with so many latents; give its page.
+
+    ``betas`` are the beta tables of some crosscoders.
+    """
+    crosscoders, given = list(sizes), betas or {}
     trainings = {
-        (name, 0): write_training(folder / "made" / name, latents, crosscoders[number - 1], seed=number)
+        (name, 0): write_training(
+            folder / "made" / name,
+            latents,
+            crosscoders[number - 1],
+            seed=number,
+            **({"betas": given[name]} if name in given else {}),
+        )
         for number, (name, latents) in enumerate(sizes.items())
     }
     names = named() if names is None else names

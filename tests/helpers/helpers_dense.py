@@ -36,7 +36,7 @@ def dense_codes(crosscoder: Crosscoder, x: Tensor) -> Tensor:
 
 
 def norm_sums(crosscoder: Crosscoder) -> Tensor:
-    return crosscoder.decoder.square().sum(dim=2).sqrt().sum(dim=1)
+    return torch.linalg.vector_norm(crosscoder.decoder, dim=2).sum(dim=1)
 
 
 def dense_error(crosscoder: Crosscoder, x: Tensor, codes: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
@@ -110,19 +110,32 @@ def assert_trains_like(
     crosscoder: Crosscoder,
     reference: Callable[[Crosscoder, Tensor, int], Dense],
     code_normalisation: str = "crosscoder",
+    dtype: torch.dtype = torch.float32,
+    data: Callable[[int], Tensor] = batch,
 ) -> list[Parts]:
-    """Compare loss, reconstruction, counts and gradients at each of STEPS Adam steps, then the weights."""
+    """Compare loss, reconstruction, counts and gradients at each of STEPS Adam steps, then the weights.
+
+    ``reference`` computes with a twin of ``dtype``. ``data`` gives the batch of a step.
+    """
     twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
+    if crosscoder.has_thresholds:
+        twin.give_thresholds(learned=isinstance(crosscoder.threshold, torch.nn.Parameter))
     twin.load_state_dict(crosscoder.state_dict())
-    optimiser, reference_optimiser = new_optimiser(crosscoder), torch.optim.Adam(twin.parameters(), lr=1e-2)
+    twin.to(dtype)
+    start = {name: parameter.detach().clone() for name, parameter in crosscoder.named_parameters()}
+    optimiser, reference_optimiser = (
+        new_optimiser(crosscoder, loss),
+        torch.optim.Adam(twin.parameters(), lr=1e-2),
+    )
     seen = []
     for step in range(STEPS):
-        parts, expected = loss(crosscoder, batch(step), step), reference(twin, batch(step), step)
+        parts, expected = loss(crosscoder, data(step), step), reference(twin, data(step).to(dtype), step)
         assert_same(parts.loss, expected.loss, f"loss at step {step}")
         assert_same(parts.reconstruction, expected.reconstruction, f"reconstruction at step {step}")
         assert parts.fired.tolist() == (expected.codes > 0).sum(dim=0).tolist()
         reference_optimiser.zero_grad()
         parts.loss.backward()
+        loss.change_gradients(crosscoder)  # the optimiser does it again, which changes nothing
         expected.loss.backward()
         compared = step % 6 == 0 or not crosscoder.pieces  # not each step: interpreted kernels are slow
         for name, wanted in twin.named_parameters() if compared else ():
@@ -134,7 +147,7 @@ def assert_trains_like(
         seen.append(parts)
     for (name, found), wanted in zip(crosscoder.named_parameters(), twin.parameters(), strict=True):
         assert_same(found, wanted, f"{name} after {STEPS} steps")
-        assert not torch.equal(found, dict(random_crosscoder(WIDTH, LATENTS).named_parameters())[name])
+        assert not torch.equal(found, start[name])
     return seen
 
 

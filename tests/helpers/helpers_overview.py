@@ -93,7 +93,10 @@ def html(
     folder.mkdir(exist_ok=True)
     table = pairs_table(tables, [one._asdict() for one in compared])
     write_csv(folder / "pairs.csv", table)
-    write_csv(folder / "overlap.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
+    write_csv(
+        folder / "overlap.csv",
+        pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)]))),
+    )
     figures = []
     if len({one.layer for one in compared}) > 1:
         drawing = [str(folder / f"layers.{end}") for end in ("svg", "png")]

@@ -86,6 +86,8 @@ class CrosscoderSettings(Section):
 
     # "module:class" of the loss itself. The Snakefile must not import it: it needs torch.
     objective: ClassVar[str]
+    # For the forecast: a loss whose steps take as long, and how many times as long this one's take.
+    step_like: ClassVar[tuple[str, float] | None] = None
     if TYPE_CHECKING:
         loss: str  # every loss declares its own name, as a Literal
 
@@ -172,24 +174,46 @@ class CrosscoderSettings(Section):
         return False
 
     @property
+    def active_latents(self) -> int | None:
+        """Active latents per token, on average. None if the settings do not say."""
+        return None
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """How many latents there must be, by the key that needs them."""
+        return {}
+
+    @property
     def least_width(self) -> int:
         """The smallest d_model at which there are as many latents as the loss needs."""
-        return 1
+        least = max(self.needs.values(), default=1)
+        return -(-least // self.expansion) if self.expansion else 1
+
+    def too_few(self, d_model: int) -> str:
+        """Return which key needs more latents than there are at width ``d_model``, or "" if none does."""
+        latents = self.n_latents(d_model)
+        found = f"expansion {self.expansion} x d_model {d_model} is {latents} latents"
+        for key, least in self.needs.items():
+            if least > latents and key == "k":
+                return (
+                    f"k: found more active latents than there are: {found}; "
+                    "lower k (and k_max), or raise expansion"
+                )
+            if least > latents:
+                return f"{key}: needs {least} latents, {found}; raise expansion"
+        return ""
 
     def n_latents(self, d_model: int) -> int:
         """Number of latents for a residual stream of width ``d_model``."""
         return (self.latents or 0) + (self.expansion or 0) * d_model  # one of the two is given
 
 
-class L1Settings(CrosscoderSettings):
-    """The sparsity penalty of the first crosscoders (docs/method.md 5).
+class PenaltyKeys(CrosscoderSettings):
+    """The keys of every loss with the penalty of ``l1``."""
 
-    Give ``expansion`` or ``latents``, not both. ``tokens`` must fill one batch.
-    """
+    step_like = ("l1", 1.0)
 
-    objective = "crossdiff.crosscoders.losses.l1:L1Loss"
-
-    loss: Annotated[Literal["l1"], about("The loss whose keys these are.")]
+    loss: str
     l1_coefficient: Annotated[
         PositiveFloat,
         about("Weight of the penalty. Raise it for fewer active latents. The paper: 0.041.", "ratio"),
@@ -202,17 +226,23 @@ class L1Settings(CrosscoderSettings):
     ] = 0.005
 
 
-class BatchTopKSettings(CrosscoderSettings):
-    """Keep the k x batch largest scaled activations of a batch (docs/method.md 6).
+class L1Settings(PenaltyKeys):
+    """The sparsity penalty of the first crosscoders (docs/method.md 5).
 
-    Give ``expansion`` or ``latents``, not both. ``tokens`` must fill one batch. ``k`` must not exceed
-    ``latents``. Annealing needs a ``k_max`` that differs from ``k``, and ``k_annealing_steps`` up to the
-    number of steps (tokens / batch). ``threshold_start_step`` must be below the number of steps.
+    Give ``expansion`` or ``latents``, not both. ``tokens`` must fill one batch.
     """
 
-    objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
+    objective = "crossdiff.crosscoders.losses.l1:L1Loss"
 
-    loss: Annotated[Literal["batchtopk"], about("The loss whose keys these are.")]
+    loss: Annotated[Literal["l1"], about("The loss whose keys these are.")]
+
+
+class TopKKeys(CrosscoderSettings):
+    """The keys of every loss that selects as ``batchtopk`` does."""
+
+    step_like = ("batchtopk", 1.0)
+
+    loss: str
     k: Annotated[
         PositiveInt,
         about(
@@ -263,11 +293,15 @@ class BatchTopKSettings(CrosscoderSettings):
         return self.threshold == "held_out"
 
     @property
-    def least_width(self) -> int:
-        return -(-max(self.k, self.k_max or 0) // self.expansion) if self.expansion else 1
+    def active_latents(self) -> int:
+        return self.k
+
+    @property
+    def needs(self) -> dict[str, int]:
+        return {"k": max(self.k, self.k_max or 0)}
 
     @model_validator(mode="after")
-    def _annealing(self) -> "BatchTopKSettings":
+    def _annealing(self) -> "TopKKeys":
         if self.k_max is not None and (self.k_max != self.k) != (self.k_annealing_steps > 0):
             raise ValueError(
                 f"k_max: found {self.k_max} with k {self.k} and k_annealing_steps {self.k_annealing_steps}; "
@@ -289,3 +323,16 @@ class BatchTopKSettings(CrosscoderSettings):
                 f"must be below the {self.steps} training steps (tokens / batch)"
             )
         return self
+
+
+class BatchTopKSettings(TopKKeys):
+    """Keep the k x batch largest scaled activations of a batch (docs/method.md 6).
+
+    Give ``expansion`` or ``latents``, not both. ``tokens`` must fill one batch. ``k`` must not exceed
+    ``latents``. Annealing needs a ``k_max`` that differs from ``k``, and ``k_annealing_steps`` up to the
+    number of steps (tokens / batch). ``threshold_start_step`` must be below the number of steps.
+    """
+
+    objective = "crossdiff.crosscoders.losses.batchtopk:BatchTopKLoss"
+
+    loss: Annotated[Literal["batchtopk"], about("The loss whose keys these are.")]

@@ -12,9 +12,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from crossdiff.config.crosscoders import BatchTopKSettings, CrosscoderSettings, L1Settings
+from crossdiff.config.newer_losses import (
+    BridgeSettings,
+    DedicatedL1Settings,
+    DedicatedSettings,
+    DeltaSettings,
+    DesignatedL1Settings,
+    DesignatedSettings,
+    DifferenceSettings,
+    JumpReLUSettings,
+    MatryoshkaSettings,
+)
 
 # Every loss, by the name that a config gives. Other packages add theirs as entry points of this group.
-LOSSES: dict[str, type[CrosscoderSettings]] = {"batchtopk": BatchTopKSettings, "l1": L1Settings}
+LOSSES: dict[str, type[CrosscoderSettings]] = {
+    "batchtopk": BatchTopKSettings,
+    "l1": L1Settings,
+    "dedicated": DedicatedSettings,
+    "dedicated_l1": DedicatedL1Settings,
+    "designated": DesignatedSettings,
+    "designated_l1": DesignatedL1Settings,
+    "matryoshka": MatryoshkaSettings,
+    "jumprelu": JumpReLUSettings,
+    "delta": DeltaSettings,
+    "bridge": BridgeSettings,
+    "difference": DifferenceSettings,
+}
 LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
 
 if TYPE_CHECKING:

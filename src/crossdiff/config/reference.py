@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, NoDefault
 from pydantic_core import core_schema
 
-from crossdiff.config import Config, CrosscoderSettings, Section
+from crossdiff.config import LOSSES, Config, CrosscoderSettings, Section
 from crossdiff.config.analysis import Analysis
 from crossdiff.config.base import NAME, PATTERNS, SHA256, VERSION, WORD
 from crossdiff.config.models import CHAT_ONLY_SOURCES
@@ -144,10 +144,10 @@ def markdown() -> str:
             common, own = _parted({loss: sections[loss]["properties"] for loss in losses})
             blocks.append(block(f"## {EVERY_LOSS}", COMMON, common, _required(section)))
             for loss in losses:
-                heading = f"### {', '.join(places[loss])}"
-                blocks.append(
-                    block(heading, sections[loss]["description"], own[loss], _required(sections[loss]))
-                )
+                heading, text = f"### {', '.join(places[loss])}", sections[loss]["description"]
+                if loss in (heads := _heads()):
+                    text += f"\n\nIt has the keys of `{heads[loss][1]}`, too."
+                blocks.append(block(heading, text, own[loss], _required(sections[loss])))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -162,14 +162,38 @@ def _own_first(keys: Schema, parent: type[Section]) -> Schema:
 
 
 def _parted(losses: Mapping[str, Schema]) -> tuple[Schema, dict[str, Schema]]:
-    """The keys that are the same for all ``losses``, and the other keys of each loss."""
+    """The keys that are the same for all ``losses``, and the other keys of each loss.
+
+    A loss is not given those that it has from the head of its family.
+    """
     first, *others = losses.values()
     common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    heads = {loss: losses[head] for loss, (head, _) in _heads().items()}
     own = {
-        loss: {key: value for key, value in keys.items() if key not in common}
+        loss: {
+            key: value
+            for key, value in keys.items()
+            if key not in common and heads.get(loss, {}).get(key) != value
+        }
         for loss, keys in losses.items()
     }
     return common, {loss: _own_first(keys, CrosscoderSettings) for loss, keys in own.items()}
+
+
+def _heads() -> dict[str, tuple[str, str]]:
+    """Class of a loss -> class and name of the first loss of its family, for losses that are not that one.
+
+    A family has a class of keys in common, apart from those that every loss has.
+    """
+    first: dict[type, tuple[str, str]] = {}
+    found = {}
+    for name, loss in LOSSES.items():
+        family = loss.__mro__[1]
+        if family is not CrosscoderSettings:
+            head = first.setdefault(family, (loss.__name__, name))
+            if head[1] != name:
+                found[loss.__name__] = head
+    return found
 
 
 def _required(section: Schema) -> list[str]:

@@ -325,18 +325,14 @@ class Config(Analysis):
         return max(crosscoder.least_width for crosscoder in self.crosscoders.values())
 
     def check_width(self, d_model: int) -> None:
-        """Raise UserError if a crosscoder has too few latents for its k on activations of width
+        """Raise UserError if a crosscoder has too few latents for its loss on activations of width
         ``d_model``.
         """
         planted = self.planted
         width = planted.noise.d_model if planted and planted.noise else d_model
         for name, crosscoder in self.crosscoders.items():
-            if width < crosscoder.least_width:
-                latents = f"{crosscoder.expansion} x d_model {width} is {crosscoder.n_latents(width)} latents"
-                raise UserError(
-                    f"config: crosscoders.{name}.k: found more active latents than there are: "
-                    f"expansion {latents}; lower k (and k_max), or raise expansion"
-                )
+            if problem := crosscoder.too_few(width):
+                raise UserError(f"config: crosscoders.{name}.{problem}")
 
     def packages(self) -> dict[str, Package]:
         """Every wheel that the configuration names, by ``name==version``."""

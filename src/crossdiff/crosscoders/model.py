@@ -13,13 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crossdiff.config import MODELS, CrosscoderSettings
+from crossdiff.config import BASE, CHAT, MODELS, CrosscoderSettings
 from crossdiff.crosscoders.gradients import Pieces, norms_of
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.selection import Encoder, Rounded, above
 from crossdiff.crosscoders.sparse import Active, weighted_rows
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark
 
+# What a crosscoder reconstructs: both models' activations, or chat minus base (docs/method.md 22).
+BOTH, DIFFERENCE = "both models", "difference"
 MIXED_SAE, MIXED_CROSSCODER = 1.0, 0.1  # weights of the mixed code normalisation (docs/method.md 4)
 
 
@@ -39,10 +42,15 @@ class Crosscoder(nn.Module):
 
     A scaled activation must exceed ``threshold`` to count at inference (BatchTopK). A threshold of 0 keeps
     every positive activation. With decoupled code normalisation each model has its own threshold. Then a
-    latent may count for one model and not for the other.
+    latent may count for one model and not for the other. Some losses give each latent its own.
+
+    ``partition`` names the classes of latents that the loss fixed, with their sizes, in the order of latents.
+    It is empty for most losses. ``target`` says what is reconstructed. If that is the difference, activations
+    on the crosscoder's scale are 0 for the base model and the difference for the chat model. ``limits`` says
+    what of the results does not apply.
     """
 
-    threshold: Tensor  # (), or (model,) if decoupled
+    threshold: Tensor  # (), or (model,) if decoupled, or (latents,) after ``give_thresholds``
     mean: Tensor  # (model, d_model), subtracted from raw activations
     scale: Tensor  # (model,), multiplied with them afterwards
 
@@ -63,9 +71,23 @@ class Crosscoder(nn.Module):
         self.register_buffer("threshold", torch.zeros(len(MODELS)) if self.decoupled else torch.zeros(()))
         self.register_buffer("mean", torch.zeros(len(MODELS), d_model))
         self.register_buffer("scale", torch.ones(len(MODELS)))
+        self.has_thresholds = False  # whether each latent has its own
+        self.partition: dict[str, int] = {}
+        self.target = BOTH
+        self.limits = Limits()
         # Filled for an optimiser that gathers gradients itself (``optimiser``), and by it.
         self.pieces: dict[str, Pieces] = {}
         self._known: Known | None = None
+
+    def give_thresholds(self, learned: bool = False) -> None:
+        """Give each latent a threshold of its own, 0 at first. If ``learned``, it is a weight."""
+        values = self.threshold.new_zeros(self.latents)
+        del self.threshold
+        if learned:
+            self.threshold = nn.Parameter(values)
+        else:
+            self.register_buffer("threshold", values)
+        self.has_thresholds = True
 
     @property
     def decoupled(self) -> bool:
@@ -82,6 +104,16 @@ class Crosscoder(nn.Module):
         """Number of latents."""
         return self.decoder.shape[0]
 
+    @property
+    def reconstructs(self) -> dict[str, int]:
+        """What is reconstructed: its name, and its place on the model axis."""
+        return {"difference": CHAT} if self.target == DIFFERENCE else {"base": BASE, "chat": CHAT}
+
+    @property
+    def parts(self) -> list[str]:
+        """The part of each latent in ``partition``, (latents,), or an empty list if there is none."""
+        return [name for name, size in self.partition.items() for _ in range(size)]
+
     @torch.no_grad()
     def initialise(self, settings: CrosscoderSettings, generator: torch.Generator) -> None:
         """Set random directions of norm ``init_norm`` (docs/method.md 2).
@@ -96,7 +128,11 @@ class Crosscoder(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Bring raw activations (batch, model, d_model), any dtype, to the crosscoder's scale, in float32."""
-        return (x.float() - self.mean) * self.scale[:, None]
+        scaled = (x.float() - self.mean) * self.scale[:, None]
+        if self.target == DIFFERENCE:
+            difference = scaled[:, CHAT] - scaled[:, BASE]
+            return torch.stack([torch.zeros_like(difference), difference], dim=1)
+        return scaled
 
     def know(self, encoder: Rounded | None, norms: Tensor) -> None:
         """Keep the encoder in bfloat16 and the decoder's ``norms`` (latents, model) for later use.
@@ -169,7 +205,8 @@ class Crosscoder(nn.Module):
         ``x`` is on the crosscoder's scale. An entry is active if it is positive and its scaled activation
         exceeds a threshold.
         """
-        bounds = self.threshold.reshape(-1) / self.code_weights().reshape(self.latents, -1)
+        thresholds = self.threshold.reshape((-1, 1) if self.has_thresholds else (1, -1))
+        bounds = thresholds / self.code_weights().reshape(self.latents, -1)
         return above(self.encoder_map(), x.flatten(1), bounds.nan_to_num(nan=torch.inf).amin(dim=1))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -210,8 +247,8 @@ class Crosscoder(nn.Module):
     def save(self, weights: str | Path, config: str | Path, training: dict) -> None:
         """Write the files ``weights`` (safetensors) and ``config`` (JSON).
 
-        The JSON has the shape, the layer, the code normalisation, the precision and the ``training``
-        settings.
+        The JSON has the shape, the layer, the code normalisation, the precision, the partition and the limits
+        if there are any, the target if it is not both models, and the ``training`` settings.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         shape = {
@@ -221,6 +258,12 @@ class Crosscoder(nn.Module):
             "code_normalisation": self.code_normalisation,
             "precision": self.precision,
         }
+        if self.partition:
+            shape["partition"] = self.partition
+        if self.target != BOTH:
+            shape["target"] = self.target
+        if limits := self.limits.saved():
+            shape["limits"] = limits
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
             save_file(tensors, temporary_weights, metadata=record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
@@ -251,7 +294,10 @@ def load_crosscoder(
             shape["code_normalisation"],
             shape["precision"],
         )
-    except (KeyError, TypeError, RuntimeError) as error:
+        crosscoder.partition = dict(shape.get("partition", {}))
+        crosscoder.target = shape.get("target", BOTH)
+        crosscoder.limits = Limits.of(shape.get("limits", {}))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{config}: not the configuration of a crosscoder ({first_line(error)})") from error
     for key in ("code_normalisation", "precision"):
         allowed = get_args(CrosscoderSettings.model_fields[key].annotation)
@@ -261,7 +307,10 @@ def load_crosscoder(
         if wanted is not None and shape[key] != wanted:
             raise UserError(f"{weights}: trained at {key} {shape[key]}, the activations have {key} {wanted}")
     try:
-        crosscoder.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        if tensors.get("threshold", crosscoder.threshold).shape == (crosscoder.latents,):
+            crosscoder.give_thresholds()
+        crosscoder.load_state_dict(tensors)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{weights}: not a whole crosscoder ({first_line(error)})") from error
     except RuntimeError as error:

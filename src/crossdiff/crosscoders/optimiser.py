@@ -1,7 +1,8 @@
 """Adam with clipped gradients: PyTorch's, or one pass of kernels that gathers the gradients itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from crossdiff.crosscoders import kernels, ranks
 from crossdiff.crosscoders.gradients import Pieces, made_gradient
+from crossdiff.crosscoders.losses.base import Loss
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.selection import Rounded
 from crossdiff.device import is_synchronous
@@ -16,21 +18,23 @@ from crossdiff.device import is_synchronous
 MATRICES = ("encoder", "decoder")
 
 
-def new_optimiser(crosscoder: Crosscoder) -> "Adam":
-    """Return the fastest optimiser on the crosscoder's device.
+def new_optimiser(crosscoder: Crosscoder, loss: Loss) -> "Adam":
+    """Return the fastest optimiser on the crosscoder's device. ``loss`` may change the gradients.
 
     ``Adam`` and ``KernelAdam`` can load each other's state.
     """
     fast = kernels.of(crosscoder.decoder)
-    return Adam(crosscoder) if fast is None else KernelAdam(crosscoder, fast)
+    changes = type(loss).change_gradients is not Loss.change_gradients
+    change = partial(loss.change_gradients, crosscoder) if changes else None
+    return Adam(crosscoder, change) if fast is None else KernelAdam(crosscoder, fast, change)
 
 
 class Adam(torch.optim.Adam):
-    """PyTorch's fused Adam. It first averages the gradients over ranks and clips them."""
+    """PyTorch's fused Adam. It first averages the gradients over ranks, changes them, and clips them."""
 
-    def __init__(self, crosscoder: Crosscoder) -> None:
+    def __init__(self, crosscoder: Crosscoder, change: Callable[[], None] | None = None) -> None:
         super().__init__(crosscoder.parameters(), fused=True)
-        self.crosscoder = crosscoder
+        self.crosscoder, self.change = crosscoder, change
 
     def update(self, learning_rate: float, limit: float | None) -> None:
         """Make one step and clear the gradients.
@@ -38,6 +42,8 @@ class Adam(torch.optim.Adam):
         All gradients are scaled so that their common norm is at most ``limit``. None leaves them as they are.
         """
         ranks.average_gradients(self.crosscoder)
+        if self.change is not None:
+            self.change()
         for group in self.param_groups:
             group["lr"] = learning_rate
         self.move(limit)
@@ -63,14 +69,17 @@ class KernelAdam(Adam):
     """The same step in one pass over each matrix and its moments.
 
     On one rank no gradient matrix is made. Its pieces are gathered twice, once for the common norm and once
-    for the step. Several ranks make the gradients and average them. The pass also computes what the next step
-    needs from the weights (``Crosscoder.know``). ``fast`` is the module with the kernels (``kernels.of``).
+    for the step. Several ranks make the gradients and average them, and so does a loss that changes them. The
+    pass also computes what the next step needs from the weights (``Crosscoder.know``). ``fast`` is the module
+    with the kernels (``kernels.of``).
     """
 
-    def __init__(self, crosscoder: Crosscoder, fast: ModuleType) -> None:
-        super().__init__(crosscoder)
+    def __init__(
+        self, crosscoder: Crosscoder, fast: ModuleType, change: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(crosscoder, change)
         self.fast = fast
-        if ranks.size() == 1:
+        if ranks.size() == 1 and change is None:
             crosscoder.pieces = {name: Pieces() for name in MATRICES}
         low = crosscoder.precision == "bfloat16"  # float32 products take the encoder itself
         self.rounded = Rounded.of(crosscoder.encoder.detach().flatten(1)) if low else None

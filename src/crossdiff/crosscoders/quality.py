@@ -19,7 +19,9 @@ def reconstruction_quality(
 
     Gives a dict with ``tokens``, ``l0`` (active latents per token), ``fve_base`` and ``fve_chat``, and the
     number of tokens on which each latent fired (latents,). FVE is 1 - sum_d Var(x - xhat) / sum_d Var(x)
-    (docs/method.md 7). Its variances are over all tokens, not averaged over batches.
+    (docs/method.md 7). Its variances are over all tokens, not averaged over batches. A crosscoder that
+    reconstructs the difference has ``fve_difference``, and None for both models. The crosscoder's ``limits``
+    are there if it has any.
 
     Raises UserError for fewer than two tokens, because they have no variance.
     """
@@ -43,7 +45,8 @@ def reconstruction_quality(
         name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")
     }
     fve = (1 - variance["e"] / variance["x"]).tolist()
-    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {
-        f"fve_{m}": value for m, value in zip(MODELS, fve, strict=True)
-    }
+    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": None for m in MODELS}
+    quality |= {f"fve_{name}": fve[place] for name, place in crosscoder.reconstructs.items()}
+    if limits := crosscoder.limits.saved():
+        quality["limits"] = limits
     return quality, fired.cpu().numpy()

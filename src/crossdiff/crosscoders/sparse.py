@@ -2,8 +2,8 @@
 
 Everything after the encoder's product costs time and memory for active entries only, not for batch x latents.
 A code matrix f (batch, latents) is kept as ``Active``: entry e has row r_e, latent j_e and value f_e. Entries
-are in the order of rows. Triton kernels compute the products where they run (``kernels.of``). PyTorch's
-operations compute the same numbers elsewhere.
+are in the order of rows, and of latents within a row. Triton kernels compute the products where they run
+(``kernels.of``). PyTorch's operations compute the same numbers elsewhere.
 """
 
 import warnings
@@ -33,7 +33,7 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Which entries of a (batch, latents) matrix are active, in the order of rows.
+    """Which entries of a (batch, latents) matrix are active, in the order of rows, and of latents in a row.
 
     Other orders are computed once, on first use.
     """
@@ -120,6 +120,18 @@ def weighted_rows(weight: Tensor, active: Active, pieces: Pieces | None = None) 
     ``weight`` is noted there instead of computed.
     """
     return _WeightedRows.apply(active.values, weight, active.places, pieces)
+
+
+def grouped_rows(weight: Tensor, active: Active, ends: Tensor, pieces: Pieces | None = None) -> Tensor:
+    """Compute ``weighted_rows`` for each group of latents alone: (batch, group, width).
+
+    ``ends`` (group,) int64 ascends. Group g has the latents ends[g - 1] to ends[g] - 1, the first group those
+    before ends[0]. It costs what ``weighted_rows`` does.
+    """
+    groups, (batch, latents) = len(ends), active.shape
+    group = torch.bucketize(active.latents, ends, right=True)
+    places = Places(active.rows * groups + group, active.latents, (batch * groups, latents))
+    return weighted_rows(weight, Active(places, active.values), pieces).unflatten(0, (batch, groups))
 
 
 class PlacesContext(Context, Protocol):

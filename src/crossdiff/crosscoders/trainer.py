@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from crossdiff.activations.pairs import PairedActivations, Summary
-from crossdiff.config import MODELS, CrosscoderSettings
+from crossdiff.config import CrosscoderSettings
 from crossdiff.crosscoders import kernels, ranks
 from crossdiff.crosscoders.checkpoint import Checkpoint
 from crossdiff.crosscoders.gradients import made_gradient
@@ -85,20 +85,22 @@ class TrainingLog:
     """The rows of ``training.csv``, one every ``log_every`` steps.
 
     The file grows while the training runs: each row replaces it by a whole one. Counters stay on the device
-    between rows. Lines in the job's log begin with ``name``.
+    between rows. Lines in the job's log begin with ``name``. FVE is that of what the crosscoder
+    ``reconstructs``.
     """
 
     def __init__(
         self,
         settings: CrosscoderSettings,
-        latents: int,
+        crosscoder: Crosscoder,
         device: torch.device,
         file: Path | None,
         name: str = "",
     ) -> None:
         self.settings, self.file, self.name = settings, file, name
+        self.reconstructs = crosscoder.reconstructs
         self.rows: list[dict[str, Any]] = []
-        self.fired = torch.zeros(latents, dtype=torch.long, device=device)
+        self.fired = torch.zeros(crosscoder.latents, dtype=torch.long, device=device)
         self.steps = 0
 
     def add(self, step: int, x: Tensor, parts: Parts) -> None:
@@ -116,13 +118,14 @@ class TrainingLog:
             "tokens": (step + 1) * self.settings.batch,
             "learning_rate": f"{learning_rate(step, self.settings):.4g}",
             "loss": f"{loss.item():.6g}",
-            **{f"fve_{model}": f"{value:.4f}" for model, value in zip(MODELS, fve, strict=True)},
+            **{f"fve_{name}": f"{fve[place]:.4f}" for name, place in self.reconstructs.items()},
             "l0": f"{self.fired.sum().item() / tokens:.2f}",
             "dead": int((self.fired == 0).sum()),
         } | {name: f"{value.item():.6g}" for name, value in named.items()}
         self.rows.append(row)
         self.write()
-        shown = ", ".join(f"{key} {row[key]}" for key in ("loss", "fve_base", "fve_chat", "l0", "dead"))
+        of_fve = [f"fve_{name}" for name in self.reconstructs]
+        shown = ", ".join(f"{key} {row[key]}" for key in ("loss", *of_fve, "l0", "dead"))
         log.info("%sstep %d of %d: %s", self.name, step + 1, self.settings.steps, shown)
         if not torch.isfinite(loss):
             raise UserError(f"training: the loss is {row['loss']} at step {step + 1}; lower learning_rate")
@@ -158,8 +161,8 @@ class Training:
         self.d_model, self.settings, self.seed, self.device = activations.d_model, settings, seed, device
         self.crosscoder = new_crosscoder(activations, settings, seed).to(device)
         self.loss = new_loss(self.crosscoder, settings).to(device)
-        self.optimiser = new_optimiser(self.crosscoder)
-        self.log = TrainingLog(settings, self.crosscoder.latents, device, training_log, name)
+        self.optimiser = new_optimiser(self.crosscoder, self.loss)
+        self.log = TrainingLog(settings, self.crosscoder, device, training_log, name)
         self.done = 0  # steps
         self.compared = False  # whether the kernels, if they run, were compared with the plain path
 
@@ -186,16 +189,16 @@ class Training:
 
         ``x`` (rows, model, d_model) is on the crosscoder's scale. Raises UserError if they differ.
         """
-        threshold = self.crosscoder.threshold.clone()
+        threshold = self.crosscoder.threshold.detach().clone()
         with kernels.off(), optimiser.made():
             expected = self._differentiate(x)
             # They go to main memory, because a resumed training already has its moments on the device.
             parameters = self.crosscoder.named_parameters()
             plain = {name: made_gradient(parameter).cpu() for name, parameter in parameters}
             self.crosscoder.zero_grad()
-        self.crosscoder.threshold.copy_(threshold)
+        self.crosscoder.threshold.detach().copy_(threshold)
         found = self._differentiate(x)
-        self.crosscoder.threshold.copy_(threshold)
+        self.crosscoder.threshold.detach().copy_(threshold)
         of_loss = (found.loss - expected.loss).abs() / expected.loss.abs()
         differences = torch.stack([*optimiser.differences(plain), of_loss])
         difference = differences.nan_to_num(nan=torch.inf).max().item()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from crossdiff.intervals import central_95, draw_means
+from crossdiff.latents.applies import missing, reason, table_of
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 
 FEW_LATENTS = 10  # a mean over fewer latents with a score says nothing
@@ -27,6 +28,7 @@ COLUMNS = (
     "difference_high",
     "too_few",
 )
+OWN = COLUMNS[: COLUMNS.index("against")]  # what a row says of its set alone
 
 
 def sets(betas: pd.DataFrame, top: int) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -59,6 +61,8 @@ def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame
     - against: the counterpart
     - difference, difference_low, difference_high: to the counterpart's mean, and its 95 % interval
     - too_few: whether one of the two sets has fewer than FEW_LATENTS latents with a score
+
+    Without a base decoder, only the most chat-leaning latents have numbers, and ``does_not_apply`` says why.
     """
     detection = scores.set_index("latent").detection
     groups = sets(betas, top)
@@ -73,8 +77,11 @@ def compare(betas: pd.DataFrame, scores: pd.DataFrame, top: int) -> pd.DataFrame
         difference = _mean(mine) - _mean(other), *central_95(means[name] - means[against])
         too_few = min(len(mine), len(other)) < FEW_LATENTS
         own = name, len(latents), len(mine), _mean(mine), *central_95(means[name])
-        rows.append((*own, against, *difference, too_few))
-    return pd.DataFrame(rows, columns=COLUMNS)
+        row = dict(zip(COLUMNS, (*own, against, *difference, too_few), strict=True))
+        # Without a base decoder there are the most chat-leaning latents, and no set to compare them with.
+        kept = OWN if name == next(iter(groups)) else ("set",)
+        rows.append(missing(reason(betas), row, kept))
+    return table_of(rows, COLUMNS)
 
 
 def by_quantile(betas: pd.DataFrame, quantiles: pd.DataFrame, top: int) -> pd.DataFrame:
@@ -100,7 +107,7 @@ def cautions(table: pd.DataFrame) -> list[str]:
     ``table`` is the one of ``stacked``. The lines are for a caption.
     """
     found = []
-    for (explainer, crosscoder), part in table[table.too_few].groupby(["explainer", "crosscoder"]):
+    for (explainer, crosscoder), part in table[table.too_few.eq(True)].groupby(["explainer", "crosscoder"]):
         small = part[part.scored < FEW_LATENTS]
         counts = ", ".join(f"{row.set} ({row.scored} scored)" for row in small.itertuples())
         found.append(f"{crosscoder}, {explainer}: {counts}")

@@ -19,6 +19,7 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 from crossdiff.intervals import RESAMPLES, central_95, draw_counts, normal_mean
 from crossdiff.interventions.patching import FORMS, WHOLE, Variant, answer_kl
+from crossdiff.latents.applies import DOES_NOT_APPLY, reason
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.columns import joined, taken
@@ -26,16 +27,18 @@ from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
 
+RANKINGS = ("norm", "scaling")
+
 
 def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> dict[str, np.ndarray]:
     """Form halves of the ``top`` most chat-leaning live latents: name -> ids.
 
     There are a best and a worst half by each ranking, and ``random_sets`` random halves. If the number of
     latents is odd, the middle one is in neither half. Latents without a rank by latent scaling are in neither
-    of its halves.
+    of its halves. Without a base decoder there is no ranking, and there are random halves alone.
     """
     chat_leaning = most_chat_leaning(betas, top)
-    rankings = {"norm": chat_leaning, "scaling": ranked_by_scaling(chat_leaning)}
+    rankings = {} if reason(betas) else {"norm": chat_leaning, "scaling": ranked_by_scaling(chat_leaning)}
     sets = {}
     for name, ranked in rankings.items():
         latents, half = ranked.latent.to_numpy(), len(ranked) // 2
@@ -60,6 +63,22 @@ def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
         *(Variant(name, main, latents) for name, latents in sets.items()),
         *(Variant(name, extra, latents) for name, latents in sets.items() if not name.startswith("random")),
     ]
+
+
+def without_rankings(kl: pd.DataFrame, why: str) -> pd.DataFrame:
+    """Add rows to a table of ``kl_table`` for the ranked halves that can't be formed.
+
+    They have no values, but the reason ``why``.
+    """
+    size = kl.groupby("group", sort=False)[["tokens", "conversations"]].first().to_dict("index")
+    added = [
+        {"variant": f"{half}_{ranking}", "form": form, "group": group, **counts, DOES_NOT_APPLY: why}
+        for group, counts in size.items()
+        for form in FORMS
+        for ranking in RANKINGS
+        for half in ("best", "worst")
+    ]
+    return pd.concat([kl, pd.DataFrame(added)], ignore_index=True).astype({"undefined": "Int64"})
 
 
 class Answers(NamedTuple):

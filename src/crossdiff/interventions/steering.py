@@ -24,6 +24,7 @@ from crossdiff.config import CHAT, SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 from crossdiff.interventions.changes import Change
+from crossdiff.latents.applies import DOES_NOT_APPLY
 from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.padding import padded
@@ -80,7 +81,7 @@ def refusal_latents(
     requests themselves. ``asked`` should hold training requests, since held-out ones are for measuring.
     Latents that never fired in the training text are left out, because their strengths have no unit. Columns:
 
-    - latent, relative_norm_difference
+    - latent, relative_norm_difference; does_not_apply says why there is none, if there is none
     - harmful, benign: mean activation on the tokens of each kind of request
     - score: |harmful - benign| times the norm of the chat direction in the raw residual stream. A latent that
       fires on benign requests is as related to refusal as one that fires on harmful ones.
@@ -101,7 +102,8 @@ def refusal_latents(
         {"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score}
     )
     leaning = most_chat_leaning(betas[betas.max_activation > 0], top)
-    candidates = leaning[["latent", "relative_norm_difference"]].merge(table, on="latent")
+    named = [name for name in ("latent", "relative_norm_difference", DOES_NOT_APPLY) if name in leaning]
+    candidates = leaning[named].merge(table, on="latent")
     return candidates.sort_values(["score", "latent"], ascending=[False, True], ignore_index=True)
 
 

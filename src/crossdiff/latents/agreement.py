@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from crossdiff.config import SeedAgreement
+from crossdiff.latents.applies import missing, reason
 from crossdiff.latents.evaluation import most_chat_leaning
 
 COLUMNS = (
@@ -89,7 +90,7 @@ def seed_agreement(
     - mean_max_cosine: mean over the latents of both of the cosine with the nearest latent of the other.
     - matched, matched_share: number of matched pairs, and their share of the smaller side.
     - chat_only_a, chat_only_b: chat-only latents of each. chat_only_recurring: matched pairs of two chat-only
-      latents.
+      latents. None without a base decoder, and then with the reason.
     - top: size of the sets of most chat-leaning latents, at most ``top``. top_matched: how many of the first
       set have a match. top_recurring: how many have their match in the second set. top_recurring_by_chance:
       how many would, if their matches were drawn at random from the live latents.
@@ -104,7 +105,7 @@ def seed_agreement(
     smaller = min(map(len, live))
     by_chance = float(in_top[0].sum() * len(leaning[1]) / len(live[1])) if len(live[1]) else np.nan
     both_chat_only = np.isin(matched[0], chat_only[0]) & np.isin(matched[1], chat_only[1])
-    return {
+    row = {
         "live_a": len(live[0]),
         "live_b": len(live[1]),
         "mean_max_cosine": mean_max_cosine,
@@ -118,3 +119,4 @@ def seed_agreement(
         "top_recurring": int((in_top[0] & in_top[1]).sum()),
         "top_recurring_by_chance": by_chance,
     }
+    return missing(reason(betas[0]), row, [name for name in row if not name.startswith("chat_only")])

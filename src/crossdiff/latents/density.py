@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from crossdiff.config import Density
+from crossdiff.latents.applies import missing, reason, table_of
 from crossdiff.latents.evaluation import most_chat_leaning
 
 
@@ -22,6 +23,7 @@ def density_table(betas: Mapping[tuple[str, int], pd.DataFrame], density: Densit
     - dense: latents that fire on more than ``dense_above`` of the tokens. Such a latent is seldom a concept,
       so a set with many of them says little, whatever their norms are.
     - rare: latents that fire on fewer than ``rare_below`` of the tokens.
+    - does_not_apply: why there is no class shared, if there is none. Its numbers are then missing.
     """
     rows = []
     for (crosscoder, seed), table in betas.items():
@@ -32,15 +34,12 @@ def density_table(betas: Mapping[tuple[str, int], pd.DataFrame], density: Densit
             "shared": live[live["class"] == "shared"],
         }
         for name, latents in sets.items():
-            rows.append(
-                {
-                    "crosscoder": crosscoder,
-                    "seed": seed,
-                    "set": name,
-                    "latents": len(latents),
-                    "median": latents.frequency.median(),
-                    "dense": int((latents.frequency > density.dense_above).sum()),
-                    "rare": int((latents.frequency < density.rare_below).sum()),
-                }
-            )
-    return pd.DataFrame(rows)
+            counts = {
+                "latents": len(latents),
+                "median": latents.frequency.median(),
+                "dense": int((latents.frequency > density.dense_above).sum()),
+                "rare": int((latents.frequency < density.rare_below).sum()),
+            }
+            why = reason(table) if name == "shared" else ""
+            rows.append({"crosscoder": crosscoder, "seed": seed, "set": name} | missing(why, counts))
+    return table_of(rows)

@@ -3,6 +3,7 @@
 This module needs no torch, so that figures which import it start quickly.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ import pandas as pd
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.intervals import ENDS
+from crossdiff.latents.applies import DOES_NOT_APPLY, missing, reason, table_of
 
 CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 NU_RANGE = (-0.1, 2.0)  # ratios outside are counted, but not plotted or ranked (docs/method.md 10)
+FVE = ("fve_base", "fve_chat", "fve_difference")  # a crosscoder has the first two, or the last
+SETTABLE = ("base-only", "shared", "chat-only")  # classes that a loss may put latents into
+VERDICTS = ("confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling")
 SAMPLE_SEED = 42  # for the random sample of shared latents (docs/method.md 10)
 
 
@@ -20,7 +25,8 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
     """Give each latent its class, one of CLASSES: (latents,) strings (docs/method.md 8).
 
     ``difference`` (latents,) is the relative decoder norm difference. ``fired`` (latents,) counts the
-    held-out tokens on which a latent fires; a latent with 0 is "dead", whatever its difference.
+    held-out tokens on which a latent fires; a latent with 0 is "dead", whatever its difference. A live latent
+    without a difference (NaN) has no class, None.
     """
     low, high = classes.shared_between
     names = np.select(
@@ -33,7 +39,7 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
         ["dead", "base-only", "chat-only", "shared"],
         "other",
     )
-    return names.astype(object)
+    return np.where(np.isnan(difference) & (fired > 0), None, names.astype(object))
 
 
 def beta_table(
@@ -50,7 +56,8 @@ def beta_table(
     - complete_shrinkage: nu_error is at least its threshold.
     - latent_decoupling: nu_reconstruction is at least its threshold.
 
-    For undefined ratios all verdicts are false. Ratios below NU_RANGE confirm nothing.
+    For undefined ratios all verdicts are false. Ratios below NU_RANGE confirm nothing. Where latent scaling
+    does not apply, verdicts are missing.
     """
     table = scaling.merge(fired, on="latent", validate="one_to_one")
     table["class"] = classify(
@@ -68,6 +75,8 @@ def beta_table(
     table["confirmed_95"] = table.confirmed & ends[0] & ends[1] & ~base_only
     table["complete_shrinkage"] = error >= thresholds.nu_error_below
     table["latent_decoupling"] = reconstruction >= thresholds.nu_reconstruction_below
+    if DOES_NOT_APPLY in table:
+        table[list(VERDICTS)] = pd.DataFrame(pd.NA, table.index, VERDICTS, dtype="boolean")
     return table
 
 
@@ -105,7 +114,9 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
 
     ``{set}_inside_shared`` is the share of a set whose nu_reconstruction lies in the central 95 % of the
     values of all shared latents. The correlations are Pearson's, of a ratio with the norm difference, over
-    live latents with plausible ratios. A number without data is None.
+    live latents with plausible ratios. A number without data is None, and so is one that does not apply. Then
+    ``does_not_apply`` says why. Where the loss sets norm differences, ``{class}_set`` counts the latents of a
+    class that it put there.
     """
     live = betas[betas["class"] != "dead"]
     usable = plausible(live)
@@ -115,34 +126,43 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
     defined = live[["nu_error", "nu_reconstruction"]].notna().all(axis=1)
     base_only = live[live["class"] == "base-only"]
     difference = usable.relative_norm_difference
-    return quality | {
-        "latents": len(betas),
-        "classes": {name: int((betas["class"] == name).sum()) for name in CLASSES},
+    classes = {name: int((betas["class"] == name).sum()) for name in CLASSES}
+    if why := reason(betas):
+        classes = dict.fromkeys(CLASSES) | {"dead": classes["dead"]}
+    kept = {"latents": len(betas), "classes": classes, "top": len(top)}
+    compared = {
         "base_only_confirmed": int(base_only.confirmed.sum()),
         "undefined_ratios": int((~defined).sum()),
         "implausible_ratios": int(defined.sum()) - len(usable),
         "largest_norm_difference": _or_none(live.relative_norm_difference.max()),
         "correlation_nu_error": _or_none(difference.corr(usable.nu_error)),
         "correlation_nu_reconstruction": _or_none(difference.corr(usable.nu_reconstruction)),
-        "top": len(top),
         "top_smallest_norm_difference": _or_none(top.relative_norm_difference.min()),
         **_verdicts("chat_only", live[live["class"] == "chat-only"], shared),
         **_verdicts("top", top, shared),
         **_verdicts("shared", control, shared),
     }
+    if "norms_set" in live:
+        of_loss = live[live.norms_set]["class"]
+        kept |= {f"{name.replace('-', '_')}_set": int((of_loss == name).sum()) for name in SETTABLE}
+    return quality | kept | missing(why, compared)
 
 
 def _verdicts(name: str, latents: pd.DataFrame, shared: pd.DataFrame) -> dict[str, Any]:
     """Count and summarise the verdicts of latent scaling on a set of latents."""
     low, high = shared.nu_reconstruction.quantile(list(ENDS))
     ratios = latents.nu_reconstruction.dropna()
-    flags = ("confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling")
-    return {f"{name}_{flag}": int(latents[flag].sum()) for flag in flags} | {
+    return {f"{name}_{flag}": int(latents[flag].sum()) for flag in VERDICTS} | {
         f"{name}_median_nu_error": _or_none(latents.nu_error.median()),
         f"{name}_median_nu_reconstruction": _or_none(latents.nu_reconstruction.median()),
         f"{name}_inside_shared": _or_none(ratios.between(low, high).mean()) if len(shared) else None,
         f"{name}_median_control_beta_error": _or_none(latents.control_beta_error_chat.abs().median()),
     }
+
+
+def explained(evaluation: Mapping[str, Any]) -> list[float]:
+    """Return the FVE of everything that a crosscoder reconstructs: of both models, or of the difference."""
+    return [evaluation[name] for name in FVE if not pd.isna(evaluation.get(name))]
 
 
 def comparison(evaluations: list[dict[str, Any]], names: list[tuple[str, int]]) -> pd.DataFrame:
@@ -152,19 +172,32 @@ def comparison(evaluations: list[dict[str, Any]], names: list[tuple[str, int]]) 
         counts = {name.replace("-", "_"): count for name, count in evaluation["classes"].items()}
         rows.append(
             {"crosscoder": crosscoder, "seed": seed}
-            | {k: v for k, v in evaluation.items() if k != "classes"}
+            | {k: v for k, v in evaluation.items() if k not in ("classes", "limits")}
             | counts
+            | ({"note": "; ".join(notes)} if (notes := notes_of(evaluation)) else {})
         )
-    return pd.DataFrame(rows)
+    return table_of(rows)
+
+
+def notes_of(evaluation: dict[str, Any]) -> list[str]:
+    """Return what the loss itself does to numbers of a crosscoder, as clauses."""
+    limits = evaluation.get("limits", {})
+    return [limits[name] for name in ("norms", "errors") if name in limits]
 
 
 def most_chat_leaning(betas: pd.DataFrame, count: int) -> pd.DataFrame:
     """Select the ``count`` live latents with the largest relative decoder norm difference.
 
-    Equal ones come in order of latents. The size of this set does not depend on the loss.
+    Equal ones come in order of latents. The size of this set does not depend on the loss. Without a base
+    decoder, latents have no norm difference, and are the chat model's own as far as they explain the
+    difference. Then the largest means of activation times norm come first (docs/method.md 22).
     """
     live = betas[betas["class"] != "dead"]
-    return live.sort_values(["relative_norm_difference", "latent"], ascending=[False, True]).head(count)
+    by = "relative_norm_difference"
+    if reason(live):
+        live, by = live.assign(strength=live.frequency * live.mean_activation * live.norm_chat), "strength"
+    found = live.sort_values([by, "latent"], ascending=[False, True]).head(count)
+    return found[betas.columns]
 
 
 def shared_control(betas: pd.DataFrame, count: int) -> pd.DataFrame:

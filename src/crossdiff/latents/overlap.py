@@ -15,6 +15,7 @@ from crossdiff.config import CHAT, SeedAgreement
 from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.latents.agreement import nearest
+from crossdiff.latents.applies import DOES_NOT_APPLY, missing, reason, table_of
 from crossdiff.latents.evaluation import most_chat_leaning, shared_control
 from crossdiff.latents.twin_counts import DIVERGENT
 from crossdiff.latents.twins import Activity, activities, firing_divergence
@@ -35,7 +36,21 @@ COLUMNS = (
     "control_matched",
     "control_co_active",
 )
-BETAS = ["latent", "class", "relative_norm_difference", "confirmed"]  # the columns that are read
+# The columns that are kept of a beta table.
+BETAS = (
+    *("latent", "class", "relative_norm_difference", "confirmed"),
+    *("frequency", "mean_activation", "norm_chat", DOES_NOT_APPLY),
+)
+# What a row has without a base decoder.
+WITHOUT_BASE = (
+    "pair",
+    "other_pair",
+    "matched",
+    "co_active",
+    "median_cosine",
+    "median_co_activation",
+    "sought",
+)
 MAY_LACK = ("co_active", "control_co_active")
 TOGETHER = 1 - DIVERGENT  # from this co-activation on two latents mostly fire together
 
@@ -67,7 +82,8 @@ class TrainingFiles(NamedTuple):
     def read(self) -> PairTraining:
         """Read all but the active entries. Raises UserError for a damaged crosscoder."""
         directions = load_crosscoder(self.weights, self.config).decoder[:, CHAT].clone()
-        betas = pd.read_parquet(self.betas, columns=BETAS)
+        betas = pd.read_parquet(self.betas)
+        betas = betas[[name for name in BETAS if name in betas]]
         return PairTraining(self.pair, directions, betas, self.active, self.tokenizer)
 
 
@@ -117,8 +133,11 @@ def confirmed_latents(betas: pd.DataFrame, top: int) -> np.ndarray:
 
     Chat-specific are the chat-only latents and the ``top`` most chat-leaning ones. Both sets are the first
     latents by norm difference, so one holds the other. Therefore the count is the larger one of
-    chat_only_confirmed and top_confirmed in evaluation.json.
+    chat_only_confirmed and top_confirmed in evaluation.json. Where latent scaling does not apply, they are
+    all ``top`` ones.
     """
+    if reason(betas):
+        return np.sort(most_chat_leaning(betas, top).latent.to_numpy())
     leaning = betas.latent.isin(most_chat_leaning(betas, top).latent) | (betas["class"] == "chat-only")
     return betas.latent[leaning & betas.confirmed].to_numpy(copy=True)
 
@@ -139,7 +158,8 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
     - control, control_matched, control_co_active: the same for random shared latents (``shared_control``).
 
     The columns on co-activation are None for trainings that read different token shards. A median over
-    nothing is NaN.
+    nothing is NaN. Without a base decoder nothing is confirmed or shared. Then ``sought`` is the number of
+    latents that are looked for, and the reason stands with it.
     """
     sought = {
         training.pair: (
@@ -161,21 +181,21 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
             co_activations(firing[a.pair], firing[b.pair], part) if a.tokenizer == b.tokenizer else None
             for part in (matches, controls)
         )
-        rows.append(
-            {
-                "pair": a.pair,
-                "other_pair": b.pair,
-                "confirmed": len(of_confirmed.latent),
-                "matched": len(matches.latent),
-                "matched_confirmed": int(np.isin(matches.nearest, sought[b.pair][0]).sum()),
-                "co_active": _together(of_matches),
-                "median_cosine": _median(of_confirmed.cosine),
-                "median_co_activation": None if of_matches is None else _median(of_matches),
-                "control": len(of_control.latent),
-                "control_matched": len(controls.latent),
-                "control_co_active": _together(of_controls),
-            }
-        )
+        why = reason(a.betas)
+        row = {
+            "pair": a.pair,
+            "other_pair": b.pair,
+            "confirmed": len(of_confirmed.latent),
+            "matched": len(matches.latent),
+            "matched_confirmed": int(np.isin(matches.nearest, sought[b.pair][0]).sum()),
+            "co_active": _together(of_matches),
+            "median_cosine": _median(of_confirmed.cosine),
+            "median_co_activation": None if of_matches is None else _median(of_matches),
+            "control": len(of_control.latent),
+            "control_matched": len(controls.latent),
+            "control_co_active": _together(of_controls),
+        }
+        rows.append(missing(why, row | ({"sought": len(of_confirmed.latent)} if why else {}), WITHOUT_BASE))
     return rows
 
 
@@ -196,8 +216,8 @@ def overlap_table(trainings: Sequence[TrainingFiles], top: int, settings: SeedAg
             found = overlap([training.read() for training in members], top, settings)
             rows += [names | row for row in found]
     rows.sort(key=lambda row: row["layer"])
-    # Counts stay whole numbers where others are missing.
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(MAY_LACK, "Int64"))
+    sought = ["sought"] if any("sought" in row for row in rows) else []
+    return table_of(rows, [*COLUMNS, *sought]).astype(dict.fromkeys(MAY_LACK, "Int64"))
 
 
 def search(a: PairTraining, b: PairTraining, latents: np.ndarray) -> Search:

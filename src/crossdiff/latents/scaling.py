@@ -17,11 +17,13 @@ direction's norm shows what chance gives. This is the paper's control.
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from crossdiff.config import BASE, CHAT, FEWEST_ACTIVE_BLOCKS, MODELS, Bootstrap
 from crossdiff.crosscoders.encoding import Encoded
@@ -29,10 +31,16 @@ from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, rows_per_latent
 from crossdiff.device import keep_freed_memory
 from crossdiff.intervals import ENDS, draw_counts
+from crossdiff.latents.applies import DOES_NOT_APPLY
 
 TARGETS = ("reconstruction", "error", "activation", "activation_no_bias")
 # Targets are projected on the decoder's two directions and on a random one of the chat direction's norm.
 DIRECTIONS = ("chat", "base", "control")
+# Columns that need no base decoder.
+WITHOUT_BASE = (
+    *("latent", "active_tokens", "frequency", "mean_activation", "max_activation"),
+    *("norm_chat", "active_blocks"),
+)
 LATENTS_AT_ONCE = 4096  # bounds the memory of the bootstrap
 
 
@@ -137,8 +145,9 @@ def latent_scaling(
     - mirrored_nu_{target}: chat over base, along the base direction
     - control_beta_{target}_{model}: along the random direction
 
-    A value is NaN where it is undefined: for a dead latent, for a denominator of 0, and for an interval from
-    fewer than FEWEST_ACTIVE_BLOCKS active blocks.
+    A value is NaN where it is undefined: for a dead latent, for a denominator or direction of 0, and for an
+    interval from fewer than FEWEST_ACTIVE_BLOCKS active blocks. Without a base decoder, all columns that
+    compare both models are NaN. Some crosscoders have more columns (``of_loss``).
     """
     keep_freed_memory()
     sums = ScalingSums(crosscoder, bootstrap.blocks, bootstrap.seed)
@@ -150,6 +159,7 @@ def latent_scaling(
         sums.add(part.x, part.active, number)
     sums.close(current)
     norms, count = crosscoder.decoder_norms(), sums.count.sum(dim=0)
+    cosine = functional.cosine_similarity(crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1)
     columns = {
         "latent": torch.arange(crosscoder.latents),
         "active_tokens": count.long(),
@@ -158,9 +168,8 @@ def latent_scaling(
         "max_activation": sums.largest,
         "norm_base": norms[:, BASE],
         "norm_chat": norms[:, CHAT],
-        "decoder_cosine": torch.nn.functional.cosine_similarity(
-            crosscoder.decoder[:, BASE], crosscoder.decoder[:, CHAT], dim=1
-        ),
+        # A loss may hold one of both directions at 0 (docs/method.md 16).
+        "decoder_cosine": torch.where((norms > 0).all(dim=1), cosine, torch.nan),
         "relative_norm_difference": relative_norm_difference(norms),
         "active_blocks": (sums.count > 0).sum(dim=0),
     }
@@ -176,7 +185,26 @@ def latent_scaling(
         columns[f"nu_{target}"] = _ratio(total[BASE], total[CHAT])
         columns[f"nu_{target}_low"], columns[f"nu_{target}_high"] = nu_interval(numerators, bootstrap)
         columns[f"mirrored_nu_{target}"] = _ratio(*mirrored[target].sum(dim=1).flip(0))
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    if crosscoder.limits.base_decoder:
+        table.loc[:, ~table.columns.isin(WITHOUT_BASE)] = np.nan
+    return table.assign(**of_loss(crosscoder))
+
+
+def of_loss(crosscoder: Crosscoder) -> dict[str, Any]:
+    """Return what the loss alone decides of each latent, as columns.
+
+    - does_not_apply: why what compares both decoders has no value, where it has none
+    - part: the latent's part of the crosscoder's partition, if it has one
+    - norms_set: whether the loss sets the latent's norm difference, if it sets that of some latents
+    """
+    limits, parts = crosscoder.limits, crosscoder.parts
+    columns: dict[str, Any] = {DOES_NOT_APPLY: limits.base_decoder} if limits.base_decoder else {}
+    if parts:
+        columns["part"] = parts
+    if limits.parts:
+        columns["norms_set"] = [part in limits.parts for part in parts]
+    return columns
 
 
 def document_blocks(parts: Iterable[Encoded], tokens: int, blocks: int) -> Iterator[tuple[Encoded, int]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from crossdiff.latents.applies import missing, reason, table_of
 from crossdiff.latents.evaluation import most_chat_leaning
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE
 from crossdiff.texts.formats import ROLES
@@ -132,17 +133,23 @@ def headlines(betas: pd.DataFrame, table: pd.DataFrame, tokens: dict[str, int], 
     - at_least_a_third: share of these latents whose template share is 1/3 or more.
     - text_share: share of template tokens in the chats that were read, the same in all rows.
 
-    Shares of an empty set are NaN.
+    Shares of an empty set are NaN. Without a base decoder there are no classes. Their numbers are then
+    missing, and ``does_not_apply`` says why.
     """
+    why = reason(betas)
     text_share = float(template_share(np.array([tokens[group] for group in GROUPS])))
     rows = [
-        {
-            "set": name,
-            "latents": len(shares),
-            "mostly_on_template": (shares > MOSTLY).mean(),
-            "at_least_a_third": (shares >= A_THIRD).mean(),
-            "text_share": text_share,
-        }
+        {"set": name}
+        | missing(
+            why if name in ("chat-only", "shared") else "",
+            {
+                "latents": len(shares),
+                "mostly_on_template": (shares > MOSTLY).mean(),
+                "at_least_a_third": (shares >= A_THIRD).mean(),
+                "text_share": text_share,
+            },
+            ("text_share",),
+        )
         for name, shares in shares_by_set(betas, table, top).items()
     ]
-    return pd.DataFrame(rows)
+    return table_of(rows)

@@ -26,7 +26,7 @@ def check_pair(
             found = f"{key} is {base[key]} in the base and {chat[key]} in the chat model"
             raise UserError(f"pair: {found}; they must be equal")
     if base["d_model"] < least_width:
-        needed = f"d_model is {base['d_model']}, some k needs {least_width} or more (k / expansion)"
+        needed = f"d_model is {base['d_model']}, some k or share of latents needs {least_width} or more"
         raise UserError(f"crosscoders: {needed}; lower k and k_max, or raise expansion")
     replaced = {str(number): instead for number, instead in (replacements or {}).items()}
     for number, instead in replaced.items():

@@ -10,6 +10,7 @@ import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
 from crossdiff.intervals import student_mean
+from crossdiff.latents.applies import DOES_NOT_APPLY, reason
 from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.kinds import KINDS, NONE
 
@@ -105,7 +106,7 @@ def area_under_roc(evidence: np.ndarray, positive: np.ndarray) -> float:
     """
     from sklearn.metrics import roc_auc_score  # takes 0.8 s to import; figures import this module without it
 
-    if positive.all() or not positive.any():
+    if positive.all() or not positive.any() or np.isnan(evidence).all():
         return math.nan
     # scikit-learn refuses the -inf of undefined ratios. Ranks give the same area.
     ranks = pd.Series(evidence).rank()
@@ -188,6 +189,7 @@ def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     - f1, precision, recall, strict_f1: means, each with the ends _low and _high of its 95 % interval
       (Student's t)
     - called_{kind}: mean numbers of called latents
+    - does_not_apply: why a crosscoder without a base decoder has no scores, if there is one
     """
     rows = []
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
@@ -195,5 +197,6 @@ def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
         for name in ("f1", "precision", "recall", "strict_f1"):
             mean, low, high = student_mean(group[name].tolist())
             row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {f"called_{kind}": group[f"called_{kind}"].mean() for kind in CALLED})
+        counts = {f"called_{kind}": group[f"called_{kind}"].astype(float).mean() for kind in CALLED}
+        rows.append(row | counts | ({DOES_NOT_APPLY: why} if (why := reason(group)) else {}))
     return pd.DataFrame(rows).sort_values("f1", ascending=False, kind="stable").reset_index(drop=True)

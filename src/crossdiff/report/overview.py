@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from crossdiff.errors import UserError
+from crossdiff.latents.applies import DOES_NOT_APPLY
 from crossdiff.latents.evaluation import NU_RANGE
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import record_mark
@@ -63,7 +64,7 @@ def render(
         numbers=numbers.join(weak(numbers)).to_dict("records"),
         by_layer=_by_layer(numbers),
         overlap=[(layer, rows.to_dict("records")) for layer, rows in found.groupby("layer")],
-        nothing_confirmed=not found.confirmed.any(),
+        nothing_confirmed=(found.confirmed == 0).all(),
         alone=alone(compared),
         cautions=list(cautions(numbers)),
         disagreeing=int(found.disagree.sum()),
@@ -95,14 +96,17 @@ def weak(numbers: pd.DataFrame) -> pd.DataFrame:
         {
             "few": numbers.confirmed < FEW_LATENTS,
             "low_base": numbers.fve_base < LOW_FVE,
-            "low_chat": numbers.fve_chat < LOW_FVE,
+            "low_chat": numbers.reindex(columns=["fve_chat", "fve_difference"]).lt(LOW_FVE).any(axis=1),
             "many_dead": numbers.dead / numbers.latents > MANY_DEAD,
         }
     )
 
 
 def cautions(numbers: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence for everything that the trainings are too few, or too weak, to conclude."""
+    """Yield a sentence for everything that the trainings are too few, or too weak, to conclude.
+
+    What does not apply to some trainings, and what their losses do to the numbers, comes last.
+    """
     if numbers.seed.nunique() == 1:
         yield (
             "Every crosscoder was trained from one seed. Another seed gives other numbers, so a small "
@@ -121,6 +125,12 @@ def cautions(numbers: pd.DataFrame) -> Iterator[str]:
     for what, rows in said.items():
         if rows.any():
             yield f"In {rows.sum()} of {len(rows)} trainings {what}."
+    if DOES_NOT_APPLY in numbers:
+        for why, rows in numbers.groupby(DOES_NOT_APPLY):
+            yield f"In {len(rows)} of {len(numbers)} trainings nothing can be confirmed: {why}."
+    if "note" in numbers:
+        for (crosscoder, note), _ in numbers.groupby(["crosscoder", "note"], sort=False):
+            yield f"{crosscoder}: {note}."
 
 
 def disagree(found: pd.DataFrame) -> pd.Series:
@@ -162,7 +172,9 @@ def _by_layer(numbers: pd.DataFrame) -> list[dict[str, Any]]:
     ``most`` are the layers with the most. It is empty where all have as many, or fewer than FEW_LATENTS.
     """
     rows = []
-    for (pair, crosscoder), part in numbers.groupby(["pair", "crosscoder"], sort=False):
+    for (pair, crosscoder), part in numbers.dropna(subset="confirmed").groupby(
+        ["pair", "crosscoder"], sort=False
+    ):
         means = part.groupby("layer").confirmed.mean()
         if len(means) > 1:
             clear = means.max() >= FEW_LATENTS and means.nunique() > 1

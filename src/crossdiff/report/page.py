@@ -8,8 +8,9 @@ import pandas as pd
 
 from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
+from crossdiff.latents.applies import reason
 from crossdiff.latents.catalogue import current, read_names
-from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning
+from crossdiff.latents.evaluation import NU_RANGE, explained, most_chat_leaning, notes_of
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
@@ -80,10 +81,14 @@ def render(inputs: Inputs, template: str | Path) -> str:
 
 
 def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: float) -> list[str]:
-    """Return one sentence for everything that the run is too small, or too weak, to conclude."""
+    """Return one sentence for everything that the run is too small, or too weak, to conclude.
+
+    What a loss itself does to the numbers comes first.
+    """
     found = []
     for name, evaluation in evaluations.items():
         chat_only, sure = evaluation["classes"]["chat-only"], evaluation["chat_only_confirmed"]
+        found += [f"{name}: {note}." for note in notes_of(evaluation)]
         if chat_only == 0:
             largest = number(evaluation["largest_norm_difference"])
             found.append(
@@ -91,7 +96,7 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
                 f"(the largest is {largest}). By this threshold nothing is chat-only, "
                 "and only ranks can be compared."
             )
-        elif sure < FEW_LATENTS:
+        elif chat_only is not None and sure < FEW_LATENTS:
             found.append(
                 f"{name}: latent scaling confirms {sure} of {chat_only} chat-only latents. "
                 "These are too few to compare losses."
@@ -99,7 +104,7 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
         dead = evaluation["classes"]["dead"] / evaluation["latents"]
         if dead > MANY_DEAD:
             found.append(f"{name}: {percent(dead)} of the latents never fire on held-out text.")
-        if min(evaluation["fve_base"], evaluation["fve_chat"]) < LOW_FVE:
+        if min(explained(evaluation)) < LOW_FVE:
             found.append(
                 f"{name}: the crosscoder explains less than 60 % of the variance. "
                 "The rest may hold the difference."
@@ -124,6 +129,8 @@ def _latents(
     strongest = pd.read_parquet(examples, filters=wanted)
     by_latent = {latent: group.head(shown.examples) for latent, group in strongest.groupby("latent")}
     rows = []
+    if reason(top):
+        top = top.assign(confirmed=None)
     for row in top.to_dict("records"):
         found = by_latent.get(row["latent"])
         largest = found.peak.max() if found is not None else 1.0

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from crossdiff.latents.evaluation import explained
+
 KL_VARIANTS = {
     "none": "none",
     "all": "all",
@@ -34,7 +36,7 @@ def quantities(
     classes = evaluation["classes"]
     share = template_tokens.set_index("set").loc["chat-only"]
     found = {
-        "FVE": (evaluation["fve_base"] + evaluation["fve_chat"]) / 2,
+        "FVE": np.mean(explained(evaluation)),
         "L0": evaluation["l0"],
         "dead share": classes["dead"] / evaluation["latents"],
         "base-only latents": classes["base-only"],

@@ -46,7 +46,12 @@ def percent(value: float) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Format a value of any table: numbers with three significant digits, a dash for an undefined one."""
+    """Format a value of any table: numbers with three significant digits, a dash for an undefined one.
+
+    A count stays whole, though a column that misses some is read as numbers with a point.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
     if isinstance(value, float):
         return "\u2013" if pd.isna(value) else f"{value:.3g}"
     return str(value)

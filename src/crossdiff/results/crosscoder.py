@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from crossdiff.config import MODELS
+from crossdiff.config import BASE, CHAT, MODELS
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError, first_line
 from crossdiff.latents.catalogue import current, read_names
@@ -23,7 +23,7 @@ from crossdiff.results.tokens import Codes, TextActivations, whole
 WEIGHTS = "weights.safetensors"
 TOP_COLUMNS = (
     *("norm_base", "norm_chat", "relative_norm_difference", "nu_error", "nu_reconstruction"),
-    *("class", "confirmed", "name"),
+    *("class", "norms_set", "confirmed", "does_not_apply", "name"),
 )
 # What table adds to betas.parquet.
 NAMES = (
@@ -47,7 +47,8 @@ class LoadedCrosscoder:
 
     def __repr__(self) -> str:
         name = "/".join(self.folder.parts[-4:])
-        return f"LoadedCrosscoder({name!r}, {self.latents} latents, layer {self.layer})"
+        said = f"; does not apply: {why}" if (why := self.module.limits.base_decoder) else ""
+        return f"LoadedCrosscoder({name!r}, {self.latents} latents, layer {self.layer}{said})"
 
     @property
     def latents(self) -> int:
@@ -63,6 +64,16 @@ class LoadedCrosscoder:
     def layer(self) -> int:
         """The 0-based block whose output the crosscoder was trained on."""
         return self.module.layer
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """What its loss leaves without a value, or sets itself, and why. Empty for most losses.
+
+        ``base_decoder`` says why there is none. Then norm differences, classes, nu ratios and twins do not
+        apply, and are missing in ``table``. ``norms`` and ``errors`` say what the loss does to these.
+        """
+        said = self.module.limits.saved()
+        return {name: text for name, text in said.items() if isinstance(text, str)}
 
     @torch.no_grad()
     def encode(self, activations: TextActivations | Tensor) -> Codes:
@@ -97,6 +108,8 @@ class LoadedCrosscoder:
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """Raw activations (tokens, model, d_model) float32 that codes (tokens, latents) stand for.
 
+        Without a base decoder it is their difference, chat minus base: (tokens, d_model).
+
         Raises UserError for codes of another crosscoder or another number of latents.
         """
         values = codes if isinstance(codes, Tensor) else self._own(codes).values
@@ -104,6 +117,9 @@ class LoadedCrosscoder:
             wanted = f"(tokens, {self.latents})"
             raise UserError(f"codes: found the shape {tuple(values.shape)}, allowed: {wanted}")
         scaled = self.module.decode(values.to(self.module.decoder.device).float())
+        if self.module.limits.base_decoder:  # both models have one scale
+            mean = self.module.mean[CHAT] - self.module.mean[BASE]
+            return (scaled[:, CHAT] / self.module.scale[CHAT] + mean).cpu()
         return (scaled / self.module.scale[:, None] + self.module.mean).cpu()
 
     def _own(self, codes: Codes) -> Codes:

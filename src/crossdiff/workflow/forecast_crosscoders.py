@@ -13,7 +13,7 @@ from crossdiff.workflow.sizes import ENTRIES_HELD, NO_TORCH, PROCESS, Need, Shap
 
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 ENTRY_BYTES = 4.4  # per entry: a latent that is active on a token, compressed
-ACTIVE = 42  # active latents per token under a loss without k; a guess
+ACTIVE = 42  # active latents per token under a loss whose settings do not say; a guess
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # per latent: in tables of directions, and in the latent browser
 PATTERN_BYTES = 95  # per latent: its pattern and scores, compressed
 # Bytes of main memory per training token without caches: all columns of the shards; joined ids and positions.
@@ -63,7 +63,7 @@ class Crosscoders(NamedTuple):
 
     def codes(self, tokens: int) -> float:
         """Return the disk that files of active entries take."""
-        return tokens * self.total(lambda i: ENTRY_BYTES * getattr(self.entries[i], "k", ACTIVE))
+        return tokens * self.total(lambda i: ENTRY_BYTES * (self.entries[i].active_latents or ACTIVE))
 
 
 def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
@@ -158,8 +158,9 @@ def _steps(many: Crosscoders, processes: int = 1) -> tuple[Work, ...]:
     def of(i: int) -> Work:
         entry = many.entries[i]
         flop, moved = step_work(many.width, many.latents[i], entry.batch // processes)
-        steps = many.seeds * entry.steps
-        return Work(entry.loss, steps * flop, steps * moved, many.width * many.latents[i])
+        like, times = entry.step_like or (entry.loss, 1.0)
+        steps = many.seeds * entry.steps * times
+        return Work(like, steps * flop, steps * moved, many.width * many.latents[i])
 
     return tuple(map(of, range(len(many.entries))))
 

@@ -11,6 +11,11 @@ from pydantic import ValidationError
 
 from crossdiff.config import Tokens, crosscoder_settings, load
 
+ALLOWED_LOSSES = (
+    "batchtopk, bridge, dedicated, dedicated_l1, delta, designated, designated_l1, difference, jumprelu, l1, "
+    "matryoshka"
+)
+
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_config_loads(path):
@@ -155,7 +160,7 @@ ONE_VALUE = {
         "both",
         "found 'both' (text), allowed: 'none', 'per_model' or 'shared'",
     ),
-    "unknown loss": ("crosscoders.topk.loss", "topk", "found 'topk', allowed: batchtopk, l1"),
+    "unknown loss": ("crosscoders.topk.loss", "topk", f"found 'topk', allowed: {ALLOWED_LOSSES}"),
     "few blocks": (
         "latent_scaling.bootstrap.blocks",
         9,
@@ -235,7 +240,7 @@ def test_missing_key_is_named(key):
 def test_missing_loss_is_named_with_the_allowed_ones():
     assert (
         refusal_of("crosscoders.topk.loss", DELETE)
-        == "crosscoders.topk.loss: missing, allowed: batchtopk, l1"
+        == f"crosscoders.topk.loss: missing, allowed: {ALLOWED_LOSSES}"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_activations import batchtopk_settings, l1_settings, paired, planted_activations
+from helpers_newer import OWN, newer_settings
 
 from crossdiff.activations.pairs import PairedActivations
 from crossdiff.config import CrosscoderSettings
@@ -34,6 +35,12 @@ SETTINGS = {
         k=2,
     ),
 }
+NEWER = {
+    name: newer_settings(name, tokens=64 * STEPS, learning_rate=1e-2, init_norm=0.5, log_every=7)
+    for name in OWN
+}
+INTERRUPTIONS = [(name, steps) for name in SETTINGS for steps in (1, 14, 15, 23, 39)]
+INTERRUPTIONS += [(name, 23) for name in NEWER]
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +72,11 @@ def interrupted_after(
         train(activations, settings, 0, CPU, file.with_name("log.csv"), checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize("loss", ["l1", "batchtopk"])
-@pytest.mark.parametrize("steps", [1, 14, 15, 23, 39])
+@pytest.mark.parametrize(("loss", "steps"), INTERRUPTIONS)
 def test_resumed_training_ends_with_the_same_bits(
     activations: PairedActivations, tmp_path: Path, loss: str, steps: int
 ) -> None:
-    settings = SETTINGS[loss]
+    settings = (SETTINGS | NEWER)[loss]
     whole = train(activations, settings, 0, CPU, tmp_path / "whole.csv")
     interrupted_after(steps, activations, settings, tmp_path / "state.safetensors")
     with Checkpoint(tmp_path / "state.safetensors", "same") as checkpoint:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers_activations import batchtopk_settings, l1_settings
 from helpers_live import LivePair, live_pair
+from helpers_newer import OWN, newer_settings
 from safetensors.torch import load_file
 
 from crossdiff.activations.live import AHEAD, LiveActivations
@@ -34,6 +35,13 @@ SETTINGS: dict[str, CrosscoderSettings] = {
     "large": l1_settings(**COMMON | {"batch": 128}),
     "broken": l1_settings(**COMMON | {"learning_rate": 1e30}),
 }
+NEWER = {
+    name: newer_settings(
+        name, init_norm=0.5, **COMMON, **({"threshold_start_step": 15} if "k" in own else {})
+    )
+    for name, own in OWN.items()
+}
+SETTINGS |= NEWER
 NAMED = ("batchtopk", "l1", "batchtopk 1", "short", "other-batches", "other-pools")
 Orders = Callable[..., list[Order]]
 
@@ -93,6 +101,12 @@ def test_results_are_those_of_separate_jobs(orders: Orders) -> None:
     assert [results(order) for order in made] == alone(orders, *NAMED)
 
 
+def test_newer_losses_end_as_in_separate_jobs(orders: Orders) -> None:
+    _own, *others = made = trained(orders(*NEWER))
+    assert all(is_left(order) and take(order) for order in others)
+    assert [results(order) for order in made] == alone(orders, *NEWER)
+
+
 def test_both_models_run_once_for_all_with_equal_pools(
     orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +123,7 @@ def test_both_models_run_once_for_all_with_equal_pools(
     assert filled[once:] == filled[:once]
 
 
-@pytest.mark.parametrize("name", ["batchtopk", "l1"])
+@pytest.mark.parametrize("name", ["batchtopk", "l1", "delta", "jumprelu", "difference"])
 def test_the_crosscoder_is_that_of_caches_read_in_the_same_order(
     pair: LivePair, orders: Orders, name: str
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_activations import batchtopk_settings, l1_settings, planted_activations, rule_inputs
+from helpers_newer import OWN, newer_settings
 
 from crossdiff.activations.pairs import PairedActivations, PairedShard
 from crossdiff.config import CrosscoderSettings
@@ -31,6 +32,7 @@ SETTINGS: dict[str, CrosscoderSettings] = {
     "other-batches": l1_settings(init_norm=0.1, **COMMON | {"batch": 32}),
     "broken": l1_settings(**COMMON | {"learning_rate": 1e30}),
 }
+SETTINGS |= {name: newer_settings(name, init_norm=0.5, **COMMON) for name in OWN}
 LARGE = {"buffer_tokens": 1000}
 LINE = "training: the loss is nan at step 7; lower learning_rate"
 
@@ -96,6 +98,12 @@ def test_results_are_those_of_separate_jobs(orders: Any) -> None:
         assert {path.name for path in Path(order.outputs.weights).parent.iterdir()} == {
             Path(path).name for path in order.outputs
         }
+
+
+def test_newer_losses_end_as_in_separate_jobs(orders: Any) -> None:
+    _own, *others = made = trained(orders, *OWN)
+    assert all(take(order) for order in others)
+    assert [results(order) for order in made] == alone(orders, *OWN)
 
 
 def test_a_stream_is_read_once(orders: Any, monkeypatch: pytest.MonkeyPatch) -> None:

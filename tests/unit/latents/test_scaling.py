@@ -128,6 +128,22 @@ def test_decoder_columns_are_those_of_the_decoder(crosscoder: Crosscoder, raw: T
     )
 
 
+def test_latent_of_one_model_alone_says_what_does_not_apply(crosscoder: Crosscoder, raw: Tensor) -> None:
+    """A loss holds its other directions at 0. No number stands for what can't be measured."""
+    with torch.no_grad():
+        for weights in (crosscoder.encoder, crosscoder.decoder):
+            weights[0, 1] = weights[1, 0] = 0
+    crosscoder.threshold.fill_(0.1)
+    table = latent_scaling(crosscoder, [raw] * 10)
+    assert table.active_tokens[:2].min() > 0
+    assert table.relative_norm_difference[:2].tolist() == [0, 1]
+    assert table.decoder_cosine[:2].isna().all() and table.decoder_cosine[2:].notna().all()
+    of_base, of_chat = table.iloc[0], table.iloc[1]
+    for target in ("error", "reconstruction"):
+        assert np.isnan(of_base[f"nu_{target}"]) and np.isfinite(of_chat[f"nu_{target}"])
+        assert np.isfinite(of_base[f"mirrored_nu_{target}"]) and np.isnan(of_chat[f"mirrored_nu_{target}"])
+
+
 def test_dead_latent_has_no_betas_and_no_ratios(crosscoder: Crosscoder, raw: Tensor) -> None:
     # Every block is the whole data, so every latent that fires has an interval.
     table = latent_scaling(crosscoder, [raw] * 10)

@@ -39,7 +39,7 @@ def test_sentence_has_the_words_for_a_value_and_all_else_is_kept() -> None:
 
 def test_beta_table_has_what_latent_scaling_and_evaluation_write() -> None:
     columns = describe("results/some-pair/layer3/l1/seed0/betas.parquet")
-    assert len(columns) == 1 + 4 + 2 + 4 * (3 * 2 + 2 + 2) + 3 + 1 + 5
+    assert len(columns) == 1 + 4 + 2 + 4 * (3 * 2 + 2 + 2) + 3 + 1 + 5 + 3
     assert columns["nu_error_low"].unit == "ratio"
     assert columns["nu_error_low"].source == "method.md 9"
     assert columns["nu_error_low"].means.startswith("The lower end of the 95 % interval of nu of the error")
@@ -50,10 +50,10 @@ def test_beta_table_has_what_latent_scaling_and_evaluation_write() -> None:
 def test_columns_of_another_file_come_along_but_for_some() -> None:
     of_one, of_all = describe("evaluation.json"), describe("tables/crosscoders.csv")
     assert of_all["l0"] == of_one["l0"]
-    assert of_one.keys() - of_all.keys() == {"classes"}
+    assert of_one.keys() - of_all.keys() == {"classes", "limits"}
     assert {"crosscoder", "seed", "chat_only", "dead"} <= of_all.keys()
     taken = describe("steering_candidates.csv").keys() & describe("scaling.parquet").keys()
-    assert taken == {"latent", "relative_norm_difference"}
+    assert taken == {"latent", "relative_norm_difference", "does_not_apply"}
 
 
 @pytest.mark.parametrize("path", ["{}", "/some/where/{}", "some/where/{}"])

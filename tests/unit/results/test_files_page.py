@@ -22,17 +22,17 @@ def test_tables_are_whole() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {3, 5}
     assert "| `nu_{target}` | ratio | Base beta over chat beta" in PAGE
-    assert "Sum of scaled activations (only with `loss: l1`) | method.md 5 |" in PAGE
+    assert "Sum of scaled activations (with the keys of `l1`) | method.md 5 |" in PAGE
 
 
 def test_what_stands_elsewhere_is_referred_to() -> None:
     said = " ".join(PAGE.split())
     assert "It has `crosscoder`, `seed` ([shared](#columns)) and all columns of" in said
     assert (
-        "of `evaluation.json` without `classes`." in said
-        or "seed{seed}/evaluation.json` without `classes`." in said
+        "of `evaluation.json` without `classes`, `limits`." in said
+        or "seed{seed}/evaluation.json` without `classes`, `limits`." in said
     )
-    assert "It has `latent`, `relative_norm_difference` of `scaling.parquet`." in said
+    assert "It has `latent`, `relative_norm_difference`, `does_not_apply` of `scaling.parquet`." in said
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.patterns[0])

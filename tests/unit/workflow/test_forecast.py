@@ -86,6 +86,30 @@ def test_papers_model_and_run() -> None:
     assert needs["harvest_activations"].written == 2 * 102_000_000 * 2 * 2304
 
 
+def test_newer_losses_take_a_multiple_of_a_measured_step_and_the_disk_of_their_codes() -> None:
+    values = yaml.safe_load((ROOT / "configs/gemma2-2b.yaml").read_text())
+    known = values["crosscoders"]["batchtopk"]
+    own = {
+        "matryoshka": {},
+        "difference": {"normalisation": {"kind": "none"}},
+        "delta": {"shared": 0.5, "delta_k": known["k"]},
+    }
+    needs = {
+        loss: forecast(load(values | {"crosscoders": {"one": known | {"loss": loss} | keys}}), GEMMA)
+        for loss, keys in {"batchtopk": {}, **own}.items()
+    }
+    [plain] = needs["batchtopk"]["train_crosscoder"].work
+    for loss, times in {"matryoshka": 1.3, "difference": 1.0, "delta": 1.2}.items():
+        [work] = needs[loss]["train_crosscoder"].work
+        assert work.kind == "batchtopk"
+        assert (work.flop, work.moved) == (
+            pytest.approx(times * plain.flop),
+            pytest.approx(times * plain.moved),
+        )
+    disk = {loss: need["scale_latents"].disk for loss, need in needs.items()}
+    assert disk["delta"] == 2 * disk["batchtopk"] == 2 * disk["difference"]
+
+
 def test_default_run_takes_as_long_as_it_did() -> None:
     """It took 705 s on two cores of 0.35 TFLOP/s (docs/performance.md), with some jobs side by side."""
     record = {

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crossdiff.config import CrosscoderSettings
+from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.device import multiplies_bfloat16
 
@@ -27,8 +28,18 @@ class Loss(nn.Module):
         super().__init__()
         self.settings = settings
 
+    def limits(self) -> Limits:
+        """Say what of the results does not apply, or is set by the loss and not found by training."""
+        return Limits()
+
     def start(self, crosscoder: Crosscoder, x: Tensor) -> None:
         """Prepare before the first step. ``x`` is the first batch (batch, model, d_model)."""
+
+    def change_gradients(self, crosscoder: Crosscoder) -> None:
+        """Change the gradients of the whole batch before they are clipped and used.
+
+        A loss that holds weights at a value, or ties them to each other, does so here.
+        """
 
     def after_step(self, crosscoder: Crosscoder, step: int) -> None:
         """Change weights after the optimiser has moved them at step ``step`` (0-based).
@@ -62,7 +73,8 @@ def products_of(crosscoder: Crosscoder, x: Tensor) -> torch.autocast:
 def reconstruction_error(x: Tensor, reconstruction: Tensor, squared: bool) -> Tensor:
     """Return the mean over batch and models of ||x_m - xhat_m||_2, or of its square if ``squared``, ().
 
-    ``x`` and ``reconstruction`` are (batch, model, d_model). docs/method.md 5 has the formula.
+    ``x`` and ``reconstruction`` are (batch, model, d_model). Further dimensions before d_model are averaged.
+    docs/method.md 5 has the formula.
     """
-    error = (x - reconstruction).square().sum(dim=2)
+    error = (x - reconstruction).square().sum(dim=-1)
     return error.mean() if squared else (error + torch.finfo(error.dtype).tiny).sqrt().mean()

@@ -1,17 +1,27 @@
 """BatchTopK: keep the k x batch largest scaled activations of the whole batch (docs/method.md 6)."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossdiff.config import BatchTopKSettings
+from crossdiff.config.crosscoders import TopKKeys
 from crossdiff.crosscoders import ranks, selection
 from crossdiff.crosscoders.gradients import rows_of
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
+from crossdiff.crosscoders.sparse import Active
 from crossdiff.errors import UserError
+
+
+class Fit(NamedTuple):
+    """How well the selected entries reconstruct a batch."""
+
+    reconstruction: Tensor  # (batch, model, d_model)
+    loss: Tensor  # (): the loss without its auxiliary part
+    log: dict[str, Tensor]  # named parts of ``loss``, each ()
 
 
 class BatchTopKLoss(Loss):
@@ -20,10 +30,10 @@ class BatchTopKLoss(Loss):
     In the auxiliary loss, dead latents reconstruct what the selected entries leave over.
     """
 
-    settings: BatchTopKSettings
+    settings: TopKKeys
     tokens_since_fired: Tensor  # (latents,) int64
 
-    def __init__(self, crosscoder: Crosscoder, settings: BatchTopKSettings) -> None:
+    def __init__(self, crosscoder: Crosscoder, settings: TopKKeys) -> None:
         super().__init__(crosscoder, settings)
         self.register_buffer("tokens_since_fired", torch.zeros(crosscoder.latents, dtype=torch.long))
         self.tokens_until_dead = 0  # no latent can die before that many more tokens
@@ -45,11 +55,28 @@ class BatchTopKLoss(Loss):
             # This may wait for the device, so it comes before the expensive work is queued.
             dead = self._dead(len(x) * ranks.size())
         active = selection.encoded(active, encoder, flat)
+        fit = self.fit(crosscoder, x, active, chosen)
+        residual = (x - fit.reconstruction).detach().flatten(1)
+        auxiliary = self._auxiliary(crosscoder, flat, residual, dead)
+        loss = fit.loss + self.settings.auxiliary_coefficient * auxiliary
+        return Parts(loss, fit.log | {"auxiliary_loss": auxiliary}, fit.reconstruction, fired)
+
+    def fit(self, crosscoder: Crosscoder, x: Tensor, active: Active, chosen: Tensor) -> Fit:
+        """Reconstruct ``x`` from the selected entries. Variants of this loss measure the error differently.
+
+        ``chosen`` (1 or model, entries) says which models chose each entry of ``active``.
+        """
         reconstruction = crosscoder.decode_active(active, active.values * chosen)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
-        auxiliary = self._auxiliary(crosscoder, flat, (x - reconstruction).detach().flatten(1), dead)
-        loss = error + self.settings.auxiliary_coefficient * auxiliary
-        return Parts(loss, {"reconstruction_loss": error, "auxiliary_loss": auxiliary}, reconstruction, fired)
+        return Fit(reconstruction, error, {"reconstruction_loss": error})
+
+    def weights(self, crosscoder: Crosscoder) -> Tensor:
+        """Return the weights of codes in the selection, (latents, 1), or (latents, model) if decoupled."""
+        return crosscoder.code_weights().reshape(crosscoder.latents, -1)
+
+    def thresholds(self, crosscoder: Crosscoder, smallest: Tensor) -> Tensor:
+        """Return what the crosscoder's ``threshold`` is if ``smallest`` (1 or model,) was selected last."""
+        return smallest.view_as(crosscoder.threshold)
 
     @torch.no_grad()
     def finish(self, crosscoder: Crosscoder, held_out: Iterable[Tensor]) -> None:
@@ -71,9 +98,9 @@ class BatchTopKLoss(Loss):
 
     def _selected(self, crosscoder: Crosscoder, x: Tensor, k: int) -> selection.Selection:
         """Select the k x batch largest entries. ``smallest`` gets the shape of the threshold."""
-        weights = crosscoder.code_weights().reshape(crosscoder.latents, -1)
-        selected = selection.largest(crosscoder.encoder_map(), x.flatten(1), weights, k * len(x))
-        return selected._replace(smallest=selected.smallest.view_as(crosscoder.threshold))
+        encoder, weights = crosscoder.encoder_map(), self.weights(crosscoder)
+        selected = selection.largest(encoder, x.flatten(1), weights, k * len(x))
+        return selected._replace(smallest=self.thresholds(crosscoder, selected.smallest))
 
     def k(self, step: int) -> int:
         """Return the number of active latents per token at ``step``.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from crossdiff.config import L1Settings
+from crossdiff.config.crosscoders import PenaltyKeys
 from crossdiff.crosscoders import selection
 from crossdiff.crosscoders.losses.base import Loss, Parts, products_of, reconstruction_error
 from crossdiff.crosscoders.model import Crosscoder
@@ -15,10 +15,10 @@ class L1Loss(Loss):
     w_j is the code weight. In the paper it is the sum of the latent's decoder norms.
     """
 
-    settings: L1Settings
+    settings: PenaltyKeys
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
-        weights = crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
+        weights = self.weights(crosscoder)
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
         with torch.no_grad():
             first, active = next(encoder.products(flat)), None
@@ -37,6 +37,10 @@ class L1Loss(Loss):
         sparsity = per_latent @ weights / len(x)
         loss = error + self._coefficient(step) * sparsity
         return Parts(loss, {"reconstruction_loss": error, "sparsity_loss": sparsity}, reconstruction, fired)
+
+    def weights(self, crosscoder: Crosscoder) -> Tensor:
+        """Return w, the weight of each latent in the penalty, (latents,)."""
+        return crosscoder.code_weights().reshape(crosscoder.latents, -1).sum(dim=1)
 
     def _coefficient(self, step: int) -> float:
         warmup = self.settings.l1_warmup_steps

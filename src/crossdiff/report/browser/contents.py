@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crossdiff.latents.applies import reason
 from crossdiff.latents.twin_counts import TWIN
 from crossdiff.report.browser.pieces import Vocabulary, numbers
 
@@ -60,12 +61,16 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
     names = dict(zip(valid.latent, valid["name"], strict=True))
     columns: dict[str, list[Any]] = {
         "name": [names.get(latent, "") for latent in betas.latent.tolist()],
-        "class": betas["class"].tolist(),
-        "confirmed": betas.confirmed.astype(int).tolist(),
+        "class": betas["class"].fillna("").tolist(),
+        "confirmed": [None if pd.isna(value) else int(value) for value in betas.confirmed],
         "template_share": numbers(template),
         "active_tokens": betas.active_tokens.tolist(),
         **{name: numbers(betas[name]) for name in MEASURED},
     }
+    if "part" in betas:
+        columns["part"] = betas.part.tolist()
+    if "norms_set" in betas:
+        columns["norms_set"] = betas.norms_set.astype(int).tolist()
     sets = kl_sets(training)
     columns |= {"kl": numbers(_kl_of_half(sets, len(betas)))} if sets else {}
     if tables := [pd.read_parquet(path).set_index("latent") for _, path in _explanations(training)]:
@@ -77,6 +82,7 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
     noted = zip(named.latent, named.note, strict=True)
     return {
         "weights": weights,
+        "does_not_apply": reason(betas),
         "columns": columns,
         "notes": {str(latent): note for latent, note in noted if latent in names and note},
         "stale": stale[["latent", "name", "weights"]].to_dict("records"),

@@ -98,8 +98,10 @@ def _percent(share: float) -> str:
 def _note(ax: plt.Axes, rows: pd.DataFrame, y: float) -> None:
     """Write a note on a row: its set's size, that it never fired, or tokens without a finite KL."""
     first = rows.iloc[0]
-    if rows.undefined.gt(0).any():
-        text = f"undefined at {rows.undefined.max()} tokens"
+    if rows.undefined.fillna(0).gt(0).any():
+        text = f"undefined at {rows.undefined.max():.0f} tokens"
+    elif "does_not_apply" in rows and rows.does_not_apply.notna().any():
+        text = "does not apply"
     elif pd.isna(first.latents):
         return
     elif first.latents == 0:

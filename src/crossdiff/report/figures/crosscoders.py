@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.config import Classes, LatentScaling
+from crossdiff.latents.applies import reason
 from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning, plausible
 from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, shares_by_set
 from crossdiff.report.figures.drawing import (
@@ -22,6 +23,7 @@ from crossdiff.report.figures.drawing import (
     captioned,
     cycle,
     panels,
+    say_missing,
 )
 
 
@@ -38,8 +40,9 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
     """Draw the live latents, one column per crosscoder.
 
-    Above is the histogram of the relative decoder norm difference with the class borders. Below is the cosine
-    of each latent's base and chat directions, class by class.
+    Above is the histogram of the relative decoder norm difference with the class borders. Where the loss sets
+    norm differences, the classes say of how many latents. Below is the cosine of each latent's base and chat
+    directions, class by class.
     """
     figure, (upper, lower) = plt.subplots(
         2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row"
@@ -54,16 +57,20 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     )
     for ax, (name, table) in zip(upper, betas.items(), strict=True):
         live = _live(table)
+        ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
+        ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
+        if why := reason(table):
+            say_missing(ax, why)
+            continue
         for label, left, right, colour, x, align in regions:
-            count = int((live["class"] == label).sum())
+            of_class = live[live["class"] == label]
             ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
             place = {"ha": align, "va": "top", "transform": ax.get_xaxis_transform()}
-            ax.text(x, 0.98, f"{label}\n{count}", fontsize=7, **place)
+            by_loss = f"\n{of_class.norms_set.sum()} set" if "norms_set" in live else ""
+            ax.text(x, 0.98, f"{label}\n{len(of_class)}{by_loss}", fontsize=7, **place)
         look: dict[str, Any] = {"color": BLUE, "edgecolor": "white", "linewidth": 0.3}
         counts, _, _ = ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), **look)
         highest = max(highest, counts.max())
-        ax.set(xlim=(0, 1), xlabel="relative decoder norm difference\n(0 base-only, 1 chat-only)")
-        ax.set_title(f"{name}: {len(live):,} live of {len(table):,} latents")
     upper[0].set(ylabel="latents", ylim=(0.7, 8 * highest))
     for ax, table in zip(lower, betas.values(), strict=True):
         _decoder_cosines(ax, _live(table))
@@ -79,13 +86,16 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
         ("chat-only", BLUE, "--"),
     )
     for label, colour, style in looks:
-        cosines = live.decoder_cosine[live["class"] == label].clip(-1, 1)  # rounding may exceed 1
+        # Rounding may exceed 1. A direction that is 0 has no cosine.
+        cosines = live.decoder_cosine[live["class"] == label].dropna().clip(-1, 1)
         if len(cosines):
             bins, weights = np.linspace(-1, 1, 41).tolist(), np.full(len(cosines), 1 / len(cosines))
             look: dict[str, Any] = {"histtype": "step", "color": colour, "ls": style}
             ax.hist(cosines, bins=bins, weights=weights, label=f"{label} ({len(cosines)})", **look)
     ax.set(xlim=(-1, 1), xticks=np.linspace(-1, 1, 5), xlabel="cosine of base and chat direction")
-    if ax.has_data():
+    if why := reason(live):
+        say_missing(ax, why)
+    elif ax.has_data():
         ax.legend(loc="upper left", fontsize=7)
 
 
@@ -119,6 +129,9 @@ def latent_scaling(
         )
         axes = part.subplot_mosaic([["x", "."], ["main", "y"]], width_ratios=(4, 1), height_ratios=(1, 4))
         main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), set()
+        if why := reason(table):
+            say_missing(main, why)
+            groups = ()
         for label, group, colour, marker, size in groups:
             shown = plausible(group)
             left_out |= set(group.latent) - set(shown.latent)
@@ -142,12 +155,14 @@ def latent_scaling(
             xlabel=r"$\nu$ reconstruction (high: decoupled)",
             ylabel=r"$\nu$ error (high: shrunk)",
         )
-        main.legend(loc="upper left", fontsize=7)
+        if groups:
+            main.legend(loc="upper left", fontsize=7)
         axes["x"].set(xlim=NU_RANGE, xticks=[], yticks=[])
         axes["y"].set(ylim=NU_RANGE, xticks=[], yticks=[])
         for side in ("left",), ("bottom",):
             axes["x" if side == ("left",) else "y"].spines[list(side)].set_visible(False)
-        axes["x"].set_title(f"{name} ({len(left_out)} undefined or out of range)", fontsize=9)
+        outside = f" ({len(left_out)} undefined or out of range)" if groups else ""
+        axes["x"].set_title(name + outside, fontsize=9)
     return figure
 
 
@@ -162,6 +177,9 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     grid = np.linspace(0, 1.2, 241)
     looks = zip(cycle(CYCLE, len(betas)), cycle(STYLES, len(betas)), strict=True)
     for (name, table), (colour, style) in zip(betas.items(), looks, strict=True):
+        if reason(table):
+            ax.plot([], [], color=colour, ls=style, label=f"{name}: does not apply")
+            continue
         top = most_chat_leaning(table, classes.top)
         worst = top[["nu_error", "nu_reconstruction"]].abs().max(axis=1, skipna=False).to_numpy()
         below = [(worst < threshold).sum() for threshold in grid]
@@ -200,6 +218,9 @@ def template_tokens(
         shown = headlines(table, tables[name], tokens_read[name], classes.top).set_index("set")
         for label, (colour, style, width) in looks.items():
             row, shares = shown.loc[label], np.sort(sets[label])
+            if pd.isna(row.latents):  # no base decoder, so no classes
+                ax.plot([], [], color=colour, ls=style, lw=width, label=f"{label}: does not apply")
+                continue
             text = f"{label} ({row.latents:.0f})"
             if len(shares):
                 text += f": {100 * row.mostly_on_template:.0f} % mostly"
@@ -231,8 +252,9 @@ def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     for (name, log), (colour, style) in zip(logs.items(), looks, strict=True):
         tokens = log.tokens / 1e6
         of_base: dict[str, Any] = {"lw": 0.9, "marker": "o", "ms": 2.5}
-        fve.plot(tokens, log.fve_base, color=colour, ls=style, label=f"{name}, base", **of_base)
-        fve.plot(tokens, log.fve_chat, color=colour, ls=style, lw=1.8, label=f"{name}, chat")
+        for of, look in {"base": of_base, "chat": {"lw": 1.8}, "difference": {"lw": 1.8}}.items():
+            if f"fve_{of}" in log:
+                fve.plot(tokens, log[f"fve_{of}"], color=colour, ls=style, label=f"{name}, {of}", **look)
         l0.plot(tokens, log.l0, color=colour, ls=style, label=name)
         dead.plot(tokens, log.dead, color=colour, ls=style, label=name)
     fve.set(ylim=(min(0.5, fve.get_ylim()[0]), 1), title="fraction of variance explained")

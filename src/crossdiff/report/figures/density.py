@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossdiff.config import Density
+from crossdiff.latents.applies import reason
 from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned, panels
 
 # Class -> colour and line.
@@ -32,8 +33,10 @@ def density(betas: Mapping[str, pd.DataFrame], density: Density) -> Figure:
         live = table[(table["class"] != "dead") & (table.frequency > 0)]
         lowest = min(1e-5, live.frequency.min()) if len(live) else 1e-5
         bins = np.geomspace(lowest, 1, 41).tolist()
-        for label, (colour, line) in LOOKS.items():
-            frequencies = live.frequency[live["class"] == label]
+        # Without a base decoder there are no classes.
+        looks = {"all live": (BLUE, "-")} if reason(table) else LOOKS
+        for label, (colour, line) in looks.items():
+            frequencies = live.frequency[(live["class"] == label) | (label == "all live")]
             if len(frequencies):
                 weights = np.full(len(frequencies), 1 / len(frequencies))
                 look: dict[str, Any] = {"histtype": "step", "color": colour, "ls": line, "lw": 1.5}

@@ -3,6 +3,7 @@
 Colours are of the Okabe-Ito palette. Markers or line styles repeat what a colour says.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -82,6 +83,12 @@ def write(
     """
     save(draw(*args, **kwargs), drawing)
     write_json(caption, caption_of(draw)._asdict())
+
+
+def say_missing(ax: plt.Axes, why: str) -> None:
+    """Write on an empty plot that what it would show does not apply, and ``why``."""
+    text = "\n".join(["does not apply:", *textwrap.wrap(why, 28)])
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=ax.transAxes)
 
 
 def panels(

@@ -83,6 +83,9 @@ def _detection(ax: plt.Axes, found: Scores, top: int) -> None:
     for place, (row, (colour, marker, _), (latents, _)) in enumerate(
         zip(table.itertuples(), LOOKS, sets(found.betas, top).values(), strict=True)
     ):
+        if pd.isna(row.scored):  # no base decoder
+            labels.append(f"{row.set}\ndoes\nnot apply")
+            continue
         values = detection.reindex(latents.latent).dropna().to_numpy()
         few = row.scored < FEW_LATENTS
         shown = generator.choice(values, MOST_DOTS, replace=False) if len(values) > MOST_DOTS else values

@@ -5,9 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crossdiff.report.figures.drawing import CYCLE, STYLES, captioned, cycle
+from crossdiff.latents.applies import reason
+from crossdiff.report.figures.drawing import CYCLE, STYLES, captioned, cycle, say_missing
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
+# What a plot shows: columns of the table, and its title.
 COLUMNS = {"fve_base": "FVE, base model", "fve_chat": "FVE, chat model", "confirmed": "confirmed latents"}
 WIDTH, HEIGHT, LEGEND = 3.1, 2.4, 0.5  # of a plot, and of the legend, in inches
 
@@ -32,6 +34,8 @@ def layers(pairs: pd.DataFrame) -> Figure:
         trainings = pairs[pairs.crosscoder == crosscoder]
         row[0].set_ylabel(crosscoder)
         for ax, value in zip(row, COLUMNS, strict=True):
+            if trainings[value].isna().all() and (why := reason(trainings)):
+                say_missing(ax, why)
             for name, colour, style, marker in looks:
                 points = trainings[trainings.pair == name]
                 mean = points.groupby("layer")[value].mean()
