@@ -18,6 +18,7 @@ from helpers_report import Page
 
 import crossdiff
 
+pytestmark = pytest.mark.slow
 NO_BASE = "a difference SAE has no base decoder"
 COMMON = {"latents": 96, "batch": 256, "tokens": 12_800, "learning_rate": 1.0e-3, "warmup_steps": 10}
 NEWER = {name: {"loss": name, "log_every": 20} | COMMON | own for name, own in OWN.items()}
