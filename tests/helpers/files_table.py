@@ -60,7 +60,7 @@ def untold(folder: Path, crosscoders: set[str], absent: set[str] = OF_OTHER_LOSS
     """A line for every file, rule, column or key that is not described, or is described and not there.
 
     ``crosscoders``: their names in the config, which are columns of one table. ``absent``: what is there only
-    sometimes, and not in this run.
+    sometimes, and not in this run, by name or as "file name".
     """
     wrong: list[str] = []
     missing: dict[str, set[str]] = {}
@@ -79,7 +79,11 @@ def untold(folder: Path, crosscoders: set[str], absent: set[str] = OF_OTHER_LOSS
         missing.setdefault(file.patterns[0], possible - always).difference_update(found or set())
     # What is there only sometimes has to be somewhere.
     for pattern, names in missing.items():
-        wrong += [f"{pattern}: {name} is described, and in no file" for name in sorted(names - absent)]
+        wrong += [
+            f"{pattern}: {name} is described, and in no file"
+            for name in sorted(names - absent)
+            if f"{Path(pattern).name} {name}" not in absent
+        ]
     return sorted(wrong)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from crossdiff.latents.evaluation import explained
 
+LOSSES = ("batchtopk", "l1")  # that the paper has
 KL_VARIANTS = {
     "none": "none",
     "all": "all",
@@ -69,13 +70,13 @@ def comparison(
 ) -> pd.DataFrame:
     """Return one row per quantity: the value of every crosscoder, and the published value for its loss.
 
-    Published values are NaN unless the run is the paper's.
+    Published values are NaN unless the run is the paper's. Losses that the paper lacks have none.
     """
     values = published["values"] if published else {}
     columns: dict[str, list[float]] = {}
     names = list(next(iter(runs.values())))
     for crosscoder, run in runs.items():
         columns[crosscoder] = [run[name] for name in names]
-        loss = losses[crosscoder]
-        columns[f"paper_{loss}"] = [values.get(name, {}).get(loss, np.nan) for name in names]
+        if (loss := losses[crosscoder]) in LOSSES:
+            columns[f"paper_{loss}"] = [values.get(name, {}).get(loss, np.nan) for name in names]
     return pd.DataFrame({"quantity": names} | columns)
