@@ -45,7 +45,8 @@ def reconstruction_quality(
         name: (sums[f"{name}2"] / tokens - (sums[name] / tokens).square()).sum(dim=1) for name in ("x", "e")
     }
     fve = (1 - variance["e"] / variance["x"]).tolist()
-    quality = {"tokens": tokens, "l0": fired.sum().item() / tokens} | {f"fve_{m}": None for m in MODELS}
+    quality: dict[str, Any] = {"tokens": tokens, "l0": fired.sum().item() / tokens}
+    quality |= {f"fve_{m}": None for m in MODELS}
     quality |= {f"fve_{name}": fve[place] for name, place in crosscoder.reconstructs.items()}
     if limits := crosscoder.limits.saved():
         quality["limits"] = limits

@@ -39,7 +39,9 @@ def classify(difference: np.ndarray, fired: np.ndarray, classes: Classes) -> np.
         ["dead", "base-only", "chat-only", "shared"],
         "other",
     )
-    return np.where(np.isnan(difference) & (fired > 0), None, names.astype(object))
+    found = names.astype(object)
+    found[np.isnan(difference) & (fired > 0)] = None
+    return found
 
 
 def beta_table(
@@ -126,10 +128,10 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
     defined = live[["nu_error", "nu_reconstruction"]].notna().all(axis=1)
     base_only = live[live["class"] == "base-only"]
     difference = usable.relative_norm_difference
-    classes = {name: int((betas["class"] == name).sum()) for name in CLASSES}
+    counts: dict[str, int | None] = {name: int((betas["class"] == name).sum()) for name in CLASSES}
     if why := reason(betas):
-        classes = dict.fromkeys(CLASSES) | {"dead": classes["dead"]}
-    kept = {"latents": len(betas), "classes": classes, "top": len(top)}
+        counts = {name: counts[name] if name == "dead" else None for name in CLASSES}
+    kept = {"latents": len(betas), "classes": counts, "top": len(top)}
     compared = {
         "base_only_confirmed": int(base_only.confirmed.sum()),
         "undefined_ratios": int((~defined).sum()),
@@ -179,7 +181,7 @@ def comparison(evaluations: list[dict[str, Any]], names: list[tuple[str, int]]) 
     return table_of(rows)
 
 
-def notes_of(evaluation: dict[str, Any]) -> list[str]:
+def notes_of(evaluation: Mapping[str, Any]) -> list[str]:
     """Return what the loss itself does to numbers of a crosscoder, as clauses."""
     limits = evaluation.get("limits", {})
     return [limits[name] for name in ("norms", "errors") if name in limits]

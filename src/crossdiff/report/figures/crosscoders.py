@@ -131,8 +131,7 @@ def latent_scaling(
         main, bins, left_out = axes["main"], np.linspace(*NU_RANGE, 43), set()
         if why := reason(table):
             say_missing(main, why)
-            groups = ()
-        for label, group, colour, marker, size in groups:
+        for label, group, colour, marker, size in () if why else groups:
             shown = plausible(group)
             left_out |= set(group.latent) - set(shown.latent)
             look = {"s": size, "c": colour, "marker": marker, "lw": 0, "alpha": 0.75, "rasterized": True}
@@ -155,13 +154,13 @@ def latent_scaling(
             xlabel=r"$\nu$ reconstruction (high: decoupled)",
             ylabel=r"$\nu$ error (high: shrunk)",
         )
-        if groups:
+        if not why:
             main.legend(loc="upper left", fontsize=7)
         axes["x"].set(xlim=NU_RANGE, xticks=[], yticks=[])
         axes["y"].set(ylim=NU_RANGE, xticks=[], yticks=[])
         for side in ("left",), ("bottom",):
             axes["x" if side == ("left",) else "y"].spines[list(side)].set_visible(False)
-        outside = f" ({len(left_out)} undefined or out of range)" if groups else ""
+        outside = f" ({len(left_out)} undefined or out of range)" if not why else ""
         axes["x"].set_title(name + outside, fontsize=9)
     return figure
 
