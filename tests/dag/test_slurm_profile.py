@@ -102,14 +102,14 @@ def test_every_line(lines: list[list[str]], checkout: Checkout) -> None:
         assert f"--attempt {attempt} " in value(line, "--wrap")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "profile", "gres"),
     [
         (1, "{<<: *gpu, gres: 'gpu:a100:4'}", "gpu:a100:4"),  # the profile asks for more
-        pytest.param(4, "{<<: *gpu, gres: 'gpu:a100:1'}", "gpu:a100:4", marks=pytest.mark.slow),
-        pytest.param(4, "{<<: *gpu, gres: 'gpu'}", "gpu:4", marks=pytest.mark.slow),
-        # The user says how many, and so how they are asked for.
-        pytest.param(4, "{<<: *gpu, on_gpu: 2}", "gpu:1", marks=pytest.mark.slow),
+        (4, "{<<: *gpu, gres: 'gpu:a100:1'}", "gpu:a100:4"),
+        (4, "{<<: *gpu, gres: 'gpu'}", "gpu:4"),
+        (4, "{<<: *gpu, on_gpu: 2}", "gpu:1"),  # the user says how many, and so how they are asked for
     ],
 )
 def test_training_on_several_gpus_asks_for_them(
@@ -150,14 +150,14 @@ def test_rules_ask_for_as_many_gpus_as_their_models_need(
     assert asked["tokenise"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "card", "gres"),
     [
         ({}, "gpu_memory_gb: 40", "gpu:5"),
-        # The card is not known.
-        pytest.param({}, "# gpu_memory_gb: 80", "gpu:1", marks=pytest.mark.slow),
-        pytest.param({"gpus.memory": 30}, "gpu_memory_gb: 80", "gpu:6", marks=pytest.mark.slow),
-        pytest.param({"gpus.offload": True}, "gpu_memory_gb: 80", "gpu:1", marks=pytest.mark.slow),
+        ({}, "# gpu_memory_gb: 80", "gpu:1"),  # the card is not known
+        ({"gpus.memory": 30}, "gpu_memory_gb: 80", "gpu:6"),
+        ({"gpus.offload": True}, "gpu_memory_gb: 80", "gpu:1"),
     ],
 )
 def test_gpus_follow_from_the_card_and_what_a_job_may_take(

@@ -205,7 +205,7 @@ def test_training_depends_on_the_seed_alone(
     assert not torch.equal(other.decoder, first.decoder)
 
 
-@pytest.mark.parametrize("normalisation", ["crosscoder", "decoupled"])
+@pytest.mark.parametrize("normalisation", ["crosscoder", pytest.param("decoupled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", ["device", "kernels"])
 def test_batchtopk_step_on_a_device_waits_for_its_selection_alone(
     activations: PairedActivations, normalisation: str, path: str
