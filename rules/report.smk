@@ -26,6 +26,8 @@ rule write_report:
         evaluations=every_training("evaluation.json", FIRST_SEED),
         betas=every_training("betas.parquet", FIRST_SEED),
         examples=every_training("examples.parquet", FIRST_SEED),
+        patterns=every_training("patterns.parquet", FIRST_SEED),
+        kl=every_training("kl.csv", FIRST_SEED) if CONFIG.causal else [],
         figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
         captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,

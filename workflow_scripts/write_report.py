@@ -5,6 +5,7 @@ from typing import Any
 from crossdiff.provenance.recorded_settings import recorded_settings
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.report.page import Inputs, render
+from crossdiff.report.shown_latents import LatentFiles
 from crossdiff.report.steering import SteeringInputs
 from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
@@ -16,6 +17,11 @@ def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
     return SteeringInputs(
         *(dict(zip(names, given[f"steering_{table}"], strict=True)) for table in SteeringInputs._fields)
     )
+
+
+def latent_files(given: Any, names: list[str]) -> dict[str, LatentFiles]:
+    tables = zip(*(given[name] for name in LatentFiles._fields), strict=True)
+    return {name: LatentFiles(*files) for name, files in zip(names, tables, strict=True)}
 
 
 def shown_figures(
@@ -45,14 +51,14 @@ if __name__ == "__main__":
                 refusals=snakemake.input.get("refusals") or None,
                 tables=list(snakemake.input.tables),
                 evaluations=dict(zip(names, snakemake.input.evaluations, strict=True)),
-                betas=dict(zip(names, snakemake.input.betas, strict=True)),
-                examples=dict(zip(names, snakemake.input.examples, strict=True)),
+                latents=latent_files(snakemake.input, names),
                 figures=shown_figures(
                     snakemake.input.figures, snakemake.input.captions, snakemake.params.figures
                 ),
                 sections=snakemake.params.sections,
                 names=snakemake.input.get("names") or None,
                 seed=snakemake.params.seed,
+                kl=dict(zip(names, snakemake.input.kl, strict=True)) if snakemake.input.kl else None,
                 steering=of_steering(snakemake.input, names),
             ),
             template=snakemake.input.template,

@@ -16,7 +16,7 @@ crossdiff.columns = (() => {
     { key: "part", label: "part", help: "which latents of its loss it belongs to", text: true, width: 100 },
     {
       key: "confirmed", label: "confirmed",
-      help: "both ν below their thresholds: 1 yes, 0 no",
+      help: "both ν from −0.1 up to their thresholds, whatever the norm difference: 1 yes, 0 no",
       width: 104, format: (value) => (value === null ? "–" : value ? "yes" : ""),
     },
     {
@@ -26,12 +26,16 @@ crossdiff.columns = (() => {
     },
     {
       key: "nu_error", label: "ν error",
-      help: "near 0: only the chat model needs it; high: complete shrinkage; 95 % interval over documents",
+      help:
+        "near 0: only the chat model needs it; high: complete shrinkage; 95 % interval over documents; " +
+        "base-only latents: mirrored, near 0 if only the base model needs it",
       interval: true, width: 164,
     },
     {
       key: "nu_reconstruction", label: "ν reconstr.",
-      help: "near 0: only the chat model needs it; high: latent decoupling; 95 % interval over documents",
+      help:
+        "near 0: only the chat model needs it; high: latent decoupling; 95 % interval over documents; " +
+        "base-only latents: mirrored, near 0 if only the base model needs it",
       interval: true, width: 164,
     },
     {

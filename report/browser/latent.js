@@ -27,6 +27,7 @@ crossdiff.latent = (() => {
     const onTemplate = c.template_share[latent];
     const verdict = c.confirmed[latent] ? ", confirmed" : "";
     const bySet = c.norms_set && c.norms_set[latent] ? " (set by the loss, not found)" : "";
+    const mirrored = c.class[latent] === "base-only" ? ", mirrored" : "";
     const why = piece.does_not_apply && `does not apply: ${piece.does_not_apply}`;
     const rows = [
       ["class", c.class[latent] ? `${c.class[latent]}${bySet}${verdict}` : why],
@@ -35,8 +36,8 @@ crossdiff.latent = (() => {
       ["decoder norm, base", why || element("span", {}, bar(base), ` ${shown(base)}`)],
       ["decoder norm, chat", element("span", {}, bar(chat), ` ${shown(chat)}`)],
       ["cosine of both directions", why || shown(c.decoder_cosine[latent])],
-      ["ν error", why || range(c, "nu_error", latent)],
-      ["ν reconstruction", why || range(c, "nu_reconstruction", latent)],
+      [`ν error${mirrored}`, why || range(c, "nu_error", latent)],
+      [`ν reconstruction${mirrored}`, why || range(c, "nu_reconstruction", latent)],
       ["fires on", `${frequency} (${c.active_tokens[latent].toLocaleString("en")})`],
       ["largest activation", shown(c.max_activation[latent])],
       [

@@ -46,6 +46,7 @@ def beta_table(latents: int, seed: int = 0) -> pd.DataFrame:
     for name in ("nu_error", "nu_reconstruction"):
         table[name] = draw.uniform(0, 1.2, latents)
         table[f"{name}_low"], table[f"{name}_high"] = table[name] - 0.05, table[name] + 0.05
+        table[f"mirrored_{name}"] = table[name] + 2
     table["class"] = np.asarray(CLASSES)[draw.integers(0, 4, latents)]
     table["confirmed"] = (table.nu_error < 0.2) & (table.nu_reconstruction < 0.5)
     ratios = [f"{name}{end}" for name in ("nu_error", "nu_reconstruction") for end in ("", "_low", "_high")]

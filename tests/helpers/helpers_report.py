@@ -16,6 +16,7 @@ from crossdiff.latents.evaluation import beta_table, comparison, evaluate
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import write_json
 from crossdiff.report.page import Inputs, render
+from crossdiff.report.shown_latents import LatentFiles
 from crossdiff.report.template import ShownFigure
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.workflow.run import Run
@@ -158,6 +159,9 @@ def inputs(
         write_json(folder / f"{name}.json", evaluations[name])
         betas[name].to_parquet(folder / f"{name}.betas.parquet")
         examples[name].to_parquet(folder / f"{name}.examples.parquet")
+        told = [f"after {HOSTILE} {latent}" for latent in betas[name].latent]
+        patterns = pd.DataFrame({"latent": betas[name].latent, "explanation": told})
+        patterns.to_parquet(folder / f"{name}.patterns.parquet")
     for figure in FIGURES:
         (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
         caption = {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."}
@@ -172,8 +176,10 @@ def inputs(
         refusals=None,
         tables=[str(folder / f"{name}.csv") for name in tables],
         evaluations={name: str(folder / f"{name}.json") for name in betas},
-        betas={name: str(folder / f"{name}.betas.parquet") for name in betas},
-        examples={name: str(folder / f"{name}.examples.parquet") for name in betas},
+        latents={
+            name: LatentFiles(*(str(folder / f"{name}.{table}.parquet") for table in LatentFiles._fields))
+            for name in betas
+        },
         figures=[
             ShownFigure.of(str(folder / f"{figure}.svg"), str(folder / f"{figure}.caption.json"))
             for figure in FIGURES

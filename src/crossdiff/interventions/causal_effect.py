@@ -172,6 +172,8 @@ def kl_table(
       tokens of one answer are not independent
     - reduction: 1 - kl / kl of the variant none, with reduction_low and reduction_high from the same
       bootstrap
+    - beyond_random: reduction minus the mean reduction of the random halves, with beyond_random_low and
+      beyond_random_high from the same bootstrap. Only for ranked halves in the form of the random ones.
     """
     groups = {
         "all": np.ones(len(kl), bool),
@@ -186,11 +188,12 @@ def kl_table(
         values = np.where(np.isfinite(kl), kl, np.nan)[member].astype(np.float64)
         conversation = answers.conversation[member]
         mean, low, high = normal_mean(values)
-        low_conversations, high_conversations, reduction_low, reduction_high = _bootstrap(
-            values, conversation, none, seed
-        )
+        drawn = _bootstrap(values, conversation, seed)
+        low_conversations, high_conversations = central_95(drawn)
         with np.errstate(invalid="ignore", divide="ignore"):
-            reduction = 1 - mean / mean[none]
+            reduction, reductions = 1 - mean / mean[none], 1 - drawn / drawn[:, [none]]
+        reduction_low, reduction_high = central_95(reductions)
+        beyond_low, beyond_high = central_95(_beyond_random(reductions, measured))
         parts.append(
             pd.DataFrame(
                 {
@@ -210,26 +213,38 @@ def kl_table(
                     "reduction": reduction,
                     "reduction_low": reduction_low,
                     "reduction_high": reduction_high,
+                    "beyond_random": _beyond_random(reduction[None], measured)[0],
+                    "beyond_random_low": beyond_low,
+                    "beyond_random_high": beyond_high,
                 }
             )
         )
     return pd.concat(parts, ignore_index=True)
 
 
-def _bootstrap(values: np.ndarray, conversation: np.ndarray, none: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Bootstrap 95 % intervals of the mean (low, high) and of the reduction (low, high), (variants,) each.
+def _bootstrap(values: np.ndarray, conversation: np.ndarray, seed: int) -> np.ndarray:
+    """Means of ``values`` (tokens, variants) on conversations drawn with replacement: (draws, variants).
 
-    Conversations are drawn with replacement, and all variants are measured on the same draws. The ends are
-    NaN for fewer than two conversations. ``none`` is the number of the variant without a patch.
+    All variants are measured on the same draws. The means are NaN for fewer than two conversations.
     """
     names, number = np.unique(conversation, return_inverse=True)
     if len(names) < 2:
-        return (np.full(values.shape[1], np.nan),) * 4
+        return np.full((RESAMPLES, values.shape[1]), np.nan)
     tokens = np.bincount(number)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, number, values)
     drawn = draw_counts(len(names), RESAMPLES, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = (drawn @ sums) / (drawn @ tokens)[:, None]
-        reductions = 1 - means / means[:, [none]]
-    return *central_95(means), *central_95(reductions)
+        return (drawn @ sums) / (drawn @ tokens)[:, None]
+
+
+def _beyond_random(reductions: np.ndarray, measured: Sequence[Variant]) -> np.ndarray:
+    """Compare ``reductions`` (draws, variants) with the mean of the random halves on the same draw.
+
+    NaN for all variants but the ranked halves in the form of the random ones, and without random halves.
+    """
+    random = [number for number, variant in enumerate(measured) if variant.name.startswith("random_")]
+    ranked = [v.form == FORMS[0] and v.name.split("_")[0] in ("best", "worst") for v in measured]
+    if not random:
+        return np.full(reductions.shape, np.nan)
+    return np.where(ranked, reductions - reductions[:, random].mean(axis=1, keepdims=True), np.nan)

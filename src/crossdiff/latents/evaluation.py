@@ -17,7 +17,9 @@ CLASSES = ("base-only", "shared", "chat-only", "other", "dead")
 NU_RANGE = (-0.1, 2.0)  # ratios outside are counted, but not plotted or ranked (docs/method.md 10)
 FVE = ("fve_base", "fve_chat", "fve_difference")  # a crosscoder has the first two, or the last
 SETTABLE = ("base-only", "shared", "chat-only")  # classes that a loss may put latents into
-VERDICTS = ("confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling")
+CONFIRMATIONS = ("confirmed", "confirmed_95")
+FLAGS = ("complete_shrinkage", "latent_decoupling")  # what speaks against a claim to be specific
+VERDICTS = (*CONFIRMATIONS, *FLAGS)
 SAMPLE_SEED = 42  # for the random sample of shared latents (docs/method.md 10)
 
 
@@ -58,16 +60,17 @@ def beta_table(
     - complete_shrinkage: nu_error is at least its threshold.
     - latent_decoupling: nu_reconstruction is at least its threshold.
 
-    For undefined ratios all verdicts are false. Ratios below NU_RANGE confirm nothing. Where latent scaling
-    does not apply, verdicts are missing.
+    The last two speak against a latent that claims to be specific to a model: one whose norm difference lies
+    above the range of shared latents, or that is base-only. They are missing for all others, whose ratios are
+    near 1 as they should be. For undefined ratios all verdicts are false. Ratios below NU_RANGE confirm
+    nothing. Where latent scaling does not apply, verdicts are missing.
     """
     table = scaling.merge(fired, on="latent", validate="one_to_one")
     table["class"] = classify(
         table.relative_norm_difference.to_numpy(), table.validation_active_tokens.to_numpy(), classes
     )
     base_only = table["class"] == "base-only"
-    error = table.nu_error.mask(base_only, table.mirrored_nu_error)
-    reconstruction = table.nu_reconstruction.mask(base_only, table.mirrored_nu_reconstruction)
+    error, reconstruction = judged(table)
     below = thresholds.nu_error_below, thresholds.nu_reconstruction_below
     table["confirmed"] = confirms(error, reconstruction, *below)
     ends = [
@@ -75,11 +78,24 @@ def beta_table(
         for end in ("low", "high")
     ]
     table["confirmed_95"] = table.confirmed & ends[0] & ends[1] & ~base_only
-    table["complete_shrinkage"] = error >= thresholds.nu_error_below
-    table["latent_decoupling"] = reconstruction >= thresholds.nu_reconstruction_below
+    claims = base_only | (table.relative_norm_difference > classes.shared_between[1])
+    for flag, ratio, threshold in zip(FLAGS, (error, reconstruction), below, strict=True):
+        table[flag] = (ratio >= threshold).astype("boolean").where(claims)
     if DOES_NOT_APPLY in table:
         table[list(VERDICTS)] = pd.DataFrame(pd.NA, table.index, VERDICTS, dtype="boolean")
     return table
+
+
+def judged(betas: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the ratios that judge each latent: nu_error and nu_reconstruction, or mirrored if base-only.
+
+    ``betas`` has the columns class, nu_error, nu_reconstruction and their mirrored ones (docs/method.md 9).
+    """
+    base_only = betas["class"] == "base-only"
+    return (
+        betas.nu_error.mask(base_only, betas.mirrored_nu_error),
+        betas.nu_reconstruction.mask(base_only, betas.mirrored_nu_reconstruction),
+    )
 
 
 def confirms(
@@ -114,11 +130,12 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
       loss.
     - shared: the control, a random sample of as many shared latents as ``top`` has.
 
-    ``{set}_inside_shared`` is the share of a set whose nu_reconstruction lies in the central 95 % of the
-    values of all shared latents. The correlations are Pearson's, of a ratio with the norm difference, over
-    live latents with plausible ratios. A number without data is None, and so is one that does not apply. Then
-    ``does_not_apply`` says why. Where the loss sets norm differences, ``{class}_set`` counts the latents of a
-    class that it put there.
+    ``{set}_shrinkage_and_decoupling`` counts the latents that show both, which are in both other counts, too.
+    Shared latents claim nothing, so neither is counted there. ``{set}_inside_shared`` is the share of a set
+    whose nu_reconstruction lies in the central 95 % of the values of all shared latents. The correlations are
+    Pearson's, of a ratio with the norm difference, over live latents with plausible ratios. A number without
+    data is None, and so is one that does not apply. Then ``does_not_apply`` says why. Where the loss sets
+    norm differences, ``{class}_set`` counts the latents of a class that it put there.
     """
     live = betas[betas["class"] != "dead"]
     usable = plausible(live)
@@ -134,12 +151,15 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
     kept = {"latents": len(betas), "classes": counts, "top": len(top)}
     compared = {
         "base_only_confirmed": int(base_only.confirmed.sum()),
+        "others_confirmed": int(live.confirmed.sum() - base_only.confirmed.sum()),
         "undefined_ratios": int((~defined).sum()),
         "implausible_ratios": int(defined.sum()) - len(usable),
         "largest_norm_difference": _or_none(live.relative_norm_difference.max()),
         "correlation_nu_error": _or_none(difference.corr(usable.nu_error)),
         "correlation_nu_reconstruction": _or_none(difference.corr(usable.nu_reconstruction)),
         "top_smallest_norm_difference": _or_none(top.relative_norm_difference.min()),
+        **_flags("chat_only", live[live["class"] == "chat-only"]),
+        **_flags("top", top),
         **_verdicts("chat_only", live[live["class"] == "chat-only"], shared),
         **_verdicts("top", top, shared),
         **_verdicts("shared", control, shared),
@@ -150,11 +170,18 @@ def evaluate(betas: pd.DataFrame, quality: dict[str, Any], classes: Classes) -> 
     return quality | kept | missing(why, compared)
 
 
+def _flags(name: str, latents: pd.DataFrame) -> dict[str, Any]:
+    """Count what speaks against latents that claim to be specific."""
+    both = latents.complete_shrinkage & latents.latent_decoupling
+    counts = {flag: latents[flag] for flag in FLAGS} | {"shrinkage_and_decoupling": both}
+    return {f"{name}_{flag}": int(found.sum()) for flag, found in counts.items()}
+
+
 def _verdicts(name: str, latents: pd.DataFrame, shared: pd.DataFrame) -> dict[str, Any]:
-    """Count and summarise the verdicts of latent scaling on a set of latents."""
+    """Count the latents of a set that latent scaling confirms, and summarise their ratios."""
     low, high = shared.nu_reconstruction.quantile(list(ENDS))
     ratios = latents.nu_reconstruction.dropna()
-    return {f"{name}_{flag}": int(latents[flag].sum()) for flag in VERDICTS} | {
+    return {f"{name}_{flag}": int(latents[flag].sum()) for flag in CONFIRMATIONS} | {
         f"{name}_median_nu_error": _or_none(latents.nu_error.median()),
         f"{name}_median_nu_reconstruction": _or_none(latents.nu_reconstruction.median()),
         f"{name}_inside_shared": _or_none(ratios.between(low, high).mean()) if len(shared) else None,
@@ -207,6 +234,15 @@ def shared_control(betas: pd.DataFrame, count: int) -> pd.DataFrame:
     shared = betas[betas["class"] == "shared"]
     size = min(len(most_chat_leaning(betas, count)), len(shared))
     return shared.sample(size, random_state=SAMPLE_SEED)
+
+
+def confirmed_latents(betas: pd.DataFrame) -> pd.DataFrame:
+    """Select all confirmed live latents, whatever their norm difference, the most chat-leaning first.
+
+    There are none where latent scaling does not apply.
+    """
+    found = betas[betas.confirmed.fillna(False).astype(bool) & (betas["class"] != "dead")]
+    return found.sort_values(["relative_norm_difference", "latent"], ascending=[False, True])
 
 
 def ranked_by_scaling(betas: pd.DataFrame) -> pd.DataFrame:

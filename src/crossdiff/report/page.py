@@ -8,16 +8,16 @@ import pandas as pd
 
 from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
-from crossdiff.latents.applies import reason
 from crossdiff.latents.catalogue import current, read_names
-from crossdiff.latents.evaluation import NU_RANGE, explained, most_chat_leaning, notes_of
+from crossdiff.latents.evaluation import NU_RANGE, explained, notes_of
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
-from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD
+from crossdiff.report.halves import halves
+from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, UNEQUAL_L0
+from crossdiff.report.shown_latents import LatentFiles, shown_latents
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
-from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.counts import added
 
 
@@ -36,12 +36,12 @@ class Inputs(NamedTuple):
     refusals: str | None
     tables: list[str]
     evaluations: Mapping[str, str]
-    betas: Mapping[str, str]
-    examples: Mapping[str, str]
+    latents: Mapping[str, LatentFiles]
     figures: list[ShownFigure]
     sections: list[str]  # sections of the page, in order
     names: str | None = None
     seed: int = 0  # the seed of all these files
+    kl: Mapping[str, str] | None = None
     steering: SteeringInputs | None = None
 
 
@@ -51,7 +51,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     evaluations = {name: read_json(path) for name, path in inputs.evaluations.items()}
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     named = read_names(inputs.names)
-    names = {name: current(named, name, inputs.seed) for name in inputs.betas}
+    names = {name: current(named, name, inputs.seed) for name in inputs.latents}
     return page_template(template).render(
         record=" ".join(record_mark().values()),
         recorded=inputs.recorded,
@@ -65,14 +65,13 @@ def render(inputs: Inputs, template: str | Path) -> str:
         tables={name: table.to_dict("records") for name, table in tables.items()},
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
-        cautions=cautions(evaluations, inputs.recorded["classes.chat_only_above"]),
+        cautions=cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal_l0(evaluations),
         few_explained=comparison.cautions(tables["explanations"]),
         latents={
-            name: _latents(
-                pd.read_parquet(betas), inputs.examples[name], tokenizer, inputs.shown, names[name]
-            )
-            for name, betas in inputs.betas.items()
+            name: shown_latents(files, tokenizer, inputs.shown, names[name])
+            for name, files in inputs.latents.items()
         },
+        halves=halves(inputs.kl or {}),
         stale=named[named.stale].to_dict("records"),
         sections=inputs.sections,
         figures=inputs.figures,
@@ -112,38 +111,13 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
     return found
 
 
-class Token(NamedTuple):
-    """A token of an example, as the page shows it."""
-
-    text: str
-    strength: float  # activation divided by the latent's largest one, 0 to 1
-    activation: float
-    is_template: bool
-
-
-def _latents(
-    betas: pd.DataFrame, examples: str, tokenizer: Any, shown: Report, names: Mapping[int, str]
-) -> list[dict[str, Any]]:
-    top = most_chat_leaning(betas, shown.latents)
-    wanted = [("strongest", "==", True), ("latent", "in", top.latent.tolist())]
-    strongest = pd.read_parquet(examples, filters=wanted)
-    by_latent = {latent: group.head(shown.examples) for latent, group in strongest.groupby("latent")}
-    rows = []
-    if reason(top):
-        top = top.assign(confirmed=None)
-    for row in top.to_dict("records"):
-        found = by_latent.get(row["latent"])
-        largest = found.peak.max() if found is not None else 1.0
-        examples_of = [] if found is None else found.itertuples()
-        contexts = [_tokens(example, largest, tokenizer) for example in examples_of]
-        rows.append(row | {"contexts": contexts, "name": names.get(row["latent"], "")})
-    return rows
-
-
-def _tokens(example: Any, largest: float, tokenizer: Any) -> list[Token]:
-    texts = [tokenizer.decode([token]) for token in example.tokens]
-    values = zip(texts, example.activations, example.template, strict=True)
+def unequal_l0(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence if some crosscoders have many more active latents per token than others."""
+    l0 = {name: evaluation["l0"] for name, evaluation in evaluations.items()}
+    if max(l0.values()) <= UNEQUAL_L0 * min(l0.values()):
+        return []
+    named = ", ".join(f"{value:.1f} in {name}" for name, value in l0.items())
     return [
-        Token(text.replace("\n", "\u21b5"), float(value / largest), float(value), bool(part != CONTENT))
-        for text, value, part in values
+        f"Active latents per token (L0) are not about the same: {named}. "
+        "So what differs between these crosscoders need not come from their losses."
     ]

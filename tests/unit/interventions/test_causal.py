@@ -287,6 +287,28 @@ def test_reduction_is_compared_on_the_same_draws():
     assert found.high_conversations > 1.1 * found.low_conversations
 
 
+def test_ranked_halves_are_compared_with_random_ones_on_the_same_draws():
+    none, answers = example()
+    forms = {
+        "best_norm": (0.5, "subtraction"),
+        "worst_norm": (0.9, "subtraction"),
+        "worst_scaling": (0.4, "additive"),
+    }
+    random = {"random_1": (0.8, "subtraction"), "random_2": (0.6, "subtraction")}
+    for sets, expected in ((forms | random, [0.2, -0.2]), (forms, [NAN, NAN])):
+        measured = [
+            Variant("none"),
+            *(Variant(name, form, np.array([0])) for name, (_, form) in sets.items()),
+        ]
+        # Every patched run leaves one share of the KL on every token, so the comparison is certain.
+        kl = none[:, :1] * np.array([1, *(share for share, _ in sets.values())], np.float32)
+        table = kl_table(kl, answers, measured, FIRED, first_tokens=9, seed=0)
+        for variant, beyond in zip(sets, [*expected, NAN, NAN, NAN], strict=False):
+            found = row(table, variant, "all")
+            values = [found.beyond_random, found.beyond_random_low, found.beyond_random_high]
+            np.testing.assert_allclose(values, beyond, atol=1e-6)
+
+
 def test_reduction_of_none_is_zero():
     found = row(table_of(*example()), "none", "all")
     assert (found.reduction, found.reduction_low, found.reduction_high) == (0, 0, 0)

@@ -18,6 +18,7 @@ from crossdiff.latents.evaluation import (
     beta_table,
     classify,
     comparison,
+    confirmed_latents,
     evaluate,
     most_chat_leaning,
     plausible,
@@ -26,11 +27,10 @@ from crossdiff.latents.evaluation import (
 
 WIDTH, LATENTS = 6, 12
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
+FLAGS = ("complete_shrinkage", "latent_decoupling", "shrinkage_and_decoupling")
 VERDICTS = (
     "confirmed",
     "confirmed_95",
-    "complete_shrinkage",
-    "latent_decoupling",
     "median_nu_error",
     "median_nu_reconstruction",
     "inside_shared",
@@ -40,6 +40,7 @@ HEADLINES = {
     "latents",
     "classes",
     "base_only_confirmed",
+    "others_confirmed",
     "undefined_ratios",
     "implausible_ratios",
     "largest_norm_difference",
@@ -48,6 +49,7 @@ HEADLINES = {
     "top",
     "top_smallest_norm_difference",
 } | {f"{name}_{verdict}" for name in ("chat_only", "top", "shared") for verdict in VERDICTS}
+HEADLINES |= {f"{name}_{flag}" for name in ("chat_only", "top") for flag in FLAGS}
 
 
 def betas(
@@ -173,7 +175,31 @@ def test_verdicts_of_latent_scaling(
 def test_base_only_latents_are_judged_by_mirrored_ratios() -> None:
     table = betas([0.02, 0.02, 0.5], [9, 9, 9], [1.0, 0.1, 1.0], [1.0, 0.1, 1.0])
     assert table.confirmed.tolist() == [True, False, False]
-    assert table.complete_shrinkage.tolist() == [False, True, True]
+    assert table.complete_shrinkage.tolist() == [False, True, pd.NA]
+
+
+def test_only_latents_that_claim_to_be_specific_show_shrinkage_or_decoupling() -> None:
+    """The borders 0.1, 0.4 and 0.6 are those of base-only and shared latents."""
+    differences = [0.1, 0.11, 0.4, 0.6, 0.61, 0.9]
+    table = betas(differences, [9] * 6, [0.5] * 6, [0.9] * 6)
+    claims = [True, pd.NA, pd.NA, pd.NA, True, True]
+    assert table.complete_shrinkage.tolist() == claims
+    # The mirrored ratio of the first one, 1 - 0.9, is small.
+    assert table.latent_decoupling.tolist() == [False, *claims[1:]]
+
+
+def test_counts_of_flags_say_how_many_show_both() -> None:
+    table = betas([0.95, 0.94, 0.93, 0.92], [9] * 4, [0.1, 0.4, 0.4, 0.1], [0.1, 0.1, 0.9, 0.9])
+    found = evaluate(table, QUALITY, Classes())
+    for name in ("chat_only", "top"):
+        assert [found[f"{name}_{flag}"] for flag in ("confirmed", *FLAGS)] == [1, 2, 2, 1]
+
+
+def test_confirmed_latents_are_all_listed_the_most_chat_leaning_first() -> None:
+    table = betas([0.3, 0.95, 0.02, 0.7, 0.99], [9, 9, 9, 9, 0], [0.1, 0.1, 1.0, 0.9, 0.1], [0.1] * 5)
+    table.loc[2, "confirmed"] = True
+    assert confirmed_latents(table).latent.tolist() == [1, 0, 2]  # 3 is not confirmed, 4 is dead
+    assert evaluate(table, QUALITY, Classes())["others_confirmed"] == 2
 
 
 @pytest.mark.parametrize(

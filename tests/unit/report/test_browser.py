@@ -85,7 +85,10 @@ def test_table_has_every_latent_and_undefined_values_are_nothing(tmp_path: Path)
     assert {len(values) for values in columns.values()} == {150}
     assert columns["class"] == betas["class"].tolist()
     assert columns["nu_error"][0] is None
-    assert columns["nu_error"][1:] == pytest.approx(betas.nu_error[1:].tolist(), rel=1e-3)
+    base_only = (betas["class"] == "base-only").to_numpy()  # these are judged by their mirrored ratios
+    assert columns["nu_error"][1:] == pytest.approx((betas.nu_error + 2 * base_only)[1:].tolist(), rel=1e-3)
+    without_interval = [low is None for low in columns["nu_error_low"]]
+    assert base_only.any() and without_interval == (base_only | (betas["class"] == "dead")).tolist()
     assert columns["name"][7:9] == ["refusal", ""]
     assert piece["notes"] == {"7": "note on refusal"}
     assert piece["stale"] == [{"latent": 8, "name": "old", "weights": "0123456789ab"}]

@@ -23,7 +23,7 @@ from helpers_steering import steered_answers, steering_inputs
 from crossdiff.config import Classes, Report
 from crossdiff.latents.catalogue import COLUMNS
 from crossdiff.provenance.storage import read_json, write_json
-from crossdiff.report.page import Inputs, cautions, render
+from crossdiff.report.page import Inputs, cautions, render, unequal_l0
 
 
 @pytest.fixture
@@ -70,12 +70,14 @@ def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
         assert f"{name} calls 2 of 4 latents chat-only by decoder norm." in page.text
         assert "Latent scaling confirms 1 of them." in page.text
         assert f"../{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
-    assert len([tag for tag, _ in page.tags if tag == "details"]) == 4 * len(names)
+    assert len([tag for tag, _ in page.tags if tag == "details"]) == (1 + 4) * len(names)
 
 
-def test_latents_come_most_chat_leaning_first_with_undefined_ratios_as_a_dash(good: Inputs) -> None:
+def test_confirmed_latents_come_first_then_the_most_chat_leaning_with_undefined_ratios_as_a_dash(
+    good: Inputs,
+) -> None:
     text = page_of(good).text
-    found = [text.index(f"latent {latent}: norm difference") for latent in (2, 1, 3, 0)]
+    found = [text.index(f"latent {latent}: norm difference") for latent in (1, 2, 3, 0)]
     assert found == sorted(found)
     assert (
         "latent 2: norm difference 0.97, ν error \u2013, ν reconstruction \u2013, "
@@ -120,9 +122,63 @@ def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs)
 
 
 def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
-    page = page_of(good._replace(shown=Report(latents=2, examples=1)))
-    assert len([tag for tag, _ in page.tags if tag == "details"]) == 2
+    page = page_of(good._replace(shown=Report(latents=1, examples=1)))
+    found = [latent for latent in range(4) if f"latent {latent}: norm difference" in page.text]
+    assert found == [1, 2]  # a confirmed one, and the most chat-leaning one
     assert len(page.contexts) == 1
+
+
+def test_every_confirmed_latent_is_listed_whatever_its_rank(tmp_path: Path) -> None:
+    betas = beta_rows([0.99, 0.98, 0.45, 0.02, 0.3], [0.4, 0.1, 0.15, 0.9, 0.1])
+    given = inputs(tmp_path, {"l1": betas}, {"l1": NO_EXAMPLES})
+    text = page_of(given._replace(shown=Report(latents=1))).text
+    assert (
+        "Latent scaling confirms 1 of them. Of all latents, whatever their norms, it confirms 3 as " in text
+    )
+    assert "as the chat model's own and 1 as the base model's own." in text
+    listed = text[text.index("The confirmed latents of l1: 4") :]
+    places = [listed.index(f"after {HOSTILE} {latent} ") for latent in (1, 2, 4, 3)]
+    assert places == sorted(places)
+    # Latent 3 is base-only. It is judged, and shown, by 1 - 0.9.
+    assert f"3 after {HOSTILE} 3 base-only 0.02 0.10 0.10 no" in listed
+
+
+def test_run_without_confirmed_latents_says_so(tmp_path: Path) -> None:
+    text = page_of(inputs(tmp_path, {"l1": beta_rows([0.95, 0.5], [0.9, 1.0])}, {"l1": NO_EXAMPLES})).text
+    assert "Of all latents, whatever their norms, it confirms none as the chat model's own." in text
+    assert "Latent scaling confirms no latent of l1." in text and "The confirmed latents" not in text
+
+
+def test_counts_of_the_most_chat_leaning_latents_add_up(tmp_path: Path) -> None:
+    betas = beta_rows([0.95, 0.94, 0.93, 0.92, 0.5], [0.1, 0.4, 0.9, float("nan"), 1.0])
+    text = page_of(inputs(tmp_path, {"l1": betas}, {"l1": NO_EXAMPLES})).text
+    assert (
+        "Of these, 1 are confirmed, 1 show complete shrinkage alone, 0 latent decoupling alone, and 1 both. "
+        "The other 2 have a ratio that is undefined or below -0.1, or lean to the chat model no more than "
+        "shared latents do." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("beyond", "low", "high", "verdict"),
+    [
+        (0.2, 0.05, 0.3, "20 % more of the KL than random halves do (95 % interval 5 % to 30 %"),
+        (0.2, 0.05, 0.3, "finds latents that matter more than others."),
+        (-0.2, -0.3, -0.1, "puts latents first that matter less than others."),
+        (0.1, -0.1, 0.3, "The interval holds 0"),
+    ],
+)
+def test_best_halves_are_judged_against_random_ones(
+    good: Inputs, tmp_path: Path, beyond: float, low: float, high: float, verdict: str
+) -> None:
+    rows = [("best_scaling", "all", beyond, low, high), ("best_scaling", "rest", 9.0, 9.0, 9.0)]
+    rows += [("best_norm", "all", 0.5, float("nan"), float("nan")), ("worst_norm", "all", 0.7, 0.6, 0.8)]
+    names = ["variant", "group", "beyond_random", "beyond_random_low", "beyond_random_high"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "kl.csv", index=False)
+    text = page_of(good._replace(kl={"batchtopk": str(tmp_path / "kl.csv")})).text
+    assert text.count("more of the KL than random halves do") == 1
+    assert "batchtopk, latent scaling: the best half" in text and verdict in text
+    assert "random halves do" not in page_of(good).text
 
 
 def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
@@ -190,8 +246,8 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
-    # It stands in the family, two cells of the refusals, and a row and a link of the table.
-    assert page.text.count(HOSTILE) == 5
+    # It stands in the family, two cells of the refusals, a row and a link of the table, and five patterns.
+    assert page.text.count(HOSTILE) == 5 + 5
     assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
 
 
@@ -290,6 +346,15 @@ def test_each_crosscoder_gets_its_own_cautions() -> None:
         Classes().chat_only_above,
     )
     assert [caution.split(":")[0] for caution in found] == ["l1", "l1"]
+
+
+@pytest.mark.parametrize(
+    ("l0", "said"), [([16.0], 0), ([16.0, 20.0], 0), ([16.0, 20.1], 1), ([42.1, 15.6], 1)]
+)
+def test_unequal_l0_is_said(l0: list[float], said: int) -> None:
+    found = unequal_l0({f"loss{number}": {"l0": value} for number, value in enumerate(l0)})
+    assert len(found) == said
+    assert not said or f"{l0[0]:.1f} in loss0, {l0[1]:.1f} in loss1" in found[0]
 
 
 def test_page_shows_the_cautions(good: Inputs) -> None:

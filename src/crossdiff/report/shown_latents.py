@@ -1,0 +1,83 @@
+"""The latents that the page lists: every confirmed one, and the first ones with their contexts."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from crossdiff.config import Report
+from crossdiff.latents.applies import reason
+from crossdiff.latents.evaluation import confirmed_latents, judged, most_chat_leaning
+from crossdiff.texts.chats import CONTENT
+
+
+class LatentFiles(NamedTuple):
+    """Paths of one training's tables."""
+
+    betas: str
+    examples: str
+    patterns: str
+
+
+class Token(NamedTuple):
+    """A token of an example, as the page shows it."""
+
+    text: str
+    strength: float  # activation divided by the latent's largest one, 0 to 1
+    activation: float
+    is_template: bool
+
+
+class ShownLatents(NamedTuple):
+    """Rows of the beta table with name and pattern of each latent, and with the ratios that judge it."""
+
+    confirmed: list[dict[str, Any]]  # all of them, the most chat-leaning first
+    first: list[dict[str, Any]]  # with ``contexts``: confirmed ones, then the most chat-leaning others
+
+
+def shown_latents(
+    files: LatentFiles, tokenizer: Any, shown: Report, names: Mapping[int, str]
+) -> ShownLatents:
+    """Select and describe the latents of one training. ``names``: latent -> its name in the catalogue.
+
+    Contexts are shown of the first ``shown.latents`` confirmed latents, and of as many most chat-leaning
+    ones.
+    """
+    betas, patterns = pd.read_parquet(files.betas), pd.read_parquet(files.patterns)
+    told = dict(zip(patterns.latent.tolist(), patterns.explanation.tolist(), strict=True))
+    error, reconstruction = judged(betas)
+    betas = betas.assign(
+        nu_error=error,
+        nu_reconstruction=reconstruction,
+        name=betas.latent.map(names).fillna(""),
+        pattern=betas.latent.map(told).fillna(""),
+    )
+    confirmed = confirmed_latents(betas)
+    first = pd.concat([confirmed.head(shown.latents), most_chat_leaning(betas, shown.latents)])
+    first = first.drop_duplicates("latent")
+    if reason(betas):
+        first = first.assign(confirmed=None)
+    contexts = _contexts(files.examples, first.latent.tolist(), tokenizer, shown.examples)
+    rows = first.to_dict("records")
+    return ShownLatents(
+        confirmed.to_dict("records"), [row | {"contexts": contexts.get(row["latent"], [])} for row in rows]
+    )
+
+
+def _contexts(examples: str, latents: list[int], tokenizer: Any, count: int) -> dict[int, list[list[Token]]]:
+    """Return the strongest contexts of each of ``latents``, at most ``count``."""
+    strongest = pd.read_parquet(examples, filters=[("strongest", "==", True), ("latent", "in", latents)])
+    found = {}
+    for latent, group in strongest.groupby("latent"):
+        rows = group.head(count)
+        found[latent] = [_tokens(example, rows.peak.max(), tokenizer) for example in rows.itertuples()]
+    return found
+
+
+def _tokens(example: Any, largest: float, tokenizer: Any) -> list[Token]:
+    texts = [tokenizer.decode([token]) for token in example.tokens]
+    values = zip(texts, example.activations, example.template, strict=True)
+    return [
+        Token(text.replace("\n", "\u21b5"), float(value / largest), float(value), bool(part != CONTENT))
+        for text, value, part in values
+    ]
