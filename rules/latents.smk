@@ -63,6 +63,31 @@ rule find_twins:
         "../workflow_scripts/find_twins.py"
 
 
+rule group_latents:
+    """Group confirmed latents that have nearly one direction, or fire in the same texts."""
+    input:
+        tokens=token_shards(STORED),
+        active=trained("active.train.parquet"),
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
+        betas=trained("betas.parquet"),
+    output:
+        trained("groups.csv"),
+    log:
+        trained("group_latents.log", "logs"),
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        **request("group_latents"),
+    params:
+        datasets=[dataset for dataset, _ in shards_of(STORED)],
+        code=code_digest("group_latents"),
+    message:
+        f"Grouping confirmed latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
+    script:
+        "../workflow_scripts/group_latents.py"
+
+
 rule compare_latents:
     """Count twins and shares of template tokens for every crosscoder and seed."""
     input:

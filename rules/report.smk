@@ -15,7 +15,7 @@ rule write_report:
         template=shipped("report/page.html.jinja"),
         parts=[
             shipped(f"report/{part}.html.jinja")
-            for part in ("figure", "limits", *(f"sections/{section}" for section in SECTIONS))
+            for part in ("context", "figure", "limits", *(f"sections/{section}" for section in SECTIONS))
         ],
         tokenizer=tokenizer,
         checked=of_layer("pair.json"),
@@ -27,6 +27,8 @@ rule write_report:
         betas=every_training("betas.parquet", FIRST_SEED),
         examples=every_training("examples.parquet", FIRST_SEED),
         patterns=every_training("patterns.parquet", FIRST_SEED),
+        groups=every_training("groups.csv", FIRST_SEED),
+        recurrences=every_training("recurrences.parquet", FIRST_SEED),
         kl=every_training("kl.csv", FIRST_SEED) if CONFIG.causal else [],
         figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
         captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
@@ -46,6 +48,7 @@ rule write_report:
         sections=SECTIONS,
         figures=[[evaluation.section, evaluation.table] for evaluation in EVALUATIONS.values()],
         seed=CONFIG.seeds[0],
+        seeds=len(CONFIG.seeds),
         settings=settings("report"),
         code=code_digest("write_report"),
     message:

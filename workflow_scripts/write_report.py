@@ -58,7 +58,12 @@ if __name__ == "__main__":
                 sections=snakemake.params.sections,
                 names=snakemake.input.get("names") or None,
                 seed=snakemake.params.seed,
-                kl=dict(zip(names, snakemake.input.kl, strict=True)) if snakemake.input.kl else None,
+                seeds=snakemake.params.seeds,
+                **{
+                    table: dict(zip(names, snakemake.input[table], strict=True))
+                    for table in ("groups", "recurrences", "kl")
+                    if snakemake.input.get(table)
+                },
                 steering=of_steering(snakemake.input, names),
             ),
             template=snakemake.input.template,

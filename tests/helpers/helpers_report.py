@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from crossdiff.activations.pairs import Summary, write_summary
 from crossdiff.config import Classes, LatentScaling, Report
-from crossdiff.latents.evaluation import beta_table, comparison, evaluate
+from crossdiff.latents.evaluation import beta_table, comparison, confirmed_latents, evaluate
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import write_json
 from crossdiff.report.page import Inputs, render
@@ -162,6 +162,10 @@ def inputs(
         told = [f"after {HOSTILE} {latent}" for latent in betas[name].latent]
         patterns = pd.DataFrame({"latent": betas[name].latent, "explanation": told})
         patterns.to_parquet(folder / f"{name}.patterns.parquet")
+        confirmed = confirmed_latents(betas[name])
+        firings = {"firings_talk": 90, "firings_pages": 10, "tokens_talk": 300, "tokens_pages": 700}
+        groups = pd.DataFrame({"latent": confirmed.latent, "group": 0, "strength": 1.0})
+        groups.assign(**firings).to_csv(folder / f"{name}.groups.csv", index=False)
     for figure in FIGURES:
         (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
         caption = {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."}
@@ -184,7 +188,8 @@ def inputs(
             ShownFigure.of(str(folder / f"{figure}.svg"), str(folder / f"{figure}.caption.json"))
             for figure in FIGURES
         ],
-        sections=["compared", "found", "figures", "checks", "latents", "files"],
+        groups={name: str(folder / f"{name}.groups.csv") for name in betas},
+        sections=["findings", "compared", "found", "figures", "checks", "latents", "files"],
     )
 
 

@@ -13,17 +13,16 @@ VERDICTS = {
 }
 
 
-def halves(tables: Mapping[str, str]) -> list[dict[str, Any]]:
+def halves(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     """Compare the best half of every ranking with random halves, on all answer tokens (docs/method.md 12).
 
-    ``tables``: crosscoder -> path of its table of ``kl_table``. A row has the crosscoder, the ranking, how
+    ``tables``: crosscoder -> its table of ``kl_table``. A row has the crosscoder, the ranking, how
     much more of the KL the best half takes away than random halves do (``beyond``, with its 95 % interval
     ``low`` and ``high``), and the verdict in words. There is no row where a half is empty or was not
     measured.
     """
     found = []
-    for crosscoder, path in tables.items():
-        table = pd.read_csv(path)
+    for crosscoder, table in tables.items():
         table = table[(table.group == "all") & table.beyond_random_low.notna()].set_index("variant")
         for variant, ranking in RANKINGS.items():
             if variant not in table.index:

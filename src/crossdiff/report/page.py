@@ -13,6 +13,7 @@ from crossdiff.latents.evaluation import NU_RANGE, explained, notes_of
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
+from crossdiff.report.findings import findings, limits
 from crossdiff.report.halves import halves
 from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, UNEQUAL_L0
 from crossdiff.report.shown_latents import LatentFiles, shown_latents
@@ -41,7 +42,10 @@ class Inputs(NamedTuple):
     sections: list[str]  # sections of the page, in order
     names: str | None = None
     seed: int = 0  # the seed of all these files
-    kl: Mapping[str, str] | None = None
+    seeds: int = 1  # seeds of the run
+    groups: Mapping[str, str] = {}
+    recurrences: Mapping[str, str] = {}
+    kl: Mapping[str, str] = {}
     steering: SteeringInputs | None = None
 
 
@@ -52,6 +56,16 @@ def render(inputs: Inputs, template: str | Path) -> str:
     tables = {Path(path).stem: pd.read_csv(path) for path in inputs.tables}
     named = read_names(inputs.names)
     names = {name: current(named, name, inputs.seed) for name in inputs.latents}
+    refusals = pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else []
+    latents = {
+        name: shown_latents(files, tokenizer, inputs.shown, names[name])
+        for name, files in inputs.latents.items()
+    }
+    kl = {name: pd.read_csv(path) for name, path in inputs.kl.items()}
+    groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
+    again = {name: _found_again(path, name) for name, path in inputs.recurrences.items()}
+    measured = {"causal": bool(kl), "steering": inputs.steering is not None}
+    warned = cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal_l0(evaluations)
     return page_template(template).render(
         record=" ".join(record_mark().values()),
         recorded=inputs.recorded,
@@ -61,22 +75,27 @@ def render(inputs: Inputs, template: str | Path) -> str:
         summary=read_json(inputs.summary),
         read=added(inputs.read),
         models=MODELS,
-        refusals=pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else [],
+        refusals=refusals,
+        findings=findings(evaluations, latents, groups, refusals, kl, again, inputs.seeds),
+        limits=limits(warned, inputs.seeds, measured),
         tables={name: table.to_dict("records") for name, table in tables.items()},
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
         evaluations=evaluations,
-        cautions=cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal_l0(evaluations),
         few_explained=comparison.cautions(tables["explanations"]),
-        latents={
-            name: shown_latents(files, tokenizer, inputs.shown, names[name])
-            for name, files in inputs.latents.items()
-        },
-        halves=halves(inputs.kl or {}),
+        latents=latents,
+        halves=halves(kl),
         stale=named[named.stale].to_dict("records"),
         sections=inputs.sections,
         figures=inputs.figures,
         steering=steering_section(inputs.steering, names) if inputs.steering else None,
     )
+
+
+def _found_again(recurrences: str, crosscoder: str) -> dict[int, int]:
+    """Count, for each latent, the other seeds of its crosscoder that found it again."""
+    table = pd.read_parquet(recurrences)
+    matched = table[(table.crosscoder == crosscoder) & table.matched]
+    return {int(latent): int(count) for latent, count in matched.latent.value_counts().items()}
 
 
 def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: float) -> list[str]:

@@ -113,6 +113,14 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
             0,
             0,
         ),
+        "group_latents": Need(
+            len(config.crosscoders),
+            data.stored,
+            0,
+            PROCESS + ENTRIES_HELD + largest(lambda i: 4 * parameters[i]),
+            0,
+            0,
+        ),
         "read_directions": Need(
             1,
             0,

@@ -118,14 +118,14 @@ def test_latents_have_their_names_and_stale_ones_are_flagged(good: Inputs, tmp_p
 def test_latent_without_examples_says_so_and_samples_are_not_shown(good: Inputs) -> None:
     page = page_of(good)
     assert page.text.count("No context was collected.") == 3
-    assert len(page.contexts) == 2
+    assert len(page.contexts) == 1 + 2  # one stands with the finding
 
 
 def test_settings_limit_latents_and_contexts(good: Inputs) -> None:
     page = page_of(good._replace(shown=Report(latents=1, examples=1)))
     found = [latent for latent in range(4) if f"latent {latent}: norm difference" in page.text]
     assert found == [1, 2]  # a confirmed one, and the most chat-leaning one
-    assert len(page.contexts) == 1
+    assert len(page.contexts) == 1 + 1
 
 
 def test_every_confirmed_latent_is_listed_whatever_its_rank(tmp_path: Path) -> None:
@@ -159,33 +159,12 @@ def test_counts_of_the_most_chat_leaning_latents_add_up(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("beyond", "low", "high", "verdict"),
-    [
-        (0.2, 0.05, 0.3, "20 % more of the KL than random halves do (95 % interval 5 % to 30 %"),
-        (0.2, 0.05, 0.3, "finds latents that matter more than others."),
-        (-0.2, -0.3, -0.1, "puts latents first that matter less than others."),
-        (0.1, -0.1, 0.3, "The interval holds 0"),
-    ],
-)
-def test_best_halves_are_judged_against_random_ones(
-    good: Inputs, tmp_path: Path, beyond: float, low: float, high: float, verdict: str
-) -> None:
-    rows = [("best_scaling", "all", beyond, low, high), ("best_scaling", "rest", 9.0, 9.0, 9.0)]
-    rows += [("best_norm", "all", 0.5, float("nan"), float("nan")), ("worst_norm", "all", 0.7, 0.6, 0.8)]
-    names = ["variant", "group", "beyond_random", "beyond_random_low", "beyond_random_high"]
-    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "kl.csv", index=False)
-    text = page_of(good._replace(kl={"batchtopk": str(tmp_path / "kl.csv")})).text
-    assert text.count("more of the KL than random halves do") == 1
-    assert "batchtopk, latent scaling: the best half" in text and verdict in text
-    assert "random halves do" not in page_of(good).text
-
-
 def test_refusals_are_shown_only_where_they_were_measured(good: Inputs, tmp_path: Path) -> None:
     assert "Did the fine-tune take?" not in page_of(good).text
     row = {"model": "chat", "requests": "harmful", "asked": 40, "refused": 37}
     row |= {"rate": 0.925, "low": 0.8, "high": 0.974, "unfinished": 0, "thinking": "none"}
-    pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
+    base = row | {"model": "base", "refused": 0, "rate": 0.0, "low": 0.0, "high": 0.088}
+    pd.DataFrame([base, row]).to_csv(tmp_path / "refusals.csv", index=False)
     text = page_of(good._replace(refusals=str(tmp_path / "refusals.csv"))).text
     assert "Did the fine-tune take?" in text
     assert "chat harmful 40 37 92 % 80 % to 97 %" in text
@@ -240,15 +219,16 @@ def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
 
 def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     given = inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, family=HOSTILE)
-    row = {"model": HOSTILE, "requests": HOSTILE, "asked": 1, "refused": 1}
-    row |= {"rate": 1.0, "low": 0.2, "high": 1.0, "unfinished": 0, "thinking": "none"}
-    pd.DataFrame([row]).to_csv(tmp_path / "refusals.csv", index=False)
+    row = {"model": "base", "requests": HOSTILE, "asked": 1, "refused": 0}
+    row |= {"rate": 0.0, "low": 0.0, "high": 0.8, "unfinished": 0, "thinking": "none"}
+    chat = row | {"model": "chat", "refused": 1, "low": 0.9, "high": 1.0}
+    pd.DataFrame([row, chat]).to_csv(tmp_path / "refusals.csv", index=False)
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
-    # It stands in the family, two cells of the refusals, a row and a link of the table, and five patterns.
-    assert page.text.count(HOSTILE) == 5 + 5
-    assert [token for token, _ in page.contexts[1]] == ["<script>alert('boo')</script>", " & ", "<b>"]
+    # It stands in the family, a finding, two cells of the refusals, a row and a link of a table, 6 patterns.
+    assert page.text.count(HOSTILE) == 6 + 6
+    assert [token for token, _ in page.contexts[2]] == ["<script>alert('boo')</script>", " & ", "<b>"]
 
 
 def test_page_fetches_nothing(good: Inputs) -> None:
@@ -358,8 +338,9 @@ def test_unequal_l0_is_said(l0: list[float], said: int) -> None:
 
 
 def test_page_shows_the_cautions(good: Inputs) -> None:
-    (caution,) = page_of(good).cautions
-    assert "confirms 1 of 2 chat-only latents" in caution
+    first, *rest = page_of(good).cautions
+    assert "confirms 1 of 2 chat-only latents" in first
+    assert [" ".join(one.split())[:12] for one in rest] == ["There is one", "No section c", "No section s"]
 
 
 @pytest.mark.parametrize(("config", "warned"), [("tiny.yaml", True), ("gemma2-2b.yaml", False)])

@@ -1,0 +1,204 @@
+"""The page's first screen: what the run found, in a few sentences, and what it cannot say.
+
+Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, groups of
+confirmed latents, claims that latent scaling refutes, and how much of the models' difference the latents
+carry. There are at most MOST of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from crossdiff.report.shown_latents import ShownLatents
+from crossdiff.report.template import percent
+
+MOST = 7  # sentences
+MOST_GROUPS = 4  # groups of latents among them
+MOSTLY = 0.5  # share of a group's firings above which it is said to fire mostly in one data set
+OVER = 2  # times a data set's share of the text, from which "mostly" says something
+
+
+class Finding(NamedTuple):
+    """One sentence of the first screen."""
+
+    text: str
+    evidence: str  # numbers behind it, in words
+    marks: tuple[tuple[str, str], ...] = ()  # short marks, each with what it means
+    latents: tuple[tuple[str, int], ...] = ()  # crosscoder and number of each latent that it rests on
+    context: list[Any] | None = None  # tokens of the strongest context
+
+
+def findings(
+    evaluations: Mapping[str, Mapping[str, Any]],
+    latents: Mapping[str, ShownLatents],
+    groups: Mapping[str, pd.DataFrame],
+    refusals: list[dict[str, Any]],
+    kl: Mapping[str, pd.DataFrame],
+    again: Mapping[str, Mapping[int, int]],
+    seeds: int,
+) -> list[Finding]:
+    """Return the sentences of the first screen, in order.
+
+    Mappings go from crosscoder name. ``groups`` are tables of ``group_table``. ``refusals`` are rows of
+    refusals.csv. ``kl`` are tables of ``kl_table``. ``again``: latent -> how many of the other ``seeds`` - 1
+    trainings found it again.
+    """
+    found = [*_behaviour(refusals), *_groups(latents, groups, again, seeds)]
+    found += [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
+    return found[:MOST]
+
+
+def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
+    """Say whether the chat model refuses more, or fewer, requests of a kind than the base does."""
+    found = []
+    for kind in dict.fromkeys(row["requests"] for row in refusals):
+        of = {row["model"]: row for row in refusals if row["requests"] == kind}
+        base, chat = of["base"], of["chat"]
+        if chat["low"] > base["high"]:
+            more = "refuses"
+        elif chat["high"] < base["low"]:
+            more = "no longer refuses"
+        else:
+            continue
+        found.append(
+            Finding(
+                f"The chat model {more} {kind} requests.",
+                f"It refuses {chat['refused']} of {chat['asked']} held-out ones, "
+                f"the base model {base['refused']} of {base['asked']}.",
+            )
+        )
+    return found
+
+
+def _groups(
+    latents: Mapping[str, ShownLatents],
+    groups: Mapping[str, pd.DataFrame],
+    again: Mapping[str, Mapping[int, int]],
+    seeds: int,
+) -> list[Finding]:
+    """Describe the strongest groups of confirmed latents of the crosscoder that has most of them."""
+    counts = {name: len(table) for name, table in groups.items() if len(table)}
+    if not counts:
+        return []
+    crosscoder = max(counts, key=lambda name: counts[name])
+    table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
+    contexts = {row["latent"]: row["contexts"] for row in latents[crosscoder].first}
+    order = table.groupby("group").strength.sum().sort_values(ascending=False, kind="stable")
+    found = []
+    for group in order.index[:MOST_GROUPS]:
+        members = table[table.group == group].sort_values("strength", ascending=False, kind="stable")
+        own = [rows[latent] for latent in members.latent]
+        named = [row["name"] for row in own if row["name"]]
+        called = f'"{named[0]}"' if named else f"latent {own[0]['latent']} ({own[0]['pattern']})"
+        others = f" and {len(own) - 1} more" if len(own) > 1 else ""
+        side = "base" if own[0]["class"] == "base-only" else "chat"
+        shown = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
+        found.append(
+            Finding(
+                f"The {side} model has a concept of its own: {called}{others}, {_place(members)}.",
+                f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.",
+                tuple(_marks(own, again.get(crosscoder, {}), seeds)),
+                tuple((crosscoder, row["latent"]) for row in own),
+                shown[0] if shown else None,
+            )
+        )
+    return found
+
+
+def _place(members: pd.DataFrame) -> str:
+    """Say where a group fires: mostly in one data set, or in several."""
+    firings = members.filter(like="firings_").sum().rename(lambda name: name.removeprefix("firings_"))
+    tokens = members.filter(like="tokens_").iloc[0].rename(lambda name: name.removeprefix("tokens_"))
+    share, text = firings / max(firings.sum(), 1), tokens / tokens.sum()
+    first = share.idxmax()
+    if share[first] >= MOSTLY and share[first] >= OVER * text[first]:
+        return (
+            f"which fires in {first} ({percent(share[first])} of its firings, "
+            f"{percent(text[first])} of the text)"
+        )
+    return "which fires in all kinds of text"
+
+
+def _marks(own: list[dict[str, Any]], again: Mapping[int, int], seeds: int) -> list[tuple[str, str]]:
+    sure = sum(bool(row["confirmed_95"]) for row in own)
+    marks = [
+        (
+            f"{sure} of {len(own)} confirmed at 95 %",
+            "Both ratios of latent scaling pass with their whole 95 % intervals (bootstrap over documents).",
+        )
+    ]
+    if seeds > 1:
+        most = max(again.get(row["latent"], 0) for row in own)
+        marks.append(
+            (
+                f"found again in {most} of {seeds - 1} other seeds",
+                "Another training has a latent of nearly the same directions, each the other's nearest.",
+            )
+        )
+    return marks
+
+
+def _nothing_confirmed(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    judged = {name: one for name, one in evaluations.items() if "does_not_apply" not in one}
+    if not judged or any(one["others_confirmed"] + one["base_only_confirmed"] for one in judged.values()):
+        return []
+    return [
+        Finding(
+            "Latent scaling confirms no latent, so this run shows no concept that only one model has.",
+            f"It tested {sum(one['latents'] for one in judged.values()):,} latents of {', '.join(judged)}.",
+        )
+    ]
+
+
+def _refuted(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Name crosscoders most of whose chat-only latents, by decoder norm, are not confirmed."""
+    found = []
+    for name, one in evaluations.items():
+        called, sure = one["classes"]["chat-only"], one["chat_only_confirmed"]
+        if "does_not_apply" in one or not called or 2 * sure >= called or one.get("chat_only_set") == called:
+            continue
+        found.append(
+            Finding(
+                f"Most latents that {name} calls chat-only by decoder norm are not the chat model's own.",
+                f"Latent scaling confirms {sure} of {called}: the base model uses the others' directions.",
+            )
+        )
+    return found
+
+
+def _carried(kl: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """Say how much of the models' difference the crosscoder that carries most of it carries."""
+    best: tuple[str, pd.Series] | None = None
+    for name, table in kl.items():
+        rows = table[(table.group == "all") & (table.variant == "all") & table.reduction_low.notna()]
+        if len(rows) and (best is None or rows.iloc[0].reduction > best[1].reduction):
+            best = name, rows.iloc[0]
+    if best is None or best[1].reduction_low <= 0:
+        return []
+    name, row = best
+    return [
+        Finding(
+            f"The latents of {name} together carry {percent(row.reduction)} of what the fine-tune changes in "
+            "the chat model's predictions.",
+            f"95 % interval {percent(row.reduction_low)} to {percent(row.reduction_high)}: KL on "
+            f"{row.tokens:,} answer tokens of {row.conversations} conversations.",
+        )
+    ]
+
+
+def limits(cautions: list[str], seeds: int, measured: Mapping[str, bool]) -> list[str]:
+    """Return what the run cannot say: cautions, one seed, and parts that were not run.
+
+    ``measured`` says of ``causal`` and ``steering`` whether the config has them.
+    """
+    found = list(cautions)
+    if seeds == 1:
+        found.append("There is one seed, so this run cannot say what another training would find.")
+    if not measured["causal"]:
+        found.append(
+            "No section causal: this run cannot say how much these latents matter to the predictions."
+        )
+    if not measured["steering"]:
+        found.append("No section steering: this run cannot say what these latents do to the answers.")
+    return found

@@ -1,0 +1,185 @@
+"""The first screen: every kind of sentence has tables from which it follows, and others from which not."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from crossdiff.report.findings import MOST, MOST_GROUPS, Finding, findings, limits
+from crossdiff.report.halves import halves
+from crossdiff.report.shown_latents import ShownLatents
+
+JUDGED = {
+    "latents": 100,
+    "classes": {"chat-only": 10},
+    "chat_only_confirmed": 8,
+    "others_confirmed": 9,
+    "base_only_confirmed": 0,
+}
+
+
+def refused(
+    base: tuple[float, float], chat: tuple[float, float], kind: str = "harmful"
+) -> list[dict[str, Any]]:
+    """Rows with these intervals."""
+    return [
+        {"model": model, "requests": kind, "asked": 72, "refused": number, "low": low, "high": high}
+        for model, number, (low, high) in (("base", 2, base), ("chat", 70, chat))
+    ]
+
+
+def latent(number: int, **changes: Any) -> dict[str, Any]:
+    row = {"latent": number, "class": "other", "name": "", "pattern": f"after {number}", "confirmed_95": True}
+    return row | {"contexts": [[f"context of {number}"]]} | changes
+
+
+def said(
+    rows: list[dict[str, Any]] | None = None,
+    groups: list[tuple[int, int, float]] | None = None,
+    firings: tuple[int, int] = (90, 10),
+    evaluation: dict[str, Any] = JUDGED,
+    **given: Any,
+) -> list[Finding]:
+    """Findings of a crosscoder topk. ``groups``: (latent, group, strength). A tenth of the text is talk."""
+    rows = rows or []
+    table = pd.DataFrame(groups or [], columns=["latent", "group", "strength"])
+    table = table.assign(firings_talk=firings[0], firings_pages=firings[1], tokens_talk=100, tokens_pages=900)
+    defaults: dict[str, Any] = {"refusals": [], "kl": {}, "again": {}, "seeds": 1}
+    return findings(
+        {"topk": evaluation}, {"topk": ShownLatents(rows, rows)}, {"topk": table}, **defaults | given
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "chat", "sentence"),
+    [
+        ((0.0, 0.1), (0.9, 1.0), "The chat model refuses harmful requests."),
+        ((0.9, 1.0), (0.0, 0.1), "The chat model no longer refuses harmful requests."),
+        ((0.0, 0.5), (0.5, 1.0), None),
+        ((0.0, 0.5), (0.1, 0.9), None),
+    ],
+)
+def test_changed_behaviour_needs_intervals_apart(
+    base: tuple[float, float], chat: tuple[float, float], sentence: str | None
+) -> None:
+    found = said(refusals=refused(base, chat))
+    assert [one.text for one in found] == ([sentence] if sentence else [])
+    if sentence:
+        assert found[0].evidence == "It refuses 70 of 72 held-out ones, the base model 2 of 72."
+
+
+def test_several_latents_of_one_concept_are_one_finding() -> None:
+    rows = [latent(1), latent(2, confirmed_95=False), latent(3, name="small talk")]
+    found = said(rows, [(1, 0, 1.0), (2, 0, 3.0), (3, 1, 2.0)])
+    assert [one.text for one in found] == [
+        f"The chat model has a concept of its own: {called}, which fires in talk (90 % of its firings, "
+        "10 % of the text)."
+        for called in ("latent 2 (after 2) and 1 more", '"small talk"')
+    ]
+    assert found[0].latents == (("topk", 2), ("topk", 1)) and found[0].context == ["context of 2"]
+    assert [mark for mark, _ in found[0].marks] == ["1 of 2 confirmed at 95 %"]
+    assert found[0].evidence == "2 confirmed latents of topk."
+
+
+@pytest.mark.parametrize(("firings", "named"), [((60, 40), True), ((49, 51), False), ((10, 90), False)])
+def test_a_data_set_is_named_only_where_it_has_most_firings_and_far_more_than_its_text(
+    firings: tuple[int, int], named: bool
+) -> None:
+    [found] = said([latent(1)], [(1, 0, 1.0)], firings)
+    assert ("fires in talk" in found.text) == named
+    assert ("fires in all kinds of text" in found.text) == (not named)
+
+
+def test_a_base_only_group_is_the_base_models() -> None:
+    [found] = said([latent(1, **{"class": "base-only"})], [(1, 0, 1.0)])
+    assert found.text.startswith("The base model has a concept of its own: latent 1")
+
+
+def test_other_seeds_are_told_only_if_there_are_some() -> None:
+    for seeds, marks in ((1, 1), (3, 2)):
+        [found] = said([latent(1)], [(1, 0, 1.0)], seeds=seeds, again={"topk": {1: 2}})
+        assert len(found.marks) == marks
+        assert marks == 1 or found.marks[1][0] == "found again in 2 of 2 other seeds"
+
+
+def test_the_strongest_groups_come_first_and_there_are_few() -> None:
+    rows = [latent(number) for number in range(9)]
+    groups = [(number, number, float(number)) for number in range(9)]
+    kinds = [row for kind in "abcdef" for row in refused((0, 0.1), (0.9, 1), kind)]
+    assert [one.latents[0][1] for one in said(rows, groups)] == [8, 7, 6, 5][:MOST_GROUPS]
+    assert len(said(rows, groups, refusals=kinds)) == MOST
+
+
+def test_that_nothing_is_confirmed_is_said_only_then() -> None:
+    none = JUDGED | {"others_confirmed": 0, "chat_only_confirmed": 0, "classes": {"chat-only": 0}}
+    [found] = said(evaluation=none)
+    assert (
+        found.text.startswith("Latent scaling confirms no latent") and "100 latents of topk" in found.evidence
+    )
+    assert said(evaluation=none | {"base_only_confirmed": 1}) == []
+    assert said(evaluation=none | {"does_not_apply": "no base decoder"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "refuted"),
+    [
+        ({"chat_only_confirmed": 4}, True),
+        ({"chat_only_confirmed": 5}, False),
+        ({"classes": {"chat-only": 0}, "chat_only_confirmed": 0}, False),
+        ({"chat_only_confirmed": 4, "chat_only_set": 10}, False),
+    ],
+)
+def test_most_claims_are_refuted(changes: dict[str, Any], refuted: bool) -> None:
+    found = said(evaluation=JUDGED | changes)
+    assert len(found) == refuted
+    assert not refuted or "confirms 4 of 10" in found[0].evidence
+
+
+def kl_rows(reduction: float, low: float, group: str = "all", variant: str = "all") -> pd.DataFrame:
+    row = {"group": group, "variant": variant, "reduction": reduction, "reduction_low": low}
+    return pd.DataFrame([row | {"reduction_high": reduction + 0.1, "tokens": 1695, "conversations": 40}])
+
+
+def test_what_the_latents_carry_is_that_of_the_best_crosscoder() -> None:
+    [found] = said(kl={"l1": kl_rows(0.5, 0.4), "topk": kl_rows(0.77, 0.7)})
+    assert found.text.startswith("The latents of topk together carry 77 % of what the fine-tune changes")
+    assert found.evidence == "95 % interval 70 % to 87 %: KL on 1,695 answer tokens of 40 conversations."
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        kl_rows(0.1, 0.0),
+        kl_rows(0.5, float("nan")),
+        kl_rows(0.5, 0.4, group="rest"),
+        kl_rows(0.5, 0.4, variant="best_norm"),
+    ],
+)
+def test_nothing_is_carried_without_an_interval_above_zero(table: pd.DataFrame) -> None:
+    assert said(kl={"topk": table}) == []
+
+
+def test_limits_name_what_was_not_run() -> None:
+    everything = {"causal": True, "steering": True}
+    assert limits([], 2, everything) == []
+    assert limits(["a caution"], 2, everything) == ["a caution"]
+    assert ["one seed" in one for one in limits([], 1, everything)] == [True]
+    found = limits([], 3, {"causal": False, "steering": False})
+    assert [one.split(":")[0] for one in found] == ["No section causal", "No section steering"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.05, 0.3, "So this ranking finds latents that matter more than others."),
+        (-0.3, -0.1, "So this ranking puts latents first that matter less than others."),
+        (-0.1, 0.3, "The interval holds 0, so this run does not show that the ranking finds what matters."),
+    ],
+)
+def test_best_halves_are_judged_against_random_ones(low: float, high: float, verdict: str) -> None:
+    nan = float("nan")
+    rows = [("best_scaling", "all", 0.2, low, high), ("best_scaling", "rest", 9.0, 9.0, 9.0)]
+    rows += [("best_norm", "all", 0.5, nan, nan), ("worst_norm", "all", 0.7, 0.6, 0.8)]
+    names = ["variant", "group", "beyond_random", "beyond_random_low", "beyond_random_high"]
+    expected = {"crosscoder": "topk", "ranking": "latent scaling", "beyond": 0.2, "low": low, "high": high}
+    assert halves({"topk": pd.DataFrame(rows, columns=names)}) == [expected | {"verdict": verdict}]
