@@ -117,7 +117,7 @@ def latents(run: Run) -> Iterator[str]:
     for nu in ("error", "reconstruction"):
         rows.append(run.row(f"correlation of the norm difference with ν_{nu}", f"correlation_nu_{nu}", 2))
     yield from table(HEAD, rows)
-    rows, kinds = [], ["confirmed", "confirmed_95", "complete_shrinkage", "latent_decoupling"]
+    rows, kinds = [], ["confirmed", "confirmed_95"]
     for key in [*kinds, "median_nu_error", "median_nu_reconstruction"]:
         label = key.replace("_", " ").replace("nu ", "ν_").replace("95", "with 95 % certainty")
         rows.append(run.row(label, key, 2 * key.startswith("median"), ("top_", "shared_")))

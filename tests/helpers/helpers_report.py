@@ -163,9 +163,9 @@ def inputs(
         patterns = pd.DataFrame({"latent": betas[name].latent, "explanation": told})
         patterns.to_parquet(folder / f"{name}.patterns.parquet")
         confirmed = confirmed_latents(betas[name])
-        firings = {"firings_talk": 90, "firings_pages": 10, "tokens_talk": 300, "tokens_pages": 700}
         groups = pd.DataFrame({"latent": confirmed.latent, "group": 0, "strength": 1.0})
-        groups.assign(**firings).to_csv(folder / f"{name}.groups.csv", index=False)
+        groups = groups.assign(dataset="talk", firings=90, tokens=300)
+        groups.to_csv(folder / f"{name}.groups.csv", index=False)
     for figure in FIGURES:
         (folder / f"{figure}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{figure}</svg>")
         caption = {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."}

@@ -83,7 +83,7 @@ def group_table(
     shards: Sequence[Shard],
     datasets: Sequence[str],
 ) -> pd.DataFrame:
-    """Group latents, with what tells a group's place in the text. One row per latent of ``betas``.
+    """Group latents, and count where they fire. One row per latent of ``betas`` and data set.
 
     ``betas`` are rows of the beta table, in order of latents. ``directions`` (rows, d_model) are the
     directions of what each claims: of the chat decoder, or of the base decoder for base-only ones. Columns:
@@ -91,8 +91,9 @@ def group_table(
     - latent
     - group: number of its group. Base-only latents have groups of their own.
     - strength: frequency x mean activation x norm of the direction, which orders groups and their latents
-    - firings_{dataset}: tokens of each data set on which it fires
-    - tokens_{dataset}: tokens of the data set
+    - dataset: name of a data set
+    - firings: tokens of the data set on which the latent fires
+    - tokens: kept tokens of the data set
     """
     latents = betas.latent.to_numpy(copy=True)
     found = CoFiring(active, shards, datasets, latents)
@@ -104,8 +105,9 @@ def group_table(
             own = groups(directions[rows], likeness[np.ix_(rows, rows)])
             number[rows] = own + (number.max() + 1 if base_only and len(rows) < len(betas) else 0)
     strength = betas.frequency * betas.mean_activation * np.linalg.norm(directions, axis=1)
-    counts = {f"firings_{name}": values for name, values in found.by_dataset.items()}
-    sizes = {f"tokens_{name}": count for name, count in found.tokens.items()}
-    return pd.DataFrame(
-        {"latent": latents, "group": number, "strength": strength.to_numpy(), **counts, **sizes}
-    )
+    known = pd.DataFrame({"latent": latents, "group": number, "strength": strength.to_numpy()})
+    parts = [
+        known.assign(dataset=name, firings=firings, tokens=found.tokens[name])
+        for name, firings in found.by_dataset.items()
+    ]
+    return pd.concat(parts, ignore_index=True)

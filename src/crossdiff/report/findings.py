@@ -78,16 +78,18 @@ def _groups(
     seeds: int,
 ) -> list[Finding]:
     """Describe the strongest groups of confirmed latents of the crosscoder that has most of them."""
-    counts = {name: len(table) for name, table in groups.items() if len(table)}
+    counts = {name: table.latent.nunique() for name, table in groups.items() if len(table)}
     if not counts:
         return []
     crosscoder = max(counts, key=lambda name: counts[name])
     table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
     contexts = {row["latent"]: row["contexts"] for row in latents[crosscoder].first}
-    order = table.groupby("group").strength.sum().sort_values(ascending=False, kind="stable")
+    each = table.drop_duplicates("latent")
+    order = each.groupby("group").strength.sum().sort_values(ascending=False, kind="stable")
     found = []
     for group in order.index[:MOST_GROUPS]:
-        members = table[table.group == group].sort_values("strength", ascending=False, kind="stable")
+        members = each[each.group == group].sort_values("strength", ascending=False, kind="stable")
+        place = _place(table[table.group == group])
         own = [rows[latent] for latent in members.latent]
         named = [row["name"] for row in own if row["name"]]
         called = f'"{named[0]}"' if named else f"latent {own[0]['latent']} ({own[0]['pattern']})"
@@ -96,7 +98,7 @@ def _groups(
         shown = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
         found.append(
             Finding(
-                f"The {side} model has a concept of its own: {called}{others}, {_place(members)}.",
+                f"The {side} model has a concept of its own: {called}{others}, {place}.",
                 f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.",
                 tuple(_marks(own, again.get(crosscoder, {}), seeds)),
                 tuple((crosscoder, row["latent"]) for row in own),
@@ -108,8 +110,7 @@ def _groups(
 
 def _place(members: pd.DataFrame) -> str:
     """Say where a group fires: mostly in one data set, or in several."""
-    firings = members.filter(like="firings_").sum().rename(lambda name: name.removeprefix("firings_"))
-    tokens = members.filter(like="tokens_").iloc[0].rename(lambda name: name.removeprefix("tokens_"))
+    firings, tokens = members.groupby("dataset").firings.sum(), members.groupby("dataset").tokens.first()
     share, text = firings / max(firings.sum(), 1), tokens / tokens.sum()
     first = share.idxmax()
     if share[first] >= MOSTLY and share[first] >= OVER * text[first]:

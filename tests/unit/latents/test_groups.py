@@ -100,10 +100,11 @@ def test_table_keeps_base_only_latents_apart_and_orders_by_strength(active: Path
     directions = np.array([[3.0, 4.0], [3.0, 4.0], [0.0, 1.0]])  # norms 5, 5, 1; the first two are equal
     found = group_table(betas, directions, active, [shard()] * 2, DATASETS)
     # The cosine of 1 and 5 is 0.8.
-    assert found.group.tolist() == [0, 1, 0]
-    assert found.strength.tolist() == [5.0, 5.0, pytest.approx(0.1)]
-    assert found.firings_talk.tolist() == [2, 2, 2] and found.firings_pages.tolist() == [1, 1, 1]
-    assert found.tokens_talk.tolist() == [6, 6, 6]
+    assert found.latent.tolist() == [1, 3, 5] * 2
+    assert found.group.tolist() == [0, 1, 0] * 2
+    assert found.strength.tolist() == [5.0, 5.0, pytest.approx(0.1)] * 2
+    assert found.dataset.tolist() == ["talk"] * 3 + ["pages"] * 3
+    assert found.firings.tolist() == [2] * 3 + [1] * 3 and set(found.tokens) == {6}
 
 
 def test_no_confirmed_latent_gives_no_row(active: Path) -> None:
@@ -111,4 +112,4 @@ def test_no_confirmed_latent_gives_no_row(active: Path) -> None:
         {"latent": int}
     )
     found = group_table(betas, np.zeros((0, 4)), active, [shard()] * 2, DATASETS)
-    assert found.empty and "firings_talk" in found
+    assert found.empty and "firings" in found

@@ -43,7 +43,8 @@ def said(
     """Findings of a crosscoder topk. ``groups``: (latent, group, strength). A tenth of the text is talk."""
     rows = rows or []
     table = pd.DataFrame(groups or [], columns=["latent", "group", "strength"])
-    table = table.assign(firings_talk=firings[0], firings_pages=firings[1], tokens_talk=100, tokens_pages=900)
+    parts = zip(("talk", "pages"), firings, (100, 900), strict=True)
+    table = pd.concat([table.assign(dataset=name, firings=fired, tokens=size) for name, fired, size in parts])
     defaults: dict[str, Any] = {"refusals": [], "kl": {}, "again": {}, "seeds": 1}
     return findings(
         {"topk": evaluation}, {"topk": ShownLatents(rows, rows)}, {"topk": table}, **defaults | given
