@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
-from crossdiff.intervals import student_mean
+from crossdiff.intervals import share_mean
 from crossdiff.latents.applies import DOES_NOT_APPLY, reason
 from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.kinds import KINDS, NONE
@@ -187,7 +187,7 @@ def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     - crosscoder, rule
     - seeds: number of seeds
     - f1, precision, recall, strict_f1: means, each with the ends _low and _high of its 95 % interval
-      (Student's t)
+      (``share_mean``)
     - called_{kind}: mean numbers of called latents
     - does_not_apply: why a crosscoder without a base decoder has no scores, if there is one
     """
@@ -195,7 +195,7 @@ def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
         row = {"crosscoder": crosscoder, "rule": rule, "seeds": len(group)}
         for name in ("f1", "precision", "recall", "strict_f1"):
-            mean, low, high = student_mean(group[name].tolist())
+            mean, low, high = share_mean(group[name].tolist())
             row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
         counts = {f"called_{kind}": group[f"called_{kind}"].astype(float).mean() for kind in CALLED}
         rows.append(row | counts | ({DOES_NOT_APPLY: why} if (why := reason(group)) else {}))
