@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossdiff.intervals import (
@@ -59,6 +59,7 @@ def test_interval_of_equal_shares_is_their_value_and_one_share_has_none() -> Non
         share_mean([0.5, 1.2])
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_interval_of_shares_stays_within_0_and_1_and_holds_the_mean(values: list[float]) -> None:
     mean, low, high = share_mean(values)
