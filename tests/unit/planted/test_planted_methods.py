@@ -1,6 +1,7 @@
 """What methods find and cost, against numbers worked out by hand."""
 
 import math
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,9 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
+from helpers_activations import LAYER
+from helpers_codes import active_file
+from helpers_planted import D_MODEL, SCORING, planted_pair, planted_settings
 
+from crossdiff.config import CHAT
+from crossdiff.crosscoders.model import DIFFERENCE, Crosscoder
 from crossdiff.planted import methods
-from crossdiff.planted.concepts import Concepts
+from crossdiff.planted.concepts import Concepts, write_concepts
+from crossdiff.planted.kinds import NONE
 from crossdiff.planted.matching import of_difference
 from crossdiff.planted.methods import methods_table, recall_table, seconds_per_step
 
@@ -91,3 +99,34 @@ def test_directions_in_the_difference() -> None:
     expected = torch.stack([x, -x, x, x, rotated / rotated.norm()])
     for model in range(2):
         torch.testing.assert_close(found[:, model], expected)
+
+
+def test_a_method_of_the_difference_finds_what_differs(tmp_path: Path) -> None:
+    concepts, activations, fired = planted_pair(tmp_path, planted_settings())
+    directions = of_difference(concepts)[:, CHAT]
+    crosscoder = Crosscoder(D_MODEL, len(directions), LAYER)
+    crosscoder.target = DIFFERENCE
+    with torch.no_grad():
+        for weights in (crosscoder.encoder, crosscoder.decoder):
+            weights.zero_()
+        crosscoder.decoder[:, CHAT] = directions
+        crosscoder.encoder[:, CHAT] = torch.linalg.pinv(directions).T  # exact codes
+        crosscoder.threshold.fill_(0.1)
+    paths = {name: str(tmp_path / name) for name in ("weights.safetensors", "config.json", "firings.parquet")}
+    crosscoder.save(paths["weights.safetensors"], paths["config.json"], {})
+    fired.to_parquet(paths["firings.parquet"])
+    truth = str(tmp_path / "truth.csv"), str(tmp_path / "directions.safetensors")
+    write_concepts(*truth, concepts)
+    runpy.run_path(str(ROOT / "workflow_scripts/match_concepts.py"))["main"](
+        str(active_file(tmp_path / "active.parquet", crosscoder, activations)),
+        [paths["firings.parquet"]],
+        *truth,
+        paths["weights.safetensors"],
+        paths["config.json"],
+        SCORING,
+        str(tmp_path / "matches.csv"),
+    )
+    found = pd.read_csv(tmp_path / "matches.csv")
+    sought = concepts.table.kind.isin(["chat_only", "base_only", "weakened"])
+    assert (found.concept[sought] == concepts.table.concept[sought]).all()
+    assert (found.concept[concepts.table.kind == "shared"] == NONE).all()
