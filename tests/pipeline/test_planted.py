@@ -61,7 +61,7 @@ def test_methods_are_compared(results: Path) -> None:
     assert recall.planted["l1", "weakened"].tolist() == [24, 24]
     page = (results / "layer0/report/leaderboard.html").read_text()
     assert all(f"<td>{verdict}</td>" in page for verdict in ("default", of_l1.verdict.iloc[0]))
-    assert not re.search(r"\b(nan|None)\b", page[page.index("<body>") :].split('<h2 id="figures">')[0])
+    assert not re.search(r"\b(nan|None)\b", page[page.index("<body>") :].split('<h2 id="claims">')[0])
 
 
 def test_ground_truth_is_complete(results: Path) -> None:
