@@ -7,7 +7,10 @@ twins, density, and agreement across seeds.
 
 LATENTS = [
     *every_training("examples.parquet"),
-    *(of_layer(f"tables/{table}.csv") for table in ("template_tokens", "twins", "seed_agreement")),
+    *(
+        of_layer(f"tables/{table}.csv")
+        for table in ("template_tokens", "twins", "seed_agreement", "stability")
+    ),
 ]
 
 
@@ -114,13 +117,14 @@ rule compare_latents:
 
 
 rule compare_seeds:
-    """Count how many latents another seed finds again. With one seed the table has no rows."""
+    """Count how many latents another seed finds again. With one seed the tables have no rows."""
     input:
         weights=every_training("weights.safetensors"),
         config=every_training("config.json"),
         betas=every_training("betas.parquet"),
     output:
-        of_layer("tables/seed_agreement.csv"),
+        agreement=of_layer("tables/seed_agreement.csv"),
+        stability=of_layer("tables/stability.csv"),
     log:
         of_layer("compare_seeds.log", "logs"),
     localrule: len(CONFIG.seeds) == 1  # then there is nothing to compare

@@ -7,7 +7,7 @@ This rule takes tables of all crosscoders. It gives the paper's headline values 
 TABLES = [
     of_layer(f"tables/{table}.csv")
     for table in (
-        *("crosscoders", "twins", "template_tokens", "seed_agreement", "explanations", "paper"),
+        *("crosscoders", "twins", "template_tokens", "seed_agreement", "stability", "explanations", "paper"),
         *(evaluation.table for evaluation in EVALUATIONS.values() if evaluation.table),
     )
 ]

@@ -5,10 +5,14 @@ difference is known. These take the place of harvested ones. They also give scor
 `snakemake planted` builds the leaderboard, the claims and their figures.
 """
 
+PLANTED_TABLES = (
+    *("leaderboard", "planted_methods", "planted_recall"),
+    *("planted_statistics", "planted_scores", "claims"),
+)
 PLANTED = (
     [
         of_layer("report/leaderboard.html"),
-        *(of_layer(f"tables/{table}.csv") for table in ("leaderboard", "planted_statistics", "claims")),
+        *(of_layer(f"tables/{table}.csv") for table in PLANTED_TABLES),
     ]
     if CONFIG.planted
     else []
@@ -109,16 +113,20 @@ if CONFIG.planted:
             "../workflow_scripts/match_concepts.py"
 
     rule score_crosscoders:
-        """Score every crosscoder, seed and calling rule, and judge the paper's claims."""
+        """Score every crosscoder, seed and calling rule, compare methods, and judge the paper's claims."""
         input:
             concepts=of_layer("planted/concepts.csv"),
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
+            quality=of_layer("tables/crosscoders.csv"),
+            logs=every_training("training.csv"),
         output:
             scores=of_layer("tables/planted_scores.csv"),
             statistics=of_layer("tables/planted_statistics.csv"),
             leaderboard=of_layer("tables/leaderboard.csv"),
             claims=of_layer("tables/claims.csv"),
+            recall=of_layer("tables/planted_recall.csv"),
+            methods=of_layer("tables/planted_methods.csv"),
         log:
             of_layer("score_crosscoders.log", "logs"),
         localrule: True
@@ -127,6 +135,7 @@ if CONFIG.planted:
         params:
             trainings=TRAININGS,
             losses={name: crosscoder.loss for name, crosscoder in CONFIG.crosscoders.items()},
+            alone=not CONFIG.trains_together,  # else the time of a job is not that of one training
             settings=settings("scoring", *NU_THRESHOLDS),
             code=code_digest("score_crosscoders"),
         message:
@@ -168,10 +177,7 @@ if CONFIG.planted:
             parts=[shipped(f"report/{part}.html.jinja") for part in ("figure", "limits")],
             concepts=of_layer("planted/concepts.csv"),
             summary=of_layer("summary.json"),
-            tables=[
-                of_layer(f"tables/{table}.csv")
-                for table in ("leaderboard", "planted_statistics", "planted_scores", "claims", "crosscoders")
-            ],
+            tables=[of_layer(f"tables/{table}.csv") for table in (*PLANTED_TABLES, "crosscoders")],
             figures=[of_layer(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
             captions=[of_layer(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
         output:

@@ -3,9 +3,9 @@
 import pandas as pd
 
 from crossdiff.config import Scoring
-from crossdiff.crosscoders.model import load_crosscoder
+from crossdiff.crosscoders.model import DIFFERENCE, load_crosscoder
 from crossdiff.planted.concepts import read_concepts
-from crossdiff.planted.matching import correlations, cosines, match
+from crossdiff.planted.matching import correlations, cosines, match, of_difference
 from crossdiff.provenance.storage import write_csv
 from crossdiff.workflow.job import job
 
@@ -23,9 +23,9 @@ def main(
     concepts = read_concepts(table, directions)
     crosscoder = load_crosscoder(weights, config)
     correlation = correlations(active, crosscoder.latents, map(pd.read_parquet, firings), len(concepts.table))
-    write_csv(
-        matches, match(correlation, cosines(crosscoder.decoder, concepts.directions), concepts, scoring)
-    )
+    is_difference = crosscoder.target == DIFFERENCE
+    sought = of_difference(concepts) if is_difference else concepts.directions
+    write_csv(matches, match(correlation, cosines(crosscoder.decoder, sought), concepts, scoring))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""95 % intervals: of a rate (Wilson), of a mean (normal, Student's t), and the percentile bootstrap.
+"""95 % intervals: of rates (Wilson), of means (normal, Student's t, of shares), and the percentile bootstrap.
 
 A bootstrap has three steps:
 1. Draw units with replacement (``draw_counts`` or ``draw_means``).
@@ -53,6 +53,30 @@ def student_mean(values: Sequence[float]) -> tuple[float, float, float]:
         return mean, math.nan, math.nan
     half = float(stats.t.ppf(ENDS[1], count - 1) * np.std(values, ddof=1)) / math.sqrt(count)
     return mean, mean - half, mean + half
+
+
+def share_mean(values: Sequence[float]) -> tuple[float, float, float]:
+    """A mean of few shares and both ends of its interval, which stays within 0 and 1.
+
+    Every mu counts whose distance from the mean m is at most t sqrt(phi mu (1 - mu) / n). t is Student's
+    quantile for n - 1 degrees of freedom, and phi = s^2 / (m (1 - m)) for the variance s^2 of the values.
+    This is Wilson's score interval with the effective number of trials n / phi, as surveys use it whose
+    answers come in clusters (Kott and Carr 1997; Dean and Pagano 2015). Here the values are the clusters.
+    Near 1/2 and for a small s it is ``student_mean``. Shares of 0 and 1 need no correction; a logit's would.
+
+    Equal values show no spread, and both ends are the mean. The ends are NaN for fewer than two values, and
+    if a value is not finite. Raises ValueError for a value outside of 0 to 1.
+    """
+    if any(value < 0 or value > 1 for value in values):
+        raise ValueError(f"shares lie within 0 and 1, got {list(values)}")
+    mean, low, high = student_mean(values)
+    half, largest = (high - low) / 2, mean * (1 - mean)  # the largest variance with this mean
+    if not half > 0:
+        return mean, low, high
+    # half^2 = t^2 s^2 / n, so this is t^2 phi / n. The ends solve (mean - mu)^2 = q mu (1 - mu).
+    q = half**2 / largest if largest else 0.0  # a mean may round to 1
+    centre, reach = mean + q / 2, math.sqrt(half**2 + q**2 / 4)
+    return mean, max(0.0, (centre - reach) / (1 + q)), min(1.0, (centre + reach) / (1 + q))
 
 
 def draw_counts(units: int, draws: int, seed: int) -> np.ndarray:

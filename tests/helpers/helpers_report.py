@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from crossdiff.activations.pairs import Summary, write_summary
 from crossdiff.config import Classes, LatentScaling, Report
 from crossdiff.latents.evaluation import beta_table, comparison, confirmed_latents, evaluate
+from crossdiff.latents.stability import SHARES
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import write_json
 from crossdiff.report.page import Inputs, render
@@ -133,6 +134,8 @@ def inputs(
     seeds = {"seed_a": 0, "seed_b": 1, "matched_share": 0.5}
     seeds |= {"chat_only_a": 3, "chat_only_b": 4, "chat_only_recurring": 2}
     top = {"top": 50, "top_matched": 20, "top_recurring": 10, "top_recurring_by_chance": 1.5}
+    ends = {f"{share}_{end}": value for share in SHARES for end, value in (("low", 0.25), ("high", 0.75))}
+    stable = {"set": "confirmed", "seeds": 2, "latents": 3.5} | dict.fromkeys(SHARES, 0.5) | ends
     tables = {
         "crosscoders": comparison(list(evaluations.values()), [(name, 0) for name in betas]),
         "twins": pd.DataFrame(
@@ -142,6 +145,7 @@ def inputs(
             ]
         ),
         "seed_agreement": pd.DataFrame([{"crosscoder": name} | seeds | top for name in betas]),
+        "stability": pd.DataFrame([{"crosscoder": name} | stable for name in betas]),
         "template_tokens": pd.DataFrame([{"crosscoder": name, "seed": 0} for name in betas]),
         "explanations": pd.DataFrame(
             [

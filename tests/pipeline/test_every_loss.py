@@ -59,7 +59,7 @@ def table(layer: Path, name: str) -> pd.DataFrame:
 def test_every_file_and_column_is_described(run: Checkout) -> None:
     # There is one seed, no steering, and neither loss of the paper.
     absent = {
-        *("seed_agreement.csv does_not_apply", "paper_batchtopk", "paper_l1"),
+        *("seed_agreement.csv does_not_apply", "stability.csv does_not_apply", "paper_batchtopk", "paper_l1"),
         *("steering_candidates.csv does_not_apply", "proved.json perplexity", "proved.json steering"),
     }
     assert not untold(run.folder, set(OWN), absent)

@@ -45,6 +45,25 @@ def test_truth_is_found(results: Path) -> None:
     assert (found.nu_error_r2 > 0.9).all()
 
 
+def test_methods_are_compared(results: Path) -> None:
+    methods = pd.read_csv(results / "layer0/tables/planted_methods.csv").set_index("crosscoder")
+    assert methods.loss.to_dict() == {"batchtopk": "batchtopk", "l1": "l1"}
+    assert methods.cost["batchtopk"] == 1 and methods.cost["l1"] > 0 and (methods.seconds_per_step > 0).all()
+    assert methods[["fve_base", "fve_chat"]].gt(0.5).all(axis=None)
+    board = pd.read_csv(results / "layer0/tables/leaderboard.csv")
+    of_l1 = board[board.crosscoder == "l1"]
+    assert set(of_l1.verdict) <= {"better", "worse", "no clear difference"}
+    assert board.verdict[board.crosscoder == "batchtopk"].isna().all()
+    ends = board[[f"{score}_{end}" for score in ("f1", "precision", "recall") for end in ("low", "high")]]
+    assert (ends.isna() | (ends.ge(0) & ends.le(1))).all(axis=None)
+    recall = pd.read_csv(results / "layer0/tables/planted_recall.csv").set_index(["crosscoder", "kind"])
+    assert set(recall.frequency) == {"all", "frequent"}  # the config plants no rare ones
+    assert recall.planted["l1", "weakened"].tolist() == [24, 24]
+    page = (results / "layer0/report/leaderboard.html").read_text()
+    assert all(f"<td>{verdict}</td>" in page for verdict in ("default", of_l1.verdict.iloc[0]))
+    assert not re.search(r"\b(nan|None)\b", page[page.index("<body>") :].split('<h2 id="claims">')[0])
+
+
 def test_ground_truth_is_complete(results: Path) -> None:
     concepts = pd.read_csv(results / "layer0/planted/concepts.csv")
     fired = pd.concat([pd.read_parquet(path) for path in results.glob("layer0/planted/*.train/*.parquet")])

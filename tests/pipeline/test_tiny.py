@@ -144,6 +144,10 @@ def test_latents_are_compared_across_crosscoders_and_seeds(results: Path) -> Non
         ["l1", 0, 1],
     ]
     assert agreement.mean_max_cosine.between(0.1, 1).all()
+    stable = pd.read_csv(results / "layer1/tables/stability.csv")
+    assert stable.crosscoder.tolist() == ["batchtopk", "batchtopk", "l1", "l1"]
+    leaning = stable[stable.set == "most chat-leaning"]
+    assert (leaning.latents > 0).all() and leaning.recurring.between(0, 1).all()
 
 
 def test_one_seed_gives_an_empty_table_of_agreement(finished: Checkout, tmp_path: Path) -> None:

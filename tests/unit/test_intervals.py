@@ -6,10 +6,18 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossdiff.intervals import central_95, draw_counts, draw_means, normal_mean, student_mean, wilson
+from crossdiff.intervals import (
+    central_95,
+    draw_counts,
+    draw_means,
+    normal_mean,
+    share_mean,
+    student_mean,
+    wilson,
+)
 
 # Quantiles as textbooks print them, for 1, 2, ... degrees of freedom.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -27,6 +35,40 @@ def test_students_interval_is_that_of_the_printed_table(freedom: int, t: float) 
 def test_students_interval_of_one_or_undefined_values_is_undefined() -> None:
     assert [math.isnan(value) for value in student_mean([1.0])] == [False, True, True]
     assert all(math.isnan(value) for value in student_mean([1.0, math.nan]))
+
+
+def test_interval_of_shares_by_hand() -> None:
+    # s = .03, so half = 4.303 * .03 / sqrt(3) = .07453 and q = .005555 / (.97 * .03) = .1909.
+    # The ends are (.97 + .09545 -+ sqrt(.005555 + .00911)) / 1.1909. Student's t would reach 1.0445.
+    assert share_mean([1.0, 0.97, 0.94]) == pytest.approx((0.97, 0.79299, 0.99637), abs=1e-4)
+    # By symmetry, that of the shares that are left.
+    assert share_mean([0.0, 0.03, 0.06]) == pytest.approx((0.03, 0.00363, 0.20701), abs=1e-4)
+    # The furthest apart that two shares can be: q = (12.706 / 2)^2 / (1 / 4) = 161.45, so
+    # the ends are (.5 + 80.72 -+ sqrt(40.36 + 6516.5)) / 162.45.
+    assert share_mean([0.0, 1.0]) == pytest.approx((0.5, 0.0015, 0.9985), abs=1e-4)
+
+
+def test_interval_of_equal_shares_is_their_value_and_one_share_has_none() -> None:
+    assert share_mean([1.0, 1.0, 1.0]) == (1, 1, 1)
+    assert share_mean([0.0, 0.0]) == (0, 0, 0)
+    assert share_mean([1.0, 1.0 - 2**-53])[2] == 1
+    for values in ([1.0], [0.5, math.nan]):
+        assert [math.isnan(end) for end in share_mean(values)[1:]] == [True, True]
+    assert share_mean([0.3])[0] == 0.3
+    with pytest.raises(ValueError, match="within 0 and 1"):
+        share_mean([0.5, 1.2])
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=5))
+def test_interval_of_shares_stays_within_0_and_1_and_holds_the_mean(values: list[float]) -> None:
+    mean, low, high = share_mean(values)
+    assert 0 <= low <= mean + 1e-12 and mean - 1e-12 <= high <= 1
+
+
+def test_interval_of_shares_is_students_where_no_bound_is_near() -> None:
+    values = [0.5, 0.501, 0.499]
+    assert share_mean(values) == pytest.approx(student_mean(values), abs=2e-6)
 
 
 def test_normal_interval_is_of_each_column() -> None:

@@ -109,7 +109,7 @@ def cautions(table: pd.DataFrame) -> list[str]:
     found = []
     for (explainer, crosscoder), part in table[table.too_few.eq(True)].groupby(["explainer", "crosscoder"]):
         small = part[part.scored < FEW_LATENTS]
-        counts = ", ".join(f"{row.set} ({row.scored} scored)" for row in small.itertuples())
+        counts = ", ".join(f"{row.set} ({row.scored:.0f} scored)" for row in small.itertuples())
         found.append(f"{crosscoder}, {explainer}: {counts}")
     return found
 

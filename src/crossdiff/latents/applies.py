@@ -14,9 +14,11 @@ DOES_NOT_APPLY = "does_not_apply"  # column: why what compares both decoders has
 def reason(betas: pd.DataFrame) -> str:
     """Say why nothing that compares both decoders applies to a crosscoder, or "" if all applies.
 
-    ``betas`` is its beta table, its scaling table, or any part of their rows.
+    ``betas`` is its beta table, its scaling table, or any part of their rows. In a table of several
+    crosscoders, the reason is missing where all applies.
     """
-    return str(betas[DOES_NOT_APPLY].iloc[0]) if DOES_NOT_APPLY in betas and len(betas) else ""
+    why = betas[DOES_NOT_APPLY].iloc[0] if DOES_NOT_APPLY in betas and len(betas) else None
+    return "" if pd.isna(why) else str(why)
 
 
 def missing(why: str, row: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:

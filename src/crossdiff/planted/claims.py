@@ -1,18 +1,19 @@
 """The paper's claims about L1 and BatchTopK, judged where the truth is known.
 
 Each claim is a quantity with a bound that was fixed before any result was seen. The verdict depends on the
-95 % interval of the quantity's mean over seeds (Student's t). The claim holds if the interval lies above the
-bound, and does not hold if it lies below. Otherwise it is undecided, and so it always is with a single seed.
+95 % interval of the quantity's mean over seeds (``share_mean`` for shares, else Student's t). The claim holds
+if the interval lies above the bound, and does not hold if it lies below. Otherwise it is undecided, and so it
+always is with a single seed.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from crossdiff.intervals import student_mean
+from crossdiff.intervals import share_mean, student_mean
 from crossdiff.latents.evaluation import plausible
 from crossdiff.planted.scoring import evidence
 
@@ -31,6 +32,7 @@ class Claim(NamedTuple):
     bound: float  # that the quantity exceeds if the claim holds
     figure: str  # name of the figure that shows it
     value: Callable[[pd.DataFrame, pd.DataFrame, int], float]
+    interval: Callable[[Sequence[float]], tuple[float, float, float]] = student_mean
 
 
 def false_members(table: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
@@ -118,6 +120,7 @@ CLAIMS = (
         0.5,
         "calls",
         _traps,
+        share_mean,
     ),
     Claim(
         "Latent scaling flags L1's weakened and decoupled false members",
@@ -125,6 +128,7 @@ CLAIMS = (
         0.5,
         "calls",
         _flagged,
+        share_mean,
     ),
     Claim(
         "BatchTopK's norm difference agrees with nu",
@@ -143,12 +147,11 @@ CLAIMS = (
 )
 
 
-def verdict(values: list[float], bound: float) -> str:
-    """Judge the claim that the mean of ``values`` (one per seed) exceeds ``bound``.
+def verdict(low: float, high: float, bound: float) -> str:
+    """Judge the claim that a mean with the interval from ``low`` to ``high`` exceeds ``bound``.
 
     Gives "holds", "does not hold" or "undecided".
     """
-    _, low, high = student_mean(values)
     if low > bound:
         return "holds"
     return "does not hold" if high < bound else "undecided"
@@ -167,11 +170,11 @@ def judge(
     for claim in CLAIMS:
         seeds = sorted(l1.keys() & batchtopk.keys())
         values = [claim.value(l1[seed], batchtopk[seed], planted) for seed in seeds]
-        mean, low, high = student_mean(values) if values else (math.nan,) * 3
+        mean, low, high = claim.interval(values) if values else (math.nan,) * 3
         rows.append(
             {
                 "claim": claim.claim,
-                "verdict": verdict(values, claim.bound) if values else "undecided",
+                "verdict": verdict(low, high, claim.bound),
                 "quantity": claim.quantity,
                 "bound": claim.bound,
                 "mean": mean,

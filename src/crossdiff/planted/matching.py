@@ -13,7 +13,7 @@ from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from crossdiff.config import MODELS, Scoring
+from crossdiff.config import BASE, CHAT, MODELS, Scoring
 from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.planted.concepts import Concepts
 from crossdiff.planted.kinds import NONE
@@ -82,6 +82,22 @@ def cosines(decoder: Tensor, directions: Tensor) -> Tensor:
     per_model = torch.einsum("jmd,cmd->jcm", normalize(decoder, dim=2), directions.to(decoder))
     longer = decoder.norm(dim=2).argmax(dim=1)
     return per_model.gather(2, longer[:, None, None].expand(-1, per_model.shape[1], 1)).squeeze(2)
+
+
+def of_difference(concepts: Concepts) -> Tensor:
+    """Give the direction of each concept in chat minus base: (concepts, model, d_model), the same twice.
+
+    A concept of one strength and direction in both models has its own one: it is there where it fires in one
+    model alone.
+    """
+    ratio = torch.from_numpy(concepts.table.ratio.to_numpy(np.float32, copy=True))[:, None]
+    base = torch.where(ratio.isinf(), 1.0, ratio)
+    chat = torch.where(ratio.isinf(), 0.0, 1.0)
+    directions = concepts.directions
+    difference = chat * directions[:, CHAT] - base * directions[:, BASE]
+    is_nothing = difference.norm(dim=1, keepdim=True) < 1e-3
+    difference = normalize(torch.where(is_nothing, directions[:, CHAT], difference), dim=1)
+    return difference[:, None].expand_as(directions)
 
 
 def match(correlation: Tensor, cosine: Tensor, concepts: Concepts, scoring: Scoring) -> pd.DataFrame:

@@ -4,12 +4,13 @@ Which latents does each rule call chat-only, and how well does nu recover the pl
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from crossdiff.config import LatentScaling, Scoring
-from crossdiff.intervals import student_mean
+from crossdiff.intervals import share_mean, student_mean
 from crossdiff.latents.applies import DOES_NOT_APPLY, reason
 from crossdiff.latents.evaluation import confirms
 from crossdiff.planted.kinds import KINDS, NONE
@@ -19,6 +20,8 @@ CALLED = (*KINDS, "borderline", "none")
 # Statistics that rank latents from chat-only to shared (see ``evidence``).
 STATISTICS = ("norm_difference", "nu_error", "nu_reconstruction")
 RATIOS = ("nu_error", "nu_reconstruction", "norm_ratio")  # estimates of the planted ratio
+DECISIVE = "norm + strict scaling"  # the rule whose F1 decides on the default method
+DEFAULT_LOSS = "batchtopk"
 
 
 def latent_table(betas: pd.DataFrame, matches: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
@@ -179,24 +182,49 @@ def statistics(table: pd.DataFrame) -> dict[str, float]:
     )
 
 
-def leaderboard(scores: pd.DataFrame) -> pd.DataFrame:
+def default_of(losses: Mapping[str, str]) -> str | None:
+    """Return the crosscoder of the default method: the first of its loss. ``losses`` maps names to losses."""
+    return next((name for name, loss in losses.items() if loss == DEFAULT_LOSS), None)
+
+
+def compared(differences: list[float]) -> dict[str, float | str]:
+    """Compare a method with the default one. ``differences`` of F1 are paired, one per seed.
+
+    Gives the mean difference, _low and _high of its 95 % interval (Student's t), and the verdict. The verdict
+    is "better" or "worse" if the interval excludes 0, else "no clear difference".
+    """
+    mean, low, high = student_mean(differences)
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+    return {"difference": mean, "difference_low": low, "difference_high": high, "verdict": verdict}
+
+
+def leaderboard(scores: pd.DataFrame, default: str | None) -> pd.DataFrame:
     """Average scores over seeds: one row per crosscoder and rule, the best F1 first.
 
-    ``scores`` has the columns crosscoder, seed, rule and those of ``score``. Columns:
+    ``scores`` has the columns crosscoder, seed, rule and those of ``score``. ``default`` is the crosscoder
+    that the others are compared with. Columns:
 
     - crosscoder, rule
     - seeds: number of seeds
     - f1, precision, recall, strict_f1: means, each with the ends _low and _high of its 95 % interval
-      (Student's t)
+      (``share_mean``)
+    - difference, difference_low, difference_high, verdict: of F1 to the default by the same rule, see
+      ``compared``. Missing for the default itself and without one.
     - called_{kind}: mean numbers of called latents
     - does_not_apply: why a crosscoder without a base decoder has no scores, if there is one
     """
-    rows = []
+    nothing = dict.fromkeys(("difference", "difference_low", "difference_high", "verdict"))
+    rows, f1 = [], scores.set_index(["crosscoder", "rule", "seed"]).f1.sort_index()
     for (crosscoder, rule), group in scores.groupby(["crosscoder", "rule"], sort=False):
         row = {"crosscoder": crosscoder, "rule": rule, "seeds": len(group)}
         for name in ("f1", "precision", "recall", "strict_f1"):
-            mean, low, high = student_mean(group[name].tolist())
+            mean, low, high = share_mean(group[name].tolist())
             row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
         counts = {f"called_{kind}": group[f"called_{kind}"].astype(float).mean() for kind in CALLED}
-        rows.append(row | counts | ({DOES_NOT_APPLY: why} if (why := reason(group)) else {}))
+        why = reason(group)
+        if default in (None, crosscoder) or why:
+            row |= nothing
+        else:
+            row |= compared((f1[crosscoder, rule] - f1[default, rule]).dropna().tolist())
+        rows.append(row | counts | ({DOES_NOT_APPLY: why} if why else {}))
     return pd.DataFrame(rows).sort_values("f1", ascending=False, kind="stable").reset_index(drop=True)

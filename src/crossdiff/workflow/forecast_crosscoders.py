@@ -148,9 +148,10 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
             0,
             0,
             PROCESS + largest(lambda i: 4 * parameters[i]),  # a crosscoder while it is read
-            # Two decoders, their live latents, the same normalised; cosines of a block of latents.
-            largest(lambda i: 3 * 2 * 2 * parameters[i] + 4 * 1024 * latents[i]),
-            sum(pairs * 2 * parameters[i] * latents[i] for i in range(len(many.entries))),
+            # Two decoders, their live latents, the same normalised, or one decoder in three forms and the
+            # live latents of all seeds; cosines of a block of latents.
+            largest(lambda i: max(3 * 2, 3 + many.seeds) * 2 * parameters[i] + 4 * 1024 * latents[i]),
+            sum(2 * pairs * 2 * parameters[i] * latents[i] for i in range(len(many.entries))),
         )
     if planted := config.pair.chat.planted:
         concepts = sum(planted.concepts.model_dump().values())

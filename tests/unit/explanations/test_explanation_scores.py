@@ -111,6 +111,8 @@ def test_small_and_empty_sets_say_so() -> None:
     table = stacked({("patterns", "l1", 0): compare(betas, scores_of(np.full(33, 0.7)), 10)})
     assert table.too_few.all() and np.isnan(table.set_index("set").detection["low nu"])
     assert cautions(table) == ["l1, patterns: shared (3 scored), low nu (0 scored), high nu (0 scored)"]
+    # A column of counts with a hole is read as numbers with a point.
+    assert "shared (3 scored)" in cautions(table.assign(scored=table.scored.astype(float)))[0]
     assert cautions(table.assign(too_few=False)) == []
     assert list(table.columns[:3]) == ["explainer", "crosscoder", "seed"]
 

@@ -10,6 +10,7 @@ import pytest
 from helpers_planted import SCORING, THRESHOLDS, handmade, planted_pair, planted_settings, scored
 
 from crossdiff.config import Classes
+from crossdiff.intervals import student_mean
 from crossdiff.planted.claims import CLAIMS, false_at, judge, recall_curve, verdict
 from crossdiff.planted.scoring import calls, score
 from crossdiff.report.figures import planted as figures_planted
@@ -51,7 +52,8 @@ def called_by_norm(
     ],
 )
 def test_verdict(values: list[float], expected: str) -> None:
-    assert verdict(values, 0.0) == expected
+    _, low, high = student_mean(values)
+    assert verdict(low, high, 0.0) == expected
 
 
 def test_recall_curve_counts_concepts_once_and_sets_borderline_aside() -> None:

@@ -23,7 +23,17 @@ from hypothesis import strategies as st
 from crossdiff.planted.kinds import NONE
 from crossdiff.planted.matching import correlations
 from crossdiff.planted.planting import strengths
-from crossdiff.planted.scoring import area_under_roc, calls, fit, leaderboard, recovery, score, statistics
+from crossdiff.planted.scoring import (
+    CALLED,
+    area_under_roc,
+    calls,
+    default_of,
+    fit,
+    leaderboard,
+    recovery,
+    score,
+    statistics,
+)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +182,45 @@ def test_leaderboard_has_the_best_first(perfect: pd.DataFrame, trapped: pd.DataF
         for name, table in (("trapped", trapped), ("perfect", perfect))
         for seed in (0, 1)
     ]
-    board = leaderboard(pd.DataFrame(rows))
+    board = leaderboard(pd.DataFrame(rows), None)
     assert board.crosscoder.tolist() == ["perfect", "trapped"]
     assert (board.seeds == 2).all()
     assert board.f1_low.equals(board.f1_high)  # both seeds the same
+
+
+def test_methods_are_compared_with_the_default_seed_by_seed() -> None:
+    f1 = {
+        "batchtopk": [0.80, 0.90, 0.85],
+        "up": [0.85, 0.96, 0.90],
+        "noisy": [0.5, 0.99, 0.95],
+        "low": [0.5] * 3,
+    }
+    rest = dict.fromkeys(("precision", "recall", "strict_f1", *(f"called_{kind}" for kind in CALLED)), 0.5)
+    rows = [
+        {"crosscoder": name, "seed": seed, "rule": "norm", "f1": value} | rest
+        for name, values in f1.items()
+        for seed, value in enumerate(values)
+    ]
+    board = leaderboard(pd.DataFrame(rows[::-1]), "batchtopk").set_index(
+        "crosscoder"
+    )  # in any order of seeds
+    # Differences .05, .06, .05: s = .0057735, and 4.3027 s / sqrt(3) = .014342.
+    up = board.loc["up", ["difference", "difference_low", "difference_high"]].tolist()
+    assert up == pytest.approx([0.053333, 0.038991, 0.067676], abs=1e-6)
+    assert board.verdict.dropna().to_dict() == {
+        "up": "better",
+        "noisy": "no clear difference",
+        "low": "worse",
+    }
+    assert math.isnan(board.difference["batchtopk"])
+    with_one_seed = leaderboard(pd.DataFrame(rows)[lambda table: table.seed == 0], "batchtopk")
+    assert set(with_one_seed.verdict.dropna()) == {"no clear difference"}
+    assert leaderboard(pd.DataFrame(rows), None).verdict.isna().all()
+
+
+def test_default_is_the_first_with_its_loss() -> None:
+    assert default_of({"a": "l1", "b": "batchtopk", "c": "batchtopk"}) == "b"
+    assert default_of({"a": "l1"}) is None
 
 
 def test_matching_needs_direction_as_well(pair, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.evaluation import classify
 from crossdiff.latents.template_tokens import GROUPS
 from crossdiff.report.figures import crosscoders as figures
-from crossdiff.report.figures.drawing import save
+from crossdiff.report.figures.drawing import label_rows, save, stacks
 
 CLASSES = Classes(top=5)
 
@@ -286,9 +286,24 @@ def test_training_curves_tell_crosscoders_apart_without_colour() -> None:
 def test_training_curves_are_those_of_the_log() -> None:
     log = training_log(5)
     fve, l0, dead = figures.training({"batchtopk": log}).axes
-    assert legend(fve) == ["batchtopk, base", "batchtopk, chat"]
+    (shown,) = fve.figure.legends
+    assert [text.get_text() for text in shown.get_texts()] == ["batchtopk", "FVE: base", "FVE: chat"]
     for line, column in zip(
         [*fve.lines, *l0.lines, *dead.lines], ("fve_base", "fve_chat", "l0", "dead"), strict=True
     ):
         np.testing.assert_allclose(line.get_xdata(), log.tokens / 1e6)
         np.testing.assert_allclose(line.get_ydata(), log[column])
+
+
+def test_many_crosscoders_stand_in_several_rows() -> None:
+    figure, (upper, lower) = stacks([str(number) for number in range(7)], (2.0, 1.0), 3.0)
+    places = [ax.get_subplotspec() for ax in upper]
+    rows, columns = [place.rowspan.start for place in places], [place.colspan.start for place in places]
+    assert rows == [0, 0, 0, 2, 2, 2, 4] and columns == [0, 1, 2, 0, 1, 2, 0]
+    assert [ax.get_subplotspec().rowspan.start for ax in lower] == [1, 1, 1, 3, 3, 3, 5]
+    assert figure.get_size_inches().tolist() == [9, 9] and len(figure.axes) == 14
+    upper[6].set_ylim(0, 5)
+    assert upper[0].get_ylim() == (0, 5) != lower[0].get_ylim()
+    label_rows(upper, "latents")
+    assert [ax.get_ylabel() for ax in upper] == ["latents", "", "", "latents", "", "", "latents"]
+    plt.close(figure)

@@ -202,6 +202,7 @@ def test_papers_values_stand_beside_the_papers_run_alone(tmp_path: Path) -> None
 
 def test_one_seed_says_nothing_of_another(good: Inputs) -> None:
     assert "found among the other's" in render(good, TEMPLATE)
+    assert "batchtopk confirmed 3.5 50 % (25 % to 75 %) 50 %" in page_of(good).text
     path = Path(next(path for path in good.tables if "seed_agreement" in path))
     pd.read_csv(path).head(0).to_csv(path, index=False)
     assert "This run has one seed" in render(good, TEMPLATE)

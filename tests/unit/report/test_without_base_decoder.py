@@ -77,7 +77,8 @@ def test_template_tokens_density_and_training() -> None:
     assert "most chat-leaning (3)" in texts(drawn)
     assert "all live (6)" in texts(density(only, Density()))
     log = pd.DataFrame({"tokens": [1e6], "fve_difference": [0.7], "l0": [3.0], "dead": [0]})
-    assert "difference, difference" in texts(figures.training({"difference": log}))
+    (shown,) = figures.training({"difference": log}).legends
+    assert [text.get_text() for text in shown.get_texts()] == ["difference", "FVE: difference"]
 
 
 def test_explanations() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from crossdiff.report.figures.drawing import BLUE, ORANGE, captioned
+from crossdiff.report.figures.drawing import BLUE, ORANGE, captioned, panels
 
 LABELS = {
     "none": "none",
@@ -43,9 +43,8 @@ def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     tables = {name: _with_rows(table) for name, table in tables.items()}
     labels = list(dict.fromkeys(row for table in tables.values() for row in table.row))
-    size = (1.6 + 4.2 * len(tables), 1.4 + 0.36 * len(labels))
-    figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False)
-    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+    figure, axes = panels(list(tables), 4.7, 1.2 + 0.36 * len(labels), sharey=True)
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
         for number, (group, style) in enumerate(zip(table.group.unique(), STYLES, strict=False)):
             part = table[table.group == group]
             for label, rows in part.groupby("row"):
@@ -57,10 +56,10 @@ def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
         # Leave room for the numbers on the right.
         ax.set(xlim=(0, 1.35 * ax.get_xlim()[1]), ylim=(len(labels) - 0.4, -0.6))
         ax.set_title(f"{name}: {table.conversations.max()} conversations")
-    axes[0, 0].set_yticks(range(len(labels)), labels)
+    axes[0].set_yticks(range(len(labels)), labels)
     of_bars = "KL to the chat model (nats per answer token; 95 % bootstrap over conversations)"
     figure.supxlabel(of_bars, fontsize=9)
-    handles = axes[0, 0].get_legend_handles_labels()
+    handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=len(STYLES), fontsize=8)
     return figure
 

@@ -1,5 +1,6 @@
 """Draws crosscoders: their training, decoder norms, latent scaling and template tokens."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.applies import reason
@@ -18,12 +20,15 @@ from crossdiff.report.figures.drawing import (
     GREEN,
     GREY,
     ORANGE,
+    PER_ROW,
     STYLES,
     VERMILION,
     captioned,
     cycle,
+    label_rows,
     panels,
     say_missing,
+    stacks,
 )
 
 
@@ -38,15 +43,13 @@ def _live(betas: pd.DataFrame) -> pd.DataFrame:
     tests that claim.""",
 )
 def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figure:
-    """Draw the live latents, one column per crosscoder.
+    """Draw the live latents, two plots per crosscoder.
 
     Above is the histogram of the relative decoder norm difference with the class borders. Where the loss sets
     norm differences, the classes say of how many latents. Below is the cosine of each latent's base and chat
     directions, class by class.
     """
-    figure, (upper, lower) = plt.subplots(
-        2, len(betas), figsize=(max(5.0, 3.6 * len(betas)), 5.2), squeeze=False, sharey="row"
-    )
+    figure, (upper, lower) = stacks(list(betas), (2.6, 2.6))
     upper[0].set(yscale="log", ylim=(0.7, 80))
     highest = 10.0
     low, high = classes.shared_between
@@ -65,16 +68,17 @@ def norm_difference(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
         for label, left, right, colour, x, align in regions:
             of_class = live[live["class"] == label]
             ax.axvspan(left, right, color=colour, alpha=0.18, lw=0)
-            place = {"ha": align, "va": "top", "transform": ax.get_xaxis_transform()}
+            place: dict[str, Any] = {"ha": align, "va": "top", "transform": ax.get_xaxis_transform()}
             by_loss = f"\n{of_class.norms_set.sum()} set" if "norms_set" in live else ""
             ax.text(x, 0.98, f"{label}\n{len(of_class)}{by_loss}", fontsize=7, **place)
         look: dict[str, Any] = {"color": BLUE, "edgecolor": "white", "linewidth": 0.3}
-        counts, _, _ = ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51), **look)
-        highest = max(highest, counts.max())
-    upper[0].set(ylabel="latents", ylim=(0.7, 8 * highest))
+        counts, _, _ = ax.hist(live.relative_norm_difference, bins=np.linspace(0, 1, 51).tolist(), **look)
+        highest = max(highest, np.max(counts))
+    upper[0].set_ylim(0.7, 8 * highest)
+    label_rows(upper, "latents")
     for ax, table in zip(lower, betas.values(), strict=True):
         _decoder_cosines(ax, _live(table))
-    lower[0].set(ylabel="share of the class")
+    label_rows(lower, "share of the class")
     return figure
 
 
@@ -117,9 +121,10 @@ def latent_scaling(
     It shows the most chat-leaning latents, chat-only ones and shared ones. ``names`` of latents, by
     crosscoder, are written next to their points.
     """
-    figure = plt.figure(figsize=(4.2 * len(betas), 4.3))
-    parts = figure.subfigures(1, len(betas), squeeze=False)[0]
-    for part, (name, table) in zip(parts, betas.items(), strict=True):
+    columns, lines = min(len(betas), PER_ROW), math.ceil(len(betas) / PER_ROW)
+    figure = plt.figure(figsize=(4.2 * columns, 4.3 * lines))
+    parts = figure.subfigures(lines, columns, squeeze=False).flatten()
+    for part, (name, table) in zip(parts, betas.items(), strict=False):
         given = (names or {}).get(name, {})
         top = most_chat_leaning(table, classes.top)
         groups = (
@@ -186,7 +191,7 @@ def threshold_sweep(betas: Mapping[str, pd.DataFrame], classes: Classes) -> Figu
     ax.set(xlim=(0, 1.2), ylim=(0, None))
     ax.set(xlabel=r"threshold on both $|\nu|$", ylabel="latents below the threshold")
     ax.set_title(f"the {classes.top} most chat-leaning latents of each crosscoder")
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -236,7 +241,7 @@ def template_tokens(
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of activations in chats on template tokens")
         ax.set_title(name)
         ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), fontsize=8)
-    axes[0].set(ylabel="latents with at least that share")
+    label_rows(axes, "latents with at least that share")
     return figure
 
 
@@ -248,20 +253,24 @@ def training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw FVE of both models, L0 and silent latents over training tokens, for all crosscoders."""
     figure, (fve, l0, dead) = panels(["fve", "l0", "dead"], width=3.1)
     looks = zip(cycle(CYCLE, len(logs)), cycle(STYLES, len(logs)), strict=True)
+    thick: dict[str, Any] = {"lw": 1.8}
+    of_model = {"base": {"lw": 0.9, "marker": "o", "ms": 2.5}, "chat": thick, "difference": thick}
     for (name, log), (colour, style) in zip(logs.items(), looks, strict=True):
         tokens = log.tokens / 1e6
-        of_base: dict[str, Any] = {"lw": 0.9, "marker": "o", "ms": 2.5}
-        for of, look in {"base": of_base, "chat": {"lw": 1.8}, "difference": {"lw": 1.8}}.items():
+        for of, look in of_model.items():
             if f"fve_{of}" in log:
-                fve.plot(tokens, log[f"fve_{of}"], color=colour, ls=style, label=f"{name}, {of}", **look)
+                fve.plot(tokens, log[f"fve_{of}"], color=colour, ls=style, **look)
         l0.plot(tokens, log.l0, color=colour, ls=style, label=name)
-        dead.plot(tokens, log.dead, color=colour, ls=style, label=name)
+        dead.plot(tokens, log.dead, color=colour, ls=style)
     fve.set(ylim=(min(0.5, fve.get_ylim()[0]), 1), title="fraction of variance explained")
-    fve.legend(fontsize=7, loc="lower right")
     l0.set(title="L0: active latents per token")
     if any((log.l0 > 0).any() for log in logs.values()):
         l0.set_yscale("log")
-    l0.legend(fontsize=7)
+    # Below all plots, because no place within them is free of curves.
+    models = [of for of in of_model if any(f"fve_{of}" in log for log in logs.values())]
+    shown = [Line2D([], [], color=GREY, label=f"FVE: {of}", **of_model[of]) for of in models]
+    handles = [*l0.get_legend_handles_labels()[0], *shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, handlelength=3.5)
     dead.set(title="latents silent since the last row", ylim=(0, None))
     for ax in (fve, l0, dead):
         ax.set_xlabel("training tokens (millions)")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from crossdiff.config import Density
 from crossdiff.latents.applies import reason
-from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned, panels
+from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned, label_rows, panels
 
 # Class -> colour and line.
 LOOKS = {
@@ -50,5 +50,5 @@ def density(betas: Mapping[str, pd.DataFrame], density: Density) -> Figure:
         ax.set_title(f"{name}: {dense} of {len(live):,} dense")
         if ax.has_data():
             ax.legend(loc="upper left", fontsize=7)
-    axes[0].set_ylabel("share of the class")
+    label_rows(axes, "share of the class")
     return figure

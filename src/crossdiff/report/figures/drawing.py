@@ -3,6 +3,7 @@
 Colours are of the Okabe-Ito palette. Markers or line styles repeat what a colour says.
 """
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -56,8 +57,10 @@ def caption_of(draw: Callable[..., Figure]) -> Caption:
 
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
-CYCLE = (BLUE, VERMILION, GREEN, ORANGE)
+PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
+CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, "black")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+PER_ROW = 3  # plots side by side; with more of them a page would show their text too small
 
 
 def save(figure: Figure, paths: Sequence[str]) -> None:
@@ -94,10 +97,51 @@ def say_missing(ax: plt.Axes, why: str) -> None:
 def panels(
     names: Sequence[str], width: float = 3.6, height: float = 2.9, sharey: bool = False
 ) -> tuple[Figure, Sequence[plt.Axes]]:
-    """Return a figure with one plot for every name, side by side. Sizes are those of one plot, in inches."""
-    size = (max(5.0, width * len(names)), height)
-    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=sharey)
-    return figure, axes[0].tolist()
+    """Return a figure with one plot for every name, PER_ROW side by side.
+
+    Sizes are those of one plot, in inches. With ``sharey`` all have one y axis.
+    """
+    figure, (axes,) = stacks(names, (height,), width, sharey)
+    return figure, axes
+
+
+def stacks(
+    names: Sequence[str], heights: Sequence[float], width: float = 3.6, sharey: bool = True
+) -> tuple[Figure, Sequence[Sequence[plt.Axes]]]:
+    """Return a figure with plots one above the other for every name, PER_ROW names side by side.
+
+    ``heights`` are those of the plots of one name, and ``width`` is theirs, in inches. Gives a list of all
+    first plots, one of all second ones, and so on. With ``sharey`` each list has one y axis.
+    """
+    columns, lines = min(len(names), PER_ROW), math.ceil(len(names) / PER_ROW)
+    figure, grid = plt.subplots(
+        lines * len(heights),
+        columns,
+        figsize=(max(5.0, width * columns), lines * sum(heights)),
+        height_ratios=[*heights] * lines,
+        squeeze=False,
+    )
+    lists = [grid[row :: len(heights)].flatten().tolist() for row in range(len(heights))]
+    for axes in lists:
+        for spare in axes[len(names) :]:
+            spare.remove()
+        del axes[len(names) :]
+        for ax in axes[1:] if sharey else ():
+            ax.sharey(axes[0])
+            ax.tick_params(labelleft=is_first(ax))
+    return figure, lists
+
+
+def is_first(ax: plt.Axes) -> bool:
+    """Whether a plot is the first of its row, which has the labels of all."""
+    place = ax.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
+def label_rows(axes: Sequence[plt.Axes], label: str) -> None:
+    """Write the label of the y axis at the first plot of every row."""
+    for ax in filter(is_first, axes):
+        ax.set_ylabel(label)
 
 
 def cycle(values: Sequence[T], count: int) -> list[T]:

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from crossdiff.config import Classes
 from crossdiff.explanations.comparison import FEW_LATENTS, by_quantile, compare, sets
-from crossdiff.report.figures.drawing import BLUE, GREY, ORANGE, VERMILION, captioned
+from crossdiff.report.figures.drawing import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILION,
+    captioned,
+    label_rows,
+    stacks,
+)
 
 # Colour, marker and line of each set.
 LOOKS = (
@@ -59,20 +67,19 @@ def explanations(
 
 
 def by_scores(scores: Mapping[tuple[str, str], Scores], top: int) -> Figure:
-    """Draw one column per (explainer, crosscoder).
+    """Draw two plots per (explainer, crosscoder).
 
     Above is the detection of every latent by set, with the mean and its 95 % interval. Below is the recall in
     each activation quantile. A set of fewer than FEW_LATENTS is drawn hollow and says so.
     """
-    figure, (upper, lower) = plt.subplots(
-        2, len(scores), figsize=(max(5.0, 3.7 * len(scores)), 5.6), squeeze=False, sharey="row"
-    )
-    for column, ((explainer, crosscoder), found) in enumerate(scores.items()):
-        _detection(upper[column], found, top)
-        upper[column].set_title(f"{crosscoder}, {explainer}")
-        _recall(lower[column], found, top)
-    upper[0].set_ylabel("detection (balanced accuracy)")
-    lower[0].set_ylabel("contexts recognised")
+    names = [f"{crosscoder}, {explainer}" for explainer, crosscoder in scores]
+    figure, (upper, lower) = stacks(names, (2.8, 2.8), 3.7)
+    for above, below, name, found in zip(upper, lower, names, scores.values(), strict=True):
+        _detection(above, found, top)
+        above.set_title(name)
+        _recall(below, found, top)
+    label_rows(upper, "detection (balanced accuracy)")
+    label_rows(lower, "contexts recognised")
     return figure
 
 

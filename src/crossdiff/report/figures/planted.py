@@ -15,11 +15,24 @@ from crossdiff.config import Classes, LatentScaling, Scoring
 from crossdiff.latents.evaluation import NU_RANGE, plausible
 from crossdiff.planted.claims import recall_curve
 from crossdiff.planted.scoring import STATISTICS, evidence, fit, recovery, roc_latents
-from crossdiff.report.figures.drawing import BLUE, CYCLE, GREEN, GREY, ORANGE, STYLES, VERMILION, captioned
+from crossdiff.report.figures.drawing import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLES,
+    VERMILION,
+    YELLOW,
+    captioned,
+    label_rows,
+    panels,
+)
 
 Tables = Mapping[tuple[str, int], pd.DataFrame]  # (crosscoder, seed) -> latents
 
-PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 KIND_LOOKS = {  # colour, hatch, marker
     "chat_only": (BLUE, "", "o"),
     "weakened": (VERMILION, "///", "^"),
@@ -61,10 +74,8 @@ def calls(scores: pd.DataFrame, planted: int) -> Figure:
     Bars are means over seeds. Marks are the number of all called latents for single seeds.
     """
     crosscoders, rules = list(dict.fromkeys(scores.crosscoder)), list(dict.fromkeys(scores.rule))
-    figure, axes = plt.subplots(
-        1, len(crosscoders), figsize=(5.0 * len(crosscoders), 3.6), sharex=True, sharey=True, squeeze=False
-    )
-    for ax, crosscoder in zip(axes[0], crosscoders, strict=True):
+    figure, axes = panels(crosscoders, 5.0, 2.9, sharey=True)
+    for ax, crosscoder in zip(axes, crosscoders, strict=True):
         of = scores[scores.crosscoder == crosscoder]
         mean = of.groupby("rule", sort=False).mean(numeric_only=True).loc[rules]
         left = np.zeros(len(rules))
@@ -85,9 +96,11 @@ def calls(scores: pd.DataFrame, planted: int) -> Figure:
             )
         ax.axvline(planted, color="black", lw=0.8, ls=":")
         ax.set(title=crosscoder, xlabel="latents called chat-only")
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set_xlim(0, 1.18 * axes[0, 0].get_xlim()[1])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes[0].invert_yaxis()
+    largest = max(ax.get_xlim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_xlim(0, 1.18 * largest)
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=5, fontsize=8)
     figure.suptitle(f"dotted: {planted} planted chat-only concepts", fontsize=8, x=0.99, ha="right")
     return figure
@@ -95,29 +108,33 @@ def calls(scores: pd.DataFrame, planted: int) -> Figure:
 
 @captioned(
     "False members against recall of chat-only concepts, per crosscoder and seed",
-    """Latents are called from the largest norm difference down. Lower is better. Where a line ends, no
-    further chat-only concept was found.""",
+    """Latents are called from the largest norm difference down. Blue is one line per seed, grey the lines of
+    the other crosscoders, and a mark is where the chat-only class ends. Lower is better. Where a line ends,
+    no further chat-only concept was found.""",
 )
 def false_members_against_recall(tables: Tables, planted: int) -> Figure:
     """Draw false members against recall, while latents are called from the largest norm difference down.
 
-    There is a line per seed. Marks show where the chat-only class ends.
+    There is a plot per crosscoder, with a line per seed. Marks show where the chat-only class ends.
     """
-    figure, ax = plt.subplots(figsize=(6.4, 3.6))
-    for number, name in enumerate(_names(tables)):
-        colour, style = CYCLE[number % len(CYCLE)], STYLES[number % len(STYLES)]
-        for seed, table in enumerate(_of(tables, name)):
-            curve = recall_curve(table, planted)
-            label = name if not seed else None
-            ax.plot(curve.recall, curve.false_members, color=colour, ls=style, lw=1.2, label=label)
-            called = int((table["class"] == "chat-only").sum())
-            if called:
-                at = curve[curve.called <= called].iloc[-1]
-                ax.plot(at.recall, at.false_members, marker="os^D"[number % 4], color=colour, ms=6)
-    ax.set_yscale("symlog", linthresh=1)  # this scale also has a place for 0
-    ax.set(xlim=(0, 1.02), ylim=(-0.1, None), xlabel="recall of chat-only concepts", ylabel="false members")
-    ax.set_title("calling by norm difference, one line per seed; markers: the chat-only class")
-    ax.legend(loc="upper left")
+    names = _names(tables)
+    figure, axes = panels(names, 3.6, 2.9, sharey=True)
+    curves = {training: recall_curve(table, planted) for training, table in tables.items()}
+    for ax, name in zip(axes, names, strict=True):
+        for (crosscoder, _), curve in curves.items():
+            if crosscoder != name:
+                ax.plot(curve.recall, curve.false_members, color=GREY, lw=0.5, alpha=0.4)
+        for (crosscoder, seed), table in tables.items():
+            if crosscoder == name:
+                curve = curves[crosscoder, seed]
+                ax.plot(curve.recall, curve.false_members, color=BLUE, lw=1.3)
+                called = int((table["class"] == "chat-only").sum())
+                if called:
+                    at = curve[curve.called <= called].iloc[-1]
+                    ax.plot(at.recall, at.false_members, marker="o", color=VERMILION, ms=5)
+        ax.set_yscale("symlog", linthresh=1)  # this scale also has a place for 0
+        ax.set(xlim=(0, 1.02), ylim=(-0.1, None), title=name, xlabel="recall of chat-only concepts")
+    label_rows(axes, "false members")
     return figure
 
 
@@ -129,10 +146,8 @@ def false_members_against_recall(tables: Tables, planted: int) -> Figure:
 def roc(tables: Tables) -> Figure:
     """Draw the ROC of three statistics over latents that stand for a concept, all seeds together."""
     names = _names(tables)
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(max(5.0, 3.6 * len(names)), 3.6), sharey=True, squeeze=False
-    )
-    for ax, name in zip(axes[0], names, strict=True):
+    figure, axes = panels(names, 3.6, 3.4, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
         compared = pd.concat([roc_latents(table) for table in _of(tables, name)])
         positive = (compared.kind == "chat_only").to_numpy()
         for statistic, colour, style in zip(STATISTICS, CYCLE, STYLES, strict=False):
@@ -144,7 +159,7 @@ def roc(tables: Tables) -> Figure:
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="share of other concepts' latents")
         ax.set_title(f"{name}: {positive.sum()} chat-only, {(~positive).sum()} others")
         ax.legend(loc="lower right")
-    axes[0, 0].set_ylabel("share of chat-only concepts' latents")
+    label_rows(axes, "share of chat-only concepts' latents")
     return figure
 
 
