@@ -13,6 +13,7 @@ from crossdiff.workflow.sizes import PROCESS, Need, Shape, Work
 
 WHOLE = (".txt", ".json", ".yaml", ".yml")  # endings of files that may hold one text or value
 STREAMED = 2e9  # bytes of texts from the hub that are held at once; a guess
+TAUGHT_REQUESTS = 24  # held-out requests for one behaviour of data/organisms
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml, and their longest prompt
 # Per crosscoder, if the size of the model that explains is not known: enough for a few billion parameters.
 UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17
@@ -41,23 +42,10 @@ def of_answers(config: Config, model: Shape) -> dict[str, Need]:
     """Return the needs of rules in which the models answer before there are crosscoders."""
     needs = {}
     if behaviour := config.behaviour:
-        length = PROMPT_TOKENS + behaviour.answer_tokens
-        answers = STEERED_REQUESTS * behaviour.phrasings  # of each model
-        # The second model is loaded while the first is still there.
-        models = model_bytes(config, model, *MODELS)
-        work = _answered(model, 2 * answers * length, 2 * answers, TOGETHER, behaviour.answer_tokens)
-        needs["measure_refusals"] = Need(
-            jobs=1,
-            tokens=answers * length,
-            disk=0,
-            host=PROCESS,
-            device=models + model.cache(TOGETHER, length),
-            flop=work[0].flop,
-            work=work,
-            loads=2 * 2 * model.parameters(),
-            models=models,
-            passes=_passes(answers, TOGETHER, behaviour.answer_tokens),
-        )
+        answers = STEERED_REQUESTS * behaviour.phrasings
+        needs["measure_refusals"] = _asked_both(config, model, answers, behaviour.answer_tokens)
+    if organisms := config.organisms:
+        needs["measure_taught"] = _asked_both(config, model, TAUGHT_REQUESTS, organisms.answer_tokens)
     if (causal := config.causal) and causal.answers == "generated":
         jobs, answers = len(causal.datasets), len(causal.datasets) * causal.conversations
         seen = answers * _conversation(causal, config.tokens.context)
@@ -76,6 +64,26 @@ def of_answers(config: Config, model: Shape) -> dict[str, Need]:
             passes=_passes(answers, TOGETHER, causal.answer_tokens),
         )
     return needs
+
+
+def _asked_both(config: Config, model: Shape, answers: int, new_tokens: int) -> Need:
+    """Return the need of one job in which both models give so many ``answers`` each."""
+    length = PROMPT_TOKENS + new_tokens
+    # The second model is loaded while the first is still there.
+    models = model_bytes(config, model, *MODELS)
+    work = _answered(model, 2 * answers * length, 2 * answers, TOGETHER, new_tokens)
+    return Need(
+        jobs=1,
+        tokens=answers * length,
+        disk=0,
+        host=PROCESS,
+        device=models + model.cache(TOGETHER, length),
+        flop=work[0].flop,
+        work=work,
+        loads=2 * 2 * model.parameters(),
+        models=models,
+        passes=_passes(answers, TOGETHER, new_tokens),
+    )
 
 
 def of_interventions(config: Config, model: Shape, width: int, crosscoder: float) -> dict[str, Need]:

@@ -10,6 +10,7 @@ SPLITTING = frozenset(
     {
         "prove_model",
         "measure_refusals",
+        "measure_taught",
         "harvest_activations",
         "read_directions",
         "generate_answers",
