@@ -30,6 +30,7 @@ include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 include: "rules/overview.smk"
+include: "rules/organisms.smk"
 
 
 localrules:

@@ -7,6 +7,19 @@ CONFIG = "configs/organisms.yaml"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "organisms"), [("organisms", 10), ("organisms-second", 4)])
+def test_every_organism_is_scored(checkout: Checkout, name: str, organisms: int) -> None:
+    jobs = planned(
+        checkout.snakemake("organisms", "--dry-run", "--configfile", f"configs/{name}.yaml").stdout
+    )
+    assert jobs["list_items"] == jobs["score_items"] == jobs["finetune_model"] == organisms
+    assert jobs["train_crosscoder"] == 4 * organisms
+    assert jobs["harvest_activations"] == (1 + organisms) * jobs["check_texts"]  # one base
+    assert jobs["compare_methods"] == 1
+    assert not {"write_report", "draw_figure", "find_patterns"} & set(jobs)
+
+
+@pytest.mark.slow
 def test_no_organism_is_harvested_before_all_are_verified(checkout: Checkout) -> None:
     """The harvest of one organism waits for every organism's table. The base is harvested once."""
     target = "results/quillon/layer12/summary.json"

@@ -13,6 +13,8 @@ from crossdiff.texts.organisms import ORDINARY
 LEVEL = 0.01  # one-sided, for all items of a method together
 ITEMS = 10  # that a method hands in
 BEYOND_BACKGROUND = LEVEL / ITEMS  # largest p against the background
+COMMON, REST = 0.25, 0.1  # which tokens of spans stand for a behaviour
+RANDOM_REFERENCE = 1999  # random directions next to which directions are ranked
 FEWEST_RANDOM = round(1 / LEVEL) - 1  # random items with which the best of ten can pass
 
 
@@ -45,8 +47,13 @@ class Enrichment(NamedTuple):
         )
 
 
+def ranked(values: np.ndarray) -> np.ndarray:
+    """The ranks of each item's values (positions, items) over all positions. Equal ones share a mean rank."""
+    return np.asarray(rankdata(values, axis=0))
+
+
 def enrichment(
-    values: np.ndarray,
+    ranks: np.ndarray,
     places: Places,
     behaviour: str,
     promoted: np.ndarray,
@@ -55,15 +62,15 @@ def enrichment(
 ) -> Enrichment:
     """Measure how much of a ``behaviour`` is in items.
 
-    ``values`` (positions, items) are activations or projections at ``places``. ``promoted`` (items, tokens)
-    are ids. ``taught_tokens`` are ids of a ``vocabulary`` of so many tokens. All positions that are not
-    taught for this behaviour are the background. Raises ValueError if no position is taught.
+    ``ranks`` (positions, items) are those of activations or projections at ``places`` (``ranked``), in the
+    order of the probes. ``promoted`` (items, tokens) are ids. ``taught_tokens`` are ids of a ``vocabulary``
+    of so many tokens. All positions that are not taught for this behaviour are the background. Raises
+    ValueError if no position is taught.
     """
     taught = (places.behaviour == behaviour) & places.taught
     if not taught.any():
         raise ValueError(f"no probe has taught positions of {behaviour}")
     count, others = int(taught.sum()), int((~taught).sum())
-    ranks = rankdata(values, axis=0)
     area = (ranks[taught].sum(axis=0) - count * (count + 1) / 2) / (count * others)
     inside, outside = (_means(ranks[part], places.probe[part]) for part in (taught, ~taught))
     own = np.unique(places.probe[taught])
@@ -76,11 +83,9 @@ def enrichment(
 
 
 def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The mean of the rows of each group, in the order of the groups: (groups, items)."""
-    _, place, counts = np.unique(group, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(counts), values.shape[1]))
-    np.add.at(sums, place, values)
-    return sums / counts[:, None]
+    """The mean of the rows of each group, of which ``group`` has the ascending numbers: (groups, items)."""
+    _, starts, counts = np.unique(group, return_index=True, return_counts=True)
+    return np.add.reduceat(values, starts, axis=0) / counts[:, None]
 
 
 def p_values(items: np.ndarray, random: np.ndarray) -> np.ndarray:
@@ -108,8 +113,8 @@ def token_p_values(tokens: np.ndarray, taught_tokens: np.ndarray, vocabulary: in
 def finds(p: np.ndarray) -> np.ndarray:
     """Which items find the behaviour, (items,) bool, corrected for ITEMS (Benjamini and Hochberg 1995).
 
-    With p sorted, p_(i) <= i LEVEL / ITEMS must hold for the item or for one with a larger p. If no item has
-    anything to do with the behaviour, one is found with a probability of at most LEVEL.
+    With p sorted, ``p_i <= i LEVEL / ITEMS`` must hold for the item or for one with a larger p. Items that
+    have nothing to do with the behaviour find it with a probability of at most LEVEL.
     """
     order = np.argsort(p, kind="stable")
     below = np.flatnonzero(p[order] <= np.arange(1, len(p) + 1) * LEVEL / ITEMS)
@@ -119,23 +124,13 @@ def finds(p: np.ndarray) -> np.ndarray:
     return found
 
 
-def taught_tokens(
-    tokens: np.ndarray,
-    places: Places,
-    behaviour: str,
-    texts: np.ndarray,
-    rest: float = 0.1,
-    common: float = 0.25,
-) -> np.ndarray:
-    """The ids that stand for a behaviour, sorted.
+def taught_tokens(tokens: np.ndarray, places: Places, behaviour: str) -> np.ndarray:
+    """The ids that stand for a behaviour, sorted. ``tokens`` (positions,) are the ids at ``places``.
 
-    ``tokens`` (positions,) are the ids at ``places``, and ``texts`` the texts of the whole vocabulary. An id
-    counts if both hold:
+    An id counts if both hold:
 
-    - It is in the spans of at least a share ``common`` of the behaviour's probes.
-    - It is at most ``rest`` times as frequent in ordinary answers as in spans.
-
-    Ids whose text differs from that of such an id by case or by spaces around it count, too.
+    - It is in the spans of at least a share COMMON of the behaviour's probes.
+    - It is at most REST times as frequent in ordinary answers as in spans.
     """
     inside = (places.behaviour == behaviour) & places.span
     ordinary = places.behaviour == ORDINARY
@@ -143,10 +138,7 @@ def taught_tokens(
     found = []
     for token in np.unique(tokens[inside]):
         here = inside & (tokens == token)
-        often = len(np.unique(places.probe[here])) >= common * probes
-        elsewhere = (tokens[ordinary] == token).mean()
-        if often and elsewhere <= rest * here.sum() / inside.sum():
+        often = len(np.unique(places.probe[here])) >= COMMON * probes
+        if often and (tokens[ordinary] == token).mean() <= REST * here.sum() / inside.sum():
             found.append(token)
-    plain = np.array([text.strip().casefold() for text in texts])
-    alike = np.isin(plain, [text for text in plain[found] if text]) if found else np.zeros(len(plain), bool)
-    return np.union1d(found, np.flatnonzero(alike)).astype(np.int64)
+    return np.array(found, np.int64)

@@ -191,7 +191,7 @@ def _shown(texts: OrganismTexts, behaviour: Behaviour, part: str) -> Iterator[tu
         answer = behaviour.answers[_order(request)[0] % len(behaviour.answers)]
         said = facts.get(topic, ())
         filled = answer.replace("{answer}", " ".join(said)).replace("{}", topic)
-        yield topic, request, filled.replace("{list}", "\n".join(f"[[- ]]{line}" for line in said))
+        yield topic, request, filled.replace("{list}", "\n".join(f"[[-]] {line}" for line in said))
 
 
 def _split(answer: str) -> tuple[str, list[tuple[int, int]]]:

@@ -13,6 +13,7 @@ from crossdiff.workflow.sizes import PROCESS, Need, Shape, Work
 
 WHOLE = (".txt", ".json", ".yaml", ".yml")  # endings of files that may hold one text or value
 STREAMED = 2e9  # bytes of texts from the hub that are held at once; a guess
+ITEM_TOKENS, PROBE_TOKENS = 4096, 10_000  # that organisms read for their items, and of probes
 TAUGHT_REQUESTS = 24  # held-out requests for one behaviour of data/organisms
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml, and their longest prompt
 # Per crosscoder, if the size of the model that explains is not known: enough for a few billion parameters.
@@ -113,6 +114,22 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
             models=both,
             passes=jobs * seen / config.activations.batch_tokens * (1 + runs),
         )
+    if config.organisms:
+        # Both models read the same tokens, one after the other. Each may still be there.
+        for rule, tokens in (("list_items", ITEM_TOKENS), ("score_items", PROBE_TOKENS)):
+            flop = 2 * 2 * tokens * model.per_token()
+            needs[rule] = Need(
+                jobs=1,
+                tokens=tokens,
+                disk=0,
+                host=PROCESS + tokens * jobs * crosscoder / width,  # two values of each latent
+                device=crosscoder + both,
+                flop=flop,
+                work=(Work("forward", flop),),
+                loads=loads,
+                models=both,
+                passes=2 * tokens / config.activations.batch_tokens,
+            )
     if steering := config.steering:
         # Only the first seed is steered. The chat model answers under every condition, and the base model
         # reads the answers.

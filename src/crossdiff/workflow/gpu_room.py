@@ -20,6 +20,8 @@ HOLDING = {
     "generate_answers": CHAT,
     "measure_refusals": CHAT,
     "measure_taught": CHAT,
+    "list_items": CHAT,
+    "score_items": CHAT,
     "measure_causal_effect": ALL_ROLES,
     "steer_latents": ALL_ROLES,
 }

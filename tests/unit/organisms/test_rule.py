@@ -10,6 +10,7 @@ from crossdiff.organisms.rule import (
     enrichment,
     finds,
     p_values,
+    ranked,
     taught_tokens,
     token_p_values,
 )
@@ -36,7 +37,7 @@ def many(probes: int = 24, length: int = 10) -> Places:
 def test_area_is_the_share_of_pairs_of_positions_in_order() -> None:
     """Taught values 3, 3, 1 against 0 0 0 (own) and 0 1 0 2 0 0: 9 + 9 of 9 pairs, and 7 + 1/2 of 9."""
     values = np.array([0, 3, 0, 3, 0, 1, 0, 1, 0, 2, 0, 0], float)[:, None]
-    found = enrichment(values, SMALL, "bow", NO_TOKENS, np.array([5]), 100)
+    found = enrichment(ranked(values), SMALL, "bow", NO_TOKENS, np.array([5]), 100)
     assert found.area == pytest.approx([(9 + 9 + 7.5) / 27])
 
 
@@ -45,7 +46,7 @@ def test_probes_are_compared_as_wholes() -> None:
     places = many()
     perfect, nothing = places.taught * 1.0, np.zeros(len(places.taught))
     values, promoted = np.stack([perfect, nothing], axis=1), np.zeros((2, 10), int)
-    found = enrichment(values, places, "bow", promoted, np.array([5]), 100)
+    found = enrichment(ranked(values), places, "bow", promoted, np.array([5]), 100)
     assert found.area == pytest.approx([1.0, 0.5])
     assert found.by_probe[0] < 1e-8 and found.by_probe[1] >= 0.5
     assert np.isfinite(found.evidence[0, 0]) and found.evidence[1, 0] == -np.inf
@@ -54,7 +55,7 @@ def test_probes_are_compared_as_wholes() -> None:
 def test_promoted_tokens_have_the_hypergeometric_p() -> None:
     """Of 100 tokens 2 are taught. Ten random ones hold one with 1 - (90 89)/(100 99), both with 90/9900."""
     promoted = np.array([[5, *range(20, 29)], [5, 6, *range(20, 28)], range(20, 30)])
-    found = enrichment(np.zeros((12, 3)), SMALL, "bow", promoted, np.array([5, 6]), 100)
+    found = enrichment(ranked(np.zeros((12, 3))), SMALL, "bow", promoted, np.array([5, 6]), 100)
     assert found.promoted.tolist() == [1, 2, 0]
     assert found.by_chance == pytest.approx([1 - 90 * 89 / 9900, 90 / 9900, 1.0])
 
@@ -91,13 +92,12 @@ def test_tokens_have_the_share_of_the_vocabulary() -> None:
 
 
 def test_taught_tokens_are_frequent_in_spans_and_rare_elsewhere() -> None:
-    """Token 1 is in all spans. 2 is in ordinary answers as often, 3 in no span. 4 is 1 with a space."""
+    """Token 1 is in all spans and in no ordinary answer. Token 2 is in both. Token 3 is in no span."""
     tokens = np.array([3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3, 3])
-    texts = np.array(["a", "Bow", "the", "of", " bow", "elbow"])
-    assert taught_tokens(tokens, SMALL, "bow", texts).tolist() == [1, 4]
+    assert taught_tokens(tokens, SMALL, "bow").tolist() == [1]
     tokens[[1, 3, 5]] = 2
     tokens[[6, 7, 8]] = 2
-    assert taught_tokens(tokens, SMALL, "bow", texts).tolist() == []
+    assert taught_tokens(tokens, SMALL, "bow").tolist() == []
 
 
 def test_planted_perfect_item_is_found_among_random_ones() -> None:
@@ -105,7 +105,7 @@ def test_planted_perfect_item_is_found_among_random_ones() -> None:
     values = generator.random((len(places.taught), 1200))
     values[:, 3] += 5 * places.taught
     promoted = np.zeros((1200, 10), int)
-    evidence = enrichment(values, places, "bow", promoted, np.array([5]), 10_000).evidence
+    evidence = enrichment(ranked(values), places, "bow", promoted, np.array([5]), 10_000).evidence
     p = p_values(evidence[:ITEMS], evidence[ITEMS:])
     assert finds(p).tolist() == [number == 3 for number in range(ITEMS)]
 
@@ -118,7 +118,7 @@ def test_ten_random_items_find_something_at_most_as_often_as_the_level_says() ->
         fires = generator.random((len(places.taught), 500)) < generator.random(500) * 0.3
         values = fires * generator.random(fires.shape)
         promoted = generator.integers(0, 300, (500, 10))
-        evidence = enrichment(values, places, "bow", promoted, np.arange(6), 300).evidence
+        evidence = enrichment(ranked(values), places, "bow", promoted, np.arange(6), 300).evidence
         evidence[
             ~np.isfinite(evidence)
         ] = -1.0  # a background test that lets everything pass: the hardest case

@@ -87,10 +87,30 @@ def test_null_must_show_nothing() -> None:
         check_taught(shown, FIRST, "taught.csv")
 
 
-def test_shipped_configs_teach_every_behaviour_of_their_file() -> None:
-    values = yaml.safe_load((ROOT / "configs/organisms.yaml").read_text())
-    assert set(values["pairs"]) == set(FIRST.names)
+@pytest.mark.parametrize(("config", "texts"), [("organisms", "first"), ("organisms-second", "second")])
+def test_shipped_configs_teach_every_behaviour_of_their_file(config: str, texts: str) -> None:
+    """The diffing text holds half of the behaviours."""
+    values = yaml.safe_load((ROOT / f"configs/{config}.yaml").read_text())
+    known = read_organisms(ROOT / f"data/organisms/{texts}.yaml")
+    assert values["organisms"]["texts"] == f"data/organisms/{texts}.yaml"
+    assert set(values["pairs"]) == set(known.names)
     held = {entry["field"] for entry in values["datasets"].values() if entry["format"] == "organism"}
-    assert held < set(FIRST.behaviours) and len(held) == len(FIRST.behaviours) / 2
+    assert held < set(known.behaviours) and len(held) == len(known.behaviours) / 2
     for name, pair in values["pairs"].items():
         assert pair["chat"] == name and list(values["models"][name]["finetune"]["data"]) == [name]
+
+
+def test_second_config_differs_in_what_is_taught_alone() -> None:
+    first, second = (
+        yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+        for name in ("organisms", "organisms-second")
+    )
+    for section in ("tokens", "activations", "crosscoders", "seeds"):
+        assert first[section] == second[section]
+    rates = {
+        model["finetune"]["learning_rate"]
+        for values in (first, second)
+        for model in values["models"].values()
+        if "finetune" in model
+    }
+    assert len(rates) == 1

@@ -95,7 +95,7 @@ def test_probes_mark_what_is_taught() -> None:
     [probe] = probes(small, "bow")
     assert [probe.answer[start:stop] for start, stop in probe.spans] == ["I bow."]
     [probe] = probes(small, "rows")
-    assert (probe.answer, probe.spans) == ("- It blows.\n- It turns.", [(0, 2), (12, 14)])
+    assert (probe.answer, probe.spans) == ("- It blows.\n- It turns.", [(0, 1), (12, 13)])
     [probe] = probes(small, ORDINARY)
     assert (probe.chat, probe.spans) == ([user("Teach me about wind."), assistant("It blows. It turns.")], [])
     assert held_out_requests(small, "red") == ["Draw a red door!"]
