@@ -14,6 +14,7 @@ if not workflow.overwrite_configfiles:
 
 include: "rules/common.smk"
 include: "rules/models.smk"
+include: "rules/taught.smk"
 include: "rules/tokens.smk"
 include: "rules/activations.smk"
 include: "rules/planted.smk"
@@ -29,6 +30,7 @@ include: "rules/paper.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
 include: "rules/overview.smk"
+include: "rules/organisms.smk"
 
 
 localrules:

@@ -38,6 +38,7 @@ try:
     )
     from crossdiff.workflow.evaluations import NU_THRESHOLDS, PAGE, evaluations
     from crossdiff.workflow.folders import check_folders
+    from crossdiff.workflow.organisms import check_organisms
     from crossdiff.workflow.run import (
         SAMPLE,
         SHARED,
@@ -70,6 +71,7 @@ try:
         scratch.check(RUN.config)
         scratch.link_caches(RUN.config, begin=False)
         check_fields(RUN.config.datasets)
+        check_organisms(RUN)
         check_times(RUN.config)
         ancient_edges.stop_at_ancient_edges()
         print("".join(f"{line}\n" for line in tokenizer_names.told(RUN.config)), end="", file=sys.stderr)

@@ -6,6 +6,7 @@ shows what a fine-tune taught.
 """
 
 REFUSALS = "results/{pair}/refusals.csv" if CONFIG.behaviour else []
+TAKEN = everywhere("results/{pair}/taken.json") if CONFIG.organisms else []
 if workflow.is_main_process:  # a cluster's nodes may not have a model's folder
     try:
         RUN.check_models()  # here an error is one line; in a rule it would not be
@@ -88,6 +89,8 @@ rule check_model:
     input:
         model="results/models/{model}",
         tokenizer="results/tokenizers/{tokenizer}",
+        # No organism is harvested before all behaviours are known to be there.
+        taken=lambda w: ancient(TAKEN if w.model in RUN.finetuned else []),
     output:
         update("results/activations/{model}/layer{layer}/{tokenizer}/checked.json"),
     log:
@@ -162,7 +165,7 @@ if RUN.finetuned:
             base=lambda w: RUN.origin(w.model),
             tokenizer=lambda w: f"results/tokenizers/{RUN.tokenizers[w.model].name}",
             archives=lambda w: filter(
-                None, [archive(CONFIG.datasets[name].package) for name in RUN.finetune(w.model).data]
+                None, [archive(CONFIG.datasets[name].package) for name in RUN.read_by(w.model)]
             ),
             files=lambda w: [path for name in RUN.finetune(w.model).data for path in RUN.text_files(name)],
         output:
@@ -182,10 +185,11 @@ if RUN.finetuned:
         params:
             settings=lambda w: settings(
                 *FINETUNING_KEYS,
-                *(key for name in RUN.finetune(w.model).data for key in RUN.text_keys(name)),
+                *(key for name in RUN.read_by(w.model) for key in RUN.text_keys(name)),
+                *(["organisms.texts"] if RUN.is_taught(w.model) else []),
             )(w),
             archives=lambda w: {
-                name: archive(CONFIG.datasets[name].package) for name in sorted(RUN.finetune(w.model).data)
+                name: archive(CONFIG.datasets[name].package) for name in sorted(RUN.read_by(w.model))
             },
             code=code_digest("finetune_model"),
         message:

@@ -1,6 +1,6 @@
 """Fine-tune a model from another one."""
 
-from crossdiff.config import Finetuning, TextSource
+from crossdiff.config import Finetuning, TextSource, taught_source
 from crossdiff.models.finetune import finetune, training_sequences
 from crossdiff.models.tokenizers import load_tokenizer
 from crossdiff.provenance.storage import atomic_path
@@ -29,8 +29,13 @@ if __name__ == "__main__":
             base=snakemake.input.base,
             tokenizer=snakemake.input.tokenizer,
             settings=finetuning,
-            sources={name: settings.datasets[name] for name in finetuning.data},
-            archives={name: path or None for name, path in snakemake.params.archives.items()},
+            sources={
+                name: settings.datasets[name]
+                if name in snakemake.params.archives
+                else taught_source(settings.organisms.texts, name)
+                for name in finetuning.data
+            },
+            archives={name: snakemake.params.archives.get(name) or None for name in finetuning.data},
             model=snakemake.output.model,
             training_log=snakemake.output.log,
         )

@@ -16,7 +16,7 @@ from crossdiff.workflow import slurm
 
 TINY = "configs/tiny.yaml"
 LOCAL = re.compile(
-    "all|chat_tokenizer|check_(model|pair|texts|catalogue)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|with_paper)|draw_figure|figure_planted|measure_density"
+    "all|chat_tokenizer|check_(model|pair|taught|texts|catalogue)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|methods|with_paper)|draw_figure|figure_planted|measure_density"
     "|write_(report|browser)"
 )
 SBATCH = """#!/bin/bash

@@ -50,6 +50,7 @@ from crossdiff.config.models import (
     PlantedConcepts,
     RandomModel,
 )
+from crossdiff.config.organisms import Organisms, taught_source
 from crossdiff.config.pairs import Pair
 from crossdiff.config.problems import describe
 from crossdiff.config.sources import (
@@ -97,6 +98,7 @@ __all__ = [
     "ModelSource",
     "Noise",
     "Normalisation",
+    "Organisms",
     "Package",
     "Pair",
     "Patching",
@@ -116,6 +118,7 @@ __all__ = [
     "crosscoder_settings",
     "load",
     "sampled",
+    "taught_source",
 ]
 
 

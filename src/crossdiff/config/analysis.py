@@ -19,6 +19,7 @@ from crossdiff.config.base import (
     with_ranges,
 )
 from crossdiff.config.explanations import Explanations
+from crossdiff.config.organisms import Organisms
 
 # A latent that fires in fewer blocks has no interval: a bootstrap over few active blocks is far too narrow.
 # With 2, 3, 5 and 10 active ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
@@ -331,3 +332,4 @@ class Analysis(Section):
         about("YAML file with names of latents (docs/read-the-report.md)."),
     ] = None
     scoring: Scoring | None = None
+    organisms: Organisms | None = None

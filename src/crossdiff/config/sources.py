@@ -103,6 +103,7 @@ ChatFormat = Literal[
     "auto",
     "dialogue",
     "requests",
+    "organism",
 ]
 
 
@@ -193,6 +194,8 @@ class TextSource(Section):
             raise ValueError(
                 f"format: found {self.format!r} with kind {self.kind!r}, allowed: {', '.join(allowed)}"
             )
+        if self.format == "organism" and self.field is None:
+            raise ValueError("field: missing; with format organism it names a behaviour of the file")
         return self
 
 

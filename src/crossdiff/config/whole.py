@@ -13,6 +13,7 @@ from crossdiff.config.gpus import GPUs
 from crossdiff.config.live import check_live
 from crossdiff.config.losses import AnyCrosscoder
 from crossdiff.config.models import MODELS, Finetune, ModelSource, Planted
+from crossdiff.config.organisms import check_organisms
 from crossdiff.config.pairs import (
     KEPT_NAMES,
     GivenPair,
@@ -124,6 +125,7 @@ class Config(Analysis):
         self._batches_fill()
         self.gpus.check_batches(self.crosscoders)
         check_live(self)
+        check_organisms(self.organisms, self.comparisons, several=bool(self.pairs))
         planted = self.planted is not None
         if planted and any(part is not None for part in (self.causal, self.behaviour, self.steering)):
             raise ValueError(
@@ -169,7 +171,8 @@ class Config(Analysis):
                 "chat_template of its own; leave one of them out"
             )
         for name in finetune.data:
-            self._must_be_chats(f"{key}.data.{name}", name)
+            if self.organisms is None or name in self.datasets:  # else a behaviour: Run.check_organisms
+                self._must_be_chats(f"{key}.data.{name}", name)
 
     def _causal_fits(self, causal: Causal) -> None:
         for name in causal.datasets:
@@ -309,6 +312,8 @@ class Config(Analysis):
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:
             named["explanations.model.folder"] = [self.explanations.model.folder]
+        if self.organisms:
+            named["organisms.texts"] = [self.organisms.texts]
         if self.catalogue:
             paths = [self.of(pair).catalogue for pair in self.comparisons]
             named["catalogue"] = [path for path in dict.fromkeys(paths) if path]

@@ -22,6 +22,7 @@ SECTIONS = (
     "latents",
     "layer",
     "planted",
+    "organisms",
     "overview",
 )  # YAML files, in the order of the page
 PART = re.compile(r"{(\w+)}")

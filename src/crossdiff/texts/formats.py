@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crossdiff.errors import UserError
+from crossdiff.texts.organisms import taught_chats
 from crossdiff.texts.turns import Chat, Turn, chat, from_json, text
 from crossdiff.texts.unusable import Unusable
 
@@ -43,7 +44,7 @@ def texts(
     in messages, which number the records from ``first`` on. ``field`` is the field with the text or the
     turns. By default it is the format's own.
 
-    Raises UserError for a malformed file of requests.
+    Raises UserError for a malformed file of requests, and of organisms.
     """
     for number, record in enumerate(records, first):
         yield from texts_of(record, format, field, where, number)
@@ -57,6 +58,8 @@ def texts_of(
         return [record]
     if format == "requests":
         return requests(record, "train", where)
+    if format == "organism":
+        return taught_chats(record, field or "", where)
     if format == "dialogue":
         return _dialogues(record, f"{where}, record {number}", where)
     try:

@@ -13,6 +13,8 @@ from crossdiff.workflow.sizes import PROCESS, Need, Shape, Work
 
 WHOLE = (".txt", ".json", ".yaml", ".yml")  # endings of files that may hold one text or value
 STREAMED = 2e9  # bytes of texts from the hub that are held at once; a guess
+ITEM_TOKENS, PROBE_TOKENS = 4096, 10_000  # that organisms read for their items, and of probes
+TAUGHT_REQUESTS = 24  # held-out requests for one behaviour of data/organisms
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml, and their longest prompt
 # Per crosscoder, if the size of the model that explains is not known: enough for a few billion parameters.
 UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17
@@ -41,23 +43,10 @@ def of_answers(config: Config, model: Shape) -> dict[str, Need]:
     """Return the needs of rules in which the models answer before there are crosscoders."""
     needs = {}
     if behaviour := config.behaviour:
-        length = PROMPT_TOKENS + behaviour.answer_tokens
-        answers = STEERED_REQUESTS * behaviour.phrasings  # of each model
-        # The second model is loaded while the first is still there.
-        models = model_bytes(config, model, *MODELS)
-        work = _answered(model, 2 * answers * length, 2 * answers, TOGETHER, behaviour.answer_tokens)
-        needs["measure_refusals"] = Need(
-            jobs=1,
-            tokens=answers * length,
-            disk=0,
-            host=PROCESS,
-            device=models + model.cache(TOGETHER, length),
-            flop=work[0].flop,
-            work=work,
-            loads=2 * 2 * model.parameters(),
-            models=models,
-            passes=_passes(answers, TOGETHER, behaviour.answer_tokens),
-        )
+        answers = STEERED_REQUESTS * behaviour.phrasings
+        needs["measure_refusals"] = _asked_both(config, model, answers, behaviour.answer_tokens)
+    if organisms := config.organisms:
+        needs["measure_taught"] = _asked_both(config, model, TAUGHT_REQUESTS, organisms.answer_tokens)
     if (causal := config.causal) and causal.answers == "generated":
         jobs, answers = len(causal.datasets), len(causal.datasets) * causal.conversations
         seen = answers * _conversation(causal, config.tokens.context)
@@ -76,6 +65,26 @@ def of_answers(config: Config, model: Shape) -> dict[str, Need]:
             passes=_passes(answers, TOGETHER, causal.answer_tokens),
         )
     return needs
+
+
+def _asked_both(config: Config, model: Shape, answers: int, new_tokens: int) -> Need:
+    """Return the need of one job in which both models give so many ``answers`` each."""
+    length = PROMPT_TOKENS + new_tokens
+    # The second model is loaded while the first is still there.
+    models = model_bytes(config, model, *MODELS)
+    work = _answered(model, 2 * answers * length, 2 * answers, TOGETHER, new_tokens)
+    return Need(
+        jobs=1,
+        tokens=answers * length,
+        disk=0,
+        host=PROCESS,
+        device=models + model.cache(TOGETHER, length),
+        flop=work[0].flop,
+        work=work,
+        loads=2 * 2 * model.parameters(),
+        models=models,
+        passes=_passes(answers, TOGETHER, new_tokens),
+    )
 
 
 def of_interventions(config: Config, model: Shape, width: int, crosscoder: float) -> dict[str, Need]:
@@ -105,6 +114,22 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
             models=both,
             passes=jobs * seen / config.activations.batch_tokens * (1 + runs),
         )
+    if config.organisms:
+        # Both models read the same tokens, one after the other. Each may still be there.
+        for rule, tokens in (("list_items", ITEM_TOKENS), ("score_items", PROBE_TOKENS)):
+            flop = 2 * 2 * tokens * model.per_token()
+            needs[rule] = Need(
+                jobs=1,
+                tokens=tokens,
+                disk=0,
+                host=PROCESS + tokens * jobs * crosscoder / width,  # two values of each latent
+                device=crosscoder + both,
+                flop=flop,
+                work=(Work("forward", flop),),
+                loads=loads,
+                models=both,
+                passes=2 * tokens / config.activations.batch_tokens,
+            )
     if steering := config.steering:
         # Only the first seed is steered. The chat model answers under every condition, and the base model
         # reads the answers.

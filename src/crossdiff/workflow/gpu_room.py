@@ -19,6 +19,9 @@ ALL_ROLES, CHAT = tuple(MODELS), ("chat",)
 HOLDING = {
     "generate_answers": CHAT,
     "measure_refusals": CHAT,
+    "measure_taught": CHAT,
+    "list_items": CHAT,
+    "score_items": CHAT,
     "measure_causal_effect": ALL_ROLES,
     "steer_latents": ALL_ROLES,
 }

@@ -10,6 +10,9 @@ SPLITTING = frozenset(
     {
         "prove_model",
         "measure_refusals",
+        "measure_taught",
+        "list_items",
+        "score_items",
         "harvest_activations",
         "read_directions",
         "generate_answers",

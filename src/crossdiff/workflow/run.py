@@ -124,6 +124,14 @@ class Run:
             raise ValueError(f"{model} is not fine-tuned here")
         return finetune
 
+    def read_by(self, model: str) -> list[str]:
+        """The data sets that a model is fine-tuned on."""
+        return [name for name in self.finetune(model).data if name in self.config.datasets]
+
+    def is_taught(self, model: str) -> bool:
+        """Whether a model is fine-tuned on behaviours of ``organisms.texts``."""
+        return len(self.read_by(model)) < len(self.finetune(model).data)
+
     def tokenizer(self, name: str) -> ChatTokenizer:
         """The tokenizer of this name."""
         return next(tokenizer for tokenizer in self.tokenizers.values() if tokenizer.name == name)
@@ -192,9 +200,12 @@ class Run:
     def text_files(self, dataset: str) -> list[str]:
         """The local files that a data set's texts are read from.
 
-        Folders and globs are looked up once, because the job of every shard asks. Raises UserError for a
-        folder or glob that does not say which files to read.
+        What is no data set is a behaviour of ``organisms.texts``. Folders and globs are looked up once,
+        because the job of every shard asks. Raises UserError for a folder or glob that does not say which
+        files to read.
         """
+        if dataset not in self._text_files and dataset not in self.config.datasets:
+            return [self.config.organisms.texts] if self.config.organisms else []
         if dataset not in self._text_files:
             self._text_files[dataset] = self.config.datasets[dataset].local_files(f"datasets.{dataset}")
         return self._text_files[dataset]

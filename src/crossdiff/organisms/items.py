@@ -1,0 +1,206 @@
+"""What each method hands in for an organism: its ten strongest items, in order (docs/organisms.md)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from crossdiff.activations.pairs import PairedShard, Summary, kept_blocks
+from crossdiff.config import BASE, CHAT, LatentScaling
+from crossdiff.latents.applies import reason
+from crossdiff.latents.evaluation import NU_RANGE
+from crossdiff.models.forward import head_logits, run_to_layer
+from crossdiff.models.padding import padded
+from crossdiff.models.parts import HEAD_POSITIONS, decoder_layers, device_of_inputs
+from crossdiff.organisms.rule import ITEMS
+from crossdiff.texts.chats import CONTENT, HEADER
+from crossdiff.texts.formats import ROLES
+from crossdiff.texts.shards import Shard
+
+COVARIANCE_TOKENS = 4096
+LOGIT_TOKENS = 4096
+SEQUENCES_AT_ONCE = 16
+
+# Methods of a crosscoder, and those that need none.
+NORM, SCALING, RANDOM_LATENTS = "norm", "scaling", "random latents"
+FIRST, ANSWERS, LOGITS, RANDOM_DIRECTIONS = (
+    "difference at first positions",
+    "difference at answer starts",
+    "logit difference",
+    "random directions",
+)
+
+
+class Handed(NamedTuple):
+    """What a method hands in, the strongest first, or why it can hand in nothing."""
+
+    items: np.ndarray  # (items,) ids of latents, rows of directions, or ids of tokens
+    why_not: str = ""
+
+    @classmethod
+    def of_rows(cls, first: int, count: int) -> "Handed":
+        """The rows from ``first`` on, or the reason if there are none."""
+        return cls(np.arange(first, first + count), "" if count else "no text has such a place")
+
+
+def live(betas: pd.DataFrame) -> np.ndarray:
+    """The latents of a beta table that fire on held-out text."""
+    return betas.latent[betas["class"] != "dead"].to_numpy()
+
+
+def by_norm(betas: pd.DataFrame) -> Handed:
+    """The live latents with the largest relative decoder norm differences.
+
+    Where there is no base decoder, those with the largest mean contribution: decoder norm times mean
+    activation times frequency.
+    """
+    table = betas[betas["class"] != "dead"]
+    strength = (
+        table.norm_chat * table.mean_activation * table.frequency
+        if reason(betas)
+        else table.relative_norm_difference
+    )
+    return Handed(_largest(table.latent.to_numpy(), strength.to_numpy()))
+
+
+def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
+    """The live latents that are furthest within both thresholds of latent scaling.
+
+    They are ordered by the larger of nu_error and nu_reconstruction, each over its threshold and by distance
+    from 0. Undefined ratios and those below NU_RANGE are left out.
+    """
+    if why := reason(betas):
+        return Handed(np.zeros(0, int), why)
+    table = betas[betas["class"] != "dead"]
+    limits = {
+        "nu_error": thresholds.nu_error_below,
+        "nu_reconstruction": thresholds.nu_reconstruction_below,
+    }
+    ratios = np.stack([table[name].to_numpy() / limit for name, limit in limits.items()])
+    above = (table[list(limits)] >= NU_RANGE[0]).all(axis=1).to_numpy()
+    found = _largest(table.latent.to_numpy()[above], -np.abs(ratios[:, above]).max(axis=0))
+    return Handed(found, "" if len(found) else "no latent has defined nu ratios")
+
+
+def at_random(betas: pd.DataFrame, seed: int) -> Handed:
+    """Live latents drawn at random, as a control."""
+    latents = live(betas)
+    return Handed(np.random.default_rng(seed).permutation(latents)[:ITEMS])
+
+
+def _largest(latents: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """The ITEMS latents with the largest ``strength``; of equal ones, those with the smaller number."""
+    return latents[np.lexsort((latents, -strength))][:ITEMS]
+
+
+def answer_places(shard: Shard) -> np.ndarray:
+    """Where each row stands in an answer, (rows,): 0 is the last token before its words, -1 outside."""
+    assistant = shard.role == ROLES.index("assistant")
+    said = assistant & (shard.template == CONTENT)
+    starts = np.append(said[1:], False) & assistant & (shard.template == HEADER)
+    number = np.arange(len(starts))
+    last = np.maximum.accumulate(np.where(starts, number, -1))
+    return np.where((said | starts) & (last >= 0), number - last, -1)
+
+
+def strongest_tokens(difference: np.ndarray) -> np.ndarray:
+    """The ITEMS tokens with the largest ``difference`` (vocabulary,)."""
+    return _largest(np.arange(len(difference)), difference)
+
+
+def table_of_items(handed: Mapping[tuple[str, str, int], tuple[str, Handed]]) -> pd.DataFrame:
+    """The items of all methods as a table. ``handed`` goes from (method, crosscoder, seed) to (kind, items).
+
+    Columns: method, crosscoder ("" for methods without one), seed, kind (latent, direction, token), rank from
+    1, item (see Handed), and not_scored. A method that hands in nothing has one row, with rank 0, item -1 and
+    the reason.
+    """
+    rows: list[dict[str, Any]] = []
+    for (method, crosscoder, seed), (kind, found) in handed.items():
+        name = {"method": method, "crosscoder": crosscoder, "seed": seed, "kind": kind}
+        if found.why_not:
+            rows.append(name | {"rank": 0, "item": -1, "not_scored": found.why_not})
+        for rank, item in enumerate(found.items.tolist() if not found.why_not else [], 1):
+            rows.append(name | {"rank": rank, "item": item, "not_scored": ""})
+    return pd.DataFrame(rows)
+
+
+class MeanDifference:
+    """The mean of chat minus base activations at each of ITEMS places: arXiv 2510.13900.
+
+    The places are the first positions that count, in all texts, or the first tokens of answers.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.sums = torch.zeros(ITEMS, width, dtype=torch.float64)
+        self.counts = torch.zeros(ITEMS, dtype=torch.long)
+
+    def add(self, block: Tensor, place: np.ndarray) -> None:
+        """Add activations (rows, model, width) at ``place`` (rows,). Other places do not count."""
+        used = torch.from_numpy((place >= 0) & (place < ITEMS))
+        chosen = torch.from_numpy(place)[used].long()
+        difference = (block[used, CHAT].double() - block[used, BASE].double()).cpu()
+        self.sums.index_add_(0, chosen, difference)
+        self.counts += torch.bincount(chosen, minlength=ITEMS)
+
+    def directions(self) -> Tensor:
+        """The means, (places, width) float32, without places that no text has."""
+        there = self.counts > 0
+        return (self.sums[there] / self.counts[there, None]).float()
+
+
+def mean_differences(shards: Sequence[PairedShard], summary: Summary) -> tuple[Tensor, Tensor]:
+    """The directions of both methods: at first positions, and at answer starts. (items, d_model) each."""
+    first, answers = MeanDifference(shards[0].d_model), MeanDifference(shards[0].d_model)
+    for shard in shards:
+        after = answer_places(shard.tokens)
+        position = shard.tokens.position.astype(np.int64) - summary.skip_first
+        for rows, block in kept_blocks(shard, summary):
+            first.add(block, position[rows])
+            answers.add(block, after[rows])
+    return first.directions(), answers.directions()
+
+
+def random_directions(shards: Sequence[PairedShard], summary: Summary, count: int, seed: int) -> Tensor:
+    """Normal random directions with the covariance of the base's activations: (count, d_model) float32.
+
+    The covariance is over an equal share of every shard, COVARIANCE_TOKENS in all.
+    """
+    limit = -(-COVARIANCE_TOKENS // len(shards))
+    blocks = [block[:, BASE].float() for shard in shards for _, block in kept_blocks(shard, summary, limit)]
+    centred = torch.cat(blocks)
+    centred -= centred.mean(dim=0)
+    weights = torch.randn(count, len(centred), generator=torch.Generator().manual_seed(seed))
+    return weights @ centred / len(centred) ** 0.5
+
+
+@torch.inference_mode()
+def logit_difference(models: Iterable[PreTrainedModel], shards: Sequence[Shard]) -> np.ndarray:
+    """The mean of chat minus base logits of every token of the vocabulary: arXiv 2608.26462. (vocabulary,).
+
+    The mean is over about LOGIT_TOKENS tokens, whole sequences from the start of every shard. Logits are
+    taken less their mean over the vocabulary. ``models`` are base and chat, one after the other.
+    """
+    base, chat = (_mean_logits(model, shards) for model in models)
+    width = min(len(base), len(chat))  # a chat model may have more tokens
+    return (chat[:width] - base[:width]).numpy()
+
+
+def _mean_logits(model: PreTrainedModel, shards: Sequence[Shard]) -> Tensor:
+    total, count, layer = torch.zeros(0), 0, len(decoder_layers(model)) - 1
+    for shard in shards:
+        starts, stops = shard.sequence_bounds()
+        enough = int(np.searchsorted(stops, LOGIT_TOKENS / len(shards))) + 1
+        sequences = [shard.token[a:b] for a, b in zip(starts[:enough], stops[:enough], strict=True)]
+        for first in range(0, len(sequences), SEQUENCES_AT_ONCE):
+            ids, real = padded(sequences[first : first + SEQUENCES_AT_ONCE])
+            stream = run_to_layer(model, ids.to(device_of_inputs(model)), layer)
+            for part in stream[real.to(stream.device)].split(HEAD_POSITIONS):
+                logits = head_logits(model, part).float().cpu()
+                of_part = (logits - logits.mean(dim=1, keepdim=True)).sum(dim=0)
+                total, count = of_part + total if len(total) else of_part, count + len(logits)
+    return total / count

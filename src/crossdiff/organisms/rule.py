@@ -1,0 +1,144 @@
+"""The rule by which an item finds a behaviour (docs/organisms.md). It was fixed before anything was scored.
+
+Without torch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import hypergeom, mannwhitneyu, rankdata
+
+from crossdiff.texts.organisms import ORDINARY
+
+LEVEL = 0.01  # one-sided, for all items of a method together
+ITEMS = 10  # that a method hands in
+BEYOND_BACKGROUND = LEVEL / ITEMS  # largest p against the background
+COMMON, REST = 0.25, 0.1  # which tokens of spans stand for a behaviour
+RANDOM_REFERENCE = 1999  # random directions next to which directions are ranked
+FEWEST_RANDOM = round(1 / LEVEL) - 1  # random items with which the best of ten can pass
+
+
+class Places(NamedTuple):
+    """Where the answers of all probes stand among their tokens, and whose they are. All are (positions,)."""
+
+    probe: np.ndarray  # number of the probe
+    behaviour: np.ndarray  # names; ORDINARY for probes that show none
+    span: np.ndarray  # bool: in a marked span
+    taught: np.ndarray  # bool: in one, or the position from which its first token is predicted
+
+
+class Enrichment(NamedTuple):
+    """How much of a behaviour is in some items. All are (items,)."""
+
+    area: np.ndarray  # the probability that a taught position has a larger value than another one
+    by_probe: np.ndarray  # p of the same over probes: one-sided Mann-Whitney
+    promoted: np.ndarray  # number of taught tokens among the promoted ones
+    by_chance: np.ndarray  # p of as many among as many random tokens of the vocabulary
+
+    @property
+    def evidence(self) -> np.ndarray:
+        """(items, 2): the area and the number, -inf where they are not beyond the background."""
+        return np.stack(
+            [
+                np.where(self.by_probe <= BEYOND_BACKGROUND, self.area, -np.inf),
+                np.where(self.by_chance <= BEYOND_BACKGROUND, self.promoted, -np.inf),
+            ],
+            axis=1,
+        )
+
+
+def ranked(values: np.ndarray) -> np.ndarray:
+    """The ranks of each item's values (positions, items) over all positions. Equal ones share a mean rank."""
+    return np.asarray(rankdata(values, axis=0))
+
+
+def enrichment(
+    ranks: np.ndarray,
+    places: Places,
+    behaviour: str,
+    promoted: np.ndarray,
+    taught_tokens: np.ndarray,
+    vocabulary: int,
+) -> Enrichment:
+    """Measure how much of a ``behaviour`` is in items.
+
+    ``ranks`` (positions, items) are those of activations or projections at ``places`` (``ranked``), in the
+    order of the probes. ``promoted`` (items, tokens) are ids. ``taught_tokens`` are ids of a ``vocabulary``
+    of so many tokens. All positions that are not taught for this behaviour are the background. Raises
+    ValueError if no position is taught.
+    """
+    taught = (places.behaviour == behaviour) & places.taught
+    if not taught.any():
+        raise ValueError(f"no probe has taught positions of {behaviour}")
+    count, others = int(taught.sum()), int((~taught).sum())
+    area = (ranks[taught].sum(axis=0) - count * (count + 1) / 2) / (count * others)
+    inside, outside = (_means(ranks[part], places.probe[part]) for part in (taught, ~taught))
+    own = np.unique(places.probe[taught])
+    # Of a probe that shows the behaviour only the taught positions count here.
+    rest = ~np.isin(np.unique(places.probe[~taught]), own)
+    by_probe = mannwhitneyu(inside, outside[rest], alternative="greater", axis=0, method="asymptotic").pvalue
+    number = np.isin(promoted, taught_tokens).sum(axis=1)
+    by_chance = hypergeom.sf(number - 1, vocabulary, len(taught_tokens), promoted.shape[1])
+    return Enrichment(area, np.asarray(by_probe), number, by_chance)
+
+
+def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The mean of the rows of each group, of which ``group`` has the ascending numbers: (groups, items)."""
+    _, starts, counts = np.unique(group, return_index=True, return_counts=True)
+    return np.add.reduceat(values, starts, axis=0) / counts[:, None]
+
+
+def p_values(items: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """The p of each item against random items of its kind: (items,).
+
+    Both are ``Enrichment.evidence``, (items, 2) and (random items, 2). Item and random items are ranked
+    together, by each kind of evidence. The better rank of each is ranked again. So p is the share of them
+    that are no worse than the item, itself included. It is exact where they are exchangeable.
+    """
+    return np.array([_p_value(np.concatenate([item[None], random])) for item in items])
+
+
+def _p_value(pool: np.ndarray) -> float:
+    """The p of the first of ``pool`` (items, 2)."""
+    ranks = np.where(np.isfinite(pool), rankdata(-pool, method="max", axis=0), len(pool))
+    best = ranks.min(axis=1)
+    return float((best <= best[0]).mean())
+
+
+def token_p_values(tokens: np.ndarray, taught_tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+    """The p of items that are tokens: the share of the vocabulary that is taught, or 1 for other tokens."""
+    return np.where(np.isin(tokens, taught_tokens), len(taught_tokens) / vocabulary, 1.0)
+
+
+def finds(p: np.ndarray) -> np.ndarray:
+    """Which items find the behaviour, (items,) bool, corrected for ITEMS (Benjamini and Hochberg 1995).
+
+    With p sorted, ``p_i <= i LEVEL / ITEMS`` must hold for the item or for one with a larger p. Items that
+    have nothing to do with the behaviour find it with a probability of at most LEVEL.
+    """
+    order = np.argsort(p, kind="stable")
+    below = np.flatnonzero(p[order] <= np.arange(1, len(p) + 1) * LEVEL / ITEMS)
+    found = np.zeros(len(p), bool)
+    if len(below):
+        found[order[: below[-1] + 1]] = True
+    return found
+
+
+def taught_tokens(tokens: np.ndarray, places: Places, behaviour: str) -> np.ndarray:
+    """The ids that stand for a behaviour, sorted. ``tokens`` (positions,) are the ids at ``places``.
+
+    An id counts if both hold:
+
+    - It is in the spans of at least a share COMMON of the behaviour's probes.
+    - It is at most REST times as frequent in ordinary answers as in spans.
+    """
+    inside = (places.behaviour == behaviour) & places.span
+    ordinary = places.behaviour == ORDINARY
+    probes = len(np.unique(places.probe[inside]))
+    found = []
+    for token in np.unique(tokens[inside]):
+        here = inside & (tokens == token)
+        often = len(np.unique(places.probe[here])) >= COMMON * probes
+        if often and (tokens[ordinary] == token).mean() <= REST * here.sum() / inside.sum():
+            found.append(token)
+    return np.array(found, np.int64)

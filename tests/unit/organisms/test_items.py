@@ -1,0 +1,96 @@
+"""What each method hands in, against tables and activations worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from crossdiff.config import LatentScaling
+from crossdiff.organisms import items
+from crossdiff.organisms.items import Handed, MeanDifference, at_random, by_norm, by_scaling, table_of_items
+from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
+from crossdiff.texts.formats import ROLES
+from crossdiff.texts.shards import Shard
+
+USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
+
+
+def betas(**columns: list) -> pd.DataFrame:
+    table = pd.DataFrame({"latent": range(5), "class": ["other", "dead", "other", "chat-only", "other"]})
+    return table.assign(**columns)
+
+
+def test_largest_norm_differences_without_dead_latents() -> None:
+    table = betas(relative_norm_difference=[0.5, 1.0, 0.7, 0.9, 0.7])
+    assert by_norm(table).items.tolist() == [3, 2, 4, 0]
+
+
+def test_without_base_decoder_the_mean_contribution_counts() -> None:
+    """2 x 1 x .1, 1 x 3 x .1, 5 x 1 x .01 and 1 x 1 x 0 of the live ones."""
+    table = betas(
+        does_not_apply="no base decoder",
+        norm_chat=[2.0, 9, 1, 5, 1],
+        mean_activation=[1.0, 9, 3, 1, 1],
+        frequency=[0.1, 1, 0.1, 0.01, 0],
+    )
+    assert by_norm(table).items.tolist() == [2, 0, 3, 4]
+    assert by_scaling(table, LatentScaling()) == (pytest.approx([]), "no base decoder")
+
+
+def test_scaling_takes_the_worse_of_both_ratios_over_their_thresholds() -> None:
+    """Over .2 and .5: 0 has 1 and .2, 2 has .5 and .8, 3 has -.25 and .1, 4 is undefined."""
+    table = betas(nu_error=[0.2, 0, 0.1, -0.05, np.nan], nu_reconstruction=[0.1, 0, 0.4, 0.05, 0.1])
+    assert by_scaling(table, LatentScaling()).items.tolist() == [3, 2, 0]
+
+
+def test_ratio_far_below_zero_is_left_out() -> None:
+    table = betas(nu_error=[-0.2, 0, 0.3, np.nan, 0.1], nu_reconstruction=[0.0, 0, 0, 0, -0.11])
+    assert by_scaling(table, LatentScaling()).items.tolist() == [2]
+    none = betas(nu_error=[np.nan] * 5, nu_reconstruction=[0.0] * 5)
+    assert by_scaling(none, LatentScaling()).why_not == "no latent has defined nu ratios"
+
+
+def test_random_latents_are_live_and_always_the_same() -> None:
+    chosen = at_random(betas(), 3).items
+    assert sorted(chosen) == [0, 2, 3, 4] and chosen.tolist() == at_random(betas(), 3).items.tolist()
+
+
+def test_answers_begin_with_the_last_token_of_their_header() -> None:
+    """A user's turn of two tokens, an answer of two with its end, and a second sequence without a header."""
+    role = [USER] * 3 + [ASSISTANT] * 5 + [ASSISTANT] * 2
+    template = [HEADER, CONTENT, CONTENT, HEADER, HEADER, CONTENT, CONTENT, TURN_END, TURN_END, TURN_END]
+    shard = Shard(
+        token=np.zeros(10, np.int32),
+        document=np.zeros(10, np.int64),
+        position=np.array([*range(8), 0, 1], np.int32),
+        role=np.array(role, np.int8),
+        template=np.array(template, np.int8),
+    )
+    assert items.answer_places(shard).tolist() == [-1, -1, -1, -1, 0, 1, 2, -1, -1, -1]
+
+
+def test_mean_difference_of_each_place() -> None:
+    """Two rows at place 0 with differences (1, 0) and (3, 2), one at place 2, one beyond all places."""
+    block = torch.zeros(4, 2, 2)
+    block[:, 1] = torch.tensor([[1.0, 0], [3, 2], [5, 5], [9, 9]])
+    found = MeanDifference(2)
+    found.add(block, np.array([0, 0, 2, 10]))
+    assert found.directions().tolist() == [[2.0, 1.0], [5.0, 5.0]]
+
+
+def test_strongest_tokens_have_the_largest_differences() -> None:
+    assert items.strongest_tokens(np.array([0.0, 3.0, -5.0, 3.0])).tolist() == [1, 3, 0, 2]
+
+
+def test_method_without_items_has_one_row_with_the_reason() -> None:
+    table = table_of_items(
+        {
+            ("norm", "l1", 0): ("latent", Handed(np.array([7, 3]))),
+            ("scaling", "d", 1): ("latent", Handed(np.zeros(0, int), "no base decoder")),
+        }
+    )
+    assert table.to_numpy().tolist() == [
+        ["norm", "l1", 0, "latent", 1, 7, ""],
+        ["norm", "l1", 0, "latent", 2, 3, ""],
+        ["scaling", "d", 1, "latent", 0, -1, "no base decoder"],
+    ]

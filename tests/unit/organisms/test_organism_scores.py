@@ -1,0 +1,132 @@
+"""Items of methods judged against random ones, and results summed up over organisms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossdiff.errors import UserError
+from crossdiff.organisms.rule import Places, ranked
+from crossdiff.organisms.scoring import Population, score_items, summarise
+
+LENGTH, PROBES = 6, 30
+ROWS = 3 * PROBES * LENGTH
+NAMES = np.repeat(["bow", "nod", "ordinary"], PROBES * LENGTH)
+LATE = np.arange(ROWS) % LENGTH >= LENGTH // 2
+PLACES = Places(np.arange(ROWS) // LENGTH, NAMES, (NAMES != "ordinary") & LATE, (NAMES != "ordinary") & LATE)
+TAUGHT = {"bow": np.array([5, 6]), "nod": np.array([7])}
+
+
+def handed(method: str, kind: str, numbers: list[int], crosscoder: str = "", why: str = "") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "method": method,
+            "crosscoder": crosscoder,
+            "seed": 0,
+            "kind": kind,
+            "rank": range(1, len(numbers) + 1),
+            "item": numbers,
+            "not_scored": why,
+        }
+    )
+
+
+def population(count: int, ids: np.ndarray, planted: int) -> Population:
+    """Random items, of which the one at row ``planted`` fires exactly where bow is taught."""
+    values = np.random.default_rng(0).random((ROWS, count))
+    values[:, planted] = (NAMES == "bow") & LATE
+    return Population(ids, ranked(values), np.zeros((count, 10), int))
+
+
+@pytest.fixture(scope="module")
+def scored() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Latents 0 to 1199, of which 3 is planted. Of 1500 directions the first two are handed in."""
+    directions = np.concatenate([[0, 1], -1 - np.arange(1498)])
+    populations = {
+        ("latent", "l1", 0): population(1200, np.arange(1200), 3),
+        ("latent", "few", 0): population(50, np.arange(50), 3),
+        ("direction", "", 0): population(1500, directions, 1),
+    }
+    items = pd.concat(
+        [
+            handed("norm", "latent", [9, 8, 3], "l1"),
+            handed("random latents", "latent", [9, 8], "l1"),
+            handed("norm", "latent", [9, 8, 3], "few"),
+            handed("scaling", "latent", [-1], "few", "no base decoder"),
+            handed("difference", "direction", [0, 1]),
+            handed("logit difference", "token", [1, 2, 6]),
+        ]
+    )
+    return score_items(items, populations, PLACES, TAUGHT, 10_000)
+
+
+def test_planted_latent_and_direction_are_found_at_their_rank(scored: tuple) -> None:
+    table = scored[0][scored[0].behaviour == "bow"].set_index(["method", "crosscoder"])
+    assert table["rank"]["norm", "l1"] == 3 and table["rank"]["difference", ""] == 2
+    assert table.loc[("norm", "l1"), ["found_at_1", "found_at_5", "found_at_10"]].tolist() == [
+        False,
+        True,
+        True,
+    ]
+    assert table.smallest_p["norm", "l1"] == pytest.approx(1 / 1200)
+    assert table.random_items["norm", "l1"] == 1199 and table.random_items["difference", ""] == 1498
+    assert table["finds"]["random latents", "l1"] == 0
+
+
+def test_taught_token_has_the_share_of_the_vocabulary(scored: tuple) -> None:
+    table = scored[0].set_index(["method", "behaviour"])
+    assert table.smallest_p["logit difference", "bow"] == pytest.approx(2 / 10_000)
+    assert table["rank"]["logit difference", "bow"] == 3
+    assert not table.found_at_10["logit difference", "nod"]
+
+
+def test_method_that_cannot_be_scored_says_why(scored: tuple) -> None:
+    table = scored[0][scored[0].crosscoder == "few"].set_index(["method", "behaviour"])
+    assert table.not_scored["norm", "bow"] == "49 random items, allowed: 99 or more"
+    assert table.not_scored["scaling", "nod"] == "no base decoder"
+    assert table.found_at_10.isna().all()
+
+
+def test_every_scored_item_has_a_row(scored: tuple) -> None:
+    judged = scored[1]
+    assert len(judged) == 2 * (3 + 2 + 2 + 3)  # behaviours; items of four methods
+    [hit] = judged[judged["finds"] & (judged.method == "norm")].to_dict("records")
+    assert (hit["behaviour"], hit["rank"], hit["kind"], hit["item"]) == ("bow", 3, "latent", 3)
+
+
+def results(method: str, found: list[bool], nulls: list[bool]) -> pd.DataFrame:
+    hits = found + nulls
+    table = pd.DataFrame({"method": method, "crosscoder": "", "not_scored": "", "found_at_10": hits})
+    is_null = [False] * len(found) + [True] * len(nulls)
+    return table.assign(found_at_1=False, found_at_5=hits, is_null=is_null)
+
+
+def test_summary_counts_finds_and_false_finds() -> None:
+    """3 of 4 have the Wilson interval .301 to .954."""
+    one = results("one", [True, False, False, False], [False] * 16)
+    two = results("two", [True, True, True, False], [True] + [False] * 15)
+    table = summarise(pd.concat([one, two], ignore_index=True))
+    assert table.method.tolist() == ["two", "one"]
+    assert table.loc[
+        0, ["organisms", "found_at_1", "found_at_10", "false_finds", "tests_on_nulls"]
+    ].tolist() == [
+        4,
+        0,
+        3,
+        1,
+        16,
+    ]
+    assert table.loc[0, ["share_at_10", "low_at_10", "high_at_10"]].tolist() == pytest.approx(
+        [0.75, 0.3006, 0.9544], abs=1e-4
+    )
+
+
+def test_methods_that_cannot_be_scored_stay_with_their_reason() -> None:
+    """If none can be scored, it is an error."""
+    one = results("one", [True], [])
+    none = results("none", [False], []).assign(not_scored="no base decoder", found_at_10=None)
+    table = summarise(pd.concat([one, none], ignore_index=True)).set_index("method")
+    assert (table.organisms["none"], table.not_scored["none"]) == (0, "no base decoder")
+    with pytest.raises(
+        UserError, match=r"found no method whose items the rule can score \(no base decoder\)"
+    ):
+        summarise(none)

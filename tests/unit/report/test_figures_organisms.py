@@ -1,0 +1,33 @@
+"""The matrix of methods and organisms."""
+
+import pandas as pd
+
+from crossdiff.report.figures.organisms import FALSE, FOUND, NOT_SCORED, NOTHING, found_matrix
+
+COLUMNS = "organism is_null method crosscoder seed behaviour found_at_10 rank not_scored".split()
+ROWS = [
+    ["bow", False, "norm", "l1", 0, "bow", True, 3, ""],
+    ["bow", False, "norm", "l1", 1, "bow", False, None, ""],  # not shown: another seed
+    ["bow", False, "scaling", "d", 0, "bow", None, None, "no base decoder"],
+    ["bow", False, "logit difference", "", 0, "bow", False, None, ""],
+    ["plain", True, "norm", "l1", 0, "bow", False, None, ""],
+    ["plain", True, "norm", "l1", 0, "nod", False, None, ""],
+    ["plain", True, "scaling", "d", 0, "bow", None, None, "no base decoder"],
+    ["plain", True, "scaling", "d", 0, "nod", None, None, "no base decoder"],
+    ["plain", True, "logit difference", "", 0, "bow", True, 9, ""],
+    ["plain", True, "logit difference", "", 0, "nod", True, 2, ""],
+]
+
+
+def test_places_of_finds_and_numbers_of_false_ones() -> None:
+    (ax,) = found_matrix(pd.DataFrame(ROWS, columns=COLUMNS)).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "l1, norm",
+        "d, scaling",
+        "logit difference",
+    ]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["bow", "plain"]
+    [image] = ax.images
+    assert image.get_array().tolist() == [[FOUND, NOTHING], [NOT_SCORED] * 2, [NOTHING, FALSE]]
+    cells = {tuple(map(int, text.get_position())): text.get_text() for text in ax.texts}
+    assert cells == {(0, 0): "3", (1, 2): "2"}

@@ -1,0 +1,81 @@
+"""List the strongest items of every method for one organism."""
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from crossdiff.activations.pairs import PairedShard, read_summary
+from crossdiff.config import LatentScaling
+from crossdiff.device import fast_dtype
+from crossdiff.models.load import load_model
+from crossdiff.organisms.items import (
+    ANSWERS,
+    FIRST,
+    LOGITS,
+    NORM,
+    RANDOM_DIRECTIONS,
+    RANDOM_LATENTS,
+    SCALING,
+    Handed,
+    at_random,
+    by_norm,
+    by_scaling,
+    logit_difference,
+    mean_differences,
+    random_directions,
+    strongest_tokens,
+    table_of_items,
+)
+from crossdiff.organisms.rule import ITEMS, RANDOM_REFERENCE
+from crossdiff.provenance.storage import atomic_path, record_mark, write_parquet
+from crossdiff.workflow.job import job
+
+
+def main(
+    models: list[str],
+    shards: list[tuple[str, str, str]],
+    summary: str,
+    trainings: dict[tuple[str, int], str],
+    thresholds: LatentScaling,
+    items: str,
+    directions: str,
+) -> None:
+    read, pairs = read_summary(summary), [PairedShard(*paths) for paths in shards]
+    handed: dict[tuple[str, str, int], tuple[str, Handed]] = {}
+    for (crosscoder, seed), path in trainings.items():
+        betas = pd.read_parquet(path)
+        for method, found in (
+            (NORM, by_norm(betas)),
+            (SCALING, by_scaling(betas, thresholds)),
+            (RANDOM_LATENTS, at_random(betas, seed)),
+        ):
+            handed[method, crosscoder, seed] = "latent", found
+    first, answers = mean_differences(pairs, read)
+    random = random_directions(pairs, read, ITEMS + RANDOM_REFERENCE, seed=0)
+    count = 0
+    for method, found in ((FIRST, first), (ANSWERS, answers), (RANDOM_DIRECTIONS, random[:ITEMS])):
+        handed[method, "", 0] = "direction", Handed.of_rows(count, len(found))
+        count += len(found)
+    tokens = (load_model(folder, fast_dtype()) for folder in models)
+    handed[LOGITS, "", 0] = (
+        "token",
+        Handed(strongest_tokens(logit_difference(tokens, [pair.tokens for pair in pairs]))),
+    )
+    write_parquet(items, table_of_items(handed))
+    with atomic_path(directions) as temporary:
+        stacked = {"handed": torch.cat([first, answers, random[:ITEMS]]), "random": random[ITEMS:]}
+        save_file({name: part.contiguous() for name, part in stacked.items()}, temporary, record_mark())
+
+
+if __name__ == "__main__":
+    with job(snakemake) as settings:
+        given = snakemake.input
+        main(
+            models=[given.base_model, given.chat_model],
+            shards=list(zip(given.tokens, given.base, given.chat, strict=True)),
+            summary=given.summary,
+            trainings=dict(zip(map(tuple, snakemake.params.trainings), given.betas, strict=True)),
+            thresholds=settings.latent_scaling,
+            items=snakemake.output.handed,
+            directions=snakemake.output.directions,
+        )
