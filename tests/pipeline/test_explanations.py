@@ -14,7 +14,7 @@ from crossdiff.explanations import prompts
 from crossdiff.explanations.language_models import LocalModel
 
 KEY = "sk-pipeline-0123456789"
-FOLDER = "results/tiny/layer1/l1/seed0"
+FOLDER = "results/tiny/layer1/batchtopk/seed0"  # a latent of l1 may fire in every context, and has no score
 
 
 def contrarian(messages: list[dict[str, str]]) -> str:

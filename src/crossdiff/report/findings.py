@@ -52,9 +52,9 @@ def findings(
 def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
     """Say whether the chat model refuses more, or fewer, requests of a kind than the base does."""
     found = []
-    for kind in dict.fromkeys(row["requests"] for row in refusals):
-        of = {row["model"]: row for row in refusals if row["requests"] == kind}
-        base, chat = of["base"], of["chat"]
+    of = {(row["model"], row["requests"]): row for row in refusals}
+    for kind in (kind for model, kind in of if model == "chat" and ("base", kind) in of):
+        base, chat = of["base", kind], of["chat", kind]
         if chat["low"] > base["high"]:
             more = "refuses"
         elif chat["high"] < base["low"]:
