@@ -55,7 +55,7 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
     assert planned(printed) == {"explain_latents": 1}
     assert {request["headers"]["Authorization"] for request in server.requests} == {f"Bearer {KEY}"}
     table = pd.read_parquet(ours.folder / FOLDER / "explanations.parquet")
-    assert list(table.latent) == list(range(96)) and (table.kind == "not chosen").sum() >= 90
+    assert list(table.latent) == list(range(128)) and (table.kind == "not chosen").sum() >= 122
     asked = table[table.kind == "explained"]
     assert len(asked) >= 3 and (asked.explanation == "long text").all()
     assert 0.3 < asked.detection.mean() < 0.7
