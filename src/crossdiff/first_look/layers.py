@@ -15,16 +15,17 @@ from crossdiff.models.parts import decoder_layers, device_of_inputs
 from crossdiff.models.predictions import kl_from_chat
 from crossdiff.texts.shards import Shard
 
+OUTLIER = 10.0  # a token is one if its norm exceeds this multiple of the median
 MOST_PATCHED = 16  # layers at which activations are patched in, evenly spaced
 MIDDLE = (0.25, 0.75)  # share of the depth that a suggested layer lies in
 ENOUGH = 0.5  # share of the KL at the last layer that is there at the suggested one
 SAME = 1e-6  # relative difference, or KL in nats, up to which two models are called the same
 
 
-def layer_table(measured: Measured, shard: Shard, max_norm_ratio: float) -> pd.DataFrame:
+def layer_table(measured: Measured, shard: Shard, ratio: float = OUTLIER) -> pd.DataFrame:
     """Compare both models' streams after every block, a row per layer.
 
-    A token is an outlier if its norm in that model exceeds ``max_norm_ratio`` times the model's median norm
+    A token is an outlier if its norm in that model exceeds ``ratio`` times the model's median norm
     at the layer. Columns:
 
     - layer
@@ -39,7 +40,7 @@ def layer_table(measured: Measured, shard: Shard, max_norm_ratio: float) -> pd.D
     for layer in range(len(measured.difference)):
         norms = measured.norms[:, layer]
         medians = np.median(norms, axis=1)
-        outlier = norms > max_norm_ratio * medians[:, None]
+        outlier = norms > ratio * medians[:, None]
         kept, either = ~outlier.any(axis=0), outlier.any(axis=0)
         relative = measured.difference[layer, kept] / np.maximum(norms[0, kept], np.finfo(np.float32).tiny)
         rows.append(

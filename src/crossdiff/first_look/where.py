@@ -11,7 +11,7 @@ from crossdiff.texts.shards import Shard
 
 TOKENS = 30  # tokens in the table
 FEWEST = 5  # occurrences of a token in the table
-EACH = 10  # positions in answers that have a row of their own; later ones share a row
+EACH = 5  # positions in answers that have a row of their own; later ones share a row
 BEFORE, AFTER = 24, 8  # tokens of a context before and after the one that it is about
 CONTEXTS = 12  # strongest contexts, at most PER_DOCUMENT of one document
 PER_DOCUMENT = 1

@@ -14,6 +14,7 @@ from crossdiff.latents.evaluation import NU_RANGE, explained, most_chat_leaning,
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
+from crossdiff.report.first_look import FirstLookInputs, first_look_section
 from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
@@ -43,6 +44,7 @@ class Inputs(NamedTuple):
     names: str | None = None
     seed: int = 0  # the seed of all these files
     steering: SteeringInputs | None = None
+    first_look: FirstLookInputs | None = None
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
@@ -77,6 +79,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         sections=inputs.sections,
         figures=inputs.figures,
         steering=steering_section(inputs.steering, names) if inputs.steering else None,
+        look=first_look_section(inputs.first_look, tokenizer) if inputs.first_look else None,
     )
 
 

@@ -11,7 +11,8 @@ from crossdiff.workflow.tokenizer_names import chat_tokenizers
 OF_MODELS = ("prepare_model", "prove_model", "harvest_activations")  # rules with a job for each model
 CACHING = ("harvest_activations", "plant_concepts")  # rules that write caches
 OF_TOKENIZERS = ("tokenise", "draw_sample")  # rules with jobs for each tokenizer
-OF_PAIRS = ("measure_refusals", "generate_answers")  # rules that don't depend on the layer
+# Rules that don't depend on the layer.
+OF_PAIRS = ("measure_refusals", "generate_answers", "compare_models", "ask_about_answers")
 
 
 def forecast(config: Config, model: Shape | Mapping[str, Shape]) -> dict[str, Need]:

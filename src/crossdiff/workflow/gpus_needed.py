@@ -10,12 +10,14 @@ SPLITTING = frozenset(
     {
         "prove_model",
         "measure_refusals",
+        "compare_models",
         "harvest_activations",
         "read_directions",
         "generate_answers",
         "measure_causal_effect",
         "steer_latents",
         "explain_latents",
+        "ask_about_answers",
         LIVE,  # its models may lie on several GPUs, its crosscoders lie on one
     }
 )

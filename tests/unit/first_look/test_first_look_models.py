@@ -104,7 +104,7 @@ def test_equal_models_do_not_differ_and_others_do(models) -> None:
     which, place_of = places(shard)
     for pair, expected in (((models[1], models[1]), True), (models, False)):
         found = one_pass(*pair, shard, place_of, len(which), 40)
-        table = layers.layer_table(found, shard, 10.0)
+        table = layers.layer_table(found, shard)
         assert layers.are_equal(table, found.kl) is expected
 
 
