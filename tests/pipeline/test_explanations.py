@@ -88,7 +88,7 @@ def test_server_is_asked_about_both_models_answers(finished: Checkout, tmp_path:
         [request] = running.requests
     assert planned(result.stdout) == {"ask_about_answers": 1, "write_first_look": 1}
     answers = pd.read_parquet(ours.folder / "results/tiny/first_look/answers.parquet")
-    [asked] = request["body"]["messages"]
+    [asked] = request["messages"]
     assert asked["content"].count("Model A: ") == answers.prompt.nunique()
     assert "<li>B &lt;b&gt;refuses&lt;/b&gt;.</li>" in (ours.folder / page).read_text()
     assert not untold(ours.folder, {"batchtopk", "l1"})

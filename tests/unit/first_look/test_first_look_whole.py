@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from crossdiff.config import FirstLook
 from crossdiff.first_look.sample import Prompt
 from crossdiff.first_look.whole import FirstLookTables, first_look
+from crossdiff.results.described import describe
 
 SAMPLE = both_kinds()
 PROMPTS = [Prompt("chats", np.array([1, 9, 2, 1])), Prompt("chats", np.array([1, 8, 7, 2, 1]))]
@@ -42,6 +43,12 @@ def test_tables_of_two_models(tokenizer) -> None:
     assert found.answers.condition.tolist() == [name for name in conditions for _ in PROMPTS]
     assert not found.answers[found.answers.condition == "chat"].changed.any()
     assert found.answers.prompt_text[0] == "w1 w9 w2 w1"
+
+
+def test_columns_are_those_that_are_described(tokenizer) -> None:
+    for name, found in look((BASE, CHAT), tokenizer, PROMPTS)._asdict().items():
+        ending = {"layers": "csv", "where": "csv", "promoted": "csv", "summary": "json"}.get(name, "parquet")
+        assert set(found) == set(describe(f"results/tiny/first_look/{name}.{ending}"))
 
 
 def test_two_copies_of_one_model_are_equal(tokenizer) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from helpers_report import HOSTILE, Page, write_tokenizer
+from helpers_report import BETAS, EXAMPLES, HOSTILE, Page, inputs, page_of, write_tokenizer
 
 from crossdiff.errors import UserError
 from crossdiff.provenance.recorded_settings import RecordedSettings
@@ -86,19 +86,16 @@ MEANS = pd.DataFrame(
 TOPICS = pd.DataFrame({"topic": [1], "share": [1.0], "tokens": [[5, 7]], "entries": [[1.0, 0.5]]})
 
 
-def page(folder: Path, asked: list[str] | None = None, summary=SUMMARY, rows: int | None = None) -> Page:
-    """The page of tables with at most ``rows`` rows each, but for those of layers and groups."""
+def written(folder: Path, asked: list[str] | None = None, summary=SUMMARY, rows: int | None = None):
+    """Write tables with at most ``rows`` rows each, but for those of layers and groups, and the figure."""
     tables = {
         "layers.csv": LAYERS,
         "where.csv": WHERE,
-        "contexts.parquet": pd.DataFrame([context("kl"), context("topic 1")]),
-        "mean_differences.parquet": MEANS,
-        "promoted.csv": pd.DataFrame({"token": [5], "share": [0.5], "mean": [2.0]}),
-        "topics.parquet": TOPICS,
-        "answers.parquet": ANSWERS,
-    }
-    tables = {
-        name: part if name in ("layers.csv", "where.csv") else part[:rows] for name, part in tables.items()
+        "contexts.parquet": pd.DataFrame([context("kl"), context("topic 1")])[:rows],
+        "mean_differences.parquet": MEANS[:rows],
+        "promoted.csv": pd.DataFrame({"token": [5], "share": [0.5], "mean": [2.0]})[:rows],
+        "topics.parquet": TOPICS[:rows],
+        "answers.parquet": ANSWERS[:rows],
     }
     for name, table in tables.items():
         (write_csv if name.endswith("csv") else write_parquet)(folder / name, table)
@@ -110,13 +107,27 @@ def page(folder: Path, asked: list[str] | None = None, summary=SUMMARY, rows: in
         told = str(folder / "asked.csv")
         write_csv(told, pd.DataFrame({"difference": pd.Series(asked, dtype=str)}))
     paths = [str(folder / name) for name in (*tables, "summary.json")]
-    inputs = FirstLookInputs.of([*paths, *drawn], told)
-    assert inputs is not None
+    found = FirstLookInputs.of([*paths, *drawn], told)
+    assert found is not None
+    return found
+
+
+def page(folder: Path, asked: list[str] | None = None, summary=SUMMARY, rows: int | None = None) -> Page:
     recorded = RecordedSettings({"pair.name": "talk-pair"})
     template = ROOT / "report/first_look.html.jinja"
-    html = render(inputs, write_tokenizer(folder / "tokenizer"), recorded, template)
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    html = render(written(folder, asked, summary, rows), tokenizer, recorded, template)
     assert "<script>alert" not in html and "<script>boo" not in html
     return Page(html)
+
+
+def test_report_has_the_first_look_as_a_section(tmp_path) -> None:
+    (tmp_path / "look").mkdir()
+    given = inputs(tmp_path, {"l1": BETAS}, {"l1": EXAMPLES})
+    given = given._replace(first_look=written(tmp_path / "look"), sections=["compared", "first_look"])
+    found = page_of(given)
+    assert "First look, before any crosscoder Both models read 2,000 tokens" in found.text
+    assert ("a", {"href": "../../first_look.html"}) in found.tags
 
 
 def test_page_says_where_the_models_differ(tmp_path) -> None:
