@@ -13,8 +13,7 @@ TOKENS = 30  # tokens in the table
 FEWEST = 5  # occurrences of a token in the table
 EACH = 5  # positions in answers that have a row of their own; later ones share a row
 BEFORE, AFTER = 24, 8  # tokens of a context before and after the one that it is about
-CONTEXTS = 12  # strongest contexts, at most PER_DOCUMENT of one document
-PER_DOCUMENT = 1
+CONTEXTS = 12  # strongest contexts
 SHOWN = 5  # promoted tokens kept of a context
 
 
@@ -57,15 +56,21 @@ def where_table(kl: np.ndarray, sample: Sample) -> pd.DataFrame:
 
 
 def strongest(values: np.ndarray, shard: Shard, count: int = CONTEXTS) -> np.ndarray:
-    """Rows of the ``count`` largest of ``values`` (tokens,), all above 0, of different documents."""
+    """Rows of the ``count`` largest of ``values`` (tokens,), all above 0, of different documents.
+
+    No two of them have the same tokens before them, as the beginnings of chats do.
+    """
     found: list[int] = []
-    seen: dict[int, int] = {}
+    documents: set[int] = set()
+    readings: set[bytes] = set()
     for row in np.argsort(-values, kind="stable"):
-        document = int(shard.document[row])
         if values[row] <= 0 or len(found) == count:
             break
-        if seen.setdefault(document, 0) < PER_DOCUMENT:
-            seen[document] += 1
+        document, first = int(shard.document[row]), row - min(BEFORE, int(shard.position[row]))
+        reading = shard.token[first : row + 1].tobytes()
+        if document not in documents and reading not in readings:
+            documents.add(document)
+            readings.add(reading)
             found.append(int(row))
     return np.array(found, np.int64)
 

@@ -21,6 +21,7 @@ from crossdiff.models.turns import contents, end_turns_as
 log = logging.getLogger(__name__)
 
 OF_TOPIC = 3  # contexts of each topic
+PATCHED = 4  # conversations that the base's activations are patched into
 
 
 class FirstLookTables(NamedTuple):
@@ -61,7 +62,7 @@ def first_look(
         asked = [prompt.token for prompt in prompts]
         own = [greedy(model, asked, settings.answer_tokens) if asked else [] for model in (base, chat)]
     with _timed(seconds, "patching the base's activations"):
-        patched = layers.patched_kl(base, chat, asked, own[1]) if asked else {}
+        patched = layers.patched_kl(base, chat, asked[:PATCHED], own[1][:PATCHED]) if asked else {}
     table = layers.layer_table(measured, sample.shard)
     table["kl_patched"] = table.layer.map(patched).astype(float)
     suggested = layers.suggest(table)

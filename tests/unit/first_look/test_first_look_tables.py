@@ -109,6 +109,11 @@ def test_strongest_contexts_are_of_different_documents() -> None:
     assert strongest(np.zeros(15), SHARD).tolist() == []
 
 
+def test_equal_beginnings_are_one_context() -> None:
+    shard = columns(document(5, 6, 7), document(5, 6, 8), document(9, 6))
+    assert strongest(np.array([1, 4, 0, 1, 3, 2, 0, 2]), shard).tolist() == [1, 5, 7]
+
+
 def test_context_stays_within_its_sequence() -> None:
     promoted = np.arange(15)[:, None] + np.arange(20)[None]
     found = contexts({"kl": KL}, measured(promoted=promoted, promoted_by=np.ones((15, 20))), SAMPLE, count=2)
