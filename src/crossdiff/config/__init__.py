@@ -17,7 +17,6 @@ from crossdiff.config.analysis import (
     Classes,
     Density,
     Examples,
-    FirstLook,
     LatentScaling,
     Patching,
     Report,
@@ -36,6 +35,7 @@ from crossdiff.config.crosscoders import (
     Normalisation,
 )
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
+from crossdiff.config.first_look import FirstLook
 from crossdiff.config.given import Adapter, Gguf, GivenModel
 from crossdiff.config.live import POOLS, sampled
 from crossdiff.config.losses import LOSSES, crosscoder_settings

@@ -19,6 +19,7 @@ from crossdiff.config.base import (
     with_ranges,
 )
 from crossdiff.config.explanations import Explanations
+from crossdiff.config.first_look import FirstLook
 
 # A latent that fires in fewer blocks has no interval: a bootstrap over few active blocks is far too narrow.
 # With 2, 3, 5 and 10 active ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
@@ -151,26 +152,6 @@ class SeedAgreement(Section):
     cosine_above: Annotated[
         Cosine, about("Least cosine of two latents that are each other's nearest.", "cosine")
     ] = 0.7
-
-
-class FirstLook(Section):
-    """What both models' activations and predictions show before any crosscoder (docs/first-look.md)."""
-
-    tokens: Annotated[
-        PositiveInt, about("Training tokens that both models read, of all data sets together.", "tokens")
-    ] = 20_000
-    conversations: Annotated[
-        PositiveInt,
-        about("Held-out prompts that both models answer, of all data sets of kind `chats`.", "count"),
-    ] = 8
-    answer_tokens: Annotated[
-        PositiveInt,
-        about("Longest answer. Prompts may take the rest of `tokens.context`.", "tokens"),
-    ] = 24
-    equal_models: Annotated[
-        Literal["stop", "allow"],
-        about("Whether a run of two models that do not differ stops before training."),
-    ] = "stop"
 
 
 class Behaviour(Section):

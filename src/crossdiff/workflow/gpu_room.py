@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 ALL_ROLES, CHAT = tuple(MODELS), ("chat",)
 # Rules that hold all weights of these models at the same time. prove_model holds those of its wildcard.
 HOLDING = {
-    "compare_models": ALL_ROLES,
     "generate_answers": CHAT,
     "measure_refusals": CHAT,
     "measure_causal_effect": ALL_ROLES,
