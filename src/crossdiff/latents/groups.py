@@ -70,7 +70,7 @@ def groups(directions: np.ndarray, correlation: np.ndarray) -> np.ndarray:
         return np.zeros(len(directions), int)
     unit = directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
     likeness = np.maximum(unit @ unit.T, correlation)
-    distance = 1 - likeness[np.triu_indices(len(unit), 1)]
+    distance = np.clip(1 - likeness[np.triu_indices(len(unit), 1)], 0, None)  # a cosine may round to above 1
     found = fcluster(linkage(distance, "average"), 1 - ALIKE, "distance")
     _, first, number = np.unique(found, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[number]

@@ -71,6 +71,7 @@ def alike(value: float, *pairs: tuple[int, int]) -> np.ndarray:
     [
         (APART, NOTHING, [0, 1, 2, 3]),
         (APART, alike(0.51, (0, 2)), [0, 1, 0, 2]),
+        (APART, alike(1 + 1e-15, (0, 2)), [0, 1, 0, 2]),
         (APART, alike(0.49, (0, 2)), [0, 1, 2, 3]),
         # 0.8 joins 0 and 1. With them 2 has a mean likeness of 0.45, though 0.9 with one of them.
         (APART, alike(0.8, (0, 1)) + alike(0.9, (1, 2)), [0, 1, 1, 2]),
