@@ -1,8 +1,8 @@
 """The page's first screen: what the run found, in a few sentences, and what it cannot say.
 
 Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, groups of
-confirmed latents, claims that latent scaling refutes, and how much of the models' difference the latents
-carry. There are at most MOST of them.
+confirmed latents, claims that latent scaling does not confirm, and how much of the models' difference the
+latents carry. There are at most MOST of them.
 """
 
 from collections.abc import Mapping
@@ -161,8 +161,8 @@ def _refuted(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
             continue
         found.append(
             Finding(
-                f"Most latents that {name} calls chat-only by decoder norm are not the chat model's own.",
-                f"Latent scaling confirms {sure} of {called}: the base model uses the others' directions.",
+                f"Latent scaling does not confirm most latents that {name} calls chat-only by decoder norm.",
+                f"It confirms {sure} of {called}. The others have a ratio out of bounds, or none.",
             )
         )
     return found
