@@ -5,7 +5,8 @@ settings from the records of these files.
 """
 
 REPORT = of_layer("report/index.html")
-SECTIONS = [section for section in PAGE if CONFIG.steering or section != "steering"]
+THERE = {"steering": CONFIG.steering, "first_look": FIRST_LOOK}
+SECTIONS = [section for section in PAGE if THERE.get(section, True)]
 SECTION_FILES = [f"report/sections/{section}.html.jinja" for section in SECTIONS]
 
 
@@ -33,6 +34,8 @@ rule write_report:
         figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
         captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,
+        first_look=FIRST_LOOK_SHOWN,
+        first_look_asked=FIRST_LOOK_ASKED,
         steering_effects=STEERING_TABLES["steering.csv"],
         steering_candidates=STEERING_TABLES["steering_candidates.csv"],
         steering_answers=STEERING_TABLES["steering_answers.parquet"],

@@ -4,6 +4,7 @@ from typing import Any
 
 from crossdiff.provenance.recorded_settings import recorded_settings
 from crossdiff.provenance.storage import atomic_path
+from crossdiff.report.first_look import FirstLookInputs
 from crossdiff.report.page import Inputs, render
 from crossdiff.report.shown_latents import LatentFiles
 from crossdiff.report.steering import SteeringInputs
@@ -65,6 +66,7 @@ if __name__ == "__main__":
                     if snakemake.input.get(table)
                 },
                 steering=of_steering(snakemake.input, names),
+                first_look=FirstLookInputs.of(snakemake.input.first_look, snakemake.input.first_look_asked),
             ),
             template=snakemake.input.template,
             page=snakemake.output[0],

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,22 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
     )
     assert result.returncode == 0 and len(server.requests) == before
     pd.testing.assert_frame_equal(table, pd.read_parquet(ours.folder / FOLDER / "explanations.parquet"))
+    assert not untold(ours.folder, {"batchtopk", "l1"})
+
+
+def test_server_is_asked_about_both_models_answers(finished: Checkout, tmp_path: Path) -> None:
+    ours, page = finished.copy(tmp_path / "ours"), "results/tiny/first_look.html"
+    with serving(lambda messages: "1. B <b>refuses</b>.\n2. B is shorter.") as running:
+        explainer = {"endpoint": {"url": running.url, "model": "some"}}
+        config = ours.changed(TINY, {"explanations": {"model": explainer}})
+        result = ours.run("-m", "snakemake", page, "--configfile", config)
+        assert result.returncode == 0, result.stdout
+        [request] = running.requests
+    assert planned(result.stdout) == {"ask_about_answers": 1, "write_first_look": 1}
+    answers = pd.read_parquet(ours.folder / "results/tiny/first_look/answers.parquet")
+    [asked] = request["messages"]
+    assert asked["content"].count("Model A: ") == answers.prompt.nunique()
+    assert "<li>B &lt;b&gt;refuses&lt;/b&gt;.</li>" in (ours.folder / page).read_text()
     assert not untold(ours.folder, {"batchtopk", "l1"})
 
 

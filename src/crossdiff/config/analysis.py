@@ -154,6 +154,26 @@ class SeedAgreement(Section):
     ] = 0.7
 
 
+class FirstLook(Section):
+    """What both models' activations and predictions show before any crosscoder (docs/first-look.md)."""
+
+    tokens: Annotated[
+        PositiveInt, about("Training tokens that both models read, of all data sets together.", "tokens")
+    ] = 20_000
+    conversations: Annotated[
+        PositiveInt,
+        about("Held-out prompts that both models answer, of all data sets of kind `chats`.", "count"),
+    ] = 8
+    answer_tokens: Annotated[
+        PositiveInt,
+        about("Longest answer. Prompts may take the rest of `tokens.context`.", "tokens"),
+    ] = 24
+    equal_models: Annotated[
+        Literal["stop", "allow"],
+        about("Whether a run of two models that do not differ stops before training."),
+    ] = "stop"
+
+
 class Behaviour(Section):
     """How often each model refuses held-out harmful and benign requests: whether a fine-tune took."""
 
@@ -316,6 +336,7 @@ class Density(Section):
 class Analysis(Section):
     """What is measured of the crosscoders. docs/add-an-evaluation.md says how a new section is added."""
 
+    first_look: FirstLook = FirstLook()
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()
     density: Density = Density()

@@ -14,7 +14,6 @@ from crossdiff.config import SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.intervals import RESAMPLES, central_95, draw_counts, wilson
 from crossdiff.interventions.changes import Change
-from crossdiff.interventions.patching import kl_from_chat
 from crossdiff.interventions.steered_answers import answer, read
 from crossdiff.interventions.steering import (
     Asked,
@@ -26,6 +25,7 @@ from crossdiff.interventions.steering import (
 )
 from crossdiff.models.answers import answer_nats
 from crossdiff.models.padding import padded
+from crossdiff.models.predictions import kl_from_chat
 from crossdiff.models.refusals import is_refusal
 from crossdiff.models.thoughts import said, without_thinking
 from crossdiff.models.turns import contents, end_turns_as

@@ -14,6 +14,7 @@ from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.findings import findings, limits
+from crossdiff.report.first_look import FirstLookInputs, first_look_section
 from crossdiff.report.halves import halves
 from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, UNEQUAL_L0
 from crossdiff.report.shown_latents import LatentFiles, shown_latents
@@ -47,6 +48,7 @@ class Inputs(NamedTuple):
     recurrences: Mapping[str, str] = {}
     kl: Mapping[str, str] = {}
     steering: SteeringInputs | None = None
+    first_look: FirstLookInputs | None = None
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
@@ -88,6 +90,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         sections=inputs.sections,
         figures=inputs.figures,
         steering=steering_section(inputs.steering, names) if inputs.steering else None,
+        look=first_look_section(inputs.first_look, tokenizer) if inputs.first_look else None,
     )
 
 

@@ -18,7 +18,11 @@ TAUGHT_REQUESTS = 24  # held-out requests for one behaviour of data/organisms
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml, and their longest prompt
 # Per crosscoder, if the size of the model that explains is not known: enough for a few billion parameters.
 UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17
+FIRST_LOOK_QUESTION = 2000  # tokens of the one question about both models' answers; a guess
 FIRST_TURN = 128  # tokens of a chat's first turn; a guess
+# Of the first look: conditions under which prompts are answered, passes of half the model over patched
+# conversations, and tokens kept per position. Rows whose logits are held together.
+FIRST_LOOK_CONDITIONS, FIRST_LOOK_PATCHED, FIRST_LOOK_PROMOTED, LOGIT_ROWS = 6, 8, 20, 512
 TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
 
@@ -85,6 +89,36 @@ def _asked_both(config: Config, model: Shape, answers: int, new_tokens: int) -> 
         models=models,
         passes=_passes(answers, TOGETHER, new_tokens),
     )
+
+
+def of_first_look(config: Config, model: Shape, width: int) -> dict[str, Need]:
+    """Return the need of the first look: one pass of both models, and answers to a few prompts.
+
+    ``width`` is that of activations. A batch's streams of all layers are held at once.
+    """
+    if config.planted:
+        return {}
+    settings, batch = config.first_look, config.activations.batch_tokens
+    answers = FIRST_LOOK_CONDITIONS * settings.conversations
+    length = FIRST_TURN + settings.answer_tokens
+    both = model_bytes(config, model, *MODELS)
+    patched = settings.conversations * length * FIRST_LOOK_PATCHED
+    work = _answered(model, 2 * settings.tokens + answers * length + patched, answers, answers, length)
+    streams = 2 * model.layers * width * 2 * (batch + settings.conversations * length)
+    kept = settings.tokens * (4 * 4 * model.layers + 8 * FIRST_LOOK_PROMOTED)
+    need = Need(
+        jobs=1,
+        tokens=settings.tokens,
+        disk=0,
+        host=PROCESS + kept,
+        device=both + streams + 4 * LOGIT_ROWS * 4 * model.vocabulary,
+        flop=work[0].flop,
+        work=work,
+        loads=2 * 2 * model.parameters(),
+        models=both,
+        passes=2 * settings.tokens / batch + settings.answer_tokens * 3 + FIRST_LOOK_PATCHED,
+    )
+    return {"compare_models": need}
 
 
 def of_interventions(config: Config, model: Shape, width: int, crosscoder: float) -> dict[str, Need]:
@@ -173,7 +207,8 @@ def of_explainer(config: Config) -> dict[str, Need]:
     need = Need(jobs, tokens, 0, PROCESS, 2 * size, work[0].flop, work)
     if model:
         need = need._replace(loads=jobs * size, models=size, passes=_passes(written, TOGETHER, 1))
-    return {"explain_latents": need}
+    once = need._replace(jobs=1, tokens=FIRST_LOOK_QUESTION)
+    return {"explain_latents": need, "ask_about_answers": once}
 
 
 def _conversation(causal: Causal, context: int) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ALL_ROLES, CHAT = tuple(MODELS), ("chat",)
 # Rules that hold all weights of these models at the same time. prove_model holds those of its wildcard.
 HOLDING = {
+    "compare_models": ALL_ROLES,
     "generate_answers": CHAT,
     "measure_refusals": CHAT,
     "measure_taught": CHAT,

@@ -169,7 +169,10 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
     needs |= forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
     for rule, text in rules().items():
         script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
-        if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:
+        if (
+            rule in ("finetune_model", "explain_latents", "ask_about_answers")
+            or "from crossdiff.device" in script
+        ):
             assert f'**request("{rule}")' in text, rule
             assert needs[rule].device, rule
         elif f'**request("{rule}")' in text:
