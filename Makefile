@@ -59,7 +59,7 @@ bench-gpu:
 
 # Kills trainings and harvests at random moments, and trains in several processes.
 test-slow: install
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n auto --dist loadfile
 
 # On Debian as root: starts a SLURM cluster of three nodes on this machine and runs the pipeline through
 # faults.

@@ -71,12 +71,12 @@ onstart:
 
 
 onsuccess:
-    for page in dict.fromkeys(everywhere(*FIRST_LOOK)):
-        if Path(page).exists():
-            print(f"The first look is at {Path(page).resolve()}")
-    for report in everywhere(REPORT):
-        if Path(report).exists():
-            print(f"The report is at {Path(report).resolve()}")
-    for page in OVERVIEW:
-        if Path(page).exists():
-            print(f"The page over all pairs and layers is at {Path(page).resolve()}")
+    shown = {
+        "first look": everywhere(*FIRST_LOOK),
+        "report": everywhere(REPORT),
+        "page over all pairs": OVERVIEW,
+    }
+    for what, pages in shown.items():
+        for page in dict.fromkeys(pages):
+            if Path(page).exists():
+                print(f"The {what} is at {Path(page).resolve()}")

@@ -5,6 +5,7 @@ figure over layers and a page: where the models differ, and what that says in to
 do not differ stops here. A planted pair has no chat model, so it has no first look.
 """
 
+LOOKS = CONFIG.first_look.take and not CONFIG.planted
 OF_LOOK = "results/{pair}/first_look"
 LOOK_TABLES = {
     "layers": f"{OF_LOOK}/layers.csv",
@@ -17,14 +18,14 @@ LOOK_TABLES = {
     "summary": f"{OF_LOOK}/summary.json",
 }
 LOOK_DRAWN = {"drawing": f"{OF_LOOK}/layers.svg", "caption": f"{OF_LOOK}/layers.json"}
-FIRST_LOOK = [] if CONFIG.planted else ["results/{pair}/first_look.html"]
-DIFFERS = [] if CONFIG.planted else f"{OF_LOOK}/differs.json"
+FIRST_LOOK = ["results/{pair}/first_look.html"] if LOOKS else []
+DIFFERS = f"{OF_LOOK}/differs.json" if LOOKS else []
 # In the order of crossdiff.report.first_look.FirstLookInputs.
-FIRST_LOOK_SHOWN = [] if CONFIG.planted else [*LOOK_TABLES.values(), *LOOK_DRAWN.values()]
-FIRST_LOOK_ASKED = f"{OF_LOOK}/asked.csv" if CONFIG.explanations and not CONFIG.planted else []
+FIRST_LOOK_SHOWN = [*LOOK_TABLES.values(), *LOOK_DRAWN.values()] if LOOKS else []
+FIRST_LOOK_ASKED = f"{OF_LOOK}/asked.csv" if CONFIG.explanations and LOOKS else []
 CHATS = [name for name, dataset in CONFIG.datasets.items() if dataset.kind == "chats"]
 
-if not CONFIG.planted:
+if LOOKS:
 
     localrules:
         first_look,
@@ -131,7 +132,7 @@ if not CONFIG.planted:
             settings=settings("first_look.equal_models"),
             code=code_digest("check_difference"),
         message:
-            f"Checking that the two models differ{OF_PAIR}"
+            f"The first look is at {{input.page}}. Checking that the two models differ{OF_PAIR}"
         script:
             "../workflow_scripts/check_difference.py"
 

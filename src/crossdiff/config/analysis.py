@@ -157,6 +157,9 @@ class SeedAgreement(Section):
 class FirstLook(Section):
     """What both models' activations and predictions show before any crosscoder (docs/first-look.md)."""
 
+    take: Annotated[
+        bool, about("Whether a run takes a first look. Both models are in memory at once then.")
+    ] = True
     tokens: Annotated[
         PositiveInt, about("Training tokens that both models read, of all data sets together.", "tokens")
     ] = 20_000

@@ -96,7 +96,7 @@ def of_first_look(config: Config, model: Shape, width: int) -> dict[str, Need]:
 
     ``width`` is that of activations. A batch's streams of all layers are held at once.
     """
-    if config.planted:
+    if config.planted or not config.first_look.take:
         return {}
     settings, batch = config.first_look, config.activations.batch_tokens
     answers = FIRST_LOOK_CONDITIONS * settings.conversations

@@ -76,7 +76,8 @@ def _check_weights(job: Any, rule: str, requests: Requests, number: int, card: f
         return
     keys = " and ".join(config.key_of(name) for name in names)
     fitting = [f"bits: {bits} ({sizes[bits] / GB:.1f} GB)" for bits in BITS if sizes[bits] <= room]
-    would = f"it would fit: {', or '.join([*fitting, 'gpus.offload: true'])}"
+    without = ["first_look.take: false"] if rule == "compare_models" else []
+    would = f"it would fit: {', or '.join([*fitting, 'gpus.offload: true', *without])}"
     needs = f"{rule} needs {sizes[None] / GB:.1f} GB for weights"
     raise UserError(f"{keys}: {needs}, this machine's GPUs have {number} x {card / GB:.1f} GB; {would}")
 

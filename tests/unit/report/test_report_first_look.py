@@ -180,7 +180,7 @@ def test_pair_that_does_not_differ_and_has_no_prompts(tmp_path) -> None:
         assert said in found.text
 
 
-def test_planted_pair_has_no_first_look() -> None:
+def test_run_without_a_first_look_has_no_inputs_of_it() -> None:
     assert FirstLookInputs.of([], []) is None
 
 
