@@ -71,11 +71,7 @@ onstart:
 
 
 onsuccess:
-    shown = {
-        "first look": everywhere(*FIRST_LOOK),
-        "report": everywhere(REPORT),
-        "page over all pairs": OVERVIEW,
-    }
+    shown = {"first look": everywhere(*FIRST_LOOK), "report": everywhere(REPORT), "overview": OVERVIEW}
     for what, pages in shown.items():
         for page in dict.fromkeys(pages):
             if Path(page).exists():
