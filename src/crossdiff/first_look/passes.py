@@ -1,6 +1,7 @@
 """One pass of both models over a sample: what the streams after every block and the predictions show."""
 
 import logging
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from crossdiff.texts.shards import Shard
 log = logging.getLogger(__name__)
 
 PROMOTED = 20  # tokens kept per position, those with the largest difference of logits
+LIKELY = 0.01  # probability that the chat model gives at least to a promoted token
 
 
 class Measured(NamedTuple):
@@ -28,8 +30,8 @@ class Measured(NamedTuple):
     cosine: np.ndarray  # (layers, tokens) float32
     means: np.ndarray  # (layers, places, d_model) float32: mean of chat minus base at each place
     kl: np.ndarray  # (tokens,) float32, nats: KL(p_chat || p_base) of the next token
-    promoted: np.ndarray  # (tokens, PROMOTED) int32: token ids, the largest difference of logits first
-    promoted_by: np.ndarray  # (tokens, PROMOTED) float32: log p_chat - log p_base
+    promoted: np.ndarray  # (tokens, PROMOTED) int32: ids of LIKELY tokens, the largest difference first
+    promoted_by: np.ndarray  # (tokens, PROMOTED) float32: log p_chat - log p_base, 0 where none is above
 
 
 @torch.inference_mode()
@@ -118,7 +120,9 @@ def _predict(
         )
         difference = of_chat - of_base.to(of_chat.device)
         kl = (of_chat.exp() * difference).sum(dim=1)
-        top = difference.topk(found.promoted.shape[1], dim=1)
+        # Without LIKELY, rare tokens that neither model would say have the largest differences.
+        likely = difference.masked_fill(of_chat < math.log(LIKELY), 0)
+        top = likely.clamp_min(0).topk(found.promoted.shape[1], dim=1)
         part = rows[block]
         found.kl[part] = kl.clamp_min(0).cpu().numpy()  # rounding may give a little less than 0
         found.promoted[part] = top.indices.cpu().numpy()

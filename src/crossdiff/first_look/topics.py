@@ -1,6 +1,7 @@
 """Diff mining: which tokens the chat model promotes over the text, and topics of these (arXiv 2608.26462).
 
-At each position the tokens with the largest difference of logits, log p_chat - log p_base, are taken. The
+At each position the tokens with the largest difference of logits, log p_chat - log p_base, are taken, of
+those that the chat model gives at least ``passes.LIKELY``: rare tokens would drown all others. The
 distributions' normalisation shifts all tokens of a position alike, so it changes no order.
 """
 

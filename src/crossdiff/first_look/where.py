@@ -84,7 +84,7 @@ def contexts(sets: Mapping[str, np.ndarray], measured: Measured, sample: Sample,
     - dataset
     - at: place of the strongest token in the lists
     - tokens, values, template: lists with an entry per token: ids, the set's values, template parts (codes)
-    - promoted: ids of the tokens whose logits differ most after that token
+    - promoted: ids of the promoted tokens after that token (``passes.Measured``), at most SHOWN
     - promoted_by: log p_chat - log p_base of each
     """
     shard = sample.shard
@@ -92,6 +92,7 @@ def contexts(sets: Mapping[str, np.ndarray], measured: Measured, sample: Sample,
     rows = []
     for name, values in sets.items():
         for row in strongest(values, shard, count):
+            up = measured.promoted_by[row, :SHOWN] > 0
             sequence = int(np.searchsorted(starts, row, side="right")) - 1
             first, stop = max(starts[sequence], row - BEFORE), min(stops[sequence], row + AFTER + 1)
             window = slice(int(first), int(stop))
@@ -103,8 +104,8 @@ def contexts(sets: Mapping[str, np.ndarray], measured: Measured, sample: Sample,
                     "tokens": shard.token[window],
                     "values": values[window].astype(np.float32),
                     "template": shard.template[window],
-                    "promoted": measured.promoted[row, :SHOWN],
-                    "promoted_by": measured.promoted_by[row, :SHOWN],
+                    "promoted": measured.promoted[row, :SHOWN][up],
+                    "promoted_by": measured.promoted_by[row, :SHOWN][up],
                 }
             )
     columns = ["set", "dataset", "at", "tokens", "values", "template", "promoted", "promoted_by"]
