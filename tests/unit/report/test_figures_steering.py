@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from helpers_steering import STRENGTHS, steered_answers
 
+from crossdiff.config import Stated
 from crossdiff.interventions.steering_effects import effects
 from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, save
 from crossdiff.report.figures.steering import CONTROLS, steering
@@ -15,7 +16,7 @@ from crossdiff.report.figures.steering import CONTROLS, steering
 
 def table(**kwargs) -> pd.DataFrame:
     """As a figure gets it: from a CSV file."""
-    text = effects(steered_answers(**kwargs), 0).to_csv(index=False)
+    text = effects(steered_answers(**kwargs), Stated(), 0).to_csv(index=False)
     return pd.read_csv(io.StringIO(text))
 
 

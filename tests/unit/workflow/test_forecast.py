@@ -170,7 +170,7 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
     for rule, text in rules().items():
         script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
         if (
-            rule in ("finetune_model", "explain_latents", "ask_about_answers")
+            rule in ("finetune_model", "explain_latents", "ask_about_answers", "judge_steering")
             or "from crossdiff.device" in script
         ):
             assert f'**request("{rule}")' in text, rule
