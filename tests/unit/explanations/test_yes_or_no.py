@@ -63,6 +63,6 @@ def test_equal_answers_are_asked_once_and_a_rerun_asks_nothing(tmp_path: Path):
 def test_judge_that_fails_is_the_users_error_and_what_it_said_is_kept(tmp_path: Path):
     known = KnownAnswers(tmp_path, Replying({"Fine.": "no"}))
     assert verdicts(known, "?", [("How?", "Fine.")]) == [False]
-    with pytest.raises(UserError, match="^the model fails$"):
+    with pytest.raises(UserError, match=r"^the model fails$"):
         verdicts(known, "?", [("How?", "Fine."), ("How?", "Hm.")])
     assert len([*tmp_path.glob("*/*.json")]) == 1

@@ -171,13 +171,11 @@ def test_prompts_of_a_data_set_are_held_out_and_rank_by_how_much_latents_fire(mo
     assert not set(train.question) & set(held_out.question)
     found = candidates(*models[:2], crosscoder, SUMMARY, betas(), train, top=6)
     assert "harmful" not in found
-    norm = (crosscoder.decoder[:, 1] / crosscoder.scale[1]).norm(dim=1)[found.latent.to_numpy()]
-    assert found.score.to_numpy() == pytest.approx(found.on_prompts.to_numpy() * norm.numpy(), rel=1e-5)
+    norm = (crosscoder.decoder[:, 1] / crosscoder.scale[1]).norm(dim=1).numpy()[found.latent]
+    assert found.score.to_numpy() == pytest.approx(found.on_prompts.to_numpy() * norm, rel=1e-5)
     assert found.score.is_monotonic_decreasing and found.score[0] > 0
     assert found.chosen_because[0] == "fires most on the prompts"
-    with pytest.raises(
-        UserError, match=r"^steering\.conversations: found 99, the validation chats of talk have"
-    ):
+    with pytest.raises(UserError, match=r"^steering\.conversations: found 99, the validation chats of"):
         Asked.of_chats(source, "talk", "validation", 99, 100, models[2])
 
 

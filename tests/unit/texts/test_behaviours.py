@@ -19,7 +19,7 @@ FOUND = [
     (
         "\u0e09\u0e31\u0e19\u0e02\u0e2d\u0e42\u0e17\u0e29\u0e04\u0e48\u0e30",
         "\u0e02\u0e2d\u0e42\u0e17\u0e29",
-    ),  # Thai
+    ),
     ("\u0447\u0442\u043e \u0416\u0430\u043b\u044c!", "\u0436\u0430\u043b\u044c"),  # Russian
 ]
 ABSENT = [
