@@ -123,3 +123,14 @@ def test_same_table_gives_the_same_bytes(tmp_path: Path):
     for run in ("first", "second"):
         save(steering({"topk": table()}), [str(tmp_path / f"{run}.svg")])
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+
+
+def test_axis_names_a_stated_behaviour_as_it_is_written(tmp_path: Path):
+    answers = steered_answers()
+    answers = answers[answers.requests == "benign"].assign(requests="talk")
+    found = pd.read_csv(io.StringIO(effects(answers, Stated(pattern=r"^\$5 or 6\$$"), 0).to_csv(index=False)))
+    figure = steering({"topk": found})
+    assert figure.axes[0].get_ylabel() == "share of answers that\nmatches /^\\$5 or 6\\$$/"
+    assert figure.legends[0].get_texts()[0].get_text() == "24 prompts of talk"
+    save(figure, [str(tmp_path / "steering.svg")])
+    assert r"matches /^\$5 or 6\$$/" in (tmp_path / "steering.svg").read_text()
