@@ -23,8 +23,6 @@ from crossdiff.config.analysis import (
     Report,
     Scoring,
     SeedAgreement,
-    Steering,
-    SteeringGrid,
     Twins,
 )
 from crossdiff.config.base import Section
@@ -62,6 +60,7 @@ from crossdiff.config.sources import (
     TextSource,
     Tokens,
 )
+from crossdiff.config.steering import Stated, Steering, SteeringGrid
 from crossdiff.config.whole import Config
 from crossdiff.errors import UserError
 
@@ -112,6 +111,7 @@ __all__ = [
     "Scoring",
     "Section",
     "SeedAgreement",
+    "Stated",
     "Steering",
     "SteeringGrid",
     "TextSource",

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from crossdiff.config import MODELS, Causal, Config
+from crossdiff.config import MODELS, Causal, Config, Steering
 from crossdiff.config.text_files import ending
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import asked
@@ -19,6 +19,7 @@ STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.y
 # Per crosscoder, if the size of the model that explains is not known: enough for a few billion parameters.
 UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17
 FIRST_LOOK_QUESTION = 2000  # tokens of the one question about both models' answers; a guess
+JUDGE_QUESTION, VERDICT = 150, 2  # tokens of a question about a steered answer, and of the reply; guesses
 FIRST_TURN = 128  # tokens of a chat's first turn; a guess
 # Of the first look: conditions under which prompts are answered, passes of half the model over patched
 # conversations, and tokens kept per position. Rows whose logits are held together.
@@ -165,18 +166,13 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
                 passes=2 * tokens / config.activations.batch_tokens,
             )
     if steering := config.steering:
-        # Only the first seed is steered. The chat model answers under every condition, and the base model
-        # reads the answers.
-        jobs = len(config.crosscoders)
-        steered = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
-        directions = steered * (1 + steering.random_latents + steering.random_directions)
-        runs, length = directions * (len(steering.strengths) + 1), PROMPT_TOKENS + steering.answer_tokens
-        requests = STEERED_REQUESTS * steering.phrasings
-        answers = jobs * runs * requests
+        # The chat model answers under every condition, and the base model reads the answers.
+        jobs, (prompts, answers) = len(config.crosscoders), _steered(config, steering)
+        length = (FIRST_TURN if steering.prompts else PROMPT_TOKENS) + steering.answer_tokens
         work = _answered(model, 2 * answers * length, answers, STEERED_TOGETHER, steering.answer_tokens)
         needs["steer_latents"] = Need(
             jobs=jobs,
-            tokens=requests * length,
+            tokens=prompts * length,
             disk=0,
             host=PROCESS,
             device=crosscoder + both + model.cache(STEERED_TOGETHER, length),
@@ -189,8 +185,16 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
     return needs
 
 
+def _steered(config: Config, steering: Steering) -> tuple[int, int]:
+    """Numbers of prompts, and of answers of all crosscoders. Only the first seed is steered."""
+    prompts = steering.conversations if steering.prompts else STEERED_REQUESTS * steering.phrasings
+    latents = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
+    directions = latents * (1 + steering.random_latents + steering.random_directions)
+    return prompts, len(config.crosscoders) * directions * (len(steering.strengths) + 1) * prompts
+
+
 def of_explainer(config: Config) -> dict[str, Need]:
-    """Return the need of the language model that explains latents, if it is a local folder.
+    """Return the needs of the language model that explains and judges, if it is a local folder.
 
     A server needs nothing from the forecast: Snakemake's own machine asks it.
     """
@@ -207,8 +211,20 @@ def of_explainer(config: Config) -> dict[str, Need]:
     need = Need(jobs, tokens, 0, PROCESS, 2 * size, work[0].flop, work)
     if model:
         need = need._replace(loads=jobs * size, models=size, passes=_passes(written, TOGETHER, 1))
-    once = need._replace(jobs=1, tokens=FIRST_LOOK_QUESTION)
-    return {"explain_latents": need, "ask_about_answers": once}
+    needs = {"explain_latents": need, "ask_about_answers": need._replace(jobs=1, tokens=FIRST_LOOK_QUESTION)}
+    if config.steering and config.steering.behaviour.judge:
+        _, answers = _steered(config, config.steering)
+        read = answers * (JUDGE_QUESTION + config.steering.answer_tokens)
+        work = _answered(model, read, answers, 1, VERDICT) if model else work
+        needs["judge_steering"] = need._replace(
+            jobs=len(config.crosscoders),
+            tokens=read,
+            flop=work[0].flop,
+            work=work,
+            loads=need.loads / len(config.seeds),
+            passes=_passes(answers, 1, VERDICT) if model else need.passes,
+        )
+    return needs
 
 
 def _conversation(causal: Causal, context: int) -> int:

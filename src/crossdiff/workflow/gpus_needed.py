@@ -21,6 +21,7 @@ SPLITTING = frozenset(
         "steer_latents",
         "explain_latents",
         "ask_about_answers",
+        "judge_steering",
         LIVE,  # its models may lie on several GPUs, its crosscoders lie on one
     }
 )

@@ -177,7 +177,7 @@ def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Pa
             steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]
         )
     )
-    assert "What do they do? The chat model answers held-out requests" in page.text
+    assert "What do they do? The chat model answers held-out prompts" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
 
