@@ -111,11 +111,16 @@ def _steering(latents: Sequence[int], known: Known) -> list[Mark]:
                     f"{before['refused']} before",
                     f"Latent {latent} {how} (95 % interval {percent(row['low'])} to {percent(row['high'])}; "
                     f"{percent(before['low'])} to {percent(before['high'])} before). With "
-                    f"{len(found.controls)} other directions of the same norm {min(found.controls)} to "
-                    f"{max(found.controls)} are refused.",
+                    f"{len(found.controls)} other directions of the same norm "
+                    f"{_range(found.controls)} are refused.",
                 )
             ]
     return []
+
+
+def _range(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _seen(latents: Sequence[int], known: Known) -> list[Mark]:

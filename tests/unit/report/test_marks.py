@@ -67,7 +67,7 @@ def test_an_effect_of_steering_has_its_numbers_and_controls() -> None:
     assert mark.meaning.startswith(
         "Latent 5 at strength -1 (95 % interval 4 % to 31 %; 86 % to 100 % before)."
     )
-    assert mark.meaning.endswith("With 3 other directions of the same norm 24 to 24 are refused.")
+    assert mark.meaning.endswith("With 3 other directions of the same norm 24 are refused.")
 
 
 def odd_answers() -> pd.DataFrame:
