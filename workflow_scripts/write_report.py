@@ -11,6 +11,9 @@ from crossdiff.report.steering import SteeringInputs
 from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
 
+# Inputs that have one file per crosscoder, named as in Inputs.
+BY_CROSSCODER = ("groups", "recurrences", "kl", "template_tokens", "tokens_read", "directions")
+
 
 def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
     if not given.steering_effects:
@@ -62,7 +65,7 @@ if __name__ == "__main__":
                 seeds=snakemake.params.seeds,
                 **{
                     table: dict(zip(names, snakemake.input[table], strict=True))
-                    for table in ("groups", "recurrences", "kl")
+                    for table in BY_CROSSCODER
                     if snakemake.input.get(table)
                 },
                 steering=of_steering(snakemake.input, names),

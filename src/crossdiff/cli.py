@@ -18,7 +18,7 @@ from typing import Any
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
-from crossdiff.provenance import audit_text
+from crossdiff.provenance import audit_text, times
 from crossdiff.provenance.accept import Outcome, accept
 from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
@@ -139,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     collect.add_argument("--delete", action="store_true", help="delete what is listed")
     collect.set_defaults(run=_collect)
+    took = commands.add_parser("times", help="show how long each stage took that a result was made from")
+    took.add_argument("result", type=Path, help="the report, a figure, a table or any other result")
+    took.set_defaults(run=_times)
     look = commands.add_parser(
         "watch", help="show the jobs that run in this folder now: progress, rate, losses and time left"
     )
@@ -192,6 +195,12 @@ def _audit(options: argparse.Namespace) -> int:
         used = [] if options.all else audit_text.used_settings(nodes, audit)
         print(*lines, "", *used, audit_text.summary(nodes, audit), sep="\n")
     return 1 if any(node.findings for node in nodes.values()) else 0
+
+
+def _times(options: argparse.Namespace) -> int:
+    root, path, _ = locate(options.result, Path.cwd())
+    print(*times.lines(times.stages(path, root)), sep="\n")
+    return 0
 
 
 def _diff(a: Path, b: Path) -> int:

@@ -93,6 +93,16 @@ def first_look_section(inputs: FirstLookInputs, tokenizer: PreTrainedTokenizerBa
     }
 
 
+def promoted_tokens(inputs: FirstLookInputs) -> set[int]:
+    """The ids of all tokens that the section shows as promoted, in topics and by mean differences too."""
+    found = set(pd.read_csv(inputs.promoted).head(PROMOTED).token.tolist())
+    for tokens in pd.read_parquet(inputs.topics).tokens:
+        found.update(map(int, tokens))
+    for tokens in pd.read_parquet(inputs.mean_differences).promoted:
+        found.update(map(int, tokens[:WORDS]))
+    return found
+
+
 def render(inputs: FirstLookInputs, tokenizer: str, recorded: RecordedSettings, template: str | Path) -> str:
     """Return the page of the first look as HTML. The template engine escapes all text from data."""
     look = first_look_section(inputs, load_chat_tokenizer(tokenizer))
