@@ -57,7 +57,8 @@ def _confirmed(own: Sequence[Mapping[str, Any]]) -> Mark:
     sure = sum(bool(row["confirmed_95"]) for row in own)
     return Mark(
         f"{sure} of {len(own)} confirmed at 95 %",
-        "Both ratios of latent scaling pass with their whole 95 % intervals (bootstrap over documents).",
+        "A latent counts if both ratios of latent scaling pass with their whole 95 % intervals "
+        "(bootstrap over documents).",
     )
 
 
@@ -68,7 +69,7 @@ def _again(latents: Sequence[int], known: Known) -> list[Mark]:
     return [
         Mark(
             f"found again in {most} of {known.seeds - 1} other seeds",
-            "Another training has a latent of nearly the same directions, each the other's nearest."
+            "A seed counts if its training has a latent of nearly the same directions, each the other's nearest."
             + (" The count is that of the latent found most often." if len(latents) > 1 else ""),
         )
     ]
