@@ -8,7 +8,7 @@ from crossdiff.workflow.job import job
 
 def main(summary: str, page: str, settings: FirstLook, facts: str) -> None:
     found = read_json(summary)
-    if found["equal"] and settings.equal_models == "stop":
+    if settings.equal_models == "stop" and found["equal"]:
         raise UserError(
             "pair: the two models do not differ, neither in activations nor in predictions, so a crosscoder "
             f"has nothing to find ({page}); name another model, or set first_look.equal_models: allow"
