@@ -18,6 +18,7 @@ from crossdiff.texts.shards import Shard
 
 log = logging.getLogger(__name__)
 
+BATCH = 2048  # tokens that both models read at once, at most: their streams of all layers are held
 PROMOTED = 20  # tokens kept per position, those with the largest difference of logits
 LIKELY = 0.01  # probability that the chat model gives at least to a promoted token
 
@@ -43,7 +44,7 @@ def one_pass(
     places: int,
     batch_tokens: int,
 ) -> Measured:
-    """Run both models over all sequences of ``shard``, in batches of at most ``batch_tokens`` tokens.
+    """Run both models over all sequences of ``shard``, in batches of at most ``batch_tokens`` and BATCH tokens.
 
     ``place_of`` (tokens,) is the number of each token's place, below ``places``, or -1. Predictions are over
     the ids that both models have. Raises UserError for a token that one of them can't read.
@@ -66,7 +67,7 @@ def one_pass(
         promoted_by=np.zeros((total, kept), np.float32),
     )
     done = 0
-    for group in length_batches(stops - starts, batch_tokens):
+    for group in length_batches(stops - starts, min(batch_tokens, BATCH)):
         batch = batch_of(shard.token, starts[group], (stops - starts)[group])
         streams = []
         for model in (base, chat):

@@ -69,7 +69,7 @@ def _again(latents: Sequence[int], known: Known) -> list[Mark]:
     return [
         Mark(
             f"found again in {most} of {known.seeds - 1} other seeds",
-            "A seed counts if one of its latents has nearly its directions, each the nearest of the other."
+            "A seed counts if it has a latent of nearly the same directions, each the other's nearest."
             + (" The count is that of the latent found most often." if len(latents) > 1 else ""),
         )
     ]

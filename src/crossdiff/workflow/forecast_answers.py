@@ -23,6 +23,7 @@ JUDGE_QUESTION, VERDICT = 150, 2  # tokens of a question about a steered answer,
 FIRST_TURN = 128  # tokens of a chat's first turn; a guess
 # Of the first look: conditions under which prompts are answered, passes of half the model over patched
 # conversations, and tokens kept per position. Rows whose logits are held together.
+FIRST_LOOK_BATCH = 2048  # first_look.passes.BATCH
 FIRST_LOOK_CONDITIONS, FIRST_LOOK_PATCHED, FIRST_LOOK_PROMOTED, LOGIT_ROWS = 6, 8, 20, 512
 TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
@@ -99,7 +100,7 @@ def of_first_look(config: Config, model: Shape, width: int) -> dict[str, Need]:
     """
     if config.planted or not config.first_look.take:
         return {}
-    settings, batch = config.first_look, config.activations.batch_tokens
+    settings, batch = config.first_look, min(config.activations.batch_tokens, FIRST_LOOK_BATCH)
     answers = FIRST_LOOK_CONDITIONS * settings.conversations
     length = FIRST_TURN + settings.answer_tokens
     both = model_bytes(config, model, *MODELS)
