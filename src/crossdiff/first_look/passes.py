@@ -44,7 +44,7 @@ def one_pass(
     places: int,
     batch_tokens: int,
 ) -> Measured:
-    """Run both models over all sequences of ``shard``, in batches of at most ``batch_tokens`` and BATCH tokens.
+    """Run both models over all sequences of ``shard``, in batches of ``batch_tokens`` tokens, at most BATCH.
 
     ``place_of`` (tokens,) is the number of each token's place, below ``places``, or -1. Predictions are over
     the ids that both models have. Raises UserError for a token that one of them can't read.

@@ -108,12 +108,13 @@ def _steering(latents: Sequence[int], known: Known) -> list[Mark]:
             how = "ablated" if found.change == "ablated" else f"at strength {found.change}"
             return [
                 Mark(
-                    f"steered: {row['refused']} of {row['asked']} {found.requests} requests refused, "
-                    f"{before['refused']} before",
+                    f"steered: {row['shown']} of {row['asked']} answers to {found.prompts} show it, "
+                    f"{before['shown']} before",
+                    f"Counted is every answer that {row['behaviour']}. "
                     f"Latent {latent} {how} (95 % interval {percent(row['low'])} to {percent(row['high'])}; "
                     f"{percent(before['low'])} to {percent(before['high'])} before). With "
                     f"{len(found.controls)} other directions of the same norm "
-                    f"{_range(found.controls)} are refused.",
+                    f"{_range(found.controls)} show it.",
                 )
             ]
     return []

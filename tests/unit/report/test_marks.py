@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from helpers_steering import CONTROLS, steered_answers
 
+from crossdiff.config import Stated
 from crossdiff.interventions.steering_effects import effects
 from crossdiff.latents.template_tokens import GROUPS
 from crossdiff.report.first_look import FirstLookInputs, promoted_tokens
@@ -61,13 +62,14 @@ def test_no_template_share_without_a_firing_in_chats(known: Known) -> None:
 
 
 def test_an_effect_of_steering_has_its_numbers_and_controls() -> None:
-    steered = Known(steering=effects(steered_answers(), 0))
+    steered = Known(steering=effects(steered_answers(), Stated(), 0))
     [mark] = marks_of(steered, row(4), row(5))
-    assert mark.text == "steered: 3 of 24 harmful requests refused, 24 before"
+    assert mark.text == "steered: 3 of 24 answers to harmful requests show it, 24 before"
     assert mark.meaning.startswith(
+        "Counted is every answer that refuses. "
         "Latent 5 at strength -1 (95 % interval 4 % to 31 %; 86 % to 100 % before)."
     )
-    assert mark.meaning.endswith("With 3 other directions of the same norm 24 are refused.")
+    assert mark.meaning.endswith("With 3 other directions of the same norm 24 show it.")
 
 
 def odd_answers() -> pd.DataFrame:
@@ -89,15 +91,15 @@ def odd_answers() -> pd.DataFrame:
     ids=["no effect", "another latent", "no latent", "no controls", "few requests", "odd answers"],
 )
 def test_no_effect_of_steering_without_an_interval_apart_and_controls(answers: pd.DataFrame) -> None:
-    assert marks_of(Known(steering=effects(answers, 0))) == []
+    assert marks_of(Known(steering=effects(answers, Stated(), 0))) == []
 
 
 def test_a_control_that_goes_as_far_takes_the_mark_away() -> None:
     answers = steered_answers()
     changed = answers.direction == CONTROLS[0][0]
-    answers.loc[changed & (answers.requests == "harmful"), "refused"] = False
-    answers.loc[changed & (answers.requests == "benign"), "refused"] = True
-    assert marks_of(Known(steering=effects(answers, 0))) == []
+    answers.loc[changed & (answers.requests == "harmful"), "shown"] = False
+    answers.loc[changed & (answers.requests == "benign"), "shown"] = True
+    assert marks_of(Known(steering=effects(answers, Stated(), 0))) == []
 
 
 def directions(common: list[int], dead: tuple[int, ...] = ()) -> pd.DataFrame:

@@ -117,7 +117,7 @@ def test_model_larger_than_a_card_takes_several(capsys: pytest.CaptureFixture[st
     assert main(["plan", "--configfile", offloaded, "--card", "h100", "--gpus", "2"]) == 0
     printed = capsys.readouterr().out
     assert table(printed)["harvest_activations"][-3:-1] == ["72.0", "2"]
-    assert "Main memory holds a part of the models in harvest_activations, " in printed
+    assert "Main memory holds a part of the models in compare_models, harvest_activations, " in printed
 
 
 def test_plan_tells_what_stays_from_the_peak(capsys: pytest.CaptureFixture[str]) -> None:
