@@ -143,6 +143,23 @@ def _parser() -> argparse.ArgumentParser:
         "watch", help="show the jobs that run in this folder now: progress, rate, losses and time left"
     )
     look.set_defaults(run=_watch)
+    explore = commands.add_parser(
+        "explore", help="serve a page on this machine to try prompts and steer latents of a finished run"
+    )
+    explore.add_argument(
+        "results", type=Path, metavar="RESULTS", help="results/PAIR, or results/PAIR/layerN of several layers"
+    )
+    explore.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; the default is only reached from this machine",
+    )
+    explore.add_argument("--port", type=_port, default=0, help="the default is a free one")
+    explore.add_argument(
+        "--sessions", type=Path, metavar="FOLDER", help="where saved sessions go; the default is sessions/"
+    )
+    explore.add_argument("--stale", action="store_true", help="take results that are stale, too")
+    explore.set_defaults(run=_explore)
     clean = commands.add_parser(
         "slurm-clean", help="cancel the SLURM jobs that a killed run in this folder left behind"
     )
@@ -309,6 +326,27 @@ def _watch(_options: argparse.Namespace) -> int:
             print(CLEAR + "\n".join(lines), flush=True)
             time.sleep(REFRESHED)
         print(*watch.report(Path.cwd()), sep="\n")
+    except KeyboardInterrupt:
+        pass  # how a user ends it
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: 0 to 65535, and 0 takes a free one")
+    return int(text)
+
+
+def _explore(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    from crossdiff.report.live.serve import serve  # with torch and FastAPI
+    from crossdiff.workflow.shipped import shipped
+
+    front = shipped("report", Path())
+    try:
+        serve(options.results, front, options.host, options.port, options.sessions, not options.stale)
+    except UserError as error:
+        raise UserError(str(error).replace("give check=False", "add --stale")) from error
     except KeyboardInterrupt:
         pass  # how a user ends it
     return 0

@@ -116,14 +116,18 @@ class Pair:
         """
         return self.read(self.sequence(text))
 
-    def sequence(self, text: str | list[Turn]) -> Sequence:
-        """The tokens of a text, which is read as in ``activations``. Raises UserError as it does."""
+    def sequence(self, text: str | list[Turn], new_tokens: int = 0) -> Sequence:
+        """The tokens of a text, which is read as in ``activations``.
+
+        Raises UserError as it does, and where ``new_tokens`` more are longer than a model's context.
+        """
+        new_tokens = whole("new_tokens", new_tokens, 0)
         if not isinstance(text, str):
-            return self._fitting(chat_sequence(_chat(text), self.tokenizer, "the chat"))
+            return self._fitting(chat_sequence(_chat(text), self.tokenizer, "the chat"), new_tokens)
         parts = list(document_windows([text], self.tokenizer, sys.maxsize)[0])
         if not parts:
             raise UserError("text: found no token, allowed: text that is not empty")
-        return self._fitting(parts[0])
+        return self._fitting(parts[0], new_tokens)
 
     @torch.no_grad()
     def read(self, sequence: Sequence) -> TextActivations:
