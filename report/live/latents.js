@@ -38,7 +38,8 @@ crossdiff.latents = (() => {
     number.addEventListener("click", () => onChoose(latent));
     const steer = element("button", { type: "button", title: "add a slider for this latent" }, "steer");
     steer.addEventListener("click", () => onSteer(latent));
-    const cells = [number, words(latent), shown(value), steer, element("span", {}, ...page(latent))];
+    const what = element("span", {}, words(latent), " ", ...page(latent));
+    const cells = [number, what, shown(value), steer];
     const made = cells.map((cell, i) => element("td", { className: i === 2 ? "number" : "" }, cell));
     return element("tr", {}, ...made);
   }
@@ -47,7 +48,8 @@ crossdiff.latents = (() => {
   function list(place, rows, chosen, nothing) {
     if (!rows.length) return place.replaceChildren(element("p", { className: "soft" }, nothing));
     const heading = (text) => element("th", { scope: "col" }, text);
-    const head = element("tr", {}, ...["latent", "what it is", "activation", "", ""].map(heading));
+    const head = element("tr", {}, ...["latent", "what it is", "activation", ""].map(heading));
+    head.title = "ordered by strength: activation times the weight of the latent's decoder";
     const body = rows.map(([latent, value]) => row(latent, value, chosen));
     const parts = [element("thead", {}, head), element("tbody", {}, ...body)];
     return place.replaceChildren(element("table", {}, ...parts));

@@ -29,7 +29,8 @@
   function colour() {
     if (at("colour").value === "kl") {
       const most = effect ? Math.max(...effect.kl) : 0;
-      tokens.colour(effect ? effect.kl : [], (value) => value / most, (value) => `KL ${shown(value, 3)} nats`);
+      const share = (value) => value / most;
+      tokens.colour(effect ? effect.kl : [], share, (value) => `KL ${shown(value, 3)} nats`);
     } else if (chosen) {
       const most = Math.max(...chosen.values);
       const share = (value) => latents.share(chosen.latent, value, most);
@@ -84,7 +85,7 @@
       at("stale").textContent = at("saved-as").textContent = "";
       [asked, effect, chosen] = [wanted, null, null];
       latents.learn(found.latents);
-      top = found.top.map((latent) => [latent, peak(found.tokens, latent)]);
+      top = found.top;
       tokens.show(found.tokens);
       at("result").hidden = false;
       at("state").textContent = `${found.tokens.length} tokens`;
@@ -96,11 +97,6 @@
     } finally {
       if (mine === turn && at("state").textContent.startsWith("reading")) at("state").textContent = "";
     }
-  }
-
-  function peak(all, latent) {
-    const values = all.flatMap((token) => token.top.filter(([other]) => other === latent));
-    return values.reduce((most, [, value]) => Math.max(most, value), 0);
   }
 
   async function answer() {

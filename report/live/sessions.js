@@ -7,7 +7,8 @@ crossdiff.sessions = (() => {
 
   async function list() {
     const found = await crossdiff.api.ask("sessions");
-    const choice = ({ name, title, prompt }) => element("option", { value: name }, `${name}: ${title || prompt}`);
+    const choice = ({ name, title, prompt }) =>
+      element("option", { value: name }, `${name}: ${title || prompt}`);
     const none = element("option", { value: "" }, `${found.length} saved`);
     at("sessions").replaceChildren(none, ...found.map(choice));
     at("opening").hidden = !found.length;

@@ -46,8 +46,9 @@ crossdiff.steering = (() => {
       moved();
     });
     const name = crossdiff.latents.words(latent);
-    const what = element("span", { className: "what" }, element("b", {}, String(latent)), name && ` ${name} `);
-    what.append(" ", ...crossdiff.latents.page(latent));
+    const title = element("b", {}, String(latent));
+    const what = element("span", { className: "what" }, title, ` ${name} `);
+    what.append( ...crossdiff.latents.page(latent));
     const made = element("div", { className: "slider" }, what, range, number);
     made.append(element("label", {}, ablate, " ablate"), remove);
     made.dataset.latent = latent;
@@ -95,7 +96,8 @@ crossdiff.steering = (() => {
     draw,
     effect,
     // The settings as the server takes them.
-    settings: () => settings.map((one) => ({ ...one, strength: one.change === "ablate" ? null : one.strength })),
+    settings: () =>
+      settings.map((one) => ({ ...one, strength: one.change === "ablate" ? null : one.strength })),
     replace: (given) => {
       settings = given.map(({ latent, change, strength }) => ({ latent, change, strength: strength ?? 1 }));
       draw();

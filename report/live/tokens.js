@@ -33,7 +33,9 @@ crossdiff.tokens = (() => {
   function tell(place) {
     const span = at("tokens").children[place];
     at("readout").textContent = `token ${place} “${span.textContent}”: ${span.title}`;
-    const nothing = tokens[place].counts ? "No latent is active here." : "Tokens like this were left out of training.";
+    const nothing = tokens[place].counts
+      ? "No latent is active here."
+      : "Tokens like this were left out of training.";
     crossdiff.latents.list(at("token-latents"), tokens[place].top, chosen, nothing);
     at("of-token").textContent = `Top latents of token ${place} “${span.textContent}”`;
   }

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST_NEW = 1024  # tokens of an answer
 CONTENT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "default-src 'none'; img-src data:; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

@@ -106,6 +106,7 @@ class Session:
         peaks = np.asarray(strength.max(axis=0).todense())[0]
         best = np.argsort(-peaks, kind="stable")[:TOP_OF_PROMPT]
         best = best[peaks[best] > 0].tolist()
+        largest = numbers(read.codes.max(axis=0).todense()[0, best].A1)
         rows = read.codes.tocsr()
         return {
             "tokens": [
@@ -119,7 +120,7 @@ class Session:
                     zip(read.tokens, read.sequence.template, read.counts, strict=True)
                 )
             ],
-            "top": best,
+            "top": [list(pair) for pair in zip(best, largest, strict=True)],
             "latents": self._facts(loaded, sorted({*best, *(latent for top in tops for latent in top)})),
         }
 
@@ -148,10 +149,10 @@ class Session:
             self._read.popitem(last=False)
         return self._read[key]
 
-    def sequence(self, mode: Mode, text: str, new_tokens: int = 1) -> TokenSequence:
+    def sequence(self, mode: Mode, text: str, new_tokens: int = 0) -> TokenSequence:
         """The tokens of a prompt. Raises UserError if it and ``new_tokens`` do not fit the context."""
         if mode == "chat":
-            return self.pair.asked(text, new_tokens)
+            return self.pair.asked(text, max(1, new_tokens))
         return self.pair.sequence(text, new_tokens)
 
     def _crosscoder(self, name: str) -> LoadedCrosscoder:
@@ -213,7 +214,7 @@ class Session:
         ):
             best = difference.topk(min(MOVED, len(difference)))
             ids = best.indices[best.values > 0].tolist()
-            texts = self.pair.tokenizer.batch_decode([[token] for token in ids])
+            texts = [str(self.pair.tokenizer.decode([token])) for token in ids]
             values = [numbers(part[ids].numpy()) for part in (found.before, found.after)]
             moved[name] = [
                 [text.replace("\n", "\u21b5"), *row] for text, *row in zip(texts, *values, strict=True)
