@@ -1,4 +1,4 @@
-"""The ``crossdiff`` command audits, accepts and exports results, forecasts a run and cleans up after one.
+"""The ``crossdiff`` command audits, accepts, explores and exports results, forecasts a run and cleans up.
 
 Exit codes: 0, all is well. 1, something is wrong. 2, the command could not do its work. 141, nobody reads its
 output any more.
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crossdiff",
-        description="Check, accept and export results of the workflow. Forecast a run and clean up after it.",
+        description="Check, accept, explore and export results. Forecast a run and clean up after it.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
