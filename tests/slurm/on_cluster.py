@@ -73,7 +73,7 @@ class OnCluster(Checkout):
         profile |= {
             "slurm-init-seconds-before-status-checks": 2,
             "latency-wait": 20,
-            # As in the run without a cluster: on a CPU without bf16 units two threads round differently.
+            # One thread, as in the run without a cluster: in float32 two threads round differently.
             "set-threads": ["finetune_model=1"],
         }
         profile["default-resources"] |= {"mem_mb": "3000 * attempt"}
