@@ -5,8 +5,8 @@ and says so. It tells whether what was made from the cache is still true.
 
 A later run may need the cache again, for one more crosscoder. The same job then makes it: same rule,
 settings, code and inputs, so its record has the same id. On one CPU, with as many threads, it makes the same
-bytes. A GPU or another CPU may round differently. What was made from the first cache stays valid in both cases.
-The new record lists the digests of the earlier caches, so results that were made from them are still
+bytes. A GPU or another CPU may round differently. What was made from the first cache stays valid in both
+cases. The new record lists the digests of the earlier caches, so results that were made from them are still
 recognised.
 
 Torch-free, because the Snakefile imports this module.
