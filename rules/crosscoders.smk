@@ -64,7 +64,7 @@ else:
             **TURNS,
             batch_tokens=BATCH_TOKENS,
         params:
-            settings=settings("crosscoders.{crosscoder}"),
+            settings=settings("crosscoders.{crosscoder}", "activations.statistics_tokens"),
             replacements=lambda w: RUN.replacements(RUN.of(w).pair.model_name("base")),
             modules=lambda w: [loss_module(w.crosscoder)],
             code=lambda w: code_digest("train_live", loss_module(w.crosscoder)),

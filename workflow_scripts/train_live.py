@@ -16,7 +16,13 @@ from crossdiff.workflow.together import other_orders, own_order
 log = logging.getLogger(__name__)
 
 
-def main(own: Order, others: Iterable[Order], replacements: dict[int, int], batch_tokens: int) -> None:
+def main(
+    own: Order,
+    others: Iterable[Order],
+    replacements: dict[int, int],
+    batch_tokens: int,
+    statistics_tokens: int,
+) -> None:
     if take(own):
         log.info("the job of another crosscoder has trained this one")
         return
@@ -25,7 +31,13 @@ def main(own: Order, others: Iterable[Order], replacements: dict[int, int], batc
     from crossdiff.crosscoders.together import train_all
     from crossdiff.device import device
 
-    train_all(own, others, device(), partial(ModelFeed, replacements=replacements, batch_tokens=batch_tokens))
+    feed = partial(
+        ModelFeed,
+        replacements=replacements,
+        batch_tokens=batch_tokens,
+        statistics_tokens=statistics_tokens,
+    )
+    train_all(own, others, device(), feed)
 
 
 if __name__ == "__main__":
@@ -35,4 +47,5 @@ if __name__ == "__main__":
             others=other_orders(snakemake),
             replacements=dict(snakemake.params.replacements),
             batch_tokens=snakemake.resources.batch_tokens,
+            statistics_tokens=settings.activations.statistics_tokens,
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from crossdiff.activations.harvest import Batch, batch_of, length_batches
-from crossdiff.activations.pairs import Summary
+from crossdiff.activations.pairs import Summary, moments
 from crossdiff.activations.pools import FILLED
 from crossdiff.config import MODELS, POOLS
 from crossdiff.device import to_device, usable_memory
@@ -89,6 +89,26 @@ class LiveActivations:
         """The number of training tokens that count, if their norms are not too large."""
         return int(self.late.sum())
 
+    def measure(self, statistics_tokens: int) -> None:
+        """Take mean and scale from ``statistics_tokens`` training tokens, if the summary's sample has fewer.
+
+        They are the first ones of the first epoch, up to the end of a sequence. Raises UserError for NaN or
+        infinite activations.
+        """
+        if self.summary.tokens >= min(statistics_tokens, self.tokens):
+            return
+        order = _epoch(0, len(self.starts))
+        ends = np.cumsum(self.late[order])
+        few = order[: int(np.searchsorted(ends, statistics_tokens)) + 1]
+        tokens = int(self.lengths[few].sum())
+        log.info("mean and scale are measured on %s tokens", f"{tokens:,}")
+        blocks = (
+            torch.stack([of_model.index_select(0, places.to(of_model.device)) for of_model in values], dim=1)
+            for _, places, values in self._counted(few)
+        )
+        mean, rms = moments(blocks, tokens)
+        self.summary = self.summary._replace(mean=mean.tolist(), rms=rms.tolist())
+
     def size(self, buffer_tokens: int) -> int:
         """Return the most rows of a pool."""
         return min(buffer_tokens, self.tokens // POOLS)
@@ -104,7 +124,7 @@ class LiveActivations:
                 "raise the tokens of datasets or buffer_tokens, lower tokens.context, or use store: all"
             )
         for epoch in itertools.count():
-            order = np.random.default_rng([EPOCHS, epoch]).permutation(len(self.starts))
+            order = _epoch(epoch, len(self.starts))
             ends, begin = np.cumsum(self.late[order]), 0
             while begin < len(order):
                 before = ends[begin - 1] if begin else 0
@@ -145,6 +165,20 @@ class LiveActivations:
     def _fill(self, memory: Tensor, sequences: np.ndarray, after_batch: Callable[[], None]) -> np.ndarray:
         """Run both models over the sequences. Returns the rows of the tokens that count, as they stand."""
         found, end = [], 0
+        for rows, places, values in self._counted(sequences):
+            there = places.to(memory.device)
+            for model, of_model in enumerate(values):
+                memory[end : end + len(rows), model] = of_model.to(memory.device).index_select(0, there)
+            found.append(rows)
+            end += len(rows)
+            after_batch()
+        return np.concatenate(found)
+
+    def _counted(self, sequences: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor, list[Tensor]]]:
+        """Yield for each batch the rows of the tokens that count (n,), and their places (n,) in the batch.
+
+        With them come each model's activations (tokens, d_model) of the whole batch.
+        """
         for batch, values, norms in self._computed(sequences):
             if not norms.isfinite().all():
                 row = int(batch.rows[int((~norms.isfinite().all(dim=0)).nonzero()[0])])
@@ -152,13 +186,7 @@ class LiveActivations:
                     f"training token {row:,} has NaN or infinite activations at layer {self.layer}"
                 )
             kept = self.summary.counts(self.position[batch.rows], norms.cpu().numpy())
-            rows, places = batch.rows[kept], torch.from_numpy(np.flatnonzero(kept)).to(memory.device)
-            for model, of_model in enumerate(values):
-                memory[end : end + len(rows), model] = of_model.to(memory.device).index_select(0, places)
-            found.append(rows)
-            end += len(rows)
-            after_batch()
-        return np.concatenate(found)
+            yield batch.rows[kept], torch.from_numpy(np.flatnonzero(kept)), values
 
     def _computed(self, sequences: np.ndarray) -> Iterator[tuple[Batch, list[Tensor], Tensor]]:
         """Yield batches, each model's activations (tokens, d_model), and all norms (model, tokens).
@@ -184,6 +212,11 @@ class LiveActivations:
         values = hidden.flatten(0, 1).index_select(0, to_device(places, hidden.device))
         values = values.to(torch.bfloat16).to(self.device)
         return values, values.float().norm(dim=1)
+
+
+def _epoch(number: int, sequences: int) -> np.ndarray:
+    """The order of the sequences in an epoch."""
+    return np.random.default_rng([EPOCHS, number]).permutation(sequences)
 
 
 def _all_of(

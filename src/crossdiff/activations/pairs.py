@@ -4,7 +4,7 @@ This module decides which tokens count, computes how activations are scaled, and
 token pairs. A token pair is the activations of both models at one token.
 """
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +137,9 @@ def summarise(
         replaced_for_base=_count(shards, replaced),
     )
     n_kept = sum(int(summary.kept(shard).sum()) for shard in shards)
-    mean, rms = _moments(shards, summary, -(-settings.statistics_tokens // len(shards)))
+    per_shard = -(-settings.statistics_tokens // len(shards))
+    blocks = (block for shard in shards for _, block in kept_blocks(shard, summary, limit=per_shard))
+    mean, rms = moments(blocks, tokens)
     return summary._replace(mean=mean.tolist(), rms=rms.tolist(), skipped_by_norm=norms.shape[1] - n_kept)
 
 
@@ -146,27 +148,26 @@ def _count(shards: Sequence[PairedShard], ids: Collection[int]) -> int:
     return sum(int(np.isin(shard.tokens.token, list(ids)).sum()) for shard in shards) if ids else 0
 
 
-def _moments(shards: Sequence[PairedShard], summary: Summary, per_shard: int) -> tuple[Tensor, Tensor]:
+def moments(blocks: Iterable[Tensor], tokens: int) -> tuple[Tensor, Tensor]:
     """Return the mean (model, d_model) and the root of the summed variances (model,), both float64.
 
-    Every shard gives its first ``per_shard`` kept tokens.
+    ``blocks`` are (n, model, d_model), on any device. They hold those of ``tokens`` tokens that count. Raises
+    UserError if these are fewer than two.
     """
     count = 0
-    total = torch.zeros(len(MODELS), shards[0].d_model, dtype=torch.float64)
-    squares = torch.zeros(len(MODELS), dtype=torch.float64)
-    for shard in shards:
-        for _, block in kept_blocks(shard, summary, limit=per_shard):
-            block = block.double()
-            count += len(block)
-            total += block.sum(dim=0)
-            squares += block.square().sum(dim=(0, 2))
+    total, squares = torch.zeros(()), torch.zeros(())
+    for block in blocks:
+        block = block.double()
+        count += len(block)
+        total = block.sum(dim=0) + total.to(block.device)
+        squares = block.square().sum(dim=(0, 2)) + squares.to(block.device)
     if count < 2:
         raise UserError(
-            f"activations: {count} of {summary.tokens:,} tokens are left, allowed: 2 or more; "
+            f"activations: {count} of {tokens:,} tokens are left, allowed: 2 or more; "
             "loosen skip_first or max_norm_ratio"
         )
-    mean = total / count
-    return mean, (squares / count - mean.square().sum(dim=1)).sqrt()
+    mean = total.cpu() / count
+    return mean, (squares.cpu() / count - mean.square().sum(dim=1)).sqrt()
 
 
 def kept_blocks(

@@ -26,6 +26,7 @@ class ModelFeed:
     """Both models of some orders, and the training tokens that they run over.
 
     ``replacements``: token id -> id that the base reads in its place. Batches have ``batch_tokens`` tokens.
+    Mean and scale are of at least ``statistics_tokens`` tokens, or of all.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ModelFeed:
         device: torch.device,
         replacements: Mapping[int, int],
         batch_tokens: int,
+        statistics_tokens: int,
     ) -> None:
         own = orders[0]
         summary = read_summary(own.inputs["summary"])
@@ -42,6 +44,7 @@ class ModelFeed:
             base, chat = (load_model(own.inputs[role], fast_dtype(), there) for role, there in places)
         models = [with_replacements(base, replacements), chat]
         self.activations = LiveActivations(models, own.inputs["tokens"], summary, batch_tokens, device)
+        self.activations.measure(statistics_tokens)
         self.device, self.d_model, self.taken = device, self.activations.d_model, self.activations.taken
 
     def stream(self, order: Order) -> tuple[int, ...]:

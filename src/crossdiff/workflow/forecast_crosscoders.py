@@ -218,13 +218,15 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
     """Return the need of trainings while both models run. All of them share one process.
 
     Those with pools of one size share a stream: both models pass as many tokens as its longest training sees.
-    The device holds the models, a batch of them, and all crosscoders.
+    If the sample is smaller than the tokens of mean and scale, they pass these first. The device holds the
+    models, a batch of them, and all crosscoders.
     """
     entries, width, batch = many.entries, many.width, config.activations.batch_tokens
     streams: dict[int, int] = {}  # tokens of a pool -> tokens of its stream
     for entry in entries:
         streams[entry.buffer_tokens] = max(entry.tokens, streams.get(entry.buffer_tokens, 0))
-    seen = sum(streams.values())
+    measured = min(config.activations.statistics_tokens, data.train)
+    seen = sum(streams.values()) + (measured if data.stored < measured else 0)
     forward = len(MODELS) * 2 * seen * model.per_token(config.pair.layer + 1)
     work = (Work("forward", forward), *_steps(many))
     both = model_bytes(config, model, *MODELS)

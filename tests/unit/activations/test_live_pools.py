@@ -93,6 +93,40 @@ def test_batches_go_on_from_any_of_them_and_leave_out_a_rest(pair: LivePair) -> 
         assert all(torch.equal(a, b) for a, b in zip(rest, whole[first:], strict=True))
 
 
+def test_mean_and_scale_of_a_small_sample_are_measured_anew(pair: LivePair) -> None:
+    summary = pair.cached.summary
+    small = summary._replace(tokens=20, mean=torch.zeros(summary_shape := (2, pair.cached.d_model)).tolist())
+    activations = LiveActivations(pair.models, pair.shards, small, 64, CPU)
+    activations.measure(10_000)
+    found = activations.summary
+    assert torch.tensor(found.mean).shape == summary_shape
+    torch.testing.assert_close(torch.tensor(found.mean), torch.tensor(summary.mean), rtol=1e-3, atol=1e-3)
+    assert found.rms == pytest.approx(summary.rms, rel=1e-3)
+    assert found.median_norm == small.median_norm and found.tokens == 20
+
+
+def test_mean_and_scale_are_of_the_first_sequences_of_an_epoch(pair: LivePair) -> None:
+    small = pair.cached.summary._replace(tokens=20)
+    activations = LiveActivations(pair.models, pair.shards, small, 64, CPU)
+    sequences, taken = next(activations.sequences(10_000))[0], 0
+    rows: list[int] = []
+    while taken < 50:
+        first, length = (part[sequences[0]] for part in (activations.starts, activations.lengths))
+        rows += range(first, first + length)
+        taken, sequences = taken + length - SKIP_FIRST, sequences[1:]
+    read = [row for row in rows if kept(pair)[row]]
+    activations.measure(50)
+    expected = stored(pair)[read].double().mean(dim=0)
+    torch.testing.assert_close(torch.tensor(activations.summary.mean).double(), expected, rtol=0, atol=1e-3)
+
+
+def test_mean_and_scale_of_a_sample_that_suffices_stay(pair: LivePair) -> None:
+    activations = live(pair)
+    for tokens in (activations.summary.tokens, 10_000):
+        activations.measure(tokens)
+        assert activations.summary is pair.cached.summary
+
+
 def test_a_sequence_as_long_as_a_pool_is_refused(pair: LivePair) -> None:
     with pytest.raises(UserError) as raised:
         next(live(pair).sequences(38))

@@ -77,7 +77,7 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def feed(made: Sequence[Order], device: torch.device) -> ModelFeed:
-    return ModelFeed(made, device, replacements={}, batch_tokens=64)
+    return ModelFeed(made, device, replacements={}, batch_tokens=64, statistics_tokens=1)
 
 
 def trained(made: list[Order]) -> list[Order]:
@@ -105,6 +105,18 @@ def test_newer_losses_end_as_in_separate_jobs(orders: Orders) -> None:
     _own, *others = made = trained(orders(*NEWER))
     assert all(is_left(order) and take(order) for order in others)
     assert [results(order) for order in made] == alone(orders, *NEWER)
+
+
+def test_a_small_sample_does_not_decide_the_scale(
+    pair: LivePair, monkeypatch: pytest.MonkeyPatch, orders: Orders
+) -> None:
+    summary = pair.cached.summary
+    small = summary._replace(tokens=9, rms=[2 * summary.rms[0], summary.rms[1]])
+    monkeypatch.setattr("crossdiff.crosscoders.from_models.read_summary", lambda _path: small)
+    [order] = orders("l1")
+    of_all = ModelFeed([order], CPU, replacements={}, batch_tokens=64, statistics_tokens=10_000)
+    assert of_all.activations.summary.rms == pytest.approx(summary.rms, rel=1e-3)
+    assert feed([order], CPU).activations.summary.rms == small.rms
 
 
 def test_both_models_run_once_for_all_with_equal_pools(

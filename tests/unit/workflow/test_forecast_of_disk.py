@@ -83,7 +83,9 @@ def test_training_without_caches_runs_both_models_once_for_all() -> None:
     assert "train_crosscoder" not in needs
     need, steps = needs["train_live"], forecast(config(), SMALL)["train_crosscoder"].work
     assert (need.jobs, need.tokens) == (4, 4 * 25_600)
-    assert need.work[0][:2] == ("forward", 2 * 2 * 25_600 * 2 * BLOCK)
+    # Mean and scale come from all 18,000 training tokens, since the sample is smaller than that.
+    assert need.work[0][:2] == ("forward", 2 * 2 * (25_600 + 18_000) * 2 * BLOCK)
+    assert need.passes == pytest.approx((25_600 + 18_000) / 4096)
     assert need.work[1:] == steps
     both, batch = 2 * 2 * (EMBEDDING + 3 * BLOCK), 4096 * 4 * (4 * 32 + 2 * 64)
     trainings = [latents * (16 * 4 * 32 + 24 * 256) for latents in LATENTS] * 2  # and seeds
@@ -99,7 +101,12 @@ def test_pools_of_other_sizes_are_streams_of_their_own() -> None:
     crosscoders = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())["crosscoders"]
     crosscoders["l1"] |= {"buffer_tokens": 1000, "tokens": 51_200}
     found = forecast(config(activations=SAMPLE, crosscoders=crosscoders), SMALL)["train_live"]
-    assert found.work[0].flop == 2 * 2 * (25_600 + 51_200) * 2 * BLOCK
+    assert found.work[0].flop == 2 * 2 * (25_600 + 51_200 + 18_000) * 2 * BLOCK
+
+
+def test_a_sample_that_suffices_for_mean_and_scale_saves_a_pass() -> None:
+    found = forecast(config(activations=SAMPLE | {"statistics_tokens": SAMPLE["sample_tokens"]}), SMALL)
+    assert found["train_live"].work[0].flop == 2 * 2 * 25_600 * 2 * BLOCK
 
 
 def test_several_pairs_and_layers_share_caches_and_samples() -> None:
@@ -114,7 +121,7 @@ def test_several_pairs_and_layers_share_caches_and_samples() -> None:
     assert live["train_live"].jobs == 4 * crosscoders * len(config(pairs).seeds)
     # Each pair and layer has a stream of its own, to the second block or to the first one.
     forward = sum(part.flop for part in live["train_live"].work if part.kind == "forward")
-    assert forward == 2 * (2 * 2 * 25_600) * (2 * BLOCK + BLOCK)
+    assert forward == 2 * (2 * 2 * (25_600 + 18_000)) * (2 * BLOCK + BLOCK)
     assert len(live["train_live"].trainings) == crosscoders * len(config(pairs).seeds)
 
 
