@@ -40,7 +40,7 @@ test: lint
 coverage: install
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --cov=crossdiff --cov-report=term-missing:skip-covered
 
-# Tests the latent browser in Chromium, on Debian as root.
+# Tests the latent browser and the live page in Chromium, on Debian as root.
 test-browser: install
 	dpkg-query --show chromium >/dev/null || (apt-get update && $(APT_INSTALL) chromium)
 	$(BIN)/pytest -m browser tests/browser

@@ -16,6 +16,7 @@ include: "rules/common.smk"
 include: "rules/models.smk"
 include: "rules/taught.smk"
 include: "rules/tokens.smk"
+include: "rules/first_look.smk"
 include: "rules/activations.smk"
 include: "rules/planted.smk"
 include: "rules/crosscoders.smk"
@@ -41,7 +42,7 @@ rule all:
     """Build everything, down to the report."""
     default_target: True
     input:
-        everywhere(REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED),
+        everywhere(*FIRST_LOOK, REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED),
         OVERVIEW,
 
 
@@ -70,9 +71,8 @@ onstart:
 
 
 onsuccess:
-    for report in everywhere(REPORT):
-        if Path(report).exists():
-            print(f"The report is at {Path(report).resolve()}")
-    for page in OVERVIEW:
-        if Path(page).exists():
-            print(f"The page over all pairs and layers is at {Path(page).resolve()}")
+    shown = {"first look": everywhere(*FIRST_LOOK), "report": everywhere(REPORT), "overview": OVERVIEW}
+    for what, pages in shown.items():
+        for page in dict.fromkeys(pages):
+            if Path(page).exists():
+                print(f"The {what} is at {Path(page).resolve()}")

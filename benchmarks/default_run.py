@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoTokenizer
 
-from crossdiff.models.refusals import is_refusal
+from crossdiff.texts.behaviours import is_refusal
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"batchtopk": "BatchTopK", "l1": "L1"}
@@ -167,7 +167,7 @@ def patching(run: Run) -> Iterator[str]:
 def steering(run: Run) -> Iterator[str]:
     before = run.csv("l1/seed0/steering").query("change == 'none'").set_index("requests")
     yield "{harmful} held-out harmful and {benign} benign requests".format(**before.asked)
-    refused, odd = (" / ".join(before[key].map(number)) for key in ("refused", "perplexity"))
+    refused, odd = (" / ".join(before[key].map(number)) for key in ("shown", "perplexity"))
     rows = [["none", " / ".join(before.index), refused, "", odd]]
     for name, change, requests in STEERED:
         found = run.csv(f"{name}/seed0/steering").query("requests == @requests")
@@ -175,10 +175,10 @@ def steering(run: Run) -> Iterator[str]:
         found = found[found.strength.isin(added) if added else found.change == "ablate"]
         mine, others = found[found.direction == "latent"], found[found.direction != "latent"]
         how = f"added at {change}".replace(",", ", ").replace("-", "−") if added else "ablated"
-        controls = ", ".join(others.groupby(["direction", "number"], sort=False).refused.agg(span))
+        controls = ", ".join(others.groupby(["direction", "number"], sort=False).shown.agg(span))
         odd = f"{span(mine.perplexity)}, {number(before.perplexity[requests])}"
         latent = f"{NAMES[name]} {mine.latent.iloc[0]:.0f}, {how}"
-        rows.append([latent, requests, span(mine.refused), controls, odd])
+        rows.append([latent, requests, span(mine.shown), controls, odd])
     yield from table(["latent, change", "requests", "refused", "controls", "perplexity, unsteered"], rows)
     said = pd.read_parquet(run.layer / "l1/seed0/steering_answers.parquet")
     said = said.query("direction == 'latent' and change == 'ablate' and requests == 'harmful'").answer

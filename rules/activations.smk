@@ -86,6 +86,7 @@ rule summarise_activations:
         base=caches(STORED, "base"),
         chat=caches(STORED, "chat"),
         checked=ancient(of_layer("pair.json")),
+        differs=ancient(DIFFERS),
     output:
         of_layer("summary.json"),
     log:

@@ -34,6 +34,7 @@ rule find_patterns:
     resources:
         **request("find_patterns"),
     params:
+        sampled=STORED == SAMPLE,
         code=code_digest("find_patterns"),
     message:
         f"Finding patterns of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"

@@ -5,7 +5,8 @@ settings from the records of these files.
 """
 
 REPORT = of_layer("report/index.html")
-SECTIONS = [section for section in PAGE if CONFIG.steering or section != "steering"]
+THERE = {"steering": CONFIG.steering, "first_look": FIRST_LOOK}
+SECTIONS = [section for section in PAGE if THERE.get(section, True)]
 SECTION_FILES = [f"report/sections/{section}.html.jinja" for section in SECTIONS]
 
 
@@ -15,7 +16,7 @@ rule write_report:
         template=shipped("report/page.html.jinja"),
         parts=[
             shipped(f"report/{part}.html.jinja")
-            for part in ("context", "figure", "limits", *(f"sections/{section}" for section in SECTIONS))
+            for part in ("context", "figure", "limits", "term", *(f"sections/{section}" for section in SECTIONS))
         ],
         tokenizer=tokenizer,
         checked=of_layer("pair.json"),
@@ -29,10 +30,15 @@ rule write_report:
         patterns=every_training("patterns.parquet", FIRST_SEED),
         groups=every_training("groups.csv", FIRST_SEED),
         recurrences=every_training("recurrences.parquet", FIRST_SEED),
+        template_tokens=every_training("template_tokens.csv", FIRST_SEED),
+        tokens_read=every_training("tokens_read.json", FIRST_SEED),
+        directions=every_training("directions.parquet", FIRST_SEED),
         kl=every_training("kl.csv", FIRST_SEED) if CONFIG.causal else [],
         figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
         captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,
+        first_look=FIRST_LOOK_SHOWN,
+        first_look_asked=FIRST_LOOK_ASKED,
         steering_effects=STEERING_TABLES["steering.csv"],
         steering_candidates=STEERING_TABLES["steering_candidates.csv"],
         steering_answers=STEERING_TABLES["steering_answers.parquet"],

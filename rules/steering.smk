@@ -1,7 +1,8 @@
 """Steering. These rules exist only if the config has a section ``steering``.
 
-They take both models, requests, crosscoders of the first seed and their beta tables. They give, per
+They take both models, prompts, crosscoders of the first seed and their beta tables. They give, per
 crosscoder, what happens to the chat model's answers when latents are turned up, turned down or ablated.
+Answers are kept, so another behaviour is counted without a model.
 """
 
 STEERING_TABLES = {
@@ -9,9 +10,19 @@ STEERING_TABLES = {
     for table in ("steering.csv", "steering_candidates.csv", "steering_answers.parquet")
 }
 
-STEERING_KEYS = [f"steering.{key}" for key in SteeringGrid.model_fields]
-
 if CONFIG.steering:
+    STEERED_WITH = CONFIG.steering.prompts  # the data set of the prompts; None: the requests of behaviour
+    # Keys that decide which answers there are.
+    STEERING_KEYS = [
+        *(
+            f"steering.{key}"
+            for key in SteeringGrid.model_fields
+            if key != ("phrasings" if STEERED_WITH else "conversations")
+        ),
+        *(["tokens.context", *RUN.text_keys(STEERED_WITH, "long", "rewritten")] if STEERED_WITH else []),
+    ]
+    STEERING_JUDGED = CONFIG.steering.behaviour.judge is not None
+    STEERING_JUDGE = CONFIG.explanations.model.folder or [] if STEERING_JUDGED else []
 
     localrules:
         steering,
@@ -23,12 +34,14 @@ if CONFIG.steering:
             [everywhere(*files) for files in STEERING_TABLES.values()],
 
     rule steer_latents:
-        """Let the chat model answer held-out requests under every direction and strength."""
+        """Let the chat model answer held-out prompts under every direction and strength."""
         input:
             base=model("base"),
             chat=model("chat"),
             tokenizer=tokenizer,
-            requests=CONFIG.behaviour.requests,
+            requests=[] if STEERED_WITH else CONFIG.behaviour.requests,
+            archive=archive(CONFIG.datasets[STEERED_WITH].package) if STEERED_WITH else [],
+            files=RUN.text_files(STEERED_WITH) if STEERED_WITH else [],
             weights=trained("weights.safetensors"),
             config=trained("config.json"),
             betas=trained("betas.parquet"),
@@ -36,8 +49,7 @@ if CONFIG.steering:
             proved=proved("base", "chat"),
         output:
             candidates=trained("steering_candidates.csv"),
-            effects=trained("steering.csv"),
-            answers=trained("steering_answers.parquet"),
+            answers=trained("steered.parquet"),
         log:
             trained("steer_latents.log", "logs"),
         benchmark:
@@ -54,3 +66,29 @@ if CONFIG.steering:
             f"Steering latents of {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
         script:
             "../workflow_scripts/steer_latents.py"
+
+    rule judge_steering:
+        """Count the steered answers that show the stated behaviour."""
+        input:
+            steered=trained("steered.parquet"),
+            model=STEERING_JUDGE,
+        output:
+            effects=trained("steering.csv"),
+            answers=trained("steering_answers.parquet"),
+        log:
+            trained("judge_steering.log", "logs"),
+        localrule: not STEERING_JUDGE  # nodes often have no network
+        conda:
+            "../envs/environment.yaml"
+        resources:
+            **request("judge_steering"),
+        params:
+            answers="results/.answers",  # as in explain_latents
+            settings=settings(
+                "steering.behaviour", "steering.seed", *(["explanations.model"] if STEERING_JUDGED else [])
+            ),
+            code=code_digest("judge_steering"),
+        message:
+            f"Counting what steered answers do, {{wildcards.crosscoder}}, seed {{wildcards.seed}}{AT}"
+        script:
+            "../workflow_scripts/judge_steering.py"

@@ -16,11 +16,12 @@ def main(
     background: str,
     scaling: str,
     tokens: list[str],
+    sampled: bool,
     tokenizer: str,
     patterns: str,
     quantiles: str,
 ) -> None:
-    text, words = Text.of(tokens), Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))
+    text, words = Text.of(tokens, sampled), Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))
     explainer = PatternExplainer(
         text, read_background(background, text), lambda ids: words.decode(ids, skip_special_tokens=False)
     )
@@ -36,6 +37,7 @@ if __name__ == "__main__":
             background=snakemake.input.background,
             scaling=snakemake.input.scaling,
             tokens=list(snakemake.input.tokens),
+            sampled=snakemake.params.sampled,
             tokenizer=snakemake.input.tokenizer,
             patterns=snakemake.output.patterns,
             quantiles=snakemake.output.quantiles,

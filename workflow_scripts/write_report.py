@@ -4,11 +4,15 @@ from typing import Any
 
 from crossdiff.provenance.recorded_settings import recorded_settings
 from crossdiff.provenance.storage import atomic_path
+from crossdiff.report.first_look import FirstLookInputs
 from crossdiff.report.page import Inputs, render
 from crossdiff.report.shown_latents import LatentFiles
 from crossdiff.report.steering import SteeringInputs
 from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
+
+# Inputs that have one file per crosscoder, named as in Inputs.
+BY_CROSSCODER = ("groups", "recurrences", "kl", "template_tokens", "tokens_read", "directions")
 
 
 def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
@@ -61,10 +65,11 @@ if __name__ == "__main__":
                 seeds=snakemake.params.seeds,
                 **{
                     table: dict(zip(names, snakemake.input[table], strict=True))
-                    for table in ("groups", "recurrences", "kl")
+                    for table in BY_CROSSCODER
                     if snakemake.input.get(table)
                 },
                 steering=of_steering(snakemake.input, names),
+                first_look=FirstLookInputs.of(snakemake.input.first_look, snakemake.input.first_look_asked),
             ),
             template=snakemake.input.template,
             page=snakemake.output[0],

@@ -15,8 +15,10 @@ The floors, from the ground up. Imports only point down; ``lint-imports`` holds 
 3. ``texts``, ``models``: token shards; fetching, running, answering, fine-tuning
 4. ``activations``: harvest, caches, pairs of caches in step
 5. ``crosscoders``: architecture, losses, training
-6. ``latents``, then ``interventions``, ``explanations``, ``planted``, ``organisms``: what latents are and do
-7. ``report``, ``exchange``, ``results``: figures and pages; other formats; finished results in a notebook
+6. ``latents``, then ``interventions``, ``explanations``, ``planted``, ``organisms``: what latents are and do;
+   then ``first_look``: what the models show before any crosscoder
+7. ``results``, then ``report``, ``exchange``: finished results in a notebook; figures and pages; other
+   formats
 8. ``workflow``: what the Snakefile and its scripts need
 """
 

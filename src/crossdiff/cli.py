@@ -1,4 +1,4 @@
-"""The ``crossdiff`` command audits, accepts and exports results, forecasts a run and cleans up after one.
+"""The ``crossdiff`` command audits, accepts, explores and exports results, forecasts a run and cleans up.
 
 Exit codes: 0, all is well. 1, something is wrong. 2, the command could not do its work. 141, nobody reads its
 output any more.
@@ -18,7 +18,7 @@ from typing import Any
 
 from crossdiff.config import load
 from crossdiff.errors import UserError
-from crossdiff.provenance import audit_text
+from crossdiff.provenance import audit_text, times
 from crossdiff.provenance.accept import Outcome, accept
 from crossdiff.provenance.audit import Audit, Finding, locate
 from crossdiff.provenance.history import first_difference
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crossdiff",
-        description="Check, accept and export results of the workflow. Forecast a run and clean up after it.",
+        description="Check, accept, explore and export results. Forecast a run and clean up after it.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -139,10 +139,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     collect.add_argument("--delete", action="store_true", help="delete what is listed")
     collect.set_defaults(run=_collect)
+    took = commands.add_parser("times", help="show how long each stage took that a result was made from")
+    took.add_argument("result", type=Path, help="the report, a figure, a table or any other result")
+    took.set_defaults(run=_times)
     look = commands.add_parser(
         "watch", help="show the jobs that run in this folder now: progress, rate, losses and time left"
     )
     look.set_defaults(run=_watch)
+    explore = commands.add_parser(
+        "explore", help="serve a page on this machine to try prompts and steer latents of a finished run"
+    )
+    explore.add_argument(
+        "results", type=Path, metavar="RESULTS", help="results/PAIR, or results/PAIR/layerN of several layers"
+    )
+    explore.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; the default is only reached from this machine",
+    )
+    explore.add_argument("--port", type=_port, default=0, help="the default is a free one")
+    explore.add_argument(
+        "--sessions", type=Path, metavar="FOLDER", help="where saved sessions go; the default is sessions/"
+    )
+    explore.add_argument("--stale", action="store_true", help="take results that are stale, too")
+    explore.set_defaults(run=_explore)
     clean = commands.add_parser(
         "slurm-clean", help="cancel the SLURM jobs that a killed run in this folder left behind"
     )
@@ -192,6 +212,12 @@ def _audit(options: argparse.Namespace) -> int:
         used = [] if options.all else audit_text.used_settings(nodes, audit)
         print(*lines, "", *used, audit_text.summary(nodes, audit), sep="\n")
     return 1 if any(node.findings for node in nodes.values()) else 0
+
+
+def _times(options: argparse.Namespace) -> int:
+    root, path, _ = locate(options.result, Path.cwd())
+    print(*times.lines(times.stages(path, root)), sep="\n")
+    return 0
 
 
 def _diff(a: Path, b: Path) -> int:
@@ -309,6 +335,27 @@ def _watch(_options: argparse.Namespace) -> int:
             print(CLEAR + "\n".join(lines), flush=True)
             time.sleep(REFRESHED)
         print(*watch.report(Path.cwd()), sep="\n")
+    except KeyboardInterrupt:
+        pass  # how a user ends it
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: 0 to 65535, and 0 takes a free one")
+    return int(text)
+
+
+def _explore(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    from crossdiff.report.live.serve import serve  # with torch and FastAPI
+    from crossdiff.workflow.shipped import shipped
+
+    front = shipped("report", Path())
+    try:
+        serve(options.results, front, options.host, options.port, options.sessions, not options.stale)
+    except UserError as error:
+        raise UserError(str(error).replace("give check=False", "add --stale")) from error
     except KeyboardInterrupt:
         pass  # how a user ends it
     return 0

@@ -28,7 +28,7 @@ from helpers_turns import (
 from tokenizers import AddedToken
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from crossdiff.config import RandomModel, TextSource
+from crossdiff.config import RandomModel, Stated, TextSource
 from crossdiff.interventions.steering_effects import effects
 from crossdiff.models.answers import greedy, openings
 from crossdiff.models.load import load_model
@@ -282,9 +282,9 @@ def test_generated_conversations_do_not_think(tmp_path: Path):
 def test_steering_judges_only_answers_that_leave_their_thought(tmp_path: Path):
     answered = steered_answers()
     unsteered = (answered.change == "none") & (answered.requests == "harmful")
-    answered.loc[answered[unsteered].index[:6], ["refused", "unfinished"]] = [False, True]
-    row = effects(answered, 0).query("change == 'none' and requests == 'harmful'").iloc[0]
-    assert (row.asked, row.refused, row.unfinished, row.rate) == (24, 18, 6, 1.0)
+    answered.loc[answered[unsteered].index[:6], ["shown", "unfinished"]] = [pd.NA, True]
+    row = effects(answered, Stated(), 0).query("change == 'none' and requests == 'harmful'").iloc[0]
+    assert (row.asked, row.shown, row.unfinished, row.rate) == (24, 18, 6, 1.0)
     assert steering_section(steering_inputs(tmp_path, answered))["unfinished"] == 6
 
 

@@ -28,7 +28,7 @@ def test_default_config_plans_the_whole_pipeline(checkout: Checkout) -> None:
     assert jobs["harvest_activations"] == 2 * jobs["tokenise"] == 12
     assert jobs["train_crosscoder"] == 2
     assert jobs["generate_answers"] == jobs["measure_causal_effect"] == 2
-    assert jobs["steer_latents"] == 2
+    assert jobs["steer_latents"] == jobs["judge_steering"] == 2
     assert jobs["draw_figure"] == len(evaluations(load(yaml.safe_load((ROOT / "config.yaml").read_text()))))
     assert jobs["write_report"] == 1
 

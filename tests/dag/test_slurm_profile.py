@@ -16,8 +16,8 @@ from crossdiff.workflow import slurm
 
 TINY = "configs/tiny.yaml"
 LOCAL = re.compile(
-    "all|chat_tokenizer|check_(model|pair|taught|texts|catalogue)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|methods|with_paper)|draw_figure|figure_planted|measure_density"
-    "|write_(report|browser)"
+    "all|chat_tokenizer|check_(model|pair|taught|texts|catalogue|difference)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|methods|with_paper)|draw_(figure|first_look)|figure_planted|measure_density|judge_steering"
+    "|write_(report|browser|first_look)"
 )
 SBATCH = """#!/bin/bash
 printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"

@@ -14,6 +14,7 @@ from crossdiff.provenance.records import SUFFIX, read_record
 from crossdiff.results.described import PART, File, expanded, file_of
 
 # Columns and keys that a run with the paper's two losses lacks. tests/pipeline/test_every_loss.py has them.
+# The last needs ``steering.prompts`` (tests/pipeline/test_guide.py).
 OF_OTHER_LOSSES = {
     *("prefix_loss", "l0_loss", "delta_loss", "partition", "target", "limits", "fve_difference"),
     *(
@@ -26,6 +27,7 @@ OF_OTHER_LOSSES = {
         "note",
         "sought",
     ),
+    "on_prompts",
 }
 
 

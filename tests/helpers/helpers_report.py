@@ -37,6 +37,7 @@ FIGURES = tuple(
 TOKENS = {"unknown_to_base": {}, "replaced_for_base": {}}  # of a pair with one vocabulary
 VOCABULARY = ["<|user|>", "How", " do", " I", "\n", "<script>alert('boo')</script>", " & ", "<b>", '"']
 HOSTILE = "<script>boo()</script> & <b>"
+TRAINED = {"loss": "batchtopk", "k": 100, "tokens": 1_000_000}
 QUALITY = {"tokens": 1000, "l0": 4.0, "fve_base": 0.8, "fve_chat": 0.7}
 
 
@@ -175,7 +176,10 @@ def inputs(
         caption = {"alt": f"What {figure} shows", "text": f"{figure} & <b>more</b>."}
         write_json(folder / f"{figure}.caption.json", caption)
     return Inputs(
-        recorded=settings_of(config),
+        recorded=RecordedSettings(
+            settings_of(config)
+            | {f"crosscoders.{name}.{key}": value for name in betas for key, value in TRAINED.items()}
+        ),
         shown=Report(),
         tokenizer=write_tokenizer(folder / "tokenizer"),
         facts=str(folder / "facts.json"),
@@ -193,7 +197,17 @@ def inputs(
             for figure in FIGURES
         ],
         groups={name: str(folder / f"{name}.groups.csv") for name in betas},
-        sections=["findings", "compared", "found", "figures", "checks", "latents", "files"],
+        sections=[
+            "findings",
+            "this_run",
+            "compared",
+            "found",
+            "figures",
+            "checks",
+            "latents",
+            "glossary",
+            "files",
+        ],
     )
 
 

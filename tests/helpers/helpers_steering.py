@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from crossdiff.config import Stated
 from crossdiff.interventions.steering_effects import effects
 from crossdiff.report.steering import SteeringInputs
 
@@ -15,7 +16,7 @@ CONTROLS = (("random latent", 7), ("random latent", 9), ("random direction", 1))
 def steered_answers(
     latents: tuple[int, ...] = (5,), asked: int = 24, controls: tuple = CONTROLS, effect: bool = True
 ) -> pd.DataFrame:
-    """Make a table like that of ``steering_effects.steer``.
+    """Make a table like that of ``steering_effects.judged``.
 
     Latents turned down end refusals, latents turned up spread them, and controls do nothing.
     """
@@ -29,7 +30,7 @@ def steered_answers(
                 row |= {"strength": strength, "norm": 2.0, "requests": requests}
                 row |= {"question": f"{requests} {place}?", "answer": said}
                 row |= {
-                    "refused": place < refused * asked,
+                    "shown": place < refused * asked,
                     "tokens": 4 + place % 3,
                     "cut": False,
                     "unfinished": False,
@@ -45,24 +46,33 @@ def steered_answers(
                 benign = 0.9 if own and strength > 1 else 0.0
                 add(latent, direction, number, "add", strength, harmful, benign)
             add(latent, direction, number, "ablate", float("nan"), 1.0, 0.0)
-    return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64"})
+    return pd.DataFrame(rows).astype({"latent": "Int64", "number": "Int64", "shown": "boolean"})
 
 
 CANDIDATES = pd.DataFrame(
     {
         "latent": [5, 8],
         "relative_norm_difference": 0.8,
+        "confirmed_95": [True, False],
         "harmful": [2.0, 0.5],
         "benign": [0.25, 0.5],
         "score": [12.0, 3.0],
+        "chosen_because": ["confirmed by latent scaling", None],
     }
 )
 
 
-def steering_inputs(folder: Path, answers: pd.DataFrame) -> SteeringInputs:
+def steering_inputs(
+    folder: Path,
+    answers: pd.DataFrame,
+    behaviour: Stated | None = None,
+    candidates: pd.DataFrame = CANDIDATES,
+) -> SteeringInputs:
     """Write what the page reads of one crosscoder below ``folder``."""
-    effects(answers, 0).to_csv(folder / "steering.csv", index=False)
-    CANDIDATES.to_csv(folder / "candidates.csv", index=False)
+    effects(answers, behaviour or Stated(), 0).to_csv(folder / "steering.csv", index=False)
+    named = [latent for latent in answers.latent.dropna().unique() if latent not in set(candidates.latent)]
+    rest = pd.DataFrame({"latent": named, "score": 0.0, "chosen_because": "named in the config"})
+    pd.concat([candidates, rest]).to_csv(folder / "candidates.csv", index=False)
     answers.to_parquet(folder / "answers.parquet")
     paths = ({"topk": str(folder / name)} for name in ("steering.csv", "candidates.csv", "answers.parquet"))
     return SteeringInputs(*paths)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,47 @@ def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, se
     )
     assert result.returncode == 0 and len(server.requests) == before
     pd.testing.assert_frame_equal(table, pd.read_parquet(ours.folder / FOLDER / "explanations.parquet"))
+    assert not untold(ours.folder, {"batchtopk", "l1"})
+
+
+def test_server_is_asked_about_answers_of_both_models_and_steered_ones(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """Nothing is generated anew: what is asked is about stored answers."""
+    ours, page = finished.copy(tmp_path / "ours"), "results/tiny/first_look.html"
+    folder = "results/tiny/layer1/l1/seed0"
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        if len(messages) == 1:
+            return "1. B <b>refuses</b>.\n2. B is shorter."
+        return "perhaps" if "steal" in messages[1]["content"] else "Yes."
+
+    with serving(reply) as running:
+        explainer = {"endpoint": {"url": running.url, "model": "some", "requests_per_minute": 60_000}}
+        changes = {"explanations": {"model": explainer}, "steering.behaviour": {"judge": "Is it rude?"}}
+        config = ours.changed(TINY, changes)
+        command = ("-m", "snakemake", page, f"{folder}/steering.csv", "--configfile", config)
+        result = ours.run(*command)
+        assert result.returncode == 0, result.stdout
+        asked = [request["messages"] for request in running.requests]
+        (ours.folder / folder / "steering.csv").unlink()
+        assert ours.run(*command).returncode == 0
+        assert len(running.requests) == len(asked)  # a rerun asks nothing
+    once = ("ask_about_answers", "write_first_look", "check_difference", "judge_steering")
+    assert planned(result.stdout) == dict.fromkeys(once, 1)
+    answers = pd.read_parquet(ours.folder / "results/tiny/first_look/answers.parquet")
+    [[one]] = [messages for messages in asked if len(messages) == 1]
+    assert one["content"].count("Model A: ") == answers.prompt.nunique()
+    assert "<li>B &lt;b&gt;refuses&lt;/b&gt;.</li>" in (ours.folder / page).read_text()
+    steered = pd.read_parquet(ours.folder / folder / "steering_answers.parquet")
+    assert len(asked) - 1 == len(steered[["question", "answer"]].drop_duplicates())
+    of_thefts = steered.question.str.contains("steal")
+    assert 0 < of_thefts.sum() < len(steered)
+    assert steered.shown.isna().equals(of_thefts | steered.answer.str.contains("steal"))
+    effects = pd.read_csv(ours.folder / folder / "steering.csv")
+    assert set(effects.behaviour) == {"is judged yes: Is it rude?"}
+    assert effects.unjudged.sum() == steered.shown.isna().sum()
+    assert effects.rate.eq(1).all()
     assert not untold(ours.folder, {"batchtopk", "l1"})
 
 

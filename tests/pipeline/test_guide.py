@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, TINY, Checkout
+from files_table import held
 from helpers_adapters import write_adapter
 from helpers_families import tiny
 from helpers_folders import random_model
@@ -249,6 +250,11 @@ def test_whole_way_of_a_lora_ends_in_a_report(checkout: Checkout, home: Path) ->
     values["causal"] |= {"conversations": 6, "answer_tokens": 8}
     for section in ("tokens", "activations", "behaviour", "steering"):
         values[section] = sizes[section]
+    values["steering"] = values["steering"] | {
+        "prompts": "mine",
+        "conversations": 4,
+        "behaviour": {"words": ["the", "a"]},
+    }
     (checkout.folder / "configs/mine.yaml").write_text(yaml.safe_dump(values))
 
     def run(*command: str) -> str:
@@ -261,4 +267,8 @@ def test_whole_way_of_a_lora_ends_in_a_report(checkout: Checkout, home: Path) ->
     assert "What fits 300 GB and 48 hours" in planned
     run("-m", "snakemake", "tokens")
     assert "The report is at" in run("-m", "snakemake")
-    assert (checkout.folder / "results/my-lora/layer1/report/index.html").exists()
+    layer = checkout.folder / "results/my-lora/layer1"
+    assert "on_prompts" in held(layer / "batchtopk/seed0/steering_candidates.csv")
+    page = (layer / "report/index.html").read_text()
+    assert "Asked: 4 prompts of mine. Counted is every answer that contains one of: the, a." in page
+    assert "Why this latent: <strong>" in page

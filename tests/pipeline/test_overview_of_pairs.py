@@ -28,7 +28,7 @@ def run_pairs(checkout: Checkout) -> None:
     result = checkout.snakemake("--configfile", config, timeout=1800)
     assert result.returncode == 0, result.stdout
     page = f"{checkout.folder}/results/side-by-side/index.html"
-    assert f"The page over all pairs and layers is at {page}" in result.stdout
+    assert f"The overview is at {page}" in result.stdout
 
 
 @pytest.fixture(scope="module")

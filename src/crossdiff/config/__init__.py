@@ -17,13 +17,12 @@ from crossdiff.config.analysis import (
     Classes,
     Density,
     Examples,
+    FirstLook,
     LatentScaling,
     Patching,
     Report,
     Scoring,
     SeedAgreement,
-    Steering,
-    SteeringGrid,
     Twins,
 )
 from crossdiff.config.base import Section
@@ -61,6 +60,7 @@ from crossdiff.config.sources import (
     TextSource,
     Tokens,
 )
+from crossdiff.config.steering import Stated, Steering, SteeringGrid
 from crossdiff.config.whole import Config
 from crossdiff.errors import UserError
 
@@ -89,6 +89,7 @@ __all__ = [
     "Explanations",
     "Finetune",
     "Finetuning",
+    "FirstLook",
     "Gguf",
     "GivenModel",
     "HubDataset",
@@ -110,6 +111,7 @@ __all__ = [
     "Scoring",
     "Section",
     "SeedAgreement",
+    "Stated",
     "Steering",
     "SteeringGrid",
     "TextSource",

@@ -20,6 +20,7 @@ from crossdiff.config.base import (
 )
 from crossdiff.config.explanations import Explanations
 from crossdiff.config.organisms import Organisms
+from crossdiff.config.steering import Steering
 
 # A latent that fires in fewer blocks has no interval: a bootstrap over few active blocks is far too narrow.
 # With 2, 3, 5 and 10 active ones of 50, a 95 % interval holds the truth in 50, 75, 86 and 89 % of all cases.
@@ -154,6 +155,29 @@ class SeedAgreement(Section):
     ] = 0.7
 
 
+class FirstLook(Section):
+    """What both models' activations and predictions show before any crosscoder (docs/first-look.md)."""
+
+    take: Annotated[
+        bool, about("Whether a run takes a first look. Both models are in memory at once then.")
+    ] = True
+    tokens: Annotated[
+        PositiveInt, about("Training tokens that both models read, of all data sets together.", "tokens")
+    ] = 20_000
+    conversations: Annotated[
+        PositiveInt,
+        about("Held-out prompts that both models answer, of all data sets of kind `chats`.", "count"),
+    ] = 8
+    answer_tokens: Annotated[
+        PositiveInt,
+        about("Longest answer. Prompts may take the rest of `tokens.context`.", "tokens"),
+    ] = 24
+    equal_models: Annotated[
+        Literal["stop", "allow"],
+        about("Whether a run of two models that do not differ stops before training."),
+    ] = "stop"
+
+
 class Behaviour(Section):
     """How often each model refuses held-out harmful and benign requests: whether a fine-tune took."""
 
@@ -203,57 +227,6 @@ class Causal(Patching):
         PositiveInt,
         about("Longest generated answer. Prompts may take the rest of `tokens.context`.", "tokens"),
     ] = 256
-
-
-class SteeringGrid(Section):
-    """How latents are turned up and down while the chat model answers held-out requests."""
-
-    strengths: Annotated[
-        list[float],
-        Field(min_length=1),
-        about("Multiples of a latent's largest activation in training text. 0 is always measured.", "ratio"),
-    ] = Field(default_factory=lambda: [-2.0, -1.0, 1.0, 2.0, 3.0])
-    phrasings: Annotated[
-        PositiveInt,
-        about("Phrasings of the file, from its first on, that each request is put into.", "count"),
-    ] = 1
-    answer_tokens: Annotated[PositiveInt, about("Longest answer.", "tokens")] = 16
-    first_tokens: Annotated[
-        PositiveInt,
-        about("First tokens of the unsteered answers, at which predictions are compared.", "tokens"),
-    ] = 5
-    random_latents: Annotated[
-        NonNegativeInt,
-        about("Other latents that are steered as controls, at equal norm, per latent.", "count"),
-    ] = 2
-    random_directions: Annotated[
-        NonNegativeInt,
-        about("Random directions that are steered as controls, at equal norm, per latent.", "count"),
-    ] = 2
-    seed: Annotated[NonNegativeInt, about("Decides the controls and the bootstrap.", "seed")] = 0
-
-    @model_validator(mode="after")
-    def _grid(self) -> "SteeringGrid":
-        if 0 in self.strengths or len(set(self.strengths)) != len(self.strengths):
-            raise ValueError(
-                f"strengths: found {self.strengths}, allowed: different ones, without 0, "
-                "which is always measured"
-            )
-        return self
-
-
-class Steering(SteeringGrid):
-    """Latents are turned up and down while the chat model answers the held-out requests of ``behaviour``.
-
-    Without this section nothing is steered; with it, the section ``behaviour`` must be there too. Steered
-    are, of every crosscoder, the latent that best tells harmful from benign requests, and those that
-    ``latents`` names. Strengths must differ from each other and from 0.
-    """
-
-    latents: Annotated[
-        dict[Name, list[NonNegativeInt]],
-        about("Further latents to steer, by crosscoder: `{l1: [5, 17]}`.", "latent"),
-    ] = Field(default_factory=dict)
 
 
 class Report(Section):
@@ -316,6 +289,7 @@ class Density(Section):
 class Analysis(Section):
     """What is measured of the crosscoders. docs/add-an-evaluation.md says how a new section is added."""
 
+    first_look: FirstLook = FirstLook()
     latent_scaling: LatentScaling = LatentScaling()
     classes: Classes = Classes()
     density: Density = Density()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from crossdiff.config.analysis import Analysis, Causal, Steering
+from crossdiff.config.analysis import Analysis, Causal
 from crossdiff.config.base import ByName, Name, NonNegativeInt, about
 from crossdiff.config.crosscoders import Activations
 from crossdiff.config.gpus import GPUs
@@ -24,6 +24,7 @@ from crossdiff.config.pairs import (
     models_of,
 )
 from crossdiff.config.sources import Dataset, Package, Tokens
+from crossdiff.config.steering import check_steering
 from crossdiff.errors import UserError
 
 IN_CATALOGUE = ("{pair}", "{layer}")  # what the path of a catalogue has where there are several
@@ -140,7 +141,7 @@ class Config(Analysis):
         if self.causal is not None:
             self._causal_fits(self.causal)
         if self.steering is not None:
-            self._steering_fits(self.steering)
+            check_steering(self, self.steering)
         self._fits_every_pair()
         return self
 
@@ -172,18 +173,15 @@ class Config(Analysis):
             )
         for name in finetune.data:
             if self.organisms is None or name in self.datasets:  # else a behaviour: Run.check_organisms
-                self._must_be_chats(f"{key}.data.{name}", name)
+                self.must_be_chats(f"{key}.data.{name}", name)
 
     def _causal_fits(self, causal: Causal) -> None:
         for name in causal.datasets:
-            self._must_be_chats(f"causal.datasets.{name}", name)
+            self.must_be_chats(f"causal.datasets.{name}", name)
         if len(set(causal.datasets)) != len(causal.datasets):
             raise ValueError(f"causal.datasets: found {causal.datasets}, each data set may appear once")
-        if causal.answers == "generated" and causal.answer_tokens >= self.tokens.context:
-            raise ValueError(
-                f"causal.answer_tokens: found {causal.answer_tokens}, "
-                f"must be below tokens.context {self.tokens.context}"
-            )
+        if causal.answers == "generated":
+            self.leaves_room("causal.answer_tokens", causal.answer_tokens)
 
     def _overview_is_free(self) -> None:
         taken = {pair.name: "a pair" for pair in self.comparisons}
@@ -208,18 +206,15 @@ class Config(Analysis):
         """Whether one job trains all crosscoders of a pair and layer."""
         return self.train_together or self.activations.are_live
 
-    def _steering_fits(self, steering: Steering) -> None:
-        if self.behaviour is None:
+    def leaves_room(self, key: str, answer_tokens: int) -> None:
+        """Raise ValueError if answers of this many tokens, a value of ``key``, leave prompts no room."""
+        if answer_tokens >= self.tokens.context:
             raise ValueError(
-                "steering: found without behaviour, which names the requests; give behaviour.requests too"
+                f"{key}: found {answer_tokens}, must be below tokens.context {self.tokens.context}"
             )
-        for name, latents in steering.latents.items():
-            if name not in self.crosscoders:
-                raise ValueError(f"steering.latents: found {name}, allowed: {', '.join(self.crosscoders)}")
-            if len(set(latents)) != len(latents):
-                raise ValueError(f"steering.latents.{name}: found {latents}, each latent may appear once")
 
-    def _must_be_chats(self, key: str, name: str) -> None:
+    def must_be_chats(self, key: str, name: str) -> None:
+        """Raise ValueError if ``name``, a value of ``key``, is no data set of kind ``chats``."""
         kind = self.datasets[name].kind if name in self.datasets else "no data set"
         if kind != "chats":
             chats = [name for name, dataset in self.datasets.items() if dataset.kind == "chats"]

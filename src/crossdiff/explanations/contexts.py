@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.columns import places, ranges
-from crossdiff.texts.shards import read_shard
+from crossdiff.texts.shards import Shard, read_shard
 
 
 class Text(NamedTuple):
@@ -21,13 +21,19 @@ class Text(NamedTuple):
     position: np.ndarray  # int32, in the sequence
     role: np.ndarray  # int8
     template: np.ndarray  # int8
+    opens: np.ndarray  # bool: in a sequence that opens its document, and no later window of it
     first_row: np.ndarray  # (shards,) row of each shard's first token
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path]) -> "Text":
-        """Read the shards at ``paths``."""
+    def of(cls, paths: Sequence[str | Path], sampled: bool = False) -> "Text":
+        """Read the shards at ``paths``, in the order in which the texts were read.
+
+        ``sampled``: whether they hold a random sample of sequences. Then nothing says which of them open a
+        document.
+        """
         shards = [read_shard(path) for path in paths]
         return cls(
+            opens=_opens(shards) & (not sampled),
             token=np.concatenate([shard.token for shard in shards]),
             position=np.concatenate([shard.position for shard in shards]),
             role=np.concatenate([shard.role for shard in shards]),
@@ -43,6 +49,19 @@ class Text(NamedTuple):
         row = np.arange(len(self.token))
         starts = (self.template != CONTENT) | (self.position == 0)
         return (row - np.maximum.accumulate(np.where(starts, row, 0))).astype(np.int32)
+
+
+def _opens(shards: Sequence[Shard]) -> np.ndarray:
+    """Whether each token stands in the first sequence of its document, (rows,) bool.
+
+    A long document is cut into windows, which are sequences one after the other, also across shards. A text
+    that comes twice in a row looks like one document. Then its second copy does not count as an opening.
+    """
+    document = np.concatenate([shard.document for shard in shards])
+    position = np.concatenate([shard.position for shard in shards])
+    starts = np.flatnonzero(position == 0)
+    before = np.where(starts > 0, document[starts - 1], ~document[starts])
+    return np.repeat(document[starts] != before, np.diff(starts, append=len(document)))
 
 
 class Contexts(NamedTuple):

@@ -15,12 +15,14 @@ from crossdiff.texts.chats import CONTENT, NO_ROLE, TEMPLATE_PARTS
 from crossdiff.texts.formats import ROLES
 
 # In order of preference. Of features that tell contexts apart equally well, the earlier kind is the simpler.
-KINDS = ("token", "bigram", "trigram", "turn", "opening", "position")
-TOKEN, BIGRAM, TRIGRAM, TURN, OPENING, POSITION = range(len(KINDS))
+KINDS = ("token", "bigram", "trigram", "turn", "opening", "position", "window")
+TOKEN, BIGRAM, TRIGRAM, TURN, OPENING, POSITION, WINDOW = range(len(KINDS))
 WORDS = (TOKEN, BIGRAM, TRIGRAM)  # a pattern may combine several features of these kinds
 NGRAM = {TOKEN: 1, BIGRAM: 2, TRIGRAM: 3}
 OPENINGS = (1, 2, 4, 8)  # an opening is the first 1, 2, 4 or 8 tokens of a turn
-POSITIONS = (1, 2, 4, 8, 16)  # a position is among the first 1, 2, ... tokens of a sequence
+# A position is among the first 1, 2, ... tokens of a text. A window is so of any sequence, which may start in
+# the middle of a text.
+POSITIONS = (1, 2, 4, 8, 16)
 NONE = -1  # stands for no feature, where a kind says nothing about a token
 
 _KIND, _ID = 60, 20  # number of bits below the kind, and of a token id or another small number
@@ -46,7 +48,8 @@ def features(text: Text, since: np.ndarray, rows: np.ndarray) -> np.ndarray:
             for count in OPENINGS
         ),
         *(
-            np.where(position < count, _code(POSITION, np.full(len(rows), count)), NONE)
+            np.where(where & (position < count), _code(kind, np.full(len(rows), count)), NONE)
+            for kind, where in ((POSITION, text.opens[rows]), (WINDOW, True))
             for count in POSITIONS
         ),
     ]
@@ -79,8 +82,9 @@ def describe(pattern: list[int], decode: Callable[[list[int]], str], on_token: b
         return ("" if on_token else "after ") + " or ".join(names)
     about, number = first >> _ID & (1 << _ID) - 1, first & (1 << _ID) - 1
     match first >> _KIND:
-        case kind if kind == POSITION:
-            return "the first token of a text" if number == 1 else f"the first {number} tokens of a text"
+        case kind if kind in (POSITION, WINDOW):
+            whole = "a text" if kind == POSITION else "a window of text"
+            return f"the first {'token' if number == 1 else f'{number} tokens'} of {whole}"
         case kind if kind == OPENING:
             return f"the first {'token' if number == 1 else f'{number} tokens'} of {_turn(about)}"
     if about == NO_ROLE:

@@ -28,16 +28,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from crossdiff.activations.harvest import length_batches
 from crossdiff.activations.pairs import Summary
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.crosscoders.sparse import Active, Places, weighted_rows
-from crossdiff.models.forward import head_logits, resume_from_layer, run_to_layer
+from crossdiff.models.forward import resume_from_layer, run_to_layer
 from crossdiff.models.padding import padded
-from crossdiff.models.parts import HEAD_POSITIONS, device_of_inputs
+from crossdiff.models.parts import device_of_inputs
+from crossdiff.models.predictions import kl_from_chat
 from crossdiff.models.replacements import check_ids
 from crossdiff.texts.chats import CONTENT
 from crossdiff.texts.shards import Shard
@@ -223,25 +223,3 @@ def answer_kl(
         done += len(batch.rows)
         log.info("%d of %d tokens", done, len(shard.token))
     return AnswerKL(kl, fired.cpu().numpy(), left_out)
-
-
-@torch.inference_mode()
-def kl_from_chat(chat: PreTrainedModel, own: Tensor, residuals: Sequence[Tensor]) -> Tensor:
-    """KL(p_chat || p_other) in nats at n positions: (n, variants).
-
-    ``own`` (n, d_model) is the chat model's last residual stream. ``residuals`` are the other ones, one per
-    variant.
-    """
-    kl = torch.empty(len(own), len(residuals), device=own.device)
-    for first in range(0, len(own), HEAD_POSITIONS):
-        block = slice(first, first + HEAD_POSITIONS)
-        expected = _log_probabilities(chat, own[block])
-        for number, residual in enumerate(residuals):
-            found = _log_probabilities(chat, residual[block])
-            per_token = functional.kl_div(found, expected, reduction="none", log_target=True)
-            kl[block, number] = per_token.sum(dim=1)
-    return kl
-
-
-def _log_probabilities(chat: PreTrainedModel, residual: Tensor) -> Tensor:
-    return functional.log_softmax(head_logits(chat, residual).float(), dim=1)

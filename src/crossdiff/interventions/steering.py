@@ -10,125 +10,18 @@ trained.
 Controls add a vector of the same norm, along other latents' chat directions or along random directions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from crossdiff.activations.pairs import Summary
 from crossdiff.config import CHAT, SteeringGrid
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 from crossdiff.interventions.changes import Change
-from crossdiff.latents.applies import DOES_NOT_APPLY
-from crossdiff.latents.evaluation import most_chat_leaning
-from crossdiff.models.forward import run_to_layer
-from crossdiff.models.padding import padded
-from crossdiff.models.parts import device_of_inputs
-from crossdiff.models.refusals import KINDS, questions
-from crossdiff.models.replacements import check_ids
-from crossdiff.texts.chats import CONTENT, chat_sequence
-from crossdiff.texts.chats import Sequence as TokenSequence
-
-ROWS = 128  # prompts read at a time
-
-
-class Asked(NamedTuple):
-    """Requests as prompts. Each field has one entry per request."""
-
-    kind: list[str]  # harmful or benign
-    question: list[str]
-    prompt: list[TokenSequence]
-
-    @classmethod
-    def of(
-        cls, requests_file: Mapping[str, Any], part: str, phrasings: int, tokenizer: PreTrainedTokenizerBase
-    ) -> "Asked":
-        """Take all requests of one ``part`` (train, held_out) of the parsed requests file.
-
-        Each is asked in the first ``phrasings`` of the file's phrasings.
-        """
-        asked = [
-            (kind, question) for kind in KINDS for question in questions(requests_file, kind, part, phrasings)
-        ]
-        prompts = []
-        for _, question in asked:
-            chat = [{"role": "user", "content": question}]
-            prompts.append(chat_sequence(chat, tokenizer, f"request {question!r}", ask=True))
-        return cls([kind for kind, _ in asked], [question for _, question in asked], prompts)
-
-
-# The choice of the latent.
-
-
-@torch.inference_mode()
-def refusal_latents(
-    base: PreTrainedModel,
-    chat: PreTrainedModel,
-    crosscoder: Crosscoder,
-    summary: Summary,
-    betas: pd.DataFrame,
-    asked: Asked,
-    top: int,
-) -> pd.DataFrame:
-    """Rank latents by how well they tell harmful from benign requests, the best first.
-
-    Candidates are the ``top`` most chat-leaning live latents. The activations are those on the tokens of the
-    requests themselves. ``asked`` should hold training requests, since held-out ones are for measuring.
-    Latents that never fired in the training text are left out, because their strengths have no unit. Columns:
-
-    - latent, relative_norm_difference; does_not_apply says why there is none, if there is none
-    - harmful, benign: mean activation on the tokens of each kind of request
-    - score: |harmful - benign| times the norm of the chat direction in the raw residual stream. A latent that
-      fires on benign requests is as related to refusal as one that fires on harmful ones.
-
-    Raises UserError if a kind has no request, or no token of its requests counts.
-    """
-    _check_both_kinds(asked.kind, "behaviour.requests", "train requests")
-    ids, content = _requests(asked)
-    pair = torch.stack([_activations(model, ids, crosscoder.layer)[content] for model in (base, chat)], dim=1)
-    counts = summary.counts(content.nonzero()[:, 1].numpy(), pair.norm(dim=2).T.numpy())
-    codes = crosscoder.encode(crosscoder.normalise(pair[torch.from_numpy(counts)]))
-    kind = np.repeat(asked.kind, content.sum(dim=1))[counts]
-    keys = "activations.skip_first, activations.max_norm_ratio"
-    _check_both_kinds(kind, keys, "tokens of train requests that count")
-    harmful, benign = (codes[torch.from_numpy(kind == name)].mean(dim=0) for name in KINDS)
-    score = (harmful - benign).abs() * crosscoder.decoder_norms()[:, CHAT] / crosscoder.scale[CHAT]
-    table = pd.DataFrame(
-        {"latent": range(crosscoder.latents), "harmful": harmful, "benign": benign, "score": score}
-    )
-    leaning = most_chat_leaning(betas[betas.max_activation > 0], top)
-    named = [name for name in ("latent", "relative_norm_difference", DOES_NOT_APPLY) if name in leaning]
-    candidates = leaning[named].merge(table, on="latent")
-    return candidates.sort_values(["score", "latent"], ascending=[False, True], ignore_index=True)
-
-
-def _check_both_kinds(kinds: Sequence[str] | np.ndarray, key: str, what: str) -> None:
-    for kind in KINDS:
-        if kind not in kinds:
-            why = "the steered latent is chosen by them"
-            raise UserError(f"{key}: found no {kind} {what}, allowed: at least one, because {why}")
-
-
-def _requests(asked: Asked) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the right, and a mask of the requests' own tokens: both (prompts, positions)."""
-    ids, real = padded([prompt.token for prompt in asked.prompt])
-    content = np.concatenate([prompt.template == CONTENT for prompt in asked.prompt])
-    return ids, real.masked_scatter(real, torch.from_numpy(content))
-
-
-def _activations(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
-    """Output of block ``layer``, (prompts, positions, d_model) float32 on the CPU."""
-    check_ids(model, ids.numpy())
-    parts = (run_to_layer(model, part.to(device_of_inputs(model)), layer) for part in ids.split(ROWS))
-    return torch.cat([part.float().cpu() for part in parts])
-
-
-# Directions.
 
 
 class Direction(NamedTuple):

@@ -183,21 +183,24 @@ def openings(
     count: int,
     longest: int,
     archive: str | None = None,
+    split: str = "validation",
+    key: str = "causal.conversations",
 ) -> list[tuple[int, TokenSequence]]:
-    """The first ``count`` different openings of a data set's validation chats: (document id, sequence).
+    """The first ``count`` different openings of a data set's chats of one split: (document id, sequence).
 
     An opening is a chat up to its first user turn. The sequence ends with the header of an assistant's turn,
     so that a model can answer. Thinking is switched off if the template can do so. Openings of more than
     ``longest`` tokens are left out, and so are those that the template refuses.
 
-    Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings.
+    Raises UserError if the data set does not hold chats, or has fewer than ``count`` such openings, a
+    value of ``key``.
     """
     if source.kind != "chats":
         raise UserError(f"datasets.{name}.kind: found {source.kind}, prompts are taken from chats")
     tokenizer, _ = without_thinking(tokenizer)
     found: dict[int, TokenSequence] = {}
     refused: Counter[str] = Counter()
-    for number, _, text in split_texts(source, name, "validation", archive):
+    for number, _, text in split_texts(source, name, split, archive):
         opening = _opening(text)
         document = document_id(opening)
         if not opening or document in found:
@@ -211,10 +214,10 @@ def openings(
             found[document] = sequence
         if len(found) == count:
             return list(found.items())
-    have = f"the validation chats of {name} have {len(found)} different openings of {longest} tokens or less"
+    have = f"the {split} chats of {name} have {len(found)} different openings of {longest} tokens or less"
     for reason, times in refused.most_common(1):
         have += f"; {refused.total()} can't be used, most often: {reason} ({times} x)"
-    raise UserError(f"causal.conversations: found {count}, {have}")
+    raise UserError(f"{key}: found {count}, {have}")
 
 
 def _opening(chat: Text) -> Chat:

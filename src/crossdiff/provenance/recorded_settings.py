@@ -29,9 +29,10 @@ class RecordedSettings(dict[str, Any]):
 def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     """Full key -> value of every setting that the results at ``paths``, or their inputs, depend on.
 
-    Also holds ``pair.name``, and for each data set ``datasets.NAME.tokens``, the number of training tokens
-    used. If activations were stored of a sample alone, ``sample`` is the number of its tokens. Raises
-    UserError if two results were made with different values of one setting, or if one has no record.
+    Also holds ``pair.name``, ``pair.base.name`` and ``pair.chat.name``, if there is one. For each data set
+    ``datasets.NAME.tokens`` is the number of training tokens used. If activations were stored of a sample
+    alone, ``sample`` is the number of its tokens. Raises UserError if two results were made with different
+    values of one setting, or if one has no record.
     """
     settings: dict[str, Any] = {}
     shards: dict[tuple[str, str], int] = {}  # (data set, number) -> tokens; a shard's job has two results
@@ -44,6 +45,8 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
                 )
         if "pair" in record.wildcards:
             settings["pair.name"] = record.wildcards["pair"]
+        if record.rule == "check_pair":
+            settings |= {f"pair.{entry.name}.name": _model(entry.path) for entry in record.inputs}
         if record.rule == "tokenise" and record.wildcards.get("split") == "train":
             shards[record.wildcards["dataset"], record.wildcards["shard"]] = record.params["tokens"]
         if record.rule == "draw_sample":
@@ -52,6 +55,11 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     for (dataset, _), count in shards.items():
         tokens[f"datasets.{dataset}.tokens"] += count
     return RecordedSettings(settings | tokens)
+
+
+def _model(path: str) -> str:
+    """The name of the model in the path of a file of its activations."""
+    return path.split("/")[2]
 
 
 def _upstream(paths: Iterable[str]) -> dict[str, Record]:

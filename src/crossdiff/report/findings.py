@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import percent
 
@@ -24,7 +25,7 @@ class Finding(NamedTuple):
 
     text: str
     evidence: str  # numbers behind it, in words
-    marks: tuple[tuple[str, str], ...] = ()  # short marks, each with what it means
+    marks: tuple[Mark, ...] = ()
     latents: tuple[tuple[str, int], ...] = ()  # crosscoder and number of each latent that it rests on
     context: list[Any] | None = None  # tokens of the strongest context
 
@@ -35,16 +36,14 @@ def findings(
     groups: Mapping[str, pd.DataFrame],
     refusals: list[dict[str, Any]],
     kl: Mapping[str, pd.DataFrame],
-    again: Mapping[str, Mapping[int, int]],
-    seeds: int,
+    known: Mapping[str, Known],
 ) -> list[Finding]:
     """Return the sentences of the first screen, in order.
 
     Mappings go from crosscoder name. ``groups`` are tables of ``group_table``. ``refusals`` are rows of
-    refusals.csv. ``kl`` are tables of ``kl_table``. ``again``: latent -> how many of the other ``seeds`` - 1
-    trainings found it again.
+    refusals.csv. ``kl`` are tables of ``kl_table``. ``known`` is what the marks of latents are made from.
     """
-    found = [*_behaviour(refusals), *_groups(latents, groups, again, seeds)]
+    found = [*_behaviour(refusals), *_groups(latents, groups, known)]
     found += [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
     return found[:MOST]
 
@@ -74,8 +73,7 @@ def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
 def _groups(
     latents: Mapping[str, ShownLatents],
     groups: Mapping[str, pd.DataFrame],
-    again: Mapping[str, Mapping[int, int]],
-    seeds: int,
+    known: Mapping[str, Known],
 ) -> list[Finding]:
     """Describe the strongest groups of confirmed latents of the crosscoder that has most of them."""
     counts = {name: table.latent.nunique() for name, table in groups.items() if len(table)}
@@ -100,7 +98,7 @@ def _groups(
             Finding(
                 f"The {side} model has a concept of its own: {called}{others}, {place}.",
                 f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.",
-                tuple(_marks(own, again.get(crosscoder, {}), seeds)),
+                tuple(marks(own, known[crosscoder])),
                 tuple((crosscoder, row["latent"]) for row in own),
                 shown[0] if shown else None,
             )
@@ -119,25 +117,6 @@ def _place(members: pd.DataFrame) -> str:
             f"{percent(text[first])} of the text)"
         )
     return "which fires in all kinds of text"
-
-
-def _marks(own: list[dict[str, Any]], again: Mapping[int, int], seeds: int) -> list[tuple[str, str]]:
-    sure = sum(bool(row["confirmed_95"]) for row in own)
-    marks = [
-        (
-            f"{sure} of {len(own)} confirmed at 95 %",
-            "Both ratios of latent scaling pass with their whole 95 % intervals (bootstrap over documents).",
-        )
-    ]
-    if seeds > 1:
-        most = max(again.get(row["latent"], 0) for row in own)
-        marks.append(
-            (
-                f"found again in {most} of {seeds - 1} other seeds",
-                "Another training has a latent of nearly the same directions, each the other's nearest.",
-            )
-        )
-    return marks
 
 
 def _nothing_confirmed(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

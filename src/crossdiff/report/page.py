@@ -14,11 +14,15 @@ from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.findings import findings, limits
+from crossdiff.report.first_look import FirstLookInputs, first_look_section, promoted_tokens
+from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.halves import halves
 from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, UNEQUAL_L0
+from crossdiff.report.marks import Known, seen_too
 from crossdiff.report.shown_latents import LatentFiles, shown_latents
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
+from crossdiff.report.this_run import about_crosscoders, about_models
 from crossdiff.texts.counts import added
 
 
@@ -46,7 +50,11 @@ class Inputs(NamedTuple):
     groups: Mapping[str, str] = {}
     recurrences: Mapping[str, str] = {}
     kl: Mapping[str, str] = {}
+    template_tokens: Mapping[str, str] = {}
+    tokens_read: Mapping[str, str] = {}
+    directions: Mapping[str, str] = {}
     steering: SteeringInputs | None = None
+    first_look: FirstLookInputs | None = None
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
@@ -63,20 +71,26 @@ def render(inputs: Inputs, template: str | Path) -> str:
     }
     kl = {name: pd.read_csv(path) for name, path in inputs.kl.items()}
     groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
-    again = {name: _found_again(path, name) for name, path in inputs.recurrences.items()}
+    known = {name: _known(inputs, name) for name in inputs.latents}
     measured = {"causal": bool(kl), "steering": inputs.steering is not None}
     warned = cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal_l0(evaluations)
+    facts = read_json(inputs.facts)
+    sizes = {name: evaluation["latents"] for name, evaluation in evaluations.items()}
     return page_template(template).render(
+        run_models=about_models(inputs.recorded, facts),
+        run_crosscoders=about_crosscoders(inputs.recorded, facts, sizes),
+        seeds=inputs.seeds,
+        glossary=GLOSSARY,
         record=" ".join(record_mark().values()),
         recorded=inputs.recorded,
         lowest_nu=NU_RANGE[0],
         fewest_blocks=FEWEST_ACTIVE_BLOCKS,
-        facts=read_json(inputs.facts),
+        facts=facts,
         summary=read_json(inputs.summary),
         read=added(inputs.read),
         models=MODELS,
         refusals=refusals,
-        findings=findings(evaluations, latents, groups, refusals, kl, again, inputs.seeds),
+        findings=findings(evaluations, latents, groups, refusals, kl, known),
         limits=limits(warned, inputs.seeds, measured),
         tables={name: table.to_dict("records") for name, table in tables.items()},
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),
@@ -88,6 +102,21 @@ def render(inputs: Inputs, template: str | Path) -> str:
         sections=inputs.sections,
         figures=inputs.figures,
         steering=steering_section(inputs.steering, names) if inputs.steering else None,
+        look=first_look_section(inputs.first_look, tokenizer) if inputs.first_look else None,
+    )
+
+
+def _known(inputs: Inputs, name: str) -> Known:
+    """Read what the marks of a crosscoder's latents are made from."""
+    template, steering = inputs.template_tokens.get(name), inputs.steering
+    look, directions = inputs.first_look, inputs.directions.get(name)
+    return Known(
+        seeds=inputs.seeds,
+        again=_found_again(inputs.recurrences[name], name) if name in inputs.recurrences else {},
+        template=pd.read_csv(template) if template else None,
+        read=read_json(inputs.tokens_read[name]) if template else {},
+        steering=pd.read_csv(steering.effects[name]) if steering and name in steering.effects else None,
+        seen=seen_too(pd.read_parquet(directions), promoted_tokens(look)) if look and directions else {},
     )
 
 

@@ -66,6 +66,11 @@ class LoadedCrosscoder:
         return self.module.layer
 
     @property
+    def has_table(self) -> bool:
+        """Whether its folder holds what the run found of each latent (``table``)."""
+        return self._has("betas.parquet")
+
+    @property
     def limits(self) -> dict[str, str]:
         """What its loss leaves without a value, or sets itself, and why. Empty for most losses.
 
@@ -140,7 +145,7 @@ class LoadedCrosscoder:
         Raises UserError for codes of another crosscoder, and for ``n`` below 1.
         """
         values = self._own(codes).values.float()
-        strength = values * self._weights()
+        strength = values * self.weights()
         best = strength.topk(min(whole("n", n, 1), self.latents), dim=1)
         row, place = (best.values > 0).nonzero(as_tuple=True)
         latent = best.indices[row, place]
@@ -153,14 +158,17 @@ class LoadedCrosscoder:
                 "strength": best.values[row, place].numpy(),
             }
         )
-        if not self._has("betas.parquet"):
+        if not self.has_table:
             return found
         table = self.table()
         wanted = ["latent", *(column for column in TOP_COLUMNS if column in table)]
         return found.merge(table[wanted], on="latent", how="left")
 
-    def _weights(self) -> Tensor:
-        """(latents,) on the CPU; with decoupled code normalisation the larger of both models'."""
+    @torch.no_grad()
+    def weights(self) -> Tensor:
+        """What an activation of each latent is multiplied with to give its strength: (latents,) on the CPU.
+
+        With decoupled code normalisation it is the larger of both models'."""
         return self.module.code_weights().reshape(self.latents, -1).amax(dim=1).cpu()
 
     def table(self) -> pd.DataFrame:

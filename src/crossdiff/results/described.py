@@ -18,6 +18,7 @@ from crossdiff.errors import UserError
 SECTIONS = (
     "shared",
     "pair",
+    "first_look",
     "training",
     "latents",
     "layer",

@@ -20,7 +20,7 @@ from crossdiff.provenance.records import (
 from crossdiff.provenance.trust import reason_to_doubt
 
 # The inputs that rules/activations.smk calls ancient: their content does not count.
-ORDER_ONLY = ("checked", "proved", "texts")
+ORDER_ONLY = ("checked", "differs", "proved", "texts")
 PLANTED = "planted"  # the folder of planted activations, below that of the layer
 
 

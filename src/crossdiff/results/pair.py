@@ -27,7 +27,7 @@ from crossdiff.models.forward import run_to_layer
 from crossdiff.models.load import load_model
 from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.replacements import with_replacements
-from crossdiff.models.thoughts import said, without_thinking
+from crossdiff.models.thoughts import Said, said, without_thinking
 from crossdiff.models.turns import contents, end_turns_as
 from crossdiff.provenance.records import RESULTS
 from crossdiff.provenance.storage import read_json
@@ -108,20 +108,31 @@ class Pair:
         end_turns_as(model, self.tokenizer)
         return model
 
-    @torch.no_grad()
     def activations(self, text: str | list[Turn]) -> TextActivations:
         """Both models' raw activations of every token, at the layer.
 
         A string is read as a document. A list of turns ``{"role": ..., "content": ...}`` is read as a chat.
         Raises UserError for a text that is empty or longer than a model's context.
         """
-        if isinstance(text, str):
-            parts = list(document_windows([text], self.tokenizer, sys.maxsize)[0])
-            if not parts:
-                raise UserError("text: found no token, allowed: text that is not empty")
-            ids = self._fitting(parts[0]).token
-        else:
-            ids = self._fitting(chat_sequence(_chat(text), self.tokenizer, "the chat")).token
+        return self.read(self.sequence(text))
+
+    def sequence(self, text: str | list[Turn], new_tokens: int = 0) -> Sequence:
+        """The tokens of a text, which is read as in ``activations``.
+
+        Raises UserError as it does, and where ``new_tokens`` more are longer than a model's context.
+        """
+        new_tokens = whole("new_tokens", new_tokens, 0)
+        if not isinstance(text, str):
+            return self._fitting(chat_sequence(_chat(text), self.tokenizer, "the chat"), new_tokens)
+        parts = list(document_windows([text], self.tokenizer, sys.maxsize)[0])
+        if not parts:
+            raise UserError("text: found no token, allowed: text that is not empty")
+        return self._fitting(parts[0], new_tokens)
+
+    @torch.no_grad()
+    def read(self, sequence: Sequence) -> TextActivations:
+        """Both models' raw activations of every token of ``sequence``, at the layer."""
+        ids = sequence.token
         batch = torch.from_numpy(ids).long()[None]
         models = (self.base, self.chat)
         both = [run_to_layer(model, batch.to(device_of_inputs(model)), self.layer)[0] for model in models]
@@ -144,7 +155,11 @@ class Pair:
         """The tokenizer. Its chat template switches thinking off if it can."""
         return without_thinking(self.tokenizer)[0]
 
-    def _asked(self, prompt: str | list[Turn], new_tokens: int) -> Sequence:
+    def asked(self, prompt: str | list[Turn], new_tokens: int) -> Sequence:
+        """The tokens that a model gets to answer ``prompt`` (see ``answer``).
+
+        Raises UserError if it and ``new_tokens`` are longer than a model's context.
+        """
         chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _chat(prompt)
         asked = chat_sequence(chat, self._asking, "the prompt", ask=True)
         return self._fitting(asked, whole("new_tokens", new_tokens, 1))
@@ -155,7 +170,7 @@ class Pair:
         As in steering's table, thinking is switched off if the chat template can do so. A thought is left
         out. If there is nothing else, the answer is empty, and a warning says so.
         """
-        ids = self._asked(prompt, new_tokens).token
+        ids = self.asked(prompt, new_tokens).token
         [answer] = greedy(self.chat, [ids], new_tokens)
         return self._text(ids, answer)
 
@@ -172,21 +187,27 @@ class Pair:
         The unit of ``strength`` is the latent's largest activation in the training text. The change acts at
         every token of prompt and answer but the first ones. Raises UserError for a latent that does not exist
         or never fired."""
+        return self._changed(prompt, self.adding(crosscoder, latent, strength), new_tokens)
+
+    def ablate(
+        self, prompt: str | list[Turn], crosscoder: LoadedCrosscoder, latent: int, new_tokens: int = 64
+    ) -> str:
+        """What ``answer`` gives without a latent's direction in the stream (docs/method.md 13)."""
+        return self._changed(prompt, self.ablating(crosscoder, latent), new_tokens)
+
+    def adding(self, crosscoder: LoadedCrosscoder, latent: int, strength: float) -> Change:
+        """The change that ``steer`` makes. Raises UserError as it does."""
         if not math.isfinite(strength):
             raise UserError(f"strength: found {strength}, allowed: a finite number")
         latent = self._latent(crosscoder, latent)
         largest = float(crosscoder.table().set_index("latent").max_activation[latent])
         if not largest > 0:
             raise UserError(f"latent: {latent} never fired in the training text, so strengths have no unit")
-        added = strength * largest * _raw(crosscoder, latent)
-        return self._changed(prompt, Change.add(added), new_tokens)
+        return Change.add(strength * largest * _raw(crosscoder, latent))
 
-    def ablate(
-        self, prompt: str | list[Turn], crosscoder: LoadedCrosscoder, latent: int, new_tokens: int = 64
-    ) -> str:
-        """What ``answer`` gives without a latent's direction in the stream (docs/method.md 13)."""
-        direction = _raw(crosscoder, self._latent(crosscoder, latent))
-        return self._changed(prompt, Change.ablate(direction), new_tokens)
+    def ablating(self, crosscoder: LoadedCrosscoder, latent: int) -> Change:
+        """The change that ``ablate`` makes. Raises UserError for a latent that does not exist."""
+        return Change.ablate(_raw(crosscoder, self._latent(crosscoder, latent)))
 
     def _latent(self, crosscoder: LoadedCrosscoder, latent: int) -> int:
         crosscoder.check_pair(self.names, self.layer, self._width)
@@ -197,16 +218,20 @@ class Pair:
         return len(self.summary.mean[0])
 
     def _changed(self, prompt: str | list[Turn], change: Change, new_tokens: int) -> str:
-        ids, start = self._asked(prompt, new_tokens).token, self.summary.skip_first
+        ids, start = self.asked(prompt, new_tokens).token, self.summary.skip_first
         known = read(self.chat, [ids], self.layer, [start])
         [found] = answer(self.chat, known, [change], new_tokens)
         return self._text(ids, found.answers[0])
 
     def _text(self, prompt: np.ndarray, answer: np.ndarray) -> str:
-        [seen] = said([prompt], contents([answer], self.chat), self._asking)
+        seen = self.seen(prompt, contents([answer], self.chat)[0])
         if seen.unfinished:
             log.warning("the answer is nothing but a thought; raise new_tokens")
         return seen.text
+
+    def seen(self, prompt: np.ndarray, answer: np.ndarray) -> Said:
+        """An answer to a prompt, both ids (tokens,), as a reader sees it. The turn's end is cut off."""
+        return said([prompt], [answer], self._asking)[0]
 
     def patch(
         self,
@@ -226,7 +251,7 @@ class Pair:
         """
         crosscoder.check_pair(self.names, self.layer, self._width)
         chosen = sorted({crosscoder.checked_latent(latent) for latent in latents})
-        shard = answered(self.chat, [(0, self._asked(prompt, new_tokens))], new_tokens)
+        shard = answered(self.chat, [(0, self.asked(prompt, new_tokens))], new_tokens)
         wanted = is_answer(shard.role, shard.template) & (shard.position > 0)
         variants = [Variant(name) for name in WHOLE]
         if chosen:

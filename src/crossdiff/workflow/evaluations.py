@@ -12,7 +12,10 @@ from crossdiff.config import Config
 from crossdiff.workflow.sizes import PROCESS, Need
 
 # The sections of the page, in order: templates in report/sections.
-PAGE = ("findings", "compared", "found", "figures", "steering", "checks", "latents", "files")
+PAGE = (
+    *("findings", "this_run", "compared", "first_look", "found", "figures", "steering", "checks", "latents"),
+    *("glossary", "files"),
+)
 FIGURES = "crossdiff.report.figures"
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 

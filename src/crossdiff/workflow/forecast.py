@@ -9,7 +9,7 @@ import math
 
 from crossdiff.config import Config
 from crossdiff.workflow.evaluations import evaluations
-from crossdiff.workflow.forecast_answers import held_text, of_answers, of_explainer
+from crossdiff.workflow.forecast_answers import held_text, of_answers, of_explainer, of_first_look
 from crossdiff.workflow.forecast_crosscoders import of_crosscoders
 from crossdiff.workflow.forecast_data import Data, activation_width, model_bytes
 from crossdiff.workflow.sizes import ADAM_BYTES, NO_TORCH, PROCESS, Need, Shape, Work
@@ -37,6 +37,7 @@ def forecast_pair(config: Config, model: Shape) -> dict[str, Need]:
     needs["tokenise"] = Need(data.token_shards, tokens, tokens * TOKEN_BYTES, held, 0, 0, work)
     if config.activations.are_live:
         needs["draw_sample"] = _sampling(config, data)
+    needs |= of_first_look(config, model, width)
     needs |= _of_caches(config, model, data, width)
     needs |= of_answers(config, model) | of_crosscoders(config, model, width) | of_explainer(config)
     listed = [item for evaluation in evaluations(config) for item in evaluation.need.items()]

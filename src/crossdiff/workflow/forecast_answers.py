@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from crossdiff.config import MODELS, Causal, Config
+from crossdiff.config import MODELS, Causal, Config, Steering
 from crossdiff.config.text_files import ending
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import asked
@@ -18,7 +18,13 @@ TAUGHT_REQUESTS = 24  # held-out requests for one behaviour of data/organisms
 STEERED_REQUESTS, PROMPT_TOKENS = 50, 24  # held-out requests of data/requests.yaml, and their longest prompt
 # Per crosscoder, if the size of the model that explains is not known: enough for a few billion parameters.
 UNKNOWN_BYTES, UNKNOWN_FLOP = 43e9, 2e17
+FIRST_LOOK_QUESTION = 2000  # tokens of the one question about both models' answers; a guess
+JUDGE_QUESTION, VERDICT = 150, 2  # tokens of a question about a steered answer, and of the reply; guesses
 FIRST_TURN = 128  # tokens of a chat's first turn; a guess
+# Of the first look: conditions under which prompts are answered, passes of half the model over patched
+# conversations, and tokens kept per position. Rows whose logits are held together.
+FIRST_LOOK_BATCH = 2048  # first_look.passes.BATCH
+FIRST_LOOK_CONDITIONS, FIRST_LOOK_PATCHED, FIRST_LOOK_PROMOTED, LOGIT_ROWS = 6, 8, 20, 512
 TOGETHER, STEERED_TOGETHER = 32, 256  # answers that are continued at once
 
 
@@ -87,6 +93,36 @@ def _asked_both(config: Config, model: Shape, answers: int, new_tokens: int) -> 
     )
 
 
+def of_first_look(config: Config, model: Shape, width: int) -> dict[str, Need]:
+    """Return the need of the first look: one pass of both models, and answers to a few prompts.
+
+    ``width`` is that of activations. A batch's streams of all layers are held at once.
+    """
+    if config.planted or not config.first_look.take:
+        return {}
+    settings, batch = config.first_look, min(config.activations.batch_tokens, FIRST_LOOK_BATCH)
+    answers = FIRST_LOOK_CONDITIONS * settings.conversations
+    length = FIRST_TURN + settings.answer_tokens
+    both = model_bytes(config, model, *MODELS)
+    patched = settings.conversations * length * FIRST_LOOK_PATCHED
+    work = _answered(model, 2 * settings.tokens + answers * length + patched, answers, answers, length)
+    streams = 2 * model.layers * width * 2 * (batch + settings.conversations * length)
+    kept = settings.tokens * (4 * 4 * model.layers + 8 * FIRST_LOOK_PROMOTED)
+    need = Need(
+        jobs=1,
+        tokens=settings.tokens,
+        disk=0,
+        host=PROCESS + kept,
+        device=both + streams + 4 * LOGIT_ROWS * 4 * model.vocabulary,
+        flop=work[0].flop,
+        work=work,
+        loads=2 * 2 * model.parameters(),
+        models=both,
+        passes=2 * settings.tokens / batch + settings.answer_tokens * 3 + FIRST_LOOK_PATCHED,
+    )
+    return {"compare_models": need}
+
+
 def of_interventions(config: Config, model: Shape, width: int, crosscoder: float) -> dict[str, Need]:
     """Return the needs of rules that patch or steer the models with crosscoders.
 
@@ -131,18 +167,13 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
                 passes=2 * tokens / config.activations.batch_tokens,
             )
     if steering := config.steering:
-        # Only the first seed is steered. The chat model answers under every condition, and the base model
-        # reads the answers.
-        jobs = len(config.crosscoders)
-        steered = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
-        directions = steered * (1 + steering.random_latents + steering.random_directions)
-        runs, length = directions * (len(steering.strengths) + 1), PROMPT_TOKENS + steering.answer_tokens
-        requests = STEERED_REQUESTS * steering.phrasings
-        answers = jobs * runs * requests
+        # The chat model answers under every condition, and the base model reads the answers.
+        jobs, (prompts, answers) = len(config.crosscoders), _steered(config, steering)
+        length = (FIRST_TURN if steering.prompts else PROMPT_TOKENS) + steering.answer_tokens
         work = _answered(model, 2 * answers * length, answers, STEERED_TOGETHER, steering.answer_tokens)
         needs["steer_latents"] = Need(
             jobs=jobs,
-            tokens=requests * length,
+            tokens=prompts * length,
             disk=0,
             host=PROCESS,
             device=crosscoder + both + model.cache(STEERED_TOGETHER, length),
@@ -155,8 +186,16 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
     return needs
 
 
+def _steered(config: Config, steering: Steering) -> tuple[int, int]:
+    """Numbers of prompts, and of answers of all crosscoders. Only the first seed is steered."""
+    prompts = steering.conversations if steering.prompts else STEERED_REQUESTS * steering.phrasings
+    latents = 1 + max(len(steering.latents.get(name, [])) for name in config.crosscoders)
+    directions = latents * (1 + steering.random_latents + steering.random_directions)
+    return prompts, len(config.crosscoders) * directions * (len(steering.strengths) + 1) * prompts
+
+
 def of_explainer(config: Config) -> dict[str, Need]:
-    """Return the need of the language model that explains latents, if it is a local folder.
+    """Return the needs of the language model that explains and judges, if it is a local folder.
 
     A server needs nothing from the forecast: Snakemake's own machine asks it.
     """
@@ -173,7 +212,20 @@ def of_explainer(config: Config) -> dict[str, Need]:
     need = Need(jobs, tokens, 0, PROCESS, 2 * size, work[0].flop, work)
     if model:
         need = need._replace(loads=jobs * size, models=size, passes=_passes(written, TOGETHER, 1))
-    return {"explain_latents": need}
+    needs = {"explain_latents": need, "ask_about_answers": need._replace(jobs=1, tokens=FIRST_LOOK_QUESTION)}
+    if config.steering and config.steering.behaviour.judge:
+        _, answers = _steered(config, config.steering)
+        read = answers * (JUDGE_QUESTION + config.steering.answer_tokens)
+        work = _answered(model, read, answers, 1, VERDICT) if model else work
+        needs["judge_steering"] = need._replace(
+            jobs=len(config.crosscoders),
+            tokens=read,
+            flop=work[0].flop,
+            work=work,
+            loads=need.loads / len(config.seeds),
+            passes=_passes(answers, 1, VERDICT) if model else need.passes,
+        )
+    return needs
 
 
 def _conversation(causal: Causal, context: int) -> int:

@@ -12,7 +12,7 @@ OF_MODELS = ("prepare_model", "prove_model", "harvest_activations")  # rules wit
 CACHING = ("harvest_activations", "plant_concepts")  # rules that write caches
 OF_TOKENIZERS = ("tokenise", "draw_sample")  # rules with jobs for each tokenizer
 # Rules that don't depend on the layer.
-OF_PAIRS = ("measure_refusals", "measure_taught", "generate_answers")
+OF_PAIRS = ("measure_refusals", "measure_taught", "generate_answers", "compare_models", "ask_about_answers")
 
 
 def forecast(config: Config, model: Shape | Mapping[str, Shape]) -> dict[str, Need]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ALL_ROLES, CHAT = tuple(MODELS), ("chat",)
 # Rules that hold all weights of these models at the same time. prove_model holds those of its wildcard.
 HOLDING = {
+    "compare_models": ALL_ROLES,
     "generate_answers": CHAT,
     "measure_refusals": CHAT,
     "measure_taught": CHAT,
@@ -75,7 +76,8 @@ def _check_weights(job: Any, rule: str, requests: Requests, number: int, card: f
         return
     keys = " and ".join(config.key_of(name) for name in names)
     fitting = [f"bits: {bits} ({sizes[bits] / GB:.1f} GB)" for bits in BITS if sizes[bits] <= room]
-    would = f"it would fit: {', or '.join([*fitting, 'gpus.offload: true'])}"
+    without = ["first_look.take: false"] if rule == "compare_models" else []
+    would = f"it would fit: {', or '.join([*fitting, 'gpus.offload: true', *without])}"
     needs = f"{rule} needs {sizes[None] / GB:.1f} GB for weights"
     raise UserError(f"{keys}: {needs}, this machine's GPUs have {number} x {card / GB:.1f} GB; {would}")
 

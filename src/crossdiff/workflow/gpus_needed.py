@@ -13,12 +13,15 @@ SPLITTING = frozenset(
         "measure_taught",
         "list_items",
         "score_items",
+        "compare_models",
         "harvest_activations",
         "read_directions",
         "generate_answers",
         "measure_causal_effect",
         "steer_latents",
         "explain_latents",
+        "ask_about_answers",
+        "judge_steering",
         LIVE,  # its models may lie on several GPUs, its crosscoders lie on one
     }
 )

@@ -107,9 +107,60 @@ def test_steering_that_can_not_be_is_refused(steering, said):
     assert refusal_of("steering", steering).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        (
+            {"pattern": "(a"},
+            "steering.behaviour: pattern: found '(a', which is no regular expression (missing )",
+        ),
+        ({"pattern": ""}, "steering.behaviour.pattern: found '' (text), allowed: text that is not empty"),
+        ({"words": []}, "steering.behaviour.words: found [] (list), allowed: at least 1"),
+        ({"words": ["a", " "]}, "steering.behaviour: words: found ' ', allowed: text that is not blank"),
+        ({"judge": "\t"}, "steering.behaviour: judge: found '\\t', allowed: text that is not blank"),
+        (
+            {"judge": "Is it rude?"},
+            "steering.behaviour.judge: found without explanations, which names the model that judges; give",
+        ),
+        (
+            {"pattern": "a", "words": ["b"]},
+            "steering.behaviour: found pattern and words, allowed: at most one of pattern, words, judge",
+        ),
+    ],
+)
+def test_behaviour_that_can_not_be_counted_is_refused(behaviour, said):
+    assert refusal_of("steering", {"behaviour": behaviour}).startswith(said)
+
+
+def test_behaviour_is_said_in_words():
+    def said(behaviour) -> str:
+        model = {"explanations": {"model": {"endpoint": {"url": "http://localhost/v1", "model": "some"}}}}
+        return load(changed("steering", {"behaviour": behaviour}) | model).steering.behaviour.said
+
+    assert said({}) == said(None) == "refuses"
+    assert said({"pattern": "[Ss]orry"}) == "matches /[Ss]orry/"
+    assert said({"words": ["sorry", "as an AI"]}) == "contains one of: sorry, as an AI"
+    assert said({"judge": "Is it rude?"}) == "is judged yes: Is it rude?"
+
+
+def test_prompts_of_steering_are_chats_with_room_for_an_answer():
+    chats = next(name for name, source in load(SMALL).datasets.items() if source.kind == "chats")
+    without = changed("behaviour", DELETE)
+    assert load(changed("steering", {"prompts": chats}, without)).steering.prompts == chats
+    assert refusal_of("steering", {"prompts": "nowhere"}) == (
+        f"steering.prompts: found no data set, allowed: {chats}"
+    )
+    context = load(SMALL).tokens.context
+    line = refusal_of("steering", {"prompts": chats, "answer_tokens": context})
+    assert line == f"steering.answer_tokens: found {context}, must be below tokens.context {context}"
+
+
 def test_steering_needs_requests():
     line = refusal_of("steering", {}, changed("behaviour", DELETE))
-    assert line == "steering: found without behaviour, which names the requests; give behaviour.requests too"
+    assert line == (
+        "steering: found without behaviour, which names the requests; give behaviour.requests too, "
+        "or steering.prompts"
+    )
     assert load(changed("steering", {})).steering.latents == {}
 
 

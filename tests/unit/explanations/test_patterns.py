@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers_activations import write_tokens
 from helpers_explanations import WORDS, decode, explained, random_shard, write_latents
 
 from crossdiff.config import Examples
@@ -104,6 +105,39 @@ def test_the_start_of_a_text(tmp_path: Path) -> None:
     )[0].itertuples()
     assert row.explanation.startswith("the first ") and row.kind == "position"
     assert row.detection > 0.95
+
+
+def windowed(documents: int) -> Shard:
+    """Documents of three windows each."""
+    shard = random_shard(3 * documents, length=20)
+    return shard._replace(document=shard.document // 3)
+
+
+@pytest.mark.parametrize(
+    ("opening", "whole"), [([True, False, False], "a text"), ([True, True, True], "a window of text")]
+)
+def test_a_windows_start_is_no_texts_start(tmp_path: Path, opening: list[bool], whole: str) -> None:
+    shard = windowed(200)
+    fires = (shard.position == 1) & np.tile(np.repeat(opening, 20), 200)
+    settings = Examples(background=1500, before=3, after=2)
+    [row] = explained(tmp_path, shard, strengths(fires)[:, None], settings)[0].itertuples()
+    assert row.explanation == f"the first 2 tokens of {whole}"
+
+
+def test_only_the_first_window_opens_its_text(tmp_path: Path) -> None:
+    """Document 7 goes on in the next shard, after which 8 begins."""
+    windows = [(7, 2), (7, 3), (7, 1), (8, 2), (8, 1)]
+    shards = []
+    for name, part in (("a", windows[:2]), ("b", windows[2:])):
+        length = np.array([size for _, size in part])
+        document = np.repeat([document for document, _ in part], length)
+        position = np.concatenate([np.arange(size) for size in length]).astype(np.int32)
+        zeros = np.zeros(len(document), np.int8)
+        shard = Shard(zeros.astype(np.int32), document, position, zeros, zeros)
+        shards.append(write_tokens(tmp_path / f"{name}.parquet", shard))
+    opens = [True] * 2 + [False] * 4 + [True] * 2 + [False]
+    assert Text.of(shards).opens.tolist() == opens
+    assert not Text.of(shards, sampled=True).opens.any()
 
 
 def test_noise_scores_near_chance(tmp_path: Path) -> None:
@@ -211,6 +245,7 @@ def test_similar_contexts_are_the_silent_ones_that_share_rare_words() -> None:
         np.tile(np.arange(3, dtype=np.int32), 5),
         np.zeros(15, np.int8),
         np.zeros(15, np.int8),
+        np.ones(15, bool),
         np.array([0]),
     )
     five = Contexts(
@@ -241,7 +276,7 @@ def test_similarity_is_that_of_dense_tables() -> None:
     token = generator.geometric(0.1, 3000).astype(np.int32)
     token[::5] = 7
     nothing = np.zeros(3000, np.int8)
-    text = Text(token, np.arange(3000, dtype=np.int32), nothing, nothing, np.array([0]))
+    text = Text(token, np.arange(3000, dtype=np.int32), nothing, nothing, nothing == 0, np.array([0]))
     first, latent = generator.integers(0, 2900, 60), np.repeat([0, 1, 3], 20)
     contexts = Contexts(
         latent, *(np.zeros(60, np.int64) for _ in range(3)), first=first, length=generator.integers(5, 30, 60)
@@ -272,6 +307,7 @@ def test_without_a_background_nothing_is_similar() -> None:
         np.arange(3, dtype=np.int32),
         np.zeros(3, np.int8),
         np.zeros(3, np.int8),
+        np.ones(3, bool),
         np.array([0]),
     )
     one = Contexts(
@@ -282,7 +318,7 @@ def test_without_a_background_nothing_is_similar() -> None:
 
 def test_features_against_a_walk() -> None:
     shard = chats(2)
-    text = Text(shard.token, shard.position, shard.role, shard.template, np.array([0]))
+    text = Text(shard.token, shard.position, shard.role, shard.template, shard.document == 0, np.array([0]))
     rows = np.arange(len(shard.token))
     found = features(text, text.since_template(), rows)
     for row in rows.tolist():
@@ -302,9 +338,10 @@ def test_features_against_a_walk() -> None:
                 if since <= count
             }
         expected |= {
-            f"the first {'token' if k == 1 else f'{k} tokens'} of a text"
+            f"the first {'token' if k == 1 else f'{k} tokens'} of {whole}"
             for k in (1, 2, 4, 8, 16)
-            if shard.position[row] < k
+            for whole in ("a text", "a window of text")
+            if shard.position[row] < k and (whole != "a text" or shard.document[row] == 0)
         }
         assert said == expected
 
@@ -315,6 +352,7 @@ def test_text_outside_of_chats_has_no_turns() -> None:
         np.arange(3, dtype=np.int32),
         np.full(3, NO_ROLE, np.int8),
         np.zeros(3, np.int8),
+        np.ones(3, bool),
         np.array([0]),
     )
     said = {

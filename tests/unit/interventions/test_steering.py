@@ -1,5 +1,7 @@
 """Which latents are steered and by how much, and which answers are asked for."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,11 @@ from helpers_activations import random_crosscoder
 from torch.testing import assert_close
 
 from crossdiff.activations.pairs import Summary
-from crossdiff.config import RandomModel, SteeringGrid
+from crossdiff.config import RandomModel, SteeringGrid, TextSource
 from crossdiff.errors import UserError
-from crossdiff.interventions.steering import Asked, check_latents, conditions, directions, refusal_latents
-from crossdiff.interventions.steering_effects import steer, steering
+from crossdiff.interventions.steering import check_latents, conditions, directions
+from crossdiff.interventions.steering_choice import Asked, candidates
+from crossdiff.interventions.steering_run import Steered, steer, steering
 from crossdiff.latents.labels import latent_label
 from crossdiff.models.answers import greedy
 from crossdiff.models.forward import run_to_layer
@@ -56,7 +59,9 @@ def crosscoder():
     return random_crosscoder(D_MODEL, LATENTS).requires_grad_(False)
 
 
-def betas(dead: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> pd.DataFrame:
+def betas(
+    dead: tuple[int, ...] = (), silent: tuple[int, ...] = (), confirmed: tuple[int, ...] = ()
+) -> pd.DataFrame:
     """Latents further on lean more to the chat model."""
     classes = ["dead" if latent in dead else "other" for latent in range(LATENTS)]
     largest = [0.0 if latent in silent else 1.0 + latent for latent in range(LATENTS)]
@@ -66,12 +71,18 @@ def betas(dead: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> pd.DataFr
             "class": classes,
             "relative_norm_difference": np.linspace(0, 1, LATENTS),
             "max_activation": largest,
+            "confirmed_95": [latent in confirmed for latent in range(LATENTS)],
         }
     )
 
 
 def asked_of(models, part: str = "held_out", phrasings: int = 1) -> Asked:
     return Asked.of(RECORD, part, phrasings, models[2])
+
+
+def steered(models, crosscoder, betas, named=(), grid=GRID, record=RECORD) -> Steered:
+    asked = [Asked.of(record, part, 1, models[2]) for part in ("train", "held_out")]
+    return steering(*models, crosscoder, SUMMARY, betas, *asked, list(named), "topk", 6, grid)
 
 
 # Requests.
@@ -97,7 +108,7 @@ def _place(tokenizer, tokens: np.ndarray, question: str) -> slice:
 def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, crosscoder):
     base, chat, _ = models
     asked = asked_of(models, "train")
-    found = refusal_latents(base, chat, crosscoder, SUMMARY, betas(dead=(23,), silent=(20,)), asked, top=6)
+    found = candidates(base, chat, crosscoder, SUMMARY, betas(dead=(23,), silent=(20,)), asked, top=6)
     # The most chat-leaning live latents that fired in the training text.
     assert sorted(found.latent) == [16, 17, 18, 19, 21, 22]
     codes = {"harmful": [], "benign": []}
@@ -117,12 +128,60 @@ def test_latents_are_ranked_by_what_tells_harmful_from_benign_requests(models, c
     assert found.score.nunique() > 2
 
 
+def test_confirmed_latents_come_first_whatever_their_norm_difference(models, crosscoder):
+    asked = asked_of(models, "train")
+    # 2 and 4 lean to the base model, 20 is confirmed but never fired, 3 is dead on held-out text.
+    table = betas(dead=(3,), silent=(20,), confirmed=(2, 3, 4, 20))
+    found = candidates(*models[:2], crosscoder, SUMMARY, table, asked, top=6, named=(5,))
+    assert set(found.latent[:2]) == {2, 4}
+    assert sorted(found.latent[2:8]) == [17, 18, 19, 21, 22, 23]
+    assert found.confirmed_95.tolist() == [True] * 2 + [False] * 7
+    assert found.score[0] >= found.score[1]
+    assert found.score[2:8].is_monotonic_decreasing
+    assert found.latent[8] == 5
+    assert found.chosen_because.dropna().to_dict() == {
+        0: "confirmed by latent scaling",
+        8: "named in the config",
+    }
+
+
+def test_where_latent_scaling_does_not_apply_nothing_is_confirmed(models, crosscoder):
+    table = betas().assign(
+        confirmed_95=pd.array([pd.NA] * LATENTS, dtype="boolean"), does_not_apply="no base"
+    )
+    table = table.assign(frequency=1.0, mean_activation=1.0, norm_chat=1.0)
+    found = candidates(*models[:2], crosscoder, SUMMARY, table, asked_of(models, "train"), top=6)
+    assert found.chosen_because[0] == "best tells harmful from benign requests"
+    assert found.does_not_apply.eq("no base").all()
+
+
+def test_prompts_of_a_data_set_are_held_out_and_rank_by_how_much_latents_fire(models, crosscoder, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    turns = [
+        [{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": "A."}]
+        for n in range(30)
+    ]
+    path.write_text("\n".join(json.dumps({"messages": turn}) for turn in turns))
+    source = TextSource(kind="chats", format="messages", files=[str(path)], validation_fraction=0.4)
+    train, held_out = (
+        Asked.of_chats(source, "talk", split, 5, 100, models[2]) for split in ("train", "validation")
+    )
+    assert held_out.kind == ["talk"] * 5
+    assert all(question.startswith("question ") for question in train.question)
+    assert not set(train.question) & set(held_out.question)
+    found = candidates(*models[:2], crosscoder, SUMMARY, betas(), train, top=6)
+    assert "harmful" not in found
+    norm = (crosscoder.decoder[:, 1] / crosscoder.scale[1]).norm(dim=1).numpy()[found.latent]
+    assert found.score.to_numpy() == pytest.approx(found.on_prompts.to_numpy() * norm, rel=1e-5)
+    assert found.score.is_monotonic_decreasing and found.score[0] > 0
+    assert found.chosen_because[0] == "fires most on the prompts"
+    with pytest.raises(UserError, match=r"^steering\.conversations: found 99, the validation chats of"):
+        Asked.of_chats(source, "talk", "validation", 99, 100, models[2])
+
+
 def test_choice_sees_no_held_out_request(models, crosscoder):
     changed = RECORD | {"harmful": RECORD["harmful"] | {"held_out": ["something else"]}}
-    chosen = [
-        steering(*models, crosscoder, SUMMARY, betas(), record, [], "topk", 6, GRID).candidates
-        for record in (RECORD, changed)
-    ]
+    chosen = [steered(models, crosscoder, betas(), record=record).candidates for record in (RECORD, changed)]
     pd.testing.assert_frame_equal(*chosen)
 
 
@@ -133,12 +192,12 @@ def test_no_training_requests_of_a_kind_are_refused(models, crosscoder, kind, no
         UserError,
         match=rf"^behaviour\.requests: found no {kind} train requests, allowed: at least one, [^\n]*$",
     ):
-        refusal_latents(*models[:2], crosscoder, SUMMARY, betas(), asked, top=6)
+        candidates(*models[:2], crosscoder, SUMMARY, betas(), asked, top=6)
 
 
 def test_no_training_requests_at_all_are_refused(models, crosscoder):
     with pytest.raises(UserError, match=r"^behaviour\.requests: found no harmful train requests"):
-        refusal_latents(*models[:2], crosscoder, SUMMARY, betas(), Asked([], [], []), top=6)
+        candidates(*models[:2], crosscoder, SUMMARY, betas(), Asked([], [], []), top=6)
 
 
 @pytest.mark.parametrize("change", [{"skip_first": 100}, {"max_norm_ratio": 1e-9}])
@@ -150,7 +209,7 @@ def test_training_requests_without_a_token_that_counts_are_refused(models, cross
             r"found no harmful tokens of train requests"
         ),
     ):
-        refusal_latents(
+        candidates(
             *models[:2], crosscoder, SUMMARY._replace(**change), betas(), asked_of(models, "train"), top=6
         )
 
@@ -271,16 +330,17 @@ def test_divergence_is_that_of_a_hook_along_the_unsteered_answer(models, crossco
 
 
 def test_nothing_to_choose_from_leaves_the_unsteered_answers(models, crosscoder):
-    found = steering(
-        *models, crosscoder, SUMMARY, betas(dead=tuple(range(LATENTS))), RECORD, [], "topk", 6, GRID
-    )
+    found = steered(models, crosscoder, betas(dead=tuple(range(LATENTS))))
     assert len(found.candidates) == 0
-    assert found.effects.change.tolist() == ["none", "none"]
+    assert set(found.answers.change) == {"none"}
 
 
 def test_named_latents_are_steered_besides_the_chosen_one_and_once(models, crosscoder):
     grid = GRID.model_copy(update={"random_latents": 0, "random_directions": 0})
-    chosen = steering(*models, crosscoder, SUMMARY, betas(), RECORD, [], "topk", 6, grid).candidates.latent[0]
-    found = steering(*models, crosscoder, SUMMARY, betas(), RECORD, [3, chosen], "topk", 6, grid)
-    assert found.effects.latent.dropna().unique().tolist() == [chosen, 3]
+    chosen = steered(models, crosscoder, betas(), grid=grid).candidates.latent[0]
+    found = steered(models, crosscoder, betas(), [3, chosen], grid)
+    assert found.answers.latent.dropna().unique().tolist() == [chosen, 3]
     assert len(found.answers) == (1 + 2 * 3) * 5
+    reasons = found.candidates.set_index("latent").chosen_because.dropna().to_dict()
+    assert reasons == {chosen: "best tells harmful from benign requests", 3: "named in the config"}
+    assert found.candidates.latent.iloc[-1] == 3

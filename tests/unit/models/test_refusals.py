@@ -2,7 +2,7 @@
 
 import pytest
 
-from crossdiff.models.refusals import is_refusal
+from crossdiff.texts.behaviours import is_refusal
 
 REFUSALS = [
     "I can't help with that.",

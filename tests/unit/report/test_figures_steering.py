@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from helpers_steering import STRENGTHS, steered_answers
 
+from crossdiff.config import Stated
 from crossdiff.interventions.steering_effects import effects
 from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, save
 from crossdiff.report.figures.steering import CONTROLS, steering
@@ -15,7 +16,7 @@ from crossdiff.report.figures.steering import CONTROLS, steering
 
 def table(**kwargs) -> pd.DataFrame:
     """As a figure gets it: from a CSV file."""
-    text = effects(steered_answers(**kwargs), 0).to_csv(index=False)
+    text = effects(steered_answers(**kwargs), Stated(), 0).to_csv(index=False)
     return pd.read_csv(io.StringIO(text))
 
 
@@ -122,3 +123,14 @@ def test_same_table_gives_the_same_bytes(tmp_path: Path):
     for run in ("first", "second"):
         save(steering({"topk": table()}), [str(tmp_path / f"{run}.svg")])
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+
+
+def test_axis_names_a_stated_behaviour_as_it_is_written(tmp_path: Path):
+    answers = steered_answers()
+    answers = answers[answers.requests == "benign"].assign(requests="talk")
+    found = pd.read_csv(io.StringIO(effects(answers, Stated(pattern=r"^\$5 or 6\$$"), 0).to_csv(index=False)))
+    figure = steering({"topk": found})
+    assert figure.axes[0].get_ylabel() == "share of answers that\nmatches /^\\$5 or 6\\$$/"
+    assert figure.legends[0].get_texts()[0].get_text() == "24 prompts of talk"
+    save(figure, [str(tmp_path / "steering.svg")])
+    assert r"matches /^\$5 or 6\$$/" in (tmp_path / "steering.svg").read_text()

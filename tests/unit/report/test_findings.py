@@ -7,6 +7,7 @@ import pytest
 
 from crossdiff.report.findings import MOST, MOST_GROUPS, Finding, findings, limits
 from crossdiff.report.halves import halves
+from crossdiff.report.marks import Known
 from crossdiff.report.shown_latents import ShownLatents
 
 JUDGED = {
@@ -45,7 +46,7 @@ def said(
     table = pd.DataFrame(groups or [], columns=["latent", "group", "strength"])
     parts = zip(("talk", "pages"), firings, (100, 900), strict=True)
     table = pd.concat([table.assign(dataset=name, firings=fired, tokens=size) for name, fired, size in parts])
-    defaults: dict[str, Any] = {"refusals": [], "kl": {}, "again": {}, "seeds": 1}
+    defaults: dict[str, Any] = {"refusals": [], "kl": {}, "known": {"topk": Known()}}
     return findings(
         {"topk": evaluation}, {"topk": ShownLatents(rows, rows)}, {"topk": table}, **defaults | given
     )
@@ -78,7 +79,7 @@ def test_several_latents_of_one_concept_are_one_finding() -> None:
         for called in ("latent 2 (after 2) and 1 more", '"small talk"')
     ]
     assert found[0].latents == (("topk", 2), ("topk", 1)) and found[0].context == ["context of 2"]
-    assert [mark for mark, _ in found[0].marks] == ["1 of 2 confirmed at 95 %"]
+    assert [mark.text for mark in found[0].marks] == ["1 of 2 confirmed at 95 %"]
     assert found[0].evidence == "2 confirmed latents of topk."
 
 
@@ -94,13 +95,6 @@ def test_a_data_set_is_named_only_where_it_has_most_firings_and_far_more_than_it
 def test_a_base_only_group_is_the_base_models() -> None:
     [found] = said([latent(1, **{"class": "base-only"})], [(1, 0, 1.0)])
     assert found.text.startswith("The base model has a concept of its own: latent 1")
-
-
-def test_other_seeds_are_told_only_if_there_are_some() -> None:
-    for seeds, marks in ((1, 1), (3, 2)):
-        [found] = said([latent(1)], [(1, 0, 1.0)], seeds=seeds, again={"topk": {1: 2}})
-        assert len(found.marks) == marks
-        assert marks == 1 or found.marks[1][0] == "found again in 2 of 2 other seeds"
 
 
 def test_the_strongest_groups_come_first_and_there_are_few() -> None:

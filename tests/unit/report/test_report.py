@@ -70,7 +70,14 @@ def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
         assert f"{name} calls 2 of 4 latents chat-only by decoder norm." in page.text
         assert "Latent scaling confirms 1 of them." in page.text
         assert f"../{name}/seed0/betas.csv" in [attributes.get("href") for _, attributes in page.tags]
-    assert len([tag for tag, _ in page.tags if tag == "details"]) == (1 + 4) * len(names)
+    assert len([tag for tag, _ in page.tags if tag == "details"]) == (1 + 4) * len(names) + 1  # a mark
+
+
+def test_marks_explain_themselves_on_hover_and_when_opened(good: Inputs) -> None:
+    page = page_of(good)
+    [meaning] = [attributes["title"] for tag, attributes in page.tags if tag == "summary" and attributes]
+    assert "pass with their whole 95 % intervals" in meaning
+    assert f"1 of 1 confirmed at 95 % {meaning}" in page.text
 
 
 def test_confirmed_latents_come_first_then_the_most_chat_leaning_with_undefined_ratios_as_a_dash(
@@ -177,7 +184,7 @@ def test_steering_is_shown_only_where_it_was_measured(good: Inputs, tmp_path: Pa
             steering=steering_inputs(tmp_path, steered_answers()), sections=["found", "steering", "checks"]
         )
     )
-    assert "What do they do? The chat model answers held-out requests" in page.text
+    assert "What do they do? The chat model answers held-out prompts" in page.text
     assert "latent 5 (topk)" in page.text
     assert page.text.index("What do they do?") < page.text.index("More checks")
 

@@ -32,7 +32,10 @@ def test_what_stands_elsewhere_is_referred_to() -> None:
         "of `evaluation.json` without `classes`, `limits`." in said
         or "seed{seed}/evaluation.json` without `classes`, `limits`." in said
     )
-    assert "It has `latent`, `relative_norm_difference`, `does_not_apply` of `scaling.parquet`." in said
+    assert (
+        "It has `latent`, `relative_norm_difference`, `does_not_apply`, `confirmed_95` of `betas.parquet`."
+        in said
+    )
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.patterns[0])

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from crossdiff.activations import harvest
-from crossdiff.config import Config, load
+from crossdiff.config import Config, Stated, load
 from crossdiff.interventions.causal_effect import variants
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast import WINDOW
@@ -120,7 +120,8 @@ def test_default_run_takes_as_long_as_it_did() -> None:
     }
     needs = forecast(config("config.yaml"), SMOLLM)
     seconds = {rule: Card("cpu", record).seconds(need) for rule, need in needs.items()}
-    assert 705 / 1.6 < sum(seconds.values()) < 705 * 1.6
+    without_look = sum(seconds.values()) - seconds["compare_models"]  # there was no first look then
+    assert 705 / 1.6 < without_look < 705 * 1.6
     assert seconds["harvest_activations"] == pytest.approx(346 / 2, rel=0.5)
     assert seconds["finetune_model"] == pytest.approx(122, rel=0.5)
 
@@ -166,10 +167,16 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
     live = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
     live["activations"] |= {"store": "none", "sample_tokens": 3000}
     needs = several | forecast(load(live), SMOLLM)
+    judged = {"behaviour": Stated(judge="Is it rude?")}
+    steering = everything.steering.model_copy(update=judged)
+    everything = everything.model_copy(update={"steering": steering})
     needs |= forecast(planted, SMOLLM) | forecast(everything, SMOLLM)
     for rule, text in rules().items():
         script = (ROOT / f"workflow_scripts/{rule}.py").read_text()
-        if rule in ("finetune_model", "explain_latents") or "from crossdiff.device" in script:
+        if (
+            rule in ("finetune_model", "explain_latents", "ask_about_answers", "judge_steering")
+            or "from crossdiff.device" in script
+        ):
             assert f'**request("{rule}")' in text, rule
             assert needs[rule].device, rule
         elif f'**request("{rule}")' in text:

@@ -62,7 +62,8 @@ class Run:
             values["pair"][role]["hub"]["name"] = model
             if bits := changes.get("bits"):
                 values["pair"][role]["bits"] = bits
-        values |= {"gpus": {name: value for name, value in changes.items() if name != "bits"}}
+        values |= {"gpus": {name: value for name, value in changes.items() if name not in ("bits", "look")}}
+        values["first_look"] = {"take": changes.get("look", False)}
         self.requests = Requests(load(values), ROOT)
         self.rules = [self.rule(name, overwritten.get(name, {})) for name in self.requests.needs]
         parsed = {name: Resources.from_mapping(given) for name, given in overwritten.items()}
@@ -154,6 +155,13 @@ def test_what_the_user_asks_for_counts() -> None:
             {},
             "pair.base: prove_model needs 141.1 GB for weights, this machine's GPUs have 1 x 80.0 GB; "
             "it would fit: bits: 8 (70.6 GB), or bits: 4 (35.3 GB), or gpus.offload: true",
+        ),
+        (
+            3,
+            {"look": True, "bits": 8, "memory": 20},
+            {},
+            "pair.base and pair.chat: compare_models needs 141.1 GB for weights, this machine's GPUs "
+            "have 3 x 20.0 GB; it would fit: gpus.offload: true, or first_look.take: false",
         ),
         (
             3,

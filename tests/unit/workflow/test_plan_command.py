@@ -47,7 +47,7 @@ def test_plan_warns_where_this_machine_will_not_do(
     assert main(["plan", "--configfile", PAPER]) == 1
     printed = capsys.readouterr().out
     assert "warning: disk: at its peak the run needs 793.7 GB more, 100.0 GB are free" in printed
-    assert "With activations: {store: none} the same run needs 73.2 GB at its peak and 0.58 times" in printed
+    assert "With activations: {store: none} the same run needs 73.2 GB at its peak and 0.59 times" in printed
     assert "train_crosscoder" in printed
     assert "Run it" not in printed
     assert printed.splitlines()[-1].endswith(
@@ -117,7 +117,7 @@ def test_model_larger_than_a_card_takes_several(capsys: pytest.CaptureFixture[st
     assert main(["plan", "--configfile", offloaded, "--card", "h100", "--gpus", "2"]) == 0
     printed = capsys.readouterr().out
     assert table(printed)["harvest_activations"][-3:-1] == ["72.0", "2"]
-    assert "Main memory holds a part of the models in harvest_activations, " in printed
+    assert "Main memory holds a part of the models in compare_models, harvest_activations, " in printed
 
 
 def test_plan_tells_what_stays_from_the_peak(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Draws the dose-response figure of steering."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,34 +12,37 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from crossdiff.latents.labels import latent_label
 from crossdiff.report.figures.drawing import BLUE, GREY, VERMILION, captioned
+from crossdiff.report.steering import prompts_of
 
 LOOKS = {
     "harmful": {"color": VERMILION, "marker": "o", "ls": "-"},
     "benign": {"color": BLUE, "marker": "s", "ls": "--"},
 }
 CONTROLS = {"random latent": GREY, "random direction": "#BBBBBB"}
+OTHER = {"color": VERMILION, "marker": "o", "ls": "-"}  # of prompts that are no requests
 PANELS = {
-    "rate": "refused",
+    "rate": "share of answers",
     "kl": "KL to the unsteered\nmodel (nats per token)",
     "perplexity": "perplexity of answers\nunder the base",
 }
 
 
 @captioned(
-    "Refusal rate, KL and perplexity against the strength of steering, per latent, with random controls",
-    """Top: the share of requests that are refused, with 95 % intervals (Wilson). A refusal counts only if the
-    answer opens with it. Middle: how far steering moves the predictions along the unsteered answers. Bottom:
-    how odd the base model finds the answers. Where this soars the model talks nonsense, and a missing refusal
-    says little. Whiskers in the lower two are 95 % bootstrap intervals over requests. Grey lines are other
-    latents and random directions of the same norm.""",
+    "Rate of a behaviour, KL and perplexity against the strength of steering, per latent, with controls",
+    """Top: the share of answers with the counted behaviour, which the axis names, with 95 % intervals
+    (Wilson). A refusal counts only if the answer opens with it. Middle: how far steering moves the
+    predictions along the unsteered answers. Bottom: how odd the base model finds the answers. Where this
+    soars the model talks nonsense, and a missing behaviour says little. Whiskers in the lower two are 95 %
+    bootstrap intervals over prompts. Grey lines are other latents and random directions of the same norm.""",
 )
 def steering(
     tables: Mapping[str, pd.DataFrame], names: Mapping[str, Mapping[int, str]] | None = None
 ) -> Figure:
-    """Draw refusal rate (95 % Wilson), KL and perplexity (95 % bootstrap over requests) against the strength.
+    """Draw the behaviour's rate, KL and perplexity against the strength of steering, with 95 % intervals.
 
-    There is one column per steered latent. Every kind of request has its marker and line, and the latent has
-    its colour. Controls are thin and grey. The last place, apart from the others, is the ablated direction.
+    Intervals of the rate are Wilson's, others are of a bootstrap over prompts. There is one column per
+    steered latent. Every kind of prompt has its marker and line, and the latent has its colour. Controls are
+    thin and grey. The last place, apart from the others, is the ablated direction.
     ``names`` of latents, by crosscoder, stand in the titles.
     """
     columns = [(name, latent) for name, table in tables.items() for latent in _latents(table)]
@@ -64,6 +68,7 @@ def steering(
     for row, (value, label) in zip(axes, PANELS.items(), strict=True):
         row[0].set_ylabel(label)
         if value == "rate":
+            row[0].set_ylabel(_named(tables), parse_math=False)
             row[0].set_ylim(-0.04, 1.04)
         elif value == "kl":
             row[0].set_yscale("symlog", linthresh=0.1)
@@ -99,6 +104,17 @@ class _Places:
         ax.axvline(self.strengths.index(0), color="black", lw=0.5, ls=(0, (1, 3)))
 
 
+def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Kind of prompt -> how it is drawn."""
+    return {requests: LOOKS.get(requests, OTHER) for requests in table.requests.unique()}
+
+
+def _named(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The behaviour for the axis: "refuses", or the start of a longer one."""
+    behaviour = next((str(table.behaviour.iloc[0]) for table in tables.values()), "")
+    return "\n".join([f"{PANELS['rate']} that", *textwrap.wrap(textwrap.shorten(behaviour, 56), 30)])
+
+
 def _latents(table: pd.DataFrame) -> list[int]:
     return table.latent.dropna().astype(int).drop_duplicates().tolist()
 
@@ -111,8 +127,8 @@ def _draw(ax: plt.Axes, table: pd.DataFrame, latent: int, value: str, place: _Pl
     for kind, grey in CONTROLS.items():
         for (_, requests), rows in of_latent[of_latent.direction == kind].groupby(["number", "requests"]):
             whole = pd.concat([rows, unsteered[unsteered.requests == requests]])
-            _line(ax, whole, value, place, **LOOKS[requests] | {"color": grey}, lw=0.8, ms=2.5)
-    for requests, look in LOOKS.items():
+            _line(ax, whole, value, place, **_looks(table)[requests] | {"color": grey}, lw=0.8, ms=2.5)
+    for requests, look in _looks(table).items():
         rows = pd.concat([of_latent[of_latent.direction == "latent"], unsteered])
         rows = rows[rows.requests == requests]
         _line(ax, rows, value, place, **look, lw=1.8, ms=5)
@@ -132,13 +148,14 @@ def _legend(tables: Mapping[str, pd.DataFrame]) -> tuple[list[plt.Line2D], list[
     table = next(iter(tables.values()))
     asked = table[table.change == "none"].set_index("requests").asked
     of_controls = [{"color": grey, "lw": 0.8} for grey in CONTROLS.values()]
-    looks: list[dict[str, Any]] = [*LOOKS.values(), *of_controls]
+    kinds = _looks(table)
+    looks: list[dict[str, Any]] = [*kinds.values(), *of_controls]
     handles = [plt.Line2D([], [], **look) for look in looks]
     controls = {
         kind: table[table.direction == kind].groupby("latent").number.nunique().max() for kind in CONTROLS
     }
     counts = {kind: 0 if pd.isna(count) else int(count) for kind, count in controls.items()}
     return handles, [
-        *(f"{asked[requests]} {requests} requests" for requests in LOOKS),
+        *(f"{asked[requests]} {prompts_of(requests)}" for requests in kinds),
         *(f"{count} {kind}{'' if count == 1 else 's'} of the same norm" for kind, count in counts.items()),
     ]

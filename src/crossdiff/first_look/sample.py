@@ -1,0 +1,142 @@
+"""The texts of the first look: a sample of every data set, the places in it, and prompts for answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from crossdiff.texts.chats import CONTENT, NO_ROLE, TEMPLATE_PARTS
+from crossdiff.texts.formats import ROLES
+from crossdiff.texts.sample import draw
+from crossdiff.texts.shards import Shard, read_shard
+
+FIRST = 5  # first positions of texts and answers whose mean differences are kept, as in arXiv 2510.13900
+FREQUENT = 8  # template tokens whose mean differences are kept
+FEWEST = 5  # tokens of a place that a mean difference needs
+KINDS = ("text", "answer", "template")
+
+
+class Sample(NamedTuple):
+    """Tokens of several data sets, one after the other."""
+
+    shard: Shard
+    datasets: list[str]
+    dataset: np.ndarray  # (tokens,): index into ``datasets``
+
+
+def sample(shards: Mapping[str, str], tokens: int) -> Sample:
+    """Draw random sequences, ``tokens`` tokens in all, from data sets with one token shard each.
+
+    Every data set gives the same number of tokens, or all of a shard that has fewer. Then the others give
+    more.
+    """
+    sizes = {name: len(read_shard(path).token) for name, path in shards.items()}
+    parts = [draw([shards[name]], share) for name, share in shares(sizes, tokens).items()]
+    joined = Shard(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    lengths = [len(part.token) for part in parts]
+    return Sample(joined, list(shards), np.repeat(np.arange(len(parts)), lengths))
+
+
+def shares(sizes: Mapping[str, int], tokens: int) -> dict[str, int]:
+    """Split ``tokens`` over data sets of these ``sizes``: equal shares, or all that a small data set has.
+
+    A share is at least 1 token.
+    """
+    found: dict[str, int] = {}
+    left = tokens
+    for number, name in enumerate(sorted(sizes, key=lambda name: (sizes[name], name))):
+        found[name] = max(1, min(sizes[name], left // (len(sizes) - number)))
+        left -= found[name]
+    return {name: found[name] for name in sizes}
+
+
+def answer_positions(shard: Shard) -> np.ndarray:
+    """Place of each token among the words of its answer, from 0: (tokens,). It is -1 outside of answers."""
+    said = (shard.role == ROLES.index("assistant")) & (shard.template == CONTENT)
+    begins = said & ~np.append(False, said[:-1]) | said & (shard.position == 0)
+    rows = np.arange(len(said))
+    return np.where(said, rows - np.maximum.accumulate(np.where(begins, rows, 0)), -1)
+
+
+def predicted_answer_positions(shard: Shard) -> np.ndarray:
+    """The same of the token that comes next, (tokens,). It is -1 at the end of a sequence."""
+    following = np.append(answer_positions(shard)[1:], -1)
+    return np.where(np.append(shard.position[1:], 0) == 0, -1, following)
+
+
+class Place(NamedTuple):
+    """Tokens whose differences are averaged."""
+
+    kind: str  # text: of a document; answer: of the assistant's words; template: a token of the template
+    position: int | None = None  # from 0, of texts and answers
+    token: int | None = None  # of the template
+    role: int | None = None  # of the template token's turn
+
+
+def places(shard: Shard) -> tuple[list[Place], np.ndarray]:
+    """The places of a shard that have FEWEST tokens, and the place of each token, (tokens,), or -1.
+
+    They are the FIRST first positions of documents, the same of answers, and the FREQUENT most frequent
+    template tokens, in each role.
+    """
+    document = np.where(shard.role == NO_ROLE, shard.position, -1)
+    answer = answer_positions(shard)
+    masks = {
+        Place(kind, position): positions == position
+        for kind, positions in (("text", document), ("answer", answer))
+        for position in range(FIRST)
+    }
+    template = shard.template != CONTENT
+    pairs, counts = np.unique(
+        np.stack([shard.token[template], shard.role[template]]), axis=1, return_counts=True
+    )
+    for column in np.argsort(-counts, kind="stable")[:FREQUENT]:
+        token, role = (int(value) for value in pairs[:, column])
+        is_this = template & (shard.token == token) & (shard.role == role)
+        masks[Place("template", token=token, role=role)] = is_this
+    kept = {place: mask for place, mask in masks.items() if mask.sum() >= FEWEST}
+    place_of = np.full(len(shard.token), -1)
+    for number, mask in enumerate(kept.values()):
+        place_of[mask] = number
+    return list(kept), place_of
+
+
+def role_names(role: np.ndarray) -> np.ndarray:
+    """The role of each token in words: ``text`` for documents."""
+    return np.array([*ROLES, "text"])[role]
+
+
+def part_names(template: np.ndarray) -> np.ndarray:
+    """The template part of each token in words."""
+    return np.array(TEMPLATE_PARTS)[template]
+
+
+class Prompt(NamedTuple):
+    """The beginning of a chat, up to the header of the assistant's first turn."""
+
+    dataset: str
+    token: np.ndarray  # (tokens,)
+
+
+def prompts(shards: Mapping[str, Sequence[Shard]], count: int, longest: int) -> list[Prompt]:
+    """``count`` different prompts of at most ``longest`` tokens, from the data sets in turn.
+
+    Fewer if there are no more. Documents give none.
+    """
+    found = {name: _openings(name, parts, count, longest) for name, parts in shards.items()}
+    in_turn = [
+        prompts[number] for number in range(count) for prompts in found.values() if number < len(prompts)
+    ]
+    return in_turn[:count]
+
+
+def _openings(name: str, shards: Sequence[Shard], count: int, longest: int) -> list[Prompt]:
+    kept: dict[bytes, Prompt] = {}
+    for shard in shards:
+        first_words = np.flatnonzero(answer_positions(shard) == 0)
+        for start, stop in zip(*shard.sequence_bounds(), strict=True):
+            words = first_words[(first_words >= start) & (first_words < stop)]
+            if len(kept) < count and len(words) and 0 < words[0] - start <= longest:
+                token = shard.token[start : words[0]]
+                kept.setdefault(token.tobytes(), Prompt(name, token))
+    return list(kept.values())

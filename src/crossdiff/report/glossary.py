@@ -1,0 +1,158 @@
+"""The page's glossary: every term of the page in one sentence, and where it comes from."""
+
+from typing import NamedTuple
+
+PAPER = "paper, section "  # of Minder et al., arXiv 2504.02922; numbers differ between its versions
+METHOD = "method "  # number in docs/method.md, for what the paper's text does not number, or for what is ours
+
+
+class Entry(NamedTuple):
+    """A term. ``key`` is the end of its anchor, ``#term-KEY``."""
+
+    key: str
+    term: str
+    sentence: str
+    source: str
+
+
+GLOSSARY = (
+    Entry("base", "base model", "The model before fine-tuning.", PAPER + "2.1"),
+    Entry("chat", "chat model", "The model after fine-tuning, whatever it was taught.", PAPER + "2.1"),
+    Entry(
+        "layer", "layer", "The block whose output, the residual stream, is compared; 0 is the first.", "paper"
+    ),
+    Entry(
+        "activation",
+        "activation",
+        "What a model has in the residual stream at a token, or how strongly a latent fires there.",
+        PAPER + "2.1",
+    ),
+    Entry(
+        "crosscoder",
+        "crosscoder",
+        "A sparse dictionary that describes the activations of both models with one set of latents.",
+        PAPER + "2.1",
+    ),
+    Entry(
+        "latent",
+        "latent",
+        "One entry of the dictionary, which fires on some tokens and has one direction in each model.",
+        PAPER + "2.1",
+    ),
+    Entry("decoder", "decoder", "The directions of the latents, one set for each model.", PAPER + "2.1"),
+    Entry(
+        "norm-difference",
+        "norm difference",
+        "How much longer a latent's direction is in the chat model, from 0 (base alone) over 0.5 (shared) "
+        "to 1 (chat alone).",
+        PAPER + "2.2",
+    ),
+    Entry(
+        "chat-only",
+        "chat-only",
+        "A class of latents by norm difference alone; others are base-only, shared, or none of these.",
+        PAPER + "2.2",
+    ),
+    Entry("dead", "dead", "A latent that never fires on held-out text.", METHOD + "7"),
+    Entry("l0", "L0", "The number of latents that are active on a token, on average.", METHOD + "7"),
+    Entry("fve", "FVE", "The fraction of a model's variance that the crosscoder explains.", METHOD + "7"),
+    Entry(
+        "latent-scaling",
+        "latent scaling",
+        "A test of how much each model uses a latent's direction where the latent fires.",
+        PAPER + "2.3",
+    ),
+    Entry(
+        "beta",
+        "\u03b2",
+        "The factor with which a latent's direction best explains a model's activations.",
+        PAPER + "2.3",
+    ),
+    Entry(
+        "nu-error",
+        "\u03bd_error",
+        "The base's \u03b2 over the chat model's, in what the crosscoder leaves over.",
+        PAPER + "2.3",
+    ),
+    Entry(
+        "nu-reconstruction",
+        "\u03bd_reconstruction",
+        "The base's \u03b2 over the chat model's, in what the crosscoder reconstructs.",
+        PAPER + "2.3",
+    ),
+    Entry(
+        "complete-shrinkage",
+        "complete shrinkage",
+        "Training shrinks the base direction to zero although the "
+        "base model uses the latent, so \u03bd_error is high.",
+        PAPER + "2.2",
+    ),
+    Entry(
+        "latent-decoupling",
+        "latent decoupling",
+        "Other latents do the latent's work in the base model, so \u03bd_reconstruction is high.",
+        PAPER + "2.2",
+    ),
+    Entry(
+        "confirmed",
+        "confirmed",
+        "Both ratios of latent scaling are so low that only one model uses the latent.",
+        METHOD + "9",
+    ),
+    Entry("twins", "twins", "A chat-only and a base-only latent of nearly one direction.", PAPER + "2.4"),
+    Entry(
+        "template-tokens",
+        "template token",
+        "A token that the chat template adds, such as the header of a turn.",
+        PAPER + "3.2",
+    ),
+    Entry("kl", "KL", "How far two predictions of the next token are apart, in nats.", PAPER + "3.2"),
+    Entry(
+        "patched-run",
+        "patched run",
+        "A run of the chat model from the layer on, which starts from changed activations of the base.",
+        PAPER + "3.2",
+    ),
+    Entry(
+        "steering",
+        "steered",
+        "A latent's direction is added to the chat model's activations, or ablated, while it answers.",
+        METHOD + "13",
+    ),
+    Entry(
+        "control",
+        "controls",
+        "Other directions of the same norm, which must not have the same effect.",
+        METHOD + "13",
+    ),
+    Entry(
+        "perplexity",
+        "perplexity",
+        "How odd the base model finds an answer; text that makes sense has a low one.",
+        METHOD + "13",
+    ),
+    Entry(
+        "promoted",
+        "promoted",
+        "Tokens that a direction makes more likely, if it goes through the model's last norm and head.",
+        "arXiv 2510.13900",
+    ),
+    Entry(
+        "pattern",
+        "pattern",
+        "The words or places that best tell where a latent fires, found without a language model.",
+        METHOD + "13",
+    ),
+    Entry(
+        "held-out",
+        "held-out",
+        "Text that neither the crosscoder nor a fine-tune by this run has read.",
+        "ours",
+    ),
+    Entry(
+        "interval",
+        "95 % interval",
+        "A range that holds the true number 95 times in 100, if all is repeated with other texts.",
+        "ours",
+    ),
+)

@@ -1,0 +1,86 @@
+"""The page's table "This run": models, layer, texts and crosscoders, from the settings in the records."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from crossdiff.provenance.recorded_settings import RecordedSettings
+
+UNKNOWN = "not known to this run"
+# Sources of a model that are not named further: a path says nothing on another machine.
+PLAIN = {"folder": "local folder", "gguf": "GGUF file", "adapter": "LoRA adapter", "random": "random weights"}
+
+
+class Trained(NamedTuple):
+    """What the table says of a crosscoder."""
+
+    name: str
+    loss: str
+    latents: int
+    per_dimension: float  # latents / d_model
+    k: int | None  # None for a loss without one
+    tokens: int  # read in training
+    passes: float  # tokens / training tokens of the texts
+
+
+def about_models(recorded: RecordedSettings, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, value) of both models, the fine-tune, the layer and the texts. ``facts``: pair.json."""
+    names = {role: recorded.get(f"pair.{role}.name", UNKNOWN) for role in ("base", "chat")}
+    chat = names["chat"]
+    planted = recorded.given("pair.chat.planted")
+    shown = "none: known concepts are planted into the base's activations" if planted else None
+    return [
+        ("base model", _model(recorded, names["base"])),
+        ("chat model", shown or _model(recorded, chat)),
+        ("data of the fine-tune", "none" if planted else _taught(recorded, chat)),
+        ("layer", f"{recorded['pair.layer']} (0-based) of {facts['base']['layers']}"),
+        ("texts", "; ".join(_text(recorded, name) for name in _texts(recorded))),
+    ]
+
+
+def about_crosscoders(
+    recorded: RecordedSettings, facts: Mapping[str, Any], latents: Mapping[str, int]
+) -> list[Trained]:
+    """Return one row per crosscoder. ``latents``: crosscoder -> number of its latents."""
+    read = sum(recorded[f"datasets.{name}.tokens"] for name in _texts(recorded))
+    rows = []
+    for name, count in latents.items():
+        key = f"crosscoders.{name}."
+        loss, tokens = recorded[key + "loss"], recorded[key + "tokens"]
+        k = recorded.get(key + "k")
+        rows.append(Trained(name, loss, count, count / facts["base"]["d_model"], k, tokens, tokens / read))
+    return rows
+
+
+def _texts(recorded: RecordedSettings) -> list[str]:
+    """Data sets of which training tokens were read. A fine-tune may have others."""
+    return [name for name in recorded.names("datasets") if f"datasets.{name}.tokens" in recorded]
+
+
+def _text(recorded: RecordedSettings, name: str) -> str:
+    return f"{name} ({recorded[f'datasets.{name}.kind']}, {recorded[f'datasets.{name}.tokens']:,} tokens)"
+
+
+def _model(recorded: RecordedSettings, name: str) -> str:
+    """The model's name, and where it comes from."""
+    key = f"models.{name}."
+    if recorded.given(key + "finetune"):
+        return f"{name} (fine-tuned by this run)"
+    if recorded.given(key + "hub"):
+        return f"{name} ({recorded[key + 'hub.name']}, revision {recorded[key + 'hub.revision']})"
+    if recorded.given(key + "package"):
+        return f"{name} (package {recorded[key + 'package.name']} {recorded[key + 'package.version']})"
+    found = [words for source, words in PLAIN.items() if recorded.given(key + source)]
+    return f"{name} ({found[0]})" if found else name
+
+
+def _taught(recorded: RecordedSettings, name: str) -> str:
+    """The data that a model was fine-tuned on, where this run did it."""
+    key = f"models.{name}.finetune."
+    data = {
+        name.removeprefix(f"{key}data."): n for name, n in recorded.items() if name.startswith(f"{key}data.")
+    }
+    if not data:
+        return UNKNOWN
+    epochs = recorded[key + "epochs"]
+    named = ", ".join(f"{name} ({tokens:,} tokens)" for name, tokens in data.items())
+    return f"{named}; {epochs} epoch{'s' if epochs > 1 else ''}"
