@@ -16,7 +16,13 @@ rule write_report:
         template=shipped("report/page.html.jinja"),
         parts=[
             shipped(f"report/{part}.html.jinja")
-            for part in ("context", "figure", "limits", "term", *(f"sections/{section}" for section in SECTIONS))
+            for part in (
+                "context",
+                "figure",
+                "limits",
+                "term",
+                *(f"sections/{section}" for section in SECTIONS),
+            )
         ],
         tokenizer=tokenizer,
         checked=of_layer("pair.json"),
