@@ -8,8 +8,9 @@ import pandas as pd
 from crossdiff.config import CHAT, SeedAgreement
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
-from crossdiff.latents.directions import COLUMNS, Live, live, neighbours, promoted_tokens, recurrences
+from crossdiff.latents.directions import COLUMNS, Live, live, neighbours, recurrences
 from crossdiff.models.load import load_model
+from crossdiff.models.logit_lens import promoted_tokens
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
 

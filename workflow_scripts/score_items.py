@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device, fast_dtype
-from crossdiff.latents.directions import promoted_tokens
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.models.load import load_model
+from crossdiff.models.logit_lens import promoted_tokens
 from crossdiff.models.replacements import with_replacements
 from crossdiff.organisms.items import live
 from crossdiff.organisms.reading import activations_at, read_probes

@@ -16,11 +16,11 @@ from crossdiff.activations.cache import read_rows
 from crossdiff.activations.harvest import harvest_shard
 from crossdiff.config import ModelSource
 from crossdiff.interventions.steered_answers import Change, answer, read
-from crossdiff.latents.directions import promoted_tokens
 from crossdiff.models.answers import answer_nats, greedy
 from crossdiff.models.check import check_model
 from crossdiff.models.forward import resume_from_layer, run_to_layer
 from crossdiff.models.load import load_model
+from crossdiff.models.logit_lens import promoted_tokens
 from crossdiff.models.parts import decoder_layers
 from crossdiff.models.prepare import prepare
 from crossdiff.models.refusals import answers

@@ -15,6 +15,7 @@ from crossdiff.explanations import prompts
 from crossdiff.explanations.language_models import LocalModel
 
 KEY = "sk-pipeline-0123456789"
+FIRST_LOOK = dict.fromkeys(("ask_about_answers", "write_first_look", "check_difference"), 1)
 FOLDER = "results/tiny/layer1/batchtopk/seed0"  # a latent of l1 may fire in every context, and has no score
 
 
@@ -22,6 +23,8 @@ def contrarian(messages: list[dict[str, str]]) -> str:
     """Explain everything the same way, and judge by the length of excerpts: scores are near chance."""
     if messages[0]["content"] == prompts.EXPLAIN:
         return json.dumps({"explanation": "long text"})
+    if len(messages) == 1:
+        return "1. B is shorter."
     return json.dumps([len(text) % 2 for text in excerpts_of(messages)])
 
 
@@ -53,16 +56,18 @@ def ours(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checko
 def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, server: ChatServer) -> None:
     config, code, printed = explained(ours, server.url, "asked")
     assert code == 0, printed
-    assert planned(printed) == {"explain_latents": 1}
+    # A language model is asked about both models' answers, too, and the first look is written with its own.
+    assert planned(printed) == {"explain_latents": 1} | FIRST_LOOK
+    about_answers = [request for request in server.requests if len(request["messages"]) == 1]
+    assert len(about_answers) == 1
     assert {request["headers"]["Authorization"] for request in server.requests} == {f"Bearer {KEY}"}
     table = pd.read_parquet(ours.folder / FOLDER / "explanations.parquet")
     assert list(table.latent) == list(range(128)) and (table.kind == "not chosen").sum() >= 122
     asked = table[table.kind == "explained"]
     assert len(asked) >= 3 and (asked.explanation == "long text").all()
     assert 0.3 < asked.detection.mean() < 0.7
-    assert (
-        table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/.answers/*/*.json")])
-    )
+    known = [*ours.folder.glob("results/.answers/*/*.json")]
+    assert table.requests.sum() + 1 == len(server.requests) == len(known)
     assert not [
         path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()
     ]

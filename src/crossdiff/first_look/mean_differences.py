@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from crossdiff.first_look.sample import KINDS, Place
 from crossdiff.interventions.changes import Change
 from crossdiff.interventions.steered_answers import answer, read
-from crossdiff.latents.directions import promoted_tokens
+from crossdiff.models.logit_lens import promoted_tokens
 from crossdiff.models.turns import contents
 from crossdiff.texts.formats import ROLES
 
@@ -34,7 +34,7 @@ def difference_table(
     - kind, position, token, role: of the place; token is an id
     - tokens: number of tokens
     - norm: L2 norm; relative_norm: over ``median_norm``
-    - promoted, promoted_by, suppressed, suppressed_by: as in ``latents.directions.promoted_tokens``
+    - promoted, promoted_by, suppressed, suppressed_by: as in ``models.logit_lens.promoted_tokens``
     - random_by: the median over random directions of the largest distance from the mean logit
     """
     directions = torch.from_numpy(np.asarray(means, np.float32))

@@ -1,4 +1,4 @@
-"""Where the directions of latents point: at tokens, through the chat model's head, and at each other.
+"""Which latents point where others do, within a training and across trainings.
 
 The nearness of two latents is the cosine of their concatenated base and chat directions.
 """
@@ -12,15 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel
 
 from crossdiff.latents.agreement import nearest
-from crossdiff.models.forward import head_logits
-from crossdiff.models.parts import device_of_inputs
 
-TOKENS = 10  # promoted tokens of each latent, and as many suppressed ones
 NEIGHBOURS = 5  # of each latent
-ROWS_AT_ONCE = 256  # latents whose logits are held together
+ROWS_AT_ONCE = 256  # latents that are compared together
 COLUMNS = ("latent", "promoted", "promoted_by", "suppressed", "suppressed_by", "near", "near_cosine")
 RECURRENCE_COLUMNS = ("latent", "crosscoder", "seed", "other", "cosine", "matched")
 
@@ -36,31 +32,6 @@ def live(decoder: Tensor, betas: pd.DataFrame) -> Live:
     """Select the live latents of ``decoder`` (latents, model, d_model). ``betas`` is in order of latents."""
     latents = np.flatnonzero((betas["class"] != "dead").to_numpy())
     return Live(latents, decoder[latents].flatten(1))
-
-
-@torch.inference_mode()
-def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOKENS) -> pd.DataFrame:
-    """The logit lens: send each direction (latents, d_model) alone through the final norm and the LM head.
-
-    All directions get the same length first, so the columns show what a direction says, not how strongly.
-    Gives one row per direction, with lists of ``count`` entries, the furthest first:
-
-    - promoted: token ids with the logits furthest above the mean over the vocabulary
-    - promoted_by: their distances from that mean, in logits
-    - suppressed, suppressed_by: the same below the mean
-    """
-    # A root mean square of 1. The final norm alone is not enough: its epsilon shrinks short directions.
-    directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
-    parts = []
-    for start in range(0, len(directions), ROWS_AT_ONCE):
-        block = directions[start : start + ROWS_AT_ONCE].to(device_of_inputs(model), model.dtype)
-        logits = head_logits(model, block).float()
-        logits -= logits.mean(dim=1, keepdim=True)
-        ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
-        parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
-    names = ("promoted", "promoted_by", "suppressed", "suppressed_by")
-    columns = (list(np.concatenate(blocks)) for blocks in zip(*parts, strict=True))
-    return pd.DataFrame(dict(zip(names, columns, strict=True)))
 
 
 def neighbours(found: Live, count: int = NEIGHBOURS) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from crossdiff.activations.pairs import Summary
 from crossdiff.interventions.causal_effect import Answers
 from crossdiff.interventions.patching import WHOLE, Variant, answer_kl
 from crossdiff.interventions.proof import PARTS, prove
-from crossdiff.latents.directions import promoted_tokens
 from crossdiff.models import digests, load
 from crossdiff.models.adapters import with_adapter
 from crossdiff.models.answers import greedy
@@ -28,6 +27,7 @@ from crossdiff.models.digests import digest
 from crossdiff.models.footprint import footprint
 from crossdiff.models.forward import run_to_layers
 from crossdiff.models.load import load_model
+from crossdiff.models.logit_lens import promoted_tokens
 from crossdiff.models.parts import device_of_inputs
 from crossdiff.models.placement import MAIN_MEMORY, Places, spread, undispatched
 from crossdiff.models.replacements import with_replacements

@@ -14,16 +14,18 @@ from crossdiff.latents.directions import (
     Live,
     live,
     neighbours,
-    promoted_tokens,
     recurrences,
 )
+from crossdiff.models import logit_lens
+from crossdiff.models.logit_lens import promoted_tokens
 
 WIDTH = 16
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    for blocks in (module, logit_lens):
+        monkeypatch.setattr(blocks, "ROWS_AT_ONCE", 3)
 
 
 def model() -> LlamaForCausalLM:
