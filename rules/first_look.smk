@@ -99,7 +99,6 @@ if LOOKS:
             parts=[shipped(f"report/{part}.html.jinja") for part in ("page", "figure", "sections/first_look")],
             tokenizer=tokenizer,
             first_look=FIRST_LOOK_SHOWN,
-            first_look_asked=FIRST_LOOK_ASKED,
         output:
             FIRST_LOOK,
         log:

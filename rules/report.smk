@@ -34,6 +34,7 @@ rule write_report:
         betas=every_training("betas.parquet", FIRST_SEED),
         examples=every_training("examples.parquet", FIRST_SEED),
         patterns=every_training("patterns.parquet", FIRST_SEED),
+        explanations=every_training("explanations.parquet", FIRST_SEED) if CONFIG.explanations else [],
         groups=every_training("groups.csv", FIRST_SEED),
         recurrences=every_training("recurrences.parquet", FIRST_SEED),
         template_tokens=every_training("template_tokens.csv", FIRST_SEED),
@@ -58,7 +59,7 @@ rule write_report:
     params:
         crosscoders=list(CONFIG.crosscoders),
         sections=SECTIONS,
-        figures=[[evaluation.section, evaluation.table] for evaluation in EVALUATIONS.values()],
+        figures=[[one.section, one.table, one.question] for one in EVALUATIONS.values()],
         seed=CONFIG.seeds[0],
         seeds=len(CONFIG.seeds),
         settings=settings("report"),

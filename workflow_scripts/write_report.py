@@ -24,16 +24,17 @@ def of_steering(given: Any, names: list[str]) -> SteeringInputs | None:
 
 
 def latent_files(given: Any, names: list[str]) -> dict[str, LatentFiles]:
-    tables = zip(*(given[name] for name in LatentFiles._fields), strict=True)
+    there = [name for name in LatentFiles._fields if given.get(name)]
+    tables = zip(*(given[name] for name in there), strict=True)
     return {name: LatentFiles(*files) for name, files in zip(names, tables, strict=True)}
 
 
 def shown_figures(
-    drawings: list[str], captions: list[str], figures: list[tuple[str, str]]
+    drawings: list[str], captions: list[str], figures: list[tuple[str, str, str]]
 ) -> list[ShownFigure]:
-    """``figures``: section and table of each, in the same order."""
+    """``figures``: section, table and question of each, in the same order."""
     files = zip(drawings, captions, figures, strict=True)
-    return [ShownFigure.of(drawing, caption, section, table) for drawing, caption, (section, table) in files]
+    return [ShownFigure.of(drawing, caption, *shown) for drawing, caption, shown in files]
 
 
 def main(inputs: Inputs, template: str, page: str) -> None:

@@ -7,9 +7,11 @@ crossdiff.answers = (() => {
   const at = (id) => document.getElementById(id);
   let running = null; // AbortController of the answers that are made now
   let answers = {}; // who -> text
+  let made = null; // what was asked for them, once they are whole
 
-  function show(texts) {
+  function show(texts, of = null) {
     answers = { ...texts };
+    made = of;
     for (const who of WHO) {
       at(who).textContent = answers[who] ?? "";
       at(`${who}-tokens`).textContent = "";
@@ -36,6 +38,7 @@ crossdiff.answers = (() => {
         at(step.who).replaceChildren(empty ? nothing : step.text);
         at(`${step.who}-tokens`).textContent = `${step.tokens} tokens${step.done ? "" : " …"}`;
       }
+      made = asked;
     } catch (error) {
       if (error.name !== "AbortError") throw error;
     } finally {
@@ -53,5 +56,5 @@ crossdiff.answers = (() => {
     busy(false);
   }
 
-  return { run, stop, show, all: () => answers };
+  return { run, stop, show, all: () => answers, made: () => made };
 })();

@@ -8,6 +8,7 @@
   let top = []; // [latent, activation] of the prompt
   let chosen = null; // {latent, values}
   let effect = null;
+  let effectOf = ""; // the settings that it is of
   let turn = 0; // of the prompt and the effect that were asked for last: late answers are dropped
   let effectTurn = 0;
 
@@ -60,7 +61,7 @@
     if (!asked) return;
     const found = settings.length ? await api.ask("effect", { ...asked, latents: settings }) : null;
     if (mine !== effectTurn) return;
-    effect = found;
+    [effect, effectOf] = [found, JSON.stringify(settings)];
     steering.effect(effect);
     colour();
   }
@@ -105,16 +106,27 @@
     await answers.run(wanted);
   }
 
+  // What is saved belongs together: whole answers, and of the sliders as they are.
   function session() {
+    const settings = steering.settings();
+    const made = answers.made();
+    const { base, chat, steered } = made ? answers.all() : {};
+    const same = made && JSON.stringify(made.latents) === JSON.stringify(settings);
+    const measured = effect && effectOf === JSON.stringify(settings) ? effect : null;
     return {
       ...asked,
       title: at("title").value,
-      latents: steering.settings().map((one) => ({ ...one, name: latents.words(one.latent) || null })),
-      new_tokens: Number(at("new-tokens").value),
-      answers: answers.all(),
-      kl: effect && effect.kl,
-      kl_mean: effect && effect.mean,
+      latents: settings.map((one) => ({ ...one, name: latents.words(one.latent) || null })),
+      new_tokens: made ? made.new_tokens : Number(at("new-tokens").value),
+      answers: { base, chat, steered: same ? steered : null },
+      kl: measured && measured.kl,
+      kl_mean: measured && measured.mean,
     };
+  }
+
+  async function save() {
+    if (steering.settings().length) await measure(); // the last move of a slider may not be measured yet
+    await sessions.save(session());
   }
 
   async function open(name) {
@@ -127,7 +139,9 @@
     await read();
     steering.replace(found.latents);
     await measure();
-    answers.show(Object.fromEntries(Object.entries(found.answers).filter(([, text]) => text !== null)));
+    const saved = Object.fromEntries(Object.entries(found.answers).filter(([, text]) => text !== null));
+    const made = { latents: steering.settings(), new_tokens: found.new_tokens };
+    answers.show(saved, Object.keys(saved).length ? made : null);
     at("new-tokens").value = found.new_tokens || 64;
     at("title").value = found.title;
     at("stale").textContent = `as saved on ${found.saved}`;
@@ -146,7 +160,7 @@
   at("colour").addEventListener("change", colour);
   at("answer").addEventListener("click", () => trying(answer));
   at("stop").addEventListener("click", () => answers.stop());
-  at("save").addEventListener("click", () => trying(() => sessions.save(session())));
+  at("save").addEventListener("click", () => trying(save));
   at("sessions").addEventListener("change", (event) => {
     if (event.target.value) trying(() => open(event.target.value));
   });

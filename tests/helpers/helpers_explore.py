@@ -52,7 +52,9 @@ def write_crosscoder(folder: Path, tables: bool = True, seed: int = 0) -> Path:
     if tables:
         table = pd.DataFrame({"latent": np.arange(LATENTS), "max_activation": np.float32(2)})
         table.loc[DEAD, "max_activation"] = 0
-        table = table.assign(confirmed=table.latent == 1, nu_error=0.5, relative_norm_difference=0.5)
+        table = table.assign(confirmed=table.latent == 1, relative_norm_difference=0.5)
+        ratios = ("nu_error", "nu_reconstruction", "mirrored_nu_error", "mirrored_nu_reconstruction")
+        table = table.assign(**dict.fromkeys(ratios, 0.5))
         table["class"] = np.where(table.latent == DEAD, "dead", "shared")
         table.to_parquet(made / "betas.parquet")
         names = pd.DataFrame({"latent": [0, 1], "explanation": [HOSTILE, "the first one"]})

@@ -189,7 +189,7 @@ def inputs(
         tables=[str(folder / f"{name}.csv") for name in tables],
         evaluations={name: str(folder / f"{name}.json") for name in betas},
         latents={
-            name: LatentFiles(*(str(folder / f"{name}.{table}.parquet") for table in LatentFiles._fields))
+            name: LatentFiles(*(str(folder / f"{name}.{table}.parquet") for table in LATENT_TABLES))
             for name in betas
         },
         figures=[
@@ -209,6 +209,9 @@ def inputs(
             "files",
         ],
     )
+
+
+LATENT_TABLES = ("betas", "examples", "patterns")
 
 
 def page_of(given: Inputs) -> Page:

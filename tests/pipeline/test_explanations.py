@@ -15,7 +15,6 @@ from crossdiff.explanations import prompts
 from crossdiff.explanations.language_models import LocalModel
 
 KEY = "sk-pipeline-0123456789"
-FIRST_LOOK = dict.fromkeys(("ask_about_answers", "write_first_look", "check_difference"), 1)
 FOLDER = "results/tiny/layer1/batchtopk/seed0"  # a latent of l1 may fire in every context, and has no score
 
 
@@ -23,8 +22,6 @@ def contrarian(messages: list[dict[str, str]]) -> str:
     """Explain everything the same way, and judge by the length of excerpts: scores are near chance."""
     if messages[0]["content"] == prompts.EXPLAIN:
         return json.dumps({"explanation": "long text"})
-    if len(messages) == 1:
-        return "1. B is shorter."
     return json.dumps([len(text) % 2 for text in excerpts_of(messages)])
 
 
@@ -56,18 +53,16 @@ def ours(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checko
 def test_server_explains_and_its_key_stays_in_the_environment(ours: Checkout, server: ChatServer) -> None:
     config, code, printed = explained(ours, server.url, "asked")
     assert code == 0, printed
-    # A language model is asked about both models' answers, too, and the first look is written with its own.
-    assert planned(printed) == {"explain_latents": 1} | FIRST_LOOK
-    about_answers = [request for request in server.requests if len(request["messages"]) == 1]
-    assert len(about_answers) == 1
+    assert planned(printed) == {"explain_latents": 1}
     assert {request["headers"]["Authorization"] for request in server.requests} == {f"Bearer {KEY}"}
     table = pd.read_parquet(ours.folder / FOLDER / "explanations.parquet")
     assert list(table.latent) == list(range(128)) and (table.kind == "not chosen").sum() >= 122
     asked = table[table.kind == "explained"]
     assert len(asked) >= 3 and (asked.explanation == "long text").all()
     assert 0.3 < asked.detection.mean() < 0.7
-    known = [*ours.folder.glob("results/.answers/*/*.json")]
-    assert table.requests.sum() + 1 == len(server.requests) == len(known)
+    assert (
+        table.requests.sum() == len(server.requests) == len([*ours.folder.glob("results/.answers/*/*.json")])
+    )
     assert not [
         path for path in ours.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()
     ]
@@ -87,7 +82,7 @@ def test_server_is_asked_about_answers_of_both_models_and_steered_ones(
     finished: Checkout, tmp_path: Path
 ) -> None:
     """Nothing is generated anew: what is asked is about stored answers."""
-    ours, page = finished.copy(tmp_path / "ours"), "results/tiny/first_look.html"
+    ours, table = finished.copy(tmp_path / "ours"), "results/tiny/first_look/asked.csv"
     folder = "results/tiny/layer1/l1/seed0"
 
     def reply(messages: list[dict[str, str]]) -> str:
@@ -99,19 +94,19 @@ def test_server_is_asked_about_answers_of_both_models_and_steered_ones(
         explainer = {"endpoint": {"url": running.url, "model": "some", "requests_per_minute": 60_000}}
         changes = {"explanations": {"model": explainer}, "steering.behaviour": {"judge": "Is it rude?"}}
         config = ours.changed(TINY, changes)
-        command = ("-m", "snakemake", page, f"{folder}/steering.csv", "--configfile", config)
+        command = ("-m", "snakemake", table, f"{folder}/steering.csv", "--configfile", config)
         result = ours.run(*command)
         assert result.returncode == 0, result.stdout
         asked = [request["messages"] for request in running.requests]
         (ours.folder / folder / "steering.csv").unlink()
         assert ours.run(*command).returncode == 0
         assert len(running.requests) == len(asked)  # a rerun asks nothing
-    once = ("ask_about_answers", "write_first_look", "check_difference", "judge_steering")
-    assert planned(result.stdout) == dict.fromkeys(once, 1)
+    # Training does not wait for a language model, so neither the page before it nor its check runs again.
+    assert planned(result.stdout) == {"ask_about_answers": 1, "judge_steering": 1}
     answers = pd.read_parquet(ours.folder / "results/tiny/first_look/answers.parquet")
     [[one]] = [messages for messages in asked if len(messages) == 1]
     assert one["content"].count("Model A: ") == answers.prompt.nunique()
-    assert "<li>B &lt;b&gt;refuses&lt;/b&gt;.</li>" in (ours.folder / page).read_text()
+    assert pd.read_csv(ours.folder / table).difference.tolist() == ["B <b>refuses</b>.", "B is shorter."]
     steered = pd.read_parquet(ours.folder / folder / "steering_answers.parquet")
     assert len(asked) - 1 == len(steered[["question", "answer"]].drop_duplicates())
     of_thefts = steered.question.str.contains("steal")

@@ -77,6 +77,10 @@ class ExplainedLatents(Section):
     A latent may be of several kinds.
     """
 
+    confirmed: Annotated[
+        NonNegativeInt,
+        about("Latents that latent scaling confirms, the most chat-leaning first.", "count"),
+    ] = 20
     chat_leaning: Annotated[NonNegativeInt, about("The most chat-leaning latents.", "count")] = 20
     shared: Annotated[NonNegativeInt, about("Latents of the class shared, at random.", "count")] = 20
     low_nu: Annotated[

@@ -24,7 +24,7 @@ def asked(config: Config) -> tuple[int, int, float, float]:
     if settings is None:
         return 0, 0, 0.0, 0.0
     kinds = settings.latents
-    latents = kinds.chat_leaning + kinds.shared + kinds.low_nu + kinds.high_nu
+    latents = kinds.confirmed + kinds.chat_leaning + kinds.shared + kinds.low_nu + kinds.high_nu
     latents *= len(config.crosscoders) * len(config.seeds)
     context = TOKENS_PER_TOKEN * (config.examples.before + 1 + config.examples.after)
     positives = settings.per_quantile * len(config.examples.quantiles)

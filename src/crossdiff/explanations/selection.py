@@ -3,7 +3,7 @@
 import pandas as pd
 
 from crossdiff.config import ExplainedLatents
-from crossdiff.latents.evaluation import SAMPLE_SEED, most_chat_leaning, ranked_by_scaling
+from crossdiff.latents.evaluation import SAMPLE_SEED, confirmed_latents, most_chat_leaning, ranked_by_scaling
 
 
 def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:
@@ -15,6 +15,7 @@ def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int
     ranked = ranked_by_scaling(most_chat_leaning(betas, top))
     shared = betas[betas["class"] == "shared"]
     parts = [
+        confirmed_latents(betas).head(latents.confirmed),
         most_chat_leaning(betas, latents.chat_leaning),
         shared.sample(min(latents.shared, len(shared)), random_state=SAMPLE_SEED),
         ranked.head(latents.low_nu),

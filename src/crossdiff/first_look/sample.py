@@ -51,11 +51,35 @@ def shares(sizes: Mapping[str, int], tokens: int) -> dict[str, int]:
 
 
 def answer_positions(shard: Shard) -> np.ndarray:
-    """Place of each token among the words of its answer, from 0: (tokens,). It is -1 outside of answers."""
-    said = (shard.role == ROLES.index("assistant")) & (shard.template == CONTENT)
-    begins = said & ~np.append(False, said[:-1]) | said & (shard.position == 0)
+    """Place of each token among the words of its answer, from 0: (tokens,). It is -1 outside of answers.
+
+    A window that begins within an answer (``long: windows``) shows no beginning of it: there it is -1, too.
+    """
+    assistant = ROLES.index("assistant")
+    said = (shard.role == assistant) & (shard.template == CONTENT)
+    before = np.maximum(np.arange(len(said)) - 1, 0)
+    # A window's first token may be a copy of the one that starts every text.
+    opened = (shard.position[before] > 0) | (shard.role[before] == assistant)
+    return _in_runs(said, shard.position, (shard.position > 0) & opened)
+
+
+def text_positions(shard: Shard) -> np.ndarray:
+    """Place of each token among the words of its window of a document, from 0: (tokens,). -1 in chats.
+
+    The token that starts every text is none of the words.
+    """
+    return _in_runs((shard.role == NO_ROLE) & (shard.template == CONTENT), shard.position, True)
+
+
+def _in_runs(said: np.ndarray, position: np.ndarray, may_begin: np.ndarray | bool) -> np.ndarray:
+    """Place of each token in its run of ``said`` (tokens,) within a sequence. -1 outside of runs.
+
+    It is -1 in runs that begin where they may not, too.
+    """
+    begins = said & (~np.append(False, said[:-1]) | (position == 0))
     rows = np.arange(len(said))
-    return np.where(said, rows - np.maximum.accumulate(np.where(begins, rows, 0)), -1)
+    first = np.maximum.accumulate(np.where(begins, rows, 0))
+    return np.where(said & np.broadcast_to(may_begin, said.shape)[first], rows - first, -1)
 
 
 def predicted_answer_positions(shard: Shard) -> np.ndarray:
@@ -67,7 +91,7 @@ def predicted_answer_positions(shard: Shard) -> np.ndarray:
 class Place(NamedTuple):
     """Tokens whose differences are averaged."""
 
-    kind: str  # text: of a document; answer: of the assistant's words; template: a token of the template
+    kind: str  # text: of a window of a document; answer: of the assistant's words; template: a template token
     position: int | None = None  # from 0, of texts and answers
     token: int | None = None  # of the template
     role: int | None = None  # of the template token's turn
@@ -76,17 +100,16 @@ class Place(NamedTuple):
 def places(shard: Shard) -> tuple[list[Place], np.ndarray]:
     """The places of a shard that have FEWEST tokens, and the place of each token, (tokens,), or -1.
 
-    They are the FIRST first positions of documents, the same of answers, and the FREQUENT most frequent
-    template tokens, in each role.
+    They are the FIRST first words of windows of documents, the same of answers, and the FREQUENT most
+    frequent tokens of the chat template, in each role.
     """
-    document = np.where(shard.role == NO_ROLE, shard.position, -1)
-    answer = answer_positions(shard)
+    document, answer = text_positions(shard), answer_positions(shard)
     masks = {
         Place(kind, position): positions == position
         for kind, positions in (("text", document), ("answer", answer))
         for position in range(FIRST)
     }
-    template = shard.template != CONTENT
+    template = (shard.template != CONTENT) & (shard.role != NO_ROLE)
     pairs, counts = np.unique(
         np.stack([shard.token[template], shard.role[template]]), axis=1, return_counts=True
     )
@@ -121,7 +144,8 @@ class Prompt(NamedTuple):
 def prompts(shards: Mapping[str, Sequence[Shard]], count: int, longest: int) -> list[Prompt]:
     """``count`` different prompts of at most ``longest`` tokens, from the data sets in turn.
 
-    Fewer if there are no more. Documents give none.
+    Each is the beginning of a chat, not of a later window of it. The first shard's first sequence is taken to
+    begin a chat. Fewer if there are no more. Documents give none.
     """
     found = {name: _openings(name, parts, count, longest) for name, parts in shards.items()}
     in_turn = [
@@ -135,6 +159,8 @@ def _openings(name: str, shards: Sequence[Shard], count: int, longest: int) -> l
     for shard in shards:
         first_words = np.flatnonzero(answer_positions(shard) == 0)
         for start, stop in zip(*shard.sequence_bounds(), strict=True):
+            if start and shard.document[start] == shard.document[start - 1]:
+                continue  # a later window
             words = first_words[(first_words >= start) & (first_words < stop)]
             if len(kept) < count and len(words) and 0 < words[0] - start <= longest:
                 token = shard.token[start : words[0]]

@@ -64,7 +64,7 @@ def topics(promoted: np.ndarray, promoted_by: np.ndarray) -> tuple[pd.DataFrame,
     matrix = csr_matrix((promoted_by[up][is_kept].astype(np.float64), places), (len(promoted), len(kept)))
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
     scaled = csr_matrix(matrix.multiply(1 / np.maximum(lengths, np.finfo(float).tiny)[:, None]))
-    model = NMF(number, init="nndsvd", max_iter=STEPS, tol=1e-3)
+    model = NMF(number, init="nndsvd", random_state=0, max_iter=STEPS, tol=1e-3)
     # The last digits of a topic change nothing that is shown, and the error of an exact factorisation may be
     # the root of a little less than 0.
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):

@@ -88,7 +88,9 @@ def first_look(
         mean_differences=differences,
         promoted=topics.promoted_table(measured.promoted, measured.promoted_by),
         topics=found,
-        answers=_answers(dict(zip(("base", "chat"), models, strict=True)) | steered, prompts, tokenizer),
+        answers=_answers(
+            dict(zip(("base", "chat"), models, strict=True)) | steered[1], steered[0], prompts, tokenizer
+        ),
         summary=_summary(measured, sample, table, suggested, len(prompts)),
     )
 
@@ -102,23 +104,31 @@ def _steered(
     layer: int,
     median: float,
     settings: FirstLook,
-) -> dict[str, list[np.ndarray]]:
-    """Condition -> answers to the first prompts. Without the condition ``chat``, which all prompts have."""
+) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
+    """Answers to the first prompts with nothing added, and condition -> answers with a direction added.
+
+    Both are made in one batch. So they differ by what is added, and not by how a batch rounds.
+    """
     rows = mean_differences.strongest_of_each_kind(table)
     asked = [prompt.token for prompt in prompts[: mean_differences.STEERED]]
     if not asked or not rows or not means[rows].any():
-        return {}
+        return [], {}
     added = {which[row].kind: torch.from_numpy(means[row]) for row in rows}
     found = mean_differences.steered_answers(chat, asked, added, layer, median, settings.answer_tokens)
-    return {steered.condition: steered.answers for steered in found[1:]}
+    return found[0].answers, {steered.condition: steered.answers for steered in found[1:]}
 
 
 def _answers(
     conditions: Mapping[str, Sequence[np.ndarray]],
+    unchanged: Sequence[np.ndarray],
     prompts: Sequence[Prompt],
     tokenizer: PreTrainedTokenizerBase,
 ) -> pd.DataFrame:
-    """Answers as text. ``changed``: whether an answer is not the one of the condition ``chat``."""
+    """Answers as text. ``changed``: whether an answer is not the chat model's.
+
+    Those with something added are compared with the ``unchanged`` ones of the same batch.
+    """
+    own = dict.fromkeys(("base", "chat"), conditions["chat"])
     rows = [
         {
             "prompt": number,
@@ -126,7 +136,7 @@ def _answers(
             "prompt_text": tokenizer.decode(prompts[number].token),
             "condition": condition,
             "answer": tokenizer.decode(answer),
-            "changed": not np.array_equal(answer, conditions["chat"][number]),
+            "changed": not np.array_equal(answer, own.get(condition, unchanged)[number]),
         }
         for condition, answers in conditions.items()
         for number, answer in enumerate(answers)

@@ -98,6 +98,17 @@ def judged(betas: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     )
 
 
+def with_judged(betas: pd.DataFrame) -> pd.DataFrame:
+    """The same table, with the ratios that judge each latent (``judged``) in the place of the plain ones.
+
+    Mirrored ratios have no intervals, so those of base-only latents are NaN.
+    """
+    error, reconstruction = judged(betas)
+    ends = [f"nu_{of}_{end}" for of in ("error", "reconstruction") for end in ("low", "high")]
+    intervals = betas[[end for end in ends if end in betas]].mask(betas["class"] == "base-only")
+    return betas.assign(nu_error=error, nu_reconstruction=reconstruction, **intervals)
+
+
 def confirms(
     nu_error: pd.Series, nu_reconstruction: pd.Series, error_below: float, reconstruction_below: float
 ) -> pd.Series:

@@ -27,6 +27,9 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
     """
     # A root mean square of 1. The final norm alone is not enough: its epsilon shrinks short directions.
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
+    names = ("promoted", "promoted_by", "suppressed", "suppressed_by")
+    if not len(directions):
+        return pd.DataFrame(columns=names)
     parts = []
     for start in range(0, len(directions), ROWS_AT_ONCE):
         block = directions[start : start + ROWS_AT_ONCE].to(device_of_inputs(model), model.dtype)
@@ -34,6 +37,5 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
         logits -= logits.mean(dim=1, keepdim=True)
         ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
         parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
-    names = ("promoted", "promoted_by", "suppressed", "suppressed_by")
     columns = (list(np.concatenate(blocks)) for blocks in zip(*parts, strict=True))
     return pd.DataFrame(dict(zip(names, columns, strict=True)))

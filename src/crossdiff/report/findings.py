@@ -1,8 +1,9 @@
 """The page's first screen: what the run found, in a few sentences, and what it cannot say.
 
-Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, groups of
-confirmed latents, claims that latent scaling does not confirm, and how much of the models' difference the
-latents carry. There are at most MOST of them.
+Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, where do the
+models predict other tokens, groups of confirmed latents, claims that latent scaling does not confirm, and how
+much of the models' difference the latents carry. There are at most MOST of them, so the others leave less
+room for groups.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,16 @@ import pandas as pd
 from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import percent
+from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
 
 MOST = 7  # sentences
 MOST_GROUPS = 4  # groups of latents among them
-MOSTLY = 0.5  # share of a group's firings above which it is said to fire mostly in one data set
-OVER = 2  # times a data set's share of the text, from which "mostly" says something
+MOSTLY = 0.5  # share of firings, or of KL, from which something is said to be mostly in one place
+OVER = 2  # times that place's share of the text, from which "mostly" says something
+
+
+# Column of a latent's row -> the sentence on who named it.
+NAMED_BY = {"name": "", "explained": " A language model named it from contexts, and may be wrong."}
 
 
 class Finding(NamedTuple):
@@ -37,15 +43,18 @@ def findings(
     refusals: list[dict[str, Any]],
     kl: Mapping[str, pd.DataFrame],
     known: Mapping[str, Known],
+    where: pd.DataFrame | None = None,
 ) -> list[Finding]:
     """Return the sentences of the first screen, in order.
 
     Mappings go from crosscoder name. ``groups`` are tables of ``group_table``. ``refusals`` are rows of
     refusals.csv. ``kl`` are tables of ``kl_table``. ``known`` is what the marks of latents are made from.
+    ``where`` is the table of ``where_table``, if there was a first look.
     """
-    found = [*_behaviour(refusals), *_groups(latents, groups, known)]
-    found += [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
-    return found[:MOST]
+    before = [*_behaviour(refusals), *_where(where)]
+    after = [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
+    room = max(1, min(MOST_GROUPS, MOST - len(before) - len(after)))
+    return [*before, *_groups(latents, groups, known, room), *after][:MOST]
 
 
 def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
@@ -70,12 +79,33 @@ def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
     return found
 
 
+def _where(where: pd.DataFrame | None) -> list[Finding]:
+    """Say where the models predict other tokens, if that is mostly in one place: template, or a data set."""
+    if where is None:
+        return []
+    total = where[where.by == "data set"].tokens.sum()
+    parts = where[(where.by == "part") & (where.value != TEMPLATE_PARTS[CONTENT])]
+    places = [("right after tokens of the chat template", parts[["share", "tokens"]].sum())]
+    places += [(f"in {row.value}", row) for _, row in where[where.by == "data set"].iterrows()]
+    for place, row in places:
+        if row.share >= MOSTLY and row.share >= OVER * row.tokens / total:
+            return [
+                Finding(
+                    f"The two models predict different next tokens mostly {place}.",
+                    f"{percent(row.share)} of the KL between their predictions is there, and "
+                    f"{percent(row.tokens / total)} of the tokens.",
+                )
+            ]
+    return []
+
+
 def _groups(
     latents: Mapping[str, ShownLatents],
     groups: Mapping[str, pd.DataFrame],
     known: Mapping[str, Known],
+    most: int,
 ) -> list[Finding]:
-    """Describe the strongest groups of confirmed latents of the crosscoder that has most of them."""
+    """Describe the ``most`` strongest groups of the crosscoder with the most confirmed latents."""
     counts = {name: table.latent.nunique() for name, table in groups.items() if len(table)}
     if not counts:
         return []
@@ -85,25 +115,35 @@ def _groups(
     each = table.drop_duplicates("latent")
     order = each.groupby("group").strength.sum().sort_values(ascending=False, kind="stable")
     found = []
-    for group in order.index[:MOST_GROUPS]:
+    for group in order.index[:most]:
         members = each[each.group == group].sort_values("strength", ascending=False, kind="stable")
         place = _place(table[table.group == group])
         own = [rows[latent] for latent in members.latent]
-        named = [row["name"] for row in own if row["name"]]
-        called = f'"{named[0]}"' if named else f"latent {own[0]['latent']} ({own[0]['pattern']})"
+        called, by = _called(own)
         others = f" and {len(own) - 1} more" if len(own) > 1 else ""
         side = "base" if own[0]["class"] == "base-only" else "chat"
         shown = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
         found.append(
             Finding(
                 f"The {side} model has a concept of its own: {called}{others}, {place}.",
-                f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.",
+                f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.{by}",
                 tuple(marks(own, known[crosscoder])),
                 tuple((crosscoder, row["latent"]) for row in own),
                 shown[0] if shown else None,
             )
         )
     return found
+
+
+def _called(own: list[dict[str, Any]]) -> tuple[str, str]:
+    """What a group is called, and a sentence on who named it: people, a language model or a pattern.
+
+    The first latent that has a name of the better kind names the group.
+    """
+    for column, by in NAMED_BY.items():
+        if named := [row[column] for row in own if row[column]]:
+            return f'"{named[0]}"', by
+    return f"latent {own[0]['latent']} ({own[0]['pattern']})", ""
 
 
 def _place(members: pd.DataFrame) -> str:

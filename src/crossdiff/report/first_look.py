@@ -45,7 +45,7 @@ class FirstLookInputs(NamedTuple):
     asked: str | None = None
 
     @classmethod
-    def of(cls, shown: Sequence[str], asked: str | Sequence[str]) -> "FirstLookInputs | None":
+    def of(cls, shown: Sequence[str], asked: str | Sequence[str] = ()) -> "FirstLookInputs | None":
         """The inputs of a rule. None if there are none. ``asked`` is empty if no language model was asked."""
         return cls._make([*shown, str(asked) if asked else None]) if shown else None
 
@@ -61,7 +61,7 @@ class ShownToken(NamedTuple):
 
 def first_look_section(inputs: FirstLookInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What the template of the section shows. Tokens are texts here, not yet escaped."""
-    where = pd.read_csv(inputs.where, dtype={"value": str})
+    where = read_where(inputs.where)
     tokens = where[where.by == "token"].head(TOKENS)
     differences = pd.read_parquet(inputs.mean_differences)
     promoted = pd.read_csv(inputs.promoted).head(PROMOTED)
@@ -89,8 +89,18 @@ def first_look_section(inputs: FirstLookInputs, tokenizer: PreTrainedTokenizerBa
         ],
         "answers": _answers(pd.read_parquet(inputs.answers)),
         "changed": _changed(pd.read_parquet(inputs.answers)),
-        "asked": pd.read_csv(inputs.asked).difference.tolist() if inputs.asked else None,
+        "asked": _asked(inputs.asked) if inputs.asked else None,
     }
+
+
+def _asked(path: str) -> list[str]:
+    """What the language model named. It may have written a word that pandas takes for no value."""
+    return list(pd.read_csv(path, keep_default_na=False).difference)
+
+
+def read_where(path: str) -> pd.DataFrame:
+    """Read the table of ``where_table``. Data sets may be called by numbers, and are texts."""
+    return pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
 
 
 def promoted_tokens(inputs: FirstLookInputs) -> set[int]:

@@ -34,7 +34,8 @@ class Known(NamedTuple):
 def marks(own: Sequence[Mapping[str, Any]], known: Known) -> list[Mark]:
     """Return the marks of a group of confirmed latents. ``own``: their rows of the beta table, in order."""
     latents = [row["latent"] for row in own]
-    found = [_confirmed(own), *_again(latents, known), *_template(latents, known), *_steering(latents, known)]
+    found = [*_confirmed(own), *_again(latents, known), *_template(latents, known)]
+    found += _steering(latents, known)
     return found if own[0]["class"] == "base-only" else [*found, *_seen(latents, known)]
 
 
@@ -53,13 +54,19 @@ def seen_too(directions: pd.DataFrame, shown: set[int]) -> dict[int, int]:
     return common[(common >= SEEN) & (as_many <= RARE)].to_dict()
 
 
-def _confirmed(own: Sequence[Mapping[str, Any]]) -> Mark:
-    sure = sum(bool(row["confirmed_95"]) for row in own)
-    return Mark(
-        f"{sure} of {len(own)} confirmed at 95 %",
-        "A latent counts if both ratios of latent scaling pass with their whole 95 % intervals "
-        "(bootstrap over documents).",
-    )
+def _confirmed(own: Sequence[Mapping[str, Any]]) -> list[Mark]:
+    """Mirrored ratios have no intervals, so base-only latents have no such mark."""
+    judged = [row for row in own if row["class"] != "base-only"]
+    if not judged:
+        return []
+    sure = sum(bool(row["confirmed_95"]) for row in judged)
+    return [
+        Mark(
+            f"{sure} of {len(judged)} confirmed at 95 %",
+            "A latent counts if both ratios of latent scaling pass with their whole 95 % intervals "
+            "(bootstrap over documents).",
+        )
+    ]
 
 
 def _again(latents: Sequence[int], known: Known) -> list[Mark]:

@@ -14,7 +14,7 @@ from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
 from crossdiff.report.findings import findings, limits
-from crossdiff.report.first_look import FirstLookInputs, first_look_section, promoted_tokens
+from crossdiff.report.first_look import FirstLookInputs, first_look_section, promoted_tokens, read_where
 from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.halves import halves
 from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, UNEQUAL_L0
@@ -72,8 +72,10 @@ def render(inputs: Inputs, template: str | Path) -> str:
     kl = {name: pd.read_csv(path) for name, path in inputs.kl.items()}
     groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
     known = {name: _known(inputs, name) for name in inputs.latents}
+    where = read_where(inputs.first_look.where) if inputs.first_look else None
     measured = {"causal": bool(kl), "steering": inputs.steering is not None}
-    warned = cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal_l0(evaluations)
+    unequal = unequal_l0(evaluations)
+    warned = cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal
     facts = read_json(inputs.facts)
     sizes = {name: evaluation["latents"] for name, evaluation in evaluations.items()}
     return page_template(template).render(
@@ -90,7 +92,8 @@ def render(inputs: Inputs, template: str | Path) -> str:
         read=added(inputs.read),
         models=MODELS,
         refusals=refusals,
-        findings=findings(evaluations, latents, groups, refusals, kl, known),
+        findings=findings(evaluations, latents, groups, refusals, kl, known, where),
+        unequal=unequal,
         limits=limits(warned, inputs.seeds, measured),
         tables={name: table.to_dict("records") for name, table in tables.items()},
         published=bool(tables["paper"].filter(like="paper_").notna().any(axis=None)),

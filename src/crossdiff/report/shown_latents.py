@@ -7,7 +7,7 @@ import pandas as pd
 
 from crossdiff.config import Report
 from crossdiff.latents.applies import reason
-from crossdiff.latents.evaluation import confirmed_latents, judged, most_chat_leaning
+from crossdiff.latents.evaluation import confirmed_latents, most_chat_leaning, with_judged
 from crossdiff.texts.chats import CONTENT
 
 
@@ -17,6 +17,7 @@ class LatentFiles(NamedTuple):
     betas: str
     examples: str
     patterns: str
+    explanations: str | None = None  # by a language model
 
 
 class Token(NamedTuple):
@@ -29,7 +30,11 @@ class Token(NamedTuple):
 
 
 class ShownLatents(NamedTuple):
-    """Rows of the beta table with name and pattern of each latent, and with the ratios that judge it."""
+    """Rows of the beta table with the ratios that judge each latent, and with words for it.
+
+    ``name`` is its name in the catalogue, ``explained`` what a language model says that it fires on, and
+    ``pattern`` its pattern. What there is none of is empty.
+    """
 
     confirmed: list[dict[str, Any]]  # all of them, the most chat-leaning first
     first: list[dict[str, Any]]  # with ``contexts``: confirmed ones, then the most chat-leaning others
@@ -45,11 +50,9 @@ def shown_latents(
     """
     betas, patterns = pd.read_parquet(files.betas), pd.read_parquet(files.patterns)
     told = dict(zip(patterns.latent.tolist(), patterns.explanation.tolist(), strict=True))
-    error, reconstruction = judged(betas)
-    betas = betas.assign(
-        nu_error=error,
-        nu_reconstruction=reconstruction,
+    betas = with_judged(betas).assign(
         name=betas.latent.map(names).fillna(""),
+        explained=betas.latent.map(_explained(files.explanations)).fillna(""),
         pattern=betas.latent.map(told).fillna(""),
     )
     confirmed = confirmed_latents(betas)
@@ -62,6 +65,15 @@ def shown_latents(
     return ShownLatents(
         confirmed.to_dict("records"), [row | {"contexts": contexts.get(row["latent"], [])} for row in rows]
     )
+
+
+def _explained(path: str | None) -> dict[int, str]:
+    """Latent -> explanation, of the latents that a language model was asked about and explained."""
+    if path is None:
+        return {}
+    table = pd.read_parquet(path, columns=["latent", "kind", "explanation"])
+    table = table[table.kind == "explained"]
+    return dict(zip(table.latent.tolist(), table.explanation.tolist(), strict=True))
 
 
 def _contexts(examples: str, latents: list[int], tokenizer: Any, count: int) -> dict[int, list[list[Token]]]:

@@ -19,12 +19,16 @@ class ShownFigure(NamedTuple):
     text: str
     section: str = "figures"  # section of the page that shows it
     table: str = ""  # name of the table below it
+    question: str = ""  # heading of the figures that answer it
 
     @classmethod
-    def of(cls, drawing: str, caption: str, section: str = "figures", table: str = "") -> "ShownFigure":
+    def of(
+        cls, drawing: str, caption: str, section: str = "figures", table: str = "", question: str = ""
+    ) -> "ShownFigure":
         """Read a figure from the paths of its drawing (SVG) and its caption (JSON)."""
         image = "data:image/svg+xml;base64," + base64.b64encode(Path(drawing).read_bytes()).decode()
-        return cls(Path(drawing).stem, image, **read_json(caption), section=section, table=table)
+        told = read_json(caption)
+        return cls(Path(drawing).stem, image, told["alt"], told["text"], section, table, question)
 
 
 def page_template(path: str | Path) -> jinja2.Template:

@@ -14,6 +14,7 @@ from crossdiff.config import BASE, CHAT, MODELS
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError, first_line
 from crossdiff.latents.catalogue import current, read_names
+from crossdiff.latents.evaluation import with_judged
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.records import Record
 from crossdiff.results.described import Column, describe
@@ -140,7 +141,8 @@ class LoadedCrosscoder:
 
         Columns: position, token, latent, activation f and strength v. Strength is f times the weight of the
         latent's decoder (docs/method.md 4), and orders a token's rows. Where the folder holds ``table``, its
-        norms, nu ratios, class, verdict and name stand next to them.
+        norms, nu ratios, class, verdict and name stand next to them. The ratios are those that judge the
+        latent: mirrored ones if it is base-only.
 
         Raises UserError for codes of another crosscoder, and for ``n`` below 1.
         """
@@ -160,7 +162,7 @@ class LoadedCrosscoder:
         )
         if not self.has_table:
             return found
-        table = self.table()
+        table = with_judged(self.table())
         wanted = ["latent", *(column for column in TOP_COLUMNS if column in table)]
         return found.merge(table[wanted], on="latent", how="left")
 

@@ -17,6 +17,10 @@ PAGE = (
     *("glossary", "files"),
 )
 FIGURES = "crossdiff.report.figures"
+LEANING = "Do latents lean to one model?"
+CONFIRMED = "Is that real, or made by the loss?"
+CARRIED = "How much of the fine-tune do the latents carry?"
+WHERE = "Where do the latents fire, and can words say it?"
 NU_THRESHOLDS = ("latent_scaling.nu_error_below", "latent_scaling.nu_reconstruction_below")
 
 
@@ -24,6 +28,7 @@ class Evaluation(NamedTuple):
     """One figure and what belongs to it."""
 
     name: str  # name of the figure's files and of its place on the page
+    question: str  # what a reader asks; figures with the same one stand below one heading
     draw: str  # "module:function"; the caption stands next to the function
     # Argument of the function -> file of each training. The argument gets a dict from crosscoder to table.
     files: Mapping[str, str]
@@ -57,13 +62,21 @@ def evaluations(config: Config) -> list[Evaluation]:
     betas = {"betas": "betas.parquet"}
     return [
         Evaluation(
+            name="training",
+            question="Did the crosscoders learn?",
+            draw=f"{FIGURES}.crosscoders:training",
+            files={"logs": "training.csv"},
+        ),
+        Evaluation(
             name="norm_difference",
+            question=LEANING,
             draw=f"{FIGURES}.crosscoders:norm_difference",
             files=betas,
             settings=("classes.base_only_below", "classes.shared_between", "classes.chat_only_above"),
         ),
         Evaluation(
             name="latent_scaling",
+            question=CONFIRMED,
             draw=f"{FIGURES}.crosscoders:latent_scaling",
             files=betas,
             settings=("classes.top", *NU_THRESHOLDS),
@@ -71,17 +84,19 @@ def evaluations(config: Config) -> list[Evaluation]:
         ),
         Evaluation(
             name="threshold_sweep",
+            question=CONFIRMED,
             draw=f"{FIGURES}.crosscoders:threshold_sweep",
             files=betas,
             settings=("classes.top",),
         ),
         *(
-            [Evaluation(name="kl", draw=f"{FIGURES}.causal_effect:kl", files={"tables": "kl.csv"})]
+            [Evaluation("kl", CARRIED, f"{FIGURES}.causal_effect:kl", {"tables": "kl.csv"})]
             if config.causal
             else []
         ),
         Evaluation(
             name="density",
+            question=WHERE,
             draw=f"{FIGURES}.density:density",
             files=betas,
             settings=("density.dense_above", "density.rare_below"),
@@ -91,21 +106,23 @@ def evaluations(config: Config) -> list[Evaluation]:
         ),
         Evaluation(
             name="template_tokens",
+            question=WHERE,
             draw=f"{FIGURES}.crosscoders:template_tokens",
             files=betas | {"tables": "template_tokens.csv", "tokens_read": "tokens_read.json"},
             settings=("classes.top",),
         ),
         Evaluation(
             name="explanations",
+            question=WHERE,
             draw=f"{FIGURES}.explanations:explanations",
             files=betas | explained,
             settings=("classes.top",),
         ),
-        Evaluation(name="training", draw=f"{FIGURES}.crosscoders:training", files={"logs": "training.csv"}),
         *(
             [
                 Evaluation(
                     "steering",
+                    "What do latents do to the answers?",
                     f"{FIGURES}.steering:steering",
                     {"tables": "steering.csv"},
                     named=True,

@@ -169,12 +169,14 @@ def test_chosen_latents() -> None:
     table = betas.merge(
         scaling_table([0.5] * 20, nu, nu)[["latent", "nu_error", "nu_reconstruction"]], on="latent"
     )
-    found = chosen(table, ExplainedLatents(chat_leaning=2, shared=3, low_nu=2, high_nu=2), top=6)
+    table["confirmed"] = table.latent.isin([11, 12, 16])
+    wanted = ExplainedLatents(confirmed=2, chat_leaning=2, shared=3, low_nu=2, high_nu=2)
+    found = chosen(table, wanted, top=6)
+    assert {12, 16} <= set(found) and 11 not in found  # the most chat-leaning of the confirmed ones
     assert {17, 18} <= set(found)  # most chat-leaning, and lowest nu
     assert {13, 14} <= set(found)  # highest nu of the six most chat-leaning
     assert (
-        len([latent for latent in found if latent < 10]) == 3 and len(found) == 7 and found == sorted(found)
+        len([latent for latent in found if latent < 10]) == 3 and len(found) == 9 and found == sorted(found)
     )
-    assert chosen(table, ExplainedLatents(chat_leaning=0, shared=99, low_nu=0, high_nu=0), top=6) == list(
-        range(10)
-    )
+    shared = ExplainedLatents(confirmed=0, chat_leaning=0, shared=99, low_nu=0, high_nu=0)
+    assert chosen(table, shared, top=6) == list(range(10))

@@ -292,7 +292,7 @@ def test_excerpts_stand_on_a_line_each() -> None:
 def test_forecast_of_what_a_model_is_asked() -> None:
     tiny = yaml.safe_load((ROOT / TINY).read_text())
     assert not list(forecast_lines(load(tiny)))
-    latents = {"chat_leaning": 10, "shared": 10, "low_nu": 0, "high_nu": 5}
+    latents = {"confirmed": 3, "chat_leaning": 7, "shared": 10, "low_nu": 0, "high_nu": 5}
     model = {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "some"}}
     given = {
         "model": model,

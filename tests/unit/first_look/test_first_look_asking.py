@@ -3,7 +3,7 @@
 import pandas as pd
 
 from crossdiff.explanations.answers import KnownAnswers
-from crossdiff.first_look.asking import ask, question
+from crossdiff.first_look.asking import ASKED, LONGEST_TEXT, ask, question
 
 ANSWERS = pd.DataFrame(
     [
@@ -42,6 +42,19 @@ def test_question_shows_both_answers_and_no_other_in_changing_order() -> None:
 
 def test_reply_gives_a_row_per_line(tmp_path) -> None:
     assert asked(tmp_path, "1. B refuses.\n\n- B is shorter.\n") == ["B refuses.", "B is shorter."]
+
+
+def test_long_texts_are_cut_to_their_ends() -> None:
+    long = ANSWERS.assign(prompt_text="x" * 5000 + "the end", answer="y" * 5000)
+    [message] = question(long[long.condition != "random"]).messages
+    assert "Prompt 1: … xxx" in message["content"] and message["content"].count("the end") == 4
+    assert len(message["content"]) < 12 * (LONGEST_TEXT + 30) + len(ASKED)
+
+
+def test_only_marks_of_a_list_and_thoughts_are_taken_from_a_reply(tmp_path) -> None:
+    reply = "<think>\n1. Perhaps.\n</think>\n1) 3D words.\n2. 2-step answers\n\u2022 -1 is said\nN/A"
+    assert asked(tmp_path, reply) == ["3D words.", "2-step answers", "-1 is said", "N/A"]
+    assert asked(tmp_path / "other", "<think>It has no end") == []
 
 
 def test_reply_that_sees_nothing_gives_no_row(tmp_path) -> None:

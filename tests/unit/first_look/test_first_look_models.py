@@ -146,6 +146,12 @@ def test_promoted_tokens_of_a_mean_difference_are_those_of_the_head() -> None:
     assert table.random_by.nunique() == 1 and table.random_by[0] > 0
 
 
+def test_a_sample_without_any_place_gives_an_empty_table() -> None:
+    """As few long documents do."""
+    table = mean_differences.difference_table(MODELS["llama"][1], np.zeros((0, 16)), [], np.array([]), 4.0)
+    assert table.empty and "promoted" in table and "random_by" in table
+
+
 def test_added_direction_changes_answers_as_a_hook_does() -> None:
     chat = MODELS["llama"][1]
     direction = torch.arange(16.0)

@@ -1,7 +1,8 @@
 """Which tokens the first look reads, and what their places are."""
 
 import numpy as np
-from helpers_first_look import both_kinds, chat, columns, document
+import pytest
+from helpers_first_look import ASSISTANT, USER, both_kinds, chat, columns, document
 
 from crossdiff.first_look.sample import (
     Place,
@@ -12,6 +13,7 @@ from crossdiff.first_look.sample import (
     sample,
     shares,
 )
+from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE, TURN_END
 from crossdiff.texts.shards import write_shard
 
 
@@ -41,10 +43,33 @@ def test_positions_in_answers_begin_again_with_each_answer() -> None:
 
 
 def test_answer_that_fills_a_window_does_not_go_on_in_the_next_sequence() -> None:
-    said = [(token, 2, 0) for token in (5, 6)]
+    said = [(1, ASSISTANT, HEADER), *((token, ASSISTANT, CONTENT) for token in (5, 6))]
     shard = columns(said, said)
-    assert answer_positions(shard).tolist() == [0, 1, 0, 1]
-    assert predicted_answer_positions(shard).tolist() == [1, -1, 1, -1]
+    assert answer_positions(shard).tolist() == [-1, 0, 1, -1, 0, 1]
+    assert predicted_answer_positions(shard).tolist() == [0, 1, -1, 0, 1, -1]
+
+
+@pytest.mark.parametrize("bos", [[], [(3, USER, HEADER)]])
+def test_a_later_window_of_a_chat_shows_no_beginning_of_its_first_answer(bos: list) -> None:
+    """The middle of an answer, its end, and a whole turn after it."""
+    rest = [(5, ASSISTANT, CONTENT), (6, ASSISTANT, CONTENT), (2, ASSISTANT, TURN_END), *chat([7], [8, 9])]
+    found = answer_positions(columns(chat([10], [11]), bos + rest))[6:]
+    assert found.tolist() == [-1] * (len(bos) + 7) + [0, 1, -1]
+
+
+def test_prompts_are_no_later_windows() -> None:
+    window = [(5, ASSISTANT, CONTENT), (2, ASSISTANT, TURN_END), *chat([13], [14])]
+    shard = columns(chat([10], [11]), window, chat([15], [16]))
+    shard = shard._replace(document=np.where(shard.document == 1, 0, shard.document))
+    assert [one.token.tolist() for one in prompts({"one": [shard]}, 8, 9)] == [[1, 10, 2, 1], [1, 15, 2, 1]]
+
+
+def test_the_token_that_starts_every_text_is_no_place_of_its_own() -> None:
+    """Llama's and Gemma's tokenizers put one before documents, too."""
+    texts = [[(3, NO_ROLE, HEADER), *document(*range(10, 20))] for _ in range(6)]
+    which, place_of = places(columns(*texts))
+    assert which == [Place("text", position) for position in range(5)]
+    assert place_of[:8].tolist() == [-1, 0, 1, 2, 3, 4, -1, -1]
 
 
 def test_places_are_first_positions_and_frequent_template_tokens() -> None:

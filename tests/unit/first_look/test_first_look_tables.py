@@ -145,6 +145,16 @@ def test_tokens_that_are_promoted_together_form_a_topic() -> None:
     assert (weights[:3, 0] < 1e-3).all() and (weights[3:, 0] > 0.5).all()
 
 
+def test_topics_do_not_depend_on_numpys_own_generator() -> None:
+    draw = np.random.default_rng(0)
+    ids, by = draw.integers(0, 30, (200, 5)), draw.random((200, 5)).astype(np.float32)
+    found = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        found.append(topics(ids, by)[1])
+    assert np.array_equal(*found)
+
+
 def test_nothing_promoted_gives_no_topic() -> None:
     table, weights = topics(np.array([[1, 2]] * 4), np.zeros((4, 2), np.float32))
     assert table.empty and weights.shape == (4, 0)

@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from crossdiff.config import FirstLook
+from crossdiff.first_look import mean_differences
+from crossdiff.first_look.mean_differences import Steered
 from crossdiff.first_look.sample import Prompt
 from crossdiff.first_look.whole import FirstLookTables, first_look
 from crossdiff.results.described import describe
@@ -58,6 +60,16 @@ def test_two_copies_of_one_model_are_equal(tokenizer) -> None:
     assert found.contexts.empty and found.topics.empty and found.promoted.empty
     assert found.answers.condition.tolist() == ["base", "base", "chat", "chat"]
     assert not found.answers.changed.any()
+
+
+def test_steered_answers_are_compared_with_those_of_their_own_batch(tokenizer, monkeypatch) -> None:
+    """In another batch the chat model's own answer may round to another."""
+    found = look((BASE, CHAT), tokenizer, PROMPTS).answers.set_index(["condition", "prompt"])
+    own = [Steered("chat", [np.array([1]), np.array([2])]), Steered("text", [np.array([1]), np.array([3])])]
+    monkeypatch.setattr(mean_differences, "steered_answers", lambda *_: own)
+    again = look((BASE, CHAT), tokenizer, PROMPTS).answers.set_index(["condition", "prompt"])
+    assert again.changed["text"].tolist() == [False, True]
+    assert again.changed["base"].tolist() == found.changed["base"].tolist()
 
 
 def test_texts_without_prompts_have_no_answers_and_nothing_patched(tokenizer) -> None:

@@ -224,13 +224,17 @@ def test_whole_page_links_its_pieces_and_loads_nothing_from_elsewhere(tmp_path: 
 def test_static_part_escapes_names_and_shows_undefined_ratios_as_a_dash(tmp_path: Path) -> None:
     betas = beta_table(5)
     betas["relative_norm_difference"] = [0.9, 0.8, 0.1, 0.1, 0.1]
+    betas.loc[[0, 1], "class"] = ["base-only", "chat-only"]
+    betas.loc[0, "mirrored_nu_error"] = 0.13
     betas.loc[1, ["nu_error", "nu_error_low", "nu_error_high"]] = np.nan
     training = write_training(tmp_path, 5, "l1", betas=betas)
     html = render(TEMPLATE, "a & b", {("l1", 0): training}, named(("l1", 0, 1, HOSTILE, False)))
     assert "Latents of a &amp; b" in html
     assert HOSTILE not in html
     assert "<td>1</td><td>&lt;script&gt;" in html
-    assert "<td>0.80</td><td>\u2013</td><td>\u2013 to \u2013</td>" in re.sub(r">\s+<", "><", html)
+    rows = re.sub(r">\s+<", "><", html)
+    assert "<td>0.80</td><td>\u2013</td><td>\u2013 to \u2013</td>" in rows
+    assert "<td>0.90</td><td>0.13</td><td>\u2013 to \u2013</td>" in rows  # mirrored, as the verdict is
 
 
 def test_scripts_are_small_enough_to_read() -> None:

@@ -30,7 +30,8 @@ def refused(
 
 
 def latent(number: int, **changes: Any) -> dict[str, Any]:
-    row = {"latent": number, "class": "other", "name": "", "pattern": f"after {number}", "confirmed_95": True}
+    row = {"latent": number, "class": "other", "name": "", "explained": ""}
+    row |= {"pattern": f"after {number}", "confirmed_95": True}
     return row | {"contexts": [[f"context of {number}"]]} | changes
 
 
@@ -92,9 +93,59 @@ def test_a_data_set_is_named_only_where_it_has_most_firings_and_far_more_than_it
     assert ("fires in all kinds of text" in found.text) == (not named)
 
 
+def test_a_language_model_names_a_group_that_people_have_not_named() -> None:
+    words = "answers that refuse"
+    rows = [latent(1), latent(2, explained=words), latent(3, explained="no", name="refusals")]
+    first, second = said(rows, [(1, 0, 3.0), (2, 0, 2.0), (3, 1, 1.0)])
+    assert first.text.startswith(f'The chat model has a concept of its own: "{words}" and 1 more, ')
+    assert first.evidence.endswith(" A language model named it from contexts, and may be wrong.")
+    assert '"refusals"' in second.text and "language model" not in second.evidence
+
+
+def where(template: tuple[int, float], talk: tuple[int, float], pages: tuple[int, float]) -> pd.DataFrame:
+    """Tokens and share of the KL: of template tokens, a third of which are ends, and of two data sets."""
+    tokens, share = template
+    rows = [("part", "content", 1000 - tokens, 1 - share), ("part", "header", 2 * tokens / 3, 2 * share / 3)]
+    rows += [("part", "turn end", tokens / 3, share / 3)]
+    rows += [("data set", "talk", *talk), ("data set", "pages", *pages), ("token", "5", 9, 0.9)]
+    return pd.DataFrame(rows, columns=["by", "value", "tokens", "share"])
+
+
+@pytest.mark.parametrize(
+    ("template", "talk", "pages", "place"),
+    [
+        ((90, 0.6), (100, 0.9), (900, 0.1), "right after tokens of the chat template"),
+        ((90, 0.4), (100, 0.6), (900, 0.4), "in talk"),
+        ((400, 0.6), (600, 0.7), (400, 0.3), None),  # of much of the text
+        ((90, 0.4), (300, 0.55), (700, 0.45), None),
+        ((0, 0.0), (500, 0.5), (500, 0.5), None),
+    ],
+)
+def test_where_predictions_differ_is_said_of_a_small_place_with_most_of_it(
+    template: tuple[int, float], talk: tuple[int, float], pages: tuple[int, float], place: str | None
+) -> None:
+    found = said(where=where(template, talk, pages))
+    sentence = f"The two models predict different next tokens mostly {place}."
+    assert [one.text for one in found] == ([sentence] if place else [])
+    if place == "in talk":
+        assert found[0].evidence == (
+            "60 % of the KL between their predictions is there, and 10 % of the tokens."
+        )
+
+
+def test_other_findings_leave_less_room_for_groups() -> None:
+    rows = [latent(number) for number in range(9)]
+    groups = [(number, number, float(number)) for number in range(9)]
+    kinds = [row for kind in "abc" for row in refused((0, 0.1), (0.9, 1), kind)]
+    found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
+    assert len([one for one in found if one.latents]) == MOST - 4
+    assert found[-1].text.startswith("The latents of topk together carry")
+
+
 def test_a_base_only_group_is_the_base_models() -> None:
     [found] = said([latent(1, **{"class": "base-only"})], [(1, 0, 1.0)])
     assert found.text.startswith("The base model has a concept of its own: latent 1")
+    assert found.marks == ()  # mirrored ratios have no intervals
 
 
 def test_the_strongest_groups_come_first_and_there_are_few() -> None:

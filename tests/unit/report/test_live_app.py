@@ -107,15 +107,36 @@ def test_page_with_the_token_opens_and_its_cookie_opens_files(client):
     ],
 )
 def test_name_bound_to_this_machine_by_others_is_not_served(client, host, own):
-    assert own_host(host) is own
+    assert own_host(host, {"localhost"}) is own
     found = client.get(f"/?token={TOKEN}", headers={"Host": host})
     assert found.status_code == (200 if own else 403)
     if not own:
         assert found.text.startswith("This host name is not served") and found.text.count("\n") == 1
 
 
-def test_own_name_is_served():
-    assert own_host(f"{socket.gethostname()}:8000")
+def test_own_name_is_served_and_the_one_that_the_user_gave(session, sessions):
+    app = make_app(session, ROOT / "report", sessions, TOKEN, host="Node7.cluster.example.org")
+    client = TestClient(app)
+    for host in (f"{socket.gethostname()}:8000", "node7.cluster.example.org:8000"):
+        assert client.get(f"/?token={TOKEN}", headers={"Host": host}).status_code == 200
+    assert client.get(f"/?token={TOKEN}", headers={"Host": "node8.cluster.example.org"}).status_code == 403
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "flag", "x=a b", "a[b]=1", "crossdiff=wrong"])
+def test_cookies_of_other_programs_do_not_hide_the_pages_own(client, other):
+    headers = {"Cookie": f"{other}; crossdiff={TOKEN}"}
+    assert client.get("/assets/live/main.js", headers=headers).status_code == 200
+
+
+def test_session_of_another_pair_is_refused_in_one_line(client, sessions):
+    name = client.post("/api/sessions", json=SAVED, headers=KNOWN).json()["name"]
+    assert client.get(f"/api/sessions/{name}", headers=KNOWN).status_code == 200
+    path = sessions / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layer": 7}))
+    found = client.get(f"/api/sessions/{name}", headers=KNOWN)
+    assert found.status_code == 400
+    assert found.json()["error"].startswith(f"session {name}: found one of ")
+    assert ", layer 7, allowed: those of " in found.json()["error"]
 
 
 def test_prompt_latent_and_effect(client, session):

@@ -1,5 +1,6 @@
 """What the live page computes, on tiny random models."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -17,6 +18,7 @@ from helpers_explore import (
 )
 from helpers_texts import one_line
 
+from crossdiff.errors import UserError
 from crossdiff.report.live.session import MOST_CHANGES, Session, Setting, open_pair
 from crossdiff.results.loading import load
 
@@ -180,3 +182,16 @@ def test_models_run_one_at_a_time_and_a_stream_lets_others_in_between(session, m
         assert ended.is_alive()
     ended.join(60)
     assert not ended.is_alive()
+
+
+def test_a_prompt_too_long_for_the_page_is_one_line(session, monkeypatch):
+    monkeypatch.setattr("crossdiff.report.live.session.MOST_TOKENS", 4)
+    with pytest.raises(UserError, match=r"^prompt: found 5 tokens, allowed: up to 4 here$"):
+        session.prompt(CROSSCODER, "text", "Hello")
+
+
+def test_folders_that_are_no_trainings_are_left_out(tmp_path):
+    session = tiny_session(tmp_path)
+    trained = session.folders[CROSSCODER]
+    shutil.copytree(trained, trained.with_name("seed0_backup"))
+    assert list(Session(session.pair, check=False).folders) == [CROSSCODER]

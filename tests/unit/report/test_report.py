@@ -73,6 +73,40 @@ def test_page_shows_every_crosscoder(tmp_path: Path, names: list[str]) -> None:
     assert len([tag for tag, _ in page.tags if tag == "details"]) == (1 + 4) * len(names) + 1  # a mark
 
 
+def test_confirmed_is_defined_before_it_is_used(good: Inputs) -> None:
+    text = page_of(good).text
+    assert text.lower().index("confirmed") == text.index("Confirmed is a latent whose chat direction")
+
+
+def test_unequal_l0_stands_next_to_the_numbers_that_it_bends(tmp_path: Path) -> None:
+    names = ["topk", "l1"]
+    given = inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES))
+    path = Path(given.evaluations["l1"])
+    evaluation, sentence = read_json(path), "Active latents per token (L0) are not about the same"
+    for factor, times in ((1, 0), (3, 3)):  # in the limits, by the table, by the sweep
+        write_json(path, evaluation | {"l0": factor * evaluation["l0"]})
+        assert page_of(given).text.count(sentence) == times
+
+
+def test_figures_of_one_question_stand_below_one_heading(good: Inputs) -> None:
+    figures = [
+        one._replace(question=f"Question {number // 2}?") for number, one in enumerate(good.figures[:4])
+    ]
+    text = page_of(good._replace(figures=figures)).text
+    assert [text.count(f"Question {number}?") for number in range(3)] == [1, 1, 0]
+
+
+def test_names_by_a_language_model_stand_for_patterns(good: Inputs, tmp_path: Path) -> None:
+    [(name, files)] = good.latents.items()
+    told = {"latent": [0, 1, 2], "kind": ["malformed", "explained", "not chosen"]}
+    told |= {"explanation": [None, f"what {HOSTILE} does", None]}
+    path = tmp_path / "explanations.parquet"
+    pd.DataFrame(told).to_parquet(path)
+    text = page_of(good._replace(latents={name: files._replace(explanations=str(path))})).text
+    assert f'The chat model has a concept of its own: "what {HOSTILE} does"' in text
+    assert f"A language model says: what {HOSTILE} does" in text
+
+
 def test_marks_explain_themselves_on_hover_and_when_opened(good: Inputs) -> None:
     page = page_of(good)
     [meaning] = [attributes["title"] for tag, attributes in page.tags if tag == "summary" and attributes]

@@ -174,7 +174,8 @@ def test_pair_that_does_not_differ_and_has_no_prompts(tmp_path) -> None:
     nothing = SUMMARY | {"equal": True, "conversations": 0}
     found = page(tmp_path, summary=nothing, rows=0)
     assert found.cautions[0].startswith("The two models do not differ")
-    assert "No data set is of kind chats" in found.text
+    assert "There are no prompts: no data set is of kind chats" in found.text
+    assert "Suggested layer" not in found.text
     assert "held-out prompts" not in found.text
     for said in ("No prediction differs.", "No topic was found.", "No place has enough tokens."):
         assert said in found.text

@@ -1,6 +1,7 @@
 """The registration of evaluations: what it names is there, and fits together."""
 
 import inspect
+import itertools
 import re
 from pkgutil import resolve_name
 
@@ -28,8 +29,14 @@ ALL = {evaluation.name: evaluation for evaluation in evaluations(config(**EXPLAI
 
 
 def test_names_are_in_the_order_of_the_page() -> None:
-    order = "norm_difference latent_scaling threshold_sweep kl density template_tokens explanations".split()
-    assert list(ALL) == [*order, "training", "steering"]
+    order = "training norm_difference latent_scaling threshold_sweep kl density template_tokens".split()
+    assert list(ALL) == [*order, "explanations", "steering"]
+
+
+def test_figures_of_one_question_follow_one_another() -> None:
+    asked = [evaluation.question for evaluation in ALL.values()]
+    assert len([*itertools.groupby(asked)]) == len(set(asked)) < len(asked)
+    assert all(question.endswith("?") for question in asked)
 
 
 def test_what_a_config_does_not_ask_for_is_left_out() -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crossdiff.latents.applies import reason
-from crossdiff.latents.evaluation import judged
+from crossdiff.latents.evaluation import with_judged
 from crossdiff.latents.twin_counts import TWIN
 from crossdiff.report.browser.pieces import Vocabulary, numbers
 
@@ -56,7 +56,7 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
 
     ``named`` holds the training's checked names.
     """
-    betas = _with_judged_ratios(pd.read_parquet(training.betas))
+    betas = with_judged(pd.read_parquet(training.betas))
     template = pd.read_csv(training.template_tokens, usecols=["template_share"]).template_share
     stale, valid = named[named.stale], named[~named.stale]
     names = dict(zip(valid.latent, valid["name"], strict=True))
@@ -89,14 +89,6 @@ def table(training: TrainingFiles, named: pd.DataFrame, weights: str) -> dict[st
         "stale": stale[["latent", "name", "weights"]].to_dict("records"),
         "kl_sets": [{**row, "members": members.tolist()} for row, members in sets],
     }
-
-
-def _with_judged_ratios(betas: pd.DataFrame) -> pd.DataFrame:
-    """Put the ratios that judge base-only latents in the place of the others. They have no intervals."""
-    error, reconstruction = judged(betas)
-    ends = [name for name in NU if name.endswith(("_low", "_high"))]
-    intervals = betas[ends].mask(betas["class"] == "base-only")
-    return betas.assign(nu_error=error, nu_reconstruction=reconstruction, **intervals)
 
 
 def kl_sets(training: TrainingFiles) -> list[tuple[dict[str, Any], np.ndarray]]:

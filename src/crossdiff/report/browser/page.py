@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from crossdiff.latents.catalogue import current
-from crossdiff.latents.evaluation import most_chat_leaning
+from crossdiff.latents.evaluation import most_chat_leaning, with_judged
 from crossdiff.provenance.storage import record_mark
 from crossdiff.report.browser.contents import CHUNK, TrainingFiles, chunks, table, training_name
 from crossdiff.report.browser.pieces import Vocabulary, write_piece
@@ -56,6 +56,10 @@ def copy_assets(folder: Path, assets: Sequence[str], root: Path) -> None:
         shutil.copyfile(asset, target)
 
 
+def _static(betas: str) -> list[dict[str, Any]]:
+    return with_judged(most_chat_leaning(pd.read_parquet(betas), STATIC)).to_dict("records")
+
+
 def render(template: str, pair: str, trainings: Trainings, named: pd.DataFrame) -> str:
     """Return the page as HTML. The template engine escapes all text from data.
 
@@ -63,8 +67,7 @@ def render(template: str, pair: str, trainings: Trainings, named: pd.DataFrame) 
     """
     static = {
         training_name(*name): [
-            row | {"name": current(named, *name).get(row["latent"], "")}
-            for row in most_chat_leaning(pd.read_parquet(training.betas), STATIC).to_dict("records")
+            row | {"name": current(named, *name).get(row["latent"], "")} for row in _static(training.betas)
         ]
         for name, training in trainings.items()
     }

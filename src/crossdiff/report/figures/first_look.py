@@ -25,7 +25,7 @@ def over_layers(layers: pd.DataFrame, suggested: int) -> Figure:
     left.legend(fontsize=8)
     patched = layers[layers.kl_patched.notna()]
     if patched.empty:
-        text = "no conversation:\nno data set of kind chats"
+        text = "no conversation"
         middle.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=middle.transAxes)
     else:
         middle.plot(patched.layer, patched.kl_patched, color=GREEN, marker="o", ms=3)

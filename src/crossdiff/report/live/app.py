@@ -64,10 +64,13 @@ class Asked(Changed):
     new_tokens: Annotated[int, Field(ge=1, le=MOST_NEW)] = 64
 
 
-def make_app(session: Session, front: Path, sessions: Path, token: str, cookie: str = "crossdiff") -> Gate:
+def make_app(
+    session: Session, front: Path, sessions: Path, token: str, cookie: str = "crossdiff", host: str = ""
+) -> Gate:
     """The server. ``front`` is the folder ``report`` of the repository, with the page and its scripts.
 
-    Saved sessions go to the folder ``sessions``. Every request must know the ``token`` (``gate``).
+    Saved sessions go to the folder ``sessions``. Every request must know the ``token``, and ``host`` is this
+    machine's name in addresses, if the user gave one (``gate``).
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _answer_problems(app)
@@ -124,13 +127,13 @@ def make_app(session: Session, front: Path, sessions: Path, token: str, cookie: 
 
     @app.get("/api/sessions/{name}")
     def opened(name: str) -> saved.Saved:
-        return saved.read(sessions, name)
+        return saved.opened(sessions, name, session.about)
 
     for folder in ("browser", "live"):
         app.mount(f"/assets/{folder}", StaticFiles(directory=front / folder), name=folder)
     if session.about["report"]:
         app.mount("/report", StaticFiles(directory=session.folder / "report", html=True), name="report")
-    return Gate(app, token, cookie)
+    return Gate(app, token, cookie, host)
 
 
 def _answer_problems(app: FastAPI) -> None:

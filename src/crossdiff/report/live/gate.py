@@ -9,10 +9,11 @@ machine's address (DNS rebinding) opens nothing.
 import hmac
 import ipaddress
 import socket
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Collection
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,8 +32,10 @@ SENT = {
 class Gate:
     """Lets requests with the token through to ``app``, and answers all others with 403 and one line."""
 
-    def __init__(self, app: ASGIApp, token: str, cookie: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, cookie: str, host: str = "") -> None:
+        """``host`` is the name that the user gave for this machine, if it is one."""
         self.app, self.token, self.cookie = app, token, cookie
+        self.names = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower(), host.lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -49,7 +52,7 @@ class Gate:
             await send(message)
 
         headers = Headers(scope=scope)
-        if not own_host(headers.get("host", "")):
+        if not own_host(headers.get("host", ""), self.names):
             said = "This host name is not served: open the address that crossdiff explore has printed.\n"
             return await PlainTextResponse(said, 403)(scope, receive, with_headers)
         if not self._knows_token(scope, headers):
@@ -68,17 +71,14 @@ class Gate:
 
 
 def _cookie(headers: Headers, name: str) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+    # Other programs on this machine share the browser's cookies, and theirs may have any form.
+    return cookie_parser(headers.get("cookie", "")).get(name, "")
 
 
-def own_host(host: str) -> bool:
-    """Whether a Host header names this machine by an address, as localhost or by its own name."""
+def own_host(host: str, names: Collection[str]) -> bool:
+    """Whether a Host header names this machine by an address, or by one of its ``names`` in lower case."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    if name.lower() in ("localhost", socket.gethostname().lower()):
+    if name and name.lower() in names:
         return True
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))

@@ -89,6 +89,21 @@ def write(folder: Path, session: Saved, about: dict[str, Any]) -> str:
     return name
 
 
+def opened(folder: Path, name: str, about: dict[str, Any]) -> Saved:
+    """A saved session of the pair, layer and models of ``about``.
+
+    Latents of another pair have other meanings. Raises UserError for a session of one, and as ``read`` does.
+    """
+    found = read(folder, name)
+    models = {role: about[role] for role in ("base", "chat")}
+    if (found.pair, found.layer, found.models) != (about["pair"], about["layer"], models):
+        raise UserError(
+            f"session {name}: found one of {found.pair}, layer {found.layer}, allowed: those of "
+            f"{about['pair']}, layer {about['layer']}"
+        )
+    return found
+
+
 def listing(folder: Path) -> list[dict[str, str]]:
     """The saved sessions, the newest first: name, title and prompt of each. Other files are left out."""
     found = []

@@ -11,6 +11,7 @@ from crossdiff.report.live.app import make_app
 from crossdiff.report.live.session import Session, open_pair
 
 LOOPBACK = "127.0.0.1"
+ANY = ("0.0.0.0", "::")  # every interface: no address to open
 PATIENCE = 1  # seconds that answers in progress get when the server ends
 
 
@@ -38,8 +39,8 @@ def serve(
         _say(f"loading {session.pair.names.base} and {session.pair.names.chat} ...")
         session.start()
         token, taken = secrets.token_urlsafe(32), listening.getsockname()[1]
-        app = make_app(session, front, folder, token, cookie=f"crossdiff-{taken}")
-        shown = f"[{host}]" if ":" in host else host
+        app = make_app(session, front, folder, token, f"crossdiff-{taken}", host)
+        shown = socket.getfqdn() if host in ANY else f"[{host}]" if ":" in host else host
         _say(f"open http://{shown}:{taken}/?token={token}")
         _say("Ctrl-C ends it.")
         config = uvicorn.Config(

@@ -4,6 +4,7 @@ One lock serialises everything that runs a model. A streamed answer takes it for
 get their turn in between.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
@@ -37,6 +38,8 @@ from crossdiff.texts.chats import Sequence as TokenSequence
 KEPT = 4  # prompts whose codes are kept for the next requests
 TOP_OF_TOKEN, TOP_OF_PROMPT, MOVED = 8, 30, 8  # latents, latents, tokens
 MOST_CHANGES = 8
+MOST_TOKENS = 4096  # of a prompt: its codes of all latents are dense for a moment
+SEED = re.compile(r"seed\d+")  # names of trainings' folders
 SHOWN = ("class", "confirmed", "max_activation", "name", "named_by", "nu_error", "relative_norm_difference")
 Mode = Literal["chat", "text"]
 
@@ -78,6 +81,7 @@ class Session:
         self.folders = {
             training_name(path.parent.parent.name, int(path.parent.name.removeprefix("seed"))): path.parent
             for path in found
+            if SEED.fullmatch(path.parent.name)
         }
         if not self.folders:
             raise UserError(f"{self.folder}: found no crosscoder, allowed: the results of a finished run")
@@ -150,10 +154,15 @@ class Session:
         return self._read[key]
 
     def sequence(self, mode: Mode, text: str, new_tokens: int = 0) -> TokenSequence:
-        """The tokens of a prompt. Raises UserError if it and ``new_tokens`` do not fit the context."""
-        if mode == "chat":
-            return self.pair.asked(text, max(1, new_tokens))
-        return self.pair.sequence(text, new_tokens)
+        """The tokens of a prompt.
+
+        Raises UserError if it and ``new_tokens`` do not fit the context, and beyond MOST_TOKENS.
+        """
+        chat = mode == "chat"
+        found = self.pair.asked(text, max(1, new_tokens)) if chat else self.pair.sequence(text, new_tokens)
+        if len(found.token) > MOST_TOKENS:
+            raise UserError(f"prompt: found {len(found.token):,} tokens, allowed: up to {MOST_TOKENS:,} here")
+        return found
 
     def _crosscoder(self, name: str) -> LoadedCrosscoder:
         if name not in self.folders:
