@@ -52,6 +52,7 @@ if CONFIG.causal:
             weights=trained("weights.safetensors"),
             config=trained("config.json"),
             betas=trained("betas.parquet"),
+            groups=trained("groups.csv"),
             summary=of_layer("summary.json"),
             proved=proved("chat"),
         output:

@@ -9,6 +9,7 @@ from crossdiff.device import device, fast_dtype
 from crossdiff.interventions.causal_effect import (
     causal_effect,
     conversations,
+    group_sets,
     members,
     patched_sets,
     without_rankings,
@@ -28,6 +29,7 @@ def main(
     weights: str,
     config: str,
     betas: str,
+    groups: str,
     summary: str,
     replacements: dict[int, int],
     layer: int,
@@ -48,6 +50,7 @@ def main(
     )
     latents = pd.read_parquet(betas)
     patched = patched_sets(latents, top, settings.random_sets, settings.seed)
+    patched |= group_sets(pd.read_csv(groups))
     found = causal_effect(
         *models, crosscoder, read_summary(summary), answers, patched, settings, batch_tokens
     )
@@ -67,6 +70,7 @@ if __name__ == "__main__":
             weights=snakemake.input.weights,
             config=snakemake.input.config,
             betas=snakemake.input.betas,
+            groups=snakemake.input.groups,
             summary=snakemake.input.summary,
             replacements=settings.tokens.base_replacements,
             layer=settings.pair.layer,

@@ -2,7 +2,8 @@
 
 The effective chat-only set is ranked twice, by decoder norm difference and by latent scaling. Each half of
 each ranking is patched from the chat model's into the base model's activations. If a ranking finds what
-matters, its best half lowers the KL to the chat model more than its worst half does.
+matters, its best half lowers the KL to the chat model more than its worst half does. The strongest groups of
+confirmed latents are patched as sets of their own, which says what share of the KL each carries.
 """
 
 import logging
@@ -21,6 +22,7 @@ from crossdiff.intervals import RESAMPLES, central_95, draw_counts, normal_mean
 from crossdiff.interventions.patching import FORMS, WHOLE, Variant, answer_kl
 from crossdiff.latents.applies import DOES_NOT_APPLY, reason
 from crossdiff.latents.evaluation import most_chat_leaning, ranked_by_scaling
+from crossdiff.latents.strongest_groups import SHOWN, strongest
 from crossdiff.texts.chats import is_answer
 from crossdiff.texts.columns import joined, taken
 from crossdiff.texts.shards import Shard
@@ -49,6 +51,17 @@ def patched_sets(betas: pd.DataFrame, top: int, random_sets: int, seed: int) -> 
     return sets
 
 
+def group_sets(groups: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The SHOWN strongest groups of confirmed latents: name ``group_NUMBER`` -> ids.
+
+    ``groups`` is a table of ``group_table``, and numbers are those of its groups.
+    """
+    return {
+        f"group_{number}": np.unique(groups.latent[groups.group == number].to_numpy())
+        for number in strongest(groups, SHOWN)
+    }
+
+
 def members(sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """List the latents of every set. Columns: variant (the set's name, as in ``kl_table``), latent."""
     rows = [(name, latent) for name, latents in sets.items() for latent in latents.tolist()]
@@ -56,13 +69,17 @@ def members(sets: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def variants(sets: dict[str, np.ndarray]) -> list[Variant]:
-    """List every patched run: WHOLE, all sets in subtraction form, and ranked sets in additive form too."""
+    """List every patched run: WHOLE, all sets in subtraction form, and ranked halves in additive form too."""
     main, extra = FORMS
     return [
         *(Variant(name) for name in WHOLE),
         *(Variant(name, main, latents) for name, latents in sets.items()),
-        *(Variant(name, extra, latents) for name, latents in sets.items() if not name.startswith("random")),
+        *(Variant(name, extra, latents) for name, latents in sets.items() if _is_ranked(name)),
     ]
+
+
+def _is_ranked(name: str) -> bool:
+    return name.split("_")[0] in ("best", "worst")
 
 
 def without_rankings(kl: pd.DataFrame, why: str) -> pd.DataFrame:
@@ -244,7 +261,7 @@ def _beyond_random(reductions: np.ndarray, measured: Sequence[Variant]) -> np.nd
     NaN for all variants but the ranked halves in the form of the random ones, and without random halves.
     """
     random = [number for number, variant in enumerate(measured) if variant.name.startswith("random_")]
-    ranked = [v.form == FORMS[0] and v.name.split("_")[0] in ("best", "worst") for v in measured]
+    ranked = [v.form == FORMS[0] and _is_ranked(v.name) for v in measured]
     if not random:
         return np.full(reductions.shape, np.nan)
     return np.where(ranked, reductions - reductions[:, random].mean(axis=1, keepdims=True), np.nan)

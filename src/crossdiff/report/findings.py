@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from crossdiff.latents.strongest_groups import SHOWN, strongest
 from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import percent
 from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
 
 MOST = 7  # sentences
-MOST_GROUPS = 4  # groups of latents among them
 MOSTLY = 0.5  # share of firings, or of KL, from which something is said to be mostly in one place
 OVER = 2  # times that place's share of the text, from which "mostly" says something
 
@@ -53,7 +53,7 @@ def findings(
     """
     before = [*_behaviour(refusals), *_where(where)]
     after = [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
-    room = max(1, min(MOST_GROUPS, MOST - len(before) - len(after)))
+    room = max(1, min(SHOWN, MOST - len(before) - len(after)))
     return [*before, *_groups(latents, groups, known, room), *after][:MOST]
 
 
@@ -113,9 +113,8 @@ def _groups(
     table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
     contexts = {row["latent"]: row["contexts"] for row in latents[crosscoder].first}
     each = table.drop_duplicates("latent")
-    order = each.groupby("group").strength.sum().sort_values(ascending=False, kind="stable")
     found = []
-    for group in order.index[:most]:
+    for group in strongest(table, most):
         members = each[each.group == group].sort_values("strength", ascending=False, kind="stable")
         place = _place(table[table.group == group])
         own = [rows[latent] for latent in members.latent]
@@ -127,7 +126,7 @@ def _groups(
             Finding(
                 f"The {side} model has a concept of its own: {called}{others}, {place}.",
                 f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.{by}",
-                tuple(marks(own, known[crosscoder])),
+                tuple(marks(own, known[crosscoder], group)),
                 tuple((crosscoder, row["latent"]) for row in own),
                 shown[0] if shown else None,
             )

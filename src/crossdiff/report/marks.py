@@ -28,14 +28,18 @@ class Known(NamedTuple):
     template: pd.DataFrame | None = None  # template_tokens.csv
     read: Mapping[str, int] = {}  # tokens_read.json
     steering: pd.DataFrame | None = None  # steering.csv
+    kl: pd.DataFrame | None = None  # kl.csv
     seen: Mapping[int, int] = {}  # those that the first look saw too (``seen_too``)
 
 
-def marks(own: Sequence[Mapping[str, Any]], known: Known) -> list[Mark]:
-    """Return the marks of a group of confirmed latents. ``own``: their rows of the beta table, in order."""
+def marks(own: Sequence[Mapping[str, Any]], known: Known, group: int = 0) -> list[Mark]:
+    """Return the marks of a group of confirmed latents, which has the number ``group`` in groups.csv.
+
+    ``own``: their rows of the beta table, in order.
+    """
     latents = [row["latent"] for row in own]
     found = [*_confirmed(own), *_again(latents, known), *_template(latents, known)]
-    found += _steering(latents, known)
+    found += [*_carried(len(latents), group, known), *_steering(latents, known)]
     return found if own[0]["class"] == "base-only" else [*found, *_seen(latents, known)]
 
 
@@ -98,6 +102,26 @@ def _template(latents: Sequence[int], known: Known) -> list[Mark]:
             f"{percent(share)} on template tokens",
             f"Of {in_chats:,.0f} firings in chats, {percent(share)} are on tokens of the chat template. "
             f"These are {percent(text)} of the chats' tokens. First tokens do not count.",
+        )
+    ]
+
+
+def _carried(latents: int, group: int, known: Known) -> list[Mark]:
+    """The share of the KL that the group carries, if its whole interval is above 0."""
+    if known.kl is None:
+        return []
+    rows = known.kl[(known.kl.variant == f"group_{group}") & (known.kl.group == "all")]
+    rows = rows[rows.reduction_low > 0]
+    if rows.empty:
+        return []
+    row = rows.iloc[0]
+    which = "latent is" if latents == 1 else f"{latents} latents are"
+    return [
+        Mark(
+            f"carries {percent(row.reduction)} of the KL",
+            f"If the group's {which} patched from the chat model into the base, the KL to the chat model's "
+            f"predictions of {row.tokens:,} answer tokens falls by {percent(row.reduction)} "
+            f"(95 % interval {percent(row.reduction_low)} to {percent(row.reduction_high)}).",
         )
     ]
 

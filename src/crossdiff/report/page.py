@@ -71,7 +71,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     }
     kl = {name: pd.read_csv(path) for name, path in inputs.kl.items()}
     groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
-    known = {name: _known(inputs, name) for name in inputs.latents}
+    known = {name: _known(inputs, name)._replace(kl=kl.get(name)) for name in inputs.latents}
     where = read_where(inputs.first_look.where) if inputs.first_look else None
     measured = {"causal": bool(kl), "steering": inputs.steering is not None}
     unequal = unequal_l0(evaluations)

@@ -135,7 +135,7 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
         # Every patched run is a pass of the model's blocks above the layer.
         seen = causal.conversations * len(causal.datasets) * _conversation(causal, config.tokens.context)
         batch = config.activations.batch_tokens * 4 * (4 * width + 2 * model.mlp_width)
-        runs = 13 + causal.random_sets  # patched runs of both models' activations
+        runs = 17 + causal.random_sets  # patched runs of both models' activations, of four groups too
         rest = model.per_token() - model.per_token(config.pair.layer + 1)
         flop = jobs * 2 * seen * (model.per_token() + runs * rest)
         needs["measure_causal_effect"] = Need(

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossdiff.errors import UserError
-from crossdiff.interventions.causal_effect import Answers, conversations, kl_table, patched_sets, variants
+from crossdiff.interventions.causal_effect import (
+    Answers,
+    conversations,
+    group_sets,
+    kl_table,
+    patched_sets,
+    variants,
+)
 from crossdiff.interventions.patching import FORMS, WHOLE, Variant
 from crossdiff.texts.chats import CONTENT, HEADER, NO_ROLE, TURN_END
 from crossdiff.texts.formats import ROLES
@@ -81,6 +88,28 @@ def test_random_halves_differ_and_are_decided_by_the_seed():
     assert one["random_1"].tolist() == same["random_1"].tolist()
     assert one["random_1"].tolist() != one["random_2"].tolist()
     assert one["random_1"].tolist() != other["random_1"].tolist()
+
+
+def test_the_strongest_groups_of_confirmed_latents_are_sets():
+    strength = {1: 0.5, 2: 3.0, 3: 2.0, 4: 1.0, 5: 0.2, 6: 2.6}
+    rows = [(latent, latent % 5, value) for latent, value in strength.items()]  # 1 and 6 are one group
+    table = pd.DataFrame(rows, columns=["latent", "group", "strength"])
+    table = pd.concat([table.assign(dataset=name) for name in ("talk", "pages")])
+    found = group_sets(table)
+    assert {name: latents.tolist() for name, latents in found.items()} == {
+        "group_1": [1, 6],
+        "group_2": [2],
+        "group_3": [3],
+        "group_4": [4],
+    }
+    assert list(found) == ["group_1", "group_2", "group_3", "group_4"]
+    assert group_sets(table[:0]) == {}
+    measured = variants(found | {"best_norm": np.array([1])})
+    assert [(one.name, one.form) for one in measured if one.latents is not None] == [
+        *((f"group_{number}", FORMS[0]) for number in (1, 2, 3, 4)),
+        ("best_norm", FORMS[0]),
+        ("best_norm", FORMS[1]),
+    ]
 
 
 def test_ranked_sets_are_measured_in_both_forms_and_random_ones_in_the_main_form():

@@ -37,6 +37,27 @@ def test_other_seeds_are_told_only_if_there_are_some() -> None:
     assert mark.text == "found again in 0 of 1 other seeds"
 
 
+def kl_rows(low: float, variant: str = "group_3", group: str = "all") -> pd.DataFrame:
+    row = {"variant": variant, "group": group, "reduction": 0.25, "reduction_low": low}
+    return pd.DataFrame([row | {"reduction_high": 0.3, "tokens": 1695}])
+
+
+def test_share_of_the_kl_is_that_of_the_group() -> None:
+    _, mark = marks([row(5), row(6)], Known(kl=kl_rows(0.2)), group=3)
+    assert mark.text == "carries 25 % of the KL"
+    assert mark.meaning == (
+        "If the group's 2 latents are patched from the chat model into the base, the KL to the chat model's "
+        "predictions of 1,695 answer tokens falls by 25 % (95 % interval 20 % to 30 %)."
+    )
+
+
+@pytest.mark.parametrize(
+    "table", [kl_rows(0.0), kl_rows(float("nan")), kl_rows(0.2, "group_1"), kl_rows(0.2, group="rest"), None]
+)
+def test_no_share_of_the_kl_without_an_interval_above_zero(table: pd.DataFrame | None) -> None:
+    assert len(marks([row(5)], Known(kl=table), group=3)) == 1
+
+
 def template(**counts: int) -> Known:
     """Latent 5 fires this often on each group of token, latent 6 nowhere."""
     table = pd.DataFrame([dict.fromkeys(GROUPS, 0) | counts, dict.fromkeys(GROUPS, 0)])

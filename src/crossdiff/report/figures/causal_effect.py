@@ -39,7 +39,7 @@ def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
     There is one panel per crosscoder. Whiskers are the 95 % bootstrap over conversations. Dotted lines show
     "none". The numbers on the right are the change against "none" with its 95 % interval. Random halves share
     a row: the bar is their mean, and each has a dot. Empty sets, sets that never fired and undefined means
-    are named on the bar or in its place.
+    are named on the bar or in its place. Groups of confirmed latents are left out: findings tell of them.
     """
     tables = {name: _with_rows(table) for name, table in tables.items()}
     labels = list(dict.fromkeys(row for table in tables.values() for row in table.row))
@@ -65,7 +65,8 @@ def kl(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _with_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the label of each patched run's row to the table."""
+    """Add the label of each patched run's row to the table. Groups have no row."""
+    table = table[~table.variant.str.startswith("group_")]
     name = table.variant.str.replace(r"_\d+$", "", regex=True).map(LABELS)
     return table.assign(row=name + table.form.eq("additive").map({True: ", additive", False: ""}))
 

@@ -1,0 +1,11 @@
+"""The groups of confirmed latents that the report describes, and that are patched as sets."""
+
+import pandas as pd
+
+SHOWN = 4  # groups of a crosscoder, at most
+
+
+def strongest(table: pd.DataFrame, count: int) -> list[int]:
+    """Numbers of the ``count`` groups of a table of ``group_table`` with the most strength, in that order."""
+    each = table.drop_duplicates("latent").groupby("group").strength.sum()
+    return [int(group) for group in each.sort_values(ascending=False, kind="stable").index[:count]]
