@@ -62,7 +62,8 @@ crossdiff.latent = (() => {
     if (!sets.length) return [];
     const percent = (value) => (value === null ? "–" : `${shown(value * 100, 0)} %`);
     const lines = sets.map((set) => {
-      const name = SETS[set.set] || set.set.replace("random_", "random half ").replace("group_", "group of confirmed latents ");
+      const [kind, number] = set.set.split("_");
+      const name = SETS[set.set] || `${{ random: "random half", group: "group of findings" }[kind]} ${number}`;
       const interval = `${percent(set.reduction_low)} to ${percent(set.reduction_high)}`;
       const effect = `KL is reduced by ${percent(set.reduction)} (${interval})`;
       return element("li", {}, `${name} (${set.members.length} latents): ${effect}`);
