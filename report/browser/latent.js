@@ -9,6 +9,7 @@ crossdiff.latent = (() => {
     best_scaling: "best half by latent scaling",
     worst_scaling: "worst half by latent scaling",
   };
+  const KINDS = { random: "random half", group: "group of confirmed latents" };
   const PARTS = ["", "template: header", "template: end of turn"];
 
   function range(columns, key, latent) {
@@ -63,7 +64,7 @@ crossdiff.latent = (() => {
     const percent = (value) => (value === null ? "–" : `${shown(value * 100, 0)} %`);
     const lines = sets.map((set) => {
       const [kind, number] = set.set.split("_");
-      const name = SETS[set.set] || `${{ random: "random half", group: "group of findings" }[kind]} ${number}`;
+      const name = SETS[set.set] || `${KINDS[kind]} ${number}`;
       const interval = `${percent(set.reduction_low)} to ${percent(set.reduction_high)}`;
       const effect = `KL is reduced by ${percent(set.reduction)} (${interval})`;
       return element("li", {}, `${name} (${set.members.length} latents): ${effect}`);
