@@ -13,6 +13,7 @@ from conftest import ROOT
 from crossdiff.activations import harvest
 from crossdiff.config import Config, Stated, load
 from crossdiff.interventions.causal_effect import variants
+from crossdiff.latents.strongest_groups import SHOWN
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast import WINDOW
 from crossdiff.workflow.forecast_run import forecast
@@ -150,6 +151,7 @@ def test_causal_effect_takes_a_pass_for_every_patched_run() -> None:
     run = config("config.yaml")
     ranked = ("best_norm", "worst_norm", "best_scaling", "worst_scaling")
     sets = [*ranked, *(f"random_{number}" for number in range(run.causal.random_sets))]
+    sets += [f"group_{number}" for number in range(SHOWN)]
     patched_runs = len(variants(dict.fromkeys(sets, np.zeros(0, int))))
     seen = 2 * run.causal.conversations * (128 + run.causal.answer_tokens)  # of two data sets
     above = SMOLLM.per_token() - SMOLLM.per_token(13)  # blocks 13 to 29, and the output embedding
