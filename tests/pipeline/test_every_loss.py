@@ -61,6 +61,7 @@ def test_every_file_and_column_is_described(run: Checkout) -> None:
     absent = {
         *("seed_agreement.csv does_not_apply", "stability.csv does_not_apply", "paper_batchtopk", "paper_l1"),
         *("steering_candidates.csv does_not_apply", "proved.json perplexity", "proved.json steering"),
+        "on_prompts",
     }
     assert not untold(run.folder, set(OWN), absent)
 
