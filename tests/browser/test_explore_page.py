@@ -123,6 +123,8 @@ def test_sliders_change_the_kl_and_the_steered_answer_alone(page, sessions: Path
     written = json.loads(file.read_text())
     assert (written["prompt"], written["mode"], written["new_tokens"]) == (PROMPT, "chat", 6)
     assert [one["change"] for one in written["latents"]] == ["ablate"]
+    assert written["answers"]["base"] and written["answers"]["chat"]
+    assert written["answers"]["steered"] is None  # other sliders steered what the page shows
     assert written["kl_mean"] > 0 and len(written["kl"]) == page.locator("#tokens span").count()
 
     page.reload()
@@ -130,7 +132,21 @@ def test_sliders_change_the_kl_and_the_steered_answer_alone(page, sessions: Path
     page.locator("#stale", has_text="as saved on").wait_for()
     assert page.locator("#prompt").input_value() == PROMPT
     assert page.locator(f'.slider[data-latent="{latent}"] input[type="checkbox"]').is_checked()
-    assert page.locator("#steered").inner_text() == steered
+    assert (page.locator("#base").inner_text(), page.locator("#steered").inner_text()) == (base, "")
+
+    page.click("#answer")
+    page.locator("#steered-tokens", has_text="6 tokens").wait_for()
+    page.wait_for_selector("#answer:enabled")
+    again = page.locator("#steered").inner_text()
+    page.fill("#title", "whole")
+    page.click("#save")
+    page.locator("#saved-as", has_text="-whole.json").wait_for()
+    [file] = sessions.glob("*-whole.json")
+    assert json.loads(file.read_text())["answers"]["steered"]
+    page.reload()
+    page.select_option("#sessions", file.stem)
+    page.locator("#stale", has_text="as saved on").wait_for()
+    assert page.locator("#steered").inner_text() == again
 
 
 def test_problems_are_one_line_and_the_page_goes_on(page) -> None:
