@@ -1,5 +1,6 @@
 """Prose stays easy to read: short lines and short sentences in Markdown and in public docstrings."""
 
+import re
 from pathlib import Path
 
 import prose
@@ -39,6 +40,15 @@ def test_lines_of_the_report_are_short(path: Path) -> None:
 
 def test_readme_has_at_most_100_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
+
+
+def test_every_package_of_the_default_run_has_its_licence() -> None:
+    packages = re.findall(r"package:\n +name: (\S+)", (ROOT / "config.yaml").read_text(encoding="utf-8"))
+    rows = (ROOT / "data/README.md").read_text(encoding="utf-8").splitlines()
+    licences = {
+        row.split("|")[1].strip(" `"): row.split("|")[3].strip() for row in rows if row.count("|") == 4
+    }
+    assert len(packages) == 3 and all(licences[package] for package in packages)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
