@@ -66,7 +66,7 @@ def test_a_stopped_training_goes_on_on_a_gpu(
         for stop in stops:
             with writing_for(order.identity):
                 try:
-                    train_all(order, [], device(), lambda orders, where: ModelFeed(orders, where, {}, 256))
+                    train_all(order, [], device(), lambda orders, where: ModelFeed(orders, where, {}, 256, 256))
                 except SystemExit:
                     assert stop
         found.append(load_crosscoder(outputs.weights, outputs.config, 1, 16))

@@ -31,7 +31,7 @@ def from_models(orders: Sequence[Order], device: torch.device) -> together.Feed:
     from crossdiff.crosscoders import from_models
 
     from_models.fast_dtype = lambda: torch.float32
-    return from_models.ModelFeed(orders, device, {}, 256)
+    return from_models.ModelFeed(orders, device, {}, batch_tokens=256, statistics_tokens=256)
 
 
 def train_counting(
