@@ -1,5 +1,6 @@
 """Pools that models fill on a GPU hold what they hold on a CPU. Training from them goes on after a stop."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,11 @@ def test_pools_on_a_gpu_are_those_of_a_cpu(pair: LivePair) -> None:
             break
 
 
+def from_both_models(orders: Sequence[Order], where: torch.device) -> ModelFeed:
+    """Feed trainings from both models."""
+    return ModelFeed(orders, where, {}, batch_tokens=256, statistics_tokens=256)
+
+
 def test_a_stopped_training_goes_on_on_a_gpu(
     pair: LivePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +72,7 @@ def test_a_stopped_training_goes_on_on_a_gpu(
         for stop in stops:
             with writing_for(order.identity):
                 try:
-                    train_all(order, [], device(), lambda orders, where: ModelFeed(orders, where, {}, 256, 256))
+                    train_all(order, [], device(), from_both_models)
                 except SystemExit:
                     assert stop
         found.append(load_crosscoder(outputs.weights, outputs.config, 1, 16))
