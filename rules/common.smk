@@ -13,11 +13,12 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from crossdiff.latents.catalogue import read_catalogue
+    from crossdiff.latents.catalogue import read_catalogue, training_name
     from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid, sampled
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs
     from crossdiff.provenance.code import code_digest
+    from crossdiff.report.tried import sessions_by_place
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import (
         ancient_edges,

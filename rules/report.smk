@@ -5,9 +5,21 @@ settings from the records of these files.
 """
 
 REPORT = of_layer("report/index.html")
-THERE = {"steering": CONFIG.steering, "first_look": FIRST_LOOK}
+THERE = {
+    "steering": CONFIG.steering,
+    "first_look": FIRST_LOOK,
+    "tried": CONFIG.report.sessions,
+}
 SECTIONS = [section for section in PAGE if THERE.get(section, True)]
 SECTION_FILES = [f"report/sections/{section}.html.jinja" for section in SECTIONS]
+
+try:
+    # (pair, layer) -> the saved sessions that the page of that pair and layer shows.
+    SESSIONS = sessions_by_place(
+        CONFIG.report.sessions, [(pair.name, pair.layer) for pair in COMPARISONS], map(tuple, TRAININGS)
+    )
+except UserError as error:
+    raise WorkflowError(str(error))
 
 
 rule write_report:
@@ -44,6 +56,8 @@ rule write_report:
         figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
         captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,
+        sessions=lambda w: SESSIONS[w.pair, int(w.layer)],
+        weights=every_training("weights.safetensors") if CONFIG.report.sessions else [],
         first_look=FIRST_LOOK_SHOWN,
         first_look_asked=FIRST_LOOK_ASKED,
         steering_effects=STEERING_TABLES["steering.csv"],
@@ -60,6 +74,7 @@ rule write_report:
         crosscoders=list(CONFIG.crosscoders),
         sections=SECTIONS,
         figures=[[one.section, one.table, one.question] for one in EVALUATIONS.values()],
+        trainings=[training_name(*training) for training in TRAININGS],
         seed=CONFIG.seeds[0],
         seeds=len(CONFIG.seeds),
         settings=settings("report"),

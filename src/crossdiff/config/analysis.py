@@ -237,6 +237,13 @@ class Report(Section):
         about("Most chat-leaning latents shown of each crosscoder.", "count"),
     ] = 20
     examples: Annotated[PositiveInt, about("Contexts shown of each latent.", "count")] = 5
+    sessions: Annotated[
+        list[str],
+        about(
+            "Sessions shown, saved by `crossdiff explore`: JSON files. Each pair's page shows its own "
+            "([explore.md](explore.md#saved-sessions))."
+        ),
+    ] = []
 
 
 class Scoring(Section):

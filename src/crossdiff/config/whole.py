@@ -307,6 +307,7 @@ class Config(Analysis):
             named["behaviour.requests"] = [self.behaviour.requests]
         if self.explanations and self.explanations.model.folder:
             named["explanations.model.folder"] = [self.explanations.model.folder]
+        named["report.sessions"] = list(self.report.sessions)
         if self.organisms:
             named["organisms.texts"] = [self.organisms.texts]
         if self.catalogue:

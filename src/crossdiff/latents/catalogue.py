@@ -79,6 +79,11 @@ def read_catalogue(path: str | Path, trainings: Iterable[TrainingName]) -> list[
     return entries
 
 
+def training_name(crosscoder: str, seed: int) -> str:
+    """The name of a training on pages and in files of theirs, such as ``batchtopk.seed0``."""
+    return f"{crosscoder}.seed{seed}"
+
+
 def weights_digest(path: str | Path) -> str:
     """Digest of the tensors in a safetensors file: the first DIGITS hexadecimal digits of their SHA-256.
 

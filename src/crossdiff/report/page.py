@@ -1,6 +1,6 @@
 """The report is one HTML page with everything inlined, so that it opens from disk and can be mailed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from crossdiff.report.shown_latents import LatentFiles, shown_latents
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.report.this_run import about_crosscoders, about_models
+from crossdiff.report.tried import tried_section
 from crossdiff.texts.counts import added
 
 
@@ -55,6 +56,8 @@ class Inputs(NamedTuple):
     directions: Mapping[str, str] = {}
     steering: SteeringInputs | None = None
     first_look: FirstLookInputs | None = None
+    sessions: Sequence[str] = ()
+    weights: Mapping[str, str] = {}  # name of a training -> path of its weights; needed for sessions alone
 
 
 def render(inputs: Inputs, template: str | Path) -> str:
@@ -105,6 +108,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         sections=inputs.sections,
         figures=inputs.figures,
         steering=steering_section(inputs.steering, names) if inputs.steering else None,
+        tried=tried_section(inputs.sessions, inputs.weights),
         look=first_look_section(inputs.first_look, tokenizer) if inputs.first_look else None,
     )
 

@@ -13,8 +13,8 @@ from crossdiff.workflow.sizes import PROCESS, Need
 
 # The sections of the page, in order: templates in report/sections.
 PAGE = (
-    *("findings", "this_run", "compared", "first_look", "found", "figures", "steering", "checks", "latents"),
-    *("glossary", "files"),
+    *("findings", "this_run", "compared", "first_look", "found", "figures", "steering", "tried"),
+    *("checks", "latents", "glossary", "files"),
 )
 FIGURES = "crossdiff.report.figures"
 LEANING = "Do latents lean to one model?"

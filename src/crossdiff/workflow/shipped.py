@@ -9,7 +9,7 @@ from typing import Any
 from crossdiff.provenance.code import ROOT
 
 # Keys of a config whose value is the path of a file, or a list of such paths.
-PATH_KEYS = ("files", "chat_template", "requests", "catalogue")
+PATH_KEYS = ("files", "chat_template", "requests", "catalogue", "sessions")
 
 
 def shipped(path: str | Path, root: Path = Path()) -> Path:

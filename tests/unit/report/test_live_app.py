@@ -14,10 +14,12 @@ from fastapi.testclient import TestClient
 from helpers_explore import CROSSCODER, HOSTILE, TOKEN, served, tiny_session
 
 from crossdiff.cli import main
+from crossdiff.latents.catalogue import weights_digest
 from crossdiff.report.live import saved
 from crossdiff.report.live.app import make_app
 from crossdiff.report.live.gate import own_host
 from crossdiff.report.live.session import Session
+from crossdiff.results.crosscoder import WEIGHTS
 
 KNOWN = {"X-Crossdiff-Token": TOKEN}
 ASKED = {"crosscoder": CROSSCODER, "mode": "text", "prompt": "Hello"}
@@ -191,7 +193,7 @@ def test_failure_within_an_answer_is_one_line(client, session, monkeypatch):
     assert json.loads(lines[-1]) == {"error": "the answer failed: RuntimeError: no memory"}
 
 
-def test_session_is_saved_listed_and_opened(client, sessions):
+def test_session_is_saved_listed_and_opened(client, session, sessions):
     found = client.post("/api/sessions", json=SAVED | {"title": "An égg!"}, headers=KNOWN)
     name = found.json()["name"]
     assert name.endswith("-an-gg") and found.json()["file"] == str(sessions / f"{name}.json")
@@ -200,6 +202,7 @@ def test_session_is_saved_listed_and_opened(client, sessions):
     written = json.loads((sessions / f"{name}.json").read_text())
     jsonschema.validate(written, saved.Saved.model_json_schema())
     assert written["format"] == "crossdiff session 1"
+    assert written["weights"] == weights_digest(session.folders[SAVED["crosscoder"]] / WEIGHTS)
     assert (written["layer"], written["models"]) == (1, {"base": "tiny-base", "chat": "tiny-chat"})
     assert written["latents"][0] == ADDED | {"name": None}
     (sessions / "other.json").write_text("{}")

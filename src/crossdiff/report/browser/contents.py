@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crossdiff.latents.applies import reason
+from crossdiff.latents.catalogue import training_name
 from crossdiff.latents.evaluation import with_judged
 from crossdiff.latents.twin_counts import TWIN
 from crossdiff.report.browser.pieces import Vocabulary, numbers
@@ -250,8 +251,3 @@ def _pairs(items: Any, values: Any) -> list[list[Any]]:
 
 def _tokens(ids: Any, values: Any, vocabulary: Vocabulary) -> list[list[Any]]:
     return [] if np.ndim(ids) == 0 else _pairs(vocabulary.places(np.asarray(ids)), values)
-
-
-def training_name(crosscoder: str, seed: int) -> str:
-    """Return the name of a training. The folder of its pieces has this name."""
-    return f"{crosscoder}.seed{seed}"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from crossdiff.latents.catalogue import current
+from crossdiff.latents.catalogue import current, training_name
 from crossdiff.latents.evaluation import most_chat_leaning, with_judged
 from crossdiff.provenance.storage import record_mark
-from crossdiff.report.browser.contents import CHUNK, TrainingFiles, chunks, table, training_name
+from crossdiff.report.browser.contents import CHUNK, TrainingFiles, chunks, table
 from crossdiff.report.browser.pieces import Vocabulary, write_piece
 from crossdiff.report.template import page_template
 

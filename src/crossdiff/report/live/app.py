@@ -118,7 +118,7 @@ def make_app(
 
     @app.post("/api/sessions")
     def save(given: saved.Saved) -> dict[str, str]:
-        name = saved.write(sessions, given, session.about)
+        name = saved.write(sessions, given, session.about, session.weights(given.crosscoder))
         return {"name": name, "file": str(sessions / f"{name}.json")}
 
     @app.get("/api/sessions")

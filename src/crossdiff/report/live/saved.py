@@ -49,6 +49,9 @@ class Saved(_Model):
     layer: Count = 0
     models: dict[str, str] = Field(default_factory=dict, description="base and chat: names in results/models")
     crosscoder: Annotated[str, Field(max_length=200)]
+    weights: Text = Field(
+        default="", description="digest of its weights, set by the server: other weights have other latents"
+    )
     mode: Literal["chat", "text"]
     prompt: Text
     latents: Annotated[list[SavedLatent], Field(max_length=64)]
@@ -60,8 +63,11 @@ class Saved(_Model):
     kl_mean: float | None = Field(default=None, description="its mean over the tokens that are steered")
 
 
-def write(folder: Path, session: Saved, about: dict[str, Any]) -> str:
-    """Write a session below ``folder`` and return its name. ``about`` is that of ``Session``."""
+def write(folder: Path, session: Saved, about: dict[str, Any], weights: str) -> str:
+    """Write a session below ``folder`` and return its name.
+
+    ``about`` is that of ``Session``, ``weights`` the digest of the crosscoder's weights.
+    """
     now = datetime.now(UTC)
     session = session.model_copy(
         update={
@@ -69,6 +75,7 @@ def write(folder: Path, session: Saved, about: dict[str, Any]) -> str:
             "pair": about["pair"],
             "layer": about["layer"],
             "models": {role: about[role] for role in ("base", "chat")},
+            "weights": weights,
         }
     )
     words = re.sub(r"[^a-z0-9]+", "-", (session.title or session.prompt[:40]).lower()).strip("-")[:40]
@@ -121,6 +128,11 @@ def read(folder: Path, name: str) -> Saved:
     path = folder / f"{name}.json"
     if not NAME.fullmatch(name) or not path.is_file():
         raise UserError(f"session: found {name[:80]!r}, allowed: the name of a saved one")
+    return read_file(path)
+
+
+def read_file(path: Path) -> Saved:
+    """A saved session, whatever its file is called. Raises UserError for a file that holds none."""
     try:
         return Saved.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -27,8 +27,8 @@ from crossdiff.interventions.streamed import (
     known_prompt,
     together,
 )
+from crossdiff.latents.catalogue import training_name, weights_digest
 from crossdiff.models.turns import turn_ends
-from crossdiff.report.browser.contents import training_name
 from crossdiff.report.browser.pieces import numbers
 from crossdiff.results.crosscoder import WEIGHTS, LoadedCrosscoder
 from crossdiff.results.loading import load
@@ -164,11 +164,18 @@ class Session:
             raise UserError(f"prompt: found {len(found.token):,} tokens, allowed: up to {MOST_TOKENS:,} here")
         return found
 
+    def weights(self, crosscoder: str) -> str:
+        """Digest of a crosscoder's weights. Raises UserError for an unknown one."""
+        return weights_digest(self._folder(crosscoder) / WEIGHTS)
+
+    def _folder(self, crosscoder: str) -> Path:
+        if crosscoder not in self.folders:
+            raise UserError(f"crosscoder: found {crosscoder[:80]}, allowed: {', '.join(self.folders)}")
+        return self.folders[crosscoder]
+
     def _crosscoder(self, name: str) -> LoadedCrosscoder:
-        if name not in self.folders:
-            raise UserError(f"crosscoder: found {name[:80]}, allowed: {', '.join(self.folders)}")
         if name not in self._loaded:
-            loaded = load(self.folders[name], self._check)
+            loaded = load(self._folder(name), self._check)
             loaded.check_pair(self.pair.names, self.pair.layer, loaded.d_model)
             self._loaded[name] = loaded
         return self._loaded[name]
