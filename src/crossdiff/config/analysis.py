@@ -243,7 +243,7 @@ class Report(Section):
             "Sessions shown, saved by `crossdiff explore`: JSON files. Each pair's page shows its own "
             "([explore.md](explore.md#saved-sessions))."
         ),
-    ] = []
+    ] = Field(default_factory=list)
 
 
 class Scoring(Section):
