@@ -76,3 +76,4 @@ onsuccess:
         for page in dict.fromkeys(pages):
             if Path(page).exists():
                 print(f"The {what} is at {Path(page).resolve()}")
+    times.write_scripts(zip(everywhere(REPORT), everywhere(TIMES)), Path())

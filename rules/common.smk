@@ -16,7 +16,7 @@ try:
     from crossdiff.latents.catalogue import read_catalogue, training_name
     from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid, sampled
     from crossdiff.errors import UserError
-    from crossdiff.provenance import planned_jobs
+    from crossdiff.provenance import planned_jobs, times
     from crossdiff.provenance.code import code_digest
     from crossdiff.report.tried import sessions_by_place
     from crossdiff.texts.first_record import check_fields

@@ -5,6 +5,7 @@ settings from the records of these files.
 """
 
 REPORT = of_layer("report/index.html")
+TIMES = of_layer("times.js", "logs")  # what the page says of how long everything took
 THERE = {
     "steering": CONFIG.steering,
     "first_look": FIRST_LOOK,

@@ -1,5 +1,6 @@
 """The report and the first look in Chromium, opened from disk: they fit the screen, and load nothing."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from helpers_report import EXAMPLES, TEMPLATE, beta_rows, inputs, write_tokenize
 from helpers_steering import steered_answers, steering_inputs
 from safetensors.torch import save_file
 
+from crossdiff.provenance import storage
 from crossdiff.provenance.recorded_settings import RecordedSettings
+from crossdiff.provenance.times import Stage
 from crossdiff.report.first_look import render as render_first_look
 from crossdiff.report.page import render
 from crossdiff.workflow.evaluations import PAGE
@@ -19,6 +22,8 @@ from crossdiff.workflow.evaluations import PAGE
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
 pytestmark = pytest.mark.browser
 
+RECORD = "ab" * 16
+PLACE = "gemma2-2b/layer13"
 LONG = "batchtopk-with-a-name-as-long-as-names-are"
 NAMES = ("topk", LONG, "l1")
 SESSION = ROOT / "tests/data/session.json"
@@ -29,12 +34,14 @@ class Pages:
     """Both pages on disk."""
 
     report: Path
+    times: Path  # a script among the logs
     first_look: Path
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     """A report with every section, of three crosscoders with confirmed latents."""
+    monkeypatch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("report")
     betas = beta_rows([0.5, 0.95, 0.97, 0.6], [1.0, 0.1, 0.1, 0.9])
     given = inputs(folder, dict.fromkeys(NAMES, betas), dict.fromkeys(NAMES, EXAMPLES))
@@ -43,6 +50,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     look = first_look_files(folder / "look", ["The tuned model declines."])
     steering = steering_inputs(folder / "steering", steered_answers((1,)))
     save_file({"decoder": torch.ones(1)}, folder / "weights.safetensors")  # not those of the session
+    monkeypatch.setattr(storage, "current_job", storage.CurrentJob(RECORD, frozenset(), {}, {}))
     page = render(
         given._replace(
             sections=list(PAGE),
@@ -53,14 +61,21 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
         ),
         TEMPLATE,
     )
-    report = folder / "index.html"
+    monkeypatch.undo()
+    report = folder / "results" / PLACE / "report/index.html"
+    report.parent.mkdir(parents=True)
     report.write_text(page, encoding="utf-8")
+    script = folder / "logs" / PLACE / "times.js"
+    script.parent.mkdir(parents=True)
+    stages = [Stage("train_crosscoder", 2, 400.0, 250.0), Stage("write_report", 1, 3800.0, 3800.0)]
+    told = {"record": RECORD, "stages": [one._asdict() for one in stages]}
+    script.write_text(f"crossdiffTimes({json.dumps(told)});")
     first = folder / "first_look.html"
     recorded = RecordedSettings({"pair.name": LONG})
     tokenizer = write_tokenizer(folder / "tokenizer")
     html = render_first_look(look, tokenizer, recorded, ROOT / "report/first_look.html.jinja")
     first.write_text(html, encoding="utf-8")
-    return Pages(report, first)
+    return Pages(report, script, first)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -85,9 +100,45 @@ def test_page_fits_the_screen(
     if width == 1400:
         wide = "[...document.querySelectorAll('.wide')].filter(part => part.scrollWidth > part.clientWidth)"
         assert page.evaluate(f"{wide}.map(part => part.textContent.trim().slice(0, 40))") == []
-    assert [url for url in requests if not url.startswith("data:")] == [f"file://{file}"]
+    loaded = [url for url in requests if not url.startswith("data:")]
+    assert loaded == [f"file://{file}", *([f"file://{pages.times}"] if which == "report" else [])]
     assert not problems
     context.close()
+
+
+def test_page_says_how_long_everything_took(chromium: "playwright.Browser", pages: Pages) -> None:
+    page = chromium.new_page()
+    page.goto(f"file://{pages.report}")
+    assert page.locator("#took").text_content() == (
+        "3 jobs took 1 h 10 min, one after the other. A run takes less where jobs run side by side."
+    )
+    row = page.get_by_role("row", name="train crosscoder")
+    assert row.get_by_role("cell").all_text_contents() == [
+        "train crosscoder",
+        "2",
+        "6 min 40 s",
+        "4 min 10 s",
+    ]
+    page.close()
+
+
+def test_page_takes_no_times_of_another_run(
+    chromium: "playwright.Browser", pages: Pages, tmp_path: Path
+) -> None:
+    """Nor any where the page was copied alone."""
+    alone = tmp_path / "results" / PLACE / "report/index.html"
+    alone.parent.mkdir(parents=True)
+    alone.write_text(pages.report.read_text(), encoding="utf-8")
+    script = tmp_path / "logs" / PLACE / "times.js"
+    for told in (None, pages.times.read_text().replace(RECORD, "1" * 32)):
+        if told:
+            script.parent.mkdir(parents=True)
+            script.write_text(told)
+        page = chromium.new_page()
+        page.goto(f"file://{alone}")
+        assert "crossdiff times results/" in (page.locator("#took").text_content() or "")
+        assert page.get_by_role("row", name="train crosscoder").count() == 0
+        page.close()
 
 
 def test_first_screen_has_findings_and_limits(chromium: "playwright.Browser", pages: Pages) -> None:

@@ -1,14 +1,17 @@
 """How long everything took that a result was made from, by the records. Torch-free.
 
 Records travel with results, so this works on another machine, too. Results do not hold times, because the
-same run would then give other bytes each time.
+same run would then give other bytes each time. A page shows them from a script among the logs.
 """
 
+import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from crossdiff.provenance.records import Record, is_result, read_record
+from crossdiff.provenance.records import Record, RecordError, is_result, read_record
+from crossdiff.provenance.storage import atomic_path
 
 
 class Stage(NamedTuple):
@@ -49,6 +52,24 @@ def lines(found: list[Stage]) -> list[str]:
         *rows,
         f"{total.rule:<{width}}  {total.jobs:>5,}  {total.seconds:>9,.0f}",
     ]
+
+
+def write_scripts(pages: Iterable[tuple[str, str]], root: Path) -> None:
+    """Write the scripts that give pages their stages. ``pages``: page and script, below ``root``.
+
+    A script names the page's record, so that the page of a later run takes no times of an earlier one. Where
+    the page or a record is missing there is no script, and the page names the command that says why.
+    """
+    for page, script in pages:
+        (root / script).unlink(missing_ok=True)
+        try:
+            found = [one._asdict() for one in stages(page, root)]
+        except RecordError:
+            continue
+        told = {"record": read_record(root / page).id, "stages": found}
+        (root / script).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(root / script) as path:
+            path.write_text(f"crossdiffTimes({json.dumps(told)});\n", encoding="utf-8")
 
 
 def _seconds(record: Record) -> float:

@@ -1,5 +1,6 @@
 """``crossdiff times``: every job behind a result counts once, in order of time."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from helpers_chain import FIGURE, TABLE, make, results
 
 from crossdiff.cli import main
 from crossdiff.provenance.records import read_record, record_path, write_record
-from crossdiff.provenance.times import Stage, stages
+from crossdiff.provenance.times import Stage, stages, write_scripts
 
 
 def took(root: Path, path: str, started: str, finished: str, recording: float = 0.5) -> None:
@@ -73,3 +74,15 @@ def test_missing_record_is_named(chain: Path, capsys: pytest.CaptureFixture[str]
     record_path(chain / TABLE).unlink()
     assert main(["times", str(chain / FIGURE)]) == 2
     assert f"{TABLE}: no record" in capsys.readouterr().err
+
+
+def test_script_gives_a_page_its_stages(chain: Path) -> None:
+    script = chain / "logs/times.js"
+    write_scripts([(FIGURE, "logs/times.js"), ("results/none.html", "logs/none.js")], chain)
+    assert not (chain / "logs/none.js").exists()
+    told = json.loads(script.read_text().removeprefix("crossdiffTimes(").removesuffix(");\n"))
+    assert told["record"] == read_record(chain / FIGURE).id
+    assert told["stages"] == [one._asdict() for one in stages(FIGURE, chain)]
+    record_path(chain / TABLE).unlink()
+    write_scripts([(FIGURE, "logs/times.js")], chain)
+    assert not script.exists()
