@@ -267,7 +267,9 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     pd.DataFrame([row, chat]).to_csv(tmp_path / "refusals.csv", index=False)
     pd.read_csv(given.tables[0]).assign(crosscoder=HOSTILE).to_csv(given.tables[0], index=False)
     page = page_of(given._replace(refusals=str(tmp_path / "refusals.csv")))
-    assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
+    assert "b" not in {tag for tag, _ in page.tags}
+    times = "../../../../logs/gemma2-2b/layer13/times.js"
+    assert [found for tag, found in page.tags if tag == "script"] == [{}, {"src": times}]  # the page's own
     # It stands in the family, a finding, two cells of the refusals, a row and a link of a table, 6 patterns.
     assert page.text.count(HOSTILE) == 6 + 6
     assert [token for token, _ in page.contexts[2]] == ["<script>alert('boo')</script>", " & ", "<b>"]
