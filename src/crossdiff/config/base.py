@@ -31,7 +31,21 @@ PATTERNS = {
     VERSION: "letters, digits, '.', '_', '+', '!' and '-'",
     SUBFOLDER: "words of letters, digits, '.', '_' and '-', with '/' between them",
 }
-Name = Annotated[str, Field(pattern=NAME)]
+
+
+def _text_in_tables(name: str) -> str:
+    """The same. Raises ValueError for a name that readers of CSV files take for something else."""
+    try:
+        float(name)  # takes nan and inf, too
+    except ValueError:
+        if name not in ("null", "true", "false"):
+            return name
+    raise ValueError(
+        f"found {name}, which tables read as a number, a truth value or nothing; allowed: any other name"
+    )
+
+
+Name = Annotated[str, Field(pattern=NAME), AfterValidator(_text_in_tables)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
 Text = Annotated[str, Field(min_length=1)]
 PositiveInt = Annotated[int, Field(gt=0)]

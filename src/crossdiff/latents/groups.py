@@ -1,4 +1,4 @@
-"""Groups of confirmed latents: which of them stand for one concept? (docs/method.md 24)
+"""Groups of confirmed latents: which of them stand for one concept? (docs/method.md 23)
 
 A concept often has several latents, for example one for each word of a refusal. They fire on different
 tokens of the same texts, or have nearly one direction.

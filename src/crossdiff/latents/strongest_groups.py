@@ -5,6 +5,12 @@ import pandas as pd
 SHOWN = 4  # groups of a crosscoder, at most
 
 
+def members(table: pd.DataFrame, group: int) -> list[int]:
+    """The latents of a group of a table of ``group_table``, the one with the most strength first."""
+    each = table[table.group == group].drop_duplicates("latent")
+    return each.sort_values("strength", ascending=False, kind="stable").latent.tolist()
+
+
 def strongest(table: pd.DataFrame, count: int) -> list[int]:
     """Numbers of the ``count`` groups of a table of ``group_table`` with the most strength, in that order."""
     each = table.drop_duplicates("latent").groupby("group").strength.sum()

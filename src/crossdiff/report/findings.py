@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from crossdiff.latents.strongest_groups import SHOWN, strongest
+from crossdiff.latents.strongest_groups import SHOWN, members, strongest
 from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import percent
@@ -55,6 +55,11 @@ def findings(
     after = [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
     room = max(1, min(SHOWN, MOST - len(before) - len(after)))
     return [*before, *_groups(latents, groups, known, room), *after][:MOST]
+
+
+def of_findings(groups: pd.DataFrame | None) -> list[int]:
+    """The latents whose contexts findings may show: the strongest of each group that may be described."""
+    return [members(groups, group)[0] for group in strongest(groups, SHOWN)] if groups is not None else []
 
 
 def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
@@ -111,13 +116,11 @@ def _groups(
         return []
     crosscoder = max(counts, key=lambda name: counts[name])
     table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
-    contexts = {row["latent"]: row["contexts"] for row in latents[crosscoder].first}
-    each = table.drop_duplicates("latent")
+    contexts = latents[crosscoder].contexts
     found = []
     for group in strongest(table, most):
-        members = each[each.group == group].sort_values("strength", ascending=False, kind="stable")
         place = _place(table[table.group == group])
-        own = [rows[latent] for latent in members.latent]
+        own = [rows[latent] for latent in members(table, group)]
         called, by = _called(own)
         others = f" and {len(own) - 1} more" if len(own) > 1 else ""
         side = "base" if own[0]["class"] == "base-only" else "chat"

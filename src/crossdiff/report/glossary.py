@@ -39,6 +39,19 @@ GLOSSARY = (
         "One entry of the dictionary, which fires on some tokens and has one direction in each model.",
         PAPER + "2.1",
     ),
+    Entry(
+        "loss",
+        "loss",
+        "What a training makes small; L1, BatchTopK and others differ in how they keep few latents active.",
+        METHOD + "5",
+    ),
+    Entry("k", "k", "The number of active latents per token that some losses aim at.", METHOD + "6"),
+    Entry(
+        "seed",
+        "seed",
+        "The number from which a training draws its first weights; other seeds show what is chance.",
+        "ours",
+    ),
     Entry("decoder", "decoder", "The directions of the latents, one set for each model.", PAPER + "2.1"),
     Entry(
         "norm-difference",
@@ -53,6 +66,13 @@ GLOSSARY = (
         "A class of latents by norm difference alone; others are base-only, shared, or none of these.",
         PAPER + "2.2",
     ),
+    Entry(
+        "base-only", "base-only", "A latent whose direction is almost zero in the chat model.", METHOD + "8"
+    ),
+    Entry(
+        "shared", "shared", "A latent whose directions are about equally long in both models.", METHOD + "8"
+    ),
+    Entry("other", "other", "A latent between these classes.", METHOD + "8"),
     Entry("dead", "dead", "A latent that never fires on held-out text.", METHOD + "7"),
     Entry("l0", "L0", "The number of latents that are active on a token, on average.", METHOD + "7"),
     Entry("fve", "FVE", "The fraction of a model's variance that the crosscoder explains.", METHOD + "7"),
@@ -101,10 +121,29 @@ GLOSSARY = (
     ),
     Entry("twins", "twins", "A chat-only and a base-only latent of nearly one direction.", PAPER + "2.4"),
     Entry(
+        "found-again",
+        "found again",
+        "A latent that a training from another seed has too, with nearly the same direction.",
+        METHOD + "13",
+    ),
+    Entry(
+        "group",
+        "group",
+        "Confirmed latents that point one way or fire in the same texts, so they stand for one concept.",
+        METHOD + "23",
+    ),
+    Entry("context", "context", "The text around a token on which a latent fires.", METHOD + "13"),
+    Entry(
         "template-tokens",
         "template token",
         "A token that the chat template adds, such as the header of a turn.",
         PAPER + "3.2",
+    ),
+    Entry(
+        "outlier",
+        "outlier",
+        "A token whose activation is many times longer than the median, and is left out.",
+        "ours",
     ),
     Entry("kl", "KL", "How far two predictions of the next token are apart, in nats.", PAPER + "3.2"),
     Entry(
@@ -113,12 +152,20 @@ GLOSSARY = (
         "A run of the chat model from the layer on, which starts from changed activations of the base.",
         PAPER + "3.2",
     ),
+    Entry("nats", "nats", "The unit of KL, with the natural logarithm.", "ours"),
+    Entry(
+        "answer-token",
+        "answer token",
+        "A token of the chat model's own answer, whose prediction is compared.",
+        PAPER + "3.2",
+    ),
     Entry(
         "steering",
         "steered",
         "A latent's direction is added to the chat model's activations, or ablated, while it answers.",
         METHOD + "13",
     ),
+    Entry("ablated", "ablated", "Nothing of a latent's direction is left in the activations.", METHOD + "13"),
     Entry(
         "control",
         "controls",
@@ -136,6 +183,24 @@ GLOSSARY = (
         "promoted",
         "Tokens that a direction makes more likely, if it goes through the model's last norm and head.",
         "arXiv 2510.13900",
+    ),
+    Entry(
+        "head",
+        "head",
+        "The last layer of a model, which turns an activation into scores of next tokens.",
+        "ours",
+    ),
+    Entry(
+        "topic",
+        "topic",
+        "Tokens that the chat model makes more likely in the same places.",
+        "arXiv 2608.26462",
+    ),
+    Entry(
+        "detection",
+        "detection score",
+        "How well an explanation tells a latent's contexts from others, from 0.5 (chance) to 1.",
+        METHOD + "13",
     ),
     Entry(
         "pattern",

@@ -13,7 +13,7 @@ from crossdiff.latents.evaluation import NU_RANGE, explained, notes_of
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
-from crossdiff.report.findings import findings, limits
+from crossdiff.report.findings import findings, limits, of_findings
 from crossdiff.report.first_look import FirstLookInputs, first_look_section, promoted_tokens, read_where
 from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.halves import halves
@@ -68,12 +68,12 @@ def render(inputs: Inputs, template: str | Path) -> str:
     named = read_names(inputs.names)
     names = {name: current(named, name, inputs.seed) for name in inputs.latents}
     refusals = pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else []
+    groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
     latents = {
-        name: shown_latents(files, tokenizer, inputs.shown, names[name])
+        name: shown_latents(files, tokenizer, inputs.shown, names[name], of_findings(groups.get(name)))
         for name, files in inputs.latents.items()
     }
     kl = {name: pd.read_csv(path) for name, path in inputs.kl.items()}
-    groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
     known = {name: _known(inputs, name)._replace(kl=kl.get(name)) for name in inputs.latents}
     where = read_where(inputs.first_look.where) if inputs.first_look else None
     measured = {"causal": bool(kl), "steering": inputs.steering is not None}

@@ -1,6 +1,6 @@
 """The latents that the page lists: every confirmed one, and the first ones with their contexts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -38,15 +38,20 @@ class ShownLatents(NamedTuple):
 
     confirmed: list[dict[str, Any]]  # all of them, the most chat-leaning first
     first: list[dict[str, Any]]  # with ``contexts``: confirmed ones, then the most chat-leaning others
+    contexts: dict[int, list[list[Token]]]  # the strongest contexts of these, and of latents of findings
 
 
 def shown_latents(
-    files: LatentFiles, tokenizer: Any, shown: Report, names: Mapping[int, str]
+    files: LatentFiles,
+    tokenizer: Any,
+    shown: Report,
+    names: Mapping[int, str],
+    of_findings: Sequence[int] = (),
 ) -> ShownLatents:
     """Select and describe the latents of one training. ``names``: latent -> its name in the catalogue.
 
     Contexts are shown of the first ``shown.latents`` confirmed latents, and of as many most chat-leaning
-    ones.
+    ones. Findings show a context of other latents, too: ``of_findings``.
     """
     betas, patterns = pd.read_parquet(files.betas), pd.read_parquet(files.patterns)
     told = dict(zip(patterns.latent.tolist(), patterns.explanation.tolist(), strict=True))
@@ -60,11 +65,10 @@ def shown_latents(
     first = first.drop_duplicates("latent")
     if reason(betas):
         first = first.assign(confirmed=None)
-    contexts = _contexts(files.examples, first.latent.tolist(), tokenizer, shown.examples)
-    rows = first.to_dict("records")
-    return ShownLatents(
-        confirmed.to_dict("records"), [row | {"contexts": contexts.get(row["latent"], [])} for row in rows]
-    )
+    wanted = [*first.latent.tolist(), *of_findings]
+    contexts = _contexts(files.examples, wanted, tokenizer, shown.examples)
+    rows = [row | {"contexts": contexts.get(row["latent"], [])} for row in first.to_dict("records")]
+    return ShownLatents(confirmed.to_dict("records"), rows, contexts)
 
 
 def _explained(path: str | None) -> dict[int, str]:

@@ -1,5 +1,8 @@
 """Values of a config that are right one by one and wrong together."""
 
+import io
+
+import pandas as pd
 import pytest
 from helpers_config import DELETE, SMALL, changed, refusal, refusal_of
 
@@ -234,6 +237,16 @@ def test_range_is_two_numbers():
 def test_name_that_is_none_is_named():
     values = changed("crosscoders.L 1", SMALL["crosscoders"]["l1"])
     assert refusal(values)[0].startswith("crosscoders.L 1: found 'L 1' (text), allowed: lower-case letters")
+
+
+@pytest.mark.parametrize("name", ["16", "1e5", "nan", "inf", "null", "true"])
+def test_name_that_tables_would_not_read_as_text_is_refused(name):
+    values = changed(f"crosscoders.{name}", SMALL["crosscoders"]["l1"])
+    assert refusal(values) == [
+        f"crosscoders.{name}: found {name}, which tables read as a number, a truth value or nothing; "
+        "allowed: any other name"
+    ]
+    assert pd.read_csv(io.StringIO(f"name\n{name}\n")).name.tolist() != [name]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def table(difference: list[float], nu: list[float], fired: int = 1) -> pd.DataFr
             "decoder_cosine": 1 - difference,
             "nu_error": nu - 0.1,
             "nu_reconstruction": nu,
+            "confirmed": (nu < 0.25) & (nu > 0),
             "class": classify(difference, np.full(len(nu), fired), CLASSES),
         }
     )
@@ -216,10 +217,16 @@ def scatters(figure: Figure) -> dict[str, np.ndarray]:
 
 def test_latent_scaling_draws_the_ratios_of_each_group() -> None:
     found = scatters(figures.latent_scaling({"batchtopk": FULL}, CLASSES, LatentScaling()))
-    assert list(found) == ["shared (3)", "5 most chat-leaning (5)", "chat-only (3)"]
-    for label, latents in zip(found, ([1, 2, 3], [7, 6, 5, 4, 3], [5, 6, 7]), strict=True):
+    assert list(found) == ["shared (3)", "5 most chat-leaning (5)", "chat-only (3)", "confirmed (2)"]
+    for label, latents in zip(found, ([1, 2, 3], [7, 6, 5, 4, 3], [5, 6, 7], [6, 7]), strict=True):
         expected = FULL.loc[latents, ["nu_reconstruction", "nu_error"]].to_numpy()
         np.testing.assert_allclose(sorted(found[label].tolist()), sorted(expected.tolist()))
+
+
+def test_every_confirmed_latent_has_a_ring_whatever_its_rank_but_base_only_ones() -> None:
+    betas = table([0.02, 0.65, 0.92, 0.93, 0.94, 0.95, 0.96], [0.1, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9])
+    found = scatters(figures.latent_scaling({"batchtopk": betas}, CLASSES, LatentScaling()))
+    np.testing.assert_allclose(found["confirmed (1)"], [[0.2, 0.1]])
 
 
 def test_named_latents_are_labelled_where_they_stand() -> None:

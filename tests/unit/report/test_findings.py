@@ -47,9 +47,13 @@ def said(
     table = pd.DataFrame(groups or [], columns=["latent", "group", "strength"])
     parts = zip(("talk", "pages"), firings, (100, 900), strict=True)
     table = pd.concat([table.assign(dataset=name, firings=fired, tokens=size) for name, fired, size in parts])
+    contexts = {row["latent"]: row["contexts"] for row in rows}
     defaults: dict[str, Any] = {"refusals": [], "kl": {}, "known": {"topk": Known()}}
     return findings(
-        {"topk": evaluation}, {"topk": ShownLatents(rows, rows)}, {"topk": table}, **defaults | given
+        {"topk": evaluation},
+        {"topk": ShownLatents(rows, rows, contexts)},
+        {"topk": table},
+        **defaults | given,
     )
 
 

@@ -12,6 +12,25 @@ from crossdiff.report.glossary import GLOSSARY, Entry
 SECTIONS = sorted((ROOT / "report").glob("*.jinja")) + sorted((ROOT / "report/sections").glob("*.jinja"))
 # Captions, findings and marks are written in the library.
 WRITERS = sorted((ROOT / "src/crossdiff/report").rglob("*.py"))
+# Terms that a newcomer to the field would look up.
+FIELD = {
+    *("95 % interval", "FVE", "KL", "L0", "ablated", "activation", "answer token", "base model", "base-only"),
+    *("chat model", "chat-only", "complete shrinkage", "confirmed", "context", "controls", "crosscoder"),
+    *("dead", "decoder", "detection score", "dictionary learning", "feature", "found again", "group", "head"),
+    *(
+        "held-out",
+        "k",
+        "latent",
+        "latent decoupling",
+        "latent scaling",
+        "layer",
+        "logit lens",
+        "loss",
+        "nats",
+    ),
+    *("norm difference", "outlier", "patched run", "pattern", "perplexity", "promoted", "seed", "shared"),
+    *("steered", "template token", "topic", "twins", "\u03b2", "\u03bd_error", "\u03bd_reconstruction"),
+}
 KEYS = {entry.key for entry in GLOSSARY}
 
 
@@ -32,6 +51,12 @@ def test_term_is_on_the_page_and_its_sentence_is_short(entry: Entry) -> None:
     assert prose.long_sentences(iter([entry.sentence])) == []
     assert entry.sentence[0].isupper() and entry.sentence.endswith(".")
     assert re.fullmatch(r"(paper, section|method) [\d.]+|paper|ours|arXiv [\d.]+", entry.source)
+
+
+def test_terms_of_the_field_that_stand_on_the_page_are_explained() -> None:
+    used = {term for term in FIELD if term.lower() in TEXT}
+    assert len(used) > 40
+    assert used <= {entry.term for entry in GLOSSARY}
 
 
 def test_terms_are_unique() -> None:

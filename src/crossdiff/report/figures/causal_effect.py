@@ -27,7 +27,7 @@ HEIGHT = 0.38  # of a bar; two share a row
 
 
 @captioned(
-    "KL to the chat model for every patched run, per crosscoder",
+    "KL to the chat model for patched runs, per crosscoder",
     """Causal effect. Each row changes the base model's activations and runs the rest of the chat model on
     them. The bar is the distance (KL) of the resulting predictions from the chat model's own, per answer
     token. Shorter is nearer. If a ranking finds what matters, its best half lowers the KL more than its worst

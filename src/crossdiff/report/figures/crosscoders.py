@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.applies import reason
-from crossdiff.latents.evaluation import NU_RANGE, most_chat_leaning, plausible
+from crossdiff.latents.evaluation import NU_RANGE, confirmed_latents, most_chat_leaning, plausible
 from crossdiff.latents.template_tokens import A_THIRD, MOSTLY, headlines, shares_by_set
 from crossdiff.report.figures.drawing import (
     BLUE,
@@ -108,7 +108,7 @@ def _decoder_cosines(ax: plt.Axes, live: pd.DataFrame) -> None:
     """Latent scaling. Both ratios are near 0 for a latent that only the chat model needs, and near 1 for a
     shared one. At the top the base decoder shrank although the base model uses the latent (complete
     shrinkage). On the right other latents do its work in the base model (latent decoupling). Dotted lines are
-    the thresholds. Confirmed latents lie below and left of both.""",
+    the thresholds. Every confirmed latent of the chat model, below and left of both, has a ring.""",
 )
 def latent_scaling(
     betas: Mapping[str, pd.DataFrame],
@@ -118,8 +118,8 @@ def latent_scaling(
 ) -> Figure:
     """Draw nu_error against nu_reconstruction with marginal histograms.
 
-    It shows the most chat-leaning latents, chat-only ones and shared ones. ``names`` of latents, by
-    crosscoder, are written next to their points.
+    It shows the most chat-leaning latents, chat-only ones, shared ones, and all confirmed ones but base-only
+    ones, whose ratios are others. ``names`` of latents, by crosscoder, are written next to their points.
     """
     columns, lines = min(len(betas), PER_ROW), math.ceil(len(betas) / PER_ROW)
     figure = plt.figure(figsize=(4.2 * columns, 4.3 * lines))
@@ -147,6 +147,12 @@ def latent_scaling(
                 style = {"bins": bins, "weights": weights, "histtype": "step", "color": colour}
                 axes["x"].hist(shown.nu_reconstruction, **style)
                 axes["y"].hist(shown.nu_error, orientation="horizontal", **style)
+        if not why:
+            sure = confirmed_latents(table)
+            sure = sure[sure["class"] != "base-only"]
+            ring: dict[str, Any] = {"s": 46, "facecolors": "none", "edgecolors": GREEN, "linewidths": 1.2}
+            label = f"confirmed ({len(sure)})"
+            main.scatter(sure.nu_reconstruction, sure.nu_error, label=label, rasterized=True, **ring)
         for row in plausible(table[table.latent.isin(given)]).itertuples():
             place, text = (row.nu_reconstruction, row.nu_error), f"{given[row.latent]} ({row.latent})"
             look = {"textcoords": "offset points", "fontsize": 7, "arrowprops": {"arrowstyle": "-"}}
