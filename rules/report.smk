@@ -78,7 +78,7 @@ rule write_report:
         trainings=[training_name(*training) for training in TRAININGS],
         seed=CONFIG.seeds[0],
         seeds=len(CONFIG.seeds),
-        settings=settings("report"),
+        settings=settings("report.latents", "report.examples"),
         code=code_digest("write_report"),
     message:
         f"Writing the report{AT}"

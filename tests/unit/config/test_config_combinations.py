@@ -239,14 +239,13 @@ def test_name_that_is_none_is_named():
     assert refusal(values)[0].startswith("crosscoders.L 1: found 'L 1' (text), allowed: lower-case letters")
 
 
-@pytest.mark.parametrize("name", ["16", "1e5", "nan", "inf", "null", "true"])
-def test_name_that_tables_would_not_read_as_text_is_refused(name):
+@pytest.mark.parametrize("name", ["nan", "null"])
+def test_name_that_tables_would_read_as_nothing_is_refused(name):
     values = changed(f"crosscoders.{name}", SMALL["crosscoders"]["l1"])
     assert refusal(values) == [
-        f"crosscoders.{name}: found {name}, which tables read as a number, a truth value or nothing; "
-        "allowed: any other name"
+        f"crosscoders.{name}: found {name}, which tables read as nothing; allowed: any other name"
     ]
-    assert pd.read_csv(io.StringIO(f"name\n{name}\n")).name.tolist() != [name]
+    assert pd.read_csv(io.StringIO(f"name,value\n{name},1\n")).name.isna().all()
 
 
 @pytest.mark.parametrize(
