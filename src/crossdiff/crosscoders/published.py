@@ -18,7 +18,7 @@ from torch import Tensor
 from crossdiff.config import MODELS
 from crossdiff.crosscoders.model import BOTH, MIXED_CROSSCODER, MIXED_SAE, Crosscoder
 from crossdiff.errors import UserError, first_line
-from crossdiff.provenance.storage import atomic_path, read_json, record_mark
+from crossdiff.provenance.storage import atomic_path, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Their numbers of code normalisations, from 1 on.
@@ -52,8 +52,8 @@ def read_published(path: str | Path, layer: int) -> Published:
     """Read a crosscoder in the authors' format, ready for inference at ``layer``, which the format lacks.
 
     ``path`` is the folder, or a file ``ae_*.pt`` of weights. Raises UserError for a file that holds pickled
-    code or is damaged, for tensors that are missing, unknown or of wrong shapes, for more or less than two
-    models, and for options of their class that Crossdiff does not have.
+    code or is damaged, and for tensors that are missing, unknown or of wrong shapes. It also does for more or
+    less than two models, and for options of their class that Crossdiff does not have.
     """
     place = Path(path)
     tensors, config = _tensors(place), _config(place)
@@ -79,12 +79,14 @@ def read_published(path: str | Path, layer: int) -> Published:
     return Published(crosscoder.eval().requires_grad_(False), None if k is None else int(k))
 
 
-def write_published(crosscoder: Crosscoder, k: int | None, folder: str | Path) -> None:
+def write_published(
+    crosscoder: Crosscoder, k: int | None, folder: str | Path, mark: Mapping[str, str] | None = None
+) -> None:
     """Write a crosscoder as the authors' class reads it: config.json and model.safetensors in ``folder``.
 
     ``k`` makes it one of their BatchTopK crosscoders, None one of their L1 crosscoders, which have no
-    threshold. Raises UserError for what their class can't hold: a difference, thresholds of single latents,
-    and a threshold without k.
+    threshold. ``mark`` is put into the weights' metadata. Raises UserError for what their class can't hold: a
+    difference, thresholds of single latents, and a threshold without k.
     """
     if crosscoder.target != BOTH:
         raise UserError("the authors' format holds crosscoders of both models, found one of the difference")
@@ -117,7 +119,7 @@ def write_published(crosscoder: Crosscoder, k: int | None, folder: str | Path) -
         tensors |= {"k": torch.tensor(k, dtype=torch.int), "threshold": crosscoder.threshold}
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(Path(folder) / WEIGHTS) as weights, atomic_path(Path(folder) / CONFIG) as text:
-        save_file(whole, weights, metadata=record_mark())
+        save_file(whole, weights, metadata=dict(mark or {}))
         text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
