@@ -77,7 +77,7 @@ if LOOKS:
             layers=LOOK_TABLES["layers"],
             summary=LOOK_TABLES["summary"],
         output:
-            drawing=[LOOK_DRAWN["drawing"], f"{OF_LOOK}/layers.png"],
+            drawing=[LOOK_DRAWN["drawing"], f"{OF_LOOK}/layers.pdf", f"{OF_LOOK}/layers.png"],
             caption=LOOK_DRAWN["caption"],
         log:
             "logs/{pair}/first_look/draw_first_look.log",

@@ -107,7 +107,7 @@ if CONFIG.organisms:
         input:
             table=of_overview("tables/organisms.csv"),
         output:
-            drawing=multiext(of_overview("figures/organisms"), ".svg", ".png"),
+            drawing=multiext(of_overview("figures/organisms"), ".svg", ".pdf", ".png"),
             caption=of_overview("figures/organisms.json"),
         log:
             of_overview("draw_found.log", "logs"),

@@ -80,7 +80,7 @@ if OVERVIEW:
             input:
                 pairs=of_overview("tables/pairs.csv"),
             output:
-                drawing=multiext(of_overview("figures/layers"), ".svg", ".png"),
+                drawing=multiext(of_overview("figures/layers"), ".svg", ".pdf", ".png"),
                 caption=of_overview("figures/layers.json"),
             log:
                 of_overview("draw_layers.log", "logs"),

@@ -151,11 +151,11 @@ if CONFIG.planted:
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
         output:
-            calls=multiext(of_layer("figures/planted_calls"), ".svg", ".png", ".json"),
-            recall=multiext(of_layer("figures/planted_recall"), ".svg", ".png", ".json"),
-            roc=multiext(of_layer("figures/planted_roc"), ".svg", ".png", ".json"),
-            ratios=multiext(of_layer("figures/planted_ratios"), ".svg", ".png", ".json"),
-            agreement=multiext(of_layer("figures/planted_agreement"), ".svg", ".png", ".json"),
+            calls=multiext(of_layer("figures/planted_calls"), ".svg", ".pdf", ".png", ".json"),
+            recall=multiext(of_layer("figures/planted_recall"), ".svg", ".pdf", ".png", ".json"),
+            roc=multiext(of_layer("figures/planted_roc"), ".svg", ".pdf", ".png", ".json"),
+            ratios=multiext(of_layer("figures/planted_ratios"), ".svg", ".pdf", ".png", ".json"),
+            agreement=multiext(of_layer("figures/planted_agreement"), ".svg", ".pdf", ".png", ".json"),
         log:
             of_layer("figure_planted.log", "logs"),
         localrule: True

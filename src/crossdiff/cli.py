@@ -30,6 +30,13 @@ from crossdiff.workflow.cards import CARDS, Card, find_card, read_card, write_ca
 DEFAULT_CONFIG = Path("config.yaml")
 CLEAR = "\033[H\033[2J"  # cursor to the top left, screen empty
 REFRESHED = 2.0  # seconds between two looks of watch
+# Format of an export: what it is.
+EXPORTS = {
+    "hub": "hub: a folder for the Hugging Face hub, with a model card",
+    "authors": "authors: as the paper's authors publish crosscoders",
+    "neuronpedia": "neuronpedia: features and activations for its interface for uploads",
+    "delphi": "delphi: a latent cache for Delphi",
+}
 READER_GONE = 141  # the exit code of other programs that print into a closed pipe
 
 
@@ -97,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("crate", type=Path, help="the folder to write")
     _add_configfile(export, f"the run's config; the default is {DEFAULT_CONFIG}")
     export.set_defaults(run=_export)
+    share = commands.add_parser("export", help="write a trained crosscoder in another format")
+    share.add_argument("training", type=Path, help="results/PAIR/layerN/CROSSCODER/seedS")
+    share.add_argument("--to", required=True, choices=EXPORTS, help="; ".join(EXPORTS.values()))
+    share.add_argument("folder", type=Path, help="the folder to write; a new one")
+    share.add_argument("--push", metavar="OWNER/NAME", help="with --to hub, put the folder on the hub, too")
+    share.set_defaults(run=_share)
     plan = commands.add_parser(
         "plan", help="forecast what a run will take: jobs, tokens, disk, memory, hours"
     )
@@ -261,6 +274,27 @@ def _export(options: argparse.Namespace) -> int:
 
     export(Path.cwd(), options.configfile or [DEFAULT_CONFIG], options.crate)
     print(f"written: {options.crate}")
+    return 0
+
+
+def _share(options: argparse.Namespace) -> int:
+    from crossdiff.exchange import authors, delphi, hub, neuronpedia
+    from crossdiff.exchange.training import Training, new_folder
+
+    if options.push and options.to != "hub":
+        raise UserError(f"--push: found --to {options.to}, allowed: --to hub")
+    writers = {
+        "hub": hub.write_hub_folder,
+        "authors": authors.write_authors,
+        "neuronpedia": neuronpedia.write_neuronpedia,
+        "delphi": delphi.write_delphi,
+    }
+    training = Training(options.training)
+    with new_folder(options.folder) as folder:
+        said = writers[options.to](training, folder)
+    print(f"written: {options.folder}: {said}")
+    if options.push:
+        print(f"on the hub: {hub.push(options.folder, options.push)}")
     return 0
 
 

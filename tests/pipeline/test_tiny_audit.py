@@ -56,7 +56,7 @@ def test_every_result_has_a_record_and_those_that_can_carry_its_id(finished):
     results = [
         path
         for path in (finished.folder / "results").rglob("*")
-        if path.suffix in (".svg", ".png", ".h5", ".html", ".parquet")
+        if path.suffix in (".svg", ".pdf", ".png", ".h5", ".html", ".parquet")
     ]
     assert len(results) > 40
     for path in [*results, *(finished.folder / "results").rglob("weights.safetensors")]:

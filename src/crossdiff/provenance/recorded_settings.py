@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from crossdiff.errors import UserError
@@ -26,8 +27,8 @@ class RecordedSettings(dict[str, Any]):
         return any(self.given(f"models.{name}.{source}") for name in self.names("models"))
 
 
-def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
-    """Full key -> value of every setting that the results at ``paths``, or their inputs, depend on.
+def recorded_settings(paths: Iterable[str], root: Path = Path()) -> RecordedSettings:
+    """Full key -> value of every setting that the results at ``paths`` below ``root``, or their inputs, need.
 
     Also holds ``pair.name``, ``pair.base.name`` and ``pair.chat.name``, if there is one. For each data set
     ``datasets.NAME.tokens`` is the number of training tokens used. If activations were stored of a sample
@@ -36,7 +37,7 @@ def recorded_settings(paths: Iterable[str]) -> RecordedSettings:
     """
     settings: dict[str, Any] = {}
     shards: dict[tuple[str, str], int] = {}  # (data set, number) -> tokens; a shard's job has two results
-    for path, record in _upstream(paths).items():
+    for path, record in _upstream(paths, root).items():
         for key, value in record.settings.items():
             if settings.setdefault(key, value) != value:
                 raise UserError(
@@ -62,13 +63,13 @@ def _model(path: str) -> str:
     return path.split("/")[2]
 
 
-def _upstream(paths: Iterable[str]) -> dict[str, Record]:
+def _upstream(paths: Iterable[str], root: Path) -> dict[str, Record]:
     """Path -> record of the results at ``paths`` and of all results that they were made from."""
     found: dict[str, Record] = {}
     waiting = list(paths)
     while waiting:
         path = waiting.pop()
         if path not in found and is_result(path):
-            found[path] = read_record(path)
+            found[path] = read_record(root / path)
             waiting += [entry.path for entry in found[path].inputs]
     return found

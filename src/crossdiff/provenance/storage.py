@@ -29,6 +29,11 @@ class CurrentJob(NamedTuple):
     records: Mapping[str, str] = {}  # output -> id of its record, if they differ (``provenance.parts``)
 
 
+# Of a new file. Python tells the umask only by changing it, so this is done once, before there are threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+USUAL_MODE = 0o666 & ~_UMASK
+
 ASIDE = ".old"  # ends the temporary name of a folder that is being replaced
 
 # Set by ``recording`` while a script runs. None elsewhere, as in tests and on the command line.
@@ -85,6 +90,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _give_usual_mode(temporary)
         hashed = content(temporary) if job and str(final) in job.outputs else None
         if temporary.is_dir():
             _replace_folder(temporary, final)
@@ -102,6 +108,15 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _give_usual_mode(path: Path) -> None:
+    """Let everybody read files whom the user's umask lets. Safetensors writes files for their owner alone."""
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file() and not file.is_symlink():
+            mode = file.stat().st_mode
+            if mode | USUAL_MODE != mode:
+                file.chmod(mode | USUAL_MODE)
 
 
 def temporary_path(final: Path) -> Path:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from crossdiff.crosscoders import published
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
@@ -14,7 +15,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NAMED = 4  # crosscoders that an error names
 
 
-def load(source: str | Path, check: bool = True) -> LoadedCrosscoder:
+def load(source: str | Path, check: bool = True, layer: int | None = None) -> LoadedCrosscoder:
     """A trained crosscoder, on the GPU if there is one.
 
     ``source`` is one of these. Only a name that is no path here is looked for on the hub.
@@ -23,22 +24,33 @@ def load(source: str | Path, check: bool = True) -> LoadedCrosscoder:
       one
     - the ``weights.safetensors`` in such a folder
     - ``owner/name`` of a hub repository that holds ``weights.safetensors`` and ``config.json``
+    - a folder or hub repository in the format of the paper's authors, or their ``ae_*.pt``
+      (docs/exchange.md); ``layer`` says which block's output it is for, because the format does not
 
-    Raises UserError where there is no crosscoder, where it is damaged, and where it is stale. ``check=False``
-    loads what is stale too, its tables included."""
+    Raises UserError where there is no crosscoder, where it is damaged, where it is stale, and where it was
+    trained at another layer than ``layer``. ``check=False`` loads what is stale too, its tables included."""
     path = located(source)
+    if not path.exists() and HUB_NAME.fullmatch(str(source)):
+        path = _downloaded(str(source))
+    if published.is_published(path):
+        return _of_others(path, layer)
     if path.exists():
         folder = _folder(path)
-    elif HUB_NAME.fullmatch(str(source)):
-        folder = _downloaded(str(source))
     else:
         raise UserError(
             f"{source}: not there; allowed: a training's folder, its {WEIGHTS}, or a hub name owner/name"
         )
     record = record_of(folder / WEIGHTS, check)
     record_of(folder / CONFIG, check)
-    module = load_crosscoder(folder / WEIGHTS, folder / CONFIG).to(device())
+    module = load_crosscoder(folder / WEIGHTS, folder / CONFIG, layer).to(device())
     return LoadedCrosscoder(module, folder, record, check)
+
+
+def _of_others(path: Path, layer: int | None) -> LoadedCrosscoder:
+    if layer is None:
+        raise UserError(f"{path}: the authors' format does not name the layer; give load(..., layer=N)")
+    module = published.read_published(path, layer).crosscoder.to(device())
+    return LoadedCrosscoder(module, path if path.is_dir() else path.parent, None, check=True)
 
 
 def _folder(path: Path) -> Path:
@@ -60,9 +72,8 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, published.WEIGHTS]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: no such folder here, and the hub does not give it ({first_line(error)})"
         ) from error
-    return _folder(folder)

@@ -192,6 +192,7 @@ def write_weights(path: Path) -> None:
 WRITERS = {
     "figure.svg": draw,
     "figure.png": draw,
+    "figure.pdf": draw,
     "cache.h5": lambda path: write_cache(
         path, torch.ones(5000, 16, dtype=torch.bfloat16), 1, np.arange(5000)
     ),

@@ -102,6 +102,18 @@ FULL_DISK = {
 }
 
 
+def test_files_have_the_mode_of_other_files_also_where_a_writer_hides_them(write, final):
+    """Safetensors writes files that their owner alone may read. Groups share results."""
+    beside = final.parent.with_name("beside")
+    beside.write_text("")
+    with atomic_path(final) as path:
+        write(path, "new")
+        for file in (path, *path.rglob("*")):
+            file.chmod(0o700 if file.is_dir() else 0o600)
+    [file] = [one for one in (final, *final.rglob("*")) if one.is_file()]
+    assert file.stat().st_mode == beside.stat().st_mode
+
+
 @pytest.mark.parametrize("error", FULL_DISK.values(), ids=FULL_DISK.keys())
 def test_full_disk_is_one_clear_line_and_leaves_nothing(write, final, error):
     with pytest.raises(UserError) as caught, atomic_path(final) as temporary:

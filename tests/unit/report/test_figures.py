@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from crossdiff.config import Classes, LatentScaling
 from crossdiff.latents.evaluation import classify
@@ -114,15 +115,19 @@ def legend(ax: Axes) -> list[str]:
 
 
 @pytest.mark.parametrize(("draw", "data"), CASES)
-def test_figure_is_written_as_svg_and_png_and_names_every_crosscoder(
+def test_figure_is_written_in_three_formats_and_names_every_crosscoder(
     tmp_path: Path, draw: Callable, data: Mapping
 ) -> None:
-    save(draw(data), [str(tmp_path / "figure.svg"), str(tmp_path / "figure.png")])
+    save(draw(data), [str(tmp_path / f"figure.{ending}") for ending in ("svg", "pdf", "png")])
     svg = (tmp_path / "figure.svg").read_text()
     assert "</svg>" in svg
     assert [name for name in data if name not in svg] == []
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list(tmp_path.iterdir())) == 2
+    pdf = (tmp_path / "figure.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/FontFile2" in pdf and b"/Type3" not in pdf  # fonts are embedded
+    with Image.open(tmp_path / "figure.png") as png:
+        assert round(png.info["dpi"][0]) == 300
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("name", [*BETA_FIGURES, "training"])
@@ -133,8 +138,8 @@ def test_same_data_give_the_same_bytes(tmp_path: Path, name: str) -> None:
             if name == "training"
             else BETA_FIGURES[name](TABLES["two"])
         )
-        save(figure, [str(tmp_path / f"{run}.svg"), str(tmp_path / f"{run}.png")])
-    for ending in ("svg", "png"):
+        save(figure, [str(tmp_path / f"{run}.{ending}") for ending in ("svg", "pdf", "png")])
+    for ending in ("svg", "pdf", "png"):
         assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
 
 

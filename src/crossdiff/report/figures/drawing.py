@@ -25,9 +25,12 @@ plt.rcParams.update(
         "legend.frameon": False,
         "svg.hashsalt": "crossdiff",  # so that the same data give the same bytes
         "svg.fonttype": "none",
+        "pdf.fonttype": 42,  # TrueType, as journals want them: fonts are embedded, and text stays text
         "figure.constrained_layout.use": True,
     }
 )
+
+DOTS = 300  # per inch, of a PNG
 
 T = TypeVar("T")
 Draw = TypeVar("Draw", bound=Callable[..., Figure])
@@ -70,11 +73,18 @@ def save(figure: Figure, paths: Sequence[str]) -> None:
     """
     for path in paths:
         with atomic_path(path) as temporary:
-            # SVG metadata may only have the keys of Dublin Core.
-            svg = {"Date": None, "Identifier": record_mark().get("crossdiff-record")}
-            metadata = svg if path.endswith(".svg") else record_mark()
-            figure.savefig(temporary, dpi=150, metadata=metadata)
+            figure.savefig(temporary, dpi=DOTS, metadata=_metadata(path))
     plt.close(figure)
+
+
+def _metadata(path: str) -> dict[str, str | None]:
+    """The record's id under a key that the format has, and no date."""
+    mark = record_mark()
+    if path.endswith(".svg"):  # has the keys of Dublin Core alone
+        return {"Date": None, "Identifier": mark.get("crossdiff-record")}
+    if path.endswith(".pdf"):
+        return {"CreationDate": None, "Keywords": mark.get("crossdiff-record")}
+    return dict(mark)
 
 
 def write(

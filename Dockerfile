@@ -1,0 +1,14 @@
+# Crossdiff with the packages of envs/lock.txt. torch comes from PyPI and brings CUDA's libraries.
+#   docker build --tag crossdiff .
+#   docker run --rm --gpus all --volume "$PWD:/run" crossdiff --configfile mine.yaml
+FROM python:3.11-slim-bookworm
+
+WORKDIR /crossdiff
+COPY envs/lock.txt envs/lock.txt
+RUN pip install --no-cache-dir -r envs/lock.txt
+COPY . .
+RUN pip install --no-cache-dir --no-deps --editable .
+
+# Results go below the folder that is mounted here.
+WORKDIR /run
+ENTRYPOINT ["snakemake", "--snakefile", "/crossdiff/Snakefile", "--directory", "/run"]

@@ -1,0 +1,144 @@
+"""A folder for the Hugging Face hub: a crosscoder that ``crossdiff.load`` opens by its hub name.
+
+Next to weights and configuration it has a model card, what the run found of each latent, the figures, and the
+records that say what all of it was made from.
+"""
+
+import shutil
+from pathlib import Path
+
+from crossdiff.errors import UserError, first_line
+from crossdiff.exchange.training import Training
+from crossdiff.latents.evaluation import explained
+from crossdiff.provenance.recorded_settings import RecordedSettings, recorded_settings
+from crossdiff.provenance.records import record_path
+from crossdiff.provenance.storage import read_json
+from crossdiff.results.crosscoder import WEIGHTS
+from crossdiff.results.home import record_of
+from crossdiff.results.loading import CONFIG
+
+TABLES = ("betas.parquet", "evaluation.json")
+CARD = "README.md"
+
+
+def write_hub_folder(training: Training, folder: Path) -> str:
+    """Write weights, configuration, tables, figures, records and a model card. Returns a sentence on it.
+
+    Raises UserError where the evaluation or the beta table is not there, or stale.
+    """
+    for name in (WEIGHTS, CONFIG, *TABLES):
+        _copy(training.folder / name, folder)
+    figures = sorted((training.folder.parents[1] / "figures").glob("*.svg"))
+    if figures:
+        (folder / "figures").mkdir()
+    for figure in figures:
+        _copy(figure, folder / "figures")
+    (folder / CARD).write_text(model_card(training, [path.name for path in figures]), encoding="utf-8")
+    return f"weights, tables, {len(figures)} figures, their records and a model card"
+
+
+def push(folder: Path, name: str) -> str:
+    """Put a written folder on the hub as the repository ``name`` (owner/name). Returns its address.
+
+    Raises UserError where the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().create_repo(name, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=name, folder_path=folder))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: the hub does not take it ({first_line(error)}); {folder} is written"
+        ) from error
+
+
+def model_card(training: Training, figures: list[str]) -> str:
+    """The model card, in Markdown: what it is, how to load it, numbers, data, and where it comes from."""
+    found = read_json(training.folder / "evaluation.json")
+    inside = training.folder.relative_to(training.root)
+    recorded = recorded_settings([(inside / name).as_posix() for name in TABLES], training.root)
+    pair, layer, crosscoder, seed = training.name.split("/")
+    module = training.crosscoder
+    fve = [f"{value:.3f}" for value in explained(found)]
+    rows = [
+        ("base model", _model(recorded, "base")),
+        ("chat model", _model(recorded, "chat")),
+        (
+            "activations",
+            f"output of block {training.crosscoder.layer} (0-based), width {training.crosscoder.d_model}",
+        ),
+        ("loss", str(training.settings["loss"])),
+        ("latents", f"{module.latents:,}"),
+        ("tokens of training", f"{training.settings['tokens']:,}"),
+        ("seed", seed.removeprefix("seed")),
+        ("texts", "; ".join(_text(recorded, name) for name in _texts(recorded))),
+        ("fraction of variance explained, held-out", ", ".join(fve)),
+        ("active latents per token (L0)", f"{found['l0']:.1f}"),
+    ]
+    if "does_not_apply" not in found:
+        count, chat, base = found["classes"], found["others_confirmed"], found["base_only_confirmed"]
+        shown = f"{count['chat-only']}, {count['shared']}, {count['base-only']}"
+        rows += [
+            ("chat-only, shared, base-only by decoder norm", shown),
+            ("confirmed by latent scaling", f"{chat} of the chat model, {base} of the base model"),
+        ]
+    lines = [
+        "---",
+        "library_name: crossdiff",
+        "tags: [crosscoder, model-diffing, sparse-autoencoder, interpretability]",
+        "---",
+        "",
+        f"# {pair}, {layer}: {crosscoder}",
+        "",
+        "A crosscoder: one dictionary of latents for the activations of two language models, with a decoder",
+        "direction per model. It shows what fine-tuning changed (Minder et al., arXiv 2504.02922).",
+        "",
+        "```python",
+        "import crossdiff",
+        'crosscoder = crossdiff.load("OWNER/NAME")  # this repository',
+        "codes = crosscoder.encode(activations)  # raw activations: (tokens, 2, width), base first",
+        "```",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {what} | {_cell(value)} |" for what, value in rows),
+        "",
+        "`betas.parquet` has what was found of each latent: norms, betas, ratios, class and verdict. Latent",
+        "scaling confirms a latent whose direction only one model needs. Norms alone prove nothing.",
+        "",
+        *(f"![{name.removesuffix('.svg').replace('_', ' ')}](figures/{name})" for name in figures),
+        "",
+        f"The weights' record is `{training.record.id}`. `*.record.json` say what each file was made from:",
+        "inputs with their digests, settings and code. Texts and models keep the licences of their sources.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _copy(path: Path, folder: Path) -> None:
+    """Copy a result with its record. Raises UserError where it is not there, or stale."""
+    if not path.exists():
+        raise UserError(f"{path}: not there; run snakemake first")
+    record_of(path, check=True)
+    for file in (path, record_path(path)):
+        shutil.copy(file, folder / file.name)
+
+
+def _model(recorded: RecordedSettings, role: str) -> str:
+    name = recorded.get(f"pair.{role}.name", "not known")
+    hub = recorded.get(f"models.{name}.hub.name")
+    return f"{name} ({hub}, revision {recorded[f'models.{name}.hub.revision']})" if hub else name
+
+
+def _texts(recorded: RecordedSettings) -> list[str]:
+    return [name for name in recorded.names("datasets") if f"datasets.{name}.tokens" in recorded]
+
+
+def _text(recorded: RecordedSettings, name: str) -> str:
+    return f"{name} ({recorded[f'datasets.{name}.tokens']:,} tokens)"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
