@@ -31,9 +31,7 @@ class Training:
         self.loaded: LoadedCrosscoder = load(folder)
         self.folder = self.loaded.folder
         if not record_path(self.folder / WEIGHTS).exists():
-            raise UserError(
-                f"{self.folder}: has no record, so nothing says what it is; allowed: a run's result"
-            )
+            raise UserError(f"{self.folder}: has no record of what it was made from; allowed: a run's result")
         self.record: Record = read_record(self.folder / WEIGHTS)
         root = root_of(self.folder / WEIGHTS, self.record)
         if root is None:
