@@ -64,3 +64,5 @@ def test_front_door_opens_them(expected):
     close(loaded.decode(codes), expected["batchtopk_crosscoder_scaled.reconstruction"])
     with pytest.raises(crossdiff.UserError, match="does not name the layer; give load"):
         crossdiff.load(FILES / "ae_l1.pt")
+    with pytest.raises(crossdiff.UserError, match=r"ae_none\.pt: not there"):
+        crossdiff.load(FILES / "ae_none.pt", layer=3)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +32,8 @@ KNOWN = {
     *("activation_mean", "activation_std", "activation_global_scale", "target_rms"),
     *("code_normalization_id", "k", "threshold"),
 }
-NO_THRESHOLD = -1.0  # theirs while there is none: it keeps every positive activation
+# Their class scales activations twice there, so codes would not mean the same.
+SCALED_TWICE = "decoupled codes with scaled activations are not exchanged; allowed: unscaled ones"
 
 
 class Published(NamedTuple):
@@ -44,8 +46,14 @@ class Published(NamedTuple):
 def is_published(path: Path) -> bool:
     """Whether a folder or file looks like the authors' format."""
     if path.is_dir():
-        return (path / WEIGHTS).exists() and (path / CONFIG).exists()
-    return path.suffix == ".pt" or path.name == WEIGHTS
+        there = (path / WEIGHTS).exists() and (path / CONFIG).exists()
+        return there and is_published_config(read_json(path / CONFIG))
+    return path.exists() and (path.suffix == ".pt" or path.name == WEIGHTS)
+
+
+def is_published_config(config: Any) -> bool:
+    """Whether the content of a config.json is of the authors' class."""
+    return isinstance(config, dict) and "activation_dim" in config and "dict_size" in config
 
 
 def read_published(path: str | Path, layer: int) -> Published:
@@ -53,7 +61,8 @@ def read_published(path: str | Path, layer: int) -> Published:
 
     ``path`` is the folder, or a file ``ae_*.pt`` of weights. Raises UserError for a file that holds pickled
     code or is damaged, and for tensors that are missing, unknown or of wrong shapes. It also does for more or
-    less than two models, and for options of their class that Crossdiff does not have.
+    less than two models, for decoupled codes with scaled activations, and for options of their class that
+    Crossdiff does not have.
     """
     place = Path(path)
     tensors, config = _tensors(place), _config(place)
@@ -70,13 +79,15 @@ def read_published(path: str | Path, layer: int) -> Published:
             crosscoder.threshold.copy_(_fitting(tensors, "threshold", crosscoder.threshold.shape, place))
             crosscoder.threshold.clamp_(min=0)
         if "activation_mean" in tensors and not tensors["activation_mean"].isnan().any():
+            if crosscoder.decoupled:
+                raise UserError(f"{place}: {SCALED_TWICE}")
             crosscoder.mean.copy_(_fitting(tensors, "activation_mean", (models, d_model), place))
             crosscoder.scale.copy_(_fitting(tensors, "activation_global_scale", (models,), place))
     for name, tensor in crosscoder.state_dict().items():
         if not tensor.isfinite().all():
             raise UserError(f"{place}: {name} holds values that are NaN or infinite")
-    k = tensors.get("k")
-    return Published(crosscoder.eval().requires_grad_(False), None if k is None else int(k))
+    k = int(_fitting(tensors, "k", (), place)) if "k" in tensors else None
+    return Published(crosscoder.eval().requires_grad_(False), k)
 
 
 def write_published(
@@ -86,23 +97,29 @@ def write_published(
 
     ``k`` makes it one of their BatchTopK crosscoders, None one of their L1 crosscoders, which have no
     threshold. ``mark`` is put into the weights' metadata. Raises UserError for what their class can't hold: a
-    difference, thresholds of single latents, and a threshold without k.
+    difference, thresholds of single latents, decoupled codes with scaled activations, and a threshold without
+    k.
     """
     if crosscoder.target != BOTH:
         raise UserError("the authors' format holds crosscoders of both models, found one of the difference")
     if crosscoder.has_thresholds:
         raise UserError("the authors' format has one threshold, found one for each latent")
+    scaled = bool(crosscoder.mean.any()) or bool((crosscoder.scale != 1).any())
+    if crosscoder.decoupled and scaled:
+        raise UserError(f"the authors' format: {SCALED_TWICE}")
     if k is None and bool(crosscoder.threshold.any()):
         raise UserError("the authors' format has a threshold with BatchTopK alone, found one without k")
     number = NORMALISATIONS.index(crosscoder.code_normalisation) + 1
+    nothing = torch.full_like(crosscoder.mean, torch.nan)
     variance = (1 / crosscoder.scale.square())[:, None] / crosscoder.d_model  # of which they keep the root
     tensors = {
         "encoder.weight": crosscoder.encoder.permute(1, 2, 0),
         "encoder.bias": crosscoder.encoder_bias,
         "decoder.weight": crosscoder.decoder.permute(1, 0, 2),
         "decoder.bias": crosscoder.decoder_bias,
-        "activation_mean": crosscoder.mean,
-        "activation_std": variance.sqrt().expand_as(crosscoder.mean),
+        # NaN says that activations are taken as they are.
+        "activation_mean": crosscoder.mean if scaled else nothing,
+        "activation_std": variance.sqrt().expand_as(crosscoder.mean) if scaled else nothing.clone(),
         "activation_global_scale": crosscoder.scale,
         "target_rms": torch.tensor(1.0),
         "code_normalization_id": torch.tensor(number),
@@ -130,7 +147,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             found = load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: not a whole file of weights ({first_line(error)})") from error
     except Exception as error:  # torch has no class of its own for each of these
@@ -154,7 +171,10 @@ def _config(path: Path) -> dict[str, Any]:
     file = (path if path.is_dir() else path.parent) / CONFIG
     if path.suffix == ".pt" or not file.exists():
         return {}
-    return read_json(file)
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: found no table of arguments, allowed: the config.json of a crosscoder")
+    return found
 
 
 def _shape(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int, int]:
@@ -184,7 +204,7 @@ def _fitting(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], p
 def _normalisation(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> str:
     """The code normalisation, by its number in the weights, else by its name; else the oldest files' one."""
     if "code_normalization_id" in tensors:
-        number = int(tensors["code_normalization_id"])
+        number = int(_fitting(tensors, "code_normalization_id", (), path))
         if not 1 <= number <= len(NORMALISATIONS):
             raise UserError(
                 f"{path}: code_normalization_id: found {number}, allowed: 1 to {len(NORMALISATIONS)}"

@@ -14,7 +14,7 @@ from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.errors import UserError
 from crossdiff.exchange.training import Training
 
-LATENTS_AT_ONCE = 4096  # of a file
+ENTRIES_AT_ONCE = 100_000_000  # of a file; some 5 GB of memory
 SMALL = np.iinfo(np.uint16).max
 
 
@@ -22,29 +22,31 @@ def write_delphi(training: Training, folder: Path) -> str:
     """Write ``latents/{module}/{first}_{last}.safetensors`` and its config.json, as Delphi's cache has them.
 
     Tensors of a file: locations (entries, 3) window, token and latent less the first; activations (entries,)
-    float16; tokens (windows, length). The module is named after layer and crosscoder. Returns a sentence on
-    what was written. Raises UserError for activations that float16 can't hold.
+    float16; tokens (windows, length). The module is named after layer, crosscoder and seed. Returns a
+    sentence on what was written. Raises UserError for activations that float16 can't hold, and for too little
+    text.
     """
     path, shards = training.active()
-    length = max(np.diff(np.append(shard.sequence_starts(), len(shard.token))).max() for shard in shards)
+    length = int(training.recorded["tokens.context"])
     first_row = np.cumsum([0, *(len(shard.token) for shard in shards)])
     windows = int(first_row[-1] // length)
     if windows == 0:
-        raise UserError(f"{path}: too few tokens for a window")
+        raise UserError(f"{path}: found {first_row[-1]:,} tokens, too few for a window of {length}")
     tokens = np.concatenate([shard.token for shard in shards])[: windows * length].reshape(windows, length)
-    module = f"layer{training.crosscoder.layer}.{training.name.split('/')[2]}"
+    _, layer, crosscoder, seed = training.name.split("/")
+    module = f"{layer}.{crosscoder}.{seed}"
     home = folder / "latents" / module
     home.mkdir(parents=True)
-    kind = np.uint16 if max(windows, length, LATENTS_AT_ONCE) <= SMALL else np.uint32
-    written = 0
-    for begin in range(0, training.crosscoder.latents, LATENTS_AT_ONCE):
-        end = min(begin + LATENTS_AT_ONCE, training.crosscoder.latents)
-        place, latent, value = _entries(path, first_row, begin, end, windows * int(length))
+    written, ranges = 0, _ranges(path, training.crosscoder.latents)
+    for begin, end in ranges:
+        place, latent, value = _entries(path, first_row, begin, end, windows * length)
         if len(value) and value.max() > np.finfo(np.float16).max:
             raise UserError(f"{path}: holds activations up to {value.max():g}, which float16 can't hold")
-        locations = np.stack([place // length, place % length, latent - begin], axis=1)
+        kind = np.uint16 if max(windows, length, end - begin) <= SMALL else np.uint32
+        locations = np.empty((len(place), 3), kind)
+        locations[:, 0], locations[:, 1], locations[:, 2] = place // length, place % length, latent - begin
         tensors = {
-            "locations": locations.astype(kind),
+            "locations": locations,
             "activations": value.astype(np.float16),
             "tokens": tokens.astype(np.int64),
         }
@@ -56,13 +58,23 @@ def write_delphi(training: Training, folder: Path) -> str:
         "dataset_name": "",
         "dataset_column": "text",
         "batch_size": 1,
-        "ctx_len": int(length),
+        "ctx_len": length,
         "n_tokens": int(tokens.size),
-        "n_splits": -(-training.crosscoder.latents // LATENTS_AT_ONCE),
+        "n_splits": len(ranges),
         "model_name": training.loaded.names.chat if training.loaded.names else "",
     }
     (home / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return f"{written:,} activations in {windows:,} windows of {length} tokens, module {module}"
+
+
+def _ranges(path: Path, latents: int) -> list[tuple[int, int]]:
+    """Cut the latents into ranges, first and one past the last, of about ENTRIES_AT_ONCE entries each."""
+    counts = np.zeros(latents, np.int64)
+    for found in ActiveFile(path):
+        counts += np.bincount(found.latent, minlength=latents)
+    number = (np.cumsum(counts) - counts) // ENTRIES_AT_ONCE
+    starts = np.flatnonzero(np.diff(number, prepend=-1))
+    return list(zip(starts.tolist(), [*starts[1:].tolist(), latents], strict=True))
 
 
 def _entries(
@@ -77,7 +89,7 @@ def _entries(
     for found in ActiveFile(path):
         place = np.repeat(found.rows, np.diff(found.bounds)) + first_row[found.shard]
         chosen = (found.latent >= begin) & (found.latent < end) & (place < tokens)
-        parts.append((place[chosen], found.latent[chosen].astype(np.int64), found.value[chosen]))
+        parts.append((place[chosen], found.latent[chosen], found.value[chosen]))
     place, latent, value = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = np.lexsort((place, latent))
     return place[order], latent[order], value[order]

@@ -10,8 +10,8 @@ from pathlib import Path
 from crossdiff.errors import UserError, first_line
 from crossdiff.exchange.training import Training
 from crossdiff.latents.evaluation import explained
-from crossdiff.provenance.recorded_settings import RecordedSettings, recorded_settings
-from crossdiff.provenance.records import record_path
+from crossdiff.provenance.recorded_settings import RecordedSettings
+from crossdiff.provenance.records import read_record, record_path
 from crossdiff.provenance.storage import read_json
 from crossdiff.results.crosscoder import WEIGHTS
 from crossdiff.results.home import record_of
@@ -28,7 +28,7 @@ def write_hub_folder(training: Training, folder: Path) -> str:
     """
     for name in (WEIGHTS, CONFIG, *TABLES):
         _copy(training.folder / name, folder)
-    figures = sorted((training.folder.parents[1] / "figures").glob("*.svg"))
+    figures = _figures(training)
     if figures:
         (folder / "figures").mkdir()
     for figure in figures:
@@ -43,22 +43,21 @@ def push(folder: Path, name: str) -> str:
     Raises UserError where the hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         HfApi().create_repo(name, exist_ok=True)
         return str(HfApi().upload_folder(repo_id=name, folder_path=folder))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its client's errors have no class in common
         raise UserError(
-            f"{name}: the hub does not take it ({first_line(error)}); {folder} is written"
+            f"{name}: the hub does not take it ({first_line(error)}); {folder} is written, so this puts it "
+            f"there later: hf upload {name} {folder}"
         ) from error
 
 
 def model_card(training: Training, figures: list[str]) -> str:
     """The model card, in Markdown: what it is, how to load it, numbers, data, and where it comes from."""
     found = read_json(training.folder / "evaluation.json")
-    inside = training.folder.relative_to(training.root)
-    recorded = recorded_settings([(inside / name).as_posix() for name in TABLES], training.root)
+    recorded = training.recorded
     pair, layer, crosscoder, seed = training.name.split("/")
     module = training.crosscoder
     fve = [f"{value:.3f}" for value in explained(found)]
@@ -108,13 +107,22 @@ def model_card(training: Training, figures: list[str]) -> str:
         "`betas.parquet` has what was found of each latent: norms, betas, ratios, class and verdict. Latent",
         "scaling confirms a latent whose direction only one model needs. Norms alone prove nothing.",
         "",
+        *(["The figures show all crosscoders of the run.", ""] if figures else []),
         *(f"![{name.removesuffix('.svg').replace('_', ' ')}](figures/{name})" for name in figures),
         "",
-        f"The weights' record is `{training.record.id}`. `*.record.json` say what each file was made from:",
-        "inputs with their digests, settings and code. Texts and models keep the licences of their sources.",
+        f"The weights' record is `crossdiff-record:{training.record.id}`. The files `*.record.json` say what",
+        "each file was made from: inputs with their digests, settings and code. Texts and models keep the",
+        "licences of their sources.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _figures(training: Training) -> list[Path]:
+    """The layer's figures, if they show this seed. They show the first one of the run."""
+    seed = int(training.folder.name.removeprefix("seed"))
+    found = sorted((training.folder.parents[1] / "figures").glob("*.svg"))
+    return [path for path in found if read_record(path).params.get("seed") == seed]
 
 
 def _copy(path: Path, folder: Path) -> None:
@@ -127,7 +135,11 @@ def _copy(path: Path, folder: Path) -> None:
 
 
 def _model(recorded: RecordedSettings, role: str) -> str:
+    if role == "chat" and recorded.given("pair.chat.planted"):
+        return "none: known concepts are planted into the base model's activations"
     name = recorded.get(f"pair.{role}.name", "not known")
+    if recorded.given(f"models.{name}.finetune"):
+        return f"{name} (a fine-tune of the base model, made by the run)"
     hub = recorded.get(f"models.{name}.hub.name")
     return f"{name} ({hub}, revision {recorded[f'models.{name}.hub.revision']})" if hub else name
 

@@ -65,31 +65,48 @@ class Batch(_Part):
 
 
 def write_neuronpedia(training: Training, folder: Path) -> str:
-    """Write ``batch-NNNN.json`` files with all latents that fire in the training text.
+    """Write ``batch-NNNN.json`` files with all latents that have contexts in ``examples.parquet``.
 
     Density is the share of training tokens. Logits are those of ``directions.parquet``. The explanation is
     a name of the catalogue, else what a language model said, else the pattern. Contexts are the strongest,
     with raw activations f. Model and source are named after chat model, layer, pair and crosscoder; the site
     must know them. Returns a sentence on what was written.
     """
-    pair, layer, crosscoder, _ = training.name.split("/")
+    pair, layer, crosscoder, seed = training.name.split("/")
     chat = training.loaded.names.chat if training.loaded.names else pair
-    model, source = chat.lower(), f"{layer.removeprefix('layer')}-{pair}-{crosscoder}".lower()
-    features = list(_features(training))
-    for number, begin in enumerate(range(0, len(features), AT_ONCE)):
-        batch = Batch(modelId=model, source=source, features=features[begin : begin + AT_ONCE])
-        (folder / f"batch-{number:04}.json").write_text(batch.model_dump_json() + "\n", encoding="utf-8")
+    model, source = chat.lower(), f"{layer.removeprefix('layer')}-{pair}-{crosscoder}-{seed}".lower()
+    written, batch = 0, list[Feature]()
+    for feature in _features(training):
+        batch.append(feature)
+        if len(batch) == AT_ONCE:
+            written += _write_batch(model, source, batch, written, folder)
+            batch = []
+    if batch:
+        written += _write_batch(model, source, batch, written, folder)
     (folder / "record.json").write_text(json.dumps(training.mark) + "\n", encoding="utf-8")
-    silent = training.crosscoder.latents - len(features)
-    return f"{len(features):,} features of model {model}, source {source}; {silent:,} latents never fire"
+    silent = int((training.loaded.table().frequency == 0).sum())
+    left = training.crosscoder.latents - written - silent
+    return (
+        f"{written:,} features of model {model}, source {source}; {silent:,} latents never fire, and "
+        f"{left:,} have no context in the text that was searched"
+    )
+
+
+def _write_batch(model: str, source: str, features: list[Feature], before: int, folder: Path) -> int:
+    """Write the next file, after files with ``before`` features, and return its number of features."""
+    batch = Batch(modelId=model, source=source, features=features)
+    path = folder / f"batch-{before // AT_ONCE:04}.json"
+    path.write_text(batch.model_dump_json() + "\n", encoding="utf-8")
+    return len(features)
 
 
 def _features(training: Training) -> Iterator[Feature]:
-    table, examples = training.loaded.table().set_index("latent"), training.table("examples.parquet")
-    directions, tokenizer = training.optional("directions.parquet"), training.tokenizer
+    table, tokenizer = training.loaded.table().set_index("latent"), training.tokenizer
+    directions = training.optional("directions.parquet")
     logits = None if directions is None else directions.set_index("latent")
-    strongest = examples[examples.strongest]
-    for latent, rows in strongest.groupby("latent"):
+    columns, strongest = ["latent", "peak", "tokens", "activations"], [("strongest", "==", True)]
+    examples = training.table("examples.parquet", columns, strongest)
+    for latent, rows in examples.groupby("latent"):
         found = rows.sort_values("peak", ascending=False, kind="stable").head(CONTEXTS)
         said = table["name"][latent]
         yield Feature(

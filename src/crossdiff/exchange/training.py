@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedTokenizerFast
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
+from crossdiff.provenance.recorded_settings import RecordedSettings, recorded_settings
 from crossdiff.provenance.records import Record, embedded_id, read_record, record_path
 from crossdiff.provenance.storage import atomic_path, read_json
 from crossdiff.results.crosscoder import WEIGHTS, LoadedCrosscoder
@@ -60,17 +62,28 @@ class Training:
         return dict(read_json(self.folder / CONFIG)["training"])
 
     @cached_property
+    def recorded(self) -> RecordedSettings:
+        """The settings of the training and of all that it was made from, by full key."""
+        path = (self.folder / "betas.parquet").relative_to(self.root)
+        return recorded_settings([path.as_posix()], self.root)
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer of the texts. Raises UserError where it is gone."""
         return load_chat_tokenizer(tokenizer_folder(self.folder / WEIGHTS, self.record))
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A table of the training's folder. Raises UserError where it is not there, or stale."""
+    def table(
+        self, name: str, columns: list[str] | None = None, filters: list[tuple[str, str, Any]] | None = None
+    ) -> pd.DataFrame:
+        """A table of the training's folder, of which ``columns`` and the rows that pass ``filters``.
+
+        Raises UserError where it is not there, or stale.
+        """
         path = self.folder / name
         if not path.exists():
             raise UserError(f"{path}: not there; run snakemake first")
         record_of(path, check=True)
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        return pd.read_parquet(path, columns=columns, filters=filters)
 
     def optional(self, name: str) -> pd.DataFrame | None:
         """The same, or None for a table that this run does not have."""
@@ -79,11 +92,12 @@ class Training:
     def active(self) -> tuple[Path, list[Shard]]:
         """The file of active entries of the training text, and its token shards in their order.
 
-        Raises UserError where one of them is gone.
+        Raises UserError where one of them is gone, or stale.
         """
         path = self.folder / ACTIVE
         if not path.exists():
             raise UserError(f"{path}: not there; run snakemake first")
+        record_of(path, check=True)
         inputs = [entry.path for entry in read_record(path).inputs if entry.name == "tokens"]
         return path, [read_shard(self.root / shard) for shard in inputs]
 

@@ -16,7 +16,7 @@ class ShownSession(NamedTuple):
 
     session: Saved
     changes: list[str]  # in words
-    stale: bool  # whether its crosscoder has other weights now
+    caution: str  # what to mind: weights that are others now, or are not known
 
 
 def sessions_by_place(
@@ -49,10 +49,21 @@ def tried_section(paths: Iterable[str], weights: Mapping[str, str]) -> list[Show
         ShownSession(
             session,
             [_change(latent) for latent in session.latents],
-            session.weights != digests[session.crosscoder],
+            _caution(session, digests[session.crosscoder]),
         )
         for session in sessions
     ]
+
+
+def _caution(session: Saved, weights: str) -> str:
+    if session.weights == weights:
+        return ""
+    if not session.weights:
+        return f"The session does not say for which weights of {session.crosscoder} it was saved."
+    return (
+        f"{session.crosscoder} had other weights when this was saved. The numbers of its latents mean "
+        "something else now."
+    )
 
 
 def _change(latent: SavedLatent) -> str:

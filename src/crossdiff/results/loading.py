@@ -7,11 +7,13 @@ from crossdiff.crosscoders import published
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.device import device
 from crossdiff.errors import UserError, first_line
+from crossdiff.provenance.storage import read_json
 from crossdiff.results.crosscoder import WEIGHTS, LoadedCrosscoder
 from crossdiff.results.home import located, record_of
 
 CONFIG = "config.json"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SHARED = (WEIGHTS, CONFIG, "betas.parquet", "*.record.json")  # what a hub folder of ours holds for ``load``
 NAMED = 4  # crosscoders that an error names
 
 
@@ -31,7 +33,7 @@ def load(source: str | Path, check: bool = True, layer: int | None = None) -> Lo
     trained at another layer than ``layer``. ``check=False`` loads what is stale too, its tables included."""
     path = located(source)
     if not path.exists() and HUB_NAME.fullmatch(str(source)):
-        path = _downloaded(str(source))
+        path = _downloaded(str(source), layer)
     if published.is_published(path):
         return _of_others(path, layer)
     if path.exists():
@@ -47,10 +49,14 @@ def load(source: str | Path, check: bool = True, layer: int | None = None) -> Lo
 
 
 def _of_others(path: Path, layer: int | None) -> LoadedCrosscoder:
-    if layer is None:
-        raise UserError(f"{path}: the authors' format does not name the layer; give load(..., layer=N)")
-    module = published.read_published(path, layer).crosscoder.to(device())
+    module = published.read_published(path, _named(layer, path)).crosscoder.to(device())
     return LoadedCrosscoder(module, path if path.is_dir() else path.parent, None, check=True)
+
+
+def _named(layer: int | None, source: str | Path) -> int:
+    if layer is None:
+        raise UserError(f"{source}: the authors' format does not name the layer; give load(..., layer=N)")
+    return layer
 
 
 def _folder(path: Path) -> Path:
@@ -67,12 +73,22 @@ def _folder(path: Path) -> Path:
     return found[0]
 
 
-def _downloaded(name: str) -> Path:
+def _downloaded(name: str, layer: int | None) -> Path:
+    """The folder of a hub repository that holds a crosscoder. Weights are asked for last."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, published.WEIGHTS]))
+        folder = Path(snapshot_download(name, allow_patterns=[CONFIG]))
+        config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+        if published.is_published_config(config):
+            _named(layer, name)
+            return Path(snapshot_download(name, allow_patterns=[CONFIG, published.WEIGHTS]))
+        if not (isinstance(config, dict) and "latents" in config):
+            raise UserError(
+                f"{name}: found no crosscoder; allowed: Crossdiff's, or one of the paper's authors"
+            )
+        return Path(snapshot_download(name, allow_patterns=list(SHARED)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: no such folder here, and the hub does not give it ({first_line(error)})"

@@ -24,7 +24,9 @@ def crosscoder(normalisation: str = "crosscoder") -> Crosscoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_published(crosscoder(), 4, tmp_path)
+    scaled = crosscoder()
+    scaled.mean.fill_(3)
+    write_published(scaled, 4, tmp_path)
     return tmp_path
 
 
@@ -52,6 +54,8 @@ def changed(folder: Path, **tensors: torch.Tensor | None) -> Path:
         ({"encoder__weight": torch.ones(3, 5)}, "encoder.weight: found the shape (3, 5), allowed: (2,"),
         ({"threshold": torch.ones(2)}, "threshold: found the shape (2,), allowed: ()"),
         ({"activation_global_scale": None}, "lacks activation_global_scale"),
+        ({"k": torch.ones(2)}, "k: found the shape (2,), allowed: ()"),
+        ({"code_normalization_id": torch.ones(2)}, "code_normalization_id: found the shape (2,)"),
         ({"code_normalization_id": torch.tensor(9)}, "code_normalization_id: found 9, allowed: 1 to 5"),
         (
             {"encoder__bias": torch.full((5,), torch.nan)},
@@ -71,6 +75,17 @@ def test_options_of_their_class_that_crossdiff_lacks(folder: Path, key: str, val
     config = json.loads((folder / CONFIG).read_text()) | {key: value}
     (folder / CONFIG).write_text(json.dumps(config))
     assert f"{key}: found {value}, allowed: " in refusal(folder)
+
+
+def test_configuration_that_is_no_table(folder: Path) -> None:
+    (folder / CONFIG).write_text("[]")
+    assert "found no table of arguments" in refusal(folder)
+
+
+def test_file_of_the_older_kind_is_read(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ae_old.pt"
+    torch.save(load_file(folder / WEIGHTS), path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_published(path, 2).crosscoder.decoder, crosscoder().decoder)
 
 
 def test_name_of_the_code_normalisation_counts_where_its_number_is_missing(folder: Path) -> None:
@@ -113,6 +128,11 @@ def test_names_of_a_compiled_training_are_stripped(folder: Path, tmp_path: Path)
     assert torch.equal(read_published(tmp_path / "ae_1.pt", 2).crosscoder.encoder, crosscoder().encoder)
 
 
+def test_decoupled_codes_with_scaled_activations_are_refused(folder: Path) -> None:
+    changed(folder, code_normalization_id=torch.tensor(5), threshold=torch.ones(2))
+    assert "decoupled codes with scaled activations are not exchanged" in refusal(folder)
+
+
 def test_threshold_that_was_never_set_keeps_every_positive_activation(folder: Path) -> None:
     changed(folder, threshold=torch.tensor(-1.0))
     assert read_published(folder, 2).crosscoder.threshold == 0
@@ -129,7 +149,10 @@ def test_what_their_class_can_not_hold_is_not_written(tmp_path: Path) -> None:
     difference.target = DIFFERENCE
     own.give_thresholds()
     above.threshold.fill_(0.5)
-    for made, said in ((difference, "of the difference"), (own, "one for each latent"), (above, "without k")):
+    scaled = crosscoder("decoupled")
+    scaled.scale.fill_(2)
+    cases = [(difference, "of the difference"), (own, "one for each latent"), (above, "without k")]
+    for made, said in (*cases, (scaled, "decoupled codes with scaled activations")):
         with pytest.raises(UserError, match=said):
             write_published(made, None, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -52,6 +52,7 @@ def test_each_page_shows_its_own_sessions(tmp_path):
         ({"crosscoder": "l1.seed0"}, "found l1.seed0, allowed: batchtopk.seed0, batchtopk.seed1"),
         ({"crosscoder": "batchtopk.seed2"}, "found batchtopk.seed2, allowed: "),
         ({"format": "something else"}, "not a session of the live page"),
+        ({"latents": [{"latent": 3, "change": "add"}]}, "not a session of the live page"),
     ],
 )
 def test_session_that_no_page_can_show_is_one_line(tmp_path, values, found):
@@ -62,7 +63,7 @@ def test_session_that_no_page_can_show_is_one_line(tmp_path, values, found):
 
 def test_section_shows_prompt_changes_answers_and_kl(tmp_path, weights):
     latents = [
-        {"latent": 3, "change": "add", "strength": -1.5, "name": "refusals"},
+        {"latent": 3, "change": "add", "strength": -1.5, "name": "JSON & refusals"},
         {"latent": 8, "change": "ablate", "strength": None},
     ]
     answers = GIVEN["answers"] | {"steered": ""}
@@ -71,7 +72,7 @@ def test_section_shows_prompt_changes_answers_and_kl(tmp_path, weights):
     shown = section([path], weights)
     assert "<h3>An egg, without the latent</h3>" in shown
     assert "How do I boil an egg?" in shown and "In water." in shown and "(nothing)" in shown
-    assert "latent 3 (refusals) added at -1.5; latent 8 ablated" in shown.replace("Latent", "latent")
+    assert "Changed: latent 3 (JSON &amp; refusals) added at -1.5; latent 8 ablated." in shown
     assert "0.25 nats" in shown and "caution" not in shown
 
 
@@ -81,8 +82,13 @@ def test_what_was_not_asked_is_not_shown(tmp_path, weights):
     assert "nats" not in shown and "steered chat" not in shown
 
 
-def test_latents_of_other_weights_are_called_so(tmp_path, weights):
+def test_latents_of_other_or_unknown_weights_are_called_so(tmp_path, weights):
     assert "had other weights when this was saved" in section([saved(tmp_path)], weights)
+    assert "does not say for which weights" in section([saved(tmp_path, "old", weights="")], weights)
+
+
+def test_page_without_a_session_has_no_section():
+    assert section([], {}) == ""
 
 
 def test_text_of_a_session_is_escaped(tmp_path, weights):

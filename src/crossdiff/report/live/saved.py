@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crossdiff.errors import UserError
 from crossdiff.provenance.storage import atomic_path
@@ -61,6 +61,13 @@ class Saved(_Model):
         default=None, description="KL(p_chat || p_steered) in nats at each token of the prompt"
     )
     kl_mean: float | None = Field(default=None, description="its mean over the tokens that are steered")
+
+    @model_validator(mode="after")
+    def _has_strengths(self) -> "Saved":
+        for one in self.latents:
+            if one.change == "add" and one.strength is None:
+                raise ValueError(f"latent {one.latent} is added without a strength, allowed: a number")
+        return self
 
 
 def write(folder: Path, session: Saved, about: dict[str, Any], weights: str) -> str:

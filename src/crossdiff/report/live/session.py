@@ -86,6 +86,7 @@ class Session:
         if not self.folders:
             raise UserError(f"{self.folder}: found no crosscoder, allowed: the results of a finished run")
         self._loaded: dict[str, LoadedCrosscoder] = {}
+        self._digests: dict[str, str] = {}  # of the weights of each
         self._read: OrderedDict[tuple[str, str, str], Read] = OrderedDict()
         self._known: tuple[bytes, Known] | None = None
 
@@ -165,8 +166,10 @@ class Session:
         return found
 
     def weights(self, crosscoder: str) -> str:
-        """Digest of a crosscoder's weights. Raises UserError for an unknown one."""
-        return weights_digest(self._folder(crosscoder) / WEIGHTS)
+        """Digest of the weights that the page uses. Raises UserError for an unknown crosscoder."""
+        with self.lock:
+            self._crosscoder(crosscoder)
+        return self._digests[crosscoder]
 
     def _folder(self, crosscoder: str) -> Path:
         if crosscoder not in self.folders:
@@ -176,6 +179,7 @@ class Session:
     def _crosscoder(self, name: str) -> LoadedCrosscoder:
         if name not in self._loaded:
             loaded = load(self._folder(name), self._check)
+            self._digests[name] = weights_digest(loaded.folder / WEIGHTS)
             loaded.check_pair(self.pair.names, self.pair.layer, loaded.d_model)
             self._loaded[name] = loaded
         return self._loaded[name]
