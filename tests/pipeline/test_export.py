@@ -175,10 +175,10 @@ def test_what_can_not_be_exported_is_one_line_and_writes_nothing(training, ours,
     assert "moved away from its run" in refusal(capsys, str(alone), *to_hub, new)
     (alone / "weights.safetensors.record.json").unlink()
     assert "has no record of what it was made from" in refusal(capsys, str(alone), *to_hub, new)
-    shutil.copy(training.with_name("seed1") / "active.train.parquet", own)
-    assert "active.train.parquet: stale" in refusal(capsys, str(own), "--to", "delphi", new)
     (own / "examples.parquet").unlink()
     assert "examples.parquet: not there" in refusal(capsys, str(own), "--to", "neuronpedia", new)
+    shutil.copy(training.with_name("seed1") / "active.train.parquet", own)
+    assert "active.train.parquet: stale" in refusal(capsys, str(own), "--to", "delphi", new)
     with (own / "betas.parquet").open("ab") as file:
         file.write(b"more")
     assert "betas.parquet: stale" in refusal(capsys, str(own), *to_hub, new)

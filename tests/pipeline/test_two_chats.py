@@ -182,7 +182,7 @@ def test_page_over_all_pairs_has_the_numbers_of_every_report_and_leads_to_it(pai
 
 def test_files_over_all_pairs_are_described(pairs: Checkout) -> None:
     own = [path for path in outputs(pairs.folder) if path.startswith("results/overview/")]
-    assert len(own) == 6
+    assert len(own) == 7
     for path in own:
         assert read_record(pairs.folder / path).rule in file_of(path).rules
     for name in ("pairs", "overlap"):
