@@ -75,7 +75,7 @@ rule write_report:
         crosscoders=list(CONFIG.crosscoders),
         sections=SECTIONS,
         figures=[[one.section, one.table, one.question] for one in EVALUATIONS.values()],
-        trainings=[training_name(*training) for training in TRAININGS],
+        trainings=[training_name(*training) for training in TRAININGS] if CONFIG.report.sessions else [],
         seed=CONFIG.seeds[0],
         seeds=len(CONFIG.seeds),
         settings=settings("report.latents", "report.examples"),

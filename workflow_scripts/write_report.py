@@ -45,7 +45,6 @@ def main(inputs: Inputs, template: str, page: str) -> None:
 if __name__ == "__main__":
     with job(snakemake) as settings:
         names = snakemake.params.crosscoders
-        given_weights = snakemake.input.get("weights") or []
         main(
             inputs=Inputs(
                 recorded=recorded_settings(snakemake.input),
@@ -72,9 +71,9 @@ if __name__ == "__main__":
                 },
                 steering=of_steering(snakemake.input, names),
                 sessions=list(snakemake.input.get("sessions", [])),
-                weights=dict(zip(snakemake.params.trainings, given_weights, strict=True))
-                if given_weights
-                else {},
+                weights=dict(
+                    zip(snakemake.params.trainings, snakemake.input.get("weights", []), strict=True)
+                ),
                 first_look=FirstLookInputs.of(snakemake.input.first_look, snakemake.input.first_look_asked),
             ),
             template=snakemake.input.template,

@@ -77,7 +77,7 @@ def read_published(path: str | Path, layer: int) -> Published:
         crosscoder.decoder_bias.copy_(tensors["decoder.bias"])
         if "threshold" in tensors:
             crosscoder.threshold.copy_(_fitting(tensors, "threshold", crosscoder.threshold.shape, place))
-            crosscoder.threshold.clamp_(min=0)
+            crosscoder.threshold.clamp_(min=0)  # theirs is -1 while there is none
         if "activation_mean" in tensors and not tensors["activation_mean"].isnan().any():
             if crosscoder.decoupled:
                 raise UserError(f"{place}: {SCALED_TWICE}")

@@ -12,6 +12,6 @@ def write_authors(training: Training, folder: Path) -> str:
     Returns a sentence on what was written. Raises UserError for what their class can't hold.
     """
     k = training.settings.get("k")
-    write_published(training.crosscoder, int(str(k)) if k is not None else None, folder, training.mark)
+    write_published(training.crosscoder, k, folder, training.mark)
     kind = "CrossCoder" if k is None else "BatchTopKCrossCoder"
     return f"a {kind} of dictionary_learning with {training.crosscoder.latents:,} latents"

@@ -64,15 +64,12 @@ def model_card(training: Training, figures: list[str]) -> str:
     rows = [
         ("base model", _model(recorded, "base")),
         ("chat model", _model(recorded, "chat")),
-        (
-            "activations",
-            f"output of block {training.crosscoder.layer} (0-based), width {training.crosscoder.d_model}",
-        ),
+        ("activations", f"output of block {module.layer} (0-based), width {module.d_model}"),
         ("loss", str(training.settings["loss"])),
         ("latents", f"{module.latents:,}"),
         ("tokens of training", f"{training.settings['tokens']:,}"),
         ("seed", seed.removeprefix("seed")),
-        ("texts", "; ".join(_text(recorded, name) for name in _texts(recorded))),
+        ("texts", "; ".join(_text(recorded, name) for name in recorded.texts())),
         ("fraction of variance explained, held-out", ", ".join(fve)),
         ("active latents per token (L0)", f"{found['l0']:.1f}"),
     ]
@@ -142,10 +139,6 @@ def _model(recorded: RecordedSettings, role: str) -> str:
         return f"{name} (a fine-tune of the base model, made by the run)"
     hub = recorded.get(f"models.{name}.hub.name")
     return f"{name} ({hub}, revision {recorded[f'models.{name}.hub.revision']})" if hub else name
-
-
-def _texts(recorded: RecordedSettings) -> list[str]:
-    return [name for name in recorded.names("datasets") if f"datasets.{name}.tokens" in recorded]
 
 
 def _text(recorded: RecordedSettings, name: str) -> str:

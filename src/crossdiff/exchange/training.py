@@ -57,7 +57,7 @@ class Training:
         return "/".join(self.folder.parts[-4:])
 
     @cached_property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """The settings of the training."""
         return dict(read_json(self.folder / CONFIG)["training"])
 

@@ -16,6 +16,10 @@ class RecordedSettings(dict[str, Any]):
         """The names in a section of named entries, such as ``datasets``, sorted."""
         return sorted({key.split(".")[1] for key in self if key.startswith(f"{section}.")})
 
+    def texts(self) -> list[str]:
+        """The data sets of which training tokens were read. A fine-tune may have others."""
+        return [name for name in self.names("datasets") if f"datasets.{name}.tokens" in self]
+
     def given(self, key: str) -> bool:
         """Whether a key, or any key below it, has a value other than None."""
         return any(

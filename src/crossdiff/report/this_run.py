@@ -33,7 +33,7 @@ def about_models(recorded: RecordedSettings, facts: Mapping[str, Any]) -> list[t
         ("chat model", shown or _model(recorded, chat)),
         ("data of the fine-tune", "none" if planted else _taught(recorded, chat)),
         ("layer", f"{recorded['pair.layer']} (0-based) of {facts['base']['layers']}"),
-        ("texts", "; ".join(_text(recorded, name) for name in _texts(recorded))),
+        ("texts", "; ".join(_text(recorded, name) for name in recorded.texts())),
     ]
 
 
@@ -41,7 +41,7 @@ def about_crosscoders(
     recorded: RecordedSettings, facts: Mapping[str, Any], latents: Mapping[str, int]
 ) -> list[Trained]:
     """Return one row per crosscoder. ``latents``: crosscoder -> number of its latents."""
-    read = sum(recorded[f"datasets.{name}.tokens"] for name in _texts(recorded))
+    read = sum(recorded[f"datasets.{name}.tokens"] for name in recorded.texts())
     rows = []
     for name, count in latents.items():
         key = f"crosscoders.{name}."
@@ -49,11 +49,6 @@ def about_crosscoders(
         k = recorded.get(key + "k")
         rows.append(Trained(name, loss, count, count / facts["base"]["d_model"], k, tokens, tokens / read))
     return rows
-
-
-def _texts(recorded: RecordedSettings) -> list[str]:
-    """Data sets of which training tokens were read. A fine-tune may have others."""
-    return [name for name in recorded.names("datasets") if f"datasets.{name}.tokens" in recorded]
 
 
 def _text(recorded: RecordedSettings, name: str) -> str:
