@@ -97,11 +97,15 @@ AT_LAYER = (
     ", layer {wildcards.layer}" if {pair.layer for pair in COMPARISONS} - {COMPARISONS[0].layer} else ""
 )
 AT = OF_PAIR + AT_LAYER
-TRAININGS = [[crosscoder, seed] for crosscoder in CONFIG.crosscoders for seed in CONFIG.seeds]
+TRAININGS = [[crosscoder, seed] for crosscoder, seed in CONFIG.trainings]
 # Not among params, like BATCH_TOKENS: who trains a crosscoder decides nothing.
 TURNS = together.turns(workflow, CONFIG, [(pair.name, pair.layer) for pair in COMPARISONS])
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
+# Figure -> the crosscoders that it shows.
+SHOWN = {
+    name: evaluation.crosscoders or tuple(CONFIG.crosscoders) for name, evaluation in EVALUATIONS.items()
+}
 
 # Tokens in one forward pass. This is a resource, so that lowering it triggers no reruns: it only affects
 # rounding.
@@ -172,9 +176,14 @@ def of_overview(file, root="results"):
     return f"{root}/{CONFIG.overview}/{file}"
 
 
-def every_training(file, seeds=CONFIG.seeds):
+def every_training(file, seeds=CONFIG.seeds, crosscoders=CONFIG.crosscoders):
     """The patterns of a file of every crosscoder and seed, at one layer of one pair."""
-    return expand(trained(file), crosscoder=CONFIG.crosscoders, seed=seeds, allow_missing=True)
+    return [
+        path
+        for crosscoder, seed in TRAININGS
+        if seed in seeds and crosscoder in crosscoders
+        for path in expand(trained(file), crosscoder=crosscoder, seed=seed, allow_missing=True)
+    ]
 
 
 def everywhere(*patterns):
@@ -291,7 +300,7 @@ def pairs(split, prefix=""):
 
 def held_out(w):
     """The validation caches, as inputs of a training that estimates its threshold on them."""
-    if not CONFIG.crosscoders[w.crosscoder].needs_held_out:
+    if not CONFIG.trained[w.crosscoder].needs_held_out:
         return {}
     named = pairs("validation", "held_out_")
     return {name: files(w) if callable(files) else files for name, files in named.items()}
@@ -315,9 +324,15 @@ def template_keys(w):
     return keys if named and named != CONFIG.tokens.template_file else [*keys, "tokens.chat_template"]
 
 
+def imported_files(w):
+    """The local files of a crosscoder that others trained: none if it comes from the hub."""
+    given = CONFIG.imported[w.crosscoder].given
+    return [str(path) for path in given.local_files(f"crosscoders.{w.crosscoder}.import.folder")]
+
+
 def loss_module(crosscoder):
     """The module of a crosscoder's loss. The script loads it by this name."""
-    return CONFIG.crosscoders[crosscoder].objective.split(":")[0]
+    return CONFIG.trained[crosscoder].objective.split(":")[0]
 
 
 def archive(package):

@@ -4,7 +4,7 @@ These rules give weights, their configuration and a training log for every entry
 ``train_crosscoder`` takes both models' training caches. With ``activations.store: none`` there is
 ``train_live`` in its place, which takes both models and the training tokens. With it, and with
 ``train_together``, the jobs of a pair and layer run one at a time, and the first one trains the crosscoders
-of the others, too.
+of the others, too. ``import_crosscoder`` takes the files of a crosscoder that others trained.
 """
 
 if not CONFIG.activations.are_live:
@@ -22,6 +22,8 @@ if not CONFIG.activations.are_live:
             trained("train_crosscoder.log", "logs"),
         benchmark:
             trained("train_crosscoder.benchmark.tsv", "logs")
+        wildcard_constraints:
+            crosscoder=one_of(CONFIG.trained),
         conda:
             "../envs/environment.yaml"
         resources:
@@ -56,6 +58,8 @@ else:
             trained("train_live.log", "logs"),
         benchmark:
             trained("train_live.benchmark.tsv", "logs")
+        wildcard_constraints:
+            crosscoder=one_of(CONFIG.trained),
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
@@ -74,11 +78,37 @@ else:
             "../workflow_scripts/train_live.py"
 
 
+rule import_crosscoder:
+    """Take a crosscoder that others trained."""
+    input:
+        files=imported_files,
+        pair=of_layer("pair.json"),
+    output:
+        weights=trained("weights.safetensors"),
+        config=trained("config.json"),
+    log:
+        trained("import_crosscoder.log", "logs"),
+    wildcard_constraints:
+        crosscoder=one_of(CONFIG.imported),
+    priority: 100
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        **request("import_crosscoder"),
+    params:
+        settings=settings("crosscoders.{crosscoder}"),
+        code=code_digest("import_crosscoder"),
+    message:
+        f"Importing crosscoder {{wildcards.crosscoder}}{AT}"
+    script:
+        "../workflow_scripts/import_crosscoder.py"
+
+
 localrules:
     crosscoders,
 
 
 rule crosscoders:
-    """Train every crosscoder of the config from every seed."""
+    """Train every crosscoder of the config from every seed, and import those of others."""
     input:
         everywhere(*every_training("weights.safetensors")),

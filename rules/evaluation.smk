@@ -17,6 +17,7 @@ rule measure_reconstruction:
         active=trained("active.validation.parquet"),
     log:
         trained("measure_reconstruction.log", "logs"),
+    priority: 1  # an imported crosscoder that does not fit is found here
     conda:
         "../envs/environment.yaml"
     resources:

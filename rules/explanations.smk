@@ -88,12 +88,7 @@ rule compare_explanations:
     conda:
         "../envs/environment.yaml"
     params:
-        explained=[
-            [explainer, crosscoder, seed]
-            for explainer in EXPLAINERS
-            for crosscoder in CONFIG.crosscoders
-            for seed in CONFIG.seeds
-        ],
+        explained=[[explainer, *training] for explainer in EXPLAINERS for training in TRAININGS],
         settings=settings("classes.top"),
         code=code_digest("compare_explanations"),
     message:

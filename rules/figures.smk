@@ -10,7 +10,8 @@ rule draw_figure:
     input:
         unpack(
             lambda w: {
-                name: every_training(file, FIRST_SEED) for name, file in EVALUATIONS[w.figure].files.items()
+                name: every_training(file, FIRST_SEED, SHOWN[w.figure])
+                for name, file in EVALUATIONS[w.figure].files.items()
             }
         ),
         names=lambda w: NAMES if EVALUATIONS[w.figure].named else [],
@@ -25,7 +26,7 @@ rule draw_figure:
     conda:
         "../envs/environment.yaml"
     params:
-        crosscoders=list(CONFIG.crosscoders),
+        crosscoders=lambda w: list(SHOWN[w.figure]),
         seed=CONFIG.seeds[0],
         evaluation=lambda w: EVALUATIONS[w.figure].params(),
         modules=lambda w: [EVALUATIONS[w.figure].module],

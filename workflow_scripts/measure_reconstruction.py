@@ -6,9 +6,9 @@ from crossdiff.activations.pairs import PairedActivations
 from crossdiff.crosscoders.active_file import active_writer
 from crossdiff.crosscoders.encoding import encode
 from crossdiff.crosscoders.model import load_crosscoder
-from crossdiff.crosscoders.quality import reconstruction_quality
+from crossdiff.crosscoders.quality import check_explains, reconstruction_quality
 from crossdiff.device import device
-from crossdiff.provenance.storage import write_json, write_parquet
+from crossdiff.provenance.storage import read_json, write_json, write_parquet
 from crossdiff.workflow.job import job
 
 
@@ -20,6 +20,7 @@ def main(
         measured, counts = reconstruction_quality(
             crosscoder, encode(crosscoder, activations.blocks(), writer)
         )
+    check_explains(measured, read_json(config))
     write_json(quality, measured)
     write_parquet(fired, pd.DataFrame({"latent": range(len(counts)), "validation_active_tokens": counts}))
 

@@ -110,6 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     share.add_argument("folder", type=Path, help="the folder to write; a new one")
     share.add_argument("--push", metavar="OWNER/NAME", help="with --to hub, put the folder on the hub, too")
     share.set_defaults(run=_share)
+    table = commands.add_parser(
+        "compare-table", help="put the authors' published numbers of latents next to those of a run"
+    )
+    table.add_argument("published", type=Path, metavar="FEATURES.csv", help="their feature_df.csv")
+    table.add_argument(
+        "training", type=Path, help="results/PAIR/layerN/CROSSCODER/seedS, the same crosscoder"
+    )
+    table.add_argument("file", type=Path, metavar="FILE.csv", help="the table of both to write")
+    table.set_defaults(run=_compare_table)
     plan = commands.add_parser(
         "plan", help="forecast what a run will take: jobs, tokens, disk, memory, hours"
     )
@@ -295,6 +304,16 @@ def _share(options: argparse.Namespace) -> int:
     print(f"written: {options.folder}: {said}")
     if options.push:
         print(f"on the hub: {hub.push(options.folder, options.push)}")
+    return 0
+
+
+def _compare_table(options: argparse.Namespace) -> int:
+    from crossdiff.exchange.published_table import write_comparison
+    from crossdiff.exchange.training import Training
+
+    betas = Training(options.training).table("betas.parquet")
+    print(*write_comparison(options.published, betas, options.file), sep="\n")
+    print(f"written: {options.file}")
     return 0
 
 

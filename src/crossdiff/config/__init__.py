@@ -35,6 +35,7 @@ from crossdiff.config.crosscoders import (
 )
 from crossdiff.config.explanations import Endpoint, ExplainedLatents, Explainer, Explanations, Prices
 from crossdiff.config.given import Adapter, Gguf, GivenModel
+from crossdiff.config.imported import ImportedCrosscoder
 from crossdiff.config.live import POOLS, sampled
 from crossdiff.config.losses import LOSSES, crosscoder_settings
 from crossdiff.config.models import (
@@ -94,6 +95,7 @@ __all__ = [
     "GivenModel",
     "HubDataset",
     "HubModel",
+    "ImportedCrosscoder",
     "L1Settings",
     "LatentScaling",
     "ModelSource",

@@ -40,7 +40,7 @@ def check_live(config: "Config") -> None:
         raise ValueError(
             f"activations.sample_tokens: found {sample}, which leaves none for datasets.{empty[0]}; raise it"
         )
-    for name, crosscoder in config.crosscoders.items():
+    for name, crosscoder in config.trained.items():
         if crosscoder.batch > (pool := min(crosscoder.buffer_tokens, there // POOLS)):
             raise ValueError(
                 f"crosscoders.{name}.batch: found {crosscoder.batch}, must be at most {pool} with "

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 
 from crossdiff.config.crosscoders import BatchTopKSettings, CrosscoderSettings, L1Settings
+from crossdiff.config.imported import IMPORT, ImportedCrosscoder
 from crossdiff.config.newer_losses import (
     BridgeSettings,
     DedicatedL1Settings,
@@ -39,13 +40,25 @@ LOSSES: dict[str, type[CrosscoderSettings]] = {
     "difference": DifferenceSettings,
 }
 LOSSES |= {entry.name: entry.load() for entry in entry_points(group="crossdiff.losses")}
+TRAINED = "loss"  # the key by which an entry of ``crosscoders`` is one that is trained
+
+
+def _kind(values: Any) -> str:
+    """The key that decides what an entry of ``crosscoders`` is."""
+    is_imported = isinstance(values, ImportedCrosscoder) or (isinstance(values, Mapping) and IMPORT in values)
+    return IMPORT if is_imported else TRAINED
+
 
 if TYPE_CHECKING:
-    AnyCrosscoder = CrosscoderSettings  # which losses there are is known at run time
+    Trained = CrosscoderSettings  # which losses there are is known at run time
+    AnyCrosscoder = CrosscoderSettings | ImportedCrosscoder
 else:
-    AnyCrosscoder = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
+    Trained = Annotated[functools.reduce(operator.or_, LOSSES.values()), Field(discriminator="loss")]
+    AnyCrosscoder = Annotated[
+        Annotated[Trained, Tag(TRAINED)] | Annotated[ImportedCrosscoder, Tag(IMPORT)], Discriminator(_kind)
+    ]
 
 
 def crosscoder_settings(values: Mapping[str, Any]) -> CrosscoderSettings:
-    """The typed settings of one entry of ``crosscoders``."""
-    return TypeAdapter(AnyCrosscoder).validate_python(dict(values))
+    """The typed settings of one entry of ``crosscoders`` that is trained."""
+    return TypeAdapter(Trained).validate_python(dict(values))

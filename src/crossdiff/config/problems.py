@@ -9,16 +9,18 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from crossdiff.config.base import PATTERNS, Section
 from crossdiff.config.given import A_NAME, A_SOURCE
-from crossdiff.config.losses import LOSSES
+from crossdiff.config.imported import IMPORT, ImportedCrosscoder
+from crossdiff.config.losses import LOSSES, TRAINED
 
 
 def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     """One of pydantic's errors about the section ``root``."""
     location = [part for part in problem["loc"] if part not in (A_SOURCE, A_NAME)]
     path = [str(part) for part in location]
-    # pydantic puts the tag of a union into the path: crosscoders.NAME.l1.k
-    if len(path) > 2 and path[0] == "crosscoders" and path[2] in LOSSES:
-        del path[2]
+    # pydantic puts the tags of unions into the path: crosscoders.NAME.loss.l1.k
+    if len(path) > 2 and path[0] == "crosscoders":
+        tags = 2 if path[2] == TRAINED and path[3:4] and path[3] in LOSSES else 1
+        del path[2 : 2 + tags]
     # "[key]" is pydantic's sign for a name that is itself wrong.
     key = ".".join(part for part in path if part != "[key]") or "top level"
     found, context = problem["input"], problem.get("ctx", {})
@@ -115,8 +117,10 @@ def _below(annotation: Any, part: Any) -> Any:
     for option in options:
         if get_origin(option) in (dict, list):
             return get_args(option)[-1]
-        if len(options) > 1 and option is LOSSES.get(part):
+        if len(options) > 1 and option is {**LOSSES, IMPORT: ImportedCrosscoder}.get(part):
             return option
+    if len(options) > 1 and part == TRAINED:  # the tag of all losses; that of one follows
+        return annotation
     return next(
         _fields(option)[part] for option in options if issubclass(option, Section) and part in _fields(option)
     )

@@ -125,7 +125,8 @@ def markdown() -> str:
     root["properties"] = _own_first(root["properties"], Analysis)  # what is compared, then what is measured
     sections = root["$defs"]
     places = _places(root, sections)
-    losses = [_name(option) for option in _options(root["properties"]["crosscoders"])]
+    entries = [_name(option) for option in _options(root["properties"]["crosscoders"])]
+    losses = [name for name in entries if "loss" in sections[name]["properties"]]
     anchors = {name: _anchor(_heading(paths)) for name, paths in places.items()}
     anchors |= {loss: _anchor(EVERY_LOSS) for loss in losses}
 
@@ -210,11 +211,19 @@ def _places(section: Schema, sections: Schema, path: str = "") -> dict[str, list
                 continue
             here = f"{full}.NAME" if "patternProperties" in value else full
             inner = _places(sections[name], sections, here)
-            variant = sections[name]["properties"].get("loss", {}).get("const")
-            for found, paths in {name: [f"{here}, loss: {variant}" if variant else here], **inner}.items():
+            for found, paths in {name: [_variant(here, value, sections[name])], **inner}.items():
                 known = places.setdefault(found, [])
                 known += [place for place in paths if place not in known]
     return places
+
+
+def _variant(place: str, value: Schema, section: Schema) -> str:
+    """The full key of a section. Where there may be several kinds, with the key that tells this one."""
+    keys = section["properties"]
+    if loss := keys.get("loss", {}).get("const"):
+        return f"{place}, loss: {loss}"
+    several = sum(bool(_name(option)) for option in _options(value)) > 1
+    return f"{place}, {next(iter(keys))}" if several else place
 
 
 def _options(value: Schema) -> Iterator[Schema]:

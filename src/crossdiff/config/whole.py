@@ -1,15 +1,15 @@
 """A whole configuration: all sections, and what must hold between them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from crossdiff.config.analysis import Analysis, Causal
 from crossdiff.config.base import ByName, Name, NonNegativeInt, about
-from crossdiff.config.crosscoders import Activations
+from crossdiff.config.crosscoders import Activations, CrosscoderSettings
 from crossdiff.config.gpus import GPUs
+from crossdiff.config.imported import ImportedCrosscoder, check_imports
 from crossdiff.config.live import check_live
 from crossdiff.config.losses import AnyCrosscoder
 from crossdiff.config.models import MODELS, Finetune, ModelSource, Planted
@@ -65,12 +65,16 @@ class Config(Analysis):
         dict[Name, AnyCrosscoder],
         Field(min_length=1),
         ByName,
-        about("Crosscoders to train. The name of each is yours."),
+        about("Crosscoders to train, or to import. The name of each is yours."),
     ]
     seeds: Annotated[
         list[NonNegativeInt],
         Field(min_length=1),
-        about("Every crosscoder is trained once for each. More seeds show which latents recur.", "seed"),
+        about(
+            "Every crosscoder is trained once for each, unless it is imported. More seeds show which latents "
+            "recur.",
+            "seed",
+        ),
     ] = Field(default_factory=lambda: [0])
     train_together: Annotated[
         bool,
@@ -124,7 +128,8 @@ class Config(Analysis):
             )
         self._overview_is_free()
         self._batches_fill()
-        self.gpus.check_batches(self.crosscoders)
+        check_imports(self)
+        self.gpus.check_batches(self.trained)
         check_live(self)
         check_organisms(self.organisms, self.comparisons, several=bool(self.pairs))
         planted = self.planted is not None
@@ -193,13 +198,36 @@ class Config(Analysis):
 
     def _batches_fill(self) -> None:
         there = sum(dataset.tokens for dataset in self.datasets.values())
-        for name, crosscoder in self.crosscoders.items():
+        for name, crosscoder in self.trained.items():
             if crosscoder.batch > there:
                 keys = ", ".join(f"datasets.{dataset}.tokens" for dataset in self.datasets)
                 raise ValueError(
                     f"crosscoders.{name}.batch: found {crosscoder.batch}, must be at most the {there} "
                     f"training tokens of all data sets; lower it, or raise {keys}"
                 )
+
+    @property
+    def trained(self) -> dict[str, CrosscoderSettings]:
+        """The crosscoders that are trained here."""
+        return {
+            name: entry for name, entry in self.crosscoders.items() if isinstance(entry, CrosscoderSettings)
+        }
+
+    @property
+    def imported(self) -> dict[str, ImportedCrosscoder]:
+        """The crosscoders that others trained."""
+        return {
+            name: entry for name, entry in self.crosscoders.items() if isinstance(entry, ImportedCrosscoder)
+        }
+
+    @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """(crosscoder, seed) of every training, in order. An imported one is the first seed's."""
+        return [
+            (name, seed)
+            for name in self.crosscoders
+            for seed in (self.seeds[:1] if name in self.imported else self.seeds)
+        ]
 
     @property
     def trains_together(self) -> bool:
@@ -274,47 +302,6 @@ class Config(Analysis):
         """The key of a model: ``pair.base``, ``pair.chat`` or ``models.NAME``."""
         return self._keys.get(model, f"models.{model}")
 
-    def missing(self) -> list[str]:
-        """A line for every local file or folder that the configuration names and that does not exist.
-
-        Models are not among them: ``Run.model_files`` checks those.
-        """
-        return [
-            f"config: {key}: found {path}, which is not there"
-            for key, path in self.paths()
-            if not Path(path).exists()
-        ]
-
-    def paths(self) -> list[tuple[str, str]]:
-        """(key, path) of every local file or folder that the configuration names, without models.
-
-        Raises UserError for a folder or glob that does not say which texts to read.
-        """
-        named = {
-            f"datasets.{name}.files": dataset.local_files(f"datasets.{name}")
-            for name, dataset in self.datasets.items()
-        }
-        for model, source in self.models.items():
-            made = {"random": source.random, "finetune": source.finetune}
-            named |= {
-                f"{self.key_of(model)}.{kind}.chat_template": [part.chat_template]
-                for kind, part in made.items()
-                if part
-            }
-        if self.tokens.template_file:
-            named["tokens.chat_template"] = [self.tokens.template_file]
-        if self.behaviour:
-            named["behaviour.requests"] = [self.behaviour.requests]
-        if self.explanations and self.explanations.model.folder:
-            named["explanations.model.folder"] = [self.explanations.model.folder]
-        named["report.sessions"] = list(self.report.sessions)
-        if self.organisms:
-            named["organisms.texts"] = [self.organisms.texts]
-        if self.catalogue:
-            paths = [self.of(pair).catalogue for pair in self.comparisons]
-            named["catalogue"] = [path for path in dict.fromkeys(paths) if path]
-        return [(key, path) for key, paths in named.items() for path in paths]
-
     @property
     def least_width(self) -> int:
         """The smallest d_model of the models at which every crosscoder has the latents that its loss
@@ -323,7 +310,7 @@ class Config(Analysis):
         planted = self.planted
         if planted and planted.noise:  # the crosscoders never see the models' activations
             return 1
-        return max(crosscoder.least_width for crosscoder in self.crosscoders.values())
+        return max((crosscoder.least_width for crosscoder in self.trained.values()), default=1)
 
     def check_width(self, d_model: int) -> None:
         """Raise UserError if a crosscoder has too few latents for its loss on activations of width
@@ -331,7 +318,7 @@ class Config(Analysis):
         """
         planted = self.planted
         width = planted.noise.d_model if planted and planted.noise else d_model
-        for name, crosscoder in self.crosscoders.items():
+        for name, crosscoder in self.trained.items():
             if problem := crosscoder.too_few(width):
                 raise UserError(f"config: crosscoders.{name}.{problem}")
 

@@ -1,6 +1,6 @@
 """Measure how well a crosscoder reconstructs held-out activations (docs/method.md 7)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from crossdiff.config import MODELS
 from crossdiff.crosscoders.encoding import Encoded
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
+
+IMPORTED = "imported"  # in a configuration's ``training``: where the crosscoder of others comes from
 
 
 def reconstruction_quality(
@@ -51,3 +53,22 @@ def reconstruction_quality(
     if limits := crosscoder.limits.saved():
         quality["limits"] = limits
     return quality, fired.cpu().numpy()
+
+
+def check_explains(quality: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise UserError for an imported crosscoder that explains nothing on held-out tokens.
+
+    ``quality`` is what ``reconstruction_quality`` gives, ``config`` its configuration. Formats of others tell
+    neither the models nor the scale of their activations. This finds a crosscoder of other ones.
+    """
+    if (source := config.get("training", {}).get(IMPORTED)) is None:
+        return
+    shown = {name: value for name, value in quality.items() if name.startswith("fve_") and value is not None}
+    if min(shown.values()) <= 0:
+        numbers = ", ".join(f"{name.removeprefix('fve_')} {value:.2f}" for name, value in shown.items())
+        where = source.get("folder") or source["hub"]["name"]
+        raise UserError(
+            f"{where}: explains nothing of this pair's activations at layer {source['layer']} (FVE of "
+            f"{numbers}), allowed: above 0; name the models and layer that it was trained on, and leave out "
+            "what its training left out (activations.skip_first, activations.max_norm_ratio)"
+        )

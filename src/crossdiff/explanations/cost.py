@@ -25,7 +25,7 @@ def asked(config: Config) -> tuple[int, int, float, float]:
         return 0, 0, 0.0, 0.0
     kinds = settings.latents
     latents = kinds.confirmed + kinds.chat_leaning + kinds.shared + kinds.low_nu + kinds.high_nu
-    latents *= len(config.crosscoders) * len(config.seeds)
+    latents *= len(config.trainings)
     context = TOKENS_PER_TOKEN * (config.examples.before + 1 + config.examples.after)
     positives = settings.per_quantile * len(config.examples.quantiles)
     judged = 3 * positives  # contexts with the latent, contexts without it, and marked contexts

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.config import load
+from crossdiff.config.local_files import missing_files
 from crossdiff.config.text_files import expanded
 from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError
@@ -153,7 +154,7 @@ def _finish(workflow: "Workflow", values: Mapping[str, Any], now: str, results: 
     """
     dag, settings = workflow.dag, workflow.dag_settings
     if dag is None or not dag.targetjobs:
-        print("".join(f"{line}\n" for line in load(values).missing()), end="", file=sys.stderr)
+        print("".join(f"{line}\n" for line in missing_files(load(values))), end="", file=sys.stderr)
         return
     if settings.targets or settings.until or settings.omit_from or settings.batch:
         return  # this DAG is only a part of the plan

@@ -22,7 +22,7 @@ from crossdiff.report.marks import Known, seen_too
 from crossdiff.report.shown_latents import LatentFiles, shown_latents
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
-from crossdiff.report.this_run import about_crosscoders, about_models
+from crossdiff.report.this_run import about_crosscoders, about_models, is_imported
 from crossdiff.report.tried import tried_section
 from crossdiff.texts.counts import added
 
@@ -118,7 +118,7 @@ def _known(inputs: Inputs, name: str) -> Known:
     template, steering = inputs.template_tokens.get(name), inputs.steering
     look, directions = inputs.first_look, inputs.directions.get(name)
     return Known(
-        seeds=inputs.seeds,
+        seeds=1 if is_imported(inputs.recorded, name) else inputs.seeds,
         again=_found_again(inputs.recurrences[name], name) if name in inputs.recurrences else {},
         template=pd.read_csv(template) if template else None,
         read=read_json(inputs.tokens_read[name]) if template else {},

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 from crossdiff.provenance.recorded_settings import RecordedSettings
 
 UNKNOWN = "not known to this run"
+THEIRS = "trained by others"
 # Sources of a model that are not named further: a path says nothing on another machine.
 PLAIN = {"folder": "local folder", "gguf": "GGUF file", "adapter": "LoRA adapter", "random": "random weights"}
 
 
-class Trained(NamedTuple):
+class AboutCrosscoder(NamedTuple):
     """What the table says of a crosscoder."""
 
     name: str
@@ -18,8 +19,8 @@ class Trained(NamedTuple):
     latents: int
     per_dimension: float  # latents / d_model
     k: int | None  # None for a loss without one
-    tokens: int  # read in training
-    passes: float  # tokens / training tokens of the texts
+    tokens: int | None  # read in training; None for a crosscoder that others trained
+    passes: float | None  # tokens / training tokens of the texts
 
 
 def about_models(recorded: RecordedSettings, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -39,16 +40,24 @@ def about_models(recorded: RecordedSettings, facts: Mapping[str, Any]) -> list[t
 
 def about_crosscoders(
     recorded: RecordedSettings, facts: Mapping[str, Any], latents: Mapping[str, int]
-) -> list[Trained]:
+) -> list[AboutCrosscoder]:
     """Return one row per crosscoder. ``latents``: crosscoder -> number of its latents."""
     read = sum(recorded[f"datasets.{name}.tokens"] for name in recorded.texts())
     rows = []
     for name, count in latents.items():
-        key = f"crosscoders.{name}."
-        loss, tokens = recorded[key + "loss"], recorded[key + "tokens"]
-        k = recorded.get(key + "k")
-        rows.append(Trained(name, loss, count, count / facts["base"]["d_model"], k, tokens, tokens / read))
+        key, size = f"crosscoders.{name}.", count / facts["base"]["d_model"]
+        if is_imported(recorded, name):
+            loss = recorded.get(key + "import.loss") or "loss not known"
+            rows.append(AboutCrosscoder(name, f"{loss}, {THEIRS}", count, size, None, None, None))
+            continue
+        loss, tokens, k = recorded[key + "loss"], recorded[key + "tokens"], recorded.get(key + "k")
+        rows.append(AboutCrosscoder(name, loss, count, size, k, tokens, tokens / read))
     return rows
+
+
+def is_imported(recorded: RecordedSettings, crosscoder: str) -> bool:
+    """Whether others trained a crosscoder."""
+    return recorded.given(f"crosscoders.{crosscoder}.import")
 
 
 def _text(recorded: RecordedSettings, name: str) -> str:

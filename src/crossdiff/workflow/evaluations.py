@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     draw: str  # "module:function"; the caption stands next to the function
     # Argument of the function -> file of each training. The argument gets a dict from crosscoder to table.
     files: Mapping[str, str]
+    crosscoders: tuple[str, ...] = ()  # those that it shows; none means all
     settings: tuple[str, ...] = ()  # keys that the function reads; each section is an argument
     named: bool = False  # whether the function takes names of latents from the catalogue
     table: str = ""  # name of the table that the page shows below the figure
@@ -61,11 +62,18 @@ def evaluations(config: Config) -> list[Evaluation]:
         }
     betas = {"betas": "betas.parquet"}
     return [
-        Evaluation(
-            name="training",
-            question="Did the crosscoders learn?",
-            draw=f"{FIGURES}.crosscoders:training",
-            files={"logs": "training.csv"},
+        *(
+            [
+                Evaluation(
+                    name="training",
+                    question="Did the crosscoders learn?",
+                    draw=f"{FIGURES}.crosscoders:training",
+                    files={"logs": "training.csv"},
+                    crosscoders=tuple(config.trained),
+                )
+            ]
+            if config.trained
+            else []
         ),
         Evaluation(
             name="norm_difference",

@@ -130,7 +130,7 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
     """
     needs: dict[str, Need] = {}
     both, loads = model_bytes(config, model, *MODELS), 2 * 2 * model.parameters()
-    jobs = len(config.crosscoders) * len(config.seeds)
+    jobs = len(config.trainings)
     if causal := config.causal:
         # Every patched run is a pass of the model's blocks above the layer.
         seen = causal.conversations * len(causal.datasets) * _conversation(causal, config.tokens.context)
@@ -201,7 +201,7 @@ def of_explainer(config: Config) -> dict[str, Need]:
     """
     if config.explanations is None or config.explanations.model.folder is None:
         return {}
-    jobs, (_, _, read, written) = len(config.crosscoders) * len(config.seeds), asked(config)
+    jobs, (_, _, read, written) = len(config.trainings), asked(config)
     work: tuple[Work, ...]
     model, tokens = folder_shape(Path(config.explanations.model.folder)), int(read + written)
     if model is None:
@@ -222,7 +222,7 @@ def of_explainer(config: Config) -> dict[str, Need]:
             tokens=read,
             flop=work[0].flop,
             work=work,
-            loads=need.loads / len(config.seeds),
+            loads=need.loads * len(config.crosscoders) / jobs,
             passes=_passes(answers, 1, VERDICT) if model else need.passes,
         )
     return needs

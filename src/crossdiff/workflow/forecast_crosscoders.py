@@ -1,9 +1,9 @@
 """Forecast the rules that train and read crosscoders. Torch-free."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from crossdiff.config import MODELS, Config, CrosscoderSettings
+from crossdiff.config import MODELS, Config, CrosscoderSettings, ImportedCrosscoder
 from crossdiff.config.live import POOLS
 from crossdiff.crosscoders.memory import training_bytes
 from crossdiff.workflow.cards import step_work
@@ -20,17 +20,20 @@ PATTERN_BYTES = 95  # per latent: its pattern and scores, compressed
 HELD_LIVE = 18 + 8
 
 
-class Crosscoders(NamedTuple):
-    """The crosscoders of one pair at one layer: every entry of the config with every seed."""
+Entry = TypeVar("Entry", CrosscoderSettings, CrosscoderSettings | ImportedCrosscoder)
 
-    entries: list[CrosscoderSettings]
-    seeds: int
+
+class Crosscoders(NamedTuple, Generic[Entry]):
+    """Crosscoders of one pair at one layer: entries of the config, and how many seeds each of them has."""
+
+    entries: Sequence[Entry]
+    seeds: list[int]
     width: int  # of activations
 
     @property
     def jobs(self) -> int:
-        """Trainings."""
-        return len(self.entries) * self.seeds
+        """Crosscoders, from all seeds."""
+        return sum(self.seeds)
 
     @property
     def latents(self) -> list[int]:
@@ -43,8 +46,8 @@ class Crosscoders(NamedTuple):
         return [4 * latents * self.width for latents in self.latents]
 
     def total(self, values: Callable[[int], float]) -> float:
-        """Add up a value of each entry, by its number, over all trainings."""
-        return self.seeds * sum(values(i) for i in range(len(self.entries)))
+        """Add up a value of each entry, by its number, over all its seeds."""
+        return sum(seeds * values(i) for i, seeds in enumerate(self.seeds))
 
     def largest(self, values: Callable[[int], float]) -> float:
         """Return the largest value of an entry, by its number."""
@@ -68,15 +71,33 @@ class Crosscoders(NamedTuple):
 
 def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
     """Return the needs of all rules that train or read crosscoders. ``width`` is that of activations."""
-    many, data = Crosscoders(list(config.crosscoders.values()), len(config.seeds), width), Data.of(config)
+    data, trained, imported = Data.of(config), list(config.trained.values()), list(config.imported.values())
+    here = Crosscoders(trained, [len(config.seeds)] * len(trained), width)
+    theirs = Crosscoders[Any](imported, [1] * len(imported), width)
+    needs: dict[str, Need] = {}
+    if trained and config.activations.are_live:
+        needs["train_live"] = _live(config, model, here, data)
+    elif trained:
+        needs["train_crosscoder"] = _training(config, here, data)
+    if imported:
+        written, held = (f(lambda i: 4 * theirs.parameters[i]) for f in (theirs.total, theirs.largest))
+        needs["import_crosscoder"] = Need(theirs.jobs, 0, written, PROCESS + 2 * held, 0, 0)
+    every = Crosscoders[Any]([*trained, *imported], here.seeds + theirs.seeds, width)
+    return needs | _of_readers(config, model, every, data)
+
+
+def _of_readers(
+    config: Config,
+    model: Shape,
+    many: "Crosscoders[CrosscoderSettings | ImportedCrosscoder]",
+    data: Data,
+) -> dict[str, Need]:
+    """Return the needs of all rules that read crosscoders."""
     latents, parameters, total, largest = many.latents, many.parameters, many.total, many.largest
     contexts = config.examples.per_latent + config.examples.per_quantile * len(config.examples.quantiles)
     chat = model_bytes(config, model, "chat")
-    live = config.activations.are_live
+    width, seeds = many.width, len(config.seeds)
     needs = {
-        "train_live" if live else "train_crosscoder": (
-            _live(config, model, many, data) if live else _training(config, many, data)
-        ),
         # The decoder's directions, the sums of the targets and one more; then some tokens, their
         # reconstructions and the parts of these.
         "scale_latents": many.reading(
@@ -128,7 +149,7 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
             PROCESS,
             # The decoders of all trainings; the chat model, and the logits of a block of latents.
             total(lambda i: 2 * parameters[i]) + chat + 3 * 4 * 256 * model.vocabulary,
-            total(lambda i: 2 * latents[i] * width * (model.vocabulary + 2 * sum(latents) * many.seeds)),
+            total(lambda i: 2 * latents[i] * width * (model.vocabulary + 2 * total(lambda i: latents[i]))),
             models=chat,
             passes=1,
         ),
@@ -141,8 +162,8 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
             0,
         ),
     }
-    if many.seeds > 1:
-        pairs = many.seeds * (many.seeds - 1) // 2
+    if seeds > 1 and config.trained:
+        pairs = seeds * (seeds - 1) // 2
         needs["compare_seeds"] = Need(
             1,
             0,
@@ -150,8 +171,8 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
             PROCESS + largest(lambda i: 4 * parameters[i]),  # a crosscoder while it is read
             # Two decoders, their live latents, the same normalised, or one decoder in three forms and the
             # live latents of all seeds; cosines of a block of latents.
-            largest(lambda i: max(3 * 2, 3 + many.seeds) * 2 * parameters[i] + 4 * 1024 * latents[i]),
-            sum(2 * pairs * 2 * parameters[i] * latents[i] for i in range(len(many.entries))),
+            largest(lambda i: max(3 * 2, 3 + seeds) * 2 * parameters[i] + 4 * 1024 * latents[i]),
+            sum(2 * pairs * 2 * parameters[i] * latents[i] for i, n in enumerate(many.seeds) if n > 1),
         )
     if planted := config.pair.chat.planted:
         concepts = sum(planted.concepts.model_dump().values())
@@ -161,20 +182,20 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
     return needs | of_interventions(config, model, width, many.on_device)
 
 
-def _steps(many: Crosscoders, processes: int = 1) -> tuple[Work, ...]:
+def _steps(many: Crosscoders[CrosscoderSettings], processes: int = 1) -> tuple[Work, ...]:
     """Return the steps of all trainings, for each entry. ``processes`` share every batch."""
 
     def of(i: int) -> Work:
         entry = many.entries[i]
         flop, moved = step_work(many.width, many.latents[i], entry.batch // processes)
         like, times = entry.step_like or (entry.loss, 1.0)
-        steps = many.seeds * entry.steps * times
+        steps = many.seeds[i] * entry.steps * times
         return Work(like, steps * flop, steps * moved, many.width * many.latents[i])
 
     return tuple(map(of, range(len(many.entries))))
 
 
-def _checkpoints(many: Crosscoders, together: bool) -> float:
+def _checkpoints(many: Crosscoders[CrosscoderSettings], together: bool) -> float:
     """Return the bytes of checkpoints on disk at most: weights and two moments of every training.
 
     A new checkpoint replaces the last one when it is written. Trainings of one process write theirs one after
@@ -187,7 +208,7 @@ def _checkpoints(many: Crosscoders, together: bool) -> float:
     return many.total(state) + (many.largest(state) if together else many.total(state))
 
 
-def _training(config: Config, many: Crosscoders, data: Data) -> Need:
+def _training(config: Config, many: Crosscoders[CrosscoderSettings], data: Data) -> Need:
     """Return the need of trainings that read caches."""
     entries, width, gpus = many.entries, many.width, config.gpus.training
     # Every GPU has all weights. In each step all GPUs exchange gradients in float32 (ring all-reduce).
@@ -214,7 +235,7 @@ def _training(config: Config, many: Crosscoders, data: Data) -> Need:
     )
 
 
-def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
+def _live(config: Config, model: Shape, many: Crosscoders[CrosscoderSettings], data: Data) -> Need:
     """Return the need of trainings while both models run. All of them share one process.
 
     Those with pools of one size share a stream: both models pass as many tokens as its longest training sees.
@@ -230,7 +251,11 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
     forward = len(MODELS) * 2 * seen * model.per_token(config.pair.layer + 1)
     work = (Work("forward", forward), *_steps(many))
     both = model_bytes(config, model, *MODELS)
-    trainings = [training_bytes(width, many.latents[i], entry.batch) for i, entry in enumerate(entries)]
+    trainings = [
+        training_bytes(width, latents, entry.batch)
+        for entry, latents, seeds in zip(entries, many.latents, many.seeds, strict=True)
+        for _ in range(seeds)
+    ]
     pool = min(max(streams), data.train // POOLS) * len(MODELS) * 2 * width
     return Need(
         many.jobs,
@@ -238,7 +263,7 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
         many.total(lambda i: 4 * many.parameters[i]),
         # A GPU holds the pool if it has room for it. A checkpoint passes through main memory.
         PROCESS + pool + HELD_LIVE * data.train + many.largest(lambda i: 12 * many.parameters[i]),
-        both + batch * 4 * (4 * width + 2 * model.mlp_width) + many.seeds * sum(trainings),
+        both + batch * 4 * (4 * width + 2 * model.mlp_width) + sum(trainings),
         sum(part.flop for part in work),
         work,
         loads=len(MODELS) * 2 * model.parameters(),
@@ -246,5 +271,5 @@ def _live(config: Config, model: Shape, many: Crosscoders, data: Data) -> Need:
         models=both,
         passes=seen / batch,
         side_by_side=False,
-        trainings=tuple(trainings) * many.seeds,
+        trainings=tuple(trainings),
     )

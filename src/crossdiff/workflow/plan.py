@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossdiff.config import Config, load
+from crossdiff.config.local_files import missing_files
 from crossdiff.errors import UserError
 from crossdiff.explanations.cost import forecast_lines
 from crossdiff.texts.first_record import check_fields
@@ -118,7 +119,7 @@ def _refused(values: dict[str, Any], config: Config, root: Path) -> Iterator[str
         lambda: scratch.check(config, root),
         Run(values).check_models,
         lambda: check_fields(config.datasets),
-        config.missing,
+        lambda: missing_files(config),
     )
     for check in checks:
         try:

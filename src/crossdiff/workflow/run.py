@@ -14,6 +14,7 @@ from typing import Any
 
 from crossdiff.config import MODELS, Adapter, Config, Finetune, GivenModel, TextSource, load
 from crossdiff.config.declared import flatten
+from crossdiff.config.local_files import local_files
 from crossdiff.config.models import SOURCES
 from crossdiff.errors import UserError
 from crossdiff.models.adapter_folder import check_adapter
@@ -294,7 +295,7 @@ def check_times(config: Config, root: Path = Path()) -> None:
     )
     limit = time.time() + SKEW
     late = []
-    for path in (*(Path(path) for _, path in config.paths()), *made):
+    for path in (*(Path(path) for _, path in local_files(config)), *made):
         with contextlib.suppress(OSError):
             if (changed := path.stat().st_mtime) > limit:
                 late.append((path, changed))

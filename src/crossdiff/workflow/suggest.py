@@ -55,6 +55,9 @@ def suggestion(
     ``models`` has the size of each pair's models. Two commands follow: one writes the settings to a file, the
     other runs with that file.
     """
+    if not config.trained:
+        yield "Nothing to suggest: the config trains no crosscoder."
+        return
     limits = ([f"{disk / 1e9:,.0f} GB"] if disk else []) + ([f"{hours:g} hours"] if hours else [])
     there = f"{' and '.join(limits)} on {machine.card.record['card']}"
     tried: list[Fit] = []
@@ -80,7 +83,7 @@ def suggestion(
     for key, dataset in fit.config.datasets.items():
         yield f"  {key}: {{tokens: {dataset.tokens}, validation_tokens: {dataset.validation_tokens}}}"
     yield "crosscoders:"
-    for key, entry in fit.config.crosscoders.items():
+    for key, entry in fit.config.trained.items():
         size = f"latents: {entry.latents}" if entry.latents else f"expansion: {entry.expansion}"
         yield f"  {key}: {{{size}, tokens: {entry.tokens}}}"
     yield from ("END", snakemake([*configs, Path(name)]))
@@ -179,16 +182,16 @@ def _resized(config: Config, data: int, expansion: int, epochs: int, width: int)
             update={"tokens": tokens, "validation_tokens": _round(tokens / VALIDATION)}
         )
     seen = epochs * sum(dataset.tokens for dataset in datasets.values())
-    crosscoders = {
+    resized = {
         name: entry.model_copy(
             update={
                 "tokens": max(seen, entry.batch),
                 **({"latents": expansion * width} if entry.latents else {"expansion": expansion}),
             }
         )
-        for name, entry in config.crosscoders.items()
+        for name, entry in config.trained.items()
     }
-    return config.model_copy(update={"datasets": datasets, "crosscoders": crosscoders})
+    return config.model_copy(update={"datasets": datasets, "crosscoders": {**config.crosscoders, **resized}})
 
 
 def _round(tokens: float) -> int:

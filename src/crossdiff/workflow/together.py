@@ -123,7 +123,7 @@ def other_orders(snakemake: Any) -> Iterator[Order]:
 def _order(wildcards: dict[str, str], config: Config, identity: str, inputs: Any, outputs: Any) -> Order:
     return Order(
         _name(wildcards),
-        config.crosscoders[wildcards["crosscoder"]],
+        config.trained[wildcards["crosscoder"]],
         int(wildcards["seed"]),
         identity,
         inputs,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from crossdiff.provenance.recorded_settings import RecordedSettings
-from crossdiff.report.this_run import UNKNOWN, Trained, about_crosscoders, about_models
+from crossdiff.report.this_run import UNKNOWN, AboutCrosscoder, about_crosscoders, about_models
 
 FACTS = {"base": {"layers": 30, "d_model": 576}}
 TEXTS = {
@@ -76,6 +76,6 @@ def test_crosscoders() -> None:
         "crosscoders.l1.tokens": 2000,
     }
     assert about_crosscoders(RecordedSettings(recorded), FACTS, {"topk": 2304, "l1": 288}) == [
-        Trained("topk", "batchtopk", 2304, 4.0, 16, 10_000, 2.5),
-        Trained("l1", "l1", 288, 0.5, None, 2000, 0.5),
+        AboutCrosscoder("topk", "batchtopk", 2304, 4.0, 16, 10_000, 2.5),
+        AboutCrosscoder("l1", "l1", 288, 0.5, None, 2000, 0.5),
     ]

@@ -1,0 +1,52 @@
+"""Crosscoders that others trained, made into a training's files, so that every later stage reads them."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from crossdiff.config import ImportedCrosscoder
+from crossdiff.config.imported import PICKLED, WEIGHTS, crosscoder_files
+from crossdiff.crosscoders.model import Crosscoder, load_crosscoder
+from crossdiff.crosscoders.published import read_published
+from crossdiff.crosscoders.quality import IMPORTED
+from crossdiff.errors import UserError
+from crossdiff.models.hub import fetch
+from crossdiff.provenance.storage import read_json
+
+
+def import_crosscoder(entry: ImportedCrosscoder, d_model: int, key: str, weights: str, config: str) -> None:
+    """Write the files ``weights`` and ``config`` of a crosscoder that others trained, for a pair's width.
+
+    ``key`` is that of its entry. Raises UserError for a folder or repository without a crosscoder, for files
+    with pickled code, for damaged ones, and for another layer, width or number of latents.
+    """
+    given = entry.given
+    if given.hub is None:
+        crosscoder, training = _read(Path(str(given.folder)), given.layer)
+    else:
+        with tempfile.TemporaryDirectory(dir=Path(weights).parent) as scratch:
+            found = fetch(given.hub, Path(scratch), (*WEIGHTS, PICKLED, "config.json"))
+            try:
+                crosscoder, training = _read(found, given.layer)
+            except UserError as error:
+                raise UserError(str(error).replace(str(found), f"hub model {given.hub}")) from None
+    wanted = {"latents": given.latents, "d_model": d_model}
+    for name, number in wanted.items():
+        if (has := getattr(crosscoder, name)) != number:
+            whose = f"{key}.latents says" if name == "latents" else "the pair's models have"
+            raise UserError(f"{key}: found a crosscoder with {name} {has}, allowed: {number}, which {whose}")
+    known = {"loss": given.loss} if given.loss else {}
+    source = given.model_dump(mode="json", exclude_none=True)
+    crosscoder.save(weights, config, {**training, **known, IMPORTED: source})
+
+
+def _read(folder: Path, layer: int) -> tuple[Crosscoder, dict[str, Any]]:
+    """The crosscoder in a folder, in the format that it has, and what is known of its training."""
+    weights, *config = crosscoder_files(folder)
+    if weights.name != WEIGHTS[0]:
+        found = read_published(weights if weights.suffix == ".pt" else folder, layer)
+        return found.crosscoder, {} if found.k is None else {"k": found.k}
+    if not config:
+        raise UserError(f"{folder}: lacks config.json, which stands next to {weights.name}")
+    crosscoder = load_crosscoder(weights, config[0], layer)
+    return crosscoder, dict(read_json(config[0]).get("training", {}))
