@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DOCS := .venv-docs
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
 
-.PHONY: install quickstart lint reference test coverage test-browser test-gpu bench-gpu test-slow test-slurm
+.PHONY: install quickstart lint reference docs test coverage test-browser test-gpu bench-gpu test-slow test-slurm
 
 install: $(VENV)/installed
 
@@ -21,9 +22,20 @@ quickstart: install
 	$(BIN)/snakemake
 	@echo "Reports:" && ls -1 "$(CURDIR)"/results/*/layer*/report/index.html
 
-# The pages that are made from code: docs/config.md, config.schema.json and docs/files.md.
+# The files that are made from code: docs/make_reference.py lists them.
 reference: install
 	$(BIN)/python docs/make_reference.py
+
+# The documentation as a site. Every warning is an error, and the site asks for nothing elsewhere (docs/conf.py).
+docs: $(DOCS)/installed
+	rm -rf site
+	$(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --doctree-dir $(DOCS)/doctrees docs site
+	@echo "Documentation: $(CURDIR)/site/index.html"
+
+$(DOCS)/installed: envs/docs-lock.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -r envs/docs-lock.txt
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

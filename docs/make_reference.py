@@ -4,6 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import command_line_page
+import python_page
+
 from crossdiff.config import reference as config
 from crossdiff.results import reference as results
 
@@ -12,6 +15,8 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/config.md": config.markdown,
     "config.schema.json": lambda: json.dumps(config.schema(), indent=2, ensure_ascii=False) + "\n",
     "docs/files.md": results.markdown,
+    "docs/command-line.md": command_line_page.markdown,
+    "docs/python.md": python_page.markdown,
 }
 
 if __name__ == "__main__":

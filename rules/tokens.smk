@@ -107,6 +107,6 @@ localrules:
 
 # Not --until tokenise: a shard goes on from another one, and --until ends at the first.
 rule tokens:
-    """All token shards."""
+    """Build all token shards."""
     input:
         [shard for seen in RUN.comparisons for split in SPLITS for shard in shard_files(seen, split)],

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = command_parser().parse_args(arguments)
             return options.run(options)
         finally:
             print(end="", flush=True)  # here, because nobody catches an error of this write after main
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return READER_GONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """What the command understands. docs/command-line.md is made from it."""
     parser = argparse.ArgumentParser(
         prog="crossdiff",
         description="Check, accept, explore and export results. Forecast a run and clean up after it.",

@@ -11,8 +11,8 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _locked() -> dict[str, str]:
-    lines = (ROOT / "envs/lock.txt").read_text().splitlines()
+def _locked(lock: str = "lock.txt") -> dict[str, str]:
+    lines = (ROOT / "envs" / lock).read_text().splitlines()
     return {
         _normal(name): version
         for name, version in (
@@ -28,8 +28,13 @@ def test_every_requirement_is_locked() -> None:
         + project["project"]["optional-dependencies"]["test"]
         + project["build-system"]["requires"]
     )
-    names = {_normal(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in required}
-    assert names <= set(_locked())
+    assert _names(required) <= set(_locked())
+    # The site has an environment of its own.
+    assert _names(project["project"]["optional-dependencies"]["docs"]) <= set(_locked("docs-lock.txt"))
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {_normal(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in requirements}
 
 
 def test_torch_is_pinned_without_a_local_version() -> None:

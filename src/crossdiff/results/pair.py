@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossdiff.activations.pairs import Summary, read_summary
 from crossdiff.config import CHAT
@@ -56,7 +56,7 @@ class Pair:
         takes what is stale too.
         """
         self.folder = located(folder)
-        self.layer = self._layer(layer)
+        self.layer = self._layer(layer)  # the 0-based block whose output is compared
         here = self.folder / f"layer{self.layer}"
         # pair.json is made from both models' checked.json, so its record names them.
         record = record_of(here / PAIR, check)
@@ -65,14 +65,15 @@ class Pair:
             raise UserError(
                 f"{self.folder}: found no pair of two models, allowed: results/NAME of a run with two models"
             )
-        self.names = names
+        self.names = names  # of the two models
         self._models = root / RESULTS / "models"
         self._check = check
         record_of(here / SUMMARY, check)
         replaced = read_json(here / PAIR).get("replaced_for_base", {})
         self._replacements = {int(number): instead for number, instead in replaced.items()}
-        self.summary: Summary = read_summary(here / SUMMARY)
-        self.tokenizer: PreTrainedTokenizerFast = load_chat_tokenizer(tokenizer_folder(here / PAIR, record))
+        self.summary: Summary = read_summary(here / SUMMARY)  # mean, scale and outliers of the activations
+        folder_of_tokenizer = tokenizer_folder(here / PAIR, record)
+        self.tokenizer = load_chat_tokenizer(folder_of_tokenizer)  # for both models, with the chat template
 
     def __repr__(self) -> str:
         return f"Pair({self.names.base!r} and {self.names.chat!r}, layer {self.layer})"
