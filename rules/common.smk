@@ -22,6 +22,7 @@ try:
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import (
         ancient_edges,
+        snakemake_report,
         bounded_disk,
         gpu,
         gpu_claims,
@@ -180,6 +181,22 @@ def every_training(file, seeds=CONFIG.seeds):
 def everywhere(*patterns):
     """The files of these patterns for every pair at every layer of this run."""
     return [pattern.format(pair=pair.name, layer=pair.layer) for pair in COMPARISONS for pattern in patterns]
+
+
+def shown(files):
+    """Outputs, of which ``snakemake --report`` shows tables, drawings and pages."""
+    if not isinstance(files, str):
+        return [shown(file) for file in files]
+    if not snakemake_report.is_shown(files):
+        return files
+    category = snakemake_report.category(files)
+    return report(
+        files,
+        category=category,
+        subcategory=snakemake_report.subcategory(files),
+        labels=lambda wildcards: snakemake_report.labels(files, dict(wildcards.items())),
+        caption=f"../report/captions/{category.lower().removesuffix('s')}.rst",
+    )
 
 
 # Functions of wildcards, for inputs.

@@ -15,7 +15,7 @@ rule draw_figure:
         ),
         names=lambda w: NAMES if EVALUATIONS[w.figure].named else [],
     output:
-        drawing=multiext(of_layer("figures/{figure}"), ".svg", ".pdf", ".png"),
+        drawing=shown(multiext(of_layer("figures/{figure}"), ".svg", ".pdf", ".png")),
         caption=of_layer("figures/{figure}.json"),
     log:
         of_layer("figures/{figure}.log", "logs"),
