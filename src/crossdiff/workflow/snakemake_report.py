@@ -1,6 +1,6 @@
 """How ``snakemake --report`` shows a result: in which part of its menu, and with which words.
 
-The words come from the descriptions of docs/files.md and from the caption next to a figure, not from settings.
+The words come from the descriptions in docs/files.md and the captions next to figures, not from settings.
 """
 
 from collections.abc import Mapping
