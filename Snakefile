@@ -42,7 +42,7 @@ rule all:
     """Build everything, down to the report."""
     default_target: True
     input:
-        everywhere(*FIRST_LOOK, REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED),
+        everywhere(*FIRST_LOOK, REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED, *PAPER),
         OVERVIEW,
 
 

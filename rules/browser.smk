@@ -30,7 +30,7 @@ if CONFIG.catalogue:
             weights=every_training("weights.safetensors"),
             config=every_training("config.json"),
         output:
-            of_layer("tables/names.csv"),
+            shown(of_layer("tables/names.csv")),
         log:
             of_layer("check_catalogue.log", "logs"),
         localrule: True

@@ -22,6 +22,7 @@ try:
     from crossdiff.texts.first_record import check_fields
     from crossdiff.workflow import (
         ancient_edges,
+        snakemake_report,
         bounded_disk,
         gpu,
         gpu_claims,
@@ -103,7 +104,7 @@ TURNS = together.turns(workflow, CONFIG, [(pair.name, pair.layer) for pair in CO
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 # Figure -> the crosscoders that it shows.
-SHOWN = {
+OF_FIGURE = {
     name: evaluation.crosscoders or tuple(CONFIG.crosscoders) for name, evaluation in EVALUATIONS.items()
 }
 
@@ -189,6 +190,22 @@ def every_training(file, seeds=CONFIG.seeds, crosscoders=CONFIG.crosscoders):
 def everywhere(*patterns):
     """The files of these patterns for every pair at every layer of this run."""
     return [pattern.format(pair=pair.name, layer=pair.layer) for pair in COMPARISONS for pattern in patterns]
+
+
+def shown(files):
+    """Outputs, of which ``snakemake --report`` shows tables, drawings and pages."""
+    if not isinstance(files, str):
+        return [shown(file) for file in files]
+    if not snakemake_report.is_shown(files):
+        return files
+    category = snakemake_report.category(files)
+    return report(
+        files,
+        category=category,
+        subcategory=snakemake_report.subcategory(files),
+        labels=lambda wildcards: snakemake_report.labels(files, dict(wildcards.items())),
+        caption=f"../report/captions/{category.lower().removesuffix('s')}.rst",
+    )
 
 
 # Functions of wildcards, for inputs.

@@ -59,7 +59,7 @@ rule compare_crosscoders:
     input:
         every_training("evaluation.json"),
     output:
-        of_layer("tables/crosscoders.csv"),
+        shown(of_layer("tables/crosscoders.csv")),
     log:
         of_layer("compare_crosscoders.log", "logs"),
     localrule: True

@@ -81,7 +81,7 @@ rule compare_explanations:
         betas=[path for _ in EXPLAINERS for path in every_training("betas.parquet")],
         latents=[path for file in EXPLAINERS.values() for path in every_training(f"{file}.parquet")],
     output:
-        of_layer("tables/explanations.csv"),
+        shown(of_layer("tables/explanations.csv")),
     log:
         of_layer("compare_explanations.log", "logs"),
     localrule: True

@@ -10,13 +10,13 @@ rule draw_figure:
     input:
         unpack(
             lambda w: {
-                name: every_training(file, FIRST_SEED, SHOWN[w.figure])
+                name: every_training(file, FIRST_SEED, OF_FIGURE[w.figure])
                 for name, file in EVALUATIONS[w.figure].files.items()
             }
         ),
         names=lambda w: NAMES if EVALUATIONS[w.figure].named else [],
     output:
-        drawing=multiext(of_layer("figures/{figure}"), ".svg", ".pdf", ".png"),
+        drawing=shown(multiext(of_layer("figures/{figure}"), ".svg", ".pdf", ".png")),
         caption=of_layer("figures/{figure}.json"),
     log:
         of_layer("figures/{figure}.log", "logs"),
@@ -26,7 +26,7 @@ rule draw_figure:
     conda:
         "../envs/environment.yaml"
     params:
-        crosscoders=lambda w: list(SHOWN[w.figure]),
+        crosscoders=lambda w: list(OF_FIGURE[w.figure]),
         seed=CONFIG.seeds[0],
         evaluation=lambda w: EVALUATIONS[w.figure].params(),
         modules=lambda w: [EVALUATIONS[w.figure].module],

@@ -77,7 +77,7 @@ if LOOKS:
             layers=LOOK_TABLES["layers"],
             summary=LOOK_TABLES["summary"],
         output:
-            drawing=[LOOK_DRAWN["drawing"], f"{OF_LOOK}/layers.pdf", f"{OF_LOOK}/layers.png"],
+            drawing=shown([LOOK_DRAWN["drawing"], f"{OF_LOOK}/layers.pdf", f"{OF_LOOK}/layers.png"]),
             caption=LOOK_DRAWN["caption"],
         log:
             "logs/{pair}/first_look/draw_first_look.log",
@@ -100,7 +100,7 @@ if LOOKS:
             tokenizer=tokenizer,
             first_look=FIRST_LOOK_SHOWN,
         output:
-            FIRST_LOOK,
+            shown(FIRST_LOOK),
         log:
             "logs/{pair}/first_look/write_first_look.log",
         priority: 90

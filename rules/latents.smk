@@ -99,8 +99,8 @@ rule compare_latents:
         template_tokens=every_training("template_tokens.csv"),
         tokens_read=every_training("tokens_read.json"),
     output:
-        twins=of_layer("tables/twins.csv"),
-        template_tokens=of_layer("tables/template_tokens.csv"),
+        twins=shown(of_layer("tables/twins.csv")),
+        template_tokens=shown(of_layer("tables/template_tokens.csv")),
     log:
         of_layer("compare_latents.log", "logs"),
     localrule: True
@@ -123,8 +123,8 @@ rule compare_seeds:
         config=every_training("config.json"),
         betas=every_training("betas.parquet"),
     output:
-        agreement=of_layer("tables/seed_agreement.csv"),
-        stability=of_layer("tables/stability.csv"),
+        agreement=shown(of_layer("tables/seed_agreement.csv")),
+        stability=shown(of_layer("tables/stability.csv")),
     log:
         of_layer("compare_seeds.log", "logs"),
     localrule: len(CONFIG.seeds) == 1  # then there is nothing to compare
@@ -147,7 +147,7 @@ rule measure_density:
     input:
         every_training("betas.parquet"),
     output:
-        of_layer("tables/density.csv"),
+        shown(of_layer("tables/density.csv")),
     log:
         of_layer("measure_density.log", "logs"),
     localrule: True

@@ -87,9 +87,9 @@ if CONFIG.organisms:
             methods=everywhere(FOUND),
             texts=CONFIG.organisms.texts,
         output:
-            taught=of_overview("tables/taught.csv"),
-            organisms=of_overview("tables/organisms.csv"),
-            summary=of_overview("tables/organisms_summary.csv"),
+            taught=shown(of_overview("tables/taught.csv")),
+            organisms=shown(of_overview("tables/organisms.csv")),
+            summary=shown(of_overview("tables/organisms_summary.csv")),
         log:
             of_overview("compare_methods.log", "logs"),
         localrule: True
@@ -107,7 +107,7 @@ if CONFIG.organisms:
         input:
             table=of_overview("tables/organisms.csv"),
         output:
-            drawing=multiext(of_overview("figures/organisms"), ".svg", ".pdf", ".png"),
+            drawing=shown(multiext(of_overview("figures/organisms"), ".svg", ".pdf", ".png")),
             caption=of_overview("figures/organisms.json"),
         log:
             of_overview("draw_found.log", "logs"),

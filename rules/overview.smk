@@ -29,8 +29,8 @@ if OVERVIEW:
             betas=everywhere(*every_training("betas.parquet")),
             active=everywhere(*every_training("active.validation.parquet")),
         output:
-            pairs=of_overview("tables/pairs.csv"),
-            overlap=of_overview("tables/overlap.csv"),
+            pairs=shown(of_overview("tables/pairs.csv")),
+            overlap=shown(of_overview("tables/overlap.csv")),
         log:
             of_overview("compare_pairs.log", "logs"),
         conda:
@@ -59,7 +59,7 @@ if OVERVIEW:
             captions=[of_overview(f"figures/{figure}.json") for figure in OVER_LAYERS],
             linked=everywhere(REPORT, BROWSER),
         output:
-            OVERVIEW,
+            shown(OVERVIEW),
         log:
             of_overview("write_overview.log", "logs"),
         localrule: True
@@ -80,7 +80,7 @@ if OVERVIEW:
             input:
                 pairs=of_overview("tables/pairs.csv"),
             output:
-                drawing=multiext(of_overview("figures/layers"), ".svg", ".pdf", ".png"),
+                drawing=shown(multiext(of_overview("figures/layers"), ".svg", ".pdf", ".png")),
                 caption=of_overview("figures/layers.json"),
             log:
                 of_overview("draw_layers.log", "logs"),

@@ -1,7 +1,8 @@
-"""The paper's tables and figures.
+"""For a paper: the paper's tables and figures, and what goes into a paper of your own.
 
-This rule takes tables of all crosscoders. It gives the paper's headline values next to those of the run.
-`snakemake paper` builds every table and figure of the paper.
+These rules take tables of all crosscoders, and records. They give the paper's headline values next to those
+of the run, every table as LaTeX, and the methods with package versions and a bibliography. `snakemake paper`
+builds all of it.
 """
 
 TABLES = [
@@ -14,6 +15,15 @@ TABLES = [
 PAPER_FIGURES = [
     of_layer(f"figures/{figure}.svg") for figure, evaluation in EVALUATIONS.items() if evaluation.of_paper
 ]
+# Roles whose model runs. Noise in place of a base model needs none.
+HARVESTED_ROLES = [] if CONFIG.planted and CONFIG.planted.noise else ROLES
+TYPESET = [*TABLES, *(path for path in PLANTED if path.endswith(".csv"))]  # tables that are LaTeX, too
+METHODS = {
+    "text": of_layer("paper/methods.tex"),
+    "packages": of_layer("paper/versions.csv"),
+    "bibliography": of_layer("paper/references.bib"),
+}
+PAPER = [*(path.removesuffix(".csv") + ".tex" for path in TYPESET), *METHODS.values()]
 
 
 rule compare_with_paper:
@@ -25,7 +35,7 @@ rule compare_with_paper:
         template_tokens=of_layer("tables/template_tokens.csv"),
         kl=every_training("kl.csv", FIRST_SEED) if CONFIG.causal else [],
     output:
-        of_layer("tables/paper.csv"),
+        shown(of_layer("tables/paper.csv")),
     log:
         of_layer("compare_with_paper.log", "logs"),
     localrule: True
@@ -44,11 +54,55 @@ rule compare_with_paper:
         "../workflow_scripts/compare_with_paper.py"
 
 
+rule typeset_tables:
+    """Write every table as LaTeX, next to the CSV file."""
+    input:
+        TYPESET,
+    output:
+        [path.removesuffix(".csv") + ".tex" for path in TYPESET],
+    log:
+        of_layer("typeset_tables.log", "logs"),
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        code=code_digest("typeset_tables"),
+    message:
+        f"Writing tables as LaTeX{AT}"
+    script:
+        "../workflow_scripts/typeset_tables.py"
+
+
+rule write_methods:
+    """Write the methods of a paper from records and settings, with package versions and a bibliography."""
+    input:
+        papers=shipped("data/references.bib"),
+        citation=shipped("CITATION.cff"),
+        facts=of_layer("pair.json"),
+        summary=of_layer("summary.json"),
+        proofs=lambda w: [f"{RUN.of(w).activations(role)}/proved.json" for role in HARVESTED_ROLES],
+        crosscoders=of_layer("tables/crosscoders.csv"),
+        tables=TABLES,
+    output:
+        **METHODS,
+    log:
+        of_layer("write_methods.log", "logs"),
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        code=code_digest("write_methods"),
+    message:
+        f"Writing the methods{AT}"
+    script:
+        "../workflow_scripts/write_methods.py"
+
+
 localrules:
     paper,
 
 
 rule paper:
-    """Build every table and figure of the paper."""
+    """Build every table and figure of the paper, tables as LaTeX, and the methods."""
     input:
-        everywhere(*TABLES, *PAPER_FIGURES),
+        everywhere(*TABLES, *PAPER_FIGURES, *PAPER),

@@ -121,12 +121,12 @@ if CONFIG.planted:
             quality=of_layer("tables/crosscoders.csv"),
             logs=every_training("training.csv"),
         output:
-            scores=of_layer("tables/planted_scores.csv"),
-            statistics=of_layer("tables/planted_statistics.csv"),
-            leaderboard=of_layer("tables/leaderboard.csv"),
-            claims=of_layer("tables/claims.csv"),
-            recall=of_layer("tables/planted_recall.csv"),
-            methods=of_layer("tables/planted_methods.csv"),
+            scores=shown(of_layer("tables/planted_scores.csv")),
+            statistics=shown(of_layer("tables/planted_statistics.csv")),
+            leaderboard=shown(of_layer("tables/leaderboard.csv")),
+            claims=shown(of_layer("tables/claims.csv")),
+            recall=shown(of_layer("tables/planted_recall.csv")),
+            methods=shown(of_layer("tables/planted_methods.csv")),
         log:
             of_layer("score_crosscoders.log", "logs"),
         localrule: True
@@ -151,11 +151,11 @@ if CONFIG.planted:
             betas=every_training("betas.parquet"),
             matches=every_training("concepts.csv"),
         output:
-            calls=multiext(of_layer("figures/planted_calls"), ".svg", ".pdf", ".png", ".json"),
-            recall=multiext(of_layer("figures/planted_recall"), ".svg", ".pdf", ".png", ".json"),
-            roc=multiext(of_layer("figures/planted_roc"), ".svg", ".pdf", ".png", ".json"),
-            ratios=multiext(of_layer("figures/planted_ratios"), ".svg", ".pdf", ".png", ".json"),
-            agreement=multiext(of_layer("figures/planted_agreement"), ".svg", ".pdf", ".png", ".json"),
+            calls=shown(multiext(of_layer("figures/planted_calls"), ".svg", ".pdf", ".png", ".json")),
+            recall=shown(multiext(of_layer("figures/planted_recall"), ".svg", ".pdf", ".png", ".json")),
+            roc=shown(multiext(of_layer("figures/planted_roc"), ".svg", ".pdf", ".png", ".json")),
+            ratios=shown(multiext(of_layer("figures/planted_ratios"), ".svg", ".pdf", ".png", ".json")),
+            agreement=shown(multiext(of_layer("figures/planted_agreement"), ".svg", ".pdf", ".png", ".json")),
         log:
             of_layer("figure_planted.log", "logs"),
         localrule: True
@@ -181,7 +181,7 @@ if CONFIG.planted:
             figures=[of_layer(f"figures/planted_{figure}.svg") for figure in PLANTED_FIGURES],
             captions=[of_layer(f"figures/planted_{figure}.json") for figure in PLANTED_FIGURES],
         output:
-            of_layer("report/leaderboard.html"),
+            shown(of_layer("report/leaderboard.html")),
         log:
             of_layer("write_leaderboard.log", "logs"),
         localrule: True

@@ -4,6 +4,10 @@ This rule takes tables, figures and examples. It gives one page that opens from 
 settings from the records of these files.
 """
 
+
+report: "../report/captions/run.rst"
+
+
 REPORT = of_layer("report/index.html")
 TIMES = of_layer("times.js", "logs")  # what the page says of how long everything took
 THERE = {
@@ -65,7 +69,7 @@ rule write_report:
         steering_candidates=STEERING_TABLES["steering_candidates.csv"],
         steering_answers=STEERING_TABLES["steering_answers.parquet"],
     output:
-        REPORT,
+        shown(REPORT),
     log:
         of_layer("write_report.log", "logs"),
     localrule: True

@@ -26,7 +26,8 @@ READ_AT_IMPORT = warm.read_at_import(dict(os.environ))  # as the warm Pythons ha
 ROOT = Path(__file__).parent.parent
 # What a run reads: enough to copy a checkout without its results.
 TREE = (
-    "Snakefile config.yaml configs data envs profiles report rules slurm src tests/data workflow_scripts"
+    "CITATION.cff Snakefile config.yaml configs data envs profiles report rules slurm src tests/data "
+    "workflow_scripts"
 ).split()
 TINY = "configs/tiny.yaml"
 TRACING = ROOT / "tests/tracing"  # a sitecustomize.py: notes which settings each script reads

@@ -17,7 +17,7 @@ from crossdiff.workflow import slurm
 TINY = "configs/tiny.yaml"
 LOCAL = re.compile(
     "all|chat_tokenizer|check_(model|pair|taught|texts|catalogue|difference)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|methods|with_paper)|draw_(figure|first_look)|figure_planted|measure_density|judge_steering"
-    "|write_(report|browser|first_look)"
+    "|typeset_tables|write_(report|browser|first_look|methods)"
 )
 SBATCH = """#!/bin/bash
 printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"

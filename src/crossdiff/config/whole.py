@@ -28,14 +28,14 @@ from crossdiff.config.steering import check_steering
 from crossdiff.errors import UserError
 
 IN_CATALOGUE = ("{pair}", "{layer}")  # what the path of a catalogue has where there are several
-KEPT_FOLDERS = ("tables", "figures", "report", "planted")  # next to those of crosscoders
+KEPT_FOLDERS = ("tables", "figures", "report", "paper", "planted")  # next to those of crosscoders
 
 
 class Config(Analysis):
     """A whole configuration: what is compared and trained, and what is measured of it.
 
     Give ``pair``, or ``models`` and ``pairs``. Each seed may appear once. A crosscoder must not have the name
-    of a folder of results: tables, figures, report, planted. The overview must not have the name of a pair,
+    of a folder of results: tables, figures, report, paper, planted. The overview must not have the name of a pair,
     or of a folder next to those of pairs. Where there are several pairs or layers, the path of a
     ``catalogue`` has ``{pair}`` and ``{layer}`` in it.
     """

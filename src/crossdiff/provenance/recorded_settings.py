@@ -41,7 +41,7 @@ def recorded_settings(paths: Iterable[str], root: Path = Path()) -> RecordedSett
     """
     settings: dict[str, Any] = {}
     shards: dict[tuple[str, str], int] = {}  # (data set, number) -> tokens; a shard's job has two results
-    for path, record in _upstream(paths, root).items():
+    for path, record in upstream(paths, root).items():
         for key, value in record.settings.items():
             if settings.setdefault(key, value) != value:
                 raise UserError(
@@ -67,8 +67,11 @@ def _model(path: str) -> str:
     return path.split("/")[2]
 
 
-def _upstream(paths: Iterable[str], root: Path) -> dict[str, Record]:
-    """Path -> record of the results at ``paths`` and of all results that they were made from."""
+def upstream(paths: Iterable[str], root: Path = Path()) -> dict[str, Record]:
+    """Path -> record of the results at ``paths`` below ``root``, and of all that they were made from.
+
+    Raises RecordError if a result has no record.
+    """
     found: dict[str, Record] = {}
     waiting = list(paths)
     while waiting:

@@ -60,6 +60,15 @@ def is_imported(recorded: RecordedSettings, crosscoder: str) -> bool:
     return recorded.given(f"crosscoders.{crosscoder}.import")
 
 
+def fine_tune(recorded: RecordedSettings, name: str) -> str:
+    """Say how this run fine-tuned a model, or "" if it did not."""
+    key = f"models.{name}.finetune."
+    if f"{key}learning_rate" not in recorded:
+        return ""
+    rate, batch, seed = (recorded[key + of_it] for of_it in ("learning_rate", "batch_tokens", "seed"))
+    return f"learning rate {rate:g}, batches of {batch:,} tokens, seed {seed}"
+
+
 def _text(recorded: RecordedSettings, name: str) -> str:
     return f"{name} ({recorded[f'datasets.{name}.kind']}, {recorded[f'datasets.{name}.tokens']:,} tokens)"
 

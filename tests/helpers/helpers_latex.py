@@ -1,0 +1,40 @@
+"""A reader of LaTeX that finds what would stop a compiler, or what would be printed as another character."""
+
+import re
+
+ESCAPE = re.compile(r"\\[&%$#_{}\\]")
+MATH = re.compile(r"\$[^$]*\$")
+COMMENT = re.compile(r"^%.*", re.MULTILINE)
+BEGIN_OR_END = re.compile(r"\\(begin|end)\{(\w+)\}")
+
+
+def faults(text: str) -> list[str]:
+    """What is wrong: environments and braces that do not close, and characters that are not escaped."""
+    text = COMMENT.sub("", text)
+    found, opened = [], []
+    for kind, name in BEGIN_OR_END.findall(text):
+        if kind == "begin":
+            opened.append(name)
+        elif not opened or opened.pop() != name:
+            found.append(f"end of {name}")
+    found += [f"{name} stays open" for name in opened]
+    bare = MATH.sub("", ESCAPE.sub("", text.replace(r"\\", "")))
+    depth = 0
+    for character in bare:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth < 0:
+            found.append("a brace too many")
+            break
+    if depth > 0:
+        found.append("a brace stays open")
+    outside = re.sub(r"\\cite\{[^}]*\}", "", bare)
+    cells = len(re.findall("&", outside))
+    if cells and "tabular" not in text:
+        found.append("& outside of a table")
+    return found + [f"{character} is not escaped" for character in '%$#_^"<>|' if character in outside]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table, row by row, with its escapes."""
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    return [re.split(r" (?<!\\)& ", line.removesuffix(r"\\").strip()) for line in lines]
