@@ -32,7 +32,9 @@ def init(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Become Snakemake. Comes back only with an error."""
-    launch.start(config_files(options.configfile), [*options.targets, *options.words], options.profile)
+    configs = config_files(options.configfile)
+    read_config(configs)  # what can't be read is one line
+    launch.start(configs, [*options.targets, *options.words], options.profile)
 
 
 def plan(options: argparse.Namespace) -> int:

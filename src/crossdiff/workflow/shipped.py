@@ -23,16 +23,18 @@ def shipped(path: str | Path, root: Path = Path()) -> Path:
 
 
 def config_files(named: Sequence[Path] | None) -> list[Path]:
-    """The named configs, each as a path that is there: here, or in configs/ of what comes with Crossdiff.
+    """The named configs: files here, or else in configs/ of what comes with Crossdiff.
 
-    Without a name it is config.yaml in the current folder. Raises UserError for one that is not there.
+    Without a name it is config.yaml in the current folder. Raises UserError if that is not there.
     """
-    found = [shipped(path) if path.parts[:1] == ("configs",) else path for path in named or [DEFAULT_CONFIG]]
-    for path in found:
-        if not path.exists():
-            todo = "name another" if named else "crossdiff init writes one, --configfile names another"
-            raise UserError(f"{path}: not there; {todo}")
-    return found
+    if not named and not DEFAULT_CONFIG.exists():
+        raise UserError(f"{DEFAULT_CONFIG}: not there; crossdiff init writes one, --configfile names another")
+    return [_of_run(path) for path in named or [DEFAULT_CONFIG]]
+
+
+def _of_run(path: Path) -> Path:
+    there = shipped(path)
+    return there if path.parts[:1] == ("configs",) and there.exists() else path
 
 
 def find_shipped(values: dict[str, Any], home: str | Path) -> None:
