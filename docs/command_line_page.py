@@ -13,7 +13,7 @@ WIDTH = 120
 HEAD = """\
 # The command line
 
-This page is made by `make reference` from `src/crossdiff/cli.py` and `rules/`. Do not edit it.
+This page is made by `make reference` from `src/crossdiff/cli/` and `rules/`. Do not edit it.
 After `make install` both commands are in `.venv/bin`. `crossdiff COMMAND --help` prints what stands here."""
 TARGETS = """\
 ## Targets of `snakemake`
@@ -40,7 +40,8 @@ def markdown() -> str:
 
 
 def _exit_codes() -> str:
-    return _wrapped(str(cli.__doc__).split("\n\n")[1].replace("\n", " "))
+    [told] = [part for part in str(cli.__doc__).split("\n\n") if part.startswith("Exit codes")]
+    return _wrapped(told.replace("\n", " "))
 
 
 def _arguments(command: argparse.ArgumentParser) -> Iterator[str]:

@@ -20,8 +20,9 @@ from crossdiff.workflow.shipped import find_shipped, shipped
 # Commands that are printed.
 
 
-def test_printed_snakemake_command_has_its_target_before_the_config():
-    words = shlex.split(commands.snakemake([Path("my runs/a.yaml"), Path("b.yaml")], "results/x"))
+def test_printed_command_of_a_checkout_has_its_target_before_the_config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(commands.run([Path("my runs/a.yaml"), Path("b.yaml")], "results/x"))
     assert words[1:] == ["results/x", "--configfile", "my runs/a.yaml", "b.yaml"]
 
 

@@ -77,6 +77,9 @@ def check(command: str, whole: bool) -> None:
 def check_crossdiff(words: list[str], whole: bool) -> None:
     parser = command_parser()
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    if words[:1] == ["run"] and "--" in words:
+        check_snakemake(words[words.index("--") + 1 :])
+        words = words[: words.index("--")]
     if whole:
         configs = parsed(parser, words)
         check_configs([*(configs.configfile or []), *getattr(configs, "configs", [])])

@@ -31,6 +31,15 @@ def test_ci_calls_the_gate() -> None:
     assert any(command.endswith(".ci/run") for command in commands)
 
 
+def test_release_has_the_wheel_that_the_guide_installs() -> None:
+    [job] = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    order = [what for line in commands for what in ("pip wheel", "gh release") if what in line]
+    assert order == ["pip wheel", "gh release"]
+    assert "dist/*.whl" in commands[-1]
+    assert f"crossdiff-{PROJECT['version']}-py3-none-any.whl" in (ROOT / "docs/install.md").read_text()
+
+
 def release_notes(version: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "docs/release_notes.py", version]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -172,7 +172,7 @@ class Header(NamedTuple):
 def _open(path: str | Path) -> h5py.File:
     if removed(path) is not None:
         told = "removed as configured (activations.keep: false)"
-        raise UserError(f"{path}: {told}; `snakemake activations` makes all caches of a config again")
+        raise UserError(f"{path}: {told}; the target `activations` makes all caches of a config again")
     try:
         file = h5py.File(path, "r")
     except OSError as error:

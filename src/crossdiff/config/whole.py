@@ -35,8 +35,8 @@ class Config(Analysis):
     """A whole configuration: what is compared and trained, and what is measured of it.
 
     Give ``pair``, or ``models`` and ``pairs``. Each seed may appear once. A crosscoder must not have the name
-    of a folder of results: tables, figures, report, paper, planted. The overview must not have the name of a pair,
-    or of a folder next to those of pairs. Where there are several pairs or layers, the path of a
+    of a folder of results: tables, figures, report, paper, planted. The overview must not have the name of a
+    pair, or of a folder next to those of pairs. Where there are several pairs or layers, the path of a
     ``catalogue`` has ``{pair}`` and ``{layer}`` in it.
     """
 

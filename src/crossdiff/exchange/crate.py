@@ -13,6 +13,7 @@ from rocrate.rocrate import ROCrate
 
 from crossdiff.errors import UserError
 from crossdiff.provenance.audit import REMOVED, Audit, Node, settings
+from crossdiff.provenance.code import home
 from crossdiff.provenance.hashing import TREE, file_sha256, is_plain
 from crossdiff.provenance.planned_jobs import plan, read_config
 from crossdiff.provenance.records import Record, RecordedFile, record_path
@@ -35,6 +36,8 @@ def export(root: Path, configs: list[Path], target: Path) -> None:
     records and the descriptions of their jobs say that older code made them. Raises UserError if any other
     file is not verified, because a crate vouches for what it holds.
     """
+    if home(root) != root:
+        raise UserError(f"{root}: not a checkout of Crossdiff, and a crate also holds the code; run in one")
     audit = Audit(root, configs)
     nodes: dict[str, Node] = {}
     for output in plan(root, configs):
@@ -46,7 +49,7 @@ def export(root: Path, configs: list[Path], target: Path) -> None:
         worst = min(bad, key=lambda node: node.findings[0].verdict == "input changed since")
         first = worst.findings[0]
         found = f"such as {worst.path}: {first.verdict} ({first.detail})"
-        raise UserError(f"{len(bad)} files are not verified, {found}; run snakemake first")
+        raise UserError(f"{len(bad)} files are not verified, {found}; run the workflow first")
     _Crate(root, configs, nodes).crate.write(target)
 
 

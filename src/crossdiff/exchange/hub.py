@@ -125,7 +125,7 @@ def _figures(training: Training) -> list[Path]:
 def _copy(path: Path, folder: Path) -> None:
     """Copy a result with its record. Raises UserError where it is not there, or stale."""
     if not path.exists():
-        raise UserError(f"{path}: not there; run snakemake first")
+        raise UserError(f"{path}: not there; run the workflow first")
     record_of(path, check=True)
     for file in (path, record_path(path)):
         shutil.copy(file, folder / file.name)

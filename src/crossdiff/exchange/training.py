@@ -81,7 +81,7 @@ class Training:
         """
         path = self.folder / name
         if not path.exists():
-            raise UserError(f"{path}: not there; run snakemake first")
+            raise UserError(f"{path}: not there; run the workflow first")
         record_of(path, check=True)
         return pd.read_parquet(path, columns=columns, filters=filters)
 
@@ -96,7 +96,7 @@ class Training:
         """
         path = self.folder / ACTIVE
         if not path.exists():
-            raise UserError(f"{path}: not there; run snakemake first")
+            raise UserError(f"{path}: not there; run the workflow first")
         record_of(path, check=True)
         inputs = [entry.path for entry in read_record(path).inputs if entry.name == "tokens"]
         return path, [read_shard(self.root / shard) for shard in inputs]

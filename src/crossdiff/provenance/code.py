@@ -14,7 +14,8 @@ from pathlib import Path
 from crossdiff.provenance import json_cache
 
 LIBRARY = Path(__file__).parent.parent
-ROOT = LIBRARY.parent.parent
+# The folder of the Snakefile, rules/ and data/. An installed wheel has them inside the library (setup.py).
+ROOT = LIBRARY / "shipped" if (LIBRARY / "shipped").exists() else LIBRARY.parent.parent
 SCRIPTS = ROOT / "workflow_scripts"
 PARSER = 2  # version of ``_parse``: its results are kept in a cache
 
@@ -36,11 +37,24 @@ def code_parts(script: str, *modules: str) -> dict[str, str]:
 
 
 def parts_of(files: list[Path]) -> dict[str, str]:
-    """File -> digest of its syntax tree. A file outside the repository is named without its folder."""
-    return {
-        (path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name): _parsed(path)[0]
-        for path in files
-    }
+    """File -> digest of its syntax tree."""
+    return {_name(path): _parsed(path)[0] for path in files}
+
+
+def _name(path: Path) -> str:
+    """The path of a file in a checkout, also where it is read from an installed wheel.
+
+    A file of neither the library nor the scripts is named without its folder.
+    """
+    for folder, there in ((SCRIPTS, "workflow_scripts"), (LIBRARY, "src/crossdiff")):
+        if path.is_relative_to(folder):
+            return f"{there}/{path.relative_to(folder).as_posix()}"
+    return path.name
+
+
+def home(root: Path) -> Path:
+    """The folder of the Snakefile for runs in ``root``: ``root`` if it is a checkout, else ``ROOT``."""
+    return root if (root / "rules/crosscoders.smk").exists() else ROOT
 
 
 def parts_digest(parts: dict[str, str]) -> str:

@@ -197,7 +197,7 @@ def plan(root: Path, configs: list[Path], fresh: bool = False) -> dict[str, Plan
     always (``fresh``).
     Raises UserError if there is no workflow, or if Snakemake can't plan.
     """
-    home = root if (root / "Snakefile").exists() else code.ROOT
+    home = code.home(root)
     if home != root and not (root / ".snakemake/log").exists():  # Snakemake has not run here either
         compared = "results can be compared with their records, but not with config and code"
         raise UserError(f"{root}: no Snakefile here, so {compared}")

@@ -191,6 +191,8 @@ def _seeds(part: Part) -> dict[str, Any]:
 
 def _git() -> dict[str, Any] | None:
     """The commit of the code and the tracked files that differ from it, or None outside a git checkout."""
+    if not (ROOT / ".git").exists():  # a wheel may be installed below somebody else's checkout
+        return None
 
     def git(*arguments: str) -> str:
         environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}

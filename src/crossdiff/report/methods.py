@@ -191,7 +191,7 @@ def _trained(
 def _imported(
     name: str, given: Mapping[str, Any], table: pd.DataFrame, references: References, missing: list[str]
 ) -> Iterator[str]:
-    hub, revision = given.get("import.hub.name"), given.get("import.hub.revision")
+    hub, revision = given.get("import.hub.name", ""), given.get("import.hub.revision", "")
     source = f"{code(hub)}, revision {code(revision)}" if hub else "local files"
     loss = given.get("import.loss")
     told = f" with the loss {code(loss)}{references.cite(f'loss {loss}')}" if loss else ""

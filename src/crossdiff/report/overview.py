@@ -79,7 +79,7 @@ def thresholds(recorded: Sequence[RecordedSettings]) -> dict[str, Any]:
             if part[key] != recorded[0][key]:
                 raise UserError(
                     f"{key}: found {recorded[0][key]!r} and {part[key]!r} among results of this page; "
-                    "run snakemake again"
+                    "run the workflow again"
                 )
     return {key: recorded[0][key] for key in THRESHOLDS}
 

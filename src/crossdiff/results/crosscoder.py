@@ -254,7 +254,7 @@ class LoadedCrosscoder:
         try:
             return pd.read_parquet(self._checked(path), filters=list(filters) or None)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged ({first_line(error)}); run snakemake again") from error
+            raise UserError(f"{path}: damaged ({first_line(error)}); run the workflow again") from error
 
     def _checked(self, path: Path) -> Path:
         record_of(path, self._check)

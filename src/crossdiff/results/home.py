@@ -72,7 +72,7 @@ def record_of(path: Path, check: bool) -> Record | None:
             root = root_of(path, record)
             _check_moved(path, record) if root is None else _check_chain(path, record, root)
     except RecordError as error:
-        raise UserError(f"{error}; run snakemake again, or give check=False") from error
+        raise UserError(f"{error}; run the workflow again, or give check=False") from error
     return record
 
 
@@ -86,7 +86,7 @@ def _check_chain(path: Path, record: Record, root: Path) -> None:
             continue
         seen.add(file)
         if (reason := reason_to_doubt(file, of_file, hashes, ORDER_ONLY)) is not None:
-            raise UserError(f"{path}: stale: {file} {reason}; run snakemake again, or give check=False")
+            raise UserError(f"{path}: stale: {file} {reason}; run the workflow again, or give check=False")
         # What is gone says nothing of what was made from it.
         there = [e.path for e in of_file.inputs if is_result(e.path) and (root / e.path).exists()]
         waiting += [(entry, read_record(root / entry)) for entry in there if entry not in seen]
@@ -132,7 +132,7 @@ def tokenizer_folder(path: Path, record: Record | None) -> Path:
         raise UserError(f"{path}: it was moved away from its run's results/, which hold its tokenizer")
     folder = root / RESULTS / "tokenizers" / names[0]
     if not folder.exists():
-        raise UserError(f"{folder}: not there, though {path} was made with it; run snakemake again")
+        raise UserError(f"{folder}: not there, though {path} was made with it; run the workflow again")
     return folder
 
 

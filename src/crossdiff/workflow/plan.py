@@ -15,7 +15,7 @@ from crossdiff.explanations.cost import forecast_lines
 from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow import scratch
 from crossdiff.workflow.cards import Card
-from crossdiff.workflow.commands import snakemake
+from crossdiff.workflow.commands import run
 from crossdiff.workflow.disks import full_disks
 from crossdiff.workflow.forecast_run import CACHING, forecast
 from crossdiff.workflow.machine import Machine
@@ -78,7 +78,7 @@ def report(
     if disk or hours:
         fitting = suggestion(config, models, machine, disk, hours, configs)
         return Report(lines, wrong, [*without, *fitting])
-    return Report(lines, wrong, without if wrong else [f"Run it: {snakemake(configs)}"])
+    return Report(lines, wrong, without if wrong else [f"Run it: {run(configs)}"])
 
 
 def _table(needs: dict[str, Need], machine: Machine) -> Iterator[str]:

@@ -13,7 +13,7 @@ import yaml
 from crossdiff.config import MODELS, Config, GivenModel, HubModel, ModelSource, Pair
 from crossdiff.errors import UserError, first_line
 from crossdiff.models.hub import hub_error
-from crossdiff.workflow.commands import login, snakemake
+from crossdiff.workflow.commands import login, run
 from crossdiff.workflow.shipped import shipped
 from crossdiff.workflow.sizes import Experts, Shape
 
@@ -238,7 +238,7 @@ def known_shape(config: Config, root: Path, configs: Sequence[Path]) -> Shape:
             said.append(f"{key}: {hub.name}: its config.json does not tell its size in the usual keys")
         except UserError as error:
             said.append(f"{key}: {error}")
-    build = snakemake(configs, f"results/models/{config.pair.model_name('base')}")
+    build = run(configs, f"results/models/{config.pair.model_name('base')}")
     base_key = config.key_of(config.pair.model_name("base"))
     told = said[0] if said else f"{base_key}: the model's size is not known yet; build it first: {build}"
     raise UserError(f"{told}; or add its sizes to {SHAPES}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from crossdiff.config import Config
 from crossdiff.config.live import check_live
-from crossdiff.workflow.commands import snakemake
+from crossdiff.workflow.commands import run
 from crossdiff.workflow.forecast_data import activation_width
 from crossdiff.workflow.forecast_run import CACHING, forecast
 from crossdiff.workflow.machine import Machine
@@ -86,7 +86,7 @@ def suggestion(
     for key, entry in fit.config.trained.items():
         size = f"latents: {entry.latents}" if entry.latents else f"expansion: {entry.expansion}"
         yield f"  {key}: {{{size}, tokens: {entry.tokens}}}"
-    yield from ("END", snakemake([*configs, Path(name)]))
+    yield from ("END", run([*configs, Path(name)]))
 
 
 def _reasons(fit: Fit, tried: list[Fit]) -> Iterator[str]:

@@ -124,7 +124,7 @@ def test_removed_file_is_refused_with_the_way_to_get_it_back(
     cache: Path, read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "removed", lambda path: object() if path == cache else None)
-    told = "removed as configured (activations.keep: false); `snakemake activations` makes all caches"
+    told = "removed as configured (activations.keep: false); the target `activations` makes all caches"
     assert told in refused(cache, read)
 
 

@@ -19,7 +19,7 @@ VALUES = {"pair": {"name": "p", "base": {"folder": "model"}}, "crosscoders": {"l
 def root(tmp_path: Path) -> Path:
     for name, text in (
         ("Snakefile", "a"),
-        ("rules/one.smk", "b"),
+        ("rules/crosscoders.smk", "b"),
         ("model/weights", "c"),
         ("config.yaml", yaml.safe_dump(VALUES)),
     ):
@@ -97,7 +97,7 @@ def test_fresh_plan_asks_snakemake_though_nothing_has_changed(root, monkeypatch)
 
 
 def test_no_workflow_is_one_line(root):
-    (root / "Snakefile").unlink()
+    (root / "rules/crosscoders.smk").unlink()
     with pytest.raises(UserError, match="no Snakefile here"):
         plan(root, [Path("config.yaml")])
 

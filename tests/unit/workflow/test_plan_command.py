@@ -55,7 +55,7 @@ def test_plan_warns_where_this_machine_will_not_do(
     )
     assert main(["plan", "--configfile", str(ROOT / "config.yaml")]) == 0
     assert (
-        f"Run it: {Path(sys.executable).with_name('snakemake')} --configfile {ROOT}/config.yaml\n"
+        f"Run it: {Path(sys.executable).with_name('crossdiff')} run --configfile {ROOT}/config.yaml\n"
         in capsys.readouterr().out
     )
 
