@@ -22,7 +22,9 @@ from crossdiff.provenance.hashing import content
 from crossdiff.provenance.records import Record, RecordedFile, record_id, write_record
 
 ROOT = Path(__file__).parent.parent
-TREE = "CITATION.cff Snakefile configs data envs profiles report rules src tests/data workflow_scripts".split()
+TREE = (
+    "CITATION.cff Snakefile configs data envs profiles report rules src tests/data workflow_scripts".split()
+)
 CONFIG = "configs/benchmark.yaml"
 FOLDERS = ("results/models/tiny-base", "results/models/tiny-chat", "results/tokenizers/tiny-chat")
 
