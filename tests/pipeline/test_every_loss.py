@@ -13,10 +13,12 @@ import pytest
 import torch
 from conftest import TINY, Checkout
 from files_table import untold
+from helpers_latex import faults
 from helpers_newer import OWN
 from helpers_report import Page
 
 import crossdiff
+from crossdiff.report.latex import code
 
 pytestmark = pytest.mark.slow
 NO_BASE = "a difference SAE has no base decoder"
@@ -76,6 +78,14 @@ def test_numbers_are_there_or_missing_with_a_reason(layer: Path) -> None:
     compared = ("base_only", "shared", "chat_only", "other", "chat_only_confirmed", "top_confirmed")
     assert difference[["fve_base", "fve_chat", *compared]].isna().all()
     assert difference.latents == 96 and difference.dead >= 0
+
+
+def test_methods_cite_the_paper_of_every_loss(layer: Path) -> None:
+    methods = " ".join((layer / "paper/methods.tex").read_text().split())
+    assert not faults(methods)
+    for loss in OWN:
+        assert f"has the loss {code(loss)}~\\cite{{" in methods, loss
+    assert "which paper the loss" not in methods
 
 
 def test_classes_that_a_loss_sets_are_counted(layer: Path) -> None:

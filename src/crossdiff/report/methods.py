@@ -84,6 +84,11 @@ def versions(records: Mapping[str, Record]) -> pd.DataFrame:
 
 def _models(run: Run, missing: list[str]) -> Iterator[str]:
     rows, recorded = dict(about_models(run.recorded, run.facts)), run.recorded
+    layer, width = escaped(rows["layer"]), number(run.facts["base"]["d_model"])
+    if recorded.given("pair.chat.planted.noise"):
+        yield f"There are no models: known concepts are planted into noise of width {width}."
+        yield f"Texts are tokenised for {escaped(rows['base model'])}."
+        return
     yield f"The base model is {escaped(rows['base model'])}."
     if recorded.given("pair.chat.planted"):
         yield "There is no chat model: known concepts are planted into the base model's activations."
@@ -106,7 +111,6 @@ def _models(run: Run, missing: list[str]) -> Iterator[str]:
             missing.append(f"which commit of {escaped(name)} the revision {code(revision)} was")
         elif not revision and any(recorded.given(f"models.{name}.{kind}") for kind in ("folder", "adapter")):
             missing.append(f"which revision the local files of {escaped(name)} are")
-    layer, width = escaped(rows["layer"]), number(run.facts["base"]["d_model"])
     yield f"Activations are the outputs of block {layer} blocks, of width {width}."
 
 

@@ -163,6 +163,13 @@ def test_planted_pair_has_no_chat_model() -> None:
     assert "fine-tuned" not in said
 
 
+def test_noise_in_place_of_activations_has_no_model() -> None:
+    settings = SETTINGS | {"pair.chat.planted.noise.d_model": 2304, "pair.chat.name": "my_base"}
+    said = text(run(recorded=RecordedSettings(settings)))
+    assert "There are no models: known concepts are planted into noise of width 2,304." in said
+    assert "The base model is" not in said and "outputs of block" not in said
+
+
 def test_latent_scaling_is_left_out_where_it_does_not_apply() -> None:
     found = run()
     table = found.crosscoders.assign(does_not_apply="there is no base decoder")
