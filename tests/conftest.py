@@ -38,6 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "gpu":
         # Triton reads this when it is imported. Kernels then run as Python where a test asks for them.
         os.environ.setdefault("TRITON_INTERPRET", "1")
+        import hypothesis  # a Python for tests on a GPU may lack it
+
+        # How long an example takes says nothing where other tests run at the same time.
+        hypothesis.settings.register_profile("untimed", deadline=None)
+        hypothesis.settings.load_profile("untimed")
     if not hasattr(config, "workerinput"):
         folder = os.environ["CROSSDIFF_WARM"] = tempfile.mkdtemp(prefix="warm-")
         servers = warm.start(folder)

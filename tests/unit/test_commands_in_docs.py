@@ -18,8 +18,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 BLOCK = re.compile(r"^ *```(?:sh|bash)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 OURS = ("crossdiff", "snakemake", "make", "python")
 # Of other programs, which only the machine that they run on can judge.
-OTHERS = {"pip", "pipx", "python3", "pre-commit", "hf", "split", "pytest"}
-YOURS = {"configs/mine.yaml", "runs"}  # files of the reader's own
+OTHERS = {"pip", "pipx", "python3", "pre-commit", "hf", "split", "pytest", "mkdir"}
+YOURS = {"configs/mine.yaml", "mine.yaml", "runs"}  # files of the reader's own
 NO_COMMANDS = {"crossdiff session 1"}  # what a file says of its format
 PLACE = re.compile(r"results/[\w./-]+")
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from crossdiff.config.whole import Config
 
 IMPORT = "import"  # the key by which an entry of ``crosscoders`` is one of these
+IMPORTED = "imported"  # in the ``training`` of a crosscoder's config.json: where it comes from
 WEIGHTS = ("weights.safetensors", "model.safetensors")  # Crossdiff's, and those of the paper's authors
 PICKLED = "ae_*.pt"  # the authors' checkpoints, of which only tensors are read
 
@@ -85,7 +86,7 @@ class ImportedCrosscoder(Section):
     @property
     def loss(self) -> str:
         """The loss that it was trained with, or ``imported`` if that is not known."""
-        return self.given.loss or "imported"
+        return self.given.loss or IMPORTED
 
     @property
     def active_latents(self) -> None:

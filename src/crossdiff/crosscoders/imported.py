@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from crossdiff.config import ImportedCrosscoder
-from crossdiff.config.imported import PICKLED, WEIGHTS, crosscoder_files
+from crossdiff.config.imported import IMPORTED, PICKLED, WEIGHTS, crosscoder_files
 from crossdiff.crosscoders.model import Crosscoder, load_crosscoder
 from crossdiff.crosscoders.published import read_published
-from crossdiff.crosscoders.quality import IMPORTED
 from crossdiff.errors import UserError
 from crossdiff.models.hub import fetch
 from crossdiff.provenance.storage import read_json

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 
 from crossdiff.config import MODELS
+from crossdiff.config.imported import IMPORTED
 from crossdiff.crosscoders.encoding import Encoded
 from crossdiff.crosscoders.model import Crosscoder
 from crossdiff.errors import UserError
-
-IMPORTED = "imported"  # in a configuration's ``training``: where the crosscoder of others comes from
 
 
 def reconstruction_quality(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers_latents import classed
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,7 +28,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32))
 def test_nearest_neighbours_equal_those_of_the_whole_matrix(n: int, m: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

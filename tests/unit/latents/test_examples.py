@@ -11,7 +11,7 @@ import pytest
 from helpers_activations import random_activations, random_crosscoder, token_shard, write_pair
 from helpers_codes import active_file
 from helpers_latents import firings_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crossdiff.activations.pairs import PairedActivations, summarise
@@ -110,7 +110,6 @@ def streams(draw: st.DrawFn) -> tuple[list[Shard], list[np.ndarray], np.ndarray,
     return shards, codes, largest, settings, parts
 
 
-@settings(deadline=None)
 @given(streams())
 def test_examples_equal_a_naive_search(stream: tuple) -> None:
     shards, codes, largest, settings, parts = stream

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers_activations import LAYER, random_crosscoder
 from helpers_scaling import LATENTS, MODELS, TOKENS, WIDTH, betas, latent_scaling, orthogonal, sparse_codes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -200,7 +200,6 @@ def test_decoupled_betas_equal_brute_force(raw: Tensor) -> None:
     blocks=st.integers(1, 9),
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
 )
-@settings(deadline=None)
 def test_blocks_hold_whole_documents_in_order_however_the_text_is_cut(
     lengths: list[int], blocks: int, cuts: list[int]
 ) -> None:

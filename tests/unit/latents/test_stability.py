@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -107,7 +107,6 @@ def test_without_a_base_decoder_nothing_is_confirmed() -> None:
     assert DOES_NOT_APPLY not in leaning
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32))
 def test_shares_equal_those_of_the_whole_matrix(n: int, m: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -176,7 +176,7 @@ def test_contexts_are_the_strongest_and_a_few_of_each_quantile_whole(tmp_path: P
     assert first["active"] == [(3, 8.0), (5, 1.0)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_activations_stay_with_their_tokens_whatever_the_lengths(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

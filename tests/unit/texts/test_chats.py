@@ -90,7 +90,7 @@ def test_every_token_is_marked_with_role_and_template_part(family, chat):
     contents=st.lists(st.text(max_size=12).map(str.strip), min_size=1, max_size=4),
     family=st.sampled_from(sorted(TOKENIZERS)),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_any_contents_are_marked_whatever_they_are(contents, family):
     assert_marked(family, [(assistant if i % 2 else user)(content) for i, content in enumerate(contents)])
 

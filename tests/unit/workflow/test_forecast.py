@@ -166,6 +166,7 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
     planted = config("configs/planted.yaml")
     several = forecast(config("configs/tiny-pairs.yaml"), SMOLLM)
     several |= forecast(config("configs/organisms.yaml"), SMOLLM)
+    several |= forecast(config("configs/gemma2-2b-published.yaml"), SMOLLM)
     live = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
     live["activations"] |= {"store": "none", "sample_tokens": 3000}
     needs = several | forecast(load(live), SMOLLM)
