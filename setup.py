@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = "Snakefile configs data envs profiles report rules slurm workflow_scripts".split()
+SHIPPED = "CITATION.cff Snakefile configs data envs profiles report rules slurm workflow_scripts".split()
 
 
 def shipped() -> list[str]:

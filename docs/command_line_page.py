@@ -18,9 +18,9 @@ After `make install` both commands are in `.venv/bin`. `crossdiff COMMAND --help
 TARGETS = """\
 ## Targets of `snakemake`
 
-A target stands before `--configfile`: `snakemake tokens --configfile configs/mine.yaml`. Without one,
-everything is made. A target may also be a file below `results/`. Snakemake's own options, such as
-`--dry-run`, work as ever."""
+[Without a clone](install.md) it is `crossdiff run TARGET`. A target stands before `--configfile`:
+`snakemake tokens --configfile configs/mine.yaml`. Without one, everything is made. A target may also be a
+file below `results/`. Snakemake's own options, such as `--dry-run`, work as ever."""
 RULE = re.compile(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", re.MULTILINE | re.DOTALL)
 
 

@@ -344,7 +344,8 @@ def template_keys(w):
 def imported_files(w):
     """The local files of a crosscoder that others trained: none if it comes from the hub."""
     given = CONFIG.imported[w.crosscoder].given
-    return [str(path) for path in given.local_files(f"crosscoders.{w.crosscoder}.import.folder")]
+    found = given.local_files(f"crosscoders.{w.crosscoder}.import.folder")
+    return [str(path) for path in found] or given.folder or []
 
 
 def loss_module(crosscoder):

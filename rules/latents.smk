@@ -127,7 +127,7 @@ rule compare_seeds:
         stability=shown(of_layer("tables/stability.csv")),
     log:
         of_layer("compare_seeds.log", "logs"),
-    localrule: len(CONFIG.seeds) == 1  # then there is nothing to compare
+    localrule: len(TRAININGS) == len(CONFIG.crosscoders)  # then there is nothing to compare
     conda:
         "../envs/environment.yaml"
     resources:

@@ -81,7 +81,7 @@ rule write_report:
         figures=[[one.section, one.table, one.question] for one in EVALUATIONS.values()],
         trainings=[training_name(*training) for training in TRAININGS] if CONFIG.report.sessions else [],
         seed=CONFIG.seeds[0],
-        seeds=len(CONFIG.seeds),
+        seeds=len({seed for _, seed in TRAININGS}),
         settings=settings("report.latents", "report.examples"),
         code=code_digest("write_report"),
     message:

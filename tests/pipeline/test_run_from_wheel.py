@@ -65,6 +65,9 @@ def test_from_an_empty_folder_to_an_audited_result(crossdiff: Command) -> None:
     assert planned.returncode == 0, planned.stdout
     assert planned.stdout.splitlines()[-1].endswith("bin/crossdiff run")
 
+    whole = crossdiff("run", "--", "--dry-run", "--quiet")
+    assert whole.returncode == 0, whole.stdout  # every file that comes with the workflow is there
+
     made = crossdiff("run", SHARD, "--", "--cores", "2")
     assert made.returncode == 0, made.stdout
     assert len(pd.read_parquet(here / SHARD)) == 3000

@@ -84,7 +84,7 @@ def test_one_rule_is_taken_over_and_the_others_are_said(ours):
     said = accepted(ours, "evaluate_crosscoder")
     assert said.startswith("accepted: ") and said.splitlines()[0].endswith(" of evaluate_crosscoder)")
     assert (
-        "not accepted because their code has changed, so snakemake will rerun them" in said
+        "not accepted because their code has changed, so the next run makes them again" in said
         and " of compare_crosscoders" in said
         and " of write_report" in said
     )

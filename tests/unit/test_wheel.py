@@ -14,7 +14,7 @@ from helpers_wheel import build, source
 
 from crossdiff.provenance.code import code_parts
 
-SHIPPED = "Snakefile configs data envs profiles report rules slurm workflow_scripts".split()
+SHIPPED = "CITATION.cff Snakefile configs data envs profiles report rules slurm workflow_scripts".split()
 INSIDE = "crossdiff/shipped/"
 SOME_SCRIPTS = ("prepare_model", "train_crosscoder", "write_report")  # together they use most modules
 ASK = """

@@ -66,9 +66,9 @@ def _outcome(found: Outcome) -> Iterator[str]:
         yield f"nothing to accept: the records{where} name today's code"
     if found.upstream:
         yield f"older code also made the inputs of these results: {_by_rule(found.upstream)}"
-        yield "  accept these inputs too, or snakemake will rerun them and then the accepted results"
+        yield "  accept these inputs too, or the next run makes them again and then the accepted results"
     if found.older:
-        said = "not accepted because their code has changed, so snakemake will rerun them"
+        said = "not accepted because their code has changed, so the next run makes them again"
         yield f"{said}: {_by_rule(found.older)}"
     if found.orphans:
         yield f"left as they are: orphans, which no job of their config makes ({found.orphans})"

@@ -98,6 +98,6 @@ def clean_slurm(_options: argparse.Namespace) -> int:
     cancelled = slurm.clean(Path.cwd())
     for job in cancelled:
         print(f"cancelled: SLURM job {job.id} ({job.comment}, {job.state})")
-    todo = "unlock the folder with crossdiff run -- --unlock, then start the run again"
+    todo = "give the command of the run Snakemake's option --unlock, then start the run again"
     print(f"{len(cancelled)} jobs cancelled; {todo}")
     return 0

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import Name, NonNegativeInt, PositiveInt, Section, Text, about, exactly_one
+from crossdiff.config.base import Name, NonNegativeInt, PositiveInt, Section, about, exactly_one
+from crossdiff.config.given import LocalPath
 from crossdiff.config.sources import HubModel
 from crossdiff.errors import UserError
 
@@ -41,7 +42,7 @@ class Import(Section):
     """
 
     folder: Annotated[
-        Text | None,
+        LocalPath | None,
         about(
             "Folder with `weights.safetensors` or `model.safetensors` and its `config.json`, or with one "
             "`ae_*.pt`."

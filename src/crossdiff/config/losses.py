@@ -45,7 +45,9 @@ TRAINED = "loss"  # the key by which an entry of ``crosscoders`` is one that is 
 
 def _kind(values: Any) -> str:
     """The key that decides what an entry of ``crosscoders`` is."""
-    is_imported = isinstance(values, ImportedCrosscoder) or (isinstance(values, Mapping) and IMPORT in values)
+    is_imported = isinstance(values, ImportedCrosscoder) or (
+        isinstance(values, Mapping) and values.get(IMPORT) is not None
+    )
     return IMPORT if is_imported else TRAINED
 
 

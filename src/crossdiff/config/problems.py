@@ -38,7 +38,8 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
         case "union_tag_invalid" | "union_tag_not_found":
             loss = found.get("loss") if isinstance(found, Mapping) else found
             given = "missing" if loss is None else f"found {loss!r}"
-            return f"{key}.loss: {given}, allowed: {', '.join(sorted(LOSSES))}"
+            instead = "; or give import" if loss is None else ""
+            return f"{key}.loss: {given}, allowed: {', '.join(sorted(LOSSES))}{instead}"
         case "string_pattern_mismatch":
             message = PATTERNS.get(context["pattern"], problem["msg"])
         case "string_type":

@@ -24,7 +24,9 @@ def import_crosscoder(entry: ImportedCrosscoder, d_model: int, key: str, weights
         crosscoder, training = _read(Path(str(given.folder)), given.layer)
     else:
         with tempfile.TemporaryDirectory(dir=Path(weights).parent) as scratch:
-            found = fetch(given.hub, Path(scratch), (*WEIGHTS, PICKLED, "config.json"))
+            found = fetch(given.hub, Path(scratch), (*WEIGHTS, "config.json"))
+            if not any((found / name).exists() for name in WEIGHTS):
+                found = fetch(given.hub, Path(scratch), (PICKLED, "config.json"))
             try:
                 crosscoder, training = _read(found, given.layer)
             except UserError as error:
@@ -35,7 +37,8 @@ def import_crosscoder(entry: ImportedCrosscoder, d_model: int, key: str, weights
             whose = f"{key}.latents says" if name == "latents" else "the pair's models have"
             raise UserError(f"{key}: found a crosscoder with {name} {has}, allowed: {number}, which {whose}")
     known = {"loss": given.loss} if given.loss else {}
-    source = given.model_dump(mode="json", exclude_none=True)
+    # A local path says nothing on another machine. The record has it.
+    source = given.model_dump(mode="json", exclude_none=True) | ({"folder": "local"} if given.folder else {})
     crosscoder.save(weights, config, {**training, **known, IMPORTED: source})
 
 
@@ -48,4 +51,5 @@ def _read(folder: Path, layer: int) -> tuple[Crosscoder, dict[str, Any]]:
     if not config:
         raise UserError(f"{folder}: lacks config.json, which stands next to {weights.name}")
     crosscoder = load_crosscoder(weights, config[0], layer)
-    return crosscoder, dict(read_json(config[0]).get("training", {}))
+    training = read_json(config[0]).get("training")
+    return crosscoder, training if isinstance(training, dict) else {}

@@ -63,11 +63,11 @@ def check_explains(quality: Mapping[str, Any], config: Mapping[str, Any]) -> Non
     if (source := config.get("training", {}).get(IMPORTED)) is None:
         return
     shown = {name: value for name, value in quality.items() if name.startswith("fve_") and value is not None}
-    if min(shown.values()) <= 0:
+    if not all(value > 0 for value in shown.values()):  # NaN is not
         numbers = ", ".join(f"{name.removeprefix('fve_')} {value:.2f}" for name, value in shown.items())
-        where = source.get("folder") or source["hub"]["name"]
+        where = source["hub"]["name"] if "hub" in source else "the imported crosscoder"
         raise UserError(
-            f"{where}: explains nothing of this pair's activations at layer {source['layer']} (FVE of "
+            f"{where} explains nothing of this pair's activations at layer {source['layer']} (FVE of "
             f"{numbers}), allowed: above 0; name the models and layer that it was trained on, and leave out "
             "what its training left out (activations.skip_first, activations.max_norm_ratio)"
         )

@@ -5,8 +5,11 @@ records that say what all of it was made from.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from crossdiff.config.imported import IMPORTED
 from crossdiff.errors import UserError, first_line
 from crossdiff.exchange.training import Training
 from crossdiff.latents.evaluation import explained
@@ -65,10 +68,8 @@ def model_card(training: Training, figures: list[str]) -> str:
         ("base model", _model(recorded, "base")),
         ("chat model", _model(recorded, "chat")),
         ("activations", f"output of block {module.layer} (0-based), width {module.d_model}"),
-        ("loss", str(training.settings["loss"])),
         ("latents", f"{module.latents:,}"),
-        ("tokens of training", f"{training.settings['tokens']:,}"),
-        ("seed", seed.removeprefix("seed")),
+        *_trained(training.settings, seed),
         ("texts", "; ".join(_text(recorded, name) for name in recorded.texts())),
         ("fraction of variance explained, held-out", ", ".join(fve)),
         ("active latents per token (L0)", f"{found['l0']:.1f}"),
@@ -113,6 +114,16 @@ def model_card(training: Training, figures: list[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _trained(settings: Mapping[str, Any], seed: str) -> list[tuple[str, str]]:
+    """Rows about the training, which others may have made."""
+    loss = ("loss", str(settings.get("loss", "not known")))
+    if IMPORTED not in settings:
+        return [loss, ("tokens of training", f"{settings['tokens']:,}"), ("seed", seed.removeprefix("seed"))]
+    hub = settings[IMPORTED].get("hub")
+    source = f"{hub['name']}, revision {hub['revision']}" if hub else "local files"
+    return [("trained by", f"others; taken from {source}"), loss]
 
 
 def _figures(training: Training) -> list[Path]:

@@ -57,7 +57,7 @@ def joined(published: str | Path, betas: pd.DataFrame) -> pd.DataFrame:
             f"{published}: has latent {strange[0]}, found {len(betas)} latents here; "
             "allowed: the table of this crosscoder"
         )
-    columns = [name for name in (*COLUMNS, "class") if f"{THEIRS}{name}" in theirs]
+    columns = [name for name in (*COLUMNS, "class") if f"{THEIRS}{name}" in theirs and name in betas]
     return betas[["latent", *columns]].merge(theirs, on="latent")
 
 
@@ -65,7 +65,7 @@ def agreements(table: pd.DataFrame) -> list[Agreement]:
     """How far every quantity agrees, of a table that ``joined`` gives."""
     found = []
     for name in COLUMNS:
-        if f"{THEIRS}{name}" in table:
+        if name in table and f"{THEIRS}{name}" in table:
             both = table[[name, f"{THEIRS}{name}"]].dropna()
             ours, theirs = both[name].astype(float), both[f"{THEIRS}{name}"].astype(float)
             correlation = ours.corr(theirs, method="spearman") if len(both) > 2 else float("nan")
@@ -77,13 +77,14 @@ def lines(table: pd.DataFrame) -> list[str]:
     """What to print of a table that ``joined`` gives."""
     shown = pd.DataFrame(agreements(table)).rename(columns=lambda name: name.replace("_", " "))
     told = shown.to_string(index=False, float_format="{:.4g}".format).splitlines()
-    if f"{THEIRS}class" in table:
-        same = (table["class"] == table[f"{THEIRS}class"]).mean()
-        counts = pd.crosstab(table[f"{THEIRS}class"], table["class"])
+    classed = table.dropna(subset=[f"{THEIRS}class"]) if f"{THEIRS}class" in table else table[:0]
+    if len(classed):
+        same = (classed["class"] == classed[f"{THEIRS}class"]).mean()
+        counts = pd.crosstab(classed[f"{THEIRS}class"], classed["class"])
         counts.index.name, counts.columns.name = "published", "here"
         told += [
             "",
-            f"Classes agree for {same:.1%} of {len(table):,} latents:",
+            f"Classes agree for {same:.1%} of {len(classed):,} latents:",
             *counts.to_string().splitlines(),
         ]
     return told
@@ -91,6 +92,8 @@ def lines(table: pd.DataFrame) -> list[str]:
 
 def write_comparison(published: str | Path, betas: pd.DataFrame, file: str | Path) -> list[str]:
     """Write the table of both as CSV, and return what to print of it. Raises UserError as ``joined`` does."""
+    if Path(file).exists() and Path(file).samefile(published):
+        raise UserError(f"{file}: is the published table; name another file to write")
     table = joined(published, betas)
     with atomic_path(file) as temporary:
         table.to_csv(temporary, index=False)
@@ -113,7 +116,10 @@ def _read(path: Path) -> pd.DataFrame:
     for name, columns in COLUMNS.items():
         for column in columns:
             if column in found:
-                theirs[THEIRS + name] = 1 - found[column] if column == TURNED else found[column]
+                values = pd.to_numeric(found[column], errors="coerce")
+                if len(wrong := found[column][values.isna() & found[column].notna()]):
+                    raise UserError(f"{path}: {column}: found {wrong.iloc[0]!r}, allowed: numbers")
+                theirs[THEIRS + name] = 1 - values if column == TURNED else values
     if "tag" in found:
         if unknown := sorted(set(found.tag.dropna()) - set(CLASSES)):
             raise UserError(f"{path}: tag: found {unknown[0]}, allowed: {', '.join(CLASSES)}")

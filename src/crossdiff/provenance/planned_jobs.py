@@ -68,9 +68,10 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
 def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> str:
     """Digest of all that decides which jobs there are.
 
-    That is the config, the rules, the modules that rules use, and the names of the files in local model
-    folders and in folders and globs of texts. It is also the content of the files that tell whether models
-    share a tokenizer. ``home`` is the folder of the Snakefile if it is not ``root``, in which the run works.
+    That is the config, the rules, the modules that rules use, and the names of the files in local folders of
+    models and of crosscoders, and in folders and globs of texts. It is also the content of the files that
+    tell whether models share a tokenizer. ``home`` is the folder of the Snakefile if it is not ``root``, in
+    which the run works.
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
@@ -79,7 +80,8 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     modules = code.closure([code.LIBRARY / f"{name}.py" for name in names])
     pair, models = values.get("pair") or {}, values.get("models") or {}
     sources = [pair.get("base") or {}, pair.get("chat") or {}, *models.values()]
-    folders = [source.get("folder") for source in sources]
+    imports = [(entry or {}).get("import") or {} for entry in (values.get("crosscoders") or {}).values()]
+    folders = [source.get("folder") for source in (*sources, *imports)]
     # Their content decides which of the models share a tokenizer (workflow.tokenizer_names).
     templates = [(source.get("finetune") or {}).get("chat_template") for source in models.values()]
     tokenizers = [

@@ -106,7 +106,8 @@ def _models(run: Run, missing: list[str]) -> Iterator[str]:
         entry = made and made.output(f"results/models/{name}")
         if entry:
             yield f"The files of {escaped(name)} have the digest {code(entry.digest[:16])}."
-        revision = recorded.get(f"models.{name}.hub.revision")
+        sources = (f"models.{name}.hub.revision", f"models.{name}.adapter.hub.revision")
+        revision = next((recorded[key] for key in sources if recorded.get(key)), None)
         if revision and not COMMIT.fullmatch(revision):
             missing.append(f"which commit of {escaped(name)} the revision {code(revision)} was")
         elif not revision and any(recorded.given(f"models.{name}.{kind}") for kind in ("folder", "adapter")):
@@ -127,6 +128,9 @@ def _texts(run: Run, missing: list[str]) -> Iterator[str]:
         )
         counts = f"{number(recorded[key + 'tokens'])} training and {number(held_out)} held-out tokens"
         yield f"{code(name)} ({recorded[key + 'kind']}, {_source(recorded, key)}) gives {counts}."
+        revision = recorded.get(key + "hub.revision")
+        if revision and not COMMIT.fullmatch(revision):
+            missing.append(f"which commit of {code(name)} the revision {code(revision)} was")
         if not recorded.given(key + "hub") and not recorded.given(key + "package"):
             missing.append(f"where the local files of {code(name)} come from")
     if "tokens.context" in recorded:

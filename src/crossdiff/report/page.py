@@ -79,6 +79,11 @@ def render(inputs: Inputs, template: str | Path) -> str:
     measured = {"causal": bool(kl), "steering": inputs.steering is not None}
     unequal = unequal_l0(evaluations)
     warned = cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal
+    warned += [
+        f"{name}: others trained it, so no other seed can show what is chance."
+        for name in evaluations
+        if inputs.seeds > 1 and is_imported(inputs.recorded, name)
+    ]
     facts = read_json(inputs.facts)
     sizes = {name: evaluation["latents"] for name, evaluation in evaluations.items()}
     return page_template(template).render(

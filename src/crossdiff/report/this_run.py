@@ -80,6 +80,9 @@ def _model(recorded: RecordedSettings, name: str) -> str:
         return f"{name} (fine-tuned by this run)"
     if recorded.given(key + "hub"):
         return f"{name} ({recorded[key + 'hub.name']}, revision {recorded[key + 'hub.revision']})"
+    if recorded.given(key + "adapter.hub"):
+        adapter = f"{recorded[key + 'adapter.hub.name']}, revision {recorded[key + 'adapter.hub.revision']}"
+        return f"{name} (LoRA adapter {adapter})"
     if recorded.given(key + "package"):
         return f"{name} (package {recorded[key + 'package.name']} {recorded[key + 'package.version']})"
     found = [words for source, words in PLAIN.items() if recorded.given(key + source)]

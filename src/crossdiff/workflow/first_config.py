@@ -19,7 +19,7 @@ from crossdiff.texts.first_record import check_fields
 from crossdiff.workflow.shapes import SHAPES, check_fit, shape
 
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-TAKEN_NAMES = (*KEPT_NAMES, "nan", "null", "")  # names that a pair can't have
+TAKEN_NAMES = (*KEPT_NAMES, "overview", "nan", "null", "")  # names that a pair can't have
 TOKENS = 2_000_000  # of each data set
 PASSES = 6  # over the data, in a training
 
@@ -95,14 +95,14 @@ def first_config(given: Given) -> tuple[str, list[str]]:
 
 
 def write(path: Path, text: str, profile: str | None = None) -> None:
-    """Write a config and, if ``profile`` names it, that profile next to it.
+    """Write a config and, if ``profile`` names it, that profile in the working folder, where runs find it.
 
     Raises UserError if a file is there already. Nothing is written then.
     """
     files = {path: text}
     if profile is not None:
         there = Path(profile) / "config.yaml"
-        files[path.parent / there] = (ROOT / there).read_text()
+        files[there] = (ROOT / there).read_text()
     for file in files:
         if file.exists():
             raise UserError(f"{file}: there already; move it away, or name another FILE.yaml")
@@ -160,7 +160,7 @@ def _text(given: Given, layer: int, middle: str) -> str:
     datasets = _datasets(given)
     text = CONFIG.format(
         **{role: _flow(source) for role, source in sources.items()},
-        name=_name(given.chat),
+        name=_flow([_name(given.chat)])[1:-1],  # in quotes where YAML would read no text
         layer=layer,
         middle=middle,
         datasets="\n".join(datasets),

@@ -61,7 +61,7 @@ class Requests:
         if rule in together.RULES and self.config.trains_together and gpus == 1:
             jobs = len(self.config.comparisons)  # any job may be the one that trains all
             if rule == TRAINING:  # it may keep the data, which take up to another pool
-                memory = 1.5 * need.host + len(self.config.crosscoders) * need.device
+                memory = 1.5 * need.host + len(self.config.trained) * need.device
         megabytes = max(LEAST_MB, int(MARGIN * memory / 1e6)) if self.known else UNKNOWN_MB
         each = SLOWEST.seconds(need) / jobs / 60
         minutes = max(LEAST_MINUTES, int(MARGIN * each)) if self.known else UNKNOWN_MINUTES

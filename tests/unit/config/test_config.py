@@ -240,7 +240,7 @@ def test_missing_key_is_named(key):
 def test_missing_loss_is_named_with_the_allowed_ones():
     assert (
         refusal_of("crosscoders.topk.loss", DELETE)
-        == f"crosscoders.topk.loss: missing, allowed: {ALLOWED_LOSSES}"
+        == f"crosscoders.topk.loss: missing, allowed: {ALLOWED_LOSSES}; or give import"
     )
 
 

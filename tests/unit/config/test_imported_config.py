@@ -99,6 +99,17 @@ def test_files_of_a_folder_are_named_and_a_folder_that_is_not_there_is_missing(t
     ]
 
 
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert importing(GIVEN | {"folder": "~/theirs"}).imported["theirs"].given.folder == f"{tmp_path}/theirs"
+
+
+def test_import_that_a_second_config_switches_off_is_no_import():
+    entry = TINY["crosscoders"]["l1"] | {"import": None}
+    with pytest.raises(UserError, match=r"crosscoders\.theirs\.import: unknown key"):
+        load(TINY | {"crosscoders": {"theirs": entry}})
+
+
 def test_forecast_reads_an_imported_crosscoder_and_does_not_train_it():
     config, trained = importing(GIVEN), load(TINY)
     models = {"tiny": shape(config, ROOT)}

@@ -69,6 +69,8 @@ def test_newer_tables_call_the_chat_model_ft(tmp_path):
         (PUBLISHED.drop(columns="dec_norm_diff"), "lacks dec_norm_diff; allowed: a feature_df.csv"),
         (PUBLISHED.set_index("tag"), "tag holds no numbers of latents"),
         (PUBLISHED.set_index(pd.Index([0, 1, 2, 9])), "has latent 9, found 4 latents here"),
+        (PUBLISHED.assign(dec_norm_diff="a"), "dec_norm_diff: found 'a', allowed: numbers"),
+        (PUBLISHED.assign(beta_ratio_error=[1, 2, "x", 3]), "beta_ratio_error: found 'x', allowed: numbers"),
         (PUBLISHED.assign(tag="Odd"), "tag: found Odd, allowed: Chat only, IT only"),
     ],
 )
@@ -78,6 +80,23 @@ def test_other_tables_are_refused(table, said, tmp_path):
         write_comparison(tmp_path / "wrong.csv", BETAS, tmp_path / "both.csv")
     assert said in str(refused.value)
     assert not (tmp_path / "both.csv").exists()
+
+
+def test_latents_without_a_class_do_not_count_as_disagreement(published):
+    PUBLISHED.assign(tag=["IT only", "Shared", None, None]).to_csv(published)
+    assert "Classes agree for 100.0% of 2 latents:" in lines(joined(published, BETAS))
+    PUBLISHED.assign(tag=None).to_csv(published)
+    assert not any("Classes" in line for line in lines(joined(published, BETAS)))
+
+
+def test_columns_that_this_loss_lacks_are_left_out_and_the_published_table_is_never_overwritten(published):
+    assert [one.quantity for one in agreements(joined(published, BETAS.drop(columns="nu_error")))] == [
+        "relative_norm_difference"
+    ]
+    before = published.read_text()
+    with pytest.raises(UserError, match=r"is the published table; name another file"):
+        write_comparison(published, BETAS, published)
+    assert published.read_text() == before
 
 
 def test_file_that_is_not_there_is_one_line(tmp_path):

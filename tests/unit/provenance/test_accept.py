@@ -128,7 +128,7 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
     assert out.splitlines() == [
         "accepted: 1 results (1 of figure_planted)",
         "older code also made the inputs of these results: 1 results (1 of evaluate_crosscoder)",
-        "  accept these inputs too, or snakemake will rerun them and then the accepted results",
+        "  accept these inputs too, or the next run makes them again and then the accepted results",
     ]
     assert read_record(root / FIGURE).accepted and not read_record(root / TABLE).accepted
 
@@ -136,7 +136,7 @@ def test_named_rules_only_and_the_others_are_said(root, capsys):
 def test_named_rule_from_which_others_were_made(root, capsys):
     assert command(capsys, "accept", "evaluate_crosscoder")[1].splitlines() == [
         "accepted: 1 results (1 of evaluate_crosscoder)",
-        "not accepted because their code has changed, so snakemake will rerun them: "
+        "not accepted because their code has changed, so the next run makes them again: "
         "1 results (1 of figure_planted)",
     ]
 

@@ -127,6 +127,16 @@ def test_what_is_not_recorded_is_named() -> None:
     assert "secret" not in said  # a path says nothing on another machine
 
 
+def test_branches_of_data_sets_and_adapters_are_named() -> None:
+    settings = {name: value for name, value in SETTINGS.items() if not name.endswith("1.folder")}
+    settings |= {"datasets.we_b.hub.revision": "main"}
+    settings |= {"models.50%&#1.adapter.hub.name": "owner/lora", "models.50%&#1.adapter.hub.revision": "v1"}
+    said = text(run(recorded=RecordedSettings(settings)))
+    assert r"which commit of \texttt{we\_b} the revision \texttt{main} was" in said
+    assert r"which commit of 50\%\&\#1 the revision \texttt{v1} was" in said
+    assert "LoRA adapter owner/lora, revision v1" in said and "local files of 50" not in said
+
+
 def test_result_that_was_made_again_with_other_bits_is_said() -> None:
     found = run()
     again = record(2, "tokenise", SHARD, "other", {}, **{"wildcards": {"dataset": "x", "split": "train"}})

@@ -271,7 +271,7 @@ def test_run_that_holds_the_lock_is_one_line(root, capsys):
     lock.touch()
     before = files(root)
     code, out, err = command(capsys, "--delete")
-    todo = "wait until it ends, or call crossdiff run -- --unlock after a killed run"
+    todo = "wait until it ends, or give the command of a killed run Snakemake's option --unlock"
     assert (code, out) == (2, "")
     assert err == f"error: {lock}: Snakemake runs in this folder; {todo}\n"
     assert files(root) == before
