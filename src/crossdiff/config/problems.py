@@ -18,7 +18,7 @@ def describe(problem: Mapping[str, Any], root: type[Section]) -> str:
     location = [part for part in problem["loc"] if part not in (A_SOURCE, A_NAME)]
     path = [str(part) for part in location]
     # pydantic puts the tags of unions into the path: crosscoders.NAME.loss.l1.k
-    if len(path) > 2 and path[0] == "crosscoders":
+    if len(path) > 2 and path[0] == "crosscoders" and path[2] in (TRAINED, IMPORT):
         tags = 2 if path[2] == TRAINED and path[3:4] and path[3] in LOSSES else 1
         del path[2 : 2 + tags]
     # "[key]" is pydantic's sign for a name that is itself wrong.
