@@ -13,10 +13,10 @@ def test_change_of_the_harvests_code_redoes_the_harvest_along_with_the_proof(our
     assert jobs["harvest_activations"] == len([*ours.folder.glob("results/activations/**/*.h5")])
 
 
-def test_change_of_the_proofs_code_redoes_the_proof_alone(ours: Checkout) -> None:
+def test_change_of_the_proofs_code_redoes_the_proof_and_what_tells_of_it(ours: Checkout) -> None:
     ours.edit("src/crossdiff/interventions/proof.py", "CLOSE = 2", "CLOSE = 3")
     jobs = planned(ours.snakemake("--dry-run", "--configfile", TINY).stdout)
-    assert jobs.keys() - {"all"} == {"prove_model"}
+    assert jobs.keys() - {"all"} == {"prove_model", "write_methods"}
 
 
 def test_no_shard_is_harvested_before_all_texts_were_read(checkout: Checkout) -> None:

@@ -40,9 +40,10 @@ def test_shipped_config_is_complete_in_itself(checkout: Checkout, config: Path) 
     values = yaml.safe_load(config.read_text())
     jobs = planned(result.stdout)
     # Crosscoders and data sets of config.yaml would show here if it were merged in.
-    comparisons = load(values).comparisons
-    trainings = len(values["crosscoders"]) * len(values.get("seeds", [0]))
-    assert jobs["train_crosscoder"] == len(comparisons) * trainings
+    loaded = load(values)
+    trainings = len(loaded.trained) * len(values.get("seeds", [0]))
+    assert jobs.get("train_crosscoder", 0) == len(loaded.comparisons) * trainings
+    assert jobs.get("import_crosscoder", 0) == len(loaded.imported)
     shards = [
         -(-d[key] // values["tokens"]["shard"])
         for d in values["datasets"].values()
@@ -56,7 +57,7 @@ def test_shipped_config_is_complete_in_itself(checkout: Checkout, config: Path) 
     planted = values["pair"]["chat"].get("planted") if "pair" in values else None
     if planted is None:
         harvests = sum(count for rule, count in jobs.items() if rule.startswith("harvest_"))
-        assert harvests == len(load(values).models) * sum(shards)
+        assert harvests == len(loaded.models) * sum(shards)
     else:
         assert jobs["plant_concepts"] == sum(shards)
         assert jobs.get("harvest_activations", 0) == (0 if planted.get("noise") else sum(shards))
