@@ -28,7 +28,7 @@ COLUMNS = {
 }
 # Their class of a latent -> ours. Older tables call the chat model "IT".
 CLASSES = {
-    **dict.fromkeys(("Chat only", "IT only", "ft only", "FT only"), "chat-only"),
+    **dict.fromkeys(("Chat only", "IT only"), "chat-only"),
     "Base only": "base-only",
     "Shared": "shared",
     "Other": "other",
@@ -92,7 +92,7 @@ def lines(table: pd.DataFrame) -> list[str]:
 
 def write_comparison(published: str | Path, betas: pd.DataFrame, file: str | Path) -> list[str]:
     """Write the table of both as CSV, and return what to print of it. Raises UserError as ``joined`` does."""
-    if Path(file).exists() and Path(file).samefile(published):
+    if Path(file).resolve() == Path(published).resolve():
         raise UserError(f"{file}: is the published table; name another file to write")
     table = joined(published, betas)
     with atomic_path(file) as temporary:

@@ -81,7 +81,7 @@ def of_crosscoders(config: Config, model: Shape, width: int) -> dict[str, Need]:
         needs["train_crosscoder"] = _training(config, here, data)
     if imported:
         written, held = (f(lambda i: 4 * theirs.parameters[i]) for f in (theirs.total, theirs.largest))
-        needs["import_crosscoder"] = Need(theirs.jobs, 0, written, PROCESS + 2 * held, 0, 0)
+        needs["import_crosscoder"] = Need(theirs.jobs, 0, written, PROCESS + 3 * held, 0, 0)
     every = Crosscoders[Any]([*trained, *imported], here.seeds + theirs.seeds, width)
     return needs | _of_readers(config, model, every, data)
 

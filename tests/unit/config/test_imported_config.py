@@ -13,6 +13,7 @@ from crossdiff.config.losses import LOSSES
 from crossdiff.errors import UserError
 from crossdiff.workflow.forecast_run import forecast
 from crossdiff.workflow.shapes import shape
+from crossdiff.workflow.sizes import PROCESS
 from crossdiff.workflow.suggest import suggestion
 
 TINY = yaml.safe_load((ROOT / "configs/tiny.yaml").read_text())
@@ -118,6 +119,8 @@ def test_forecast_reads_an_imported_crosscoder_and_does_not_train_it():
     assert (needs["import_crosscoder"].jobs, needs["scale_latents"].jobs) == (1, 5)
     weights = 4 * 4 * 128 * 32
     assert needs["import_crosscoder"].disk == weights
+    # benchmarks/importing.py: the mapped file, the crosscoder, and the writer's copy
+    assert needs["import_crosscoder"].host - PROCESS == 3 * weights
     only = load(TINY | {"crosscoders": {"theirs": {"import": GIVEN}}, "steering": None})
     assert "train_crosscoder" not in forecast(only, models) and "compare_seeds" not in forecast(only, models)
 

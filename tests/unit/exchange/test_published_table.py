@@ -102,3 +102,6 @@ def test_columns_that_this_loss_lacks_are_left_out_and_the_published_table_is_ne
 def test_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: can't be read as a table"):
         joined(tmp_path / "none.csv", BETAS)
+    (tmp_path / "there.csv").touch()
+    with pytest.raises(UserError, match=r"none\.csv: can't be read as a table"):
+        write_comparison(tmp_path / "none.csv", BETAS, tmp_path / "there.csv")
