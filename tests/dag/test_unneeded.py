@@ -188,8 +188,8 @@ def test_purged_cache_is_named_and_made_again_on_scratch(on_scratch: tuple[Check
     for name in ("0000.h5", "0000.h5.record.json"):
         (ours.folder / CACHE).with_name(name).unlink()
     audit = ours.crossdiff("audit", "--all")
-    assert audit.returncode == 1 and f"! {CACHE}: file missing (and its record)" in audit.stdout
-    assert "1 of " in audit.stdout.splitlines()[-1]
+    assert audit.returncode == 3 and f"? {CACHE}: file missing (and its record)" in audit.stdout
+    assert f"Not here, so nothing is said of their bytes: 1, {CACHE}." in audit.stdout
     assert jobs(ours, config) == {}  # no job needs it now
     changed = ours.changed(config, {"activations.skip_first": 2}, "changed")
     assert jobs(ours, changed)["harvest_activations"] == 1

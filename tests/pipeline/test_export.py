@@ -67,6 +67,11 @@ def test_hub_folder_is_opened_by_the_front_door_and_describes_itself(training, t
 
 def test_files_of_exports_resolve_to_the_run_by_their_record(training, finished, tmp_path):
     folder = export(training, "hub", tmp_path / "hub")
+    result = finished.crossdiff("audit", str(folder))
+    files = len(list(folder.rglob("*.record.json")))
+    assert result.returncode == 0, result.stdout
+    assert f"from results/tiny/layer1/batchtopk/seed0; {files} of {files} files are byte" in result.stdout
+    assert "without a record: README.md" in result.stdout
     (folder / "weights.safetensors.record.json").unlink()
     result = finished.crossdiff("audit", str(folder / "weights.safetensors"))
     assert result.returncode == 0 and "batchtopk/seed0/weights.safetensors" in result.stdout, result.stdout

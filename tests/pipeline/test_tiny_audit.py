@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,7 +94,7 @@ def test_code_that_differs_now_is_named_by_its_file(ours):
 def test_config_that_cannot_be_planned_is_one_line(ours):
     ours.edit(TINY, "k: 8", "kk: 8")
     result = ours.crossdiff("audit", FIGURE)
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "not compared (configs/tiny.yaml: Snakemake can't plan this run" in result.stdout
     assert "crosscoders.batchtopk.k" in result.stdout
 
@@ -101,6 +103,18 @@ def test_mailed_figure_resolves(finished, tmp_path):
     shutil.copy(finished.folder / FIGURE, tmp_path / "mailed.svg")
     result = finished.crossdiff("audit", str(tmp_path / "mailed.svg"))
     assert result.returncode == 0 and result.stdout.startswith(FIGURE)
+
+
+def test_copied_results_without_models_contradict_nothing(finished, tmp_path):
+    without = shutil.ignore_patterns("models")
+    shutil.copytree(finished.folder / "results", tmp_path / "results", ignore=without)
+    program = "import sys; from crossdiff.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "audit", "--all", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(finished.folder / "src")}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 3, result.stdout + result.stderr
+    counts = json.loads(result.stdout)["counts"]
+    assert set(counts) == {"file missing", "input not here", "not compared"} and counts["file missing"] == 2
 
 
 def test_two_seeds_differ_by_their_seed(finished):

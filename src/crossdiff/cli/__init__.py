@@ -3,8 +3,8 @@
 Its commands are in modules of this package, which are imported when one is called. So ``crossdiff --help``
 takes little time.
 
-Exit codes: 0, all is well. 1, something is wrong. 2, the command could not do its work. 141, nobody reads its
-output any more.
+Exit codes: 0, all is well. 1, something is wrong. 2, the command could not do its work. 3, an audit found
+nothing that differs, but not everything is here to be compared. 141, nobody reads its output any more.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
         "result",
         type=Path,
         nargs="?",
-        help="a figure, a table or any other result, also a copy that was mailed",
+        help="a figure, a table or any other result, also a copy that was mailed, or an exported folder",
     )
     what.add_argument("--all", action="store_true", help="check every result below results/")
     what.add_argument(

@@ -9,9 +9,10 @@ from pathlib import Path
 from crossdiff.errors import UserError
 from crossdiff.provenance import audit_text, times
 from crossdiff.provenance.accept import Outcome, accept
-from crossdiff.provenance.audit import Audit, Finding, locate
+from crossdiff.provenance.audit import DIFFERS, Audit, Node
 from crossdiff.provenance.code import home
 from crossdiff.provenance.history import first_difference
+from crossdiff.provenance.locate import Exported, locate, locate_exported
 from crossdiff.provenance.records import read_record
 from crossdiff.workflow.shipped import config_files
 
@@ -19,24 +20,43 @@ from crossdiff.workflow.shipped import config_files
 def audit(options: argparse.Namespace) -> int:
     if options.diff:
         return _diff(*options.diff)
-    found: list[Finding] = []
-    root = Path.cwd()
+    root, path, first = Path.cwd(), "", []
+    exported = None if options.all else locate_exported(options.result, root)
+    if not options.all and not exported:
+        root, path, findings = locate(options.result, root)
+    made = Audit(root, options.configfile, options.deep)
     if options.all:
-        made = Audit(root, options.configfile, options.deep)
         nodes = made.everything()
+    elif exported:
+        nodes, first = _of_exported(exported, made), [exported.said]
     else:
-        root, path, found = locate(options.result, root)
-        made = Audit(root, options.configfile, options.deep)
         nodes = made.chain(path)
-        nodes[path] = nodes[path]._replace(findings=found + nodes[path].findings)
+        nodes[path] = nodes[path]._replace(findings=findings + nodes[path].findings)
     made.remembered.save()
     if options.json:
         print(json.dumps(audit_text.as_json(nodes, made), indent=1))
     else:
-        lines = audit_text.listing(nodes) if options.all else audit_text.tree(path, nodes)
+        lines = audit_text.tree(path, nodes) if path else audit_text.listing(nodes)
         used = [] if options.all else audit_text.used_settings(nodes, made)
-        print(*lines, "", *used, audit_text.summary(nodes, made), sep="\n")
-    return 1 if any(node.findings for node in nodes.values()) else 0
+        print(*first, *lines, "", *used, *audit_text.summary(nodes, made), sep="\n")
+    return _code(nodes)
+
+
+def _of_exported(exported: Exported, made: Audit) -> dict[str, Node]:
+    """The chains of all results in a folder that was exported, and its files that are of no result."""
+    nodes: dict[str, Node] = {}
+    for path in exported.found:
+        nodes |= made.chain(path)
+    for path, findings in exported.found.items():
+        nodes[path] = nodes[path]._replace(findings=findings + nodes[path].findings)
+    return nodes | {node.path: node for node in exported.others}
+
+
+def _code(nodes: dict[str, Node]) -> int:
+    """The exit code: 1 if anything differs, 3 if only something is not here to be compared, else 0."""
+    if any(node.standing == DIFFERS for node in nodes.values()):
+        return 1
+    return 3 if any(node.findings for node in nodes.values()) else 0
 
 
 def _diff(a: Path, b: Path) -> int:

@@ -12,7 +12,7 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from crossdiff.errors import UserError
-from crossdiff.provenance.audit import REMOVED, Audit, Node, settings
+from crossdiff.provenance.audit import INPUT_CHANGED, INPUT_NOT_HERE, REMOVED, Audit, Node, settings
 from crossdiff.provenance.code import home
 from crossdiff.provenance.hashing import TREE, file_sha256, is_plain
 from crossdiff.provenance.planned_jobs import plan, read_config
@@ -45,8 +45,8 @@ def export(root: Path, configs: list[Path], target: Path) -> None:
             nodes |= audit.chain(output)
     bad = [node for node in nodes.values() if node.findings]
     if bad:
-        # Name a file that was changed itself rather than one that was made from it.
-        worst = min(bad, key=lambda node: node.findings[0].verdict == "input changed since")
+        # Name a file that was changed or lost itself rather than one that was made from it.
+        worst = min(bad, key=lambda node: node.findings[0].verdict in (INPUT_CHANGED, INPUT_NOT_HERE))
         first = worst.findings[0]
         found = f"such as {worst.path}: {first.verdict} ({first.detail})"
         raise UserError(f"{len(bad)} files are not verified, {found}; run the workflow first")

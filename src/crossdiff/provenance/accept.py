@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossdiff.errors import UserError
-from crossdiff.provenance.audit import CODE_DIFFERS, ORPHAN, Audit, Finding, Node, code_now
+from crossdiff.provenance.audit import (
+    CODE_DIFFERS,
+    INPUT_CHANGED,
+    INPUT_NOT_HERE,
+    ORPHAN,
+    Audit,
+    Finding,
+    Node,
+    code_now,
+)
 from crossdiff.provenance.code import parts_digest
 from crossdiff.provenance.lock import refuse_while_snakemake_runs
 from crossdiff.provenance.records import Acceptance, Record, write_record
@@ -50,7 +59,7 @@ def accept(root: Path, rules: list[str], configs: list[Path] | None = None, deep
     audit.remembered.save()
     recorded = [(node, node.record) for node in nodes.values() if node.record]
     _refuse_unknown(rules, {record.rule for _, record in recorded})
-    differing = [(node, record) for node, record in recorded if node.findings and not _is_orphan(node)]
+    differing = [(n, record) for n, record in recorded if _verdicts(n) and not _is_orphan(n)]
     chosen = [(node, record) for node, record in differing if not rules or record.rule in rules]
     chosen_nodes = [node for node, _ in chosen]
     _refuse_other_differences(chosen_nodes)
@@ -100,7 +109,8 @@ def _write(output: Path, record: Record) -> None:
 
 
 def _verdicts(node: Node) -> set[str]:
-    return {finding.verdict for finding in node.findings}
+    """What differs. An input that is not here does not count."""
+    return {finding.verdict for finding in node.findings} - {INPUT_NOT_HERE}
 
 
 def _made_from(chosen: list[Node], nodes: dict[str, Node]) -> set[str]:
@@ -132,10 +142,13 @@ def _refuse_other_differences(nodes: list[Node]) -> None:
     A change of the result itself comes before a change of its inputs.
     """
     others: list[tuple[Node, Finding]] = [
-        (n, finding) for n in nodes for finding in n.findings if finding.verdict != CODE_DIFFERS
+        (node, finding)
+        for node in nodes
+        for finding in node.findings
+        if finding.verdict in _verdicts(node) - {CODE_DIFFERS}
     ]
     if others:
-        node, finding = min(others, key=lambda other: other[1].verdict == "input changed since")
+        node, finding = min(others, key=lambda other: other[1].verdict == INPUT_CHANGED)
         number = len({other.path for other, _ in others})
         more = f", the first of {number} results that differ" if number > 1 else ""
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from crossdiff.errors import UserError
 from crossdiff.provenance import code
-from crossdiff.provenance.hashing import Hashes, content, is_plain, size
+from crossdiff.provenance.hashing import Hashes, content, is_plain
 from crossdiff.provenance.json_cache import FOLDER, JsonCache
 from crossdiff.provenance.planned_jobs import PlannedJob, plan
 from crossdiff.provenance.records import (
@@ -19,14 +19,12 @@ from crossdiff.provenance.records import (
     Record,
     RecordedFile,
     RecordError,
-    embedded_id,
     is_result,
     read_record,
-    record_path,
 )
-from crossdiff.provenance.removed import has_other_bits, input_changed, removed
+from crossdiff.provenance.removed import earlier, has_other_bits, input_changed, removed
 from crossdiff.provenance.scratch import walked
-from crossdiff.provenance.trust import all_results, outputs
+from crossdiff.provenance.trust import all_results
 
 VERIFIED = "verified"
 ACCEPTED = "accepted"
@@ -34,6 +32,10 @@ REMOVED = "removed as configured"
 MADE_AGAIN = "input made again with other bits"
 CODE_DIFFERS = "code differs now"
 ORPHAN = "orphan"
+CHANGED, INPUT_CHANGED = "file changed", "input changed since"
+# These contradict nothing: something is not here to be compared.
+MISSING, INPUT_NOT_HERE, NOT_COMPARED = "file missing", "input not here", "not compared"
+DIFFERS = "differs"
 
 
 class Finding(NamedTuple):
@@ -56,6 +58,19 @@ class Node(NamedTuple):
     def inputs(self) -> list[RecordedFile]:
         """The files that the result was made from. Empty if there is no record."""
         return self.record.inputs if self.record else []
+
+    @property
+    def standing(self) -> str:
+        """What can be said of the file in one word, the worst of its findings.
+
+        DIFFERS is for any that contradicts the record. If none does: MISSING, INPUT_NOT_HERE, NOT_COMPARED.
+        If there are none: REMOVED, ACCEPTED or VERIFIED.
+        """
+        found = {finding.verdict for finding in self.findings}
+        if found:
+            absent = [verdict for verdict in (MISSING, INPUT_NOT_HERE, NOT_COMPARED) if verdict in found]
+            return absent[0] if len(absent) == len(found) else DIFFERS
+        return REMOVED if self.removed else ACCEPTED if self.accepted else VERIFIED
 
     @property
     def accepted(self) -> bool:
@@ -81,6 +96,18 @@ class Node(NamedTuple):
         return found or [Finding(VERIFIED, "")]
 
 
+class _Hashes(Hashes):
+    """Hashes that know which files they read."""
+
+    def __init__(self, root: Path, remembered: JsonCache, deep: bool) -> None:
+        super().__init__(root, remembered, deep)
+        self.read: set[str] = set()
+
+    def _read(self, path: str, key: str, plain: bool) -> str:
+        self.read.add(path)
+        return super()._read(path, key, plain)
+
+
 class Audit:
     """Verdicts on the results below ``root``.
 
@@ -91,7 +118,8 @@ class Audit:
     def __init__(self, root: Path, configs: list[Path] | None = None, deep: bool = False) -> None:
         self.root, self.configs = root, configs
         self.remembered = JsonCache(root / FOLDER / "hashes.json")
-        self.hashes = Hashes(root, self.remembered, deep)
+        self.hashes = _Hashes(root, self.remembered, deep)
+        self._records: dict[str, Record | None] = {}
         self._plans: dict[tuple[Path, ...], dict[str, PlannedJob] | UserError] = {}
 
     def chain(self, path: str) -> dict[str, Node]:
@@ -132,20 +160,22 @@ class Audit:
             now = self.hashes.now(path)
             finding = Finding(error.verdict, str(error).removeprefix(f"{self.root}/"))
             if now is None and error.verdict == "record missing":
-                finding = Finding("file missing", "and its record")
+                finding = Finding(MISSING, "and its record")
             return Node(path, now, None, [finding])
         made = record.output(path)
         if made is None:
-            finding = Finding("file changed", f"its record is of {record.outputs[0].path}")
+            finding = Finding(CHANGED, f"its record is of {record.outputs[0].path}")
             return Node(path, self.hashes.now(path), None, [finding])
         now = self.hashes.now(path, made)
         findings, notes = [], [*self._made_again(record)]
         if removed(path, self.root) is not None:
             notes.append(Finding(REMOVED, "its record stays"))
         elif now is None:
-            findings.append(Finding("file missing", f"it had {made.size:,} bytes"))
+            findings.append(Finding(MISSING, f"it had {made.size:,} bytes"))
         elif now != made.digest:
-            findings.append(Finding("file changed", self._what_changed(made)))
+            lacking = self._lacking(made)
+            detail = f"in it: {', '.join(lacking)}" if lacking else self._what_changed(made)
+            findings.append(Finding(MISSING if lacking else CHANGED, detail))
         return Node(path, now, record, [*findings, *self._since(record, path)], tuple(notes))
 
     def _made_again(self, record: Record) -> Iterator[Finding]:
@@ -155,7 +185,7 @@ class Audit:
 
     def _source(self, entry: RecordedFile, reader: str) -> Node:
         now = self.hashes.now(entry.path, entry)
-        finding = Finding("file changed" if now else "file missing", f"since {reader} was made")
+        finding = Finding(CHANGED if now else MISSING, f"since {reader} was made")
         return Node(entry.path, now, None, [finding] if now != entry.digest else [])
 
     def _what_changed(self, made: RecordedFile) -> str:
@@ -164,15 +194,47 @@ class Audit:
         was, now = made.files, content(self.root / made.path, is_plain(made.digest)).files or {}
         return "in it: " + ", ".join(sorted(n for n in was.keys() | now.keys() if was.get(n) != now.get(n)))
 
+    def _lacking(self, made: RecordedFile) -> list[str]:
+        """Members of a folder that are not here. Empty if one that is here is not as recorded."""
+        if made.files is None or not (self.root / made.path).is_dir():
+            return []
+        now = content(self.root / made.path, is_plain(made.digest)).files or {}
+        return sorted(made.files.keys() - now.keys()) if now.items() <= made.files.items() else []
+
+    def _of_input(self, entry: RecordedFile) -> str | None:
+        """The verdict on an input. None if it is what the job read, or was removed as configured."""
+        record = self._record(entry.path)
+        made = record and record.output(entry.path)
+        if self.hashes.now(entry.path, entry) is None and removed(entry.path, self.root) is None:
+            if record is None or made is None or is_plain(made.digest) != is_plain(entry.digest):
+                return INPUT_NOT_HERE
+            before = earlier(entry.path, record)  # the record stays where a file was not copied
+            read = entry.digest in {made.digest, *(before.digests if before else ())}
+            return INPUT_NOT_HERE if read else INPUT_CHANGED
+        if not input_changed(entry, self.hashes):
+            return None
+        lacks = made is not None and made.digest == entry.digest and self._lacking(made)
+        return INPUT_NOT_HERE if lacks else INPUT_CHANGED
+
+    def _record(self, path: str) -> Record | None:
+        """The record of an input, read once. None if there is none that can be read."""
+        if path not in self._records:
+            try:
+                self._records[path] = read_record(self.root / path)
+            except RecordError:
+                self._records[path] = None
+        return self._records[path]
+
     def _since(self, record: Record, path: str) -> Iterator[Finding]:
         """Find what has changed since the job ran: inputs, config, code."""
         jobs = self._plan(record)
         job = None if isinstance(jobs, UserError) else jobs.get(path)
         for entry in record.inputs:
-            if not (job and entry.path in job.order_only) and input_changed(entry, self.hashes):
-                yield Finding("input changed since", entry.path)
+            verdict = self._of_input(entry)
+            if verdict and not (verdict == INPUT_CHANGED and job and entry.path in job.order_only):
+                yield Finding(verdict, entry.path)
         if isinstance(jobs, UserError):
-            yield Finding("not compared", str(jobs))
+            yield Finding(NOT_COMPARED, str(jobs))
         elif job is None:
             yield Finding(ORPHAN, "no job of this config makes it")
         else:
@@ -243,63 +305,3 @@ def _code_of(rule: str, *modules: str) -> dict[str, str]:
         return code.code_parts(rule, *modules)
     except (FileNotFoundError, ModuleNotFoundError):
         return {}
-
-
-def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
-    """Find the result that a file is: (root, path below it, findings).
-
-    For a member of a folder that one job made as a whole, this is the folder. A file without a record next to
-    it is looked for among the results of ``checkout``, by its bytes or by the id embedded in it. In the
-    second case a finding says that its bytes differ. Raises UserError if nothing is known of the file.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    absolute = path.absolute()
-    home = _home(absolute)
-    if home:
-        for place in (absolute, *absolute.parents):
-            if place.is_relative_to(home / RESULTS) and record_path(place).exists():
-                return home, place.relative_to(home).as_posix(), []
-    there = Hashes(absolute.parent, {}, deep=True)
-    known = None if path.is_dir() else embedded_id(absolute)
-    for candidate in outputs(walked(checkout), checkout):
-        try:
-            record = read_record(checkout / candidate)
-        except RecordError:
-            continue  # the audit of that result says so
-        made = record.output(candidate)
-        if made and _is_of(made, absolute, there):
-            return checkout, candidate, []
-        if record.id == known and Path(candidate).suffix == path.suffix:
-            detail = f"{path} is not byte for byte what the record of {candidate} describes"
-            return checkout, candidate, [Finding("file changed", detail)]
-    if home:
-        return home, absolute.relative_to(home).as_posix(), []
-    raise UserError(
-        f"{path}: {_what_can_be_said(absolute, there, known)} It is not among the results of {checkout}."
-    )
-
-
-def _home(path: Path) -> Path | None:
-    """The folder that contains the innermost results folder above a path."""
-    return next((parent.parent for parent in path.parents if parent.name == RESULTS), None)
-
-
-def _is_of(entry: RecordedFile, path: Path, there: Hashes) -> bool:
-    """Whether a file or folder has the bytes that a record describes. It is read only if its size agrees."""
-    return entry.size == size(path) and entry.digest == there.now(path.name, entry)
-
-
-def _what_can_be_said(path: Path, there: Hashes, known: str | None) -> str:
-    try:
-        record = read_record(path)
-    except RecordError as error:
-        if known:
-            todo = "audit it in the checkout it came from"
-            return f"no record next to it, but it holds the id of one, {known}: {todo}."
-        return f"{error.verdict}, and it holds no record's id; nothing is known of how it was made."
-    same = any(_is_of(entry, path, there) for entry in record.outputs)
-    bytes_are = "its bytes are those" if same else "its bytes are not those"
-    commit = (record.run["git"] or {}).get("commit", "unknown")
-    made = f"made by {record.rule} on {record.run['finished']}, commit {commit}"
-    return f"moved away from {record.outputs[0].path}; {bytes_are} of its record: {made}."

@@ -1,17 +1,41 @@
 """Print an audit as text (the tree of a result, the list of all results, a summary) or as JSON."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from crossdiff.provenance.audit import ACCEPTED, REMOVED, VERIFIED, Audit, Node, settings
+from crossdiff.provenance.audit import (
+    ACCEPTED,
+    DIFFERS,
+    INPUT_NOT_HERE,
+    MISSING,
+    NOT_COMPARED,
+    REMOVED,
+    VERIFIED,
+    Audit,
+    Node,
+    settings,
+)
 from crossdiff.provenance.records import RecordedFile, is_result
+
+# In a tree, what is said of a file, the worst first.
+LABELS = {
+    DIFFERS: "NOT VERIFIED",
+    MISSING: "not here",
+    INPUT_NOT_HERE: "inputs not here",
+    NOT_COMPARED: NOT_COMPARED,
+    REMOVED: REMOVED,
+    ACCEPTED: ACCEPTED,
+}
+NAMED = 3  # missing inputs that the summary names
 
 
 def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
     """Everything that audit found, with complete records.
 
     ``verified`` is true if all files are verified, ``accepted`` if some are accepted and all others verified.
+    ``counts``: how many files have which standing.
     """
     clean = not any(node.findings for node in nodes.values())
     accepted = any(node.accepted for node in nodes.values())
@@ -19,6 +43,7 @@ def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
         "root": str(audit.root),
         "verified": clean and not accepted,
         "accepted": clean and accepted,
+        "counts": Counter(node.standing for node in nodes.values()),
         "settings": settings(nodes),
         "nodes": [
             {
@@ -40,11 +65,14 @@ def as_json(nodes: dict[str, Node], audit: Audit) -> dict[str, Any]:
 
 
 def listing(nodes: dict[str, Node]) -> Iterator[str]:
-    """Lines for each result that isn't verified. Results that were accepted or removed together share one."""
+    """Lines for each result that isn't verified, those that differ first. Others share lines."""
+    groups: dict[str, list[str]] = {}
     for path, node in nodes.items():
-        if node.findings:
-            yield from _notes([path], nodes, "")
-    yield from _notes([path for path, node in nodes.items() if not node.findings], nodes, "")
+        groups.setdefault(node.standing if node.findings else "", []).append(path)
+    for path in groups.pop(DIFFERS, []):
+        yield from _notes([path], nodes, "")
+    for standing in (MISSING, INPUT_NOT_HERE, NOT_COMPARED, ""):
+        yield from _notes(groups.get(standing, []), nodes, "")
 
 
 def tree(path: str, nodes: dict[str, Node]) -> Iterator[str]:
@@ -91,19 +119,18 @@ def _label(group: list[str], name: str, nodes: dict[str, Node]) -> str:
 
 def _verdict(group: list[str], nodes: dict[str, Node]) -> str:
     """The worst verdict in a group of files, and how many of them have it."""
-    counts = {
-        "NOT VERIFIED": sum(bool(nodes[path].findings) for path in group),
-        REMOVED: sum(nodes[path].removed for path in group),
-        ACCEPTED: sum(nodes[path].accepted for path in group),
-    }
-    verdict, number = next((item for item in counts.items() if item[1]), (VERIFIED, len(group)))
-    return verdict if verdict == VERIFIED or len(group) == 1 else f"{number} of {len(group)} {verdict}"
+    counts = Counter(nodes[path].standing for path in group)
+    worst = next((standing for standing in LABELS if counts[standing]), None)
+    if worst is None:
+        return VERIFIED
+    return LABELS[worst] if len(group) == 1 else f"{counts[worst]} of {len(group)} {LABELS[worst]}"
 
 
 def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[str]:
     """Lines that say why files aren't verified. Files with the same verdict and details share a line.
 
-    Each line begins with a mark: ``!`` for files that aren't verified, ``~`` for all others.
+    Each line begins with a mark: ``!`` for files that differ, ``?`` for files that can't be compared because
+    something is not here, ``~`` for all others.
     """
     lines: dict[str, list[str]] = {}
     for path in group:
@@ -114,7 +141,8 @@ def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[st
             if verdict != VERIFIED:
                 lines.setdefault(f"{verdict} ({'; '.join(details)})", []).append(path)
     for line, paths in lines.items():
-        mark = "!" if nodes[paths[0]].findings else "~"
+        node = nodes[paths[0]]
+        mark = "!" if node.standing == DIFFERS else "?" if node.findings else "~"
         which = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} first"
         yield f"{indent}{mark} {which}: {line}"
 
@@ -129,20 +157,70 @@ def used_settings(nodes: dict[str, Node], audit: Audit) -> Iterator[str]:
     yield ""
 
 
-def summary(nodes: dict[str, Node], audit: Audit) -> str:
-    """One line that says how many files have which verdict, and how this was checked."""
+def summary(nodes: dict[str, Node], audit: Audit) -> Iterator[str]:
+    """Lines that say what could be verified, what could not and why. The last tells how this was checked."""
+    count = Counter(node.standing for node in nodes.values())
+    gone = f", {count[REMOVED]} {REMOVED}" if count[REMOVED] else ""
     bad = sum(bool(node.findings) for node in nodes.values())
-    gone = sum(node.removed for node in nodes.values())
-    accepted = sum(node.accepted and not node.removed for node in nodes.values())
-    how = "checked by size, times and inode (--deep reads them again)"
-    if audit.hashes.deep:
-        how = "read and hashed again"
-    also = f", {gone} {REMOVED}" if gone else ""
     if bad:
-        also = (f", {accepted} accepted" if accepted else "") + also
-        return f"{bad} of {len(nodes)} files not verified{also}; {how}."
-    verified = len(nodes) - accepted - gone
-    if accepted:
-        also = f"{also}, {accepted} accepted: older code made them"
+        yield from _unverified(nodes, count)
+        accepted = f", {count[ACCEPTED]} accepted" if count[ACCEPTED] else ""
+        meaning = "" if count[DIFFERS] else "; nothing that is here contradicts its record"
+        yield f"{bad} of {len(nodes)} files not verified{accepted}{gone}{meaning}; {_how(audit)}."
+        return
+    also = gone + (f", {count[ACCEPTED]} accepted: older code made them" if count[ACCEPTED] else "")
+    verified = count[VERIFIED]
     told = f"{verified} of {len(nodes)} files verified{also}" if also else f"All {verified} files verified"
-    return f"{told}; {how}."
+    yield f"{told}; {_how(audit)}."
+
+
+def _unverified(nodes: dict[str, Node], count: Counter[str]) -> Iterator[str]:
+    if count[VERIFIED]:
+        yield f"Verified: {count[VERIFIED]}. Each is as recorded, and so are its inputs, config and code."
+    if count[DIFFERS]:
+        yield f"Differing: {count[DIFFERS]}. The lines with ! say what is not as recorded."
+    if count[NOT_COMPARED]:
+        yield f"As recorded, with inputs and code, but not compared with a config: {count[NOT_COMPARED]}."
+    if count[INPUT_NOT_HERE]:
+        yield (
+            f"As recorded, but not all their inputs are here: {count[INPUT_NOT_HERE]}. "
+            f"Their history can't be followed further here. Missing: {_named(_lacking(nodes))}."
+        )
+    if count[MISSING]:
+        missing = [path for path, node in nodes.items() if node.standing == MISSING]
+        yield f"Not here, so nothing is said of their bytes: {count[MISSING]}, {_named(missing)}."
+    for reason, number in Counter(_reasons(nodes)).items():
+        yield f"Not compared with a config: {number}, because: {reason}."
+
+
+def _lacking(nodes: dict[str, Node]) -> list[str]:
+    """Missing inputs, those that most results were made from first."""
+    found = Counter(
+        finding.detail
+        for node in nodes.values()
+        for finding in node.findings
+        if finding.verdict == INPUT_NOT_HERE
+    )
+    return [path for path, _ in found.most_common()]
+
+
+def _reasons(nodes: dict[str, Node]) -> Iterator[str]:
+    return (
+        finding.detail
+        for node in nodes.values()
+        for finding in node.findings
+        if finding.verdict == NOT_COMPARED
+    )
+
+
+def _named(paths: list[str]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return ", ".join(paths[:NAMED]) + more
+
+
+def _how(audit: Audit) -> str:
+    if audit.hashes.deep:
+        return "read and hashed again"
+    by_stamp = "checked by size, times and inode (--deep reads them again)"
+    read = len(audit.hashes.read)
+    return f"{read} read and hashed, the others {by_stamp}" if read else by_stamp

@@ -201,7 +201,7 @@ def plan(root: Path, configs: list[Path], fresh: bool = False) -> dict[str, Plan
     """
     home = code.home(root)
     if home != root and not (root / ".snakemake/log").exists():  # Snakemake has not run here either
-        compared = "results can be compared with their records, but not with config and code"
+        compared = "results can be compared with their records, but not with a config"
         raise UserError(f"{root}: no Snakefile here, so {compared}")
     wanted = state(read_config([root / path for path in configs]), root, home)
     if fresh:

@@ -48,7 +48,7 @@ def test_changed_and_missing_source(root):
     (root / "text.txt").write_text("another text")
     assert verdicts(root) == {TOKENS: ["input changed since"], "text.txt": ["file changed"]}
     (root / "text.txt").unlink()
-    assert verdicts(root) == {"text.txt": ["file missing"]}
+    assert verdicts(root) == {TOKENS: ["input not here"], "text.txt": ["file missing"]}
 
 
 def test_missing_result(root):
@@ -228,9 +228,9 @@ def test_moved_results_folder_is_audited_but_not_compared_with_a_config(root, tm
     (tmp_path / "archive").mkdir()
     shutil.move(root / "results", tmp_path / "archive/results")
     code, out, _ = command(capsys, str(tmp_path / "archive" / FIGURE))
-    assert code == 1
+    assert code == 3
     assert "not compared" in out and "no Snakefile here" in out
-    assert "! text.txt: file missing" in out
+    assert "? text.txt: file missing" in out
     assert "file changed" not in out
 
 
