@@ -186,6 +186,9 @@ def _unverified(nodes: dict[str, Node], count: Counter[str]) -> Iterator[str]:
             f"As recorded, but not all their inputs are here: {count[INPUT_NOT_HERE]}. "
             f"Their history can't be followed further here. Missing: {_named(_lacking(nodes))}."
         )
+    taken_over = [node for node in nodes.values() if node.record and node.record.accepted]
+    if among := sum(node.standing in (INPUT_NOT_HERE, NOT_COMPARED) for node in taken_over):
+        yield f"Accepted among those that are as recorded: {among}. Older code made them."
     if count[MISSING]:
         missing = [path for path, node in nodes.items() if node.standing == MISSING]
         yield f"Not here, so nothing is said of their bytes: {count[MISSING]}, {_named(missing)}."

@@ -23,8 +23,6 @@ from crossdiff.provenance.records import (
 from crossdiff.provenance.scratch import walked
 from crossdiff.provenance.trust import all_results
 
-WHERE = "run this in the folder that has the results it came from"
-
 
 class Exported(NamedTuple):
     """What a folder with copies of results and of their records is."""
@@ -88,7 +86,7 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
     if of_job := next((result for result, identity in results.ids.items() if identity == known), None):
         raise UserError(f"{path}: no result, but it holds the id of the record of {of_job}; audit that")
     said = _what_can_be_said(absolute)
-    raise UserError(f"{path}: {said} It is not among the results of {checkout}; {WHERE}.")
+    raise UserError(f"{path}: {said} It is not among the results of {checkout}.")
 
 
 def locate_exported(folder: Path, checkout: Path) -> Exported | None:
@@ -107,10 +105,10 @@ def locate_exported(folder: Path, checkout: Path) -> Exported | None:
     located = {copy: results.find(copy) for copy in copies if copy.exists()}
     hits = {copy: hit for copy, hit in located.items() if hit}
     if not hits:
-        first = _what_can_be_said(next(iter(located), copies[0]))
-        raise UserError(
-            f"{folder}: its records are of no result of {checkout}; {copies[0].name}: {first} {WHERE}"
-        )
+        copy = next(iter(located), copies[0])
+        first = _what_can_be_said(copy)
+        where = "Run this in the folder that has the results it came from."
+        raise UserError(f"{folder}: its records are of no result of {checkout}; {copy.name}: {first} {where}")
     found: dict[str, list[Finding]] = {}
     for result, findings in hits.values():
         found.setdefault(result, []).extend(findings)

@@ -18,6 +18,7 @@ SENTENCES = {  # of the summary
     "differs": "Differing: ",
     "not compared": "As recorded, with inputs and code, but not compared with a config: ",
     "inputs": "As recorded, but not all their inputs are here: ",
+    "accepted": "Accepted among those that are as recorded: ",
     "missing": "Not here, so nothing is said of their bytes: ",
     "reason": "Not compared with a config: ",
     "nothing": "nothing that is here contradicts its record",
@@ -82,7 +83,7 @@ def test_result_that_is_not_here_is_never_verified(root, capsys, record_stays):
 
 def test_copied_folder_without_models_and_clone(elsewhere, capsys):
     code, out, _ = command(capsys, "--all")
-    assert code == 3 and said(out) == set(SENTENCES) - {"verified", "differs"}
+    assert code == 3 and said(out) == set(SENTENCES) - {"verified", "differs", "accepted"}
     assert standings(elsewhere) == {
         MODEL: "file missing",
         TOKENS: "input not here",
@@ -137,7 +138,7 @@ def test_missing_inputs_are_named_by_three(root, capsys, jobs):
     assert "Missing: texts/0.txt, texts/1.txt, texts/2.txt and 2 more." in out
 
 
-def test_missing_input_does_not_stop_an_acceptance(root):
+def test_missing_input_does_not_stop_an_acceptance(root, capsys):
     (root / "text.txt").unlink()
     assert accept.accept(root, []).accepted == {}
     record = read_record(root / TOKENS)
@@ -146,3 +147,6 @@ def test_missing_input_does_not_stop_an_acceptance(root):
     assert set(verdicts(root)[TOKENS]) == {"input not here", "code differs now"}
     assert accept.accept(root, []).accepted == {"tokenise": 1}
     assert verdicts(root)[TOKENS] == ["input not here"]
+    code, out, _ = command(capsys, "--all")
+    assert code == 3 and said(out) == {"verified", "inputs", "accepted", "nothing"}
+    assert "as recorded: 1. Older code" in out

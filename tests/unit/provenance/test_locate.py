@@ -76,7 +76,7 @@ def test_exported_folder_in_the_wrong_place_is_one_line(root, hub, tmp_path, cap
     assert code == 2 and err.count("\n") == 1
     assert f"its records are of no result of {tmp_path}/empty; " in err
     assert "its bytes are those of its record" in err
-    assert "run this in the folder that has the results it came from" in err
+    assert "Run this in the folder that has the results it came from" in err
 
 
 def test_export_without_records_is_one_line(root, hub, capsys):
