@@ -40,7 +40,9 @@ def settle(workflow: "Workflow", requests: Requests) -> None:
 
 def known_as(rule: str) -> str:
     """The name by which the forecast knows a rule."""
-    return harvests.RULE if rule.startswith(harvests.PREFIX) else rule
+    if rule.startswith(harvests.PREFIX) or rule == harvests.READING:
+        return harvests.RULE
+    return rule
 
 
 class _Asked:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RULE = "harvest_activations"  # makes the cache of one layer
 PREFIX = "harvest_layers_"  # of the rules that make several
+READING = "read_activations"  # takes it from activations that others stored
 NAME = re.compile(rf"\b{PREFIX}\d+(?:_\d+)+\b")
 
 Shard = tuple[str, str, str]  # model, folder of the cache below that of the layer, number
