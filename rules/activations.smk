@@ -123,7 +123,7 @@ rule read_activations:
     conda:
         "../envs/environment.yaml"
     resources:
-        **request("harvest_activations"),
+        **request("read_activations"),
     params:
         settings=settings("pair.layer", "datasets.{dataset}.activations.{split}.{model}"),
         replacements=lambda w: RUN.replacements(w.model),

@@ -35,6 +35,11 @@ NAME = re.compile(rf"\b{PREFIX}\d+(?:_\d+)+\b")
 Shard = tuple[str, str, str]  # model, folder of the cache below that of the layer, number
 
 
+def known_as(rule: str) -> str:
+    """The name by which the forecast knows a rule."""
+    return RULE if rule == READING or rule.startswith(PREFIX) else rule
+
+
 class Together(NamedTuple):
     """A rule whose jobs harvest several layers in one pass."""
 
