@@ -1,6 +1,8 @@
 """Activations that others stored give the caches that a harvest gives, or are refused in one line."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +17,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from crossdiff.activations.cache import read_header, read_rows, tokens_digest
 from crossdiff.activations.harvest import harvest_shard
-from crossdiff.activations.stored import Store, describe, find_sequences, read_stored, tokens_of
+from crossdiff.activations.stored import (
+    Store,
+    check_unchanged,
+    describe,
+    find_sequences,
+    read_stored,
+    tokens_of,
+)
 from crossdiff.errors import UserError
 from crossdiff.models.forward import run_to_layer
 from crossdiff.models.replacements import with_replacements
+from crossdiff.provenance.hashing import content
+from crossdiff.provenance.records import Record, RecordedFile, write_record
 from crossdiff.texts.shards import Shard
 
 LAYER, WIDTH, BOS, KEY = 1, 16, 1, "datasets.x.activations.train.tiny"
@@ -290,3 +301,19 @@ def test_store_whose_first_tokens_were_left_out_is_refused(model, tmp_path):
     folder = write_store(tmp_path / "layer_1_out", without, torch.ones(45, WIDTH))
     said = refusal(model, shard_of(mine), folder)
     assert f"{KEY}: found a store that begins with token {without[0][0]}, allowed: {BOS}" in said
+
+
+def test_file_that_changed_since_it_was_checked_is_refused(tmp_path):
+    """A copy with the same time passes: its inode says nothing."""
+    folder = write_store(tmp_path / "layer_1_out", sequences_of(LENGTHS), torch.ones(63, WIDTH))
+    shard, described = folder / "shard_1.memmap", tmp_path / "store.json"
+    read = [RecordedFile.of("files", str(shard), content(shard))]
+    write_record(described, Record("1" * 32, "check_store", {}, {}, {}, read, [], {}))
+    check_unchanged(described)
+    shutil.copy2(shard, tmp_path / "copy")
+    (tmp_path / "copy").replace(shard)
+    check_unchanged(described)
+    os.utime(shard, (1, 1))
+    with pytest.raises(UserError) as refused:
+        check_unchanged(described)
+    assert str(refused.value) == f"{shard}: changed since it was checked; remove {described} and run again"
