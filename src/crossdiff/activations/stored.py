@@ -42,6 +42,7 @@ ALLOWED = {
 }
 PROVED, PROVED_TOKENS = 8, 64  # sequences of a shard that are compared with the model, and tokens of each
 CLOSE = 0.05  # relative difference that other precision and kernels explain
+LACKING = 0.01  # share of a shard's sequences that a store may lack: the model runs on these
 
 
 class Store(NamedTuple):
@@ -205,8 +206,8 @@ def read_stored(
 ) -> None:
     """Write the cache of a shard at ``layer`` from a store, once it is proved that it is of ``model``.
 
-    ``key`` names the store in errors. Raises UserError for sequences that the store lacks, for activations
-    that are not the model's, and for NaN or infinite ones.
+    The model runs on sequences that the store lacks. ``key`` names the store in errors. Raises UserError for
+    more of them than LACKING, for activations that are not the model's, and for NaN or infinite ones.
     """
     check_ids(model, shard.token)
     starts, stops = shard.sequence_bounds()
@@ -214,21 +215,35 @@ def read_stored(
     ids, stored = as_read(model, shard.token), as_read(model, tokens_of(store.folder))
     bounds = bounds_of(store.folder, stored, ids[starts], key)
     rows = find_sequences(ids, starts, stored, bounds)
-    if (lacking := rows < 0).any():
+    lacking = rows < 0
+    told = f"{lacking.sum():,} of {len(rows):,} sequences are not in the store"
+    if lacking.mean() > LACKING:
         first = starts[lacking][0]
         raise UserError(
-            f"{key}: {lacking.sum():,} of {len(rows):,} sequences are not in the store, the first in row "
-            f"{first} of the token shard (document {shard.document[first]}); "
+            f"{key}: {told}, the first in row {first} of the token shard (document "
+            f"{shard.document[first]}), allowed: {LACKING:.0%}, on which the model runs; "
             "take the texts, tokens.context, `long` and chat template that were stored, or fewer tokens"
         )
-    prove(model, ids, (starts, stops), store, rows, layer, key)
+    log.info("%s; the model runs on these", told)
+    found = ~lacking
+    prove(model, ids, (starts[found], stops[found]), store, rows[found], layer, key)
     with cache_writer(cache, len(ids), store.d_model, layer, shard.token) as writer:
         for start, stop, row in zip(starts.tolist(), stops.tolist(), rows.tolist(), strict=True):
-            block = store.read(row, row + stop - start).to(torch.bfloat16)
+            if row < 0:
+                block = own_activations(model, ids[start:stop], layer)
+            else:
+                block = store.read(row, row + stop - start)
             if not (finite := block.isfinite().all(dim=1)).all():
-                bad = row + int(finite.int().argmin())
-                raise UserError(f"{key}: row {bad} of the store is NaN or infinite; leave it out and harvest")
-            writer.write(np.arange(start, stop), block)
+                bad = int(finite.int().argmin())
+                where = f"row {start + bad} of the token shard" if row < 0 else f"row {row + bad} of the store"
+                raise UserError(f"{key}: {where} is NaN or infinite; leave it out and harvest")
+            writer.write(np.arange(start, stop), block.to(torch.bfloat16))
+
+
+def own_activations(model: PreTrainedModel, ids: np.ndarray, layer: int) -> Tensor:
+    """The model's activations of one sequence, (tokens, d_model) on the CPU."""
+    read = torch.from_numpy(ids).long()[None].to(device_of_inputs(model))
+    return run_to_layer(model, read, layer)[0].cpu()
 
 
 def prove(
@@ -249,8 +264,7 @@ def prove(
     most = 0.0
     for number in np.unique(np.linspace(0, len(rows) - 1, PROVED).round().astype(int)):
         start, length = bounds[0][number], min(PROVED_TOKENS, bounds[1][number] - bounds[0][number])
-        read = torch.from_numpy(ids[start : start + length]).long()[None].to(device_of_inputs(model))
-        own = run_to_layer(model, read, layer)[0].float().cpu()
+        own = own_activations(model, ids[start : start + length], layer).float()
         theirs = store.read(rows[number], rows[number] + length).float()
         differs = float(((own - theirs).norm(dim=1) / own.norm(dim=1)).median())
         if not differs <= CLOSE:  # NaN is refused, too

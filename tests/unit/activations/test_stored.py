@@ -159,9 +159,20 @@ def test_sequences_that_the_store_lacks_are_counted(model, tmp_path):
     folder = write_store(tmp_path / "layer_1_out", mine, run(model, mine))
     said = refusal(model, shard_of([mine[0], others[0], mine[1], others[1]]), folder)
     assert said.startswith(
-        f"{KEY}: 2 of 4 sequences are not in the store, the first in row 5 of the token shard (document 71); "
-        "take the texts, tokens.context"
+        f"{KEY}: 2 of 4 sequences are not in the store, the first in row 5 of the token shard (document 71), "
+        "allowed: 1%, on which the model runs; take the texts, tokens.context"
     )
+
+
+def test_the_model_runs_on_one_sequence_in_a_hundred_that_the_store_lacks(model, tmp_path, caplog):
+    mine = sequences_of([4 + number % 5 for number in range(100)])
+    stored = [*mine[:40], *mine[41:]]
+    folder = write_store(tmp_path / "layer_1_out", stored, run(model, stored))
+    shard = shard_of(mine)
+    with caplog.at_level("INFO"):
+        found = read(model, shard, folder)
+    assert "1 of 100 sequences are not in the store; the model runs on these" in caplog.messages
+    assert torch.equal(found, run(model, mine).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("wrong", ["layer", "model", "rows"])
