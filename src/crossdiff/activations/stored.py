@@ -235,8 +235,8 @@ def read_stored(
                 block = store.read(row, row + stop - start)
             if not (finite := block.isfinite().all(dim=1)).all():
                 bad = int(finite.int().argmin())
-                where = f"row {start + bad} of the token shard" if row < 0 else f"row {row + bad} of the store"
-                raise UserError(f"{key}: {where} is NaN or infinite; leave it out and harvest")
+                where = f"{start + bad} of the token shard" if row < 0 else f"{row + bad} of the store"
+                raise UserError(f"{key}: row {where} is NaN or infinite; leave it out and harvest")
             writer.write(np.arange(start, stop), block.to(torch.bfloat16))
 
 
