@@ -21,6 +21,8 @@ rule harvest_activations:
         "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log",
     benchmark:
         "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.benchmark.tsv"
+    wildcard_constraints:
+        dataset=one_of(name for name in CONFIG.datasets if name not in CONFIG.stores),
     priority: in_turn()
     conda:
         "../envs/environment.yaml"
@@ -77,6 +79,59 @@ for TOGETHER in harvests.together(workflow, HARVESTED):
             "../workflow_scripts/harvest_activations.py"
 
     harvests.treat_as_single(workflow, TOGETHER.name)
+
+
+rule check_store:
+    """Check activations that others stored, and hash them once."""
+    input:
+        files=stored_activations,
+        checked="results/activations/{model}/layer{layer}/{tokenizer}/checked.json",
+    output:
+        "results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/store.json",
+    log:
+        "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/check_store.log",
+    wildcard_constraints:
+        dataset=one_of(CONFIG.stores),
+    conda:
+        "../envs/environment.yaml"
+    params:
+        settings=settings("datasets.{dataset}.activations.{split}.{model}"),
+        code=code_digest("check_store"),
+    message:
+        "Checking the stored activations of {wildcards.model}: {wildcards.dataset}, {wildcards.split}"
+    script:
+        "../workflow_scripts/check_store.py"
+
+
+rule read_activations:
+    """Take the activations of one shard from those that others stored, in place of a harvest."""
+    input:
+        model="results/models/{model}",
+        tokens="results/tokens/{tokenizer}/{dataset}.{split}/{shard}.parquet",
+        store="results/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/store.json",
+        texts=ancient("results/tokens/{tokenizer}/{dataset}.{split}/read.json"),
+        proved=ancient("results/activations/{model}/layer{layer}/{tokenizer}/proved.json"),
+    output:
+        CACHE,
+    log:
+        "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.log",
+    benchmark:
+        "logs/activations/{model}/layer{layer}/{tokenizer}/{dataset}.{split}/{shard}.benchmark.tsv"
+    wildcard_constraints:
+        dataset=one_of(CONFIG.stores),
+    priority: in_turn()
+    conda:
+        "../envs/environment.yaml"
+    resources:
+        **request("read_activations"),
+    params:
+        settings=settings("pair.layer", "datasets.{dataset}.activations.{split}.{model}"),
+        replacements=lambda w: RUN.replacements(w.model),
+        code=code_digest("read_activations"),
+    message:
+        "Reading {wildcards.model}: {wildcards.dataset}, {wildcards.split} shard {wildcards.shard}"
+    script:
+        "../workflow_scripts/read_activations.py"
 
 
 rule summarise_activations:

@@ -15,6 +15,7 @@ from snakemake.exceptions import WorkflowError
 try:
     from crossdiff.latents.catalogue import read_catalogue, training_name
     from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid, sampled
+    from crossdiff.config.stores import stored_files
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs, times
     from crossdiff.provenance.code import code_digest
@@ -346,6 +347,12 @@ def imported_files(w):
     given = CONFIG.imported[w.crosscoder].given
     found = given.local_files(f"crosscoders.{w.crosscoder}.import.folder")
     return [str(path) for path in found] or given.folder or []
+
+
+def stored_activations(w):
+    """The files of a model's activations that others stored."""
+    key = f"datasets.{w.dataset}.activations.{w.split}.{w.model}"
+    return stored_files(CONFIG.stores[w.dataset].folders(w.split)[w.model], key)
 
 
 def loss_module(crosscoder):

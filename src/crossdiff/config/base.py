@@ -1,6 +1,7 @@
 """What every section is built from."""
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
@@ -43,6 +44,7 @@ def _text_in_tables(name: str) -> str:
 Name = Annotated[str, Field(pattern=NAME), AfterValidator(_text_in_tables)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
 Text = Annotated[str, Field(min_length=1)]
+LocalPath = Annotated[Text, AfterValidator(os.path.expanduser)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

@@ -1,14 +1,11 @@
 """Models that somebody else made: in folders, packages, GGUF files and adapters."""
 
-import os
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Tag, model_validator
+from pydantic import Discriminator, Tag, model_validator
 
-from crossdiff.config.base import Name, Section, Text, about, exactly_one
+from crossdiff.config.base import LocalPath, Name, Section, Text, about, exactly_one
 from crossdiff.config.sources import HubModel, Package
-
-LocalPath = Annotated[Text, AfterValidator(os.path.expanduser)]
 
 
 class Gguf(Section):

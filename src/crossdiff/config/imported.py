@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from crossdiff.config.base import Name, NonNegativeInt, PositiveInt, Section, about, exactly_one
-from crossdiff.config.given import LocalPath
+from crossdiff.config.base import (
+    LocalPath,
+    Name,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    about,
+    exactly_one,
+)
 from crossdiff.config.sources import HubModel
 from crossdiff.errors import UserError
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from crossdiff.config.imported import IMPORT
+from crossdiff.config.stores import STORED
 from crossdiff.config.whole import Config
 
 
@@ -10,7 +11,7 @@ def local_files(config: Config) -> list[tuple[str, str]]:
     """(key, path) of every local file or folder that the configuration names, without models.
 
     Raises UserError for a folder or glob that does not say which texts to read, and for a folder that holds
-    no crosscoder.
+    no crosscoder or no stored activations.
     """
     named = {
         f"datasets.{name}.files": dataset.local_files(f"datasets.{name}")
@@ -27,6 +28,8 @@ def local_files(config: Config) -> list[tuple[str, str]]:
         if entry.given.folder:
             key = f"crosscoders.{name}.{IMPORT}.folder"
             named[key] = [str(path) for path in entry.given.local_files(key)] or [entry.given.folder]
+    for name, stores in config.stores.items():
+        named |= stores.local_files(f"datasets.{name}.{STORED}")
     if config.tokens.template_file:
         named["tokens.chat_template"] = [config.tokens.template_file]
     if config.behaviour:

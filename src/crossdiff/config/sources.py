@@ -24,6 +24,7 @@ from crossdiff.config.base import (
     about,
     exactly_one,
 )
+from crossdiff.config.stores import Stores
 from crossdiff.config.text_files import check_ending, expanded
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -162,9 +163,17 @@ class TextSource(Section):
         ),
     ] = "skip"
     long: Annotated[
-        Literal["cut", "windows"],
-        about("Chats longer than `tokens.context`: `cut` them there, or take `windows` of that length."),
-    ] = "cut"
+        Literal["cut", "windows"] | None,
+        about(
+            "Texts longer than `tokens.context`: `cut` them there, or take `windows` of that length. Left "
+            "out: chats are cut, and documents taken in windows."
+        ),
+    ] = None
+
+    @property
+    def in_windows(self) -> bool:
+        """Whether texts longer than the context become several sequences."""
+        return (self.long or ("cut" if self.kind == "chats" else "windows")) == "windows"
 
     @field_validator("files")
     @classmethod
@@ -212,6 +221,10 @@ class Dataset(TextSource):
     validation_tokens: Annotated[
         PositiveInt, about("Held-out tokens, which quality is measured on.", "tokens")
     ]
+    activations: Annotated[
+        Stores | None,
+        about("Activations that others stored, to read in place of a harvest: docs/exchange.md."),
+    ] = None
 
     def budget(self, split: str) -> int:
         return self.tokens if split == "train" else self.validation_tokens

@@ -25,6 +25,7 @@ from crossdiff.config.pairs import (
 )
 from crossdiff.config.sources import Dataset, Package, Tokens
 from crossdiff.config.steering import check_steering
+from crossdiff.config.stores import Stores, check_stores
 from crossdiff.errors import UserError
 
 IN_CATALOGUE = ("{pair}", "{layer}")  # what the path of a catalogue has where there are several
@@ -129,6 +130,7 @@ class Config(Analysis):
         self._overview_is_free()
         self._batches_fill()
         check_imports(self)
+        check_stores(self)
         self.gpus.check_batches(self.trained)
         check_live(self)
         check_organisms(self.organisms, self.comparisons, several=bool(self.pairs))
@@ -219,6 +221,11 @@ class Config(Analysis):
         return {
             name: entry for name, entry in self.crosscoders.items() if isinstance(entry, ImportedCrosscoder)
         }
+
+    @property
+    def stores(self) -> dict[str, Stores]:
+        """Data set -> its activations, for those whose activations others stored."""
+        return {name: found for name, source in self.datasets.items() if (found := source.activations)}
 
     @property
     def trainings(self) -> list[tuple[str, int]]:

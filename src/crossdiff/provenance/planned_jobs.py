@@ -69,9 +69,9 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     """Digest of all that decides which jobs there are.
 
     That is the config, the rules, the modules that rules use, and the names of the files in local folders of
-    models and of crosscoders, and in folders and globs of texts. It is also the content of the files that
-    tell whether models share a tokenizer. ``home`` is the folder of the Snakefile if it is not ``root``, in
-    which the run works.
+    models, crosscoders and stored activations, and in folders and globs of texts. It is also the content of
+    the files that tell whether models share a tokenizer. ``home`` is the folder of the Snakefile if it is not
+    ``root``, in which the run works.
     """
     home = home or root
     rules = [home / "Snakefile", *sorted((home / "rules").glob("*.smk"))]
@@ -82,6 +82,8 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     sources = [pair.get("base") or {}, pair.get("chat") or {}, *models.values()]
     imports = [(entry or {}).get("import") or {} for entry in (values.get("crosscoders") or {}).values()]
     folders = [source.get("folder") for source in (*sources, *imports)]
+    stores = [(entry or {}).get("activations") or {} for entry in (values.get("datasets") or {}).values()]
+    folders += [folder for splits in stores for models in splits.values() for folder in models.values()]
     # Their content decides which of the models share a tokenizer (workflow.tokenizer_names).
     templates = [(source.get("finetune") or {}).get("chat_template") for source in models.values()]
     tokenizers = [

@@ -133,6 +133,9 @@ def _texts(run: Run, missing: list[str]) -> Iterator[str]:
             missing.append(f"which commit of {code(name)} the revision {code(revision)} was")
         if not recorded.given(key + "hub") and not recorded.given(key + "package"):
             missing.append(f"where the local files of {code(name)} come from")
+        if recorded.given(key + "activations"):
+            yield f"The activations on {code(name)} are not computed here: they are files that others made."
+            missing.append(f"how others computed the activations on {code(name)}")
     if "tokens.context" in recorded:
         yield f"Sequences have at most {number(recorded['tokens.context'])} tokens."
     if "sample" in recorded:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,7 +54,7 @@ def sequences(
 ) -> Iterator[tuple[int, int, Sequence]]:
     """(number of the text in the stream, document id, sequence) for every sequence of a split.
 
-    Chats are cut after ``context`` tokens, or into windows as documents are (``long``). Records that can't be
+    Texts are cut after ``context`` tokens, or into windows of as many (``long``). Records that can't be
     used, and chats that the template changes, are skipped and counted in ``tally``.
 
     Raises UserError for input that is missing, and if no record can be used.
@@ -76,7 +77,7 @@ def _sequences(
     ``tokens`` is how many are wanted, so that few texts are tokenised in vain.
     """
     bos = start_ids(tokenizer)
-    in_windows = source.long == "windows"
+    in_windows = source.in_windows
     batches = _Batches(texts, tokens)
     of_chats = source.kind == "chats"
 
@@ -99,6 +100,8 @@ def _sequences(
             notes: list[str] = []
             if of_chats:
                 parts, notes = _cut(one, in_windows, context, bos)
+            elif not in_windows:
+                parts, notes = _first_window(one)
             tally.use(*chosen.notes, *notes)
             for part in parts:
                 if len(part.token) > 1:
@@ -180,6 +183,12 @@ def _cut(
     if in_windows:
         return windows(chat, context, bos), ["chats in several windows, longer than tokens.context", *notes]
     return [taken(chat, slice(context))], ["chats cut, longer than tokens.context", *notes]
+
+
+def _first_window(windows: Iterator[Sequence]) -> tuple[list[Sequence], list[str]]:
+    """A document as one sequence, and a note if it was longer."""
+    parts = list(islice(windows, 2))
+    return parts[:1], ["documents cut, longer than tokens.context"] if parts[1:] else []
 
 
 def tokenise_shard(

@@ -100,7 +100,11 @@ def _of_caches(config: Config, model: Shape, data: Data, width: int) -> dict[str
             models=weights,
             passes=number * PROOF_PASSES * PROOF_TEXTS,
         )
-        flop, batch = number * 2 * data.cached * model.per_token(layer + 1), config.activations.batch_tokens
+        # What others stored is read (read_activations). It counts here, without the model's work.
+        read = [config.datasets[name] for name in config.stores]
+        theirs = sum(source.tokens + source.validation_tokens for source in read)
+        run, batch = data.cached - theirs, config.activations.batch_tokens
+        flop = number * 2 * run * model.per_token(layer + 1)
         needs["harvest_activations"] = Need(
             number * data.caches,
             data.cached,
@@ -113,7 +117,7 @@ def _of_caches(config: Config, model: Shape, data: Data, width: int) -> dict[str
             written=number * data.cached * 2 * width,
             temporary=0 if kept else number * cache,
             models=weights,
-            passes=number * data.cached / batch,
+            passes=number * run / batch,
         )
     if planted:
         low, high = planted.frequency

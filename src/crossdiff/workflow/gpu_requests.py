@@ -26,7 +26,7 @@ def settle(workflow: "Workflow", requests: Requests) -> None:
     """Let every rule that uses GPUs ask for as many as it needs. Call it when all rules are there."""
     overwritten = workflow.resource_settings._parsed_overwrite_resources
     for rule in workflow.rules:
-        name = known_as(rule.name)
+        name = harvests.known_as(rule.name)
         if not (name in requests.needs and requests.needs[name].device):
             continue
         if any(ON_GPU in overwritten.get(one, {}) for one in (name, rule.name)):
@@ -36,11 +36,6 @@ def settle(workflow: "Workflow", requests: Requests) -> None:
         for resource, value in (("gres", asked.gres), ("gpu", asked.gpus)):
             if resource in rule.resources:
                 rule.resources[resource] = value
-
-
-def known_as(rule: str) -> str:
-    """The name by which the forecast knows a rule."""
-    return harvests.RULE if rule.startswith(harvests.PREFIX) else rule
 
 
 class _Asked:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from crossdiff.config import MODELS, Config, ModelSource
 from crossdiff.errors import UserError
-from crossdiff.workflow.gpu_requests import GB, allowed, known_as, limited
+from crossdiff.workflow.gpu_requests import GB, allowed, limited
+from crossdiff.workflow.harvests import known_as
 from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, card_bytes
 from crossdiff.workflow.resources import TRAINING, Requests
 from crossdiff.workflow.shapes import listed

@@ -14,7 +14,7 @@ SPLITTING = frozenset(
         "list_items",
         "score_items",
         "compare_models",
-        "harvest_activations",
+        "harvest_activations",  # and read_activations (harvests.known_as)
         "read_directions",
         "generate_answers",
         "measure_causal_effect",

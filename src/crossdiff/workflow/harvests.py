@@ -29,9 +29,15 @@ if TYPE_CHECKING:
 
 RULE = "harvest_activations"  # makes the cache of one layer
 PREFIX = "harvest_layers_"  # of the rules that make several
+READING = "read_activations"  # takes it from activations that others stored
 NAME = re.compile(rf"\b{PREFIX}\d+(?:_\d+)+\b")
 
 Shard = tuple[str, str, str]  # model, folder of the cache below that of the layer, number
+
+
+def known_as(rule: str) -> str:
+    """The name by which the forecast knows a rule."""
+    return RULE if rule == READING or rule.startswith(PREFIX) else rule
 
 
 class Together(NamedTuple):

@@ -9,6 +9,7 @@ from crossdiff.errors import UserError
 from crossdiff.workflow import together
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast_run import forecast
+from crossdiff.workflow.harvests import known_as
 from crossdiff.workflow.machine_gpus import DEVICES, ON_GPU, usable
 from crossdiff.workflow.shapes import shape
 from crossdiff.workflow.sizes import PROCESS, Shape
@@ -53,6 +54,7 @@ class Requests:
 
     def __call__(self, rule: str) -> dict[str, int | Callable[..., int]]:
         """Return the resources of a rule."""
+        rule = known_as(rule)
         if rule not in self.needs:  # it has no job, or its job only waits for a server
             return {}
         need = self.needs[rule]

@@ -137,6 +137,14 @@ def test_branches_of_data_sets_and_adapters_are_named() -> None:
     assert "LoRA adapter owner/lora, revision v1" in said and "local files of 50" not in said
 
 
+def test_activations_that_others_stored_are_said_without_their_folder() -> None:
+    settings = SETTINGS | {"datasets.we_b.activations.train.my_base": "/home/me/secret_place/layer_12_out"}
+    said = text(run(recorded=RecordedSettings(settings)))
+    assert r"The activations on \texttt{we\_b} are not computed here: they are files that" in said
+    assert r"how others computed the activations on \texttt{we\_b}" in said and "secret" not in said
+    assert "that others made" not in text(run())
+
+
 def test_result_that_was_made_again_with_other_bits_is_said() -> None:
     found = run()
     again = record(2, "tokenise", SHARD, "other", {}, **{"wildcards": {"dataset": "x", "split": "train"}})

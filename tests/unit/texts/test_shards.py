@@ -20,6 +20,7 @@ from crossdiff.texts.shards import read_shard
 from crossdiff.texts.sources import read
 from crossdiff.texts.splits import document_id, in_split
 from crossdiff.texts.tokenising import sequences, tokenise_shard
+from crossdiff.texts.unusable import Tally
 
 # The split.
 
@@ -179,6 +180,23 @@ def test_chat_is_one_sequence_cut_at_the_context(tmp_path):
     assert number == 0 and document == document_id([user("us " * 40), assistant("yes")])
     for column, full in zip(sequence, whole, strict=True):
         assert np.array_equal(column, full[:CONTEXT])
+
+
+def test_documents_are_taken_in_windows_or_cut_and_counted(pages):
+    given, counted = {}, {}
+    for long in (None, "windows", "cut"):
+        tally = Tally("pages")
+        source = pages.model_copy(update={"long": long})
+        found = [*sequences(source, "pages", "train", TOKENIZER, CONTEXT, tally=tally)]
+        given[long] = [(number, sequence.token.tolist()) for number, _, sequence in found]
+        counted[long] = tally.notes
+    assert given[None] == given["windows"]
+    first = dict(reversed(given["windows"]))  # of each document
+    assert given["cut"] == [*sorted(first.items())]
+    longer = {number for number, _ in given["windows"]}
+    several = sum(len([1 for other, _ in given["windows"] if other == number]) > 1 for number in longer)
+    assert counted["windows"] == {}
+    assert counted["cut"]["documents cut, longer than tokens.context"] >= several > 10
 
 
 def test_empty_texts_and_single_tokens_are_left_out(tmp_path):

@@ -17,6 +17,7 @@ from crossdiff.latents.strongest_groups import SHOWN
 from crossdiff.workflow.cards import Card
 from crossdiff.workflow.forecast import WINDOW
 from crossdiff.workflow.forecast_run import forecast
+from crossdiff.workflow.harvests import known_as
 from crossdiff.workflow.resources import LEAST_MB, Requests
 from crossdiff.workflow.shapes import folder_shape, shape
 from crossdiff.workflow.sizes import Need, Shape
@@ -181,7 +182,7 @@ def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() ->
             or "from crossdiff.device" in script
         ):
             assert f'**request("{rule}")' in text, rule
-            assert needs[rule].device, rule
+            assert needs[known_as(rule)].device, rule
         elif f'**request("{rule}")' in text:
             assert not needs[rule].device, rule
         assert rule not in needs or f'**request("{rule}")' in text or "localrule: True" in text, rule
