@@ -89,11 +89,11 @@ rule typeset_overview:
     conda:
         "../envs/environment.yaml"
     params:
-        code=code_digest("typeset_tables"),
+        code=code_digest("typeset_overview"),
     message:
         "Writing the table {wildcards.table} of all pairs and layers as LaTeX"
     script:
-        "../workflow_scripts/typeset_tables.py"
+        "../workflow_scripts/typeset_overview.py"
 
 
 rule write_methods:
