@@ -44,6 +44,7 @@ rule all:
     input:
         everywhere(*FIRST_LOOK, REPORT, BROWSER, *LATENTS, *CAUSAL, *EXPLANATIONS, *PLANTED, *PAPER),
         OVERVIEW,
+        PAPER_OVERVIEW,
 
 
 # All rules are there now.

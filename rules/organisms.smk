@@ -8,7 +8,11 @@ and a figure.
 if CONFIG.organisms:
     FOUND = of_layer("organisms/methods.csv")
     ORGANISMS = [
-        *(of_overview(f"tables/{table}.csv") for table in ("taught", "organisms", "organisms_summary")),
+        *(
+            of_overview(f"tables/{table}.{end}")
+            for table in ("taught", "organisms", "organisms_summary")
+            for end in ("csv", "tex")
+        ),
         of_overview("figures/organisms.svg"),
     ]
 

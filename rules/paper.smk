@@ -24,6 +24,10 @@ METHODS = {
     "bibliography": of_layer("paper/references.bib"),
 }
 PAPER = [*(path.removesuffix(".csv") + ".tex" for path in TYPESET), *METHODS.values()]
+# Tables over all pairs and layers (overview.smk), as LaTeX.
+PAPER_OVERVIEW = (
+    [of_overview(f"tables/{table}.tex") for table in ("pairs", "overlap")] if len(COMPARISONS) > 1 else []
+)
 
 
 rule compare_with_paper:
@@ -73,6 +77,25 @@ rule typeset_tables:
         "../workflow_scripts/typeset_tables.py"
 
 
+rule typeset_overview:
+    """Write a table over all pairs and layers as LaTeX, next to the CSV file."""
+    input:
+        of_overview("tables/{table}.csv"),
+    output:
+        of_overview("tables/{table}.tex"),
+    log:
+        of_overview("typeset_overview.{table}.log", "logs"),
+    localrule: True
+    conda:
+        "../envs/environment.yaml"
+    params:
+        code=code_digest("typeset_overview"),
+    message:
+        "Writing the table {wildcards.table} of all pairs and layers as LaTeX"
+    script:
+        "../workflow_scripts/typeset_overview.py"
+
+
 rule write_methods:
     """Write the methods of a paper from records and settings, with package versions and a bibliography."""
     input:
@@ -106,3 +129,4 @@ rule paper:
     """Build every table and figure of the paper, tables as LaTeX, and the methods."""
     input:
         everywhere(*TABLES, *PAPER_FIGURES, *PAPER),
+        PAPER_OVERVIEW,

@@ -15,7 +15,7 @@ def test_every_organism_is_scored(checkout: Checkout, name: str, organisms: int)
     assert jobs["list_items"] == jobs["score_items"] == jobs["finetune_model"] == organisms
     assert jobs["train_crosscoder"] == 4 * organisms
     assert jobs["harvest_activations"] == (1 + organisms) * jobs["check_texts"]  # one base
-    assert jobs["compare_methods"] == 1
+    assert jobs["compare_methods"] == 1 and jobs["typeset_overview"] == 3
     assert not {"write_report", "draw_figure", "find_patterns"} & set(jobs)
 
 

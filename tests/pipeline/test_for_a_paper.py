@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Checkout
-from helpers_latex import faults, rows
+from helpers_latex import check_cells, faults
 
 from crossdiff.provenance.records import embedded_id, read_record
 
@@ -23,23 +23,7 @@ def test_every_table_is_latex_too_with_the_cells_of_the_file(finished: Checkout)
     typeset = [path for path in tables if path.with_suffix(".tex").exists()]
     assert {path.stem for path in tables} - {path.stem for path in typeset} == {"names"}  # of the catalogue
     for path in typeset:
-        text = path.with_suffix(".tex").read_text()
-        assert not faults(text), path
-        with path.open(newline="") as file:
-            given = list(csv.reader(file))
-        cells = rows(text)
-        if len(cells) != len(given):  # turned
-            cells = [list(column) for column in zip(*cells, strict=True)]
-        assert [[plain(cell) for cell in row] for row in cells] == [
-            [cell or "--" for cell in row] for row in given
-        ], path
-
-
-def plain(cell: str) -> str:
-    power = re.fullmatch(r"\$(.*) \\times 10\^{(-?)(\d+)}\$", cell)
-    if power:
-        return f"{power[1]}e{power[2] or '+'}{int(power[3]):02d}"
-    return re.sub(r"\\([_%&#$])", r"\1", cell.strip("$"))
+        check_cells(path)
 
 
 @pytest.mark.parametrize(

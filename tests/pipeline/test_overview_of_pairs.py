@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Checkout, once
+from helpers_latex import check_cells
 from helpers_overview import OverviewPage
 
 # The third chat model has another template, so it reads other token shards.
@@ -53,6 +54,11 @@ def test_pairs_of_one_layer_are_compared_and_firing_only_on_equal_tokens(results
     of_marked = (table.pair == "marked") | (table.other_pair == "marked")
     assert table.co_active.isna().tolist() == table.control_co_active.isna().tolist() == of_marked.tolist()
     assert (table.control == 50).all() and (table.control_matched <= 50).all()
+
+
+@pytest.mark.parametrize("table", ["pairs", "overlap"])
+def test_tables_are_latex_too_with_the_cells_of_the_file(table: str, results: Path) -> None:
+    check_cells(results / f"side-by-side/tables/{table}.csv")
 
 
 def test_page_says_who_reads_the_same_tokens(results: Path) -> None:

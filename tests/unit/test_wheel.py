@@ -23,6 +23,16 @@ from crossdiff.provenance.code import ROOT, code_parts
 print(json.dumps([str(ROOT), {script: code_parts(script) for script in sys.argv[1:]}]))
 """
 
+WHERE = """
+import os
+from pathlib import Path
+from crossdiff.provenance.code import home
+from crossdiff.workflow.launch import start
+print(home(Path()))
+os.execv = lambda program, words: print(words[words.index("--snakefile") + 1])
+start([], [], None)
+"""
+
 
 def tracked(*places: str) -> set[str]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *places]
@@ -60,6 +70,26 @@ def test_code_of_a_wheel_has_the_digests_of_a_checkout(wheel: Path, tmp_path: Pa
     assert parts == {script: code_parts(script) for script in SOME_SCRIPTS}
     assert "src/crossdiff/errors.py" in parts["write_report"]
     assert "workflow_scripts/write_report.py" in parts["write_report"]
+
+
+def test_wheel_in_a_checkout_runs_its_own_rules_and_an_editable_install_the_checkouts(
+    wheel: Path, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "rules").mkdir(parents=True)
+    (checkout / "rules/crosscoders.smk").touch()
+    site = checkout / ".venv/lib/python3/site-packages"
+    zipfile.ZipFile(wheel).extractall(site)
+    for library, expected in ((site, site / INSIDE), (ROOT / "src", Path())):
+        result = subprocess.run(
+            [sys.executable, "-c", WHERE],
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": str(library)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stdout.splitlines() == [str(expected), str(expected / "Snakefile")]
 
 
 def test_code_outside_the_library_is_named_without_its_folder(tmp_path: Path) -> None:

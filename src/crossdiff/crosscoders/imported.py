@@ -21,16 +21,24 @@ def import_crosscoder(entry: ImportedCrosscoder, d_model: int, key: str, weights
     """
     given = entry.given
     if given.hub is None:
-        crosscoder, training = _read(Path(str(given.folder)), given.layer)
-    else:
-        with tempfile.TemporaryDirectory(dir=Path(weights).parent) as scratch:
-            found = fetch(given.hub, Path(scratch), (*WEIGHTS, "config.json"))
-            if not any((found / name).exists() for name in WEIGHTS):
-                found = fetch(given.hub, Path(scratch), (PICKLED, "config.json"))
-            try:
-                crosscoder, training = _read(found, given.layer)
-            except UserError as error:
-                raise UserError(str(error).replace(str(found), f"hub model {given.hub}")) from None
+        _write(Path(str(given.folder)), entry, d_model, key, weights, config)
+        return
+    with tempfile.TemporaryDirectory(dir=Path(weights).parent) as scratch:
+        found = fetch(given.hub, Path(scratch), (*WEIGHTS, "config.json"))
+        if not any((found / name).exists() for name in WEIGHTS):
+            found = fetch(given.hub, Path(scratch), (PICKLED, "config.json"))
+        try:
+            _write(found, entry, d_model, key, weights, config)
+        except UserError as error:
+            raise UserError(str(error).replace(str(found), f"hub model {given.hub}")) from None
+
+
+def _write(
+    folder: Path, entry: ImportedCrosscoder, d_model: int, key: str, weights: str, config: str
+) -> None:
+    """Write the files of the crosscoder in a folder. Its weights are read, checked and written in pieces."""
+    given = entry.given
+    crosscoder, training = _read(folder, given.layer)
     wanted = {"latents": given.latents, "d_model": d_model}
     for name, number in wanted.items():
         if (has := getattr(crosscoder, name)) != number:
@@ -43,13 +51,16 @@ def import_crosscoder(entry: ImportedCrosscoder, d_model: int, key: str, weights
 
 
 def _read(folder: Path, layer: int) -> tuple[Crosscoder, dict[str, Any]]:
-    """The crosscoder in a folder, in the format that it has, and what is known of its training."""
+    """The crosscoder in a folder, in the format that it has, and what is known of its training.
+
+    Its weights stay in the mapped file, because they are only saved.
+    """
     weights, *config = crosscoder_files(folder)
     if weights.name != WEIGHTS[0]:
-        found = read_published(weights if weights.suffix == ".pt" else folder, layer)
+        found = read_published(weights if weights.suffix == ".pt" else folder, layer, mapped=True)
         return found.crosscoder, {} if found.k is None else {"k": found.k}
     if not config:
         raise UserError(f"{folder}: lacks config.json, which stands next to {weights.name}")
-    crosscoder = load_crosscoder(weights, config[0], layer)
+    crosscoder = load_crosscoder(weights, config[0], layer, mapped=True)
     training = read_json(config[0]).get("training")
     return crosscoder, training if isinstance(training, dict) else {}

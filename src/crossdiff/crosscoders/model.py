@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crossdiff.config import BASE, CHAT, MODELS, CrosscoderSettings
@@ -18,6 +18,7 @@ from crossdiff.crosscoders.gradients import Pieces, norms_of
 from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.selection import Encoder, Rounded, above
 from crossdiff.crosscoders.sparse import Active, weighted_rows
+from crossdiff.crosscoders.weights_file import save_weights
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json, record_mark
 
@@ -250,7 +251,6 @@ class Crosscoder(nn.Module):
         The JSON has the shape, the layer, the code normalisation, the precision, the partition and the limits
         if there are any, the target if it is not both models, and the ``training`` settings.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         shape = {
             "d_model": self.d_model,
             "latents": self.latents,
@@ -265,7 +265,7 @@ class Crosscoder(nn.Module):
         if limits := self.limits.saved():
             shape["limits"] = limits
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
-            save_file(tensors, temporary_weights, metadata=record_mark())
+            save_weights(self.state_dict(), temporary_weights, record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
 
 
@@ -278,22 +278,29 @@ def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torc
 
 
 def load_crosscoder(
-    weights: str | Path, config: str | Path, layer: int | None = None, d_model: int | None = None
+    weights: str | Path,
+    config: str | Path,
+    layer: int | None = None,
+    d_model: int | None = None,
+    mapped: bool = False,
 ) -> Crosscoder:
     """Read a crosscoder, ready for inference.
+
+    If ``mapped``, its weights stay in the mapped file, in the file's type. It is then only good to be saved.
 
     Raises UserError if a file is damaged, or if the crosscoder was trained at another layer or width than
     ``layer`` and ``d_model``. A check whose value is None is left out.
     """
     shape = read_json(config)
     try:
-        crosscoder = Crosscoder(
-            shape["d_model"],
-            shape["latents"],
-            shape["layer"],
-            shape["code_normalisation"],
-            shape["precision"],
-        )
+        with torch.device("meta" if mapped else "cpu"):  # there weights have a shape, and take no memory
+            crosscoder = Crosscoder(
+                shape["d_model"],
+                shape["latents"],
+                shape["layer"],
+                shape["code_normalisation"],
+                shape["precision"],
+            )
         crosscoder.partition = dict(shape.get("partition", {}))
         crosscoder.target = shape.get("target", BOTH)
         crosscoder.limits = Limits.of(shape.get("limits", {}))
@@ -310,7 +317,7 @@ def load_crosscoder(
         tensors = load_file(weights)
         if tensors.get("threshold", crosscoder.threshold).shape == (crosscoder.latents,):
             crosscoder.give_thresholds()
-        crosscoder.load_state_dict(tensors)
+        crosscoder.load_state_dict(tensors, assign=mapped)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{weights}: not a whole crosscoder ({first_line(error)})") from error
     except RuntimeError as error:

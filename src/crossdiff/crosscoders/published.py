@@ -14,10 +14,11 @@ from zipfile import is_zipfile
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossdiff.config import MODELS
 from crossdiff.crosscoders.model import BOTH, MIXED_CROSSCODER, MIXED_SAE, Crosscoder
+from crossdiff.crosscoders.weights_file import pieces
 from crossdiff.errors import UserError, first_line
 from crossdiff.provenance.storage import atomic_path, read_json
 
@@ -56,25 +57,32 @@ def is_published_config(config: Any) -> bool:
     return isinstance(config, dict) and "activation_dim" in config and "dict_size" in config
 
 
-def read_published(path: str | Path, layer: int) -> Published:
+def read_published(path: str | Path, layer: int, mapped: bool = False) -> Published:
     """Read a crosscoder in the authors' format, ready for inference at ``layer``, which the format lacks.
 
-    ``path`` is the folder, or a file ``ae_*.pt`` of weights. Raises UserError for a file that holds pickled
-    code or is damaged, and for tensors that are missing, unknown or of wrong shapes. It also does for more or
-    less than two models, for decoupled codes with scaled activations, and for options of their class that
-    Crossdiff does not have.
+    ``path`` is the folder, or a file ``ae_*.pt`` of weights. If ``mapped``, the crosscoder's weights are
+    views of the mapped file, in the file's type. It is then only good to be saved.
+
+    Raises UserError for a file that holds pickled code or is damaged, and for tensors that are missing,
+    unknown or of wrong shapes. It also does for more or less than two models, for decoupled codes with scaled
+    activations, and for options of their class that Crossdiff does not have.
     """
     place = Path(path)
     tensors, config = _tensors(place), _config(place)
-    models, d_model, latents = _shape(tensors, place)
+    models, d_model = _shape(tensors, place)
     normalisation = _normalisation(tensors, config, place)
     _check_options(config, place)
-    crosscoder = Crosscoder(d_model, latents, layer, normalisation)
+    crosscoder = Crosscoder(d_model, 0, layer, normalisation)  # without latents, which would take memory
+    weights = {
+        "encoder": tensors["encoder.weight"].permute(2, 0, 1),
+        "encoder_bias": tensors["encoder.bias"],
+        "decoder": tensors["decoder.weight"].permute(1, 0, 2),
+        "decoder_bias": tensors["decoder.bias"],
+    }
     with torch.no_grad():
-        crosscoder.encoder.copy_(tensors["encoder.weight"].permute(2, 0, 1))
-        crosscoder.encoder_bias.copy_(tensors["encoder.bias"])
-        crosscoder.decoder.copy_(tensors["decoder.weight"].permute(1, 0, 2))
-        crosscoder.decoder_bias.copy_(tensors["decoder.bias"])
+        for name, tensor in weights.items():
+            values = tensor if mapped else torch.empty(tensor.shape).copy_(tensor)
+            setattr(crosscoder, name, nn.Parameter(values, requires_grad=False))
         if "threshold" in tensors:
             crosscoder.threshold.copy_(_fitting(tensors, "threshold", crosscoder.threshold.shape, place))
             crosscoder.threshold.clamp_(min=0)  # theirs is -1 while there is none
@@ -84,7 +92,7 @@ def read_published(path: str | Path, layer: int) -> Published:
             crosscoder.mean.copy_(_fitting(tensors, "activation_mean", (models, d_model), place))
             crosscoder.scale.copy_(_fitting(tensors, "activation_global_scale", (models,), place))
     for name, tensor in crosscoder.state_dict().items():
-        if not tensor.isfinite().all():
+        if not all(piece.isfinite().all() for piece in pieces(tensor)):
             raise UserError(f"{place}: {name} holds values that are NaN or infinite")
     k = int(_fitting(tensors, "k", (), place)) if "k" in tensors else None
     return Published(crosscoder.eval().requires_grad_(False), k)
@@ -177,7 +185,8 @@ def _config(path: Path) -> dict[str, Any]:
     return found
 
 
-def _shape(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int, int]:
+def _shape(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
+    """The number of models and the width, by which all weights must fit."""
     encoder = tensors["encoder.weight"]
     if encoder.dim() != 3 or encoder.shape[0] != len(MODELS):
         raise UserError(
@@ -188,7 +197,7 @@ def _shape(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int, int]:
     _fitting(tensors, "encoder.bias", (latents,), path)
     _fitting(tensors, "decoder.weight", (models, latents, d_model), path)
     _fitting(tensors, "decoder.bias", (models, d_model), path)
-    return models, d_model, latents
+    return models, d_model
 
 
 def _fitting(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], path: Path) -> Tensor:

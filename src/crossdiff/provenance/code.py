@@ -53,8 +53,13 @@ def _name(path: Path) -> str:
 
 
 def home(root: Path) -> Path:
-    """The folder of the Snakefile for runs in ``root``: ``root`` if it is a checkout, else ``ROOT``."""
-    return root if (root / "rules/crosscoders.smk").exists() else ROOT
+    """The folder of the Snakefile for runs in ``root``: ``root`` if it is a checkout, else ``ROOT``.
+
+    The library of a wheel runs the wheel's rules everywhere, because those of a checkout may be of another
+    version.
+    """
+    wheel = ROOT.is_relative_to(LIBRARY)
+    return root if not wheel and (root / "rules/crosscoders.smk").exists() else ROOT
 
 
 def parts_digest(parts: dict[str, str]) -> str:

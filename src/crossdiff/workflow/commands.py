@@ -1,6 +1,6 @@
 """Complete commands that a user can paste into a shell in the current folder. Torch-free.
 
-In a checkout a run is ``snakemake``, elsewhere ``crossdiff run``.
+In a checkout a run is ``snakemake``, elsewhere and with the library of a wheel ``crossdiff run``.
 """
 
 import shlex
