@@ -94,6 +94,9 @@ rule check_store:
         dataset=one_of(CONFIG.stores),
     conda:
         "../envs/environment.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: (2000 + stored_ids_mb(wildcards)) * attempt,
+        runtime=lambda wildcards, input, attempt: max(30, int(input.size_mb / 6000)) * attempt,  # 100 MB/s
     params:
         settings=settings("datasets.{dataset}.activations.{split}.{model}"),
         code=code_digest("check_store"),
@@ -123,7 +126,7 @@ rule read_activations:
     conda:
         "../envs/environment.yaml"
     resources:
-        **request("read_activations"),
+        **request_with_stored_ids("read_activations"),
     params:
         settings=settings("pair.layer", "datasets.{dataset}.activations.{split}.{model}"),
         replacements=lambda w: RUN.replacements(w.model),

@@ -15,7 +15,7 @@ from snakemake.exceptions import WorkflowError
 try:
     from crossdiff.latents.catalogue import read_catalogue, training_name
     from crossdiff.config import MODELS, Explanations, Finetuning, Patching, SteeringGrid, sampled
-    from crossdiff.config.stores import stored_files
+    from crossdiff.config.stores import stored_files, tokens_file
     from crossdiff.errors import UserError
     from crossdiff.provenance import planned_jobs, times
     from crossdiff.provenance.code import code_digest
@@ -353,6 +353,20 @@ def stored_activations(w):
     """The files of a model's activations that others stored."""
     key = f"datasets.{w.dataset}.activations.{w.split}.{w.model}"
     return stored_files(CONFIG.stores[w.dataset].folders(w.split)[w.model], key)
+
+
+def stored_ids_mb(w):
+    """Memory (MB) for the token ids of stored activations: twice their file."""
+    path = tokens_file(Path(CONFIG.stores[w.dataset].folders(w.split)[w.model]))
+    return int(2e-6 * path.stat().st_size) if path.is_file() else 0
+
+
+def request_with_stored_ids(rule):
+    """What a rule asks for, and memory for the token ids of the stored activations that it reads."""
+    asked = request(rule)
+    return asked | {
+        "mem_mb": lambda wildcards, attempt: asked["mem_mb"](wildcards, attempt) + stored_ids_mb(wildcards)
+    }
 
 
 def loss_module(crosscoder):

@@ -99,7 +99,7 @@ def test_third_chat_model_adds_its_own_jobs_and_no_others(pairs: Checkout) -> No
 @pytest.mark.parametrize(("gone", "model"), [("tiny", "tiny-chat"), ("tiny-second", "tiny-other")])
 def test_pair_that_leaves_takes_nothing_with_it(pairs: Checkout, gone: str, model: str) -> None:
     without = pairs.changed(PAIRS, {f"pairs.{gone}": None, f"models.{model}": None}, "without")
-    assert plan(pairs, without) == dict.fromkeys(("all", *OVERVIEW), 1)  # the page has fewer rows
+    assert plan(pairs, without) == dict.fromkeys(("all", *OVERVIEW), 1) | {"typeset_overview": 2}
 
 
 def test_third_layer_is_harvested_alone(pairs: Checkout) -> None:
@@ -182,7 +182,7 @@ def test_page_over_all_pairs_has_the_numbers_of_every_report_and_leads_to_it(pai
 
 def test_files_over_all_pairs_are_described(pairs: Checkout) -> None:
     own = [path for path in outputs(pairs.folder) if path.startswith("results/overview/")]
-    assert len(own) == 7
+    assert len(own) == 9
     for path in own:
         assert read_record(pairs.folder / path).rule in file_of(path).rules
     for name in ("pairs", "overlap"):
@@ -193,8 +193,11 @@ def test_files_over_all_pairs_are_described(pairs: Checkout) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"overview": "another"}, set(OVERVIEW)),
-        ({"pairs.tiny.layers": [1], "pairs.tiny-second.layers": [1]}, {"compare_pairs", "write_overview"}),
+        ({"overview": "another"}, {*OVERVIEW, "typeset_overview"}),
+        (
+            {"pairs.tiny.layers": [1], "pairs.tiny-second.layers": [1]},
+            {"compare_pairs", "typeset_overview", "write_overview"},
+        ),
         ({"pairs.tiny.layers": [1], "pairs.tiny-second": None}, set()),
     ],
 )

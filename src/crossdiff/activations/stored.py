@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def tokens_of(folder: Path) -> np.ndarray:
 def _load(path: Path) -> np.ndarray:
     """A list of numbers, (n,) int64."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch has no class of its own for damaged files
         raise UserError(f"{path}: can't be read as a tensor ({first_line(error)})") from error
     if not isinstance(found, Tensor) or found.dim() != 1 or found.is_floating_point() or not len(found):

@@ -68,7 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
         "result",
         type=Path,
         nargs="?",
-        help="a figure, a table or any other result, also a copy that was mailed, or an exported folder",
+        help="a figure, a table or any other result, also a copy that was mailed, or a folder for the hub",
     )
     what.add_argument("--all", action="store_true", help="check every result below results/")
     what.add_argument(

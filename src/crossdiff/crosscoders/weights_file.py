@@ -18,7 +18,7 @@ PIECE = 1 << 23  # values of a piece, 32 MB
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
     """Yield a tensor's rows in their order, in pieces that are contiguous, in float32 and on the CPU."""
     rows = tensor.detach() if tensor.dim() else tensor.detach()[None]
-    for piece in rows.split(max(1, PIECE // math.prod(rows.shape[1:]))):
+    for piece in rows.split(max(1, PIECE // max(1, math.prod(rows.shape[1:])))):
         yield piece.to("cpu", torch.float32).contiguous()
 
 

@@ -48,11 +48,13 @@ def _columns(replacements: Mapping[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def as_read(model: "PreTrainedModel", ids: np.ndarray) -> np.ndarray:
-    """``ids`` as ``model`` reads them, of the same shape and type."""
+    """``ids`` as ``model`` reads them, of the same shape and type. There may be billions of them."""
     replacements: dict[int, int] = getattr(model, "read_in_place", {})
     if not replacements:
         return ids
-    return _swapped(torch.from_numpy(ids).long(), *_columns(replacements)).numpy().astype(ids.dtype)
+    table = np.arange(max(int(ids.max(initial=0)), *replacements) + 1, dtype=ids.dtype)
+    table[list(replacements)] = list(replacements.values())
+    return table[ids]
 
 
 def embedding_rows(model: "PreTrainedModel") -> int:

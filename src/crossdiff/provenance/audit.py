@@ -120,6 +120,7 @@ class Audit:
         self.remembered = JsonCache(root / FOLDER / "hashes.json")
         self.hashes = _Hashes(root, self.remembered, deep)
         self._records: dict[str, Record | None] = {}
+        self._members: dict[str, dict[str, str]] = {}  # of folders that lack some
         self._plans: dict[tuple[Path, ...], dict[str, PlannedJob] | UserError] = {}
 
     def chain(self, path: str) -> dict[str, Node]:
@@ -198,7 +199,9 @@ class Audit:
         """Members of a folder that are not here. Empty if one that is here is not as recorded."""
         if made.files is None or not (self.root / made.path).is_dir():
             return []
-        now = content(self.root / made.path, is_plain(made.digest)).files or {}
+        if made.path not in self._members:  # many results read one model
+            self._members[made.path] = content(self.root / made.path, is_plain(made.digest)).files or {}
+        now = self._members[made.path]
         return sorted(made.files.keys() - now.keys()) if now.items() <= made.files.items() else []
 
     def _of_input(self, entry: RecordedFile) -> str | None:

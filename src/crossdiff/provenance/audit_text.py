@@ -132,17 +132,17 @@ def _notes(group: list[str], nodes: dict[str, Node], indent: str) -> Iterator[st
     Each line begins with a mark: ``!`` for files that differ, ``?`` for files that can't be compared because
     something is not here, ``~`` for all others.
     """
-    lines: dict[str, list[str]] = {}
+    lines: dict[tuple[str, str], list[str]] = {}
     for path in group:
+        node = nodes[path]
+        mark = "!" if node.standing == DIFFERS else "?" if node.findings else "~"
         verdicts: dict[str, list[str]] = {}
-        for finding in nodes[path].verdicts:
+        for finding in node.verdicts:
             verdicts.setdefault(finding.verdict, []).append(finding.detail)
         for verdict, details in verdicts.items():
             if verdict != VERIFIED:
-                lines.setdefault(f"{verdict} ({'; '.join(details)})", []).append(path)
-    for line, paths in lines.items():
-        node = nodes[paths[0]]
-        mark = "!" if node.standing == DIFFERS else "?" if node.findings else "~"
+                lines.setdefault((mark, f"{verdict} ({'; '.join(details)})"), []).append(path)
+    for (mark, line), paths in lines.items():
         which = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} first"
         yield f"{indent}{mark} {which}: {line}"
 

@@ -92,17 +92,20 @@ def locate(path: Path, checkout: Path) -> tuple[Path, str, list[Finding]]:
 def locate_exported(folder: Path, checkout: Path) -> Exported | None:
     """Find the results of ``checkout`` that a folder holds copies of, such as a folder for the hub.
 
-    None if it is a result itself, lies among results, or holds no records. Raises UserError if its records
-    are of no result of ``checkout``.
+    None if it is a result itself, lies among results, or holds no records. Raises UserError for a results
+    folder, and if the records are of no result of ``checkout``.
     """
-    absolute = folder.absolute()
+    absolute = folder.resolve()
     if not folder.is_dir() or _home(absolute) or record_path(absolute).exists():
         return None
+    if absolute.name == RESULTS or (absolute / RESULTS).is_dir():
+        home = absolute.parent if absolute.name == RESULTS else absolute
+        raise UserError(f"{folder}: a results folder; run crossdiff audit --all in {home}")
     copies = sorted(path.with_name(path.name.removesuffix(SUFFIX)) for path in absolute.rglob("*" + SUFFIX))
     if not copies:
         return None
     results = _Recorded(checkout)
-    located = {copy: results.find(copy) for copy in copies if copy.exists()}
+    located = {copy: results.find(copy) for copy in (*copies, *_bare(absolute)) if copy.exists()}
     hits = {copy: hit for copy, hit in located.items() if hit}
     if not hits:
         copy = next(iter(located), copies[0])
@@ -112,27 +115,29 @@ def locate_exported(folder: Path, checkout: Path) -> Exported | None:
     found: dict[str, list[Finding]] = {}
     for result, findings in hits.values():
         found.setdefault(result, []).extend(findings)
-    others = [_unknown(copy) for copy in copies if copy not in hits]
+    others = [_unknown(copy, results) for copy in copies if copy not in hits]
     return Exported(_said(folder, hits, others), found, others)
 
 
 def _said(folder: Path, hits: dict[Path, tuple[str, list[Finding]]], others: list[Node]) -> str:
-    top = [result for copy, (result, _) in hits.items() if copy.parent == folder.absolute()]
+    top = [result for copy, (result, _) in hits.items() if copy.parent == folder.resolve()]
     all_found = [result for result, _ in hits.values()]
     what = os.path.commonpath([str(Path(result).parent) for result in top or all_found])
     same = sum(not findings for _, findings in hits.values())
     beside = [f"{len(others)} of no result here, or missing"] if others else []
-    bare = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffixes[-2:] != [".record", ".json"] and not record_path(path).exists()
-    )
+    bare = [path.relative_to(folder.resolve()).as_posix() for path in _bare(folder.resolve())]
     beside += [f"without a record: {', '.join(bare[:3])}{' ...' if len(bare) > 3 else ''}"] if bare else []
     bytes_are = f"{same} of {len(hits)} files are byte for byte those that its records describe"
     return "; ".join([f"{folder} is a copy from {what}", bytes_are, *beside])
 
 
-def _unknown(copy: Path) -> Node:
+def _bare(folder: Path) -> list[Path]:
+    """The files of a folder that have no record next to them."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(SUFFIX))
+    return sorted(path for path in files if not record_path(path).exists())
+
+
+def _unknown(copy: Path, results: _Recorded) -> Node:
     """A copy that is of no result of the checkout, or whose record is all that the folder has."""
     there = Hashes(copy.parent, {}, deep=True)
     if not copy.exists():
@@ -144,6 +149,8 @@ def _unknown(copy: Path) -> Node:
     made = next((entry for entry in record.outputs if _is_of(entry, copy, there)), None)
     if made is None:
         return Node(str(copy), digest, None, [Finding(CHANGED, "its bytes are not those of its record")])
+    if made.path in results.made:
+        return Node(str(copy), digest, None, [Finding(CHANGED, f"of another job than {made.path} here")])
     return Node(str(copy), digest, None, [Finding(INPUT_NOT_HERE, made.path)])
 
 

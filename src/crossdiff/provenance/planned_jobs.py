@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdiff.config import load
 from crossdiff.config.local_files import missing_files
+from crossdiff.config.stores import ranges_file, tokens_file
 from crossdiff.config.text_files import expanded
 from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError
@@ -82,8 +83,6 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
     sources = [pair.get("base") or {}, pair.get("chat") or {}, *models.values()]
     imports = [(entry or {}).get("import") or {} for entry in (values.get("crosscoders") or {}).values()]
     folders = [source.get("folder") for source in (*sources, *imports)]
-    stores = [(entry or {}).get("activations") or {} for entry in (values.get("datasets") or {}).values()]
-    folders += [folder for splits in stores for models in splits.values() for folder in models.values()]
     # Their content decides which of the models share a tokenizer (workflow.tokenizer_names).
     templates = [(source.get("finetune") or {}).get("chat_template") for source in models.values()]
     tokenizers = [
@@ -105,7 +104,10 @@ def state(values: Mapping[str, Any], root: Path, home: Path | None = None) -> st
             if folder
         ),
         *(hashlib.sha256(path.read_bytes()).hexdigest() for path in contents if path.is_file()),
-        *(str(_text_files(source or {}, root)) for source in (values.get("datasets") or {}).values()),
+        *(
+            str([*_text_files(source or {}, root), *_stored_files(source or {}, root)])
+            for source in (values.get("datasets") or {}).values()
+        ),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -117,6 +119,21 @@ def _text_files(source: Mapping[str, Any], root: Path) -> list[str]:
         return [os.path.relpath(path, root) for path in expanded(named, "files")]
     except UserError:
         return []
+
+
+def _stored_files(source: Mapping[str, Any], root: Path) -> list[str]:
+    """The files of activations that others stored for a data set. Empty if they can't be told."""
+    splits = source.get("activations")
+    named = (
+        [models for models in splits.values() if isinstance(models, dict)] if isinstance(splits, dict) else []
+    )
+    folders = [root / Path(str(folder)).expanduser() for models in named for folder in models.values()]
+    return [
+        os.path.relpath(path, root)
+        for folder in folders
+        for path in (*sorted(folder.glob("*")), tokens_file(folder), ranges_file(folder))
+        if path.is_file()
+    ]
 
 
 def start(

@@ -122,3 +122,21 @@ def test_forecast_counts_what_is_read_without_the_models_work():
     assert needs.flop == pytest.approx(without.flop * 14 / 21)  # 7000 of 21,000 tokens are read
     assert needs.passes == pytest.approx(without.passes * 14 / 21)
     assert known_as("read_activations") == "harvest_activations" != known_as("check_store")
+
+
+@pytest.mark.parametrize(
+    "given", [None, "here", {"train": None}, {"train": "here"}, {"train": {"tiny-base": None}}]
+)
+def test_plan_of_a_config_that_is_no_config_yet_has_a_state(tmp_path, given):
+    """``load`` refuses it in one line. The plan is asked for its state before."""
+    assert state(values(given), tmp_path, ROOT) == state(values(given), tmp_path, ROOT)
+    if given is not None:
+        assert refusal(given)
+
+
+def test_plan_has_another_state_when_a_store_gets_its_ranges(tmp_path):
+    given = {"train": {"tiny-base": "store/train/layer_1_out"}}
+    (tmp_path / "store/train/layer_1_out").mkdir(parents=True)
+    before = state(values(given), tmp_path, ROOT)
+    (tmp_path / "store/train/sequence_ranges.pt").touch()
+    assert state(values(given), tmp_path, ROOT) != before

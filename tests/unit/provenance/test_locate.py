@@ -69,6 +69,30 @@ def test_exported_files_of_no_result_here(root, hub, capsys):
     assert code == 1 and f"! {copied}: file changed (its bytes are not those of its record)" in out
 
 
+def test_exported_file_of_an_earlier_training_differs(root, hub, capsys):
+    """Its own record describes it, and the result of this name here has another record."""
+    make(root, "evaluate_crosscoder", {}, TABLE, {"classes.top": 9}, "another")
+    code, out, _ = command(capsys, str(hub))
+    assert code == 1 and f"! {hub}/table.csv: file changed (of another job than {TABLE} here)" in out
+
+
+def test_exported_file_without_its_record_is_compared(root, hub, capsys):
+    figure = hub / "figures" / Path(FIGURE).name
+    record_path(figure).unlink()
+    code, out, _ = command(capsys, str(hub))
+    assert code == 0 and "2 of 2 files are byte for byte" in out
+    figure.write_text(figure.read_text() + "<!-- edited -->")
+    code, out, _ = command(capsys, str(hub))
+    assert code == 1 and f"! {FIGURE}: file changed" in out
+
+
+@pytest.mark.parametrize("folder", [".", "results"])
+def test_results_folder_is_no_export(root, capsys, folder):
+    code, _, err = command(capsys, folder)
+    assert code == 2
+    assert err.endswith(f"{folder}: a results folder; run crossdiff audit --all in {root.resolve()}\n")
+
+
 def test_exported_folder_in_the_wrong_place_is_one_line(root, hub, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
