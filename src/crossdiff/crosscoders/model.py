@@ -269,6 +269,20 @@ class Crosscoder(nn.Module):
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
 
 
+# What ``Crosscoder.save`` writes into the JSON.
+SAVED = (
+    "d_model",
+    "latents",
+    "layer",
+    "code_normalisation",
+    "precision",
+    "partition",
+    "target",
+    "limits",
+    "training",
+)
+
+
 def _directions(shape: torch.Size, settings: CrosscoderSettings, generator: torch.Generator) -> Tensor:
     latents, models, d_model = shape
     first = torch.empty(latents, 1 if settings.same_init else models, d_model)
@@ -288,10 +302,13 @@ def load_crosscoder(
 
     If ``mapped``, its weights stay in the mapped file, in the file's type. It is then only good to be saved.
 
-    Raises UserError if a file is damaged, or if the crosscoder was trained at another layer or width than
-    ``layer`` and ``d_model``. A check whose value is None is left out.
+    Raises UserError if a file is damaged or of a newer Crossdiff, or if the crosscoder was trained at another
+    layer or width than ``layer`` and ``d_model``. A check whose value is None is left out.
     """
     shape = read_json(config)
+    if isinstance(shape, dict) and (unknown := sorted(shape.keys() - SAVED)):
+        told = f"found {unknown[0]}, allowed: {', '.join(SAVED)}"
+        raise UserError(f"{config}: {told}; another version of Crossdiff wrote it, so update this one")
     try:
         with torch.device("meta" if mapped else "cpu"):  # there weights have a shape, and take no memory
             crosscoder = Crosscoder(

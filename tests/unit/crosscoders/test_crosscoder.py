@@ -213,3 +213,12 @@ def test_activations_of_another_layer_or_width_are_refused_by_name(
     with pytest.raises(UserError, match=message) as caught:
         load_crosscoder(*saved, layer, d_model)
     assert str(caught.value).startswith(f"{saved[0]}: ")
+
+
+def test_crosscoder_of_a_newer_crossdiff_is_refused(tmp_path: Path) -> None:
+    """What it does not know may change what the weights mean."""
+    weights, config = tmp_path / "weights.safetensors", tmp_path / "config.json"
+    random_crosscoder(WIDTH, LATENTS).save(weights, config, {})
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rotation": [1]}))
+    with pytest.raises(UserError, match=r"config\.json: found rotation, allowed: d_model, .*update this one"):
+        load_crosscoder(weights, config)
