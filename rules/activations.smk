@@ -126,7 +126,7 @@ rule read_activations:
     conda:
         "../envs/environment.yaml"
     resources:
-        **request_with_stored_ids("read_activations"),
+        **with_stored_ids(**request("read_activations")),
     params:
         settings=settings("pair.layer", "datasets.{dataset}.activations.{split}.{model}"),
         replacements=lambda w: RUN.replacements(w.model),

@@ -361,9 +361,8 @@ def stored_ids_mb(w):
     return int(2e-6 * path.stat().st_size) if path.is_file() else 0
 
 
-def request_with_stored_ids(rule):
-    """What a rule asks for, and memory for the token ids of the stored activations that it reads."""
-    asked = request(rule)
+def with_stored_ids(**asked):
+    """A request, and memory for the token ids of the stored activations that its jobs read."""
     return asked | {
         "mem_mb": lambda wildcards, attempt: asked["mem_mb"](wildcards, attempt) + stored_ids_mb(wildcards)
     }
