@@ -5,8 +5,11 @@ What all plans share is done once. Then a fork makes each plan: it runs Snakemak
 end.
 """
 
+import gc
+import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 from typing import IO
@@ -56,4 +59,9 @@ def plans(configs: list[str]) -> dict[str, tuple[int, str]]:
 if __name__ == "__main__":
     for script in code.SCRIPTS.glob("*.py"):
         code.code_files(script.stem)  # read and parsed once
+    for rules in (code.ROOT / "rules").glob("*.smk"):
+        for module in re.findall(r"^ *(?:from|import) (crossdiff[\w.]*)", rules.read_text(), re.MULTILINE):
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # so that forks do not copy what they only read
     print(json.dumps(plans(sys.argv[1:])))

@@ -14,8 +14,7 @@ TINY = "configs/planted-tiny.yaml"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = Checkout(tmp_path_factory.mktemp("planted") / "checkout")
-    # A fresh Python: no job of it starts warm.
-    result = checkout.run("-m", "snakemake", "planted", "--configfile", TINY, fresh=True)
+    result = checkout.snakemake("planted", "--configfile", TINY)
     assert result.returncode == 0, result.stdout
     return checkout
 
