@@ -19,6 +19,7 @@ LOCAL = re.compile(
     "all|chat_tokenizer|check_(model|pair|taught|texts|catalogue|difference)|evaluate_crosscoder|compare_(crosscoders|explanations|latents|methods|with_paper)|draw_(figure|first_look)|figure_planted|measure_density|judge_steering"
     "|typeset_tables|write_(report|browser|first_look|methods)"
 )
+ONCE = ("--retries", "0")  # a job that fails is not handed in again, which takes ten seconds each time
 SBATCH = """#!/bin/bash
 printf '%q ' "$@" >> "$SBATCH_LINES"; echo >> "$SBATCH_LINES"
 [[ " $* " == *" --test-only "* ]]
@@ -120,7 +121,7 @@ def test_training_on_several_gpus_asks_for_them(
     assert count == 1
     path.write_text(changed)
     config = checkout.changed(TINY, {"gpus.training": training})
-    asked = gres_of_rules(submitted_lines(checkout, monkeypatch, config=config))
+    asked = gres_of_rules(submitted_lines(checkout, monkeypatch, *ONCE, config=config))
     assert (asked["train_crosscoder"], asked["scale_latents"]) == (gres, "gpu:1")
 
 
@@ -144,7 +145,7 @@ def test_rules_ask_for_as_many_gpus_as_their_models_need(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     """The profile names cards of 80 GB. Rules that do not split what they hold ask for one."""
-    asked = gres_of_rules(run_with_sbatch(checkout, monkeypatch, config=pair_of(checkout, model))[1])
+    asked = gres_of_rules(run_with_sbatch(checkout, monkeypatch, *ONCE, config=pair_of(checkout, model))[1])
     expected = SIZES[model] | {"train_crosscoder": 1, "scale_latents": 1}
     assert {rule: asked[rule] for rule in expected} == {rule: f"gpu:{n}" for rule, n in expected.items()}
     assert asked["tokenise"] is None
@@ -168,7 +169,7 @@ def test_gpus_follow_from_the_card_and_what_a_job_may_take(
     assert count == 1
     path.write_text(changed)
     config = pair_of(checkout, "meta-llama/Llama-3.1-70B", **changes)
-    asked = gres_of_rules(run_with_sbatch(checkout, monkeypatch, config=config)[1])
+    asked = gres_of_rules(run_with_sbatch(checkout, monkeypatch, *ONCE, config=config)[1])
     assert asked["harvest_activations"] == gres
 
 
