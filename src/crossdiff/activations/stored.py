@@ -227,11 +227,11 @@ def read_stored(
         )
     log.info("%s; the model runs on these", told)
     found = ~lacking
-    prove(model, ids, (starts[found], stops[found]), store, rows[found], layer, key)
+    prove(model, shard.token, (starts[found], stops[found]), store, rows[found], layer, key)
     with cache_writer(cache, len(ids), store.d_model, layer, shard.token) as writer:
         for start, stop, row in zip(starts.tolist(), stops.tolist(), rows.tolist(), strict=True):
             if row < 0:
-                block = own_activations(model, ids[start:stop], layer)
+                block = own_activations(model, shard.token[start:stop], layer)
             else:
                 block = store.read(row, row + stop - start)
             if not (finite := block.isfinite().all(dim=1)).all():
@@ -242,7 +242,7 @@ def read_stored(
 
 
 def own_activations(model: PreTrainedModel, ids: np.ndarray, layer: int) -> Tensor:
-    """The model's activations of one sequence, (tokens, d_model) on the CPU."""
+    """The model's activations of one sequence, (tokens, d_model) on the CPU. It replaces tokens itself."""
     read = torch.from_numpy(ids).long()[None].to(device_of_inputs(model))
     return run_to_layer(model, read, layer)[0].cpu()
 
