@@ -208,6 +208,7 @@ def run_tiny(checkout: Checkout) -> None:
     result = checkout.run(*arguments, PYTHONPATH=str(TRACING), CROSSDIFF_TRACE=str(checkout.folder / "trace"))
     assert result.returncode == 0, result.stdout
     assert "The report is at" in result.stdout
+    assert "The first look is at results/tiny/first_look.html" in result.stdout
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Checkout], None]) -> Checkout:

@@ -35,7 +35,7 @@ from crossdiff.models.load import load_model
 from crossdiff.models.prepare import make_random
 from crossdiff.models.thoughts import said, without_thinking
 from crossdiff.models.tokenizers import load_tokenizer
-from crossdiff.models.turns import end_turns_as, template_ends, turn_ends
+from crossdiff.models.turns import between_turns, end_turns_as, template_ends, turn_ends
 from crossdiff.report.steering import steering_section
 
 # Where an answer ends.
@@ -58,6 +58,16 @@ def test_template_says_which_token_ends_a_turn(name):
     template, special, end = ENDS[name]
     tokenizer = tokenizer_of(template, special)
     assert template_ends(tokenizer) == ([] if end is None else [tokenizer.convert_tokens_to_ids(end)])
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [(CHATML, "<|im_end|>\n<|im_start|>user\n"), (GLM, "<|user|>\n"), (REFUSING, None), (None, None)],
+)
+def test_what_a_template_writes_between_turns(template, text):
+    tokenizer = tokenizer_of(template or CHATML, IM)
+    tokenizer.chat_template = template
+    assert between_turns(tokenizer) == text
 
 
 def test_end_that_was_added_without_being_special_counts():

@@ -124,7 +124,7 @@ def inputs(
     published: bool = False,
 ) -> Inputs:
     """Write everything that the page reads below ``folder``, the way the rules write it."""
-    model = {"d_model": 32, "layers": 3, "family": family, "few_bits": None}
+    model = {"d_model": 32, "layers": 3, "family": family, "few_bits": None, "between_turns": None}
     write_json(folder / "facts.json", {"base": model, "chat": model, "layer": 1} | TOKENS)
     summary = Summary(1, 1, 10.0, [150.25, 149.5], [[0.0] * 32, [0.5] * 32], [1.0, 1.0], 18_000, 200, 3)
     write_summary(folder / "summary.json", summary)

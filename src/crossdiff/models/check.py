@@ -10,6 +10,7 @@ from crossdiff.models.files import has_tokenizer
 from crossdiff.models.load import check_weights
 from crossdiff.models.quantised import asked_bits, few_bits
 from crossdiff.models.tokenizers import load_tokenizer, text_config
+from crossdiff.models.turns import between_turns
 from crossdiff.models.weight_files import read_config
 
 MOST_MOVED = 100  # tokens of one vocabulary that may have another id in the other
@@ -22,7 +23,8 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
     They are d_model, layers, family; vocabulary, the number of the chat tokenizer's tokens; rows, the number
     of ids that the model's embedding has; and tokens of the chat tokenizer as id -> token: rowless, those
     beyond these rows, and unknown and moved (``compared``), which are None if the model has no tokenizer.
-    The last is few_bits, which says in words that weights have 8 or 4 bits, and is None for others.
+    few_bits says in words that weights have 8 or 4 bits, and is None for others. between_turns is what the
+    model's own chat template writes between an answer and the user's next words, or None.
 
     ``tokenizer`` is the folder of the chat tokenizer, ``layer`` a 0-based block. Raises UserError if the
     layer does not exist, if the folder lacks weights of its model, or if its tokenizer has another
@@ -36,8 +38,8 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
     check_weights(folder)
     chat = load_tokenizer(tokenizer)
     vocabulary = chat.get_vocab()
-    own = load_tokenizer(folder).get_vocab() if has_tokenizer(folder) else None
-    unknown, moved = compared(vocabulary, own, name) if own is not None else (None, None)
+    own = load_tokenizer(folder) if has_tokenizer(folder) else None
+    unknown, moved = compared(vocabulary, own.get_vocab(), name) if own is not None else (None, None)
     # Padding is masked, so it may lack a row of the embedding. Harvesting refuses it in a text.
     rowless = {
         number: token
@@ -49,6 +51,7 @@ def check_model(folder: str | Path, tokenizer: str | Path, layer: int) -> dict[s
         "layers": config.num_hidden_layers,
         "family": config.model_type,
         "few_bits": few_bits(read_config(base_folder(folder)), asked_bits(folder)),
+        "between_turns": between_turns(own) if own is not None else None,
         "vocabulary": len(vocabulary),
         "rows": config.vocab_size,
         "rowless": rowless,

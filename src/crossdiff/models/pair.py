@@ -34,7 +34,7 @@ def check_pair(
             raise UserError(f"{REPLACEMENTS}.{number}: found {instead}, allowed: 0 to {base['rows'] - 1}")
     _check_tokens(base, "base", replaced)
     _check_tokens(chat, "chat", {})
-    kept, both = ("d_model", "layers", "family", "few_bits"), {"base": base, "chat": chat}
+    kept, both = ("d_model", "layers", "family", "few_bits", "between_turns"), {"base": base, "chat": chat}
     facts = {name: {key: model[key] for key in kept} for name, model in both.items()}
     return facts | {
         "vocabulary": chat["vocabulary"],

@@ -1,5 +1,6 @@
-"""Where a model's answer ends: at the chat template's end of a turn, or at an end of its generation
-config.
+"""What a chat template writes between turns, and where a model's answer ends.
+
+It ends at the template's end of a turn, or at an end of the model's generation config.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,20 @@ def template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if found := [number for number in ids if number in markers]:
             return found[:1]
     return []
+
+
+def between_turns(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The text that the chat template writes between an answer and the user's next words.
+
+    None without a template, and if it refuses such a chat.
+    """
+    _, answered, further = _CONTENT
+    roles = zip(("user", "assistant", "user"), _CONTENT, strict=True)
+    try:
+        text = shown([{"role": role, "content": words} for role, words in roles], tokenizer)
+    except Unusable:
+        return None
+    return text.partition(answered)[2].partition(further)[0]
 
 
 def turn_ends(model: PreTrainedModel) -> list[int]:

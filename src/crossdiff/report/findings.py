@@ -1,9 +1,9 @@
 """The page's first screen: what the run found, in a few sentences, and what it cannot say.
 
-Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, where do the
-models predict other tokens, groups of confirmed latents, claims that latent scaling does not confirm, and how
-much of the models' difference the latents carry. There are at most MOST of them, so the others leave less
-room for groups.
+Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, do the models
+have different turn templates, where do they predict other tokens, groups of confirmed latents, claims that
+latent scaling does not confirm, and how much of the models' difference the latents carry. There are at most
+MOST of them, so the others leave less room for groups.
 """
 
 from collections.abc import Mapping
@@ -43,15 +43,16 @@ def findings(
     refusals: list[dict[str, Any]],
     kl: Mapping[str, pd.DataFrame],
     known: Mapping[str, Known],
+    facts: Mapping[str, Any],
     where: pd.DataFrame | None = None,
 ) -> list[Finding]:
     """Return the sentences of the first screen, in order.
 
     Mappings go from crosscoder name. ``groups`` are tables of ``group_table``. ``refusals`` are rows of
     refusals.csv. ``kl`` are tables of ``kl_table``. ``known`` is what the marks of latents are made from.
-    ``where`` is the table of ``where_table``, if there was a first look.
+    ``facts`` are those of pair.json. ``where`` is the table of ``where_table``, if there was a first look.
     """
-    before = [*_behaviour(refusals), *_where(where)]
+    before = [*_behaviour(refusals), *_turns(facts), *_where(where)]
     after = [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
     room = max(1, min(SHOWN, MOST - len(before) - len(after)))
     return [*before, *_groups(latents, groups, known, room), *after][:MOST]
@@ -82,6 +83,24 @@ def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
             )
         )
     return found
+
+
+def _turns(facts: Mapping[str, Any]) -> list[Finding]:
+    """Say that both models have a chat template of their own, and that these write turns differently."""
+    base, chat = (facts[role]["between_turns"] for role in ("base", "chat"))
+    if base is None or chat is None or base == chat:
+        return []
+    return [
+        Finding(
+            "The chat model has a turn template that is not the base model's.",
+            f"Between an answer and a user's next words it has {_line(chat)}, the base model {_line(base)}.",
+        )
+    ]
+
+
+def _line(text: str) -> str:
+    """Quote ``text`` on one line, with a sign for each line break."""
+    return '"' + text.replace("\n", "⏎") + '"'
 
 
 def _where(where: pd.DataFrame | None) -> list[Finding]:

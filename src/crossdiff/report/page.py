@@ -100,7 +100,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         read=added(inputs.read),
         models=MODELS,
         refusals=refusals,
-        findings=findings(evaluations, latents, groups, refusals, kl, known, where),
+        findings=findings(evaluations, latents, groups, refusals, kl, known, facts, where),
         unequal=unequal,
         limits=limits(warned, inputs.seeds, measured),
         tables={name: table.to_dict("records") for name, table in tables.items()},

@@ -275,7 +275,7 @@ def test_chat_model_without_a_chat_template_is_refused(folder, tmp_path):
 
 
 TOKENS = {"vocabulary": 260, "rows": 260, "rowless": {}, "unknown": {}, "moved": {}}
-FACTS = {"d_model": 32, "layers": 2, "family": "llama", "few_bits": None}
+FACTS = {"d_model": 32, "layers": 2, "family": "llama", "few_bits": None, "between_turns": "<|end|><|user|>"}
 
 
 def test_model_that_fits_gives_its_facts(folder):

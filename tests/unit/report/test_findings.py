@@ -35,6 +35,11 @@ def latent(number: int, **changes: Any) -> dict[str, Any]:
     return row | {"contexts": [[f"context of {number}"]]} | changes
 
 
+def turns(base: str | None, chat: str | None) -> dict[str, Any]:
+    """Facts of a pair with these texts between turns."""
+    return {"base": {"between_turns": base}, "chat": {"between_turns": chat}}
+
+
 def said(
     rows: list[dict[str, Any]] | None = None,
     groups: list[tuple[int, int, float]] | None = None,
@@ -48,7 +53,12 @@ def said(
     parts = zip(("talk", "pages"), firings, (100, 900), strict=True)
     table = pd.concat([table.assign(dataset=name, firings=fired, tokens=size) for name, fired, size in parts])
     contexts = {row["latent"]: row["contexts"] for row in rows}
-    defaults: dict[str, Any] = {"refusals": [], "kl": {}, "known": {"topk": Known()}}
+    defaults: dict[str, Any] = {
+        "refusals": [],
+        "kl": {},
+        "known": {"topk": Known()},
+        "facts": turns("\n", "\n"),
+    }
     return findings(
         {"topk": evaluation},
         {"topk": ShownLatents(rows, rows, contexts)},
@@ -73,6 +83,21 @@ def test_changed_behaviour_needs_intervals_apart(
     assert [one.text for one in found] == ([sentence] if sentence else [])
     if sentence:
         assert found[0].evidence == "It refuses 70 of 72 held-out ones, the base model 2 of 72."
+
+
+def test_a_new_turn_template_is_shown_next_to_the_old_one() -> None:
+    (found,) = said(facts=turns("<end>\n<user>", "<closed>\n"))
+    assert found.text == "The chat model has a turn template that is not the base model's."
+    assert found.evidence == (
+        'Between an answer and a user\'s next words it has "<closed>⏎", the base model "<end>⏎<user>".'
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "chat"), [("<end>", "<end>"), (None, "<end>"), ("<end>", None), (None, None)]
+)
+def test_turn_templates_are_no_finding_if_equal_or_not_both_known(base: str | None, chat: str | None) -> None:
+    assert not said(facts=turns(base, chat))
 
 
 def test_several_latents_of_one_concept_are_one_finding() -> None:
