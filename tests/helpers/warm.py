@@ -23,8 +23,12 @@ PACKAGES = {
         snakemake.cli snakemake.api snakemake.script nbformat smart_open sqlalchemy yaml pydantic requests
     """,
     "torch": """
-        snakemake.script yaml pydantic requests pandas pyarrow.parquet h5py hdf5plugin matplotlib.pyplot
-        jinja2 tokenizers safetensors.torch torch transformers transformers.models.auto.modeling_auto
+        snakemake.script yaml pydantic.main pydantic.types requests pandas pandas.io.formats.csvs
+        pyarrow.parquet pyarrow.dataset pyarrow.pandas_compat h5py hdf5plugin matplotlib.pyplot
+        matplotlib.backends.backend_svg matplotlib.backends.backend_pdf matplotlib.backends.backend_agg
+        fontTools.subset jinja2 scipy.stats sklearn.decomposition sklearn.metrics
+        sklearn.feature_extraction.text tokenizers safetensors.torch torch
+        transformers transformers.models.auto.modeling_auto
         transformers.models.llama.modeling_llama transformers.models.llama.tokenization_llama
     """,
 }

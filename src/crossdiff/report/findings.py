@@ -1,12 +1,12 @@
 """The page's first screen: what the run found, in a few sentences, and what it cannot say.
 
-Sentences are made from tables alone. Their order is fixed: did the fine-tune change behaviour, do the models
-have different turn templates, where do they predict other tokens, groups of confirmed latents, claims that
-latent scaling does not confirm, and how much of the models' difference the latents carry. There are at most
-MOST of them, so the others leave less room for groups.
+Sentences are made from tables alone. Their order is fixed: changed behaviour, different turn templates, where
+predictions differ, groups of confirmed latents, claims that latent scaling does not confirm, and how much of
+the models' difference the latents carry. There are at most MOST of them. The others leave less room for
+groups, but LEAST_GROUPS of these come before the last sentences.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,12 +14,15 @@ import pandas as pd
 from crossdiff.latents.strongest_groups import SHOWN, members, strongest
 from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
-from crossdiff.report.template import percent
+from crossdiff.report.template import number, percent
 from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
 
 MOST = 7  # sentences
+LEAST_GROUPS = 3  # that are described if there are as many
 MOSTLY = 0.5  # share of firings, or of KL, from which something is said to be mostly in one place
 OVER = 2  # times that place's share of the text, from which "mostly" says something
+MORE = 1.5  # times the KL per token of the data set with the least, from which predictions "differ more"
+ENOUGH = 1000  # tokens of each data set, from which their KL is compared
 
 
 # Column of a latent's row -> the sentence on who named it.
@@ -54,7 +57,7 @@ def findings(
     """
     before = [*_behaviour(refusals), *_turns(facts), *_where(where)]
     after = [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
-    room = max(1, min(SHOWN, MOST - len(before) - len(after)))
+    room = max(LEAST_GROUPS, min(SHOWN, MOST - len(before) - len(after)))
     return [*before, *_groups(latents, groups, known, room), *after][:MOST]
 
 
@@ -104,7 +107,10 @@ def _line(text: str) -> str:
 
 
 def _where(where: pd.DataFrame | None) -> list[Finding]:
-    """Say where the models predict other tokens, if that is mostly in one place: template, or a data set."""
+    """Say where the models predict other tokens: in one small place, or in some data sets more than others.
+
+    A place is the template, or a data set.
+    """
     if where is None:
         return []
     total = where[where.by == "data set"].tokens.sum()
@@ -120,7 +126,30 @@ def _where(where: pd.DataFrame | None) -> list[Finding]:
                     f"{percent(row.tokens / total)} of the tokens.",
                 )
             ]
-    return []
+    return _uneven(where[where.by == "data set"].sort_values("kl", ascending=False, kind="stable"))
+
+
+def _uneven(sets: pd.DataFrame) -> list[Finding]:
+    """Say in which data sets the predictions differ more than in the others.
+
+    ``sets`` are rows of the table, the one with the largest KL per token first.
+    """
+    more = sets[sets.kl > MORE * sets.kl.min()]
+    if more.empty or sets.tokens.min() < ENOUGH:
+        return []
+    said = [f"{number(row.kl)} nats in {row.value}" for row in sets.itertuples()]
+    others = sets.value[len(more) :]
+    return [
+        Finding(
+            f"The two models' predictions differ more in {_listed(more.value)} than in {_listed(others)}.",
+            f"The mean KL per token is {_listed(said)}.",
+        )
+    ]
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _groups(

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from crossdiff.report.findings import MOST, Finding, findings, limits
+from crossdiff.report.findings import LEAST_GROUPS, MOST, Finding, findings, limits
 from crossdiff.report.halves import halves
 from crossdiff.report.marks import Known
 from crossdiff.report.shown_latents import ShownLatents
@@ -132,12 +132,16 @@ def test_a_language_model_names_a_group_that_people_have_not_named() -> None:
 
 
 def where(template: tuple[int, float], talk: tuple[int, float], pages: tuple[int, float]) -> pd.DataFrame:
-    """Tokens and share of the KL: of template tokens, a third of which are ends, and of two data sets."""
+    """Tokens and share of the KL: of template tokens, a third of which are ends, and of two data sets.
+
+    The KL of all 1000 tokens together is 1000 nats.
+    """
     tokens, share = template
     rows = [("part", "content", 1000 - tokens, 1 - share), ("part", "header", 2 * tokens / 3, 2 * share / 3)]
     rows += [("part", "turn end", tokens / 3, share / 3)]
     rows += [("data set", "talk", *talk), ("data set", "pages", *pages), ("token", "5", 9, 0.9)]
-    return pd.DataFrame(rows, columns=["by", "value", "tokens", "share"])
+    table = pd.DataFrame(rows, columns=["by", "value", "tokens", "share"])
+    return table.assign(kl=1000 * table.share / table.tokens)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,41 @@ def test_where_predictions_differ_is_said_of_a_small_place_with_most_of_it(
         assert found[0].evidence == (
             "60 % of the KL between their predictions is there, and 10 % of the tokens."
         )
+
+
+def of_sets(*sets: tuple[str, int, float]) -> pd.DataFrame:
+    """Data sets with their tokens and KL per token. Their shares are too even for "mostly"."""
+    table = pd.DataFrame(sets, columns=["value", "tokens", "kl"])
+    return table.assign(by="data set", share=0.4)
+
+
+def test_data_sets_in_which_predictions_differ_more_are_named() -> None:
+    (found,) = said(where=of_sets(("pages", 5000, 1.4), ("requests", 1000, 4.0), ("talk", 2000, 2.8)))
+    assert found.text == "The two models' predictions differ more in requests and talk than in pages."
+    assert found.evidence == (
+        "The mean KL per token is 4.00 nats in requests, 2.80 nats in talk and 1.40 nats in pages."
+    )
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [("pages", 5000, 1.4)],  # nothing to compare with
+        [("pages", 5000, 1.4), ("talk", 5000, 2.0)],
+        [("pages", 5000, 1.4), ("talk", 999, 9.0)],  # too few tokens
+        [("pages", 5000, 0.0), ("talk", 5000, 0.0)],
+    ],
+)
+def test_data_sets_are_not_compared(sets: list[tuple[str, int, float]]) -> None:
+    assert not said(where=of_sets(*sets))
+
+
+def test_three_groups_come_before_the_last_sentence() -> None:
+    rows = [latent(number) for number in range(9)]
+    groups = [(number, number, float(number)) for number in range(9)]
+    kinds = [row for kind in "abcd" for row in refused((0, 0.1), (0.9, 1), kind)]
+    found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
+    assert len(found) == MOST and len([one for one in found if one.latents]) == LEAST_GROUPS
 
 
 def test_other_findings_leave_less_room_for_groups() -> None:
