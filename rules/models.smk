@@ -180,6 +180,7 @@ if RUN.finetuned:
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
+        priority: 95  # before the base is harvested: the first look waits for this model alone
         resources:
             **request("finetune_model"),
         params:

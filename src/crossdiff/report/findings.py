@@ -3,7 +3,7 @@
 Sentences are made from tables alone. Their order is fixed: changed behaviour, different turn templates, where
 predictions differ, groups of confirmed latents, claims that latent scaling does not confirm, and how much of
 the models' difference the latents carry. There are at most MOST of them. The others leave less room for
-groups, but LEAST_GROUPS of these come before the last sentences.
+groups, but the last one goes if there is no room for LEAST_GROUPS.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
 
 MOST = 7  # sentences
 LEAST_GROUPS = 3  # that are described if there are as many
-MOSTLY = 0.5  # share of firings, or of KL, from which something is said to be mostly in one place
+MOSTLY = 0.5  # share of firings, KL or answers, from which something is said to be mostly so
 OVER = 2  # times that place's share of the text, from which "mostly" says something
 MORE = 1.5  # times the KL per token of the data set with the least, from which predictions "differ more"
 ENOUGH = 1000  # tokens of each data set, from which their KL is compared
@@ -47,18 +47,22 @@ def findings(
     kl: Mapping[str, pd.DataFrame],
     known: Mapping[str, Known],
     facts: Mapping[str, Any],
+    layer: int,
     where: pd.DataFrame | None = None,
+    seed: int | None = None,
 ) -> list[Finding]:
     """Return the sentences of the first screen, in order.
 
     Mappings go from crosscoder name. ``groups`` are tables of ``group_table``. ``refusals`` are rows of
     refusals.csv. ``kl`` are tables of ``kl_table``. ``known`` is what the marks of latents are made from.
-    ``facts`` are those of pair.json. ``where`` is the table of ``where_table``, if there was a first look.
+    ``facts`` are those of pair.json. ``layer`` is the 0-based block. ``where`` is the table of
+    ``where_table``, if there was a first look. ``seed`` is that of all files, if the run has others.
     """
     before = [*_behaviour(refusals), *_turns(facts), *_where(where)]
-    after = [*_nothing_confirmed(evaluations), *_refuted(evaluations), *_carried(kl)]
-    room = max(LEAST_GROUPS, min(SHOWN, MOST - len(before) - len(after)))
-    return [*before, *_groups(latents, groups, known, room), *after][:MOST]
+    after, last = [*_nothing_confirmed(evaluations, seed), *_refuted(evaluations)], _carried(kl, layer)
+    room = max(1, MOST - len(before) - len(after))
+    described = _groups(latents, groups, known, min(SHOWN, max(room - len(last), min(room, LEAST_GROUPS))))
+    return [*before, *described, *after, *last][:MOST]
 
 
 def of_findings(groups: pd.DataFrame | None) -> list[int]:
@@ -72,15 +76,18 @@ def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
     of = {(row["model"], row["requests"]): row for row in refusals}
     for kind in (kind for model, kind in of if model == "chat" and ("base", kind) in of):
         base, chat = of["base", kind], of["chat", kind]
-        if chat["low"] > base["high"]:
-            more = "refuses"
-        elif chat["high"] < base["low"]:
-            more = "no longer refuses"
+        more, less = chat["low"] > base["high"], chat["high"] < base["low"]
+        if more and base["high"] < MOSTLY < chat["low"]:
+            said = f"refuses {kind} requests"
+        elif less and chat["high"] < MOSTLY < base["low"]:
+            said = f"no longer refuses {kind} requests"
+        elif more or less:
+            said = f"refuses {kind} requests {'more' if more else 'less'} often than the base model"
         else:
             continue
         found.append(
             Finding(
-                f"The chat model {more} {kind} requests.",
+                f"The chat model {said}.",
                 f"It refuses {chat['refused']} of {chat['asked']} held-out ones, "
                 f"the base model {base['refused']} of {base['asked']}.",
             )
@@ -90,7 +97,7 @@ def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
 
 def _turns(facts: Mapping[str, Any]) -> list[Finding]:
     """Say that both models have a chat template of their own, and that these write turns differently."""
-    base, chat = (facts[role]["between_turns"] for role in ("base", "chat"))
+    base, chat = (facts[role].get("between_turns") for role in ("base", "chat"))  # older files lack it
     if base is None or chat is None or base == chat:
         return []
     return [
@@ -134,15 +141,16 @@ def _uneven(sets: pd.DataFrame) -> list[Finding]:
 
     ``sets`` are rows of the table, the one with the largest KL per token first.
     """
+    sets = sets[sets.tokens >= ENOUGH]
     more = sets[sets.kl > MORE * sets.kl.min()]
-    if more.empty or sets.tokens.min() < ENOUGH:
+    if more.empty:
         return []
     said = [f"{number(row.kl)} nats in {row.value}" for row in sets.itertuples()]
     others = sets.value[len(more) :]
     return [
         Finding(
             f"The two models' predictions differ more in {_listed(more.value)} than in {_listed(others)}.",
-            f"The mean KL per token is {_listed(said)}.",
+            f"The mean KL per token, after template tokens too, is {_listed(said)}.",
         )
     ]
 
@@ -165,6 +173,7 @@ def _groups(
     crosscoder = max(counts, key=lambda name: counts[name])
     table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
     contexts = latents[crosscoder].contexts
+    elsewhere = [f"{count} of {name}" for name, count in counts.items() if name != crosscoder]
     found = []
     for group in strongest(table, most):
         place = _place(table[table.group == group])
@@ -175,13 +184,16 @@ def _groups(
         shown = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
         found.append(
             Finding(
-                f"The {side} model has a concept of its own: {called}{others}, {place}.",
+                f"The {side} model has a concept of its own: {called}{others}{place}.",
                 f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.{by}",
                 tuple(marks(own, known[crosscoder], group)),
                 tuple((crosscoder, row["latent"]) for row in own),
                 shown[0] if shown else None,
             )
         )
+    if found and elsewhere:
+        more = f" Further confirmed latents are in the lists below: {_listed(elsewhere)}."
+        found[-1] = found[-1]._replace(evidence=found[-1].evidence + more)
     return found
 
 
@@ -197,25 +209,26 @@ def _called(own: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def _place(members: pd.DataFrame) -> str:
-    """Say where a group fires: mostly in one data set, or in several."""
+    """Say where a group fires: mostly in one data set, or in all. Nothing is said between the two."""
     firings, tokens = members.groupby("dataset").firings.sum(), members.groupby("dataset").tokens.first()
     share, text = firings / max(firings.sum(), 1), tokens / tokens.sum()
     first = share.idxmax()
     if share[first] >= MOSTLY and share[first] >= OVER * text[first]:
         return (
-            f"which fires in {first} ({percent(share[first])} of its firings, "
+            f", which fires in {first} ({percent(share[first])} of its firings, "
             f"{percent(text[first])} of the text)"
         )
-    return "which fires in all kinds of text"
+    return ", which fires in all kinds of text" if (OVER * share >= text).all() else ""
 
 
-def _nothing_confirmed(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+def _nothing_confirmed(evaluations: Mapping[str, Mapping[str, Any]], seed: int | None) -> list[Finding]:
     judged = {name: one for name, one in evaluations.items() if "does_not_apply" not in one}
     if not judged or any(one["others_confirmed"] + one["base_only_confirmed"] for one in judged.values()):
         return []
     return [
         Finding(
-            "Latent scaling confirms no latent, so this run shows no concept that only one model has.",
+            f"Latent scaling confirms no latent{'' if seed is None else f' of seed {seed}'}, "
+            "so this page shows no concept that only one model has.",
             f"It tested {sum(one['latents'] for one in judged.values()):,} latents of {', '.join(judged)}.",
         )
     ]
@@ -237,8 +250,8 @@ def _refuted(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     return found
 
 
-def _carried(kl: Mapping[str, pd.DataFrame]) -> list[Finding]:
-    """Say how much of the models' difference the crosscoder that carries most of it carries."""
+def _carried(kl: Mapping[str, pd.DataFrame], layer: int) -> list[Finding]:
+    """Say how much of the difference before ``layer`` the crosscoder that carries most of it carries."""
     best: tuple[str, pd.Series] | None = None
     for name, table in kl.items():
         rows = table[(table.group == "all") & (table.variant == "all") & table.reduction_low.notna()]
@@ -249,10 +262,11 @@ def _carried(kl: Mapping[str, pd.DataFrame]) -> list[Finding]:
     name, row = best
     return [
         Finding(
-            f"The latents of {name} together carry {percent(row.reduction)} of what the fine-tune changes in "
-            "the chat model's predictions.",
+            f"The latents of {name} and its biases together carry {percent(row.reduction)} of what changes "
+            f"up to layer {layer} and reaches the chat model's predictions.",
             f"95 % interval {percent(row.reduction_low)} to {percent(row.reduction_high)}: KL on "
-            f"{row.tokens:,} answer tokens of {row.conversations} conversations.",
+            f"{row.tokens:,} answer tokens of {row.conversations} conversations, {number(row.kl)} nats "
+            f"instead of {number(row.kl / (1 - row.reduction))} with the base's activations there.",
         )
     ]
 

@@ -107,21 +107,24 @@ def _template(latents: Sequence[int], known: Known) -> list[Mark]:
 
 
 def _carried(latents: int, group: int, known: Known) -> list[Mark]:
-    """The share of the KL that the group carries, if its whole interval is above 0."""
+    """The share of the KL by which patching the group lowers or raises it, if its interval leaves out 0."""
     if known.kl is None:
         return []
     rows = known.kl[(known.kl.variant == f"group_{group}") & (known.kl.group == "all")]
-    rows = rows[rows.reduction_low > 0]
+    rows = rows[(rows.reduction_low > 0) | (rows.reduction_high < 0)]
     if rows.empty:
         return []
     row = rows.iloc[0]
     which = "latent is" if latents == 1 else f"{latents} latents are"
+    lowers, (low, high) = row.reduction > 0, sorted((abs(row.reduction_low), abs(row.reduction_high)))
+    share = percent(abs(row.reduction))
     return [
         Mark(
-            f"carries {percent(row.reduction)} of the KL",
-            f"If the group's {which} patched from the chat model into the base, the KL to the chat model's "
-            f"predictions of {row.tokens:,} answer tokens falls by {percent(row.reduction)} "
-            f"(95 % interval {percent(row.reduction_low)} to {percent(row.reduction_high)}).",
+            f"carries {share} of the KL" if lowers else f"patched alone, raises the KL by {share}",
+            f"If the group's {which} patched from the chat model into the base at the compared layer, the KL "
+            f"to the chat model's predictions of {row.tokens:,} answer tokens "
+            f"{'falls' if lowers else 'rises'} by {share} "
+            f"(95 % interval {percent(low)} to {percent(high)}).",
         )
     ]
 

@@ -85,6 +85,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         if inputs.seeds > 1 and is_imported(inputs.recorded, name)
     ]
     facts = read_json(inputs.facts)
+    layer, seed = inputs.recorded["pair.layer"], inputs.seed if inputs.seeds > 1 else None
     sizes = {name: evaluation["latents"] for name, evaluation in evaluations.items()}
     return page_template(template).render(
         run_models=about_models(inputs.recorded, facts),
@@ -100,7 +101,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
         read=added(inputs.read),
         models=MODELS,
         refusals=refusals,
-        findings=findings(evaluations, latents, groups, refusals, kl, known, facts, where),
+        findings=findings(evaluations, latents, groups, refusals, kl, known, facts, layer, where, seed),
         unequal=unequal,
         limits=limits(warned, inputs.seeds, measured),
         tables={name: table.to_dict("records") for name, table in tables.items()},

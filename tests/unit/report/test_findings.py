@@ -54,6 +54,7 @@ def said(
     table = pd.concat([table.assign(dataset=name, firings=fired, tokens=size) for name, fired, size in parts])
     contexts = {row["latent"]: row["contexts"] for row in rows}
     defaults: dict[str, Any] = {
+        "layer": 12,
         "refusals": [],
         "kl": {},
         "known": {"topk": Known()},
@@ -72,6 +73,8 @@ def said(
     [
         ((0.0, 0.1), (0.9, 1.0), "The chat model refuses harmful requests."),
         ((0.9, 1.0), (0.0, 0.1), "The chat model no longer refuses harmful requests."),
+        ((0.0, 0.1), (0.2, 0.4), "The chat model refuses harmful requests more often than the base model."),
+        ((0.8, 0.9), (0.5, 0.7), "The chat model refuses harmful requests less often than the base model."),
         ((0.0, 0.5), (0.5, 1.0), None),
         ((0.0, 0.5), (0.1, 0.9), None),
     ],
@@ -100,6 +103,10 @@ def test_turn_templates_are_no_finding_if_equal_or_not_both_known(base: str | No
     assert not said(facts=turns(base, chat))
 
 
+def test_a_pair_that_was_checked_by_an_older_version_has_no_turn_templates() -> None:
+    assert not said(facts={"base": {"layers": 30}, "chat": {"layers": 30}})
+
+
 def test_several_latents_of_one_concept_are_one_finding() -> None:
     rows = [latent(1), latent(2, confirmed_95=False), latent(3, name="small talk")]
     found = said(rows, [(1, 0, 1.0), (2, 0, 3.0), (3, 1, 2.0)])
@@ -113,13 +120,19 @@ def test_several_latents_of_one_concept_are_one_finding() -> None:
     assert found[0].evidence == "2 confirmed latents of topk."
 
 
-@pytest.mark.parametrize(("firings", "named"), [((60, 40), True), ((49, 51), False), ((10, 90), False)])
+TALK = ", which fires in talk (60 % of its firings, 10 % of the text)"
+EVERYWHERE = ", which fires in all kinds of text"
+
+
+@pytest.mark.parametrize(
+    ("firings", "place"),
+    [((60, 40), TALK), ((49, 51), EVERYWHERE), ((10, 90), EVERYWHERE), ((4, 96), ""), ((0, 0), "")],
+)
 def test_a_data_set_is_named_only_where_it_has_most_firings_and_far_more_than_its_text(
-    firings: tuple[int, int], named: bool
+    firings: tuple[int, int], place: str
 ) -> None:
     [found] = said([latent(1)], [(1, 0, 1.0)], firings)
-    assert ("fires in talk" in found.text) == named
-    assert ("fires in all kinds of text" in found.text) == (not named)
+    assert found.text == f"The chat model has a concept of its own: latent 1 (after 1){place}."
 
 
 def test_a_language_model_names_a_group_that_people_have_not_named() -> None:
@@ -176,7 +189,8 @@ def test_data_sets_in_which_predictions_differ_more_are_named() -> None:
     (found,) = said(where=of_sets(("pages", 5000, 1.4), ("requests", 1000, 4.0), ("talk", 2000, 2.8)))
     assert found.text == "The two models' predictions differ more in requests and talk than in pages."
     assert found.evidence == (
-        "The mean KL per token is 4.00 nats in requests, 2.80 nats in talk and 1.40 nats in pages."
+        "The mean KL per token, after template tokens too, is 4.00 nats in requests, 2.80 nats in talk and "
+        "1.40 nats in pages."
     )
 
 
@@ -186,6 +200,7 @@ def test_data_sets_in_which_predictions_differ_more_are_named() -> None:
         [("pages", 5000, 1.4)],  # nothing to compare with
         [("pages", 5000, 1.4), ("talk", 5000, 2.0)],
         [("pages", 5000, 1.4), ("talk", 999, 9.0)],  # too few tokens
+        [("pages", 5000, 1.4), ("talk", 999, 9.0), ("requests", 5000, 1.5)],
         [("pages", 5000, 0.0), ("talk", 5000, 0.0)],
     ],
 )
@@ -193,12 +208,17 @@ def test_data_sets_are_not_compared(sets: list[tuple[str, int, float]]) -> None:
     assert not said(where=of_sets(*sets))
 
 
-def test_three_groups_come_before_the_last_sentence() -> None:
+@pytest.mark.parametrize(("kinds", "described"), [("abc", LEAST_GROUPS), ("abcd", LEAST_GROUPS - 1)])
+def test_groups_come_before_what_latents_carry_but_not_before_refuted_claims(
+    kinds: str, described: int
+) -> None:
     rows = [latent(number) for number in range(9)]
     groups = [(number, number, float(number)) for number in range(9)]
-    kinds = [row for kind in "abcd" for row in refused((0, 0.1), (0.9, 1), kind)]
-    found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
-    assert len(found) == MOST and len([one for one in found if one.latents]) == LEAST_GROUPS
+    refusals = [row for kind in kinds for row in refused((0, 0.1), (0.9, 1), kind)]
+    refuted = JUDGED | {"chat_only_confirmed": 4}
+    found = said(rows, groups, refusals=refusals, kl={"topk": kl_rows(0.5, 0.4)}, evaluation=refuted)
+    assert len(found) == MOST and len([one for one in found if one.latents]) == described
+    assert found[-1].text.startswith("Latent scaling does not confirm most latents")
 
 
 def test_other_findings_leave_less_room_for_groups() -> None:
@@ -207,7 +227,29 @@ def test_other_findings_leave_less_room_for_groups() -> None:
     kinds = [row for kind in "abc" for row in refused((0, 0.1), (0.9, 1), kind)]
     found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
     assert len([one for one in found if one.latents]) == MOST - 4
-    assert found[-1].text.startswith("The latents of topk together carry")
+    assert found[-1].text.startswith("The latents of topk and its biases together carry")
+
+
+def test_confirmed_latents_of_other_crosscoders_are_counted() -> None:
+    table = pd.DataFrame({"latent": [1, 1], "group": 0, "strength": 1.0, "dataset": ["talk", "pages"]})
+    table = table.assign(firings=[90, 10], tokens=[100, 900])
+    two = pd.concat([table, table.assign(latent=2)])
+    shown = {
+        name: ShownLatents([latent(1), latent(2)], [latent(1), latent(2)], {}) for name in ("topk", "l1")
+    }
+    (found,) = findings(
+        dict.fromkeys(shown, JUDGED),
+        shown,
+        {"topk": two, "l1": table},
+        [],
+        {},
+        dict.fromkeys(shown, Known()),
+        turns(None, None),
+        12,
+    )
+    assert found.evidence == (
+        "2 confirmed latents of topk. Further confirmed latents are in the lists below: 1 of l1."
+    )
 
 
 def test_a_base_only_group_is_the_base_models() -> None:
@@ -230,6 +272,8 @@ def test_that_nothing_is_confirmed_is_said_only_then() -> None:
     assert (
         found.text.startswith("Latent scaling confirms no latent") and "100 latents of topk" in found.evidence
     )
+    assert found.text.startswith("Latent scaling confirms no latent, so this page shows no concept")
+    assert said(evaluation=none, seed=3)[0].text.startswith("Latent scaling confirms no latent of seed 3, so")
     assert said(evaluation=none | {"base_only_confirmed": 1}) == []
     assert said(evaluation=none | {"does_not_apply": "no base decoder"}) == []
 
@@ -250,14 +294,20 @@ def test_most_claims_are_refuted(changes: dict[str, Any], refuted: bool) -> None
 
 
 def kl_rows(reduction: float, low: float, group: str = "all", variant: str = "all") -> pd.DataFrame:
-    row = {"group": group, "variant": variant, "reduction": reduction, "reduction_low": low}
+    row = {"group": group, "variant": variant, "reduction": reduction, "reduction_low": low, "kl": 0.046}
     return pd.DataFrame([row | {"reduction_high": reduction + 0.1, "tokens": 1695, "conversations": 40}])
 
 
 def test_what_the_latents_carry_is_that_of_the_best_crosscoder() -> None:
     [found] = said(kl={"l1": kl_rows(0.5, 0.4), "topk": kl_rows(0.77, 0.7)})
-    assert found.text.startswith("The latents of topk together carry 77 % of what the fine-tune changes")
-    assert found.evidence == "95 % interval 70 % to 87 %: KL on 1,695 answer tokens of 40 conversations."
+    assert found.text == (
+        "The latents of topk and its biases together carry 77 % of what changes up to layer 12 and reaches "
+        "the chat model's predictions."
+    )
+    assert found.evidence == (
+        "95 % interval 70 % to 87 %: KL on 1,695 answer tokens of 40 conversations, 0.05 nats instead of "
+        "0.20 with the base's activations there."
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,17 +333,33 @@ def test_limits_name_what_was_not_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "lowest", "verdict"),
     [
-        (0.05, 0.3, "So this ranking finds latents that matter more than others."),
-        (-0.3, -0.1, "So this ranking puts latents first that matter less than others."),
-        (-0.1, 0.3, "The interval holds 0, so this run does not show that the ranking finds what matters."),
+        (0.05, 0.3, 0.1, "So this ranking finds latents that matter more than others."),
+        (
+            0.05,
+            0.3,
+            -0.1,
+            "But patching this half is not shown to lower the KL, so it need not hold what matters.",
+        ),
+        (-0.3, -0.1, 0.1, "So this ranking puts latents first that matter less than others."),
+        (
+            -0.1,
+            0.3,
+            0.1,
+            "The interval holds 0, so this run does not show that the ranking finds what matters.",
+        ),
     ],
 )
-def test_best_halves_are_judged_against_random_ones(low: float, high: float, verdict: str) -> None:
+def test_best_halves_are_judged_against_random_ones(
+    low: float, high: float, lowest: float, verdict: str
+) -> None:
     nan = float("nan")
-    rows = [("best_scaling", "all", 0.2, low, high), ("best_scaling", "rest", 9.0, 9.0, 9.0)]
-    rows += [("best_norm", "all", 0.5, nan, nan), ("worst_norm", "all", 0.7, 0.6, 0.8)]
+    rows = [("best_scaling", "all", 0.2, low, high, 0.3, lowest)]
+    rows += [("best_scaling", "rest", 9.0, 9.0, 9.0, 9.0, 9.0), ("best_norm", "all", 0.5, nan, nan, 0.5, 0.4)]
+    rows += [("worst_norm", "all", 0.7, 0.6, 0.8, 0.7, 0.6)]
     names = ["variant", "group", "beyond_random", "beyond_random_low", "beyond_random_high"]
-    expected = {"crosscoder": "topk", "ranking": "latent scaling", "beyond": 0.2, "low": low, "high": high}
+    names += ["reduction", "reduction_low"]
+    expected = {"crosscoder": "topk", "ranking": "latent scaling", "change": -0.3, "beyond": 0.2}
+    expected |= {"low": low, "high": high}
     assert halves({"topk": pd.DataFrame(rows, columns=names)}) == [expected | {"verdict": verdict}]

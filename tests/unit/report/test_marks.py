@@ -46,9 +46,17 @@ def test_share_of_the_kl_is_that_of_the_group() -> None:
     _, mark = marks([row(5), row(6)], Known(kl=kl_rows(0.2)), group=3)
     assert mark.text == "carries 25 % of the KL"
     assert mark.meaning == (
-        "If the group's 2 latents are patched from the chat model into the base, the KL to the chat model's "
-        "predictions of 1,695 answer tokens falls by 25 % (95 % interval 20 % to 30 %)."
+        "If the group's 2 latents are patched from the chat model into the base at the compared layer, "
+        "the KL to the chat model's predictions of 1,695 answer tokens falls by 25 % "
+        "(95 % interval 20 % to 30 %)."
     )
+
+
+def test_a_group_that_raises_the_kl_says_so() -> None:
+    table = kl_rows(-0.3).assign(reduction=-0.25, reduction_high=-0.2)
+    _, mark = marks([row(5)], Known(kl=table), group=3)
+    assert mark.text == "patched alone, raises the KL by 25 %"
+    assert mark.meaning.endswith("rises by 25 % (95 % interval 20 % to 30 %).")
 
 
 @pytest.mark.parametrize(
