@@ -110,7 +110,7 @@ def _turns(facts: Mapping[str, Any]) -> list[Finding]:
 
 def _line(text: str) -> str:
     """Quote ``text`` on one line, with a sign for each line break."""
-    return '"' + text.replace("\n", "⏎") + '"'
+    return '"' + text.replace("\n", "↵") + '"'
 
 
 def _where(where: pd.DataFrame | None) -> list[Finding]:

@@ -92,7 +92,7 @@ def test_a_new_turn_template_is_shown_next_to_the_old_one() -> None:
     (found,) = said(facts=turns("<end>\n<user>", "<closed>\n"))
     assert found.text == "The chat model has a turn template that is not the base model's."
     assert found.evidence == (
-        'Between an answer and a user\'s next words it has "<closed>⏎", the base model "<end>⏎<user>".'
+        'Between an answer and a user\'s next words it has "<closed>↵", the base model "<end>↵<user>".'
     )
 
 
