@@ -101,8 +101,10 @@ def places(shard: Shard) -> tuple[list[Place], np.ndarray]:
     """The places of a shard that have FEWEST tokens, and the place of each token, (tokens,), or -1.
 
     They are the FIRST first words of windows of documents, the same of answers, and the FREQUENT most
-    frequent tokens of the chat template, in each role.
+    frequent tokens of the chat template, in each role. The first token of a sequence has no place: models use
+    it as an attention sink, so its activation, and its difference, are many times as large as others.
     """
+    later = shard.position > 0
     document, answer = text_positions(shard), answer_positions(shard)
     masks = {
         Place(kind, position): positions == position
@@ -117,7 +119,7 @@ def places(shard: Shard) -> tuple[list[Place], np.ndarray]:
         token, role = (int(value) for value in pairs[:, column])
         is_this = template & (shard.token == token) & (shard.role == role)
         masks[Place("template", token=token, role=role)] = is_this
-    kept = {place: mask for place, mask in masks.items() if mask.sum() >= FEWEST}
+    kept = {place: mask & later for place, mask in masks.items() if (mask & later).sum() >= FEWEST}
     place_of = np.full(len(shard.token), -1)
     for number, mask in enumerate(kept.values()):
         place_of[mask] = number

@@ -75,18 +75,18 @@ def test_the_token_that_starts_every_text_is_no_place_of_its_own() -> None:
 def test_places_are_first_positions_and_frequent_template_tokens() -> None:
     found = both_kinds()
     which, place_of = places(found.shard)
-    assert which[:8] == [
-        *(Place("text", position) for position in range(5)),
+    assert which[:7] == [
+        *(Place("text", position) for position in range(1, 5)),
         *(Place("answer", position) for position in range(3)),
     ]
-    template = {(place.token, place.role) for place in which[8:]}
-    assert template == {(1, 1), (2, 1), (1, 2), (2, 2)}
+    template = {(place.token, place.role) for place in which[7:]}
+    assert template == {(2, 1), (1, 2), (2, 2)}  # token 1 of the user is the first one of every chat
     assert (np.bincount(place_of[place_of >= 0]) == 6).all()
-    assert (place_of[:6] == [0, 1, 2, 3, 4, -1]).all()
+    assert (place_of[:6] == [-1, 0, 1, 2, 3, -1]).all()
     assert place_of[36:45].tolist() == [
         which.index(place) if place else -1
         for place in (
-            Place("template", token=1, role=1),
+            None,
             None,
             None,
             Place("template", token=2, role=1),
