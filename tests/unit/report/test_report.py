@@ -181,7 +181,7 @@ def test_every_confirmed_latent_is_listed_whatever_its_rank(tmp_path: Path) -> N
     places = [listed.index(f"after {HOSTILE} {latent} ") for latent in (1, 2, 4, 3)]
     assert places == sorted(places)
     # Latent 3 is base-only. It is judged, and shown, by 1 - 0.9.
-    assert f"3 after {HOSTILE} 3 base-only 0.02 0.10 0.10 no" in listed
+    assert f"3 after {HOSTILE} 3 base-only (ratios mirrored) 0.02 0.10 0.10 \u2013" in listed
 
 
 def test_run_without_confirmed_latents_says_so(tmp_path: Path) -> None:
