@@ -177,10 +177,10 @@ if RUN.finetuned:
             "logs/models/{model}.benchmark.tsv"
         wildcard_constraints:
             model=one_of(RUN.finetuned),
+        priority: 95  # before the base is harvested: the first look waits for this model alone
         conda:
             "../envs/environment.yaml"
         threads: workflow.cores or 1
-        priority: 95  # before the base is harvested: the first look waits for this model alone
         resources:
             **request("finetune_model"),
         params:
