@@ -252,7 +252,7 @@ def test_width_that_k_needs(k, k_max, least):
 
 def test_pair_that_is_too_narrow_is_refused_before_it_is_harvested():
     facts = {"d_model": 32, "layers": 3, "family": "llama", "few_bits": None, "vocabulary": 260, "rows": 260}
-    facts |= {"moved": {}, "rowless": {}, "unknown": {}}
+    facts |= {"moved": {}, "rowless": {}, "unknown": {}, "between_turns": None}
     check_pair(facts, facts, least_width=32)
     assert line_of(lambda: check_pair(facts, facts, least_width=250)) == (
         "crosscoders: d_model is 32, some k or share of latents needs 250 or more; "
