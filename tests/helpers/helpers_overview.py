@@ -65,7 +65,8 @@ def numbers(
 ) -> pd.DataFrame:
     """Headline numbers of one pair and layer, as far as page and figure read them."""
     quality = {"fve_base": 0.85, "fve_chat": 0.8, "l0": 31.25, "latents": 2304, "dead": 12}
-    classes = {"chat_only": 31, "chat_only_confirmed": confirmed - 3, "top": 50, "top_confirmed": confirmed}
+    classes = {"chat_only": 31, "chat_only_confirmed": confirmed - 5, "top": 50}
+    classes |= {"top_confirmed": confirmed - 3, "others_confirmed": confirmed}
     ratios = {"top_median_nu_error": 0.34, "top_median_nu_reconstruction": 0.56}
     row = quality | classes | ratios | changes
     return pd.DataFrame(

@@ -16,7 +16,7 @@ from crossdiff.crosscoders.active_file import ActiveFile
 from crossdiff.crosscoders.model import load_crosscoder
 from crossdiff.latents.agreement import nearest
 from crossdiff.latents.applies import DOES_NOT_APPLY, missing, reason, table_of
-from crossdiff.latents.evaluation import most_chat_leaning, shared_control
+from crossdiff.latents.evaluation import confirmed_latents, most_chat_leaning, shared_control
 from crossdiff.latents.twin_counts import DIVERGENT
 from crossdiff.latents.twins import Activity, activities, firing_divergence
 
@@ -116,30 +116,25 @@ class Firing(NamedTuple):
 def pairs_table(tables: Sequence[pd.DataFrame], names: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Put the tables of all pairs and layers (``evaluation.comparison``) below each other.
 
-    ``names`` are the first columns of each: pair, layer, base, chat and tokenizer. One column is new:
-    ``confirmed``, the number of ``confirmed_latents``.
+    ``names`` are the first columns of each: pair, layer, base, chat and tokenizer.
     """
     parts = []
     for table, name in zip(tables, names, strict=True):
-        confirmed = table[["chat_only_confirmed", "top_confirmed"]].max(axis=1)
-        first = pd.DataFrame(dict(name), index=table.index)
-        own = table[["crosscoder", "seed"]].assign(confirmed=confirmed)
-        parts.append(pd.concat([first, own, table.drop(columns=["crosscoder", "seed"])], axis=1))
+        parts.append(pd.concat([pd.DataFrame(dict(name), index=table.index), table], axis=1))
     return pd.concat(parts, ignore_index=True)
 
 
-def confirmed_latents(betas: pd.DataFrame, top: int) -> np.ndarray:
-    """The chat-specific latents that latent scaling confirms, (latents,), in increasing order.
+def looked_for(betas: pd.DataFrame, top: int) -> np.ndarray:
+    """The latents of one training that others are searched for, (latents,), in increasing order.
 
-    Chat-specific are the chat-only latents and the ``top`` most chat-leaning ones. Both sets are the first
-    latents by norm difference, so one holds the other. Therefore the count is the larger one of
-    chat_only_confirmed and top_confirmed in evaluation.json. Where latent scaling does not apply, they are
-    all ``top`` ones.
+    They are the confirmed ones of the chat model: all but base-only latents, whatever their norm difference.
+    Where latent scaling does not apply, they are the ``top`` most chat-leaning ones.
     """
     if reason(betas):
-        return np.sort(most_chat_leaning(betas, top).latent.to_numpy())
-    leaning = betas.latent.isin(most_chat_leaning(betas, top).latent) | (betas["class"] == "chat-only")
-    return betas.latent[leaning & betas.confirmed].to_numpy(copy=True)
+        found = most_chat_leaning(betas, top)
+    else:
+        found = confirmed_latents(betas[betas["class"] != "base-only"])
+    return np.sort(found.latent.to_numpy())
 
 
 def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement) -> list[dict[str, Any]]:
@@ -148,7 +143,7 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
     The trainings are of one crosscoder, seed, layer and base, each on another pair. Gives a row for every
     ordered two of them, with COLUMNS from ``pair`` on:
 
-    - confirmed: number of ``confirmed_latents``.
+    - confirmed: number of latents that are ``looked_for``.
     - matched: those with a match. That is a live latent of the other training whose chat direction has a
       cosine above ``settings.cosine_above``. Two latents may have one match.
     - matched_confirmed: those whose match is a confirmed latent of the other training.
@@ -163,7 +158,7 @@ def overlap(trainings: Sequence[PairTraining], top: int, settings: SeedAgreement
     """
     sought = {
         training.pair: (
-            confirmed_latents(training.betas, top),
+            looked_for(training.betas, top),
             shared_control(training.betas, top).latent.to_numpy(copy=True),
         )
         for training in trainings

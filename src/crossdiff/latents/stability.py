@@ -14,7 +14,7 @@ from crossdiff.config import SeedAgreement
 from crossdiff.intervals import share_mean
 from crossdiff.latents.agreement import ROWS_AT_ONCE, nearest
 from crossdiff.latents.applies import missing
-from crossdiff.latents.evaluation import most_chat_leaning
+from crossdiff.latents.evaluation import confirmed_latents, most_chat_leaning
 
 CONFIRMED, LEANING = "confirmed", "most chat-leaning"  # the sets of latents
 SAME_DIRECTION = 0.9  # cosine within one crosscoder, as that of twins (docs/method.md 11)
@@ -36,13 +36,15 @@ def live(decoder: Tensor, betas: pd.DataFrame, top: int) -> Live:
     """Collect the live latents and their sets.
 
     ``decoder`` is (latents, model, d_model), and ``betas`` the beta table in order of latents. The set
-    CONFIRMED holds the chat-only latents that latent scaling confirms, and LEANING the ``top`` most
-    chat-leaning ones. Without a base decoder nothing is confirmed.
+    CONFIRMED holds the confirmed latents but base-only ones, whatever their norm difference, and LEANING
+    the ``top`` most chat-leaning ones. Without a base decoder nothing is confirmed.
     """
     of = betas[betas["class"] != "dead"]
     latents = of.latent.to_numpy(copy=True)
-    confirmed = (of["class"] == "chat-only") & of.confirmed.fillna(False).astype(bool)
-    sets = {CONFIRMED: of.latent[confirmed], LEANING: most_chat_leaning(betas, top).latent}
+    sets = {
+        CONFIRMED: confirmed_latents(of[of["class"] != "base-only"]).latent,
+        LEANING: most_chat_leaning(betas, top).latent,
+    }
     places = {name: np.flatnonzero(np.isin(latents, chosen)) for name, chosen in sets.items()}
     return Live(normalize(decoder[latents].flatten(1), dim=1), places)
 

@@ -6,7 +6,7 @@ the models' difference the latents carry. There are at most MOST of them. The ot
 groups, but the last one goes if there is no room for LEAST_GROUPS.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from crossdiff.latents.strongest_groups import SHOWN, members, strongest
 from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
-from crossdiff.report.template import number, percent
+from crossdiff.report.template import listed, number, percent
 from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
 
 MOST = 7  # sentences
@@ -149,15 +149,10 @@ def _uneven(sets: pd.DataFrame) -> list[Finding]:
     others = sets.value[len(more) :]
     return [
         Finding(
-            f"The two models' predictions differ more in {_listed(more.value)} than in {_listed(others)}.",
-            f"The mean KL per token, after template tokens too, is {_listed(said)}.",
+            f"The two models' predictions differ more in {listed(more.value)} than in {listed(others)}.",
+            f"The mean KL per token, after template tokens too, is {listed(said)}.",
         )
     ]
-
-
-def _listed(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _groups(
@@ -192,7 +187,7 @@ def _groups(
             )
         )
     if found and elsewhere:
-        more = f" Further confirmed latents are in the lists below: {_listed(elsewhere)}."
+        more = f" Further confirmed latents are in the lists below: {listed(elsewhere)}."
         found[-1] = found[-1]._replace(evidence=found[-1].evidence + more)
     return found
 
@@ -252,21 +247,23 @@ def _refuted(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
 
 def _carried(kl: Mapping[str, pd.DataFrame], layer: int) -> list[Finding]:
     """Say how much of the difference before ``layer`` the crosscoder that carries most of it carries."""
-    best: tuple[str, pd.Series] | None = None
+    best: tuple[str, pd.DataFrame] | None = None
     for name, table in kl.items():
-        rows = table[(table.group == "all") & (table.variant == "all") & table.reduction_low.notna()]
-        if len(rows) and (best is None or rows.iloc[0].reduction > best[1].reduction):
-            best = name, rows.iloc[0]
-    if best is None or best[1].reduction_low <= 0:
+        rows = table[table.group == "all"].set_index("variant")
+        if "all" not in rows.index or pd.isna(rows.reduction_low["all"]):
+            continue
+        if best is None or rows.reduction["all"] > best[1].reduction["all"]:
+            best = name, rows
+    if best is None or best[1].reduction_low["all"] <= 0:
         return []
-    name, row = best
+    name, row, unpatched = best[0], best[1].loc["all"], best[1].kl["none"]
     return [
         Finding(
             f"The latents of {name} and its biases together carry {percent(row.reduction)} of what changes "
             f"up to layer {layer} and reaches the chat model's predictions.",
             f"95 % interval {percent(row.reduction_low)} to {percent(row.reduction_high)}: KL on "
             f"{row.tokens:,} answer tokens of {row.conversations} conversations, {number(row.kl)} nats "
-            f"instead of {number(row.kl / (1 - row.reduction))} with the base's activations there.",
+            f"instead of {number(unpatched)} with the base's activations there.",
         )
     ]
 

@@ -9,7 +9,7 @@ RANKINGS = {"best_norm": "decoder norm", "best_scaling": "latent scaling"}
 VERDICTS = {
     "better": "So this ranking finds latents that matter more than others.",
     "worse": "So this ranking puts latents first that matter less than others.",
-    "raises": "But patching this half is not shown to lower the KL, so it need not hold what matters.",
+    "may raise": "But patching this half is not shown to lower the KL, so it need not hold what matters.",
     "undecided": "The interval holds 0, so this run does not show that the ranking finds what matters.",
 }
 
@@ -31,7 +31,7 @@ def halves(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
                 continue
             beyond, low, high = table.loc[variant, [f"beyond_random{end}" for end in ("", "_low", "_high")]]
             lowers = table.loc[variant, "reduction_low"] > 0
-            better = "better" if lowers else "raises"
+            better = "better" if lowers else "may raise"
             verdict = better if low > 0 else "worse" if high < 0 else "undecided"
             found.append(
                 {"crosscoder": crosscoder, "ranking": ranking, "change": -table.loc[variant, "reduction"]}

@@ -6,7 +6,7 @@ What no record says is left out, and the last sentence names it (docs/for-a-pape
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -18,6 +18,7 @@ from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.records import Record, is_result
 from crossdiff.report.latex import code, escaped, number
 from crossdiff.report.references import SOFTWARE, References
+from crossdiff.report.template import listed
 from crossdiff.report.this_run import UNKNOWN, about_models, fine_tune, is_imported
 
 NAMED = {"torch": "PyTorch", "transformers": "Transformers", "snakemake": "Snakemake"}
@@ -175,9 +176,9 @@ def _crosscoders(run: Run, references: References, missing: list[str]) -> Iterat
         l0 = [number(round(value, 1)) for value in trained.l0]
         seeds = [str(seed) for seed in trained.seed]
         with_seeds = (
-            "" if make is _imported else f"With {'seed' if len(seeds) == 1 else 'seeds'} {_and(seeds)}, "
+            "" if make is _imported else f"With {'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}, "
         )
-        yield f"{with_seeds}L0 on held-out tokens is {_and(l0)}."
+        yield f"{with_seeds}L0 on held-out tokens is {listed(l0)}."
 
 
 def _trained(
@@ -243,17 +244,17 @@ def _records(run: Run, references: References, missing: list[str]) -> Iterator[s
     for package, name in NAMED.items():
         there = found[found.package == package].version
         tools.append(f"{name} {escaped(' and '.join(there))}{references.cite(f'package {package}')}")
-    yield f"Crossdiff{references.cite(SOFTWARE)} ran {number(len(jobs))} jobs, with {_and(tools)}."
+    yield f"Crossdiff{references.cite(SOFTWARE)} ran {number(len(jobs))} jobs, with {listed(tools)}."
     devices = sorted({record.run["device"] for record in jobs.values() if record.rule in TRAINERS})
     if devices:
-        yield f"Crosscoders were trained on the device {_and([escaped(device) for device in devices])}."
+        yield f"Crosscoders were trained on the device {listed([escaped(device) for device in devices])}."
     states = [record.run["git"] for record in jobs.values()]
     commits = sorted({state["commit"] for state in states if state})
     if commits:
-        yield f"The code is that of commit {_and([code(commit[:12]) for commit in commits])}."
+        yield f"The code is that of commit {listed([code(commit[:12]) for commit in commits])}."
     edited = sorted({file for state in states if state for file in state["changed_files"]})
     if edited:
-        yield f"Files that had changed since: {_and([code(file) for file in edited])}."
+        yield f"Files that had changed since: {listed([code(file) for file in edited])}."
     if not all(states):
         missing.append("which commit of the code ran")
     yield _chain(run.records)
@@ -261,7 +262,7 @@ def _records(run: Run, references: References, missing: list[str]) -> Iterator[s
         worst = number(float(f"{max(proof.values()):.2g}"))
         yield (
             f"What jobs compute with {escaped(model)} was compared with its own forward pass "
-            f"({_and([escaped(part) for part in proof])}): the largest relative difference is {worst}."
+            f"({listed([escaped(part) for part in proof])}): the largest relative difference is {worst}."
         )
 
 
@@ -287,8 +288,3 @@ def _value(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number(value)
     return ", ".join(map(_value, value)) if isinstance(value, list) else code(str(value))
-
-
-def _and(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

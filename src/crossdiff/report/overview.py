@@ -94,7 +94,7 @@ def weak(numbers: pd.DataFrame) -> pd.DataFrame:
     """What is too small in each training: a yes or no per row of ``numbers`` and kind of weakness."""
     return pd.DataFrame(
         {
-            "few": numbers.confirmed < FEW_LATENTS,
+            "few": numbers.others_confirmed < FEW_LATENTS,
             "low_base": numbers.fve_base < LOW_FVE,
             "low_chat": numbers.reindex(columns=["fve_chat", "fve_difference"]).lt(LOW_FVE).any(axis=1),
             "many_dead": numbers.dead / numbers.latents > MANY_DEAD,
@@ -172,10 +172,10 @@ def _by_layer(numbers: pd.DataFrame) -> list[dict[str, Any]]:
     ``most`` are the layers with the most. It is empty where all have as many, or fewer than FEW_LATENTS.
     """
     rows = []
-    for (pair, crosscoder), part in numbers.dropna(subset="confirmed").groupby(
+    for (pair, crosscoder), part in numbers.dropna(subset="others_confirmed").groupby(
         ["pair", "crosscoder"], sort=False
     ):
-        means = part.groupby("layer").confirmed.mean()
+        means = part.groupby("layer").others_confirmed.mean()
         if len(means) > 1:
             clear = means.max() >= FEW_LATENTS and means.nunique() > 1
             most = means.index[means == means.max()].tolist() if clear else []

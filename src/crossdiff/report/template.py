@@ -1,6 +1,7 @@
 """Templates, figures and number formats that all pages share."""
 
 import base64
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,3 +70,9 @@ def _whole(value: float) -> str:
 def number(value: float | None) -> str:
     """Format a number with two digits after the point. An undefined one becomes a dash."""
     return "\u2013" if value is None or pd.isna(value) else f"{value:.2f}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Join words with commas, and the last one with "and". Raises ValueError if there are none."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

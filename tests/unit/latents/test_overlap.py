@@ -22,7 +22,7 @@ from crossdiff.latents.overlap import (
     Search,
     TrainingFiles,
     co_activations,
-    confirmed_latents,
+    looked_for,
     overlap,
     overlap_table,
     pairs_table,
@@ -68,7 +68,7 @@ def pair(tmp_path: Path) -> tuple[PairTraining, PairTraining]:
     first = PairTraining(
         "first",
         torch.cat([5 * AXES[:3], AXES[3:4]]),
-        betas(["chat-only", "chat-only", "other", "shared"], [0, 1, 3], [0.95, 0.99, 0.7, 0.5]),
+        betas(["chat-only", "chat-only", "other", "shared"], [0, 1], [0.95, 0.99, 0.7, 0.5]),
         write_active(tmp_path / "first.parquet", FIRST),
         "tokens",
     )
@@ -206,21 +206,14 @@ def test_table_without_rows_has_its_columns(tmp_path: Path) -> None:
 # Which latents
 
 
-@pytest.mark.parametrize(
-    ("top", "expected"),
-    [
-        (1, [1, 3]),  # three chat-only latents hold the top one
-        (5, [1, 3, 4]),  # the top five hold the chat-only ones
-        (99, [1, 3, 4, 5]),
-    ],
-)
-def test_confirmed_latents_are_those_of_the_larger_set(top: int, expected: list[int]) -> None:
+@pytest.mark.parametrize("top", [1, 99])
+def test_all_confirmed_latents_but_base_only_ones_are_looked_for(top: int) -> None:
     table = betas(
-        ["dead", "chat-only", "chat-only", "chat-only", "other", "shared", "other"],
-        [0, 1, 3, 4, 5],
-        [0.99, 0.9, 0.95, 0.91, 0.85, 0.5, 0.86],
+        ["dead", "chat-only", "chat-only", "chat-only", "other", "shared", "base-only"],
+        [0, 1, 3, 4, 5, 6],
+        [0.99, 0.9, 0.95, 0.91, 0.85, 0.5, 0.05],
     )
-    assert confirmed_latents(table, top).tolist() == expected
+    assert looked_for(table, top).tolist() == [1, 3, 4, 5]
 
 
 def test_control_is_the_one_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,24 +235,23 @@ def test_number_confirmed_is_one_of_the_evaluation() -> None:
         numbers = evaluation.comparison([found], [("l1", 0)])
         name = {"pair": "p", "layer": 3, "base": "b", "chat": "c", "tokenizer": "t"}
         row = pairs_table([numbers], [name]).iloc[0]
-        assert row.confirmed == len(confirmed_latents(table, top)) == {1: 2, 3: 2, 4: 3}[top]
-        assert row.confirmed in (found["chat_only_confirmed"], found["top_confirmed"])
+        assert row.others_confirmed == len(looked_for(table, top)) == 3
 
 
 def test_pairs_stand_below_each_other_with_their_own_numbers() -> None:
-    rows = {"chat_only_confirmed": [1, 4], "top_confirmed": [2, 3], "l0": [4.5, 5.5]}
+    rows = {"others_confirmed": [2, 4], "l0": [4.5, 5.5]}
     table = pd.DataFrame({"crosscoder": ["batchtopk", "l1"], "seed": [0, 0]} | rows)
     names = [
         {"pair": pair, "layer": layer, "base": "b", "chat": pair, "tokenizer": "t"}
         for pair, layer in (("one", 8), ("one", 12), ("two", 8))
     ]
     found = pairs_table([table, table.assign(l0=9.0), table], names)
-    assert found.columns.tolist()[:8] == [
-        *("pair", "layer", "base", "chat", "tokenizer", "crosscoder", "seed", "confirmed"),
+    assert found.columns.tolist()[:7] == [
+        *("pair", "layer", "base", "chat", "tokenizer", "crosscoder", "seed"),
     ]
     assert found.pair.tolist() == ["one"] * 4 + ["two"] * 2
     assert found.layer.tolist() == [8, 8, 12, 12, 8, 8]
-    assert found.confirmed.tolist() == [2, 4] * 3
+    assert found.others_confirmed.tolist() == [2, 4] * 3
     assert found.l0.tolist() == [4.5, 5.5, 9.0, 9.0, 4.5, 5.5]
     assert found.index.tolist() == list(range(6))
 

@@ -34,20 +34,23 @@ def rows_of(*trainings: tuple[Tensor, pd.DataFrame], top: int = 2) -> list[dict[
     return stability([live(*training, top) for training in trainings], reason(trainings[0][1]), AGREEMENT)
 
 
+DIFFERENCES = {"dead": 1.0, "shared": 0.5, "base-only": 0.02, "chat-only": 0.95}
+
+
 def betas_of(classes: str, confirmed: str) -> pd.DataFrame:
-    """A letter per latent: dead, shared or chat-only; and whether it is confirmed, y or n."""
-    names = {"d": "dead", "s": "shared", "c": "chat-only"}
+    """A letter per latent: dead, shared, base-only or chat-only; and whether it is confirmed, y or n."""
+    names = {"d": "dead", "s": "shared", "b": "base-only", "c": "chat-only"}
     table = pd.DataFrame({"latent": range(len(classes)), "class": [names[letter] for letter in classes]})
-    table["relative_norm_difference"] = table["class"].map({"dead": 1.0, "shared": 0.5, "chat-only": 0.95})
+    table["relative_norm_difference"] = table["class"].map(DIFFERENCES)
     return table.assign(confirmed=[letter == "y" for letter in confirmed])
 
 
 # Latents 1 and 2 nearly are one, 3 mirrors 0, and 4 (dead) would double 0. 5 is another and not confirmed.
 FIRST = decoder_of(AXES[0], AXES[1], AXES[1] + 0.1 * AXES[2], -AXES[0], AXES[0], AXES[3])
-OF_FIRST = betas_of("cccsdc", "yyyyyn")
+OF_FIRST = betas_of("ccsbdc", "yyyyyn")
 # The second seed has 0, shrunk, as chat-only, 1 as chat-only, and 3 as shared.
 SECOND = decoder_of(0.2 * AXES[0], 3 * AXES[1], AXES[3], AXES[4])
-OF_SECOND = betas_of("ccsc", "yyyy")
+OF_SECOND = betas_of("ccbc", "yyyy")
 
 
 def test_sets_are_places_among_live_latents() -> None:

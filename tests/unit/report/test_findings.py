@@ -295,7 +295,9 @@ def test_most_claims_are_refuted(changes: dict[str, Any], refuted: bool) -> None
 
 def kl_rows(reduction: float, low: float, group: str = "all", variant: str = "all") -> pd.DataFrame:
     row = {"group": group, "variant": variant, "reduction": reduction, "reduction_low": low, "kl": 0.046}
-    return pd.DataFrame([row | {"reduction_high": reduction + 0.1, "tokens": 1695, "conversations": 40}])
+    row |= {"reduction_high": reduction + 0.1, "tokens": 1695, "conversations": 40}
+    unpatched = {"variant": "none", "kl": 0.21, "reduction": 0.0, "reduction_low": float("nan")}
+    return pd.DataFrame([row | unpatched, row])
 
 
 def test_what_the_latents_carry_is_that_of_the_best_crosscoder() -> None:
@@ -306,7 +308,7 @@ def test_what_the_latents_carry_is_that_of_the_best_crosscoder() -> None:
     )
     assert found.evidence == (
         "95 % interval 70 % to 87 %: KL on 1,695 answer tokens of 40 conversations, 0.05 nats instead of "
-        "0.20 with the base's activations there."
+        "0.21 with the base's activations there."
     )
 
 

@@ -112,8 +112,8 @@ def test_several_layers_have_a_table_each(tmp_path: Path) -> None:
 def test_rows_are_those_of_the_tables_and_lead_to_their_reports(tmp_path: Path) -> None:
     compared = [place("one", 8), place("two", 12)]
     page = page_of(tmp_path, compared, [numbers(20, seeds=(3,)), numbers(7, dead=99, seeds=(3,))])
-    assert "one 8 batchtopk 3 0.85 0.80 31.2 2304 12 31 17 20 0.34 0.56" in page.text
-    assert "two 12 batchtopk 3 0.85 0.80 31.2 2304 99 31 4 7 0.34 0.56" in page.text
+    assert "one 8 batchtopk 3 0.85 0.80 31.2 2304 12 31 15 20 17 0.34 0.56" in page.text
+    assert "two 12 batchtopk 3 0.85 0.80 31.2 2304 99 31 2 7 4 0.34 0.56" in page.text
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert links[:4] == [
         "../one/layer8/report/index.html",
@@ -148,7 +148,7 @@ def test_no_confirmed_latent_at_all_says_that_the_overlap_says_nothing(tmp_path:
 
 
 def table_of(confirmed: int = 20, **changes: object) -> pd.DataFrame:
-    return numbers(confirmed, **changes).assign(pair="one", layer=12, confirmed=confirmed)
+    return numbers(confirmed, **changes).assign(pair="one", layer=12)
 
 
 def test_good_run_needs_no_caution() -> None:
@@ -178,7 +178,7 @@ def test_weak_trainings_are_counted_and_marked(tmp_path: Path) -> None:
         "In 2 of 6 trainings the crosscoder",
         "In 2 of 6 trainings more than",
     ]
-    assert page.marked == ["marked", *["-1", "2"] * 2, *["900"] * 2, *["0.50"] * 2]
+    assert page.marked == ["marked", *["2"] * 2, *["900"] * 2, *["0.50"] * 2]
 
 
 def test_crosscoders_that_agree_on_little_are_counted_and_marked(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_same_inputs_give_the_same_page(tmp_path: Path) -> None:
 def test_figure_has_a_line_per_pair_and_a_point_per_training() -> None:
     table = pd.concat(
         [
-            numbers(count, crosscoders=("batchtopk", "l1")).assign(pair=pair, layer=layer, confirmed=count)
+            numbers(count, crosscoders=("batchtopk", "l1")).assign(pair=pair, layer=layer)
             for pair, layer, count in (("one", 8, 4), ("one", 12, 10), ("two", 12, 7))
         ]
     )
@@ -271,9 +271,7 @@ def test_figure_has_a_line_per_pair_and_a_point_per_training() -> None:
 
 
 def test_figure_shows_low_fve_and_no_confirmed_latent() -> None:
-    table = pd.concat(
-        [numbers(0, fve_chat=-0.2).assign(pair="one", layer=layer, confirmed=0) for layer in (8, 12)]
-    )
+    table = pd.concat([numbers(0, fve_chat=-0.2).assign(pair="one", layer=layer) for layer in (8, 12)])
     axes = layers(table).axes
     assert axes[0].get_ylim() == axes[1].get_ylim() == pytest.approx((-0.23, 1))
     assert axes[2].get_ylim() == (0, 1)

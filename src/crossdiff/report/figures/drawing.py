@@ -71,6 +71,8 @@ def save(figure: Figure, paths: Sequence[str]) -> None:
 
     Without dates unchanged data give unchanged files.
     """
+    figure.draw_without_rendering()  # finds the layout, which takes longer than writing a file
+    figure.set_layout_engine("none")
     for path in paths:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DOTS, metadata=_metadata(path))

@@ -10,15 +10,18 @@ from crossdiff.report.figures.drawing import CYCLE, STYLES, captioned, cycle, sa
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # What a plot shows: columns of the table, and its title.
-COLUMNS = {"fve_base": "FVE, base model", "fve_chat": "FVE, chat model", "confirmed": "confirmed latents"}
+COLUMNS = {
+    "fve_base": "FVE, base model",
+    "fve_chat": "FVE, chat model",
+    "others_confirmed": "confirmed latents",
+}
 WIDTH, HEIGHT, LEGEND = 3.1, 2.4, 0.5  # of a plot, and of the legend, in inches
 
 
 @captioned(
     "FVE of both models and number of confirmed latents against the layer, per pair and crosscoder",
     """Every pair at every layer. A line goes through the mean over seeds, and each point is one training.
-    Confirmed latents are those that latent scaling confirms as specific to the chat model, among those that
-    lean most to it. A layer with more of them shows more of what fine-tuning added. Compare layers of similar
+    Confirmed latents are those that latent scaling confirms as specific to the chat model. A layer with more of them shows more of what fine-tuning added. Compare layers of similar
     FVE: what a crosscoder does not explain, it cannot find.""",
 )
 def layers(pairs: pd.DataFrame) -> Figure:
@@ -46,7 +49,7 @@ def layers(pairs: pd.DataFrame) -> Figure:
     lowest = min(0.5, pairs[["fve_base", "fve_chat"]].min(axis=None) - 0.03)
     for ax in axes[0, :2]:
         ax.set_ylim(lowest, 1)
-    axes[0, 2].set_ylim(0, max(1, 1.08 * pairs.confirmed.max()))
+    axes[0, 2].set_ylim(0, max(1, 1.08 * pairs.others_confirmed.max()))
     axes[0, 2].yaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes[-1]:
         ax.set(xlabel="layer", xticks=sorted(pairs.layer.unique()))
