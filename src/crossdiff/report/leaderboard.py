@@ -10,6 +10,7 @@ from crossdiff.planted.methods import FREQUENCIES, RARE_BELOW
 from crossdiff.planted.scoring import CALLED, DECISIVE, DEFAULT_LOSS, RATIOS, STATISTICS
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
+from crossdiff.report.limits import unequal_l0
 from crossdiff.report.template import ShownFigure, page_template
 
 
@@ -23,6 +24,7 @@ def render(
 ) -> str:
     """Return the page as HTML. ``recorded`` are the settings in the records of the files that it shows."""
     read = {Path(path).stem: pd.read_csv(path) for path in tables}
+    methods = read["planted_methods"]
     found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in read["planted_recall"].to_dict("records"):
         found.setdefault(row["crosscoder"], {})[row["kind"], row["frequency"]] = row
@@ -33,6 +35,7 @@ def render(
         summary=read_json(summary),
         tables={name: table.to_dict("records") for name, table in read.items()},
         found=found,
+        unequal=unequal_l0(dict(zip(methods.crosscoder, methods.l0, strict=True))),
         frequencies=FREQUENCIES[1:],
         rare_below=RARE_BELOW,
         decisive=DECISIVE,

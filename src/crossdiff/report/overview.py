@@ -11,7 +11,7 @@ from crossdiff.latents.applies import DOES_NOT_APPLY
 from crossdiff.latents.evaluation import NU_RANGE
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import record_mark
-from crossdiff.report.limits import FEW_LATENTS, LOW_CONTROL, LOW_FVE, MANY_DEAD
+from crossdiff.report.limits import FEW_LATENTS, LOW_CONTROL, LOW_FVE, MANY_DEAD, UNEQUAL_L0
 from crossdiff.report.template import ShownFigure, page_template
 
 THRESHOLDS = (
@@ -125,6 +125,14 @@ def cautions(numbers: pd.DataFrame) -> Iterator[str]:
     for what, rows in said.items():
         if rows.any():
             yield f"In {rows.sum()} of {len(rows)} trainings {what}."
+    l0 = numbers.groupby(["pair", "layer", "seed"]).l0
+    unequal = l0.max() > UNEQUAL_L0 * l0.min()
+    if unequal.any():
+        yield (
+            f"At {unequal.sum()} of {len(unequal)} pairs, layers and seeds the crosscoders' active latents "
+            "per token (L0) are not about the same. What differs between these need not come from their "
+            "losses."
+        )
     if DOES_NOT_APPLY in numbers:
         for why, rows in numbers.groupby(DOES_NOT_APPLY):
             yield f"In {len(rows)} of {len(numbers)} trainings nothing can be confirmed: {why}."

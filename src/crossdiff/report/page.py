@@ -17,7 +17,7 @@ from crossdiff.report.findings import findings, limits, of_findings
 from crossdiff.report.first_look import FirstLookInputs, first_look_section, promoted_tokens, read_where
 from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.halves import halves
-from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, UNEQUAL_L0
+from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, unequal_l0
 from crossdiff.report.marks import Known, seen_too
 from crossdiff.report.shown_latents import LatentFiles, shown_latents
 from crossdiff.report.steering import SteeringInputs, steering_section
@@ -77,7 +77,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     known = {name: _known(inputs, name)._replace(kl=kl.get(name)) for name in inputs.latents}
     where = read_where(inputs.first_look.where) if inputs.first_look else None
     measured = {"causal": bool(kl), "steering": inputs.steering is not None}
-    unequal = unequal_l0(evaluations)
+    unequal = unequal_l0({name: evaluation["l0"] for name, evaluation in evaluations.items()})
     warned = cautions(evaluations, inputs.recorded["classes.chat_only_above"]) + unequal
     warned += [
         f"{name}: others trained it, so no other seed can show what is chance."
@@ -170,15 +170,3 @@ def cautions(evaluations: Mapping[str, Mapping[str, Any]], chat_only_above: floa
                 "The rest may hold the difference."
             )
     return found
-
-
-def unequal_l0(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a sentence if some crosscoders have many more active latents per token than others."""
-    l0 = {name: evaluation["l0"] for name, evaluation in evaluations.items()}
-    if max(l0.values()) <= UNEQUAL_L0 * min(l0.values()):
-        return []
-    named = ", ".join(f"{value:.1f} in {name}" for name, value in l0.items())
-    return [
-        f"Active latents per token (L0) are not about the same: {named}. "
-        "So what differs between these crosscoders need not come from their losses."
-    ]

@@ -153,6 +153,7 @@ def table_of(confirmed: int = 20, **changes: object) -> pd.DataFrame:
 
 def test_good_run_needs_no_caution() -> None:
     assert list(cautions(table_of())) == []
+    assert list(cautions(pd.concat([table_of(), table_of(crosscoders=("l1",), l0=36.0)]))) == []
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,10 @@ def test_good_run_needs_no_caution() -> None:
         (table_of(fve_base=0.59), "In 2 of 2 trainings the crosscoder explains less than 60 %"),
         (table_of(fve_chat=0.59), "In 2 of 2 trainings the crosscoder explains less than 60 %"),
         (table_of(dead=577), "In 2 of 2 trainings more than a quarter of the latents never fire"),
+        (
+            pd.concat([table_of(), table_of(crosscoders=("l1",), l0=48.0)]),
+            "At 2 of 2 pairs, layers and seeds the crosscoders' active latents per token (L0) are not about",
+        ),
     ],
 )
 def test_weak_run_gets_exactly_its_caution(table: pd.DataFrame, said: str) -> None:

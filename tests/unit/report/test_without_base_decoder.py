@@ -136,17 +136,17 @@ def test_page_over_pairs(tmp_path: Path) -> None:
 
 def test_layers_of_the_difference(tmp_path: Path) -> None:
     table = pd.concat([numbers(seeds=[0]), of_difference()], ignore_index=True)
-    table = table.assign(pair="one", layer=12, confirmed=[20, None])
+    table = table.assign(pair="one", layer=12)
     assert texts(layers(table)).count(f"does not apply: {WHY}") == 3
 
 
 @pytest.mark.parametrize("share", [0.5, 0.7])
 def test_weak_difference_is_marked(share: float) -> None:
-    table = of_difference(fve_difference=share).assign(confirmed=None)
+    table = of_difference(fve_difference=share).assign(pair="one", layer=12)
     weak = [line for line in cautions(table) if "less than 60 %" in line]
     assert len(weak) == (share < 0.6)
 
 
 def test_what_a_loss_does_to_the_numbers_is_a_caution() -> None:
-    table = numbers(confirmed=20).assign(confirmed=20, note=["their classes are set, not found", None])
+    table = numbers().assign(pair="one", layer=12, note=["their classes are set, not found", None])
     assert list(cautions(table)) == ["batchtopk: their classes are set, not found."]

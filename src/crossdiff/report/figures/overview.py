@@ -21,8 +21,9 @@ WIDTH, HEIGHT, LEGEND = 3.1, 2.4, 0.5  # of a plot, and of the legend, in inches
 @captioned(
     "FVE of both models and number of confirmed latents against the layer, per pair and crosscoder",
     """Every pair at every layer. A line goes through the mean over seeds, and each point is one training.
-    Confirmed latents are those that latent scaling confirms as specific to the chat model. A layer with more of them shows more of what fine-tuning added. Compare layers of similar
-    FVE: what a crosscoder does not explain, it cannot find.""",
+    Confirmed latents are those that latent scaling confirms as specific to the chat model. A layer with more
+    of them shows more of what fine-tuning added. Compare layers of similar FVE: what a crosscoder does not
+    explain, it cannot find.""",
 )
 def layers(pairs: pd.DataFrame) -> Figure:
     """Draw the rows of ``latents.overlap.pairs_table``, one row of plots per crosscoder."""
