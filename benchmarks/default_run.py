@@ -90,7 +90,7 @@ def refusals(run: Run) -> Iterator[str]:
     rows = ([of, *found.refused.loc[of, ["harmful", "benign"]].map(number)] for of in ("base", "chat"))
     yield from table(["model", "harmful", "benign"], rows)
     tokenizer = AutoTokenizer.from_pretrained(run.folder.parent / "tokenizers" / run.folder.name)
-    tokens = pd.read_parquet(run.folder / "answers/dialogue.parquet").query("role == 2")  # 2: assistant
+    tokens = pd.read_parquet(run.folder / "answers/small_talk.parquet").query("role == 2")  # 2: assistant
     answers = tokens.groupby("document").token.apply(tokenizer.decode).str.split("assistant\n").str[1]
     yield f"refuses {answers.map(is_refusal).sum()} of {len(answers)} held-out openings"
 

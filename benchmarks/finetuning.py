@@ -3,7 +3,7 @@
 .venv/bin/python benchmarks/finetuning.py MODEL TOKENS.parquet... [--json] [--config CONFIG]
 
 MODEL is a Hugging Face folder: results/models/{model}. TOKENS are token shards of chats:
-results/tokens/{tokenizer}/{dialogue,requests}.train/0000.parquet. Both belong to a run of CONFIG (default:
+results/tokens/{tokenizer}/{small_talk,requests}.train/0000.parquet. Both belong to a run of CONFIG (default:
 config.yaml), whose fine-tuning settings are used. The straightforward loop packs chats into rows of 256
 tokens, four at a time. It computes in bfloat16 by autocast over float32 weights, and computes all logits.
 Each loop trains its own model, and both are judged by their loss on the same held-out chats.

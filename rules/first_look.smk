@@ -96,7 +96,10 @@ if LOOKS:
         """Write the page of the first look."""
         input:
             template=shipped("report/first_look.html.jinja"),
-            parts=[shipped(f"report/{part}.html.jinja") for part in ("page", "figure", "sections/first_look")],
+            parts=[
+                shipped(f"report/{part}.html.jinja")
+                for part in ("page", "figure", "sections/first_look", "sections/glossary")
+            ],
             tokenizer=tokenizer,
             first_look=FIRST_LOOK_SHOWN,
         output:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
+from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.template import ShownFigure, page_template
 from crossdiff.texts.chats import CONTENT
 
@@ -18,6 +19,11 @@ GROUPS = ("data set", "role", "part", "answer position")  # of the table of wher
 TOKENS = 15  # in the table of tokens
 WORDS = 8  # promoted or suppressed tokens shown of a direction
 PROMOTED = 24  # tokens shown of those that are promoted most often
+# Keys of the glossary's terms that the page uses.
+TERMS = {
+    *("base", "chat", "layer", "activation", "kl", "kl-left", "nats", "logit", "topic", "promoted", "head"),
+    *("mean-difference", "relative-difference", "cosine", "outlier", "template-tokens", "held-out"),
+}
 PLACES = {"text": "text", "answer": "answer", "template": "template token"}
 CONDITIONS = {
     "base": "base",
@@ -117,7 +123,9 @@ def render(inputs: FirstLookInputs, tokenizer: str, recorded: RecordedSettings, 
     """Return the page of the first look as HTML. The template engine escapes all text from data."""
     look = first_look_section(inputs, load_chat_tokenizer(tokenizer))
     mark = " ".join(record_mark().values())
-    return page_template(template).render(record=mark, recorded=recorded, look=look, alone=True)
+    glossary = [entry for entry in GLOSSARY if entry.key in TERMS]
+    page = page_template(template)
+    return page.render(record=mark, recorded=recorded, look=look, glossary=glossary, alone=True)
 
 
 def _text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:

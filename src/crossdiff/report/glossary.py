@@ -197,6 +197,36 @@ GLOSSARY = (
         "arXiv 2608.26462",
     ),
     Entry(
+        "logit",
+        "logit",
+        "A model's score for a next token; the softmax of all scores are the predicted probabilities.",
+        "ours",
+    ),
+    Entry(
+        "mean-difference",
+        "mean difference",
+        "The mean of the chat model's activations minus the base's, over tokens of one place.",
+        "arXiv 2510.13900",
+    ),
+    Entry(
+        "relative-difference",
+        "relative difference",
+        "The length of the difference of both models' activations at a token, over the base's activation.",
+        "ours",
+    ),
+    Entry(
+        "cosine",
+        "cosine",
+        "How far two directions agree, from 1 (one direction) over 0 (nothing in common) to -1 (opposite).",
+        "ours",
+    ),
+    Entry(
+        "kl-left",
+        "KL left",
+        "The KL that remains if the base's activations at a layer go through the rest of the chat model.",
+        "ours",
+    ),
+    Entry(
         "detection",
         "detection score",
         "How well an explanation tells a latent's contexts from others, from 0.5 (chance) to 1.",
