@@ -45,8 +45,10 @@ lint: install
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
+# Files go to the workers in order of their names: whole runs (dag, pipeline) before short tests (unit), so that
+# no worker is left with a long file at the end.
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The tests of make test, and the lines of src/crossdiff that none of them runs in its own process.
 coverage: install
@@ -69,9 +71,11 @@ test-gpu:
 bench-gpu:
 	$(HERE) $(PYTHON) benchmarks/gpu.py $(AUTHORS:%=--authors %)
 
-# Kills trainings and harvests at random moments, and trains in several processes.
+# Kills trainings and harvests at random moments, and trains in several processes. Reading all tests takes a
+# minute, so only files with the word are read.
 test-slow: install
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n auto --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n auto --dist loadfile \
+		$$(grep -rliE slow tests --include='test_*.py')
 
 # On Debian as root: starts a SLURM cluster of three nodes on this machine and runs the pipeline through
 # faults.

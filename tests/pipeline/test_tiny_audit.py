@@ -162,7 +162,7 @@ def flippable(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> t
     return copy.folder, sorted(files)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_deep_audit_finds_any_flipped_byte(flippable, data):
     root, files = flippable
