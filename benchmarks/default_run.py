@@ -180,17 +180,15 @@ def steering(run: Run) -> Iterator[str]:
         latent = f"{NAMES[name]} {mine.latent.iloc[0]:.0f}, {how}"
         rows.append([latent, requests, span(mine.shown), controls, odd])
     yield from table(["latent, change", "requests", "refused", "controls", "perplexity, unsteered"], rows)
-    said = pd.read_parquet(run.layer / "l1/seed0/steering_answers.parquet")
-    said = said.query("direction == 'latent' and change == 'ablate' and requests == 'harmful'").answer
-    yield f'{said.str.contains("could hurt").sum()} of its {len(said)} answers still say "could hurt"'
 
 
 def readme(run: Run) -> Iterator[str]:
     both = (f"{number(row.fve_base, 2)} / {number(row.fve_chat, 2)}" for row in run.found.itertuples())
-    rows = [["fraction of variance explained, base / chat", *both]]
+    rows = [run.row("L0, active latents per token", "l0", 1)]
+    rows += [["fraction of variance explained, base / chat", *both]]
     rows += [run.row("chat-only by decoder norm", "chat_only")]
     rows += [run.confirmed("confirmed of these")]
-    rows += [run.row("confirmed of the 50 most chat-leaning by decoder norm", "top_confirmed")]
+    rows += [run.row("confirmed, of all but base-only latents", "others_confirmed")]
     yield from table(HEAD, rows)
 
 

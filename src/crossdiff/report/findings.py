@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from crossdiff.latents.strongest_groups import SHOWN, members, strongest
+from crossdiff.report.limits import FEW_LATENTS
 from crossdiff.report.marks import Known, Mark, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import listed, number, percent
@@ -230,11 +231,19 @@ def _nothing_confirmed(evaluations: Mapping[str, Mapping[str, Any]], seed: int |
 
 
 def _refuted(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Name crosscoders most of whose chat-only latents, by decoder norm, are not confirmed."""
+    """Name crosscoders most of whose chat-only latents, by decoder norm, are not confirmed.
+
+    Of fewer than FEW_LATENTS nothing is said.
+    """
     found = []
     for name, one in evaluations.items():
         called, sure = one["classes"]["chat-only"], one["chat_only_confirmed"]
-        if "does_not_apply" in one or not called or 2 * sure >= called or one.get("chat_only_set") == called:
+        if (
+            "does_not_apply" in one
+            or (called or 0) < FEW_LATENTS
+            or 2 * sure >= called
+            or one.get("chat_only_set") == called
+        ):
             continue
         found.append(
             Finding(

@@ -13,7 +13,7 @@ from crossdiff.workflow.sizes import ENTRIES_HELD, NO_TORCH, PROCESS, Need, Shap
 
 LATENT_BYTES, CONTEXT_BYTES = 1300, 42  # a latent's rows in all tables, and each of its contexts, compressed
 ENTRY_BYTES = 4.4  # per entry: a latent that is active on a token, compressed
-ACTIVE = 42  # active latents per token under a loss whose settings do not say; a guess
+ACTIVE = 31  # active latents per token under a loss whose settings do not say; a guess
 DIRECTION_BYTES, BROWSER_BYTES = 190, 1700  # per latent: in tables of directions, and in the latent browser
 PATTERN_BYTES = 95  # per latent: its pattern and scores, compressed
 # Bytes of main memory per training token without caches: all columns of the shards; joined ids and positions.

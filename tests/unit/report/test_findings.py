@@ -285,6 +285,7 @@ def test_that_nothing_is_confirmed_is_said_only_then() -> None:
         ({"chat_only_confirmed": 5}, False),
         ({"classes": {"chat-only": 0}, "chat_only_confirmed": 0}, False),
         ({"chat_only_confirmed": 4, "chat_only_set": 10}, False),
+        ({"chat_only_confirmed": 0, "classes": {"chat-only": 4}}, False),  # too few to say most
     ],
 )
 def test_most_claims_are_refuted(changes: dict[str, Any], refuted: bool) -> None:
