@@ -46,8 +46,8 @@ def test_plan_warns_where_this_machine_will_not_do(
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 100e9}))
     assert main(["plan", "--configfile", PAPER]) == 1
     printed = capsys.readouterr().out
-    assert "warning: disk: at its peak the run needs 793.7 GB more, 100.0 GB are free" in printed
-    assert "With activations: {store: none} the same run needs 73.2 GB at its peak and 0.59 times" in printed
+    assert "warning: disk: at its peak the run needs 788.7 GB more, 100.0 GB are free" in printed
+    assert "With activations: {store: none} the same run needs 73.0 GB at its peak and 1.09 times" in printed
     assert "train_crosscoder" in printed
     assert "Run it" not in printed
     assert printed.splitlines()[-1].endswith(
@@ -132,7 +132,7 @@ def test_plan_tells_what_stays_from_the_peak(capsys: pytest.CaptureFixture[str])
         ["0.00", "677.64"],
     ]
     assert "Caches, at most 677.6 GB at once, are removed once all that reads them is made." in printed
-    [all_now, all_then] = [printed[printed.index("\nall ") :].split()[2:4], ["83.43", "793.68"]]
+    [all_now, all_then] = [printed[printed.index("\nall ") :].split()[2:4], ["78.49", "788.75"]]
     assert all_now == all_then
 
 
