@@ -47,7 +47,7 @@ def test_plan_warns_where_this_machine_will_not_do(
     assert main(["plan", "--configfile", PAPER]) == 1
     printed = capsys.readouterr().out
     assert "warning: disk: at its peak the run needs 788.7 GB more, 100.0 GB are free" in printed
-    assert "With activations: {store: none} the same run needs 73.0 GB at its peak and 1.09 times" in printed
+    assert "With activations: {store: none} the same run needs 73.0 GB at its peak and 0.59 times" in printed
     assert "train_crosscoder" in printed
     assert "Run it" not in printed
     assert printed.splitlines()[-1].endswith(
