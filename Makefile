@@ -72,7 +72,7 @@ bench-gpu:
 	$(HERE) $(PYTHON) benchmarks/gpu.py $(AUTHORS:%=--authors %)
 
 # Kills trainings and harvests at random moments, and trains in several processes. Reading all tests takes a
-# minute, so only files with the word are read.
+# minute, so only files with the word "slow" are read.
 test-slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n auto --dist loadfile \
 		$$(grep -rliE slow tests --include='test_*.py')

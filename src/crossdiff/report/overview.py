@@ -129,9 +129,9 @@ def cautions(numbers: pd.DataFrame) -> Iterator[str]:
     unequal = l0.max() > UNEQUAL_L0 * l0.min()
     if unequal.any():
         yield (
-            f"At {unequal.sum()} of {len(unequal)} pairs, layers and seeds the crosscoders' active latents "
-            "per token (L0) are not about the same. What differs between these need not come from their "
-            "losses."
+            f"In {unequal.sum()} of {len(unequal)} cases the crosscoders of one pair, layer and seed have "
+            "unequal numbers of active latents per token (L0). What differs between these need not come from "
+            "their losses."
         )
     if DOES_NOT_APPLY in numbers:
         for why, rows in numbers.groupby(DOES_NOT_APPLY):

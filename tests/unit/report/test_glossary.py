@@ -7,6 +7,7 @@ import prose
 import pytest
 from conftest import ROOT
 
+from crossdiff.report.first_look import TERMS
 from crossdiff.report.glossary import GLOSSARY, Entry
 
 SECTIONS = sorted((ROOT / "report").glob("*.jinja")) + sorted((ROOT / "report/sections").glob("*.jinja"))
@@ -51,6 +52,10 @@ def test_term_is_on_the_page_and_its_sentence_is_short(entry: Entry) -> None:
     assert prose.long_sentences(iter([entry.sentence])) == []
     assert entry.sentence[0].isupper() and entry.sentence.endswith(".")
     assert re.fullmatch(r"(paper, section|method) [\d.]+|paper|ours|arXiv [\d.]+", entry.source)
+
+
+def test_terms_of_the_first_look_have_entries() -> None:
+    assert TERMS <= KEYS
 
 
 def test_terms_of_the_field_that_stand_on_the_page_are_explained() -> None:

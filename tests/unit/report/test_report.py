@@ -35,6 +35,13 @@ def good(tmp_path: Path) -> Inputs:
 # What it shows
 
 
+def test_models_and_data_of_the_fine_tune_stand_above_the_findings(good: Inputs) -> None:
+    text = page_of(good).text
+    above = text[: text.index("Findings")]
+    places = [above.index(what) for what in ("Base model: ", "Chat model: ", "Data of the fine-tune: ")]
+    assert places == sorted(places)
+
+
 def test_page_says_what_was_compared(good: Inputs) -> None:
     text = page_of(good).text
     assert "after block 13 (0-based, of 3) of two llama models of width 32" in text
