@@ -5,6 +5,7 @@ docs/families.md holds the table. To write it again:
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from crossdiff.models.answers import greedy
 from crossdiff.models.digests import digest
 from crossdiff.models.forward import only_attends
 from crossdiff.models.load import check_weights, load_model
+from crossdiff.models.parts import decoder_layers
 
 PAGE = Path(__file__).parents[2] / "docs/families.md"
 ALL = [*FAMILIES, *VISION_FAMILIES]
@@ -163,9 +165,52 @@ def test_steered_logits_that_are_not_numbers_are_refused(monkeypatch: pytest.Mon
 
 
 def test_some_tokens_of_a_mixture_of_experts_may_differ_and_not_of_other_models() -> None:
-    sizes = [torch.tensor([0.5, *[0.1] * 9])] * 2
-    assert proof._worst(tiny("deepseek_v3"), sizes) == pytest.approx(0.1)
-    assert proof._worst(tiny("llama"), sizes) == pytest.approx(0.5)
+    sizes, limits = [torch.tensor([0.5, *[0.1] * 9])] * 2, [torch.ones(10)] * 2
+    assert proof._worst(tiny("deepseek_v3"), sizes, limits).difference == pytest.approx(0.1)
+    assert proof._worst(tiny("llama"), sizes, limits).difference == pytest.approx(0.5)
+
+
+def test_the_worst_token_is_the_one_that_differs_most_for_what_rounding_explains() -> None:
+    sizes, limits = [torch.tensor([0.5, 0.3, 0.0])], [torch.tensor([1.0, 0.1, 0.1])]
+    assert proof._worst(tiny("llama"), sizes, limits) == pytest.approx((0.3, 0.1))
+    nan = [torch.tensor([0.5, torch.nan, 0.0])]
+    assert np.isnan(proof._worst(tiny("llama"), nan, limits).difference)
+
+
+def sensitive() -> PreTrainedModel:
+    """A model in bfloat16 whose attention jumps from one token to another at a rounding."""
+    model = tiny("llama")
+    for block in decoder_layers(model):
+        block.self_attn.q_proj.weight.data *= 30
+        for module in block.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.data *= 3
+    return model.bfloat16()
+
+
+def test_a_token_that_amplifies_rounding_may_differ_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, model, found, seeds = proof.resume_from_layer, sensitive(), [], itertools.count()
+
+    def rounded(model: PreTrainedModel, hidden: torch.Tensor, *others: object) -> torch.Tensor:
+        off = 2 * torch.rand(hidden.shape, generator=torch.Generator().manual_seed(next(seeds))) - 1
+        return right(model, (hidden * (1 + off * torch.finfo(torch.bfloat16).eps)).bfloat16(), *others)
+
+    monkeypatch.setattr(proof, "resume_from_layer", rounded)
+    for _ in range(4):
+        found.append(prove(model, "it", TEXTS, LAYER, ["patching"])["patching"])
+        assert prove(tiny("llama").bfloat16(), "it", TEXTS, LAYER, ["patching"])
+    assert max(found) > 2 * proof.allowed(model)
+
+
+@pytest.mark.parametrize("part", ["patching", "steering", "generation"])
+def test_a_wrong_computation_of_a_model_that_amplifies_rounding_is_refused(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = proof.head_logits
+    monkeypatch.setattr(proof, "head_logits", lambda model, residual: right(model, residual).roll(1, 0))
+    monkeypatch.setattr(proof, "greedy", lambda model, texts, tokens: [text[:tokens] for text in texts])
+    message = one_line(prove, sensitive(), "it", TEXTS, LAYER, [part])
+    assert f"{part} with LlamaForCausalLM differs from the model's own forward pass by" in message
 
 
 def test_tokenizer_that_makes_too_few_tokens_is_refused() -> None:

@@ -5,7 +5,9 @@ family bears that is hard to tell from its code. So each model is tried on a few
 expensive runs. The reference is the model's own ``forward``, one text at a time, without padding and cache.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from crossdiff.models.parts import decoder_layers, device_of_inputs
 from crossdiff.models.replacements import embedding_rows
 
 ROUNDINGS, LEAST = 6, 0.002  # of ``allowed``
+DRAWS, SENSITIVE = 3, 3  # of ``_difference``
 OUTLYING = 0.1  # share of a text's tokens that rounding may send to other experts
 CLOSE = 2  # times ``allowed``: how far a chosen logit may lie below the best one, in standard deviations
 NEW_TOKENS = 6  # of each answer
@@ -59,10 +62,23 @@ def allowed(model: PreTrainedModel) -> float:
     Errors of blocks add like the steps of a random walk. Of 30 blocks in bfloat16, 1.5 were measured. It is
     at least LEAST. Wrong computations differ by some tenths or more.
     """
-    # Some models of few bits round activations to 8 bits, too, which is as coarse as bfloat16.
+    return max(LEAST, ROUNDINGS * _one_rounding(model) * len(decoder_layers(model)) ** 0.5)
+
+
+def _one_rounding(model: PreTrainedModel) -> float:
+    """The largest relative error of one rounding.
+
+    Some models of few bits round activations to 8 bits, which is as coarse as bfloat16.
+    """
     coarse = getattr(model, "is_quantized", False)
-    one = torch.finfo(torch.bfloat16 if coarse else model.dtype).eps / 2
-    return max(LEAST, ROUNDINGS * one * len(decoder_layers(model)) ** 0.5)
+    return torch.finfo(torch.bfloat16 if coarse else model.dtype).eps / 2
+
+
+class Tried(NamedTuple):
+    """How much the worst token differs from the model's own forward pass, and how much rounding explains."""
+
+    difference: float
+    allowed: float
 
 
 @torch.inference_mode()
@@ -71,18 +87,19 @@ def prove(
 ) -> dict[str, float]:
     """Try ``parts`` (keys of PARTS) on ``texts`` (ids). Gives the relative difference of each part.
 
-    It is the largest one of all tokens. In a mixture of experts, a share OUTLYING of each text's tokens is
-    left out. Tokens without a row in the embedding are left out, too. ``name`` names the model in errors.
+    It is that of the token that differs most, for what rounding explains there. In a mixture of experts, a
+    share OUTLYING of each text's tokens is left out. Tokens without a row in the embedding are left out, too.
+    ``name`` names the model in errors.
     ``layer`` is the 0-based block that is harvested and changed. Raises UserError for the first part that
     fails, or that differs from the model's own forward pass by more than rounding.
     """
     rows = embedding_rows(model)
     texts = [text[text < rows] for text in texts]
-    found, most = {}, allowed(model)
+    found = {}
     for part in parts:
         compare, todo = PARTS[part]
         try:
-            difference = compare(model, texts, layer)
+            difference, most = compare(model, texts, layer)
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except UserError as error:
@@ -97,47 +114,53 @@ def prove(
     return found
 
 
-def _harvest(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+def _harvest(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> Tried:
     """Activations of a padded batch, or logits from them if ``layer`` is the last block."""
     ids, real = (part.to(device_of_inputs(model)) for part in padded(texts))
     found = run_to_layer(model, ids, layer)[real]
     if layer == len(decoder_layers(model)) - 1:  # hidden_states has the final norm applied here
-        return _difference(model, texts, head_logits(model, found), _own_logits(model, texts))
-    own = torch.cat([_own_stream(model, text, layer) for text in texts])
-    return _difference(model, texts, found, own)
+        return _difference(model, texts, head_logits(model, found), lambda: _own_logits(model, texts))
+    return _difference(
+        model, texts, found, lambda: torch.cat([_own_stream(model, text, layer) for text in texts])
+    )
 
 
-def _head(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> float:
+def _head(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> Tried:
     """Logits from the last block's output."""
     last = len(decoder_layers(model)) - 1
     found = [head_logits(model, run_to_layer(model, _row(model, text), last)[0]) for text in texts]
-    return _difference(model, texts, torch.cat(found), _own_logits(model, texts))
+    return _difference(model, texts, torch.cat(found), lambda: _own_logits(model, texts))
 
 
-def _patching(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+def _patching(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> Tried:
     """Logits after the activations of a padded batch were changed and the model was resumed."""
     ids, real = (part.to(device_of_inputs(model)) for part in padded(texts))
     hidden, change = run_to_layer(model, ids, layer), _push(model, texts, layer)
     patched = hidden + change.added.to(hidden)
     found = head_logits(model, resume_from_layer(model, patched, ids, layer)[real])
-    return _difference(model, texts, found, _own_logits(model, texts, layer, change))
+    return _difference(model, texts, found, lambda: _own_logits(model, texts, layer, change))
 
 
-def _steering(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+def _steering(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> Tried:
     """Answers, and logits on what follows the prompts, without a change and with one from token 1 on."""
     changes = [Change.nothing(model.config.get_text_config().hidden_size), _push(model, texts, layer)]
     following = torch.tensor(np.stack([text[:FOLLOWING] for text in texts]))
-    known, sizes = read(model, texts, layer, [1] * len(texts), following), []
+    whole = [np.concatenate(pair) for pair in zip(texts, following.numpy(), strict=True)]
+    ends = [range(FOLLOWING + 1)] * len(texts)
+    known, tried = read(model, texts, layer, [1] * len(texts), following), []
     for change, found in zip(changes, answer(model, known, changes, NEW_TOKENS), strict=True):
-        whole = [np.concatenate(pair) for pair in zip(texts, following.numpy(), strict=True)]
-        own = [_own_logits(model, [row], layer, change, 1)[-FOLLOWING - 1 :] for row in whole]
+
+        def own(change: Change = change) -> Tensor:
+            logits = [_own_logits(model, [row], layer, change, 1)[-FOLLOWING - 1 :] for row in whole]
+            return torch.cat(logits)
+
         logits = head_logits(model, found.predicting.flatten(0, 1))
-        sizes.append(_difference(model, own, logits, torch.cat(own)))
-        sizes.append(_doubt(model, texts, found.answers, layer, change, 1))
-    return float(np.max(sizes))  # NaN if one is NaN
+        tried.append(_difference(model, ends, logits, own))
+        tried.append(_doubt(model, texts, found.answers, layer, change, 1))
+    return _most(tried)
 
 
-def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> float:
+def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int) -> Tried:
     """-log p of answers that are given: the beginnings of the other texts."""
     answers = [text[:NEW_TOKENS] for text in texts[::-1]]
     found, own = answer_nats(model, texts, answers), []
@@ -145,10 +168,10 @@ def _perplexity(model: PreTrainedModel, texts: Sequence[np.ndarray], _layer: int
         logits = _own_logits(model, [np.concatenate([text, said])])[len(text) - 1 : -1]
         target = torch.from_numpy(said).long().to(device_of_inputs(model))
         own.append(functional.cross_entropy(logits.float(), target, reduction="sum").item())
-    return float(np.abs(found / np.array(own) - 1).max())
+    return Tried(float(np.abs(found / np.array(own) - 1).max()), allowed(model))
 
 
-def _generation(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> float:
+def _generation(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int) -> Tried:
     """Greedy answers to prompts of different lengths at once."""
     nothing = Change.nothing(model.config.get_text_config().hidden_size)
     return _doubt(model, texts, greedy(model, texts, NEW_TOKENS), layer, nothing)
@@ -156,7 +179,7 @@ def _generation(model: PreTrainedModel, texts: Sequence[np.ndarray], layer: int)
 
 # What jobs do with a model -> how it is compared, and what to do if it fails.
 _UNSUPPORTED = "this family is not supported, so choose another model"
-PARTS: dict[str, tuple[Callable[[PreTrainedModel, Sequence[np.ndarray], int], float], str]] = {
+PARTS: dict[str, tuple[Callable[[PreTrainedModel, Sequence[np.ndarray], int], Tried], str]] = {
     "harvest": (_harvest, _UNSUPPORTED),
     "head": (_head, _UNSUPPORTED),
     "patching": (_patching, "leave out the section causal"),
@@ -221,11 +244,53 @@ def _own_stream(model: PreTrainedModel, text: np.ndarray, layer: int) -> Tensor:
     return states[begins + layer][0].to(row.device)
 
 
-def _difference(model: PreTrainedModel, texts: Sequence[Sized], found: Tensor, own: Tensor) -> float:
-    """||found - own|| / ||own|| of rows (tokens, anything), text after text: the worst of all tokens."""
+def _difference(
+    model: PreTrainedModel, texts: Sequence[Sized], found: Tensor, own: Callable[[], Tensor]
+) -> Tried:
+    """||found - own|| / ||own|| of rows (tokens, anything), text after text: the worst of all tokens.
+
+    ``own`` runs the model. A token may differ by what is ``allowed``. Some tokens of some models amplify
+    rounding. They may differ SENSITIVE times as much as the model's own pass differs from itself if every
+    block's input is rounded once more, DRAWS times at random.
+    """
+    reference, lengths = own(), [len(text) for text in texts]
+    sizes = _relative(found, reference)
+    limits = torch.full_like(sizes, allowed(model))
+    tried = _worst(model, sizes.split(lengths), limits.split(lengths))
+    if tried.difference <= tried.allowed:
+        return tried
+    own_ones = torch.stack([_relative(again, reference) for again in _rounded_more(model, own)])
+    limits = torch.fmax(limits, SENSITIVE * own_ones.amax(dim=0))  # no limit is NaN
+    return _worst(model, sizes.split(lengths), limits.split(lengths))
+
+
+def _relative(found: Tensor, own: Tensor) -> Tensor:
     found, own = found.float(), own.float()
-    sizes = (found - own).norm(dim=1) / own.norm(dim=1)
-    return _worst(model, sizes.split([len(text) for text in texts]))
+    return (found - own).norm(dim=1) / own.norm(dim=1)
+
+
+def _rounded_more(model: PreTrainedModel, own: Callable[[], Tensor]) -> Iterator[Tensor]:
+    """Yield what ``own`` gives if every block's input is off by up to one rounding, DRAWS times."""
+    for seed in range(DRAWS):
+        with _noise(model, torch.Generator().manual_seed(seed)):
+            yield own()
+
+
+@contextmanager
+def _noise(model: PreTrainedModel, generator: torch.Generator) -> Iterator[None]:
+    one = _one_rounding(model)
+
+    def off(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        stream, *others = inputs
+        draw = torch.rand(stream.shape, generator=generator).to(stream.device)
+        return ((stream.float() * (1 + one * (2 * draw - 1))).to(stream.dtype), *others)
+
+    handles = [block.register_forward_pre_hook(off) for block in decoder_layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _doubt(
@@ -235,25 +300,45 @@ def _doubt(
     layer: int,
     change: Change,
     start: int = 0,
-) -> float:
+) -> Tried:
     """How far the logits of greedy answers lie below the best ones of the model's own pass.
 
-    In standard deviations of a token's logits, divided by CLOSE. 0 if each token is the most likely one.
+    In standard deviations of a token's logits, divided by CLOSE. 0 if each token is the most likely one. A
+    token that lies too far below counts by the pass where it does best, of those of ``_rounded_more``, too.
     """
-    below = []
-    for prompt, said in zip(prompts, answers, strict=True):
-        whole = np.concatenate([prompt, said[:-1]])
-        logits = _own_logits(model, [whole], layer, change, start)[len(prompt) - 1 :].float()
-        chosen = logits.gather(1, _row(model, said).T)[:, 0]
-        below.append((logits.max(dim=1).values - chosen) / logits.std(dim=1))
-    return _worst(model, below) / CLOSE
+
+    def below() -> Tensor:
+        found = []
+        for prompt, said in zip(prompts, answers, strict=True):
+            whole = np.concatenate([prompt, said[:-1]])
+            logits = _own_logits(model, [whole], layer, change, start)[len(prompt) - 1 :].float()
+            chosen = logits.gather(1, _row(model, said).T)[:, 0]
+            found.append((logits.max(dim=1).values - chosen) / logits.std(dim=1) / CLOSE)
+        return torch.cat(found)
+
+    sizes, lengths = below(), [len(said) for said in answers]
+    limits = torch.full_like(sizes, allowed(model)).split(lengths)
+    tried = _worst(model, sizes.split(lengths), limits)
+    if tried.difference <= tried.allowed:
+        return tried
+    sizes = torch.stack([sizes, *_rounded_more(model, below)]).amin(dim=0)  # NaN if one is NaN
+    return _worst(model, sizes.split(lengths), limits)
 
 
-def _worst(model: PreTrainedModel, sizes: Sequence[Tensor]) -> float:
-    """The largest of ``sizes``, which holds a value per token for each text. NaN if one of them is NaN.
+def _worst(model: PreTrainedModel, sizes: Sequence[Tensor], limits: Sequence[Tensor]) -> Tried:
+    """The size that is the largest share of its limit. Both have a value per token for each text.
 
-    In a mixture of experts, a share OUTLYING of each text's tokens is left out.
+    NaN counts as the largest. In a mixture of experts, a share OUTLYING of each text's tokens is left out.
     """
     routed = any(part in name for name, _ in model.named_parameters() for part in ("expert", "router", "moe"))
     kept = 1 - OUTLYING if routed else 1.0
-    return float(torch.stack([size.quantile(kept, interpolation="lower") for size in sizes]).max())
+    worst = []
+    for size, limit in zip(sizes, limits, strict=True):
+        token = (size / limit).argsort()[int(kept * (len(size) - 1))]
+        worst.append(Tried(size[token].item(), limit[token].item()))
+    return _most(worst)
+
+
+def _most(tried: Sequence[Tried]) -> Tried:
+    """The largest share of what is allowed. NaN counts as the largest."""
+    return tried[int(np.argmax([one.difference / one.allowed for one in tried]))]
