@@ -67,7 +67,7 @@ class Run:
     """A finished run, from its folder ``results/{pair}``."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.layer = folder, folder / "layer12"
+        self.folder, self.layer = folder, folder / "layer21"
         self.found = self.csv("tables/crosscoders").set_index("crosscoder").loc[list(NAMES)]
         self.betas = {name: self.csv(f"{name}/seed0/betas") for name in NAMES}
 
