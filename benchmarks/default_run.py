@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "results/smollm2-135m-refusals")
     parser.add_argument("--check", action="store_true", help="exit with 1 and print what the pages lack")
     options = parser.parse_args()
-    if not (options.folder / "layer12/tables/crosscoders.csv").is_file():
+    if not (options.folder / "layer21/tables/crosscoders.csv").is_file():
         parser.error(f"{options.folder}: found no finished default run; make quickstart makes one")
     run = Run(options.folder)
     pages = {"docs/default-run.md": [refusals, latents, tables, patching, steering], "README.md": [readme]}

@@ -33,6 +33,15 @@ def test_report_has_the_first_look_as_a_section(tmp_path) -> None:
     found = page_of(given)
     assert "First look, before any crosscoder Both models read 2,000 tokens" in found.text
     assert ("a", {"href": "../../first_look.html"}) in found.tags
+    assert "layer: 1" in found.text and "This run compares layer 13." in found.text
+
+
+def test_report_of_a_run_at_the_suggested_layer_says_it_once(tmp_path) -> None:
+    (tmp_path / "look").mkdir()
+    given = inputs(tmp_path, {"l1": BETAS}, {"l1": EXAMPLES})
+    look = first_look_files(tmp_path / "look", summary=SUMMARY | {"suggested_layer": 13})
+    found = page_of(given._replace(first_look=look, sections=["first_look"]))
+    assert "layer: 13" in found.text and "This run compares" not in found.text
 
 
 def test_page_says_where_the_models_differ(tmp_path) -> None:
