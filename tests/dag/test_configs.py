@@ -200,7 +200,7 @@ def test_missing_files_are_named_with_their_keys(checkout: Checkout) -> None:
 
 
 def test_number_that_yaml_reads_as_text_is_named(checkout: Checkout) -> None:
-    checkout.edit("config.yaml", "learning_rate: 1.0e-3", "learning_rate: 1e-3")
+    checkout.edit("config.yaml", "\n    learning_rate: 1.0e-3", "\n    learning_rate: 1e-3")
     result = checkout.snakemake("--dry-run")
     assert result.returncode == 1
     assert (
