@@ -35,8 +35,10 @@ STEERED = [
     ("l1", "ablate", "harmful"),
     ("l1", "ablate", "benign"),
     ("l1", "-2,-1,+1,+2", "harmful"),
-    ("batchtopk", "+2", "harmful"),
-    ("batchtopk", "-2", "benign"),
+    ("batchtopk", "-2", "harmful"),
+    ("batchtopk", "-1", "harmful"),
+    ("batchtopk", "+1", "benign"),
+    ("batchtopk", "+2", "benign"),
     ("batchtopk", "ablate", "harmful"),
     ("batchtopk", "ablate", "benign"),
 ]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from crossdiff.latents.strongest_groups import SHOWN, members, strongest
 from crossdiff.report.limits import FEW_LATENTS
-from crossdiff.report.marks import Known, Mark, marks
+from crossdiff.report.marks import Known, Mark, changes_answers, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import listed, number, percent
 from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
@@ -162,33 +162,39 @@ def _groups(
     known: Mapping[str, Known],
     most: int,
 ) -> list[Finding]:
-    """Describe the ``most`` strongest groups of the crosscoder with the most confirmed latents."""
+    """Describe ``most`` groups of the crosscoder with the most confirmed latents.
+
+    They are among its SHOWN strongest. Those with a latent that changes answers when steered come first.
+    """
     counts = {name: table.latent.nunique() for name, table in groups.items() if len(table)}
     if not counts:
         return []
     crosscoder = max(counts, key=lambda name: counts[name])
     table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
     contexts = latents[crosscoder].contexts
-    elsewhere = [f"{count} of {name}" for name, count in counts.items() if name != crosscoder]
     found = []
-    for group in strongest(table, most):
+    shown = strongest(table, SHOWN)
+    shown.sort(key=lambda group: not changes_answers(members(table, group), known[crosscoder]))
+    for group in shown[:most]:
         place = _place(table[table.group == group])
         own = [rows[latent] for latent in members(table, group)]
         called, by = _called(own)
         others = f" and {len(own) - 1} more" if len(own) > 1 else ""
         side = "base" if own[0]["class"] == "base-only" else "chat"
-        shown = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
+        context = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
         found.append(
             Finding(
                 f"The {side} model has a concept of its own: {called}{others}{place}.",
                 f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.{by}",
                 tuple(marks(own, known[crosscoder], group)),
                 tuple((crosscoder, row["latent"]) for row in own),
-                shown[0] if shown else None,
+                context[0] if context else None,
             )
         )
-    if found and elsewhere:
-        more = f" Further confirmed latents are in the lists below: {listed(elsewhere)}."
+    counts[crosscoder] -= sum(len(finding.latents) for finding in found)
+    further = [f"{count} of {name}" for name, count in counts.items() if count]
+    if found and further:
+        more = f" Further confirmed latents are in the lists below: {listed(further)}."
         found[-1] = found[-1]._replace(evidence=found[-1].evidence + more)
     return found
 

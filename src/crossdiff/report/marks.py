@@ -43,6 +43,11 @@ def marks(own: Sequence[Mapping[str, Any]], known: Known, group: int = 0) -> lis
     return found if own[0]["class"] == "base-only" else [*found, *_seen(latents, known)]
 
 
+def changes_answers(latents: Sequence[int], known: Known) -> bool:
+    """Whether steering one of ``latents`` changes answers beyond chance and beyond all controls."""
+    return bool(_steering(latents, known))
+
+
 def seen_too(directions: pd.DataFrame, shown: set[int]) -> dict[int, int]:
     """Find latents that the first look saw too: latent -> how many tokens they have in common.
 

@@ -4,7 +4,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers_steering import steered_answers
 
+from crossdiff.config import Stated
+from crossdiff.interventions.steering_effects import effects
 from crossdiff.report.findings import LEAST_GROUPS, MOST, Finding, findings, limits
 from crossdiff.report.halves import halves
 from crossdiff.report.marks import Known
@@ -226,8 +229,20 @@ def test_other_findings_leave_less_room_for_groups() -> None:
     groups = [(number, number, float(number)) for number in range(9)]
     kinds = [row for kind in "abc" for row in refused((0, 0.1), (0.9, 1), kind)]
     found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
-    assert len([one for one in found if one.latents]) == MOST - 4
+    shown = [one for one in found if one.latents]
+    assert len(shown) == MOST - 4
+    assert shown[-1].evidence.endswith(f"are in the lists below: {9 - len(shown)} of topk.")
     assert found[-1].text.startswith("The latents of topk and its biases together carry")
+
+
+@pytest.mark.parametrize(("steered", "first"), [(5, 5), (4, 8)])
+def test_one_of_the_strongest_groups_comes_first_if_it_changes_answers(steered: int, first: int) -> None:
+    rows = [latent(number) for number in range(9)]
+    groups = [(number, number, float(number)) for number in range(9)]  # 8, 7, 6 and 5 are the strongest
+    known = {"topk": Known(steering=effects(steered_answers(latents=(steered,)), Stated(), 0))}
+    found = said(rows, groups, known=known)
+    order = [one.latents[0][1] for one in found if one.latents]
+    assert order == [first, *(number for number in (8, 7, 6, 5) if number != first)]
 
 
 def test_confirmed_latents_of_other_crosscoders_are_counted() -> None:
