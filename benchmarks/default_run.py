@@ -133,6 +133,22 @@ def latents(run: Run) -> Iterator[str]:
     yield from table(["latent", "norm difference", "ν_error", "ν_reconstruction", "pattern"], rows)
 
 
+def seeds(run: Run) -> Iterator[str]:
+    """Compare the seeds, if there are others than 0."""
+    if len(list(run.layer.glob("batchtopk/seed*"))) == 1:
+        return
+    counts: dict[str, list[list[str]]] = {"confirmed": [], "chat-only and confirmed": []}
+    for name in NAMES:
+        tables = [pd.read_csv(path) for path in sorted(run.layer.glob(f"{name}/seed*/betas.csv"))]
+        called = [table.query("`class` == 'chat-only'").confirmed for table in tables]
+        others = [table.query("`class` != 'base-only'").confirmed for table in tables]
+        counts["confirmed"].append([str(each.sum()) for each in others])
+        sure = [f"{each.sum()} of {len(each)}" if len(each) else "–" for each in called]
+        counts["chat-only and confirmed"].append(sure)
+    rows = ([label, *(", ".join(cells) for cells in both)] for label, both in counts.items())
+    yield from table(["seeds 0, 1, 2", *HEAD[1:]], rows)
+
+
 def tables(run: Run) -> Iterator[str]:
     template = run.csv("tables/template_tokens").set_index(["set", "crosscoder"])
     mostly, share = (template[key].map(percent) for key in ("mostly_on_template", "text_share"))
@@ -202,7 +218,7 @@ def main() -> None:
     if not (options.folder / "layer21/tables/crosscoders.csv").is_file():
         parser.error(f"{options.folder}: found no finished default run; make quickstart makes one")
     run = Run(options.folder)
-    pages = {"docs/default-run.md": [refusals, latents, tables, patching, steering], "README.md": [readme]}
+    pages = {"docs/default-run.md": [refusals, latents, seeds, tables, patching, steering], "README.md": [readme]}
     lines = {page: [line for part in parts for line in part(run)] for page, parts in pages.items()}
     if options.check:
         texts = {page: " ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in pages}
