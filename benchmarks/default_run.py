@@ -218,7 +218,10 @@ def main() -> None:
     if not (options.folder / "layer21/tables/crosscoders.csv").is_file():
         parser.error(f"{options.folder}: found no finished default run; make quickstart makes one")
     run = Run(options.folder)
-    pages = {"docs/default-run.md": [refusals, latents, seeds, tables, patching, steering], "README.md": [readme]}
+    pages = {
+        "docs/default-run.md": [refusals, latents, seeds, tables, patching, steering],
+        "README.md": [readme],
+    }
     lines = {page: [line for part in parts for line in part(run)] for page, parts in pages.items()}
     if options.check:
         texts = {page: " ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in pages}
