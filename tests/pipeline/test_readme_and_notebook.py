@@ -31,7 +31,7 @@ def test_five_lines_of_the_readme(results: str) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line]) == 5
     assert DEFAULT_PAIR in code
-    code = code.replace(f"{DEFAULT_PAIR}/layer12", f"{results}/layer1").replace(DEFAULT_PAIR, results)
+    code = code.replace(f"{DEFAULT_PAIR}/layer21", f"{results}/layer1").replace(DEFAULT_PAIR, results)
     *before, last = code.strip().splitlines()
     names: dict[str, object] = {}
     exec("\n".join(before), names)
