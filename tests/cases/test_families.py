@@ -173,8 +173,13 @@ def test_some_tokens_of_a_mixture_of_experts_may_differ_and_not_of_other_models(
 def test_the_worst_token_is_the_one_that_differs_most_for_what_rounding_explains() -> None:
     sizes, limits = [torch.tensor([0.5, 0.3, 0.0])], [torch.tensor([1.0, 0.1, 0.1])]
     assert proof._worst(tiny("llama"), sizes, limits) == pytest.approx((0.3, 0.1))
-    nan = [torch.tensor([0.5, torch.nan, 0.0])]
-    assert np.isnan(proof._worst(tiny("llama"), nan, limits).difference)
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
+def test_a_token_that_is_no_number_is_the_worst(family: str) -> None:
+    """Rounding sends no token of a mixture of experts there."""
+    sizes, limits = [torch.tensor([0.5, torch.nan, *[0.0] * 18])] * 2, [torch.ones(20)] * 2
+    assert np.isnan(proof._worst(tiny(family), sizes, limits).difference)
 
 
 def sensitive() -> PreTrainedModel:

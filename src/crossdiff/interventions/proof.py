@@ -89,9 +89,9 @@ def prove(
 
     It is that of the token that differs most, for what rounding explains there. In a mixture of experts, a
     share OUTLYING of each text's tokens is left out. Tokens without a row in the embedding are left out, too.
-    ``name`` names the model in errors.
-    ``layer`` is the 0-based block that is harvested and changed. Raises UserError for the first part that
-    fails, or that differs from the model's own forward pass by more than rounding.
+    ``name`` names the model in errors. ``layer`` is the 0-based block that is harvested and changed. Raises
+    UserError for the first part that fails, or that differs from the model's own forward pass by more than
+    rounding.
     """
     rows = embedding_rows(model)
     texts = [text[text < rows] for text in texts]
@@ -334,7 +334,8 @@ def _worst(model: PreTrainedModel, sizes: Sequence[Tensor], limits: Sequence[Ten
     kept = 1 - OUTLYING if routed else 1.0
     worst = []
     for size, limit in zip(sizes, limits, strict=True):
-        token = (size / limit).argsort()[int(kept * (len(size) - 1))]
+        share = size / limit
+        token = share.argmax() if share.isnan().any() else share.argsort()[int(kept * (len(size) - 1))]
         worst.append(Tried(size[token].item(), limit[token].item()))
     return _most(worst)
 
