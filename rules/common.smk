@@ -103,6 +103,7 @@ TRAININGS = [[crosscoder, seed] for crosscoder, seed in CONFIG.trainings]
 # Not among params, like BATCH_TOKENS: who trains a crosscoder decides nothing.
 TURNS = together.turns(workflow, CONFIG, [(pair.name, pair.layer) for pair in COMPARISONS])
 FIRST_SEED = CONFIG.seeds[:1]  # figures and the page show one training of each crosscoder
+OTHER_SEEDS = CONFIG.seeds[1:]  # of these the page lists the confirmed latents
 EVALUATIONS = {evaluation.name: evaluation for evaluation in evaluations(CONFIG)}  # in the order of the page
 # Figure -> the crosscoders that it shows.
 OF_FIGURE = {

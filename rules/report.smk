@@ -58,6 +58,11 @@ rule write_report:
         tokens_read=every_training("tokens_read.json", FIRST_SEED),
         directions=every_training("directions.parquet", FIRST_SEED),
         kl=every_training("kl.csv", FIRST_SEED) if CONFIG.causal else [],
+        other_betas=every_training("betas.parquet", OTHER_SEEDS),
+        other_patterns=every_training("patterns.parquet", OTHER_SEEDS),
+        other_explanations=(
+            every_training("explanations.parquet", OTHER_SEEDS) if CONFIG.explanations else []
+        ),
         figures=[of_layer(f"figures/{figure}.svg") for figure in EVALUATIONS],
         captions=[of_layer(f"figures/{figure}.json") for figure in EVALUATIONS],
         names=NAMES,
@@ -81,6 +86,7 @@ rule write_report:
         figures=[[one.section, one.table, one.question] for one in EVALUATIONS.values()],
         trainings=[training_name(*training) for training in TRAININGS] if CONFIG.report.sessions else [],
         seed=CONFIG.seeds[0],
+        other_seeds=[[name, seed] for name, seed in TRAININGS if seed in OTHER_SEEDS],
         seeds=len({seed for _, seed in TRAININGS}),
         settings=settings("report.latents", "report.examples"),
         code=code_digest("write_report"),

@@ -6,7 +6,7 @@ from crossdiff.provenance.recorded_settings import recorded_settings
 from crossdiff.provenance.storage import atomic_path
 from crossdiff.report.first_look import FirstLookInputs
 from crossdiff.report.page import Inputs, render
-from crossdiff.report.shown_latents import LatentFiles
+from crossdiff.report.shown_latents import LatentFiles, ListedFiles
 from crossdiff.report.steering import SteeringInputs
 from crossdiff.report.template import ShownFigure
 from crossdiff.workflow.job import job
@@ -27,6 +27,12 @@ def latent_files(given: Any, names: list[str]) -> dict[str, LatentFiles]:
     there = [name for name in LatentFiles._fields if given.get(name)]
     tables = zip(*(given[name] for name in there), strict=True)
     return {name: LatentFiles(*files) for name, files in zip(names, tables, strict=True)}
+
+
+def other_seeds(given: Any, trainings: list[tuple[str, int]]) -> dict[tuple[str, int], ListedFiles]:
+    there = [name for name in ListedFiles._fields if given.get(f"other_{name}")]
+    tables = zip(*(given[f"other_{name}"] for name in there), strict=True)
+    return {(name, seed): ListedFiles(*files) for (name, seed), files in zip(trainings, tables, strict=True)}
 
 
 def shown_figures(
@@ -62,6 +68,7 @@ if __name__ == "__main__":
                 ),
                 sections=snakemake.params.sections,
                 names=snakemake.input.get("names") or None,
+                other_seeds=other_seeds(snakemake.input, snakemake.params.other_seeds),
                 seed=snakemake.params.seed,
                 seeds=snakemake.params.seeds,
                 **{

@@ -19,7 +19,7 @@ from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.halves import halves
 from crossdiff.report.limits import FEW_LATENTS, LOW_FVE, MANY_DEAD, unequal_l0
 from crossdiff.report.marks import Known, seen_too
-from crossdiff.report.shown_latents import LatentFiles, shown_latents
+from crossdiff.report.shown_latents import LatentFiles, ListedFiles, listed_latents, shown_latents
 from crossdiff.report.steering import SteeringInputs, steering_section
 from crossdiff.report.template import ShownFigure, number, page_template, percent
 from crossdiff.report.this_run import about_crosscoders, about_models, is_imported
@@ -46,7 +46,8 @@ class Inputs(NamedTuple):
     figures: list[ShownFigure]
     sections: list[str]  # sections of the page, in order
     names: str | None = None
-    seed: int = 0  # the seed of all these files
+    other_seeds: Mapping[tuple[str, int], ListedFiles] = {}  # (crosscoder, seed) -> tables
+    seed: int = 0  # the seed of all other files
     seeds: int = 1  # seeds of the run
     groups: Mapping[str, str] = {}
     recurrences: Mapping[str, str] = {}
@@ -73,6 +74,9 @@ def render(inputs: Inputs, template: str | Path) -> str:
         name: shown_latents(files, tokenizer, inputs.shown, names[name], of_findings(groups.get(name)))
         for name, files in inputs.latents.items()
     }
+    other_seeds: dict[str, dict[int, Any]] = {name: {} for name in inputs.latents}
+    for (name, other), files in inputs.other_seeds.items():
+        other_seeds[name][other] = listed_latents(files, current(named, name, other))
     kl = {name: pd.read_csv(path) for name, path in inputs.kl.items()}
     known = {name: _known(inputs, name)._replace(kl=kl.get(name)) for name in inputs.latents}
     where = read_where(inputs.first_look.where) if inputs.first_look else None
@@ -109,6 +113,8 @@ def render(inputs: Inputs, template: str | Path) -> str:
         evaluations=evaluations,
         few_explained=comparison.cautions(tables["explanations"]),
         latents=latents,
+        other_seeds=other_seeds,
+        seed=inputs.seed,
         halves=halves(kl),
         stale=named[named.stale].to_dict("records"),
         sections=inputs.sections,

@@ -20,6 +20,14 @@ class LatentFiles(NamedTuple):
     explanations: str | None = None  # by a language model
 
 
+class ListedFiles(NamedTuple):
+    """Paths of the tables of a training of another seed, of which confirmed latents alone are listed."""
+
+    betas: str
+    patterns: str
+    explanations: str | None = None
+
+
 class Token(NamedTuple):
     """A token of an example, as the page shows it."""
 
@@ -53,13 +61,7 @@ def shown_latents(
     Contexts are shown of the first ``shown.latents`` confirmed latents, and of as many most chat-leaning
     ones. Findings show a context of other latents, too: ``of_findings``.
     """
-    betas, patterns = pd.read_parquet(files.betas), pd.read_parquet(files.patterns)
-    told = dict(zip(patterns.latent.tolist(), patterns.explanation.tolist(), strict=True))
-    betas = with_judged(betas).assign(
-        name=betas.latent.map(names).fillna(""),
-        explained=betas.latent.map(_explained(files.explanations)).fillna(""),
-        pattern=betas.latent.map(told).fillna(""),
-    )
+    betas = _described(files.betas, files.patterns, files.explanations, names)
     confirmed = confirmed_latents(betas)
     first = pd.concat([confirmed.head(shown.latents), most_chat_leaning(betas, shown.latents)])
     first = first.drop_duplicates("latent")
@@ -69,6 +71,22 @@ def shown_latents(
     contexts = _contexts(files.examples, wanted, tokenizer, shown.examples)
     rows = [row | {"contexts": contexts.get(row["latent"], [])} for row in first.to_dict("records")]
     return ShownLatents(confirmed.to_dict("records"), rows, contexts)
+
+
+def listed_latents(files: ListedFiles, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Describe all confirmed latents of a training whose other latents and contexts are not shown."""
+    return confirmed_latents(_described(*files, names)).to_dict("records")
+
+
+def _described(betas: str, patterns: str, explanations: str | None, names: Mapping[int, str]) -> pd.DataFrame:
+    """The beta table with the ratios that judge each latent, and with words for it."""
+    table, told = pd.read_parquet(betas), pd.read_parquet(patterns)
+    pattern_of = dict(zip(told.latent.tolist(), told.explanation.tolist(), strict=True))
+    return with_judged(table).assign(
+        name=table.latent.map(names).fillna(""),
+        explained=table.latent.map(_explained(explanations)).fillna(""),
+        pattern=table.latent.map(pattern_of).fillna(""),
+    )
 
 
 def _explained(path: str | None) -> dict[int, str]:

@@ -25,6 +25,7 @@ from crossdiff.latents.catalogue import COLUMNS
 from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.report.limits import unequal_l0
 from crossdiff.report.page import Inputs, cautions, render
+from crossdiff.report.shown_latents import ListedFiles
 
 
 @pytest.fixture
@@ -399,3 +400,15 @@ def test_page_shows_the_cautions(good: Inputs) -> None:
 def test_random_models_are_called_meaningless(tmp_path: Path, config: str, warned: bool) -> None:
     page = page_of(inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, config=config))
     assert any("meaningless" in caution for caution in page.cautions) == warned
+
+
+def test_confirmed_latents_of_every_seed_are_listed(good: Inputs, tmp_path: Path) -> None:
+    # The first seed has none: the other one's are listed all the same, with links to its own latents.
+    given = inputs(tmp_path / "none", {"batchtopk": beta_rows([0.5], [0.9])}, {"batchtopk": NO_EXAMPLES})
+    other = ListedFiles(good.latents["batchtopk"].betas, good.latents["batchtopk"].patterns)
+    page = page_of(given._replace(seeds=2, other_seeds={("batchtopk", 3): other}))
+    assert "Latent scaling confirms no latent of batchtopk, seed 0." in page.text
+    assert "The confirmed latents of batchtopk, seed 3: 1" in page.text
+    links = [attributes.get("href") for _, attributes in page.tags]
+    assert "latents/index.html#batchtopk.seed3/1" in links
+    assert "latents/index.html#batchtopk/1" not in links
