@@ -97,14 +97,21 @@ def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
 
 
 def _turns(facts: Mapping[str, Any]) -> list[Finding]:
-    """Say that both models have a chat template of their own, and that these write turns differently."""
-    base, chat = (facts[role].get("between_turns") for role in ("base", "chat"))  # older files lack it
-    if base is None or chat is None or base == chat:
+    """Say that the chat model has a chat template, and that the base model's is another one or unknown."""
+    if "between_turns" not in facts["base"]:  # a pair that an older version checked
         return []
+    base, chat = (facts[role]["between_turns"] for role in ("base", "chat"))
+    if chat is None or base == chat:
+        return []
+    between = f"Between an answer and a user's next words it has {_line(chat)}"
+    if base is None:
+        return [
+            Finding("The chat model has a turn template, and the base model has no known one.", f"{between}.")
+        ]
     return [
         Finding(
             "The chat model has a turn template that is not the base model's.",
-            f"Between an answer and a user's next words it has {_line(chat)}, the base model {_line(base)}.",
+            f"{between}, the base model {_line(base)}.",
         )
     ]
 
