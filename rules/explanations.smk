@@ -50,6 +50,7 @@ if CONFIG.explanations:
             examples=trained("examples.parquet"),
             background=trained("background.parquet"),
             betas=trained("betas.parquet"),
+            groups=trained("groups.csv"),
             tokens=token_shards(STORED),
             tokenizer=tokenizer,
             model=CONFIG.explanations.model.folder or [],

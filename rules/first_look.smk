@@ -102,6 +102,7 @@ if LOOKS:
             ],
             tokenizer=tokenizer,
             first_look=FIRST_LOOK_SHOWN,
+            asked=FIRST_LOOK_ASKED,
         output:
             shown(FIRST_LOOK),
         log:

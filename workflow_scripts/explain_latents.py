@@ -20,6 +20,7 @@ def main(
     examples: str,
     background: str,
     betas: str,
+    groups: str,
     tokens: list[str],
     tokenizer: str,
     settings: Explanations,
@@ -42,7 +43,8 @@ def main(
         lambda ids: words.decode(ids, skip_special_tokens=False),
         settings,
     )
-    excerpts = {latent: maker.of(latent, examples) for latent in chosen(table, settings.latents, top)}
+    asked = chosen(table, pd.read_csv(groups), settings.latents, top)
+    excerpts = {latent: maker.of(latent, examples) for latent in asked}
     latents, by_quantile = Judge(model, settings.per_request).explain(excerpts, len(table))
     write_parquet(explanations, latents)
     write_parquet(quantiles, by_quantile)
@@ -54,6 +56,7 @@ if __name__ == "__main__":
             examples=snakemake.input.examples,
             background=snakemake.input.background,
             betas=snakemake.input.betas,
+            groups=snakemake.input.groups,
             tokens=list(snakemake.input.tokens),
             tokenizer=snakemake.input.tokenizer,
             settings=settings.explanations,

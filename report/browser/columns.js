@@ -4,68 +4,72 @@
 crossdiff.columns = (() => {
   const { shown } = crossdiff;
 
-  // Every column that a training may have: how it is called, explained and shown.
+  // Every column that a training may have: how it is called, explained and shown. It is ``least`` pixels wide
+  // where there is little room.
   const all = [
-    { key: "latent", label: "latent", help: "number of the latent", width: 84 },
-    { key: "name", label: "name", help: "name in the catalogue", text: true, width: 130 },
+    { key: "latent", label: "latent", help: "number of the latent", width: 84, least: 64 },
+    { key: "name", label: "name", help: "name in the catalogue", text: true, width: 130, least: 88 },
     {
       key: "class", label: "class",
       help: "by relative decoder norm difference; dead: never fires on held-out text",
-      text: true, width: 88,
+      text: true, width: 88, least: 92,
     },
-    { key: "part", label: "part", help: "which latents of its loss it belongs to", text: true, width: 100 },
+    {
+      key: "part", label: "part", help: "which latents of its loss it belongs to",
+      text: true, width: 100, least: 66,
+    },
     {
       key: "confirmed", label: "confirmed",
       help: "both ν from −0.1 up to their thresholds, whatever the norm difference: 1 yes, 0 no",
-      width: 104, format: (value) => (value === null ? "–" : value ? "yes" : ""),
+      width: 104, least: 104, format: (value) => (value === null ? "–" : value ? "yes" : ""),
     },
     {
       key: "relative_norm_difference", label: "norm diff.",
       help: "relative decoder norm difference: 0 base only, ½ equal, 1 chat only",
-      width: 108,
+      width: 108, least: 98,
     },
     {
       key: "nu_error", label: "ν error",
       help:
         "near 0: only the chat model needs it; high: complete shrinkage; 95 % interval over documents; " +
         "base-only latents: mirrored, near 0 if only the base model needs it",
-      interval: true, width: 164,
+      interval: true, width: 164, least: 140,
     },
     {
       key: "nu_reconstruction", label: "ν reconstr.",
       help:
         "near 0: only the chat model needs it; high: latent decoupling; 95 % interval over documents; " +
         "base-only latents: mirrored, near 0 if only the base model needs it",
-      interval: true, width: 164,
+      interval: true, width: 164, least: 140,
     },
     {
       key: "frequency", label: "fires on %",
       help: "share of training tokens on which it fires, in per cent",
-      scale: 100, digits: 3, width: 104,
+      scale: 100, digits: 3, width: 104, least: 94,
     },
     {
       key: "template_share", label: "template",
       help: "share of its activations in chats that fall on template tokens",
-      width: 96,
+      width: 96, least: 94,
     },
     {
       key: "kl", label: "KL, its half",
       help:
         "KL reduction when its whole half of the chat-leaning latents (by norm difference) is patched; " +
         "not of this latent alone",
-      width: 116,
+      width: 116, least: 104,
     },
     {
       key: "detection", label: "detection",
       help:
         "balanced accuracy of the explanation on contexts that it was not made from; 0.5 is chance; " +
         "95 % interval",
-      interval: true, width: 164,
+      interval: true, width: 164, least: 140,
     },
     {
       key: "explanation", label: "explanation",
       help: "what it fires on, by its explanation",
-      text: true, width: 300,
+      text: true, width: 300, least: 130,
     },
   ];
 

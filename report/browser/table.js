@@ -85,14 +85,17 @@ crossdiff.table = (() => {
   }
 
   function definitions(room) {
-    const taken = present.reduce((sum, column) => sum + column.width, 0);
-    const wide = (width) => Math.max(width, width + room - taken);
+    // Columns get narrower before one hides behind a scroll bar. The explanation has what the others leave.
+    const [taken, least] = ["width", "least"].map((key) => present.reduce((sum, one) => sum + one[key], 0));
+    const share = Math.max(0, Math.min(1, (room - least) / (taken - least)));
+    const width = (column) => Math.floor(column.least + share * (column.width - column.least));
+    const spare = Math.max(0, room - taken);
     return present.map((column) => ({
       id: column.key,
       field: column.key,
       name: column.label,
       toolTip: column.help,
-      width: column.key === "explanation" ? wide(column.width) : column.width,
+      width: width(column) + (column.key === "explanation" ? spare : 0),
       sortable: true,
       defaultSortAsc: Boolean(column.text) || column.key === "latent",
       cssClass: column.text ? "words" : "number",

@@ -317,3 +317,21 @@ def test_what_does_not_apply_and_what_a_loss_sets_is_said(
     page.select_option("#show", "dead")
     assert reader.column(0) == ["0"]
     assert not errors
+
+
+def test_no_column_hides_behind_a_scroll_bar_on_a_small_screen(
+    chromium: "playwright.Browser", tmp_path: Path
+) -> None:
+    """With every column that there is."""
+    betas = beta_table(50, 0).assign(part="free")
+    page = chromium.new_page(viewport={"width": 1400, "height": 800})
+    file = write_page(tmp_path, {"batchtopk": 50}, NAMES, {"batchtopk": betas})
+    page.goto(f"file://{file}")
+    page.wait_for_selector("body[data-ready] .slick-row")
+    shown = page.locator(".slick-header-column").evaluate_all("all => all.map(one => one.innerText.trim())")
+    assert len(shown) == 13 and {"name", "part", "explanation"} < {*shown}
+    ends = page.locator(".slick-header-column").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().right)"
+    )
+    assert max(ends) <= 1400
+    page.close()

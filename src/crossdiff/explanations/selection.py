@@ -4,13 +4,14 @@ import pandas as pd
 
 from crossdiff.config import ExplainedLatents
 from crossdiff.latents.evaluation import SAMPLE_SEED, confirmed_latents, most_chat_leaning, ranked_by_scaling
+from crossdiff.latents.strongest_groups import of_findings
 
 
-def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:
-    """Numbers of the latents that a config asks for, in order.
+def chosen(betas: pd.DataFrame, groups: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int]:
+    """Numbers of the latents that a config asks for, in order, and of those that name findings.
 
     There are fewer if the crosscoder has too few of a kind. Low and high nu are ranked among the ``top`` most
-    chat-leaning latents.
+    chat-leaning latents. ``groups`` is the table of ``group_table``.
     """
     ranked = ranked_by_scaling(most_chat_leaning(betas, top))
     shared = betas[betas["class"] == "shared"]
@@ -21,4 +22,4 @@ def chosen(betas: pd.DataFrame, latents: ExplainedLatents, top: int) -> list[int
         ranked.head(latents.low_nu),
         ranked.tail(latents.high_nu),
     ]
-    return sorted({int(latent) for part in parts for latent in part.latent})
+    return sorted({int(latent) for part in parts for latent in part.latent} | set(of_findings(groups)))

@@ -5,6 +5,11 @@ import pandas as pd
 SHOWN = 4  # groups of a crosscoder, at most
 
 
+def of_findings(table: pd.DataFrame) -> list[int]:
+    """The strongest latent of each group that may be described. A name and contexts of it are needed."""
+    return [members(table, group)[0] for group in strongest(table, SHOWN)]
+
+
 def members(table: pd.DataFrame, group: int) -> list[int]:
     """The latents of a group of a table of ``group_table``, the one with the most strength first."""
     each = table[table.group == group].drop_duplicates("latent")

@@ -6,6 +6,7 @@ the models' difference the latents carry. There are at most MOST of them. The ot
 groups, but the last one goes if there is no room for LEAST_GROUPS.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from crossdiff.latents.strongest_groups import SHOWN, members, strongest
 from crossdiff.report.limits import FEW_LATENTS
-from crossdiff.report.marks import Known, Mark, changes_answers, marks
+from crossdiff.report.marks import Known, Mark, changed_behaviour, marks
 from crossdiff.report.shown_latents import ShownLatents
 from crossdiff.report.template import listed, number, percent
 from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
@@ -64,11 +65,6 @@ def findings(
     room = max(1, MOST - len(before) - len(after))
     described = _groups(latents, groups, known, min(SHOWN, max(room - len(last), min(room, LEAST_GROUPS))))
     return [*before, *described, *after, *last][:MOST]
-
-
-def of_findings(groups: pd.DataFrame | None) -> list[int]:
-    """The latents whose contexts findings may show: the strongest of each group that may be described."""
-    return [members(groups, group)[0] for group in strongest(groups, SHOWN)] if groups is not None else []
 
 
 def _behaviour(refusals: list[dict[str, Any]]) -> list[Finding]:
@@ -180,9 +176,12 @@ def _groups(
     table, rows = groups[crosscoder], {row["latent"]: row for row in latents[crosscoder].confirmed}
     contexts = latents[crosscoder].contexts
     found = []
-    shown = strongest(table, SHOWN)
-    shown.sort(key=lambda group: not changes_answers(members(table, group), known[crosscoder]))
-    for group in shown[:most]:
+    changes = {
+        group: changed_behaviour(members(table, group), known[crosscoder])
+        for group in strongest(table, SHOWN)
+    }
+    for group in sorted(changes, key=lambda group: not changes[group])[:most]:
+        does = f", which changes whether an answer {changes[group]}" if changes[group] else ""
         place = _place(table[table.group == group])
         own = [rows[latent] for latent in members(table, group)]
         called, by = _called(own)
@@ -191,15 +190,21 @@ def _groups(
         context = next((contexts[row["latent"]] for row in own if contexts.get(row["latent"])), None)
         found.append(
             Finding(
-                f"The {side} model has a concept of its own: {called}{others}{place}.",
+                f"The {side} model has a concept of its own: {called}{others}{does}{_joined(does, place)}.",
                 f"{len(own)} confirmed latent{'s' if len(own) > 1 else ''} of {crosscoder}.{by}",
                 tuple(marks(own, known[crosscoder], group)),
                 tuple((crosscoder, row["latent"]) for row in own),
                 context[0] if context else None,
             )
         )
-    counts[crosscoder] -= sum(len(finding.latents) for finding in found)
-    further = [f"{count} of {name}" for name, count in counts.items() if count]
+    described = {latent for finding in found for _, latent in finding.latents}
+    rest = table[~table.latent.isin(described)]
+    counts[crosscoder] -= len(described)
+    further = [
+        f"{count} of {name}{_places(rest) if name == crosscoder else ''}"
+        for name, count in counts.items()
+        if count
+    ]
     if found and further:
         more = f" Further confirmed latents are in the lists below: {listed(further)}."
         found[-1] = found[-1]._replace(evidence=found[-1].evidence + more)
@@ -217,17 +222,41 @@ def _called(own: list[dict[str, Any]]) -> tuple[str, str]:
     return f"latent {own[0]['latent']} ({own[0]['pattern']})", ""
 
 
+def _joined(first: str, second: str) -> str:
+    """The clause ``second``, which begins with ", which" as ``first`` does if there is one."""
+    return second.replace(", which", ", and which", 1) if first else second
+
+
 def _place(members: pd.DataFrame) -> str:
     """Say where a group fires: mostly in one data set, or in all. Nothing is said between the two."""
-    firings, tokens = members.groupby("dataset").firings.sum(), members.groupby("dataset").tokens.first()
-    share, text = firings / max(firings.sum(), 1), tokens / tokens.sum()
-    first = share.idxmax()
-    if share[first] >= MOSTLY and share[first] >= OVER * text[first]:
+    share, text = _shares(members)
+    if len(share) == 1:
+        return ""
+    if first := _main_place(share, text):
         return (
             f", which fires in {first} ({percent(share[first])} of its firings, "
             f"{percent(text[first])} of the text)"
         )
     return ", which fires in all kinds of text" if (OVER * share >= text).all() else ""
+
+
+def _places(rest: pd.DataFrame) -> str:
+    """Say, in brackets, in which data sets most firings of how many single latents are."""
+    found = Counter(_main_place(*_shares(rows)) for _, rows in rest.groupby("latent"))
+    said = [f"{count} mostly in {place}" for place, count in found.most_common() if place]
+    return f" ({listed(said)})" if said else ""
+
+
+def _main_place(share: pd.Series, text: pd.Series) -> str | None:
+    """The data set with most of the firings, if these are far more than its share of the text."""
+    first = str(share.idxmax())
+    return first if share[first] >= MOSTLY and share[first] >= OVER * text[first] else None
+
+
+def _shares(members: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """The share of each data set in the firings of latents, and in the text."""
+    firings, tokens = members.groupby("dataset").firings.sum(), members.groupby("dataset").tokens.first()
+    return firings / max(firings.sum(), 1), tokens / tokens.sum()
 
 
 def _nothing_confirmed(evaluations: Mapping[str, Mapping[str, Any]], seed: int | None) -> list[Finding]:

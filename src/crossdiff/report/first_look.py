@@ -166,6 +166,7 @@ def _difference(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
         "promoted": _texts(row["promoted"][:WORDS], tokenizer),
         "suppressed": _texts(row["suppressed"][:WORDS], tokenizer),
         "by": float(row["promoted_by"][0]),
+        "below": abs(float(row["suppressed_by"][0])),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from crossdiff.latents.template_tokens import OUTSIDE, TEMPLATE
-from crossdiff.report.steering import contrasts_of
+from crossdiff.report.steering import Contrast, contrasts_of
 from crossdiff.report.template import percent
 
 SEEN = 3  # promoted tokens of a latent, of ten, that the first look must have shown
@@ -43,9 +43,13 @@ def marks(own: Sequence[Mapping[str, Any]], known: Known, group: int = 0) -> lis
     return found if own[0]["class"] == "base-only" else [*found, *_seen(latents, known)]
 
 
-def changes_answers(latents: Sequence[int], known: Known) -> bool:
-    """Whether steering one of ``latents`` changes answers beyond chance and beyond all controls."""
-    return bool(_steering(latents, known))
+def changed_behaviour(latents: Sequence[int], known: Known) -> str:
+    """What the answers do that steering one of ``latents`` changes beyond chance and beyond all controls.
+
+    It is the behaviour in words, as "refuses". Empty if no latent changes it so.
+    """
+    found = _sure_contrast(latents, known)
+    return str(found[1].steered["behaviour"]) if found else ""
 
 
 def seen_too(directions: pd.DataFrame, shown: set[int]) -> dict[int, int]:
@@ -135,28 +139,35 @@ def _carried(latents: int, group: int, known: Known) -> list[Mark]:
 
 
 def _steering(latents: Sequence[int], known: Known) -> list[Mark]:
-    """The first steered latent's effect that is beyond chance, beyond all controls, and not odd."""
-    if known.steering is None:
+    """The effect of ``_sure_contrast``."""
+    effect = _sure_contrast(latents, known)
+    if effect is None:
         return []
+    latent, found = effect
+    row, before = found.steered, found.unsteered
+    how = "ablated" if found.change == "ablated" else f"at strength {found.change}"
+    return [
+        Mark(
+            f"steered, an answer {row['behaviour']} for {row['shown']} of {row['asked']} {found.prompts}, "
+            f"{before['shown']} before",
+            f"Latent {latent} {how} (95 % interval {percent(row['low'])} to {percent(row['high'])}; "
+            f"{percent(before['low'])} to {percent(before['high'])} before). With "
+            f"{len(found.controls)} other directions of the same norm "
+            f"{_range(found.controls)} of the answers do so.",
+        )
+    ]
+
+
+def _sure_contrast(latents: Sequence[int], known: Known) -> tuple[int, Contrast] | None:
+    """The first steered latent with an effect that is beyond chance, beyond all controls, and not odd."""
+    if known.steering is None:
+        return None
     steered = set(known.steering.latent.dropna().astype(int))
     for latent in (latent for latent in latents if latent in steered):
         for found in contrasts_of(known.steering, latent):
-            if not found.surely or found.odd or not found.controls:
-                continue
-            row, before = found.steered, found.unsteered
-            how = "ablated" if found.change == "ablated" else f"at strength {found.change}"
-            return [
-                Mark(
-                    f"steered: {row['shown']} of {row['asked']} answers to {found.prompts} show it, "
-                    f"{before['shown']} before",
-                    f"Counted is every answer that {row['behaviour']}. "
-                    f"Latent {latent} {how} (95 % interval {percent(row['low'])} to {percent(row['high'])}; "
-                    f"{percent(before['low'])} to {percent(before['high'])} before). With "
-                    f"{len(found.controls)} other directions of the same norm "
-                    f"{_range(found.controls)} show it.",
-                )
-            ]
-    return []
+            if found.surely and not found.odd and found.controls:
+                return latent, found
+    return None
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -10,10 +10,11 @@ from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
 from crossdiff.latents.catalogue import current, read_names
 from crossdiff.latents.evaluation import NU_RANGE, explained, notes_of
+from crossdiff.latents.strongest_groups import of_findings
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
-from crossdiff.report.findings import findings, limits, of_findings
+from crossdiff.report.findings import findings, limits
 from crossdiff.report.first_look import FirstLookInputs, first_look_section, promoted_tokens, read_where
 from crossdiff.report.glossary import GLOSSARY
 from crossdiff.report.halves import halves
@@ -71,7 +72,9 @@ def render(inputs: Inputs, template: str | Path) -> str:
     refusals = pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else []
     groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
     latents = {
-        name: shown_latents(files, tokenizer, inputs.shown, names[name], of_findings(groups.get(name)))
+        name: shown_latents(
+            files, tokenizer, inputs.shown, names[name], of_findings(groups[name]) if name in groups else ()
+        )
         for name, files in inputs.latents.items()
     }
     other_seeds: dict[str, dict[int, Any]] = {name: {} for name in inputs.latents}

@@ -171,7 +171,8 @@ def test_chosen_latents() -> None:
     )
     table["confirmed"] = table.latent.isin([11, 12, 16])
     wanted = ExplainedLatents(confirmed=2, chat_leaning=2, shared=3, low_nu=2, high_nu=2)
-    found = chosen(table, wanted, top=6)
+    groups = pd.DataFrame({"latent": [11, 12, 16], "group": [0, 1, 1], "strength": 1.0})
+    found = chosen(table, groups.iloc[:0], wanted, top=6)
     assert {12, 16} <= set(found) and 11 not in found  # the most chat-leaning of the confirmed ones
     assert {17, 18} <= set(found)  # most chat-leaning, and lowest nu
     assert {13, 14} <= set(found)  # highest nu of the six most chat-leaning
@@ -179,4 +180,6 @@ def test_chosen_latents() -> None:
         len([latent for latent in found if latent < 10]) == 3 and len(found) == 9 and found == sorted(found)
     )
     shared = ExplainedLatents(confirmed=0, chat_leaning=0, shared=99, low_nu=0, high_nu=0)
-    assert chosen(table, shared, top=6) == list(range(10))
+    assert chosen(table, groups.iloc[:0], shared, top=6) == list(range(10))
+    # The strongest latent of each group that a finding describes is named, however many are asked for.
+    assert chosen(table, groups, shared, top=6) == [*range(10), 11, 12]

@@ -27,6 +27,7 @@ from crossdiff.latents.template_tokens import GROUPS, headlines
 
 NO_BASE = "a difference SAE has no base decoder"
 TOP = 5
+NO_GROUPS = pd.DataFrame(columns=["latent", "group", "strength"])
 
 
 @cache
@@ -186,4 +187,4 @@ def test_chosen_latents_of_the_difference_are_the_strongest() -> None:
 
     _, betas, _ = trained("difference")
     wanted = ExplainedLatents(chat_leaning=3, shared=3, low_nu=2, high_nu=2)
-    assert chosen(betas, wanted, TOP) == sorted(most_chat_leaning(betas, 3).latent)
+    assert chosen(betas, NO_GROUPS, wanted, TOP) == sorted(most_chat_leaning(betas, 3).latent)

@@ -42,6 +42,28 @@ def test_a_data_set_is_named_only_where_it_has_most_firings_and_far_more_than_it
     assert found.text == f"The chat model has a concept of its own: latent 1 (after 1){place}."
 
 
+def test_where_a_latent_fires_is_no_finding_in_a_text_of_one_data_set() -> None:
+    table = pd.DataFrame({"latent": [1], "group": 0, "strength": 1.0, "dataset": "talk"})
+    table = table.assign(firings=90, tokens=100)
+    shown = ShownLatents([latent(1)], [latent(1)], {})
+    (found,) = findings(
+        {"topk": JUDGED}, {"topk": shown}, {"topk": table}, [], {}, {"topk": Known()}, turns(None, None), 12
+    )
+    assert found.text == "The chat model has a concept of its own: latent 1 (after 1)."
+
+
+@pytest.mark.parametrize(
+    ("firings", "place"), [((90, 10), " (5 mostly in talk)"), ((20, 80), ""), ((10, 90), "")]
+)
+def test_places_of_further_latents_are_counted(firings: tuple[int, int], place: str) -> None:
+    rows = [latent(number) for number in range(9)]
+    groups = [(number, number, float(number)) for number in range(9)]
+    *_, last = said(rows, groups, firings)
+    assert last.evidence == (
+        f"1 confirmed latent of topk. Further confirmed latents are in the lists below: 5 of topk{place}."
+    )
+
+
 def test_a_language_model_names_a_group_that_people_have_not_named() -> None:
     words = "answers that refuse"
     rows = [latent(1), latent(2, explained=words), latent(3, explained="no", name="refusals")]
@@ -71,7 +93,7 @@ def test_other_findings_leave_less_room_for_groups() -> None:
     found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
     shown = [one for one in found if one.latents]
     assert len(shown) == MOST - 4
-    assert shown[-1].evidence.endswith(f"are in the lists below: {9 - len(shown)} of topk.")
+    assert shown[-1].evidence.endswith(f"are in the lists below: {9 - len(shown)} of topk (6 mostly in talk).")
     assert found[-1].text.startswith("The latents of topk and its biases together carry")
 
 
@@ -82,6 +104,9 @@ def test_one_of_the_strongest_groups_comes_first_if_it_changes_answers(steered: 
     known = {"topk": Known(steering=effects(steered_answers(latents=(steered,)), Stated(), 0))}
     found = said(rows, groups, known=known)
     order = [one.latents[0][1] for one in found if one.latents]
+    # Latent 4 changes answers too, but is not among the strongest.
+    does = ", which changes whether an answer refuses, and which fires in talk"
+    assert [does in one.text for one in found if one.latents] == [steered == 5, False, False, False]
     assert order == [first, *(number for number in (8, 7, 6, 5) if number != first)]
 
 

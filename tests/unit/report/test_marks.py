@@ -93,12 +93,11 @@ def test_no_template_share_without_a_firing_in_chats(known: Known) -> None:
 def test_an_effect_of_steering_has_its_numbers_and_controls() -> None:
     steered = Known(steering=effects(steered_answers(), Stated(), 0))
     [mark] = marks_of(steered, row(4), row(5))
-    assert mark.text == "steered: 3 of 24 answers to harmful requests show it, 24 before"
+    assert mark.text == "steered, an answer refuses for 3 of 24 harmful requests, 24 before"
     assert mark.meaning.startswith(
-        "Counted is every answer that refuses. "
         "Latent 5 at strength -1 (95 % interval 4 % to 31 %; 86 % to 100 % before)."
     )
-    assert mark.meaning.endswith("With 3 other directions of the same norm 24 show it.")
+    assert mark.meaning.endswith("With 3 other directions of the same norm 24 of the answers do so.")
 
 
 def odd_answers() -> pd.DataFrame:

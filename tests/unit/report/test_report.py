@@ -22,6 +22,7 @@ from helpers_steering import steered_answers, steering_inputs
 
 from crossdiff.config import Classes, Report
 from crossdiff.latents.catalogue import COLUMNS
+from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, write_json
 from crossdiff.report.limits import unequal_l0
 from crossdiff.report.page import Inputs, cautions, render
@@ -92,7 +93,8 @@ def test_unequal_l0_stands_next_to_the_numbers_that_it_bends(tmp_path: Path) -> 
     given = inputs(tmp_path, dict.fromkeys(names, BETAS), dict.fromkeys(names, EXAMPLES))
     path = Path(given.evaluations["l1"])
     evaluation, sentence = read_json(path), "Active latents per token (L0) are not about the same"
-    for factor, times in ((1, 0), (3, 5)):  # in the limits, by the table, at three figures
+    # In the limits, by the table, in the further checks, and at every figure.
+    for factor, times in ((1, 0), (3, 3 + len(FIGURES))):
         write_json(path, evaluation | {"l0": factor * evaluation["l0"]})
         assert page_of(given).text.count(sentence) == times
 
@@ -256,6 +258,28 @@ def test_one_seed_says_nothing_of_another(good: Inputs) -> None:
     path = Path(next(path for path in good.tables if "seed_agreement" in path))
     pd.read_csv(path).head(0).to_csv(path, index=False)
     assert "This run has one seed" in render(good, TEMPLATE)
+
+
+@pytest.mark.parametrize(("seeds", "imported", "said"), [(1, True, 0), (2, False, 0), (2, True, 1)])
+def test_no_seed_is_missed_of_what_others_trained(
+    good: Inputs, seeds: int, imported: bool, said: int
+) -> None:
+    recorded = good.recorded
+    if imported:
+        recorded = RecordedSettings(recorded | {"crosscoders.batchtopk.import.hub": "someone/crosscoder"})
+    page = page_of(good._replace(seeds=seeds, recorded=recorded))
+    sentence = "batchtopk: others trained it, so no other seed can show what is chance."
+    assert [sentence in caution for caution in page.cautions].count(True) == said
+
+
+def test_an_empty_half_of_the_first_screen_says_so(
+    good: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentences = "This run found nothing that it can state", "No limit of size or fit stands out."
+    assert [one in page_of(good).text for one in sentences] == [False, False]
+    assert [one in page_of(good._replace(groups={})).text for one in sentences] == [True, False]
+    monkeypatch.setattr("crossdiff.report.page.limits", lambda *given: [])
+    assert [one in page_of(good).text for one in sentences] == [False, True]
 
 
 def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:

@@ -68,7 +68,7 @@ def test_contexts_are_coloured_and_escaped(tmp_path) -> None:
 
 def test_mean_differences_stand_next_to_chance(tmp_path) -> None:
     found = page(tmp_path).text
-    assert "text, token 1 9 25 % <script>alert('boo')</script> How & 9.5 3.5" in found.replace("  ", " ")
+    assert "text, token 1 9 25 % <script>alert('boo')</script> How & 9.5 3.0 3.5" in found.replace("  ", " ")
     assert "template token '<|user|>', assistant 8 50 %" in found
 
 
