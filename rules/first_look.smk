@@ -31,9 +31,10 @@ if LOOKS:
         first_look,
 
     rule first_look:
-        """Build the page of the first look of every pair."""
+        """Build the page of the first look of every pair, and ask a language model, if there is one."""
         input:
             everywhere(*FIRST_LOOK),
+            everywhere(FIRST_LOOK_ASKED) if FIRST_LOOK_ASKED else [],
 
     rule compare_models:
         """Run both models over a sample of the texts once, and let them answer a few held-out prompts."""
@@ -102,7 +103,6 @@ if LOOKS:
             ],
             tokenizer=tokenizer,
             first_look=FIRST_LOOK_SHOWN,
-            asked=FIRST_LOOK_ASKED,
         output:
             shown(FIRST_LOOK),
         log:

@@ -16,7 +16,7 @@ def main(
 if __name__ == "__main__":
     with job(snakemake):
         given = snakemake.input
-        inputs = FirstLookInputs.of(given.first_look, given.asked)
+        inputs = FirstLookInputs.of(given.first_look)
         assert inputs is not None
         main(
             inputs=inputs,

@@ -94,7 +94,7 @@ def test_server_is_asked_about_answers_of_both_models_and_steered_ones(
         explainer = {"endpoint": {"url": running.url, "model": "some", "requests_per_minute": 60_000}}
         changes = {"explanations": {"model": explainer}, "steering.behaviour": {"judge": "Is it rude?"}}
         config = ours.changed(TINY, changes)
-        command = ("-m", "snakemake", table, f"{folder}/steering.csv", "--configfile", config)
+        command = ("-m", "snakemake", "first_look", f"{folder}/steering.csv", "--configfile", config)
         result = ours.run(*command)
         assert result.returncode == 0, result.stdout
         asked = [request["messages"] for request in running.requests]
