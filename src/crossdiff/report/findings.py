@@ -22,7 +22,8 @@ from crossdiff.texts.chats import CONTENT, TEMPLATE_PARTS
 MOST = 7  # sentences
 LEAST_GROUPS = 3  # that are described if there are as many
 MOSTLY = 0.5  # share of firings, KL or answers, from which something is said to be mostly so
-OVER = 2  # times that place's share of the text, from which "mostly" says something
+OVER = 2  # times that place's share of the text, from which a share of the KL says something
+OFTEN = 3  # times as often per token as in the rest of the text, from which a group "fires in" a data set
 MORE = 1.5  # times the KL per token of the data set with the least, from which predictions "differ more"
 ENOUGH = 1000  # tokens of each data set, from which their KL is compared
 
@@ -248,9 +249,10 @@ def _places(rest: pd.DataFrame) -> str:
 
 
 def _main_place(share: pd.Series, text: pd.Series) -> str | None:
-    """The data set with most of the firings, if these are far more than its share of the text."""
+    """The data set with most of the firings, if they are far more frequent there than elsewhere."""
     first = str(share.idxmax())
-    return first if share[first] >= MOSTLY and share[first] >= OVER * text[first] else None
+    inside, outside = share[first] * (1 - text[first]), (1 - share[first]) * text[first]
+    return first if share[first] >= MOSTLY and inside >= OFTEN * outside else None
 
 
 def _shares(members: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

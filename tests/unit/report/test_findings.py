@@ -42,6 +42,19 @@ def test_a_data_set_is_named_only_where_it_has_most_firings_and_far_more_than_it
     assert found.text == f"The chat model has a concept of its own: latent 1 (after 1){place}."
 
 
+@pytest.mark.parametrize(("firings", "named"), [((89, 11), True), ((75, 25), True), ((74, 26), False)])
+def test_a_data_set_with_half_of_the_text_is_named_if_firings_are_three_times_as_frequent(
+    firings: tuple[int, int], named: bool
+) -> None:
+    table = pd.DataFrame({"latent": 1, "group": 0, "strength": 1.0, "dataset": ["talk", "pages"]})
+    table = table.assign(firings=firings, tokens=500)
+    shown = ShownLatents([latent(1)], [latent(1)], {})
+    (found,) = findings(
+        {"topk": JUDGED}, {"topk": shown}, {"topk": table}, [], {}, {"topk": Known()}, turns(None, None), 12
+    )
+    assert (f"fires in talk ({firings[0]} % of its firings, 50 % of the text)" in found.text) == named
+
+
 def test_where_a_latent_fires_is_no_finding_in_a_text_of_one_data_set() -> None:
     table = pd.DataFrame({"latent": [1], "group": 0, "strength": 1.0, "dataset": "talk"})
     table = table.assign(firings=90, tokens=100)
@@ -93,7 +106,9 @@ def test_other_findings_leave_less_room_for_groups() -> None:
     found = said(rows, groups, refusals=kinds, kl={"topk": kl_rows(0.5, 0.4)})
     shown = [one for one in found if one.latents]
     assert len(shown) == MOST - 4
-    assert shown[-1].evidence.endswith(f"are in the lists below: {9 - len(shown)} of topk (6 mostly in talk).")
+    assert shown[-1].evidence.endswith(
+        f"are in the lists below: {9 - len(shown)} of topk (6 mostly in talk)."
+    )
     assert found[-1].text.startswith("The latents of topk and its biases together carry")
 
 

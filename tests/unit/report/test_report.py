@@ -272,9 +272,7 @@ def test_no_seed_is_missed_of_what_others_trained(
     assert [sentence in caution for caution in page.cautions].count(True) == said
 
 
-def test_an_empty_half_of_the_first_screen_says_so(
-    good: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_half_of_the_first_screen_says_so(good: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     sentences = "This run found nothing that it can state", "No limit of size or fit stands out."
     assert [one in page_of(good).text for one in sentences] == [False, False]
     assert [one in page_of(good._replace(groups={})).text for one in sentences] == [True, False]
