@@ -102,7 +102,7 @@ def test_server_is_asked_about_answers_of_both_models_and_steered_ones(
         assert ours.run(*command).returncode == 0
         assert len(running.requests) == len(asked)  # a rerun asks nothing
     # Training does not wait for a language model, so neither the page before it nor its check runs again.
-    assert planned(result.stdout) == {"ask_about_answers": 1, "judge_steering": 1}
+    assert planned(result.stdout) == {"ask_about_answers": 1, "first_look": 1, "judge_steering": 1}
     answers = pd.read_parquet(ours.folder / "results/tiny/first_look/answers.parquet")
     [[one]] = [messages for messages in asked if len(messages) == 1]
     assert one["content"].count("Model A: ") == answers.prompt.nunique()
