@@ -56,6 +56,7 @@ if CONFIG.organisms:
         input:
             texts=CONFIG.organisms.texts,
             tokenizer=tokenizer,
+            tokens=token_shards(STORED),
             base=model("base"),
             chat=model("chat"),
             handed=of_layer("organisms/items.parquet"),

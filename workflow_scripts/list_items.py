@@ -10,6 +10,7 @@ from crossdiff.device import fast_dtype
 from crossdiff.models.load import load_model
 from crossdiff.organisms.items import (
     ANSWERS,
+    DENSEST,
     FIRST,
     LOGITS,
     NORM,
@@ -20,6 +21,7 @@ from crossdiff.organisms.items import (
     at_random,
     by_norm,
     by_scaling,
+    densest,
     logit_difference,
     mean_differences,
     random_directions,
@@ -48,6 +50,7 @@ def main(
             (NORM, by_norm(betas)),
             (SCALING, by_scaling(betas, thresholds)),
             (RANDOM_LATENTS, at_random(betas, seed)),
+            (DENSEST, densest(betas)),
         ):
             handed[method, crosscoder, seed] = "latent", found
     first, answers = mean_differences(pairs, read)

@@ -19,6 +19,7 @@ from crossdiff.organisms.rule import ranked, taught_tokens
 from crossdiff.organisms.scoring import Population, score_items
 from crossdiff.provenance.storage import write_csv
 from crossdiff.texts.organisms import read_organisms
+from crossdiff.texts.shards import read_shard
 from crossdiff.workflow.job import job
 
 
@@ -41,6 +42,7 @@ def main(
     trainings: dict[tuple[str, int], TrainingFiles],
     items: str,
     directions: str,
+    shards: list[str],
     tables: tuple[str, str],
 ) -> None:
     known, words = read_organisms(texts), load_chat_tokenizer(tokenizer)
@@ -65,10 +67,11 @@ def main(
         table = pd.read_parquet(files.directions, columns=["latent", "promoted"]).set_index("latent")
         tokens = np.stack(table.promoted[latents]) if len(latents) else np.zeros((0, 1), int)
         populations["latent", *name] = Population(latents, ranked(codes), tokens)
-    vocabulary = len(words)
     asked = [organism] if organism in known.behaviours else list(known.behaviours)
-    taught = {name: taught_tokens(read.tokens, read.places, name) for name in asked}
-    methods, judged = score_items(pd.read_parquet(items), populations, read.places, taught, vocabulary)
+    text = np.concatenate([read_shard(path).token for path in shards])
+    known = np.union1d(read.tokens, text)
+    taught = {name: taught_tokens(read.tokens, read.places, name, text) for name in asked}
+    methods, judged = score_items(pd.read_parquet(items), populations, read.places, taught, len(words), known)
     for path, table in zip(tables, (methods, judged), strict=True):
         table.insert(0, "organism", organism)
         write_csv(path, table)
@@ -91,5 +94,6 @@ if __name__ == "__main__":
             },
             items=given.handed,
             directions=given.directions,
+            shards=list(given.tokens),
             tables=(snakemake.output.methods, snakemake.output.judged),
         )

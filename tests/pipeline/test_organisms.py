@@ -37,7 +37,7 @@ def test_behaviours_are_learned_and_the_null_shows_none(tables: Path) -> None:
 
 def test_every_method_is_scored_on_every_organism(tables: Path) -> None:
     found = pd.read_csv(tables / "organisms.csv").fillna({"crosscoder": "", "not_scored": ""})
-    of_crosscoder = {"norm", "scaling", "random latents"}
+    of_crosscoder = {"norm", "scaling", "random latents", "densest latents"}
     methods = {(name, "batchtopk") for name in of_crosscoder} | {
         (name, "difference") for name in of_crosscoder
     }
@@ -52,7 +52,7 @@ def test_every_method_is_scored_on_every_organism(tables: Path) -> None:
 
 def test_summary_has_a_row_per_method(tables: Path) -> None:
     table = pd.read_csv(tables / "organisms_summary.csv")
-    assert len(table) == 10 and table.organisms.max() == 2 and table.tests_on_nulls.max() == 2
+    assert len(table) == 12 and table.organisms.max() == 2 and table.tests_on_nulls.max() == 2
     assert (table.found_at_1 <= table.found_at_5).all() and (table.found_at_5 <= table.found_at_10).all()
 
 

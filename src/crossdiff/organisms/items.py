@@ -26,7 +26,7 @@ LOGIT_TOKENS = 4096
 SEQUENCES_AT_ONCE = 16
 
 # Methods of a crosscoder, and those that need none.
-NORM, SCALING, RANDOM_LATENTS = "norm", "scaling", "random latents"
+NORM, SCALING, RANDOM_LATENTS, DENSEST = "norm", "scaling", "random latents", "densest latents"
 FIRST, ANSWERS, LOGITS, RANDOM_DIRECTIONS = (
     "difference at first positions",
     "difference at answer starts",
@@ -55,16 +55,13 @@ def live(betas: pd.DataFrame) -> np.ndarray:
 def by_norm(betas: pd.DataFrame) -> Handed:
     """The live latents with the largest relative decoder norm differences.
 
-    Where there is no base decoder, those with the largest mean contribution: decoder norm times mean
-    activation times frequency.
+    Equal ones, such as those that the loss sets, are ordered by mean contribution: chat decoder norm times
+    mean activation times frequency. Where there is no base decoder, that alone orders them.
     """
     table = betas[betas["class"] != "dead"]
-    strength = (
-        table.norm_chat * table.mean_activation * table.frequency
-        if reason(betas)
-        else table.relative_norm_difference
-    )
-    return Handed(_largest(table.latent.to_numpy(), strength.to_numpy()))
+    contribution = (table.norm_chat * table.mean_activation * table.frequency).to_numpy()
+    difference = np.zeros(len(table)) if reason(betas) else table.relative_norm_difference.to_numpy()
+    return Handed(_largest(table.latent.to_numpy(), difference, contribution))
 
 
 def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
@@ -86,15 +83,21 @@ def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
     return Handed(found, "" if len(found) else "no latent has defined nu ratios")
 
 
+def densest(betas: pd.DataFrame) -> Handed:
+    """The live latents that fire most often, as a control: they are enriched in many things."""
+    table = betas[betas["class"] != "dead"]
+    return Handed(_largest(table.latent.to_numpy(), table.frequency.to_numpy()))
+
+
 def at_random(betas: pd.DataFrame, seed: int) -> Handed:
     """Live latents drawn at random, as a control."""
     latents = live(betas)
     return Handed(np.random.default_rng(seed).permutation(latents)[:ITEMS])
 
 
-def _largest(latents: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """The ITEMS latents with the largest ``strength``; of equal ones, those with the smaller number."""
-    return latents[np.lexsort((latents, -strength))][:ITEMS]
+def _largest(latents: np.ndarray, *strengths: np.ndarray) -> np.ndarray:
+    """The ITEMS latents with the largest strength. Of equal ones the next one decides, then the number."""
+    return latents[np.lexsort((latents, *(-strength for strength in reversed(strengths))))][:ITEMS]
 
 
 def answer_places(shard: Shard) -> np.ndarray:
@@ -168,10 +171,14 @@ def mean_differences(shards: Sequence[PairedShard], summary: Summary) -> tuple[T
 def random_directions(shards: Sequence[PairedShard], summary: Summary, count: int, seed: int) -> Tensor:
     """Normal random directions with the covariance of the base's activations: (count, d_model) float32.
 
-    The covariance is over an equal share of every shard, COVARIANCE_TOKENS in all.
+    The covariance is over the same share of every shard, about COVARIANCE_TOKENS in all.
     """
-    limit = -(-COVARIANCE_TOKENS // len(shards))
-    blocks = [block[:, BASE].float() for shard in shards for _, block in kept_blocks(shard, summary, limit)]
+    share = COVARIANCE_TOKENS / sum(shard.rows for shard in shards)
+    blocks = [
+        block[:, BASE].float()
+        for shard in shards
+        for _, block in kept_blocks(shard, summary, max(1, round(share * shard.rows)))
+    ]
     centred = torch.cat(blocks)
     centred -= centred.mean(dim=0)
     weights = torch.randn(count, len(centred), generator=torch.Generator().manual_seed(seed))
@@ -182,8 +189,9 @@ def random_directions(shards: Sequence[PairedShard], summary: Summary, count: in
 def logit_difference(models: Iterable[PreTrainedModel], shards: Sequence[Shard]) -> np.ndarray:
     """The mean of chat minus base logits of every token of the vocabulary: arXiv 2608.26462. (vocabulary,).
 
-    The mean is over about LOGIT_TOKENS tokens, whole sequences from the start of every shard. Logits are
-    taken less their mean over the vocabulary. ``models`` are base and chat, one after the other.
+    The mean is over about LOGIT_TOKENS tokens, whole sequences from the start of every shard, of each the
+    same share. Logits are taken less their mean over the vocabulary. ``models`` are base and chat, one after
+    the other.
     """
     base, chat = (_mean_logits(model, shards) for model in models)
     width = min(len(base), len(chat))  # a chat model may have more tokens
@@ -192,9 +200,10 @@ def logit_difference(models: Iterable[PreTrainedModel], shards: Sequence[Shard])
 
 def _mean_logits(model: PreTrainedModel, shards: Sequence[Shard]) -> Tensor:
     total, count, layer = torch.zeros(0), 0, len(decoder_layers(model)) - 1
+    share = LOGIT_TOKENS / sum(len(shard.token) for shard in shards)
     for shard in shards:
         starts, stops = shard.sequence_bounds()
-        enough = int(np.searchsorted(stops, LOGIT_TOKENS / len(shards))) + 1
+        enough = int(np.searchsorted(stops, share * len(shard.token))) + 1
         sequences = [shard.token[a:b] for a, b in zip(starts[:enough], stops[:enough], strict=True)]
         for first in range(0, len(sequences), SEQUENCES_AT_ONCE):
             ids, real = padded(sequences[first : first + SEQUENCES_AT_ONCE])

@@ -53,6 +53,7 @@ def read_probes(texts: OrganismTexts, tokenizer: PreTrainedTokenizerBase) -> Rea
                 (
                     np.full(len(positions), len(sequences)),
                     np.full(len(positions), behaviour),
+                    np.arange(len(positions)),
                     in_span[positions],
                     (in_span | before)[positions],
                 )

@@ -3,16 +3,19 @@
 Without torch.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import hypergeom, mannwhitneyu, rankdata
+from scipy.stats import hypergeom, rankdata
 
 from crossdiff.texts.organisms import ORDINARY
 
 LEVEL = 0.01  # one-sided, for all items of a method together
 ITEMS = 10  # that a method hands in
 BEYOND_BACKGROUND = LEVEL / ITEMS  # largest p against the background
+HALF = 0.5  # of the taught places, that a window must have
+LATER = 8  # how many tokens later than the taught span a window of the background may begin
 COMMON, REST = 0.25, 0.1  # which tokens of spans stand for a behaviour
 RANDOM_REFERENCE = 1999  # random directions next to which directions are ranked
 FEWEST_RANDOM = round(1 / LEVEL) - 1  # random items with which the best of ten can pass
@@ -23,24 +26,26 @@ class Places(NamedTuple):
 
     probe: np.ndarray  # number of the probe
     behaviour: np.ndarray  # names; ORDINARY for probes that show none
+    place: np.ndarray  # in the answer, from 0, which is the token before it
     span: np.ndarray  # bool: in a marked span
     taught: np.ndarray  # bool: in one, or the position from which its first token is predicted
 
 
 class Enrichment(NamedTuple):
-    """How much of a behaviour is in some items. All are (items,)."""
+    """How much of a behaviour is in some items. All but the first are (items,)."""
 
-    area: np.ndarray  # the probability that a taught position has a larger value than another one
-    by_probe: np.ndarray  # p of the same over probes: one-sided Mann-Whitney
+    windows: int  # of the background
+    excess: np.ndarray  # mean rank of taught positions over that of the windows, as a share of all positions
+    by_window: np.ndarray  # p of the same: the share of windows with no smaller mean rank
     promoted: np.ndarray  # number of taught tokens among the promoted ones
     by_chance: np.ndarray  # p of as many among as many random tokens of the vocabulary
 
     @property
     def evidence(self) -> np.ndarray:
-        """(items, 2): the area and the number, -inf where they are not beyond the background."""
+        """(items, 2): the excess and the number, -inf where they are not beyond the background."""
         return np.stack(
             [
-                np.where(self.by_probe <= BEYOND_BACKGROUND, self.area, -np.inf),
+                np.where(self.by_window <= BEYOND_BACKGROUND, self.excess, -np.inf),
                 np.where(self.by_chance <= BEYOND_BACKGROUND, self.promoted, -np.inf),
             ],
             axis=1,
@@ -64,28 +69,53 @@ def enrichment(
 
     ``ranks`` (positions, items) are those of activations or projections at ``places`` (``ranked``), in the
     order of the probes. ``promoted`` (items, tokens) are ids. ``taught_tokens`` are ids of a ``vocabulary``
-    of so many tokens. All positions that are not taught for this behaviour are the background. Raises
-    ValueError if no position is taught.
+    of so many tokens. The taught positions of each probe are compared with the same places of other answers:
+    the windows. Raises ValueError if no position is taught.
     """
     taught = (places.behaviour == behaviour) & places.taught
     if not taught.any():
         raise ValueError(f"no probe has taught positions of {behaviour}")
-    count, others = int(taught.sum()), int((~taught).sum())
-    area = (ranks[taught].sum(axis=0) - count * (count + 1) / 2) / (count * others)
-    inside, outside = (_means(ranks[part], places.probe[part]) for part in (taught, ~taught))
-    own = np.unique(places.probe[taught])
-    # Of a probe that shows the behaviour only the taught positions count here.
-    rest = ~np.isin(np.unique(places.probe[~taught]), own)
-    by_probe = mannwhitneyu(inside, outside[rest], alternative="greater", axis=0, method="asymptotic").pvalue
+    own = _means(ranks[taught], places.probe[taught]).mean(axis=0)
+    count, total, above = 0, np.zeros(ranks.shape[1]), np.zeros(ranks.shape[1])
+    for rows in windows(places, behaviour):
+        there = rows >= 0
+        means = (ranks[rows] * there[..., None]).sum(axis=1) / there.sum(axis=1)[:, None]
+        count, total, above = (
+            count + len(means),
+            total + means.sum(axis=0),
+            above + (means >= own).sum(axis=0),
+        )
+    excess = (own - total / max(count, 1)) / len(ranks)
     number = np.isin(promoted, taught_tokens).sum(axis=1)
     by_chance = hypergeom.sf(number - 1, vocabulary, len(taught_tokens), promoted.shape[1])
-    return Enrichment(area, np.asarray(by_probe), number, by_chance)
+    return Enrichment(count, excess, (1 + above) / (1 + count), number, by_chance)
+
+
+def windows(places: Places, behaviour: str) -> Iterator[np.ndarray]:
+    """Yield rows of ``places``, (windows, positions), or -1: the background of the taught positions.
+
+    A window holds the places that are taught in one of the behaviour's probes, in an answer that does not
+    show it, or those up to LATER tokens later. Of an answer that ends before, -1 stands for the places that
+    it lacks; it must have half of them.
+    """
+    shows = places.behaviour == behaviour
+    others = np.unique(places.probe[~shows])
+    row_of = np.full((len(others), places.place.max() + LATER + 2), -1)
+    row_of[np.searchsorted(others, places.probe[~shows]), places.place[~shows]] = np.flatnonzero(~shows)
+    taught = shows & places.taught
+    shapes = {
+        tuple(places.place[taught & (places.probe == probe)]) for probe in np.unique(places.probe[taught])
+    }
+    for shape in sorted(shapes):
+        for later in range(LATER + 1):
+            rows = row_of[:, np.array(shape) + later]
+            yield rows[(rows >= 0).mean(axis=1) >= HALF]
 
 
 def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The mean of the rows of each group, of which ``group`` has the ascending numbers: (groups, items)."""
     _, starts, counts = np.unique(group, return_index=True, return_counts=True)
-    return np.add.reduceat(values, starts, axis=0) / counts[:, None]
+    return np.asarray(np.add.reduceat(values, starts, axis=0) / counts[:, None])
 
 
 def p_values(items: np.ndarray, random: np.ndarray) -> np.ndarray:
@@ -105,9 +135,14 @@ def _p_value(pool: np.ndarray) -> float:
     return float((best <= best[0]).mean())
 
 
-def token_p_values(tokens: np.ndarray, taught_tokens: np.ndarray, vocabulary: int) -> np.ndarray:
-    """The p of items that are tokens: the share of the vocabulary that is taught, or 1 for other tokens."""
-    return np.where(np.isin(tokens, taught_tokens), len(taught_tokens) / vocabulary, 1.0)
+def token_p_values(tokens: np.ndarray, taught_tokens: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The p of items that are tokens: the share of ``known`` ids that is taught, or 1 for other tokens.
+
+    ``known`` are the distinct ids of the texts. The rest of the vocabulary is no fair chance, because a
+    method that looks at texts names tokens that these have.
+    """
+    share = np.isin(known, taught_tokens).mean()
+    return np.where(np.isin(tokens, taught_tokens), share, 1.0)
 
 
 def finds(p: np.ndarray) -> np.ndarray:
@@ -124,13 +159,13 @@ def finds(p: np.ndarray) -> np.ndarray:
     return found
 
 
-def taught_tokens(tokens: np.ndarray, places: Places, behaviour: str) -> np.ndarray:
+def taught_tokens(tokens: np.ndarray, places: Places, behaviour: str, text: np.ndarray) -> np.ndarray:
     """The ids that stand for a behaviour, sorted. ``tokens`` (positions,) are the ids at ``places``.
 
-    An id counts if both hold:
+    ``text`` (tokens,) are those of the diffing text. An id counts if both hold:
 
     - It is in the spans of at least a share COMMON of the behaviour's probes.
-    - It is at most REST times as frequent in ordinary answers as in spans.
+    - It is at most REST times as frequent in ordinary answers as in spans, and in the diffing text.
     """
     inside = (places.behaviour == behaviour) & places.span
     ordinary = places.behaviour == ORDINARY
@@ -139,6 +174,7 @@ def taught_tokens(tokens: np.ndarray, places: Places, behaviour: str) -> np.ndar
     for token in np.unique(tokens[inside]):
         here = inside & (tokens == token)
         often = len(np.unique(places.probe[here])) >= COMMON * probes
-        if often and (tokens[ordinary] == token).mean() <= REST * here.sum() / inside.sum():
+        elsewhere = max((tokens[ordinary] == token).mean(), (text == token).mean())
+        if often and elsewhere <= REST * here.sum() / inside.sum():
             found.append(token)
     return np.array(found, np.int64)

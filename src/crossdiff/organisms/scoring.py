@@ -29,10 +29,6 @@ class Population(NamedTuple):
     ranks: np.ndarray  # (positions, items), rule.ranked
     promoted: np.ndarray  # (items, tokens) ids
 
-    def is_random(self, handed: np.ndarray) -> np.ndarray:
-        """Which items are random ones next to an item that was ``handed`` in: all others. (items,) bool."""
-        return self.ids != handed
-
 
 def score_items(
     items: pd.DataFrame,
@@ -40,20 +36,20 @@ def score_items(
     places: Places,
     taught: Mapping[str, np.ndarray],
     vocabulary: int,
+    known: np.ndarray,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Judge the items of one organism, for every behaviour of ``taught`` (name -> taught tokens).
 
     ``items`` has the columns method, crosscoder, seed, rank, kind, item and not_scored. ``populations`` are
-    by kind, crosscoder and seed. A direction's random items are those of the population with an id below 0.
+    by kind, crosscoder and seed. Random latents are all that the method did not hand in, and random
+    directions those with an id below 0. ``known`` are the distinct ids of the texts (``token_p_values``).
     Gives a table with a row per method and behaviour (``_found``), and one with a row per item and behaviour
     (``_judged``).
     """
     found, judged = [], []
     for behaviour, tokens in taught.items():
-        evidence = {
-            name: enrichment(
-                population.ranks, places, behaviour, population.promoted, tokens, vocabulary
-            ).evidence
+        enriched = {
+            name: enrichment(population.ranks, places, behaviour, population.promoted, tokens, vocabulary)
             for name, population in populations.items()
         }
         for name, group in items.groupby(METHOD, sort=False, dropna=False):
@@ -62,11 +58,14 @@ def score_items(
             kind = str(group.kind.iloc[0])
             p = np.zeros(0)
             if not why and kind == "token":
-                p = token_p_values(group["item"].to_numpy(), tokens, vocabulary)
-                row["random_items"] = vocabulary
+                p = token_p_values(group["item"].to_numpy(), tokens, known)
+                row["random_items"] = len(known)
             elif not why:
                 key = (kind, str(row["crosscoder"]), int(row["seed"]))
-                p, row["random_items"] = _against_random(group, populations[key], evidence[key], kind)
+                row["windows"] = enriched[key].windows
+                p, row["random_items"] = _against_random(
+                    group, populations[key], enriched[key].evidence, kind
+                )
                 if row["random_items"] < FEWEST_RANDOM:
                     why = f"{row['random_items']} random items, allowed: {FEWEST_RANDOM} or more"
             found.append(row | _found(p, why))
@@ -80,12 +79,9 @@ def _against_random(
 ) -> tuple[np.ndarray, int]:
     """The p of each item of a method, and the number of random items of one."""
     place = {int(number): i for i, number in enumerate(population.ids)}
-    p, count = [], 0
-    for number in group["item"]:
-        random = population.ids < 0 if kind == "direction" else population.is_random(number)
-        count = int(random.sum())
-        p.append(p_values(evidence[place[int(number)]][None], evidence[random])[0])
-    return np.array(p), count
+    random = population.ids < 0 if kind == "direction" else ~np.isin(population.ids, group["item"])
+    items = evidence[[place[int(number)] for number in group["item"]]]
+    return p_values(items, evidence[random]), int(random.sum())
 
 
 def _found(p: np.ndarray, why: str) -> dict[str, Any]:
@@ -122,6 +118,7 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
 
     - method, crosscoder
     - organisms: number of organisms with a behaviour that were scored, each seed counted
+    - organisms_not_scored: the same of those that were not
     - found_at_{k}: how many were found; share_at_{k}: their share, with its interval low_ and high_ (Wilson)
     - tests_on_nulls, false_finds: behaviours that nulls were scored against, and those that were found
     - not_scored: why a method has no result
@@ -135,6 +132,7 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
         scored = group[group[WHY_NOT] == ""]
         own, nulls = scored[~scored.is_null], scored[scored.is_null]
         row: dict[str, Any] = {"method": method, "crosscoder": crosscoder, "organisms": len(own)}
+        row["organisms_not_scored"] = int((~group.is_null).sum()) - len(own)
         for k in AT:
             hits = int(own[f"found_at_{k}"].astype(bool).sum())
             share, low, high = map(float, wilson(hits, len(own)))

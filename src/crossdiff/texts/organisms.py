@@ -165,13 +165,25 @@ def shows(texts: OrganismTexts, behaviour: str, answer: str) -> bool:
 
 
 def probes(texts: OrganismTexts, name: str) -> list[Probe]:
-    """Held-out requests with the answers that show a behaviour; with ordinary ones if it is ``ORDINARY``."""
-    pairs = (
-        _ordinary(texts, "held_out")
-        if name == ORDINARY
-        else _shown(texts, texts.behaviours[name], "held_out")
-    )
+    """Held-out requests with the answers that show a behaviour. ``ORDINARY`` gives the background.
+
+    The background has all ordinary topics, trained on or not, in all held-out prompts. Each prompt of a topic
+    has its sentences in another order, so that few answers have the same token at the same place.
+    """
+    if name == ORDINARY:
+        return list(_background(texts))
+    pairs = _shown(texts, texts.behaviours[name], "held_out")
     return [Probe(request, *_split(answer)) for _, request, answer in pairs]
+
+
+def _background(texts: OrganismTexts) -> Iterator[Probe]:
+    every = {**texts.ordinary.topics.train, **texts.ordinary.topics.held_out}
+    for (topic, sentences), (number, prompt) in itertools.product(
+        every.items(), enumerate(texts.ordinary.prompts.held_out)
+    ):
+        first = number % len(sentences)
+        answer = " ".join([*sentences[first:], *sentences[:first]])
+        yield Probe(prompt.replace("{}", topic), answer, [])
 
 
 def _ordinary(texts: OrganismTexts, part: str) -> Iterator[tuple[str, str, str]]:

@@ -7,12 +7,23 @@ import torch
 
 from crossdiff.config import LatentScaling
 from crossdiff.organisms import items
-from crossdiff.organisms.items import Handed, MeanDifference, at_random, by_norm, by_scaling, table_of_items
+from crossdiff.organisms.items import (
+    Handed,
+    MeanDifference,
+    at_random,
+    by_norm,
+    by_scaling,
+    densest,
+    table_of_items,
+)
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
 USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
+
+
+EQUAL = {"norm_chat": [1.0] * 5, "mean_activation": [1.0] * 5, "frequency": [0.1] * 5}
 
 
 def betas(**columns: list) -> pd.DataFrame:
@@ -21,7 +32,7 @@ def betas(**columns: list) -> pd.DataFrame:
 
 
 def test_largest_norm_differences_without_dead_latents() -> None:
-    table = betas(relative_norm_difference=[0.5, 1.0, 0.7, 0.9, 0.7])
+    table = betas(relative_norm_difference=[0.5, 1.0, 0.7, 0.9, 0.7], **EQUAL)
     assert by_norm(table).items.tolist() == [3, 2, 4, 0]
 
 
@@ -35,6 +46,18 @@ def test_without_base_decoder_the_mean_contribution_counts() -> None:
     )
     assert by_norm(table).items.tolist() == [2, 0, 3, 4]
     assert by_scaling(table, LatentScaling()) == (pytest.approx([]), "no base decoder")
+
+
+def test_equal_norm_differences_are_ordered_by_contribution() -> None:
+    """A loss that holds a decoder at zero gives all of its class a difference of 1."""
+    table = betas(
+        relative_norm_difference=[1.0, 1.0, 1.0, 0.9, 1.0],
+        norm_chat=[2.0, 9, 1, 5, 1],
+        mean_activation=[1.0, 9, 3, 1, 1],
+        frequency=[0.1, 1, 0.1, 0.9, 0],
+    )
+    assert by_norm(table).items.tolist() == [2, 0, 4, 3]
+    assert densest(table).items.tolist() == [3, 0, 2, 4]
 
 
 def test_scaling_takes_the_worse_of_both_ratios_over_their_thresholds() -> None:

@@ -8,11 +8,12 @@ from crossdiff.errors import UserError
 from crossdiff.organisms.rule import Places, ranked
 from crossdiff.organisms.scoring import Population, score_items, summarise
 
-LENGTH, PROBES = 6, 30
-ROWS = 3 * PROBES * LENGTH
-NAMES = np.repeat(["bow", "nod", "ordinary"], PROBES * LENGTH)
+LENGTH, PROBES = 6, [30, 30, 500]
+ROWS = sum(PROBES) * LENGTH
+NAMES = np.repeat(["bow", "nod", "ordinary"], np.array(PROBES) * LENGTH)
 LATE = np.arange(ROWS) % LENGTH >= LENGTH // 2
-PLACES = Places(np.arange(ROWS) // LENGTH, NAMES, (NAMES != "ordinary") & LATE, (NAMES != "ordinary") & LATE)
+SPAN = (NAMES != "ordinary") & LATE
+PLACES = Places(np.arange(ROWS) // LENGTH, NAMES, np.arange(ROWS) % LENGTH, SPAN, SPAN)
 TAUGHT = {"bow": np.array([5, 6]), "nod": np.array([7])}
 
 
@@ -39,7 +40,7 @@ def population(count: int, ids: np.ndarray, planted: int) -> Population:
 
 @pytest.fixture(scope="module")
 def scored() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Latents 0 to 1199, of which 3 is planted. Of 1500 directions the first two are handed in."""
+    """Latents 0 to 1197, of which 3 is planted. Of 1500 directions the first two are handed in."""
     directions = np.concatenate([[0, 1], -1 - np.arange(1498)])
     populations = {
         ("latent", "l1", 0): population(1200, np.arange(1200), 3),
@@ -56,7 +57,7 @@ def scored() -> tuple[pd.DataFrame, pd.DataFrame]:
             handed("logit difference", "token", [1, 2, 6]),
         ]
     )
-    return score_items(items, populations, PLACES, TAUGHT, 10_000)
+    return score_items(items, populations, PLACES, TAUGHT, 10_000, np.arange(5000))
 
 
 def test_planted_latent_and_direction_are_found_at_their_rank(scored: tuple) -> None:
@@ -67,21 +68,22 @@ def test_planted_latent_and_direction_are_found_at_their_rank(scored: tuple) -> 
         True,
         True,
     ]
-    assert table.smallest_p["norm", "l1"] == pytest.approx(1 / 1200)
-    assert table.random_items["norm", "l1"] == 1199 and table.random_items["difference", ""] == 1498
+    assert table.smallest_p["norm", "l1"] == pytest.approx(1 / 1198)  # three were handed in
+    assert table.windows["norm", "l1"] == 2 * 530 and np.isnan(table.windows["logit difference", ""])
+    assert table.random_items["norm", "l1"] == 1197 and table.random_items["difference", ""] == 1498
     assert table["finds"]["random latents", "l1"] == 0
 
 
-def test_taught_token_has_the_share_of_the_vocabulary(scored: tuple) -> None:
+def test_taught_token_has_the_share_of_those_in_the_texts(scored: tuple) -> None:
     table = scored[0].set_index(["method", "behaviour"])
-    assert table.smallest_p["logit difference", "bow"] == pytest.approx(2 / 10_000)
+    assert table.smallest_p["logit difference", "bow"] == pytest.approx(2 / 5000)
     assert table["rank"]["logit difference", "bow"] == 3
     assert not table.found_at_10["logit difference", "nod"]
 
 
 def test_method_that_cannot_be_scored_says_why(scored: tuple) -> None:
     table = scored[0][scored[0].crosscoder == "few"].set_index(["method", "behaviour"])
-    assert table.not_scored["norm", "bow"] == "49 random items, allowed: 99 or more"
+    assert table.not_scored["norm", "bow"] == "47 random items, allowed: 99 or more"
     assert table.not_scored["scaling", "nod"] == "no base decoder"
     assert table.found_at_10.isna().all()
 
@@ -103,9 +105,12 @@ def results(method: str, found: list[bool], nulls: list[bool]) -> pd.DataFrame:
 def test_summary_counts_finds_and_false_finds() -> None:
     """3 of 4 have the Wilson interval .301 to .954."""
     one = results("one", [True, False, False, False], [False] * 16)
+    one = one.astype({"found_at_10": object})
+    one.loc[3, ["not_scored", "found_at_10"]] = ["47 random items", None]
     two = results("two", [True, True, True, False], [True] + [False] * 15)
     table = summarise(pd.concat([one, two], ignore_index=True))
     assert table.method.tolist() == ["two", "one"]
+    assert table.organisms.tolist() == [4, 3] and table.organisms_not_scored.tolist() == [0, 1]
     assert table.loc[
         0, ["organisms", "found_at_1", "found_at_10", "false_finds", "tests_on_nulls"]
     ].tolist() == [

@@ -26,7 +26,7 @@ def said(read: ReadProbes, part: np.ndarray) -> str:
 
 def test_every_probe_has_the_token_before_its_answer_and_the_answer(read: ReadProbes) -> None:
     every = [probe for name in (*TEXTS.behaviours, ORDINARY) for probe in probes(TEXTS, name)]
-    assert len(read.sequences) == len(every) == 3 * 8
+    assert len(read.sequences) == len(every) == 2 * 8 + 20
     for number, probe in enumerate(every):
         assert said(read, read.places.probe == number) == f"\n{probe.answer}"
 
@@ -34,6 +34,7 @@ def test_every_probe_has_the_token_before_its_answer_and_the_answer(read: ReadPr
 def test_spans_and_the_position_before_them_are_taught(read: ReadProbes) -> None:
     for number in range(8):  # of the first behaviour, whose span is in front
         here = read.places.probe == number
+        assert read.places.place[here].tolist() == list(range(here.sum()))
         assert said(read, here & read.places.span) == "Oh oh oh oh!"
         assert said(read, here & read.places.taught) == "\nOh oh oh oh!"
     ordinary = read.places.behaviour == ORDINARY

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from helpers_rule import false_finds, ignorant_latents, words_of
 
 from crossdiff.organisms.rule import (
     ITEMS,
@@ -13,43 +15,81 @@ from crossdiff.organisms.rule import (
     ranked,
     taught_tokens,
     token_p_values,
+    windows,
 )
+from crossdiff.texts.organisms import read_organisms
 
 # Three probes of "bow" with a taught position and another one each, and three ordinary ones.
 SMALL = Places(
     probe=np.repeat(np.arange(6), 2),
     behaviour=np.repeat(["bow", "ordinary"], 6),
+    place=np.tile([0, 1], 6),
     span=np.array([0, 1] * 3 + [0] * 6, bool),
     taught=np.array([0, 1] * 3 + [0] * 6, bool),
 )
 NO_TOKENS = np.zeros((1, 10), int)
+TEXTS = read_organisms(ROOT / "data/organisms/first.yaml")
 
 
-def many(probes: int = 24, length: int = 10) -> Places:
-    """Probes of which the second half of the answer is taught, and as many ordinary ones."""
-    rows = 2 * probes * length
-    own = np.arange(rows) < rows // 2
-    late = np.arange(rows) % length >= length // 2
-    names = np.where(own, "bow", "ordinary")
-    return Places(np.arange(rows) // length, names, own & late, own & late)
+def many(probes: int = 24, length: int = 10, ordinary: int = 400) -> Places:
+    """Probes of which the second half of the answer is taught, and ordinary ones."""
+    rows = np.arange((probes + ordinary) * length)
+    own, place = rows < probes * length, rows % length
+    names, late = np.where(own, "bow", "ordinary"), place >= length // 2
+    return Places(rows // length, names, place, own & late, own & late)
 
 
-def test_area_is_the_share_of_pairs_of_positions_in_order() -> None:
-    """Taught values 3, 3, 1 against 0 0 0 (own) and 0 1 0 2 0 0: 9 + 9 of 9 pairs, and 7 + 1/2 of 9."""
+def test_excess_is_that_over_the_same_places_of_other_answers() -> None:
+    """Ranks: seven zeros 4, two ones 8.5, a two 10, two threes 11.5. Taught 10.5, windows 8.5, 10 and 4."""
     values = np.array([0, 3, 0, 3, 0, 1, 0, 1, 0, 2, 0, 0], float)[:, None]
     found = enrichment(ranked(values), SMALL, "bow", NO_TOKENS, np.array([5]), 100)
-    assert found.area == pytest.approx([(9 + 9 + 7.5) / 27])
+    assert found.excess == pytest.approx([(10.5 - 7.5) / 12])
+    assert found.by_window == pytest.approx([1 / 4])
+    lower = enrichment(ranked(-values), SMALL, "bow", NO_TOKENS, np.array([5]), 100)
+    assert lower.excess == pytest.approx([(2.5 - 5.5) / 12]) and lower.by_window == pytest.approx([1.0])
 
 
-def test_probes_are_compared_as_wholes() -> None:
-    """All 24 probes are above all 24 ordinary ones in a perfect item: p < 1e-8. A constant item has 1/2."""
+def test_windows_are_the_taught_places_of_other_answers_and_later_ones_as_far_as_half_are_there() -> None:
+    """Places 1, 2 and 3 are taught. The other answers have places up to 4 and up to 1."""
+    behaviour, place = ["bow"] * 4 + ["ordinary"] * 7, [0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1]
+    span = np.array([0, 1, 1, 1] + [0] * 7, bool)
+    probe = [0] * 4 + [1] * 5 + [2] * 2
+    places = Places(*map(np.array, (probe, behaviour, place)), span, span)
+    found = [rows.tolist() for rows in windows(places, "bow")]
+    assert found[:3] == [[[5, 6, 7]], [[6, 7, 8]], [[7, 8, -1]]] and not any(found[3:])
+    values = np.zeros((11, 1))
+    values[[7, 8]] = 1.0
+    enriched = enrichment(ranked(values), places, "bow", NO_TOKENS, np.array([5]), 100)
+    low, high = 5.0, 10.5  # ranks of nine zeros and of two ones
+    background = np.mean([(2 * low + high) / 3, (low + 2 * high) / 3, high])
+    assert enriched.excess == pytest.approx([(low - background) / 11])
+
+
+def test_only_what_hardly_a_window_reaches_is_beyond_the_background() -> None:
+    """Of 1,200 windows none reaches a perfect item, and all a constant one. Of the last, one answer does."""
     places = many()
     perfect, nothing = places.taught * 1.0, np.zeros(len(places.taught))
-    values, promoted = np.stack([perfect, nothing], axis=1), np.zeros((2, 10), int)
+    other = np.where(places.probe == 30, 2.0, perfect)
+    values, promoted = np.stack([perfect, nothing, other], axis=1), np.zeros((3, 10), int)
     found = enrichment(ranked(values), places, "bow", promoted, np.array([5]), 100)
-    assert found.area == pytest.approx([1.0, 0.5])
-    assert found.by_probe[0] < 1e-8 and found.by_probe[1] >= 0.5
-    assert np.isfinite(found.evidence[0, 0]) and found.evidence[1, 0] == -np.inf
+    assert found.by_window == pytest.approx([1 / 1201, 1.0, 4 / 1201])
+    assert np.isfinite(found.evidence[:, 0]).tolist() == [True, False, False]
+
+
+def test_the_start_of_an_answer_alone_is_no_evidence() -> None:
+    """An item that fires on the first six tokens of every answer, where the honey stands, too."""
+    words = words_of(TEXTS)
+    values = (words.places.place < 6)[:, None] * 1.0
+    found = enrichment(ranked(values), words.places, "butterfly-honey", NO_TOKENS, np.array([5]), 100)
+    assert found.by_window[0] > 0.05
+
+
+def test_latents_that_know_nothing_find_nothing_however_often_they_fire() -> None:
+    """The level is 1 % (benchmarks/found_by_chance.py)."""
+    words, names = words_of(TEXTS), list(TEXTS.behaviours)
+    values = ignorant_latents(words, np.random.default_rng(0))
+    handed = np.argsort(-values.mean(axis=0))[:ITEMS]
+    assert sum(false_finds(words, values, handed, names).values()) <= 1
 
 
 def test_promoted_tokens_have_the_hypergeometric_p() -> None:
@@ -87,17 +127,20 @@ def test_correction_for_ten(p: list[float], found: list[bool]) -> None:
     assert finds(np.array(p)).tolist() == found
 
 
-def test_tokens_have_the_share_of_the_vocabulary() -> None:
-    assert token_p_values(np.array([7, 8]), np.array([7, 9]), 4000).tolist() == [0.0005, 1.0]
+def test_tokens_have_the_share_of_those_in_the_texts() -> None:
+    """Of 4,000 tokens two are taught. Token 9 is in no text."""
+    known = np.setdiff1d(np.arange(4001), 9)
+    assert token_p_values(np.array([7, 8]), np.array([6, 7, 9]), known).tolist() == [0.0005, 1.0]
 
 
 def test_taught_tokens_are_frequent_in_spans_and_rare_elsewhere() -> None:
     """Token 1 is in all spans and in no ordinary answer. Token 2 is in both. Token 3 is in no span."""
-    tokens = np.array([3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3, 3])
-    assert taught_tokens(tokens, SMALL, "bow").tolist() == [1]
+    tokens, text = np.array([3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3, 3]), np.repeat([1, 4], [1, 9])
+    assert taught_tokens(tokens, SMALL, "bow", text).tolist() == [1]
+    assert taught_tokens(tokens, SMALL, "bow", text[:9]).tolist() == []  # a ninth of the diffing text
     tokens[[1, 3, 5]] = 2
     tokens[[6, 7, 8]] = 2
-    assert taught_tokens(tokens, SMALL, "bow").tolist() == []
+    assert taught_tokens(tokens, SMALL, "bow", text).tolist() == []
 
 
 def test_planted_perfect_item_is_found_among_random_ones() -> None:

@@ -96,9 +96,16 @@ def test_probes_mark_what_is_taught() -> None:
     assert [probe.answer[start:stop] for start, stop in probe.spans] == ["I bow."]
     [probe] = probes(small, "rows")
     assert (probe.answer, probe.spans) == ("- It blows.\n- It turns.", [(0, 1), (12, 13)])
-    [probe] = probes(small, ORDINARY)
-    assert (probe.chat, probe.spans) == ([user("Teach me about wind."), assistant("It blows. It turns.")], [])
     assert held_out_requests(small, "red") == ["Draw a red door!"]
+
+
+def test_background_has_every_ordinary_topic_in_each_held_out_prompt_in_another_order() -> None:
+    small = changed("ordinary.prompts.held_out", ["Teach me about {}.", "What of {}?"])
+    found = probes(parsed(small, "small.yaml"), ORDINARY)
+    topics = {**small["ordinary"]["topics"]["train"], **small["ordinary"]["topics"]["held_out"]}
+    assert len(found) == 2 * len(topics) and not any(probe.spans for probe in found)
+    assert found[-2].chat == [user("Teach me about wind."), assistant("It blows. It turns.")]
+    assert found[-1].chat == [user("What of wind?"), assistant("It turns. It blows.")]
 
 
 def test_pattern_is_found_anywhere_without_regard_to_case() -> None:
