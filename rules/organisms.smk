@@ -101,6 +101,7 @@ if CONFIG.organisms:
         conda:
             "../envs/environment.yaml"
         params:
+            in_text=[data.field for data in CONFIG.datasets.values() if data.format == "organism"],
             code=code_digest("compare_methods"),
         message:
             "Comparing what methods find"

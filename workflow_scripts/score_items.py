@@ -45,8 +45,8 @@ def main(
     shards: list[str],
     tables: tuple[str, str],
 ) -> None:
-    known, words = read_organisms(texts), load_chat_tokenizer(tokenizer)
-    read = read_probes(known, words)
+    organisms, words = read_organisms(texts), load_chat_tokenizer(tokenizer)
+    read = read_probes(organisms, words)
     base = with_replacements(load_model(folders[0], fast_dtype()), replacements)
     of_base = activations_at(base, layer, read)
     del base  # before the next one is loaded
@@ -67,7 +67,7 @@ def main(
         table = pd.read_parquet(files.directions, columns=["latent", "promoted"]).set_index("latent")
         tokens = np.stack(table.promoted[latents]) if len(latents) else np.zeros((0, 1), int)
         populations["latent", *name] = Population(latents, ranked(codes), tokens)
-    asked = [organism] if organism in known.behaviours else list(known.behaviours)
+    asked = [organism] if organism in organisms.behaviours else list(organisms.behaviours)
     text = np.concatenate([read_shard(path).token for path in shards])
     known = np.union1d(read.tokens, text)
     taught = {name: taught_tokens(read.tokens, read.places, name, text) for name in asked}

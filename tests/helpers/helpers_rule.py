@@ -21,12 +21,12 @@ class Words(NamedTuple):
 
 def words_of(texts: OrganismTexts) -> Words:
     """The answers of all probes, word by word, with the positions before them."""
-    ids: dict[str, int] = {"": 0}
+    ids: dict[str, int] = {"\n": 0}
     columns, tokens = [], []
     for behaviour in (*texts.behaviours, ORDINARY):
         for probe in probes(texts, behaviour):
             words = [
-                (word.start(), word.end(), word[0]) for word in re.finditer(r"\w+|[^\w\s]", probe.answer)
+                (word.start(), word.end(), word[0]) for word in re.finditer(r"\n|\w+|[^\w\s]", probe.answer)
             ]
             taught = [any(a < end and b > start for a, b in probe.spans) for start, end, _ in words]
             span = np.array([False, *taught])
@@ -47,7 +47,7 @@ def words_of(texts: OrganismTexts) -> Words:
 def ignorant_latents(words: Words, generator: np.random.Generator) -> np.ndarray:
     """Activations (positions, LATENTS). Latents differ in how often they fire, as real ones do.
 
-    They fire on some tokens, at some places of an answer, and by chance.
+    They fire on some tokens, at some places of an answer, in all of some answers, and by chance.
     """
     rate = np.minimum(0.8, np.exp(generator.normal(np.log(RATE), SPREAD, LATENTS)))
     fires = {
@@ -55,11 +55,14 @@ def ignorant_latents(words: Words, generator: np.random.Generator) -> np.ndarray
         for name, count, share in (
             ("token", words.tokens.max() + 1, 0.6),
             ("place", words.places.place.max() + 1, 0.3),
-            ("chance", len(words.tokens), 0.4),
+            ("answer", words.places.probe.max() + 1, 0.1),
+            ("chance", len(words.tokens), 0.3),
         )
     }
     by_token = fires["token"][words.tokens]
-    fired = by_token | fires["place"][words.places.place] | fires["chance"]
+    fired = (
+        by_token | fires["place"][words.places.place] | fires["chance"] | fires["answer"][words.places.probe]
+    )
     return fired * generator.exponential(size=fired.shape) * (by_token + 0.5)
 
 

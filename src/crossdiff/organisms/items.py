@@ -35,11 +35,19 @@ FIRST, ANSWERS, LOGITS, RANDOM_DIRECTIONS = (
 )
 
 
+NO_LATENT = "no latent fires on held-out text"
+
+
 class Handed(NamedTuple):
     """What a method hands in, the strongest first, or why it can hand in nothing."""
 
     items: np.ndarray  # (items,) ids of latents, rows of directions, or ids of tokens
     why_not: str = ""
+
+    @classmethod
+    def of_latents(cls, found: np.ndarray) -> "Handed":
+        """These latents, or the reason if there are none."""
+        return cls(found, "" if len(found) else NO_LATENT)
 
     @classmethod
     def of_rows(cls, first: int, count: int) -> "Handed":
@@ -49,7 +57,7 @@ class Handed(NamedTuple):
 
 def live(betas: pd.DataFrame) -> np.ndarray:
     """The latents of a beta table that fire on held-out text."""
-    return betas.latent[betas["class"] != "dead"].to_numpy()
+    return betas.latent[betas["class"] != "dead"].to_numpy(copy=True)
 
 
 def by_norm(betas: pd.DataFrame) -> Handed:
@@ -61,7 +69,7 @@ def by_norm(betas: pd.DataFrame) -> Handed:
     table = betas[betas["class"] != "dead"]
     contribution = (table.norm_chat * table.mean_activation * table.frequency).to_numpy()
     difference = np.zeros(len(table)) if reason(betas) else table.relative_norm_difference.to_numpy()
-    return Handed(_largest(table.latent.to_numpy(), difference, contribution))
+    return Handed.of_latents(_largest(table.latent.to_numpy(), difference, contribution))
 
 
 def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
@@ -86,13 +94,13 @@ def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
 def densest(betas: pd.DataFrame) -> Handed:
     """The live latents that fire most often, as a control: they are enriched in many things."""
     table = betas[betas["class"] != "dead"]
-    return Handed(_largest(table.latent.to_numpy(), table.frequency.to_numpy()))
+    return Handed.of_latents(_largest(table.latent.to_numpy(), table.frequency.to_numpy()))
 
 
 def at_random(betas: pd.DataFrame, seed: int) -> Handed:
     """Live latents drawn at random, as a control."""
     latents = live(betas)
-    return Handed(np.random.default_rng(seed).permutation(latents)[:ITEMS])
+    return Handed.of_latents(np.random.default_rng(seed).permutation(latents)[:ITEMS])
 
 
 def _largest(latents: np.ndarray, *strengths: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ LEVEL = 0.01  # one-sided, for all items of a method together
 ITEMS = 10  # that a method hands in
 BEYOND_BACKGROUND = LEVEL / ITEMS  # largest p against the background
 HALF = 0.5  # of the taught places, that a window must have
-LATER = 8  # how many tokens later than the taught span a window of the background may begin
+SHIFT = 8  # tokens by which a window of the background may begin before or after the taught places
 COMMON, REST = 0.25, 0.1  # which tokens of spans stand for a behaviour
 RANDOM_REFERENCE = 1999  # random directions next to which directions are ranked
 FEWEST_RANDOM = round(1 / LEVEL) - 1  # random items with which the best of ten can pass
@@ -95,20 +95,20 @@ def windows(places: Places, behaviour: str) -> Iterator[np.ndarray]:
     """Yield rows of ``places``, (windows, positions), or -1: the background of the taught positions.
 
     A window holds the places that are taught in one of the behaviour's probes, in an answer that does not
-    show it, or those up to LATER tokens later. Of an answer that ends before, -1 stands for the places that
-    it lacks; it must have half of them.
+    show it, or those up to SHIFT tokens before or after. Of an answer that ends before, -1 stands for the
+    places that it lacks; it must have half of them.
     """
     shows = places.behaviour == behaviour
     others = np.unique(places.probe[~shows])
-    row_of = np.full((len(others), places.place.max() + LATER + 2), -1)
+    row_of = np.full((len(others), places.place.max() + SHIFT + 1), -1)
     row_of[np.searchsorted(others, places.probe[~shows]), places.place[~shows]] = np.flatnonzero(~shows)
     taught = shows & places.taught
     shapes = {
         tuple(places.place[taught & (places.probe == probe)]) for probe in np.unique(places.probe[taught])
     }
     for shape in sorted(shapes):
-        for later in range(LATER + 1):
-            rows = row_of[:, np.array(shape) + later]
+        for shift in range(max(-SHIFT, -shape[0]), SHIFT + 1):
+            rows = row_of[:, np.array(shape) + shift]
             yield rows[(rows >= 0).mean(axis=1) >= HALF]
 
 

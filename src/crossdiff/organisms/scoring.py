@@ -114,13 +114,17 @@ def _judged(group: pd.DataFrame, row: Mapping[str, Any], p: np.ndarray) -> Itera
 def summarise(found: pd.DataFrame) -> pd.DataFrame:
     """Sum up over organisms and seeds: a row per method and crosscoder, the one that finds most first.
 
-    ``found`` has a row per organism, method, crosscoder, seed and behaviour, and the column is_null. Columns:
+    ``found`` has a row per organism, method, crosscoder, seed and behaviour, and the columns is_null and
+    in_text (whether the diffing text holds the behaviour). Columns:
 
     - method, crosscoder
     - organisms: number of organisms with a behaviour that were scored, each seed counted
     - organisms_not_scored: the same of those that were not
     - found_at_{k}: how many were found; share_at_{k}: their share, with its interval low_ and high_ (Wilson)
+    - organisms_in_text, found_in_text: the organisms whose behaviour the diffing text holds, and how many of
+      them were found at 10
     - tests_on_nulls, false_finds: behaviours that nulls were scored against, and those that were found
+    - false_finds_in_text: how many of these the diffing text holds
     - not_scored: why a method has no result
 
     Raises UserError if no method could be scored.
@@ -138,8 +142,11 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
             share, low, high = map(float, wilson(hits, len(own)))
             row |= {f"found_at_{k}": hits, f"share_at_{k}": share, f"low_at_{k}": low, f"high_at_{k}": high}
         row |= {
+            "organisms_in_text": int(own.in_text.sum()),
+            "found_in_text": int(own.found_at_10[own.in_text].astype(bool).sum()),
             "tests_on_nulls": len(nulls),
             "false_finds": int(nulls.found_at_10.astype(bool).sum()),
+            "false_finds_in_text": int(nulls.found_at_10[nulls.in_text].astype(bool).sum()),
             WHY_NOT: "" if len(scored) else group[WHY_NOT].iloc[0],
         }
         rows.append(row)

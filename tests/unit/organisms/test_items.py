@@ -73,6 +73,12 @@ def test_ratio_far_below_zero_is_left_out() -> None:
     assert by_scaling(none, LatentScaling()).why_not == "no latent has defined nu ratios"
 
 
+def test_a_crosscoder_without_live_latents_says_so() -> None:
+    dead = betas(relative_norm_difference=[0.5] * 5, **EQUAL)[1:2]
+    for found in (by_norm(dead), densest(dead), at_random(dead, 0)):
+        assert not len(found.items) and found.why_not == "no latent fires on held-out text"
+
+
 def test_random_latents_are_live_and_always_the_same() -> None:
     chosen = at_random(betas(), 3).items
     assert sorted(chosen) == [0, 2, 3, 4] and chosen.tolist() == at_random(betas(), 3).items.tolist()

@@ -69,7 +69,7 @@ def test_planted_latent_and_direction_are_found_at_their_rank(scored: tuple) -> 
         True,
     ]
     assert table.smallest_p["norm", "l1"] == pytest.approx(1 / 1198)  # three were handed in
-    assert table.windows["norm", "l1"] == 2 * 530 and np.isnan(table.windows["logit difference", ""])
+    assert table.windows["norm", "l1"] == 5 * 530 and np.isnan(table.windows["logit difference", ""])
     assert table.random_items["norm", "l1"] == 1197 and table.random_items["difference", ""] == 1498
     assert table["finds"]["random latents", "l1"] == 0
 
@@ -99,7 +99,8 @@ def results(method: str, found: list[bool], nulls: list[bool]) -> pd.DataFrame:
     hits = found + nulls
     table = pd.DataFrame({"method": method, "crosscoder": "", "not_scored": "", "found_at_10": hits})
     is_null = [False] * len(found) + [True] * len(nulls)
-    return table.assign(found_at_1=False, found_at_5=hits, is_null=is_null)
+    table = table.assign(found_at_1=False, found_at_5=hits, is_null=is_null)
+    return table.assign(in_text=[number % 2 == 0 for number in range(len(hits))])
 
 
 def test_summary_counts_finds_and_false_finds() -> None:
@@ -110,6 +111,8 @@ def test_summary_counts_finds_and_false_finds() -> None:
     two = results("two", [True, True, True, False], [True] + [False] * 15)
     table = summarise(pd.concat([one, two], ignore_index=True))
     assert table.method.tolist() == ["two", "one"]
+    counts = ["organisms_in_text", "found_in_text", "false_finds_in_text"]
+    assert table.loc[0, counts].tolist() == [2, 2, 1]
     assert table.organisms.tolist() == [4, 3] and table.organisms_not_scored.tolist() == [0, 1]
     assert table.loc[
         0, ["organisms", "found_at_1", "found_at_10", "false_finds", "tests_on_nulls"]

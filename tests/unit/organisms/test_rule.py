@@ -6,6 +6,7 @@ from conftest import ROOT
 from helpers_rule import false_finds, ignorant_latents, words_of
 
 from crossdiff.organisms.rule import (
+    BEYOND_BACKGROUND,
     ITEMS,
     LEVEL,
     Places,
@@ -40,13 +41,13 @@ def many(probes: int = 24, length: int = 10, ordinary: int = 400) -> Places:
 
 
 def test_excess_is_that_over_the_same_places_of_other_answers() -> None:
-    """Ranks: seven zeros 4, two ones 8.5, a two 10, two threes 11.5. Taught 10.5, windows 8.5, 10 and 4."""
+    """Ranks: zeros 4, ones 8.5, a two 10, threes 11.5. Taught 10.5; windows 8.5, 10, and four times 4."""
     values = np.array([0, 3, 0, 3, 0, 1, 0, 1, 0, 2, 0, 0], float)[:, None]
     found = enrichment(ranked(values), SMALL, "bow", NO_TOKENS, np.array([5]), 100)
-    assert found.excess == pytest.approx([(10.5 - 7.5) / 12])
-    assert found.by_window == pytest.approx([1 / 4])
+    assert found.excess == pytest.approx([(10.5 - 34.5 / 6) / 12])
+    assert found.by_window == pytest.approx([1 / 7])
     lower = enrichment(ranked(-values), SMALL, "bow", NO_TOKENS, np.array([5]), 100)
-    assert lower.excess == pytest.approx([(2.5 - 5.5) / 12]) and lower.by_window == pytest.approx([1.0])
+    assert lower.excess == pytest.approx([(2.5 - 43.5 / 6) / 12]) and lower.by_window == pytest.approx([1.0])
 
 
 def test_windows_are_the_taught_places_of_other_answers_and_later_ones_as_far_as_half_are_there() -> None:
@@ -56,23 +57,32 @@ def test_windows_are_the_taught_places_of_other_answers_and_later_ones_as_far_as
     probe = [0] * 4 + [1] * 5 + [2] * 2
     places = Places(*map(np.array, (probe, behaviour, place)), span, span)
     found = [rows.tolist() for rows in windows(places, "bow")]
-    assert found[:3] == [[[5, 6, 7]], [[6, 7, 8]], [[7, 8, -1]]] and not any(found[3:])
+    before = [[4, 5, 6], [9, 10, -1]]  # the shorter answer ends after its second place
+    assert found[:4] == [before, [[5, 6, 7]], [[6, 7, 8]], [[7, 8, -1]]] and not any(found[4:])
     values = np.zeros((11, 1))
     values[[7, 8]] = 1.0
     enriched = enrichment(ranked(values), places, "bow", NO_TOKENS, np.array([5]), 100)
     low, high = 5.0, 10.5  # ranks of nine zeros and of two ones
-    background = np.mean([(2 * low + high) / 3, (low + 2 * high) / 3, high])
+    background = np.mean([low, low, (2 * low + high) / 3, (low + 2 * high) / 3, high])
     assert enriched.excess == pytest.approx([(low - background) / 11])
 
 
+@pytest.mark.parametrize("file", ["first", "second"])
+def test_every_shipped_behaviour_has_enough_windows(file: str) -> None:
+    texts = read_organisms(ROOT / f"data/organisms/{file}.yaml")
+    places = words_of(texts).places
+    for behaviour in texts.behaviours:
+        assert sum(len(rows) for rows in windows(places, behaviour)) >= 1 / BEYOND_BACKGROUND
+
+
 def test_only_what_hardly_a_window_reaches_is_beyond_the_background() -> None:
-    """Of 1,200 windows none reaches a perfect item, and all a constant one. Of the last, one answer does."""
+    """Of 3,200 windows none reaches a perfect item, and all a constant one. Of the last, one answer does."""
     places = many()
     perfect, nothing = places.taught * 1.0, np.zeros(len(places.taught))
     other = np.where(places.probe == 30, 2.0, perfect)
     values, promoted = np.stack([perfect, nothing, other], axis=1), np.zeros((3, 10), int)
     found = enrichment(ranked(values), places, "bow", promoted, np.array([5]), 100)
-    assert found.by_window == pytest.approx([1 / 1201, 1.0, 4 / 1201])
+    assert found.by_window == pytest.approx([1 / 3201, 1.0, 9 / 3201])
     assert np.isfinite(found.evidence[:, 0]).tolist() == [True, False, False]
 
 
