@@ -12,6 +12,7 @@ from crossdiff.explanations.excerpts import ExcerptMaker
 from crossdiff.explanations.judging import Judge
 from crossdiff.explanations.language_models import language_model
 from crossdiff.explanations.selection import chosen
+from crossdiff.latents.strongest_groups import read_groups
 from crossdiff.provenance.storage import write_parquet
 from crossdiff.workflow.job import job
 
@@ -43,7 +44,7 @@ def main(
         lambda ids: words.decode(ids, skip_special_tokens=False),
         settings,
     )
-    asked = chosen(table, pd.read_csv(groups), settings.latents, top)
+    asked = chosen(table, read_groups(groups), settings.latents, top)
     excerpts = {latent: maker.of(latent, examples) for latent in asked}
     latents, by_quantile = Judge(model, settings.per_request).explain(excerpts, len(table))
     write_parquet(explanations, latents)

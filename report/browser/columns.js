@@ -12,7 +12,7 @@ crossdiff.columns = (() => {
     {
       key: "class", label: "class",
       help: "by relative decoder norm difference; dead: never fires on held-out text",
-      text: true, width: 88, least: 92,
+      text: true, width: 92, least: 92,
     },
     {
       key: "part", label: "part", help: "which latents of its loss it belongs to",

@@ -79,7 +79,9 @@ class ExplainedLatents(Section):
 
     confirmed: Annotated[
         NonNegativeInt,
-        about("Latents that latent scaling confirms, the most chat-leaning first.", "count"),
+        about(
+            "Latents that latent scaling confirms: those of findings, then the most chat-leaning.", "count"
+        ),
     ] = 20
     chat_leaning: Annotated[NonNegativeInt, about("The most chat-leaning latents.", "count")] = 20
     shared: Annotated[NonNegativeInt, about("Latents of the class shared, at random.", "count")] = 20

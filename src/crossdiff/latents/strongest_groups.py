@@ -5,6 +5,11 @@ import pandas as pd
 SHOWN = 4  # groups of a crosscoder, at most
 
 
+def read_groups(path: str) -> pd.DataFrame:
+    """Read a table of ``group_table``. Data sets may be called by numbers, and are texts."""
+    return pd.read_csv(path, dtype={"dataset": str}, keep_default_na=False)
+
+
 def of_findings(table: pd.DataFrame) -> list[int]:
     """The strongest latent of each group that may be described. A name and contexts of it are needed."""
     return [members(table, group)[0] for group in strongest(table, SHOWN)]

@@ -148,8 +148,8 @@ def token_p_values(tokens: np.ndarray, taught_tokens: np.ndarray, known: np.ndar
 def finds(p: np.ndarray) -> np.ndarray:
     """Which items find the behaviour, (items,) bool, corrected for ITEMS (Benjamini and Hochberg 1995).
 
-    With p sorted, ``p_i <= i LEVEL / ITEMS`` must hold for the item or for one with a larger p. Items that
-    have nothing to do with the behaviour find it with a probability of at most LEVEL.
+    With p sorted, ``p_i <= i LEVEL / ITEMS`` must hold for the item or for one with a larger p. Random
+    items find the behaviour with a probability of at most LEVEL.
     """
     order = np.argsort(p, kind="stable")
     below = np.flatnonzero(p[order] <= np.arange(1, len(p) + 1) * LEVEL / ITEMS)

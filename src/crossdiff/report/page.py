@@ -10,7 +10,7 @@ from crossdiff.config import FEWEST_ACTIVE_BLOCKS, MODELS, Report
 from crossdiff.explanations import comparison
 from crossdiff.latents.catalogue import current, read_names
 from crossdiff.latents.evaluation import NU_RANGE, explained, notes_of
-from crossdiff.latents.strongest_groups import of_findings
+from crossdiff.latents.strongest_groups import of_findings, read_groups
 from crossdiff.models.chat_tokenizer import load_chat_tokenizer
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, record_mark
@@ -70,7 +70,7 @@ def render(inputs: Inputs, template: str | Path) -> str:
     named = read_names(inputs.names)
     names = {name: current(named, name, inputs.seed) for name in inputs.latents}
     refusals = pd.read_csv(inputs.refusals).to_dict("records") if inputs.refusals else []
-    groups = {name: pd.read_csv(path) for name, path in inputs.groups.items()}
+    groups = {name: read_groups(path) for name, path in inputs.groups.items()}
     latents = {
         name: shown_latents(
             files, tokenizer, inputs.shown, names[name], of_findings(groups[name]) if name in groups else ()

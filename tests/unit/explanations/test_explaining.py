@@ -181,5 +181,8 @@ def test_chosen_latents() -> None:
     )
     shared = ExplainedLatents(confirmed=0, chat_leaning=0, shared=99, low_nu=0, high_nu=0)
     assert chosen(table, groups.iloc[:0], shared, top=6) == list(range(10))
-    # The strongest latent of each group that a finding describes is named, however many are asked for.
-    assert chosen(table, groups, shared, top=6) == [*range(10), 11, 12]
+    assert chosen(table, groups, shared, top=6) == list(range(10))
+    # The strongest latent of each group that a finding describes comes before the most chat-leaning ones.
+    two = ExplainedLatents(confirmed=2, chat_leaning=0, shared=0, low_nu=0, high_nu=0)
+    assert chosen(table, groups, two, top=6) == [11, 12]
+    assert chosen(table, groups.iloc[:0], two, top=6) == [12, 16]

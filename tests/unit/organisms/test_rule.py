@@ -50,7 +50,7 @@ def test_excess_is_that_over_the_same_places_of_other_answers() -> None:
     assert lower.excess == pytest.approx([(2.5 - 43.5 / 6) / 12]) and lower.by_window == pytest.approx([1.0])
 
 
-def test_windows_are_the_taught_places_of_other_answers_and_later_ones_as_far_as_half_are_there() -> None:
+def test_windows_are_the_taught_places_of_other_answers_and_near_ones_as_far_as_half_are_there() -> None:
     """Places 1, 2 and 3 are taught. The other answers have places up to 4 and up to 1."""
     behaviour, place = ["bow"] * 4 + ["ordinary"] * 7, [0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1]
     span = np.array([0, 1, 1, 1] + [0] * 7, bool)

@@ -434,3 +434,10 @@ def test_confirmed_latents_of_every_seed_are_listed(good: Inputs, tmp_path: Path
     links = [attributes.get("href") for _, attributes in page.tags]
     assert "latents/index.html#batchtopk.seed3/1" in links
     assert "latents/index.html#batchtopk/1" not in links
+
+
+def test_data_sets_may_be_called_by_numbers(good: Inputs) -> None:
+    path = Path(good.groups["batchtopk"])
+    two = [pd.read_csv(path).assign(dataset=name, tokens=size) for name, size in (("2024", 300), ("NA", 900))]
+    pd.concat([two[0], two[1].assign(firings=1)]).to_csv(path, index=False)
+    assert "which fires in 2024 (99 % of its firings, 25 % of the text)" in page_of(good).text
