@@ -1,4 +1,4 @@
-"""The page: everything that it shows, escaped, inlined and with its cautions."""
+"""The page: everything that it shows, escaped and inlined."""
 
 import base64
 import re
@@ -20,12 +20,11 @@ from helpers_report import (
 )
 from helpers_steering import steered_answers, steering_inputs
 
-from crossdiff.config import Classes, Report
+from crossdiff.config import Report
 from crossdiff.latents.catalogue import COLUMNS
 from crossdiff.provenance.recorded_settings import RecordedSettings
 from crossdiff.provenance.storage import read_json, write_json
-from crossdiff.report.limits import unequal_l0
-from crossdiff.report.page import Inputs, cautions, render
+from crossdiff.report.page import Inputs, render
 from crossdiff.report.shown_latents import ListedFiles
 
 
@@ -287,6 +286,25 @@ def test_sets_with_too_few_explained_latents_are_named(good: Inputs) -> None:
     assert "Too few to conclude" not in page_of(good).text
 
 
+def test_confirmed_latents_of_every_seed_are_listed(good: Inputs, tmp_path: Path) -> None:
+    # The first seed has none: the other one's are listed all the same, with links to its own latents.
+    given = inputs(tmp_path / "none", {"batchtopk": beta_rows([0.5], [0.9])}, {"batchtopk": NO_EXAMPLES})
+    other = ListedFiles(good.latents["batchtopk"].betas, good.latents["batchtopk"].patterns)
+    page = page_of(given._replace(seeds=2, other_seeds={("batchtopk", 3): other}))
+    assert "Latent scaling confirms no latent of batchtopk, seed 0." in page.text
+    assert "The confirmed latents of batchtopk, seed 3: 1" in page.text
+    links = [attributes.get("href") for _, attributes in page.tags]
+    assert "latents/index.html#batchtopk.seed3/1" in links
+    assert "latents/index.html#batchtopk/1" not in links
+
+
+def test_data_sets_may_be_called_by_numbers(good: Inputs) -> None:
+    path = Path(good.groups["batchtopk"])
+    two = [pd.read_csv(path).assign(dataset=name, tokens=size) for name, size in (("2024", 300), ("NA", 900))]
+    pd.concat([two[0], two[1].assign(firings=1)]).to_csv(path, index=False)
+    assert "which fires in 2024 (99 % of its firings, 25 % of the text)" in page_of(good).text
+
+
 # What it must not do
 
 
@@ -354,90 +372,3 @@ def test_every_figure_has_a_description(good: Inputs) -> None:
     alts = [attributes.get("alt") for tag, attributes in page.tags if tag == "img"]
     assert sorted(alts) == sorted(f"What {figure} shows" for figure in FIGURES)
     assert len([tag for tag, _ in page.tags if tag == "figcaption"]) == len(FIGURES)
-
-
-# Cautions
-
-FINE = {
-    "classes": {"base-only": 0, "shared": 50, "chat-only": 10, "other": 15, "dead": 25},
-    "latents": 100,
-    "chat_only_confirmed": 5,
-    "largest_norm_difference": 0.97,
-    "fve_base": 0.6,
-    "fve_chat": 0.6,
-}
-NO_CHAT_ONLY = {"classes": FINE["classes"] | {"chat-only": 0}, "chat_only_confirmed": 0}
-
-
-def cautions_for(changes: dict) -> list[str]:
-    return cautions({"l1": FINE | changes}, Classes().chat_only_above)
-
-
-def test_good_run_needs_no_caution() -> None:
-    assert cautions_for({}) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (NO_CHAT_ONLY | {"largest_norm_difference": 0.8765}, "norm difference of 0.9 (the largest is 0.88)"),
-        (NO_CHAT_ONLY | {"largest_norm_difference": None}, "(the largest is \u2013)"),
-        ({"chat_only_confirmed": 4}, "confirms 4 of 10 chat-only latents"),
-        ({"chat_only_confirmed": 0}, "confirms 0 of 10 chat-only latents"),
-        ({"classes": FINE["classes"] | {"dead": 26}}, "26 % of the latents never fire"),
-        ({"fve_base": 0.59}, "less than 60 % of the variance"),
-        ({"fve_chat": 0.59}, "less than 60 % of the variance"),
-    ],
-)
-def test_weak_run_gets_exactly_its_caution(changes: dict, said: str) -> None:
-    (caution,) = cautions_for(changes)
-    assert caution.startswith("l1: ")
-    assert said in caution
-
-
-def test_each_crosscoder_gets_its_own_cautions() -> None:
-    found = cautions(
-        {"batchtopk": FINE, "l1": FINE | {"fve_base": 0.1, "chat_only_confirmed": 1}},
-        Classes().chat_only_above,
-    )
-    assert [caution.split(":")[0] for caution in found] == ["l1", "l1"]
-
-
-@pytest.mark.parametrize(
-    ("l0", "said"), [([16.0], 0), ([16.0, 20.0], 0), ([16.0, 20.1], 1), ([42.1, 15.6], 1)]
-)
-def test_unequal_l0_is_said(l0: list[float], said: int) -> None:
-    found = unequal_l0({f"loss{number}": value for number, value in enumerate(l0)})
-    assert len(found) == said
-    assert not said or f"{l0[0]:.1f} in loss0, {l0[1]:.1f} in loss1" in found[0]
-
-
-def test_page_shows_the_cautions(good: Inputs) -> None:
-    first, *rest = page_of(good).cautions
-    assert "confirms 1 of 2 chat-only latents" in first
-    assert [" ".join(one.split())[:12] for one in rest] == ["There is one", "No section c", "No section s"]
-
-
-@pytest.mark.parametrize(("config", "warned"), [("tiny.yaml", True), ("gemma2-2b.yaml", False)])
-def test_random_models_are_called_meaningless(tmp_path: Path, config: str, warned: bool) -> None:
-    page = page_of(inputs(tmp_path, {"batchtopk": BETAS}, {"batchtopk": EXAMPLES}, config=config))
-    assert any("meaningless" in caution for caution in page.cautions) == warned
-
-
-def test_confirmed_latents_of_every_seed_are_listed(good: Inputs, tmp_path: Path) -> None:
-    # The first seed has none: the other one's are listed all the same, with links to its own latents.
-    given = inputs(tmp_path / "none", {"batchtopk": beta_rows([0.5], [0.9])}, {"batchtopk": NO_EXAMPLES})
-    other = ListedFiles(good.latents["batchtopk"].betas, good.latents["batchtopk"].patterns)
-    page = page_of(given._replace(seeds=2, other_seeds={("batchtopk", 3): other}))
-    assert "Latent scaling confirms no latent of batchtopk, seed 0." in page.text
-    assert "The confirmed latents of batchtopk, seed 3: 1" in page.text
-    links = [attributes.get("href") for _, attributes in page.tags]
-    assert "latents/index.html#batchtopk.seed3/1" in links
-    assert "latents/index.html#batchtopk/1" not in links
-
-
-def test_data_sets_may_be_called_by_numbers(good: Inputs) -> None:
-    path = Path(good.groups["batchtopk"])
-    two = [pd.read_csv(path).assign(dataset=name, tokens=size) for name, size in (("2024", 300), ("NA", 900))]
-    pd.concat([two[0], two[1].assign(firings=1)]).to_csv(path, index=False)
-    assert "which fires in 2024 (99 % of its firings, 25 % of the text)" in page_of(good).text
