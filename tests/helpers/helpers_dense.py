@@ -121,7 +121,7 @@ def assert_trains_like(
     """
     twin = random_crosscoder(WIDTH, LATENTS, code_normalisation=code_normalisation)
     if crosscoder.has_thresholds:
-        twin.give_thresholds(learned=isinstance(crosscoder.threshold, torch.nn.Parameter))
+        twin.give_thresholds(learned=crosscoder.log_threshold is not None)
     twin.load_state_dict(crosscoder.state_dict())
     twin.to(dtype)
     start = {name: parameter.detach().clone() for name, parameter in crosscoder.named_parameters()}

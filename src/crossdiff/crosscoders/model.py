@@ -73,6 +73,7 @@ class Crosscoder(nn.Module):
         self.register_buffer("mean", torch.zeros(len(MODELS), d_model))
         self.register_buffer("scale", torch.ones(len(MODELS)))
         self.has_thresholds = False  # whether each latent has its own
+        self.log_threshold: nn.Parameter | None = None  # (latents,), of thresholds that are learned
         self.partition: dict[str, int] = {}
         self.target = BOTH
         self.limits = Limits()
@@ -81,13 +82,13 @@ class Crosscoder(nn.Module):
         self._known: Known | None = None
 
     def give_thresholds(self, learned: bool = False) -> None:
-        """Give each latent a threshold of its own, 0 at first. If ``learned``, it is a weight."""
-        values = self.threshold.new_zeros(self.latents)
-        del self.threshold
+        """Give each latent a threshold of its own, 0 at first.
+
+        If ``learned``, ``log_threshold`` is a weight, and the loss keeps ``threshold`` at its exponential.
+        """
+        self.threshold = self.threshold.new_zeros(self.latents)
         if learned:
-            self.threshold = nn.Parameter(values)
-        else:
-            self.register_buffer("threshold", values)
+            self.log_threshold = nn.Parameter(torch.full_like(self.threshold, -torch.inf))
         self.has_thresholds = True
 
     @property
@@ -265,7 +266,9 @@ class Crosscoder(nn.Module):
         if limits := self.limits.saved():
             shape["limits"] = limits
         with atomic_path(weights) as temporary_weights, atomic_path(config) as temporary_config:
-            save_weights(self.state_dict(), temporary_weights, record_mark())
+            tensors = self.state_dict()
+            tensors.pop("log_threshold", None)  # it is for training alone
+            save_weights(tensors, temporary_weights, record_mark())
             temporary_config.write_text(json.dumps({**shape, "training": training}, indent=2) + "\n")
 
 

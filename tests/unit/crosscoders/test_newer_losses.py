@@ -23,6 +23,7 @@ from torch import Tensor
 from crossdiff.config import BASE, CHAT
 from crossdiff.crosscoders.limits import Limits
 from crossdiff.crosscoders.model import Crosscoder, load_crosscoder
+from crossdiff.crosscoders.optimiser import new_optimiser
 from crossdiff.crosscoders.sparse import Active, grouped_rows
 from crossdiff.errors import UserError
 
@@ -129,17 +130,20 @@ def test_jumprelu_trains_like_dense_autograd(path: str) -> None:
     with on_path(path):
         loss, crosscoder = new("jumprelu", l0_warmup_steps=4)
         loss.start(crosscoder, batch())
-        before, width = crosscoder.threshold.detach().clone(), float(loss.window)
+        before, width = crosscoder.threshold.clone(), float(loss.window)
 
         def reference(twin: Crosscoder, x: Tensor, step: int) -> Dense:
             codes, weights = dense_codes(twin, x), norm_sums(twin).detach()
-            kept = JumpReLU.apply(codes, weights, twin.threshold, width)
-            count = Step.apply((codes * weights).detach(), twin.threshold, width).sum(dim=1).mean()
+            thresholds = twin.log_threshold.exp()
+            kept = JumpReLU.apply(codes, weights, thresholds, width)
+            count = Step.apply((codes * weights).detach(), thresholds, width).sum(dim=1).mean()
             reconstruction, error = dense_error(twin, x, kept, False)
             coefficient = 0.05 * min(1, (step + 1) / 4)
             return Dense(error + coefficient * count, reconstruction, kept, codes * weights, NOTHING)
 
         seen = assert_trains_like_float64(loss, crosscoder, reference)
+    with torch.no_grad():
+        loss.after_step(crosscoder, 0)
     assert (crosscoder.threshold != before).sum() > LATENTS / 2
     assert seen[0].log["l0_loss"] == seen[0].fired.sum() / BATCH
 
@@ -151,6 +155,23 @@ def test_jumprelu_starts_with_the_wanted_number_of_active_latents() -> None:
     active = crosscoder.active(batch())
     assert len(active.values) == 5 * BATCH - 1  # the last one is the threshold itself
     assert loss.window == 0.5 * crosscoder.threshold[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_a_step_moves_a_threshold_by_a_share_of_itself_on_any_scale(scale: float) -> None:
+    loss, crosscoder = new("jumprelu", bandwidth=1.0)
+    x = scale * batch()
+    loss.start(crosscoder, x)
+    before = crosscoder.threshold.clone()
+    loss(crosscoder, x, 0).loss.backward()
+    new_optimiser(crosscoder, loss).update(0.1, None)
+    with torch.no_grad():
+        loss.after_step(crosscoder, 0)
+    moved = (crosscoder.threshold / before).log()  # Adam's first step is the learning rate, up or down
+    assert (moved != 0).sum() > LATENTS / 2
+    torch.testing.assert_close(
+        moved[moved != 0].abs(), torch.full_like(moved[moved != 0], 0.1), rtol=1e-3, atol=0
+    )
 
 
 def test_jumprelu_needs_an_active_latent_to_start() -> None:

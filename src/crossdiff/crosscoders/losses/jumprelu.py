@@ -1,6 +1,7 @@
 """JumpReLU: each latent learns the threshold above which it counts (docs/method.md 19).
 
-A scaled activation v_j = f_j w_j counts if it exceeds theta_j. The loss is the reconstruction error + lambda
+A scaled activation v_j = f_j w_j counts if it exceeds theta_j > 0. The weight is log theta_j, so a step moves
+theta_j by a share of itself, whatever the scale of activations. The loss is the reconstruction error + lambda
 times the number of active latents per token. Both jump where theta_j passes v_j, so they have no useful
 gradient by theta_j. It is estimated from entries in a window around theta_j, as if each jump were a slope of
 the window's width (a straight-through estimator).
@@ -42,17 +43,23 @@ class JumpReLULoss(Loss):
         threshold = selection.largest(crosscoder.encoder_map(), x.flatten(1), weights, count).smallest[0]
         if not threshold.isfinite():
             raise UserError("training: no latent is active on the first batch; raise init_norm or latents")
-        crosscoder.threshold.copy_(threshold.expand_as(crosscoder.threshold))
+        _log_threshold(crosscoder).fill_(threshold.log())
+        self.after_step(crosscoder, step=0)
         self.window.copy_(self.settings.bandwidth * threshold)
+
+    def after_step(self, crosscoder: Crosscoder, step: int) -> None:
+        """Let the crosscoder have the thresholds that the optimiser has moved."""
+        crosscoder.threshold.copy_(_log_threshold(crosscoder).exp())
 
     def forward(self, crosscoder: Crosscoder, x: Tensor, step: int) -> Parts:
         encoder, flat = crosscoder.encoder_map(), x.flatten(1)
+        thresholds = _log_threshold(crosscoder).exp()
         with torch.no_grad():
             weights = crosscoder.code_weights()
-            lowest = (crosscoder.threshold - self.window / 2) / weights
+            lowest = (thresholds - self.window / 2) / weights
             near = selection.above(encoder, flat, lowest.nan_to_num(nan=torch.inf))
         near = selection.encoded(near, encoder, flat)
-        count, values = self._jump(near.values, weights[near.latents], crosscoder.threshold[near.latents])
+        count, values = self._jump(near.values, weights[near.latents], thresholds[near.latents])
         active = near._replace(values=values)
         reconstruction = crosscoder.decode_active(active)
         error = reconstruction_error(x, reconstruction, self.settings.squared_error)
@@ -75,3 +82,9 @@ class JumpReLULoss(Loss):
     def _coefficient(self, step: int) -> float:
         warmup = self.settings.l0_warmup_steps
         return self.settings.l0_coefficient * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+
+
+def _log_threshold(crosscoder: Crosscoder) -> Tensor:
+    if crosscoder.log_threshold is None:
+        raise ValueError("this crosscoder's thresholds are not learned")
+    return crosscoder.log_threshold
