@@ -244,6 +244,11 @@ def token_shards(split):
     return lambda w: shard_files(RUN.of(w), split)
 
 
+def first_token_shards(datasets, split):
+    """The first token shard of a split of some data sets."""
+    return lambda w: [f"{RUN.of(w).tokens}/{name}.{split}/0000.parquet" for name in datasets]
+
+
 def texts_read(seen, split):
     """For each data set of a split, the file that says that all its texts were read."""
     return [f"{seen.tokens}/{dataset}.{split}/read.json" for dataset in CONFIG.datasets]

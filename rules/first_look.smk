@@ -42,8 +42,8 @@ if LOOKS:
             base=model("base"),
             chat=model("chat"),
             tokenizer=tokenizer,
-            tokens=lambda w: [f"{RUN.of(w).tokens}/{name}.train/0000.parquet" for name in CONFIG.datasets],
-            held_out=lambda w: [f"{RUN.of(w).tokens}/{name}.validation/0000.parquet" for name in CHATS],
+            tokens=first_token_shards(CONFIG.datasets, "train"),
+            held_out=first_token_shards(CHATS, "validation"),
         output:
             **LOOK_TABLES,
         log:

@@ -28,6 +28,7 @@ if CONFIG.organisms:
         """List what every method hands in for an organism, the strongest first."""
         input:
             **pairs(STORED),
+            first_tokens=first_token_shards(CONFIG.datasets, "train"),
             base_model=model("base"),
             chat_model=model("chat"),
             betas=every_training("betas.parquet"),
@@ -44,7 +45,8 @@ if CONFIG.organisms:
             **request("list_items"),
         params:
             trainings=TRAININGS,
-            settings=settings(*NU_THRESHOLDS),
+            datasets=list(CONFIG.datasets),
+            settings=settings(*NU_THRESHOLDS, "tokens.base_replacements"),
             code=code_digest("list_items"),
         message:
             "Listing what every method hands in, {wildcards.pair}"

@@ -1,5 +1,6 @@
 """List the strongest items of every method for one organism."""
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
@@ -7,12 +8,17 @@ from safetensors.torch import save_file
 from crossdiff.activations.pairs import PairedShard, read_summary
 from crossdiff.config import LatentScaling
 from crossdiff.device import fast_dtype
+from crossdiff.first_look.passes import BATCH, one_pass
+from crossdiff.first_look.sample import sample
+from crossdiff.first_look.topics import promoted_table
 from crossdiff.models.load import load_model
+from crossdiff.models.replacements import with_replacements
 from crossdiff.organisms.items import (
     ANSWERS,
     DENSEST,
     FIRST,
-    LOGITS,
+    MINED_TOKENS,
+    MINING,
     NORM,
     RANDOM_DIRECTIONS,
     RANDOM_LATENTS,
@@ -22,10 +28,8 @@ from crossdiff.organisms.items import (
     by_norm,
     by_scaling,
     densest,
-    logit_difference,
     mean_differences,
     random_directions,
-    strongest_tokens,
     table_of_items,
 )
 from crossdiff.organisms.rule import ITEMS, RANDOM_REFERENCE
@@ -35,6 +39,8 @@ from crossdiff.workflow.job import job
 
 def main(
     models: list[str],
+    replacements: dict[int, int],
+    first_shards: dict[str, str],
     shards: list[tuple[str, str, str]],
     summary: str,
     trainings: dict[tuple[str, int], str],
@@ -59,15 +65,20 @@ def main(
     for method, found in ((FIRST, first), (ANSWERS, answers), (RANDOM_DIRECTIONS, random[:ITEMS])):
         handed[method, "", 0] = "direction", Handed.of_rows(count, len(found))
         count += len(found)
-    tokens = (load_model(folder, fast_dtype()) for folder in models)
-    handed[LOGITS, "", 0] = (
-        "token",
-        Handed(strongest_tokens(logit_difference(tokens, [pair.tokens for pair in pairs]))),
-    )
+    handed[MINING, "", 0] = "token", Handed(mined(models, replacements, first_shards))
     write_parquet(items, table_of_items(handed))
     with atomic_path(directions) as temporary:
         stacked = {"handed": torch.cat([first, answers, random[:ITEMS]]), "random": random[ITEMS:]}
         save_file({name: part.contiguous() for name, part in stacked.items()}, temporary, record_mark())
+
+
+def mined(models: list[str], replacements: dict[int, int], shards: dict[str, str]) -> np.ndarray:
+    """The ITEMS tokens that the chat model promotes most often, as the first look counts them."""
+    base, chat = (load_model(folder, fast_dtype()) for folder in models)
+    with_replacements(base, replacements)
+    text = sample(shards, MINED_TOKENS).shard
+    found = one_pass(base, chat, text, np.full(len(text.token), -1), 0, BATCH)
+    return promoted_table(found.promoted, found.promoted_by).token.to_numpy()[:ITEMS]
 
 
 if __name__ == "__main__":
@@ -75,6 +86,8 @@ if __name__ == "__main__":
         given = snakemake.input
         main(
             models=[given.base_model, given.chat_model],
+            replacements=settings.tokens.base_replacements,
+            first_shards=dict(zip(snakemake.params.datasets, given.first_tokens, strict=True)),
             shards=list(zip(given.tokens, given.base, given.chat, strict=True)),
             summary=given.summary,
             trainings=dict(zip(map(tuple, snakemake.params.trainings), given.betas, strict=True)),

@@ -42,7 +42,7 @@ def test_every_method_is_scored_on_every_organism(tables: Path) -> None:
         (name, "difference") for name in of_crosscoder
     }
     others = ("difference at first positions", "difference at answer starts", "random directions")
-    methods |= {(name, "") for name in (*others, "logit difference")}
+    methods |= {(name, "") for name in (*others, "diff mining")}
     rows = found.groupby(["method", "crosscoder"]).size()
     assert set(rows.index) == methods and set(rows) == {4}  # two organisms, and a null for each behaviour
     refused = found[(found.method == "scaling") & (found.crosscoder == "difference")]

@@ -1,36 +1,31 @@
 """What each method hands in for an organism: its ten strongest items, in order (docs/organisms.md)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from crossdiff.activations.pairs import PairedShard, Summary, kept_blocks
 from crossdiff.config import BASE, CHAT, LatentScaling
 from crossdiff.latents.applies import reason
 from crossdiff.latents.evaluation import NU_RANGE
-from crossdiff.models.forward import head_logits, run_to_layer
-from crossdiff.models.padding import padded
-from crossdiff.models.parts import HEAD_POSITIONS, decoder_layers, device_of_inputs
 from crossdiff.organisms.rule import ITEMS
 from crossdiff.texts.chats import CONTENT, HEADER
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
 
 COVARIANCE_TOKENS = 4096
-LOGIT_TOKENS = 4096
-SEQUENCES_AT_ONCE = 16
+MINED_TOKENS = 4096  # an equal share of every data set, as in the first look
 
 # Methods of a crosscoder, and those that need none.
 NORM, SCALING, RANDOM_LATENTS, DENSEST = "norm", "scaling", "random latents", "densest latents"
-FIRST, ANSWERS, LOGITS, RANDOM_DIRECTIONS = (
+FIRST, ANSWERS, MINING, RANDOM_DIRECTIONS = (
     "difference at first positions",
     "difference at answer starts",
-    "logit difference",
+    "diff mining",
     "random directions",
 )
 
@@ -118,11 +113,6 @@ def answer_places(shard: Shard) -> np.ndarray:
     return np.where((said | starts) & (last >= 0), number - last, -1)
 
 
-def strongest_tokens(difference: np.ndarray) -> np.ndarray:
-    """The ITEMS tokens with the largest ``difference`` (vocabulary,)."""
-    return _largest(np.arange(len(difference)), difference)
-
-
 def table_of_items(handed: Mapping[tuple[str, str, int], tuple[str, Handed]]) -> pd.DataFrame:
     """The items of all methods as a table. ``handed`` goes from (method, crosscoder, seed) to (kind, items).
 
@@ -191,33 +181,3 @@ def random_directions(shards: Sequence[PairedShard], summary: Summary, count: in
     centred -= centred.mean(dim=0)
     weights = torch.randn(count, len(centred), generator=torch.Generator().manual_seed(seed))
     return weights @ centred / len(centred) ** 0.5
-
-
-@torch.inference_mode()
-def logit_difference(models: Iterable[PreTrainedModel], shards: Sequence[Shard]) -> np.ndarray:
-    """The mean of chat minus base logits of every token of the vocabulary: arXiv 2608.26462. (vocabulary,).
-
-    The mean is over about LOGIT_TOKENS tokens, whole sequences from the start of every shard, of each the
-    same share. Logits are taken less their mean over the vocabulary. ``models`` are base and chat, one after
-    the other.
-    """
-    base, chat = (_mean_logits(model, shards) for model in models)
-    width = min(len(base), len(chat))  # a chat model may have more tokens
-    return (chat[:width] - base[:width]).numpy()
-
-
-def _mean_logits(model: PreTrainedModel, shards: Sequence[Shard]) -> Tensor:
-    total, count, layer = torch.zeros(0), 0, len(decoder_layers(model)) - 1
-    share = LOGIT_TOKENS / sum(len(shard.token) for shard in shards)
-    for shard in shards:
-        starts, stops = shard.sequence_bounds()
-        enough = int(np.searchsorted(stops, share * len(shard.token))) + 1
-        sequences = [shard.token[a:b] for a, b in zip(starts[:enough], stops[:enough], strict=True)]
-        for first in range(0, len(sequences), SEQUENCES_AT_ONCE):
-            ids, real = padded(sequences[first : first + SEQUENCES_AT_ONCE])
-            stream = run_to_layer(model, ids.to(device_of_inputs(model)), layer)
-            for part in stream[real.to(stream.device)].split(HEAD_POSITIONS):
-                logits = head_logits(model, part).float().cpu()
-                of_part = (logits - logits.mean(dim=1, keepdim=True)).sum(dim=0)
-                total, count = of_part + total if len(total) else of_part, count + len(logits)
-    return total / count

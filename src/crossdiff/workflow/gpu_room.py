@@ -22,7 +22,7 @@ HOLDING = {
     "generate_answers": CHAT,
     "measure_refusals": CHAT,
     "measure_taught": CHAT,
-    "list_items": CHAT,
+    "list_items": ALL_ROLES,
     "score_items": CHAT,
     "measure_causal_effect": ALL_ROLES,
     "steer_latents": ALL_ROLES,

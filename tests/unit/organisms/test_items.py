@@ -107,10 +107,6 @@ def test_mean_difference_of_each_place() -> None:
     assert found.directions().tolist() == [[2.0, 1.0], [5.0, 5.0]]
 
 
-def test_strongest_tokens_have_the_largest_differences() -> None:
-    assert items.strongest_tokens(np.array([0.0, 3.0, -5.0, 3.0])).tolist() == [1, 3, 0, 2]
-
-
 def test_method_without_items_has_one_row_with_the_reason() -> None:
     table = table_of_items(
         {

@@ -54,7 +54,7 @@ def scored() -> tuple[pd.DataFrame, pd.DataFrame]:
             handed("norm", "latent", [9, 8, 3], "few"),
             handed("scaling", "latent", [-1], "few", "no base decoder"),
             handed("difference", "direction", [0, 1]),
-            handed("logit difference", "token", [1, 2, 6]),
+            handed("diff mining", "token", [1, 2, 6]),
         ]
     )
     return score_items(items, populations, PLACES, TAUGHT, 10_000, np.arange(5000))
@@ -69,16 +69,16 @@ def test_planted_latent_and_direction_are_found_at_their_rank(scored: tuple) -> 
         True,
     ]
     assert table.smallest_p["norm", "l1"] == pytest.approx(1 / 1198)  # three were handed in
-    assert table.windows["norm", "l1"] == 5 * 530 and np.isnan(table.windows["logit difference", ""])
+    assert table.windows["norm", "l1"] == 5 * 530 and np.isnan(table.windows["diff mining", ""])
     assert table.random_items["norm", "l1"] == 1197 and table.random_items["difference", ""] == 1498
     assert table["finds"]["random latents", "l1"] == 0
 
 
 def test_taught_token_has_the_share_of_those_in_the_texts(scored: tuple) -> None:
     table = scored[0].set_index(["method", "behaviour"])
-    assert table.smallest_p["logit difference", "bow"] == pytest.approx(2 / 5000)
-    assert table["rank"]["logit difference", "bow"] == 3
-    assert not table.found_at_10["logit difference", "nod"]
+    assert table.smallest_p["diff mining", "bow"] == pytest.approx(2 / 5000)
+    assert table["rank"]["diff mining", "bow"] == 3
+    assert not table.found_at_10["diff mining", "nod"]
 
 
 def test_method_that_cannot_be_scored_says_why(scored: tuple) -> None:

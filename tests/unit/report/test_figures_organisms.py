@@ -9,13 +9,13 @@ ROWS = [
     ["bow", False, "norm", "l1", 0, "bow", True, 3, ""],
     ["bow", False, "norm", "l1", 1, "bow", False, None, ""],  # not shown: another seed
     ["bow", False, "scaling", "d", 0, "bow", None, None, "no base decoder"],
-    ["bow", False, "logit difference", "", 0, "bow", False, None, ""],
+    ["bow", False, "diff mining", "", 0, "bow", False, None, ""],
     ["plain", True, "norm", "l1", 0, "bow", False, None, ""],
     ["plain", True, "norm", "l1", 0, "nod", False, None, ""],
     ["plain", True, "scaling", "d", 0, "bow", None, None, "no base decoder"],
     ["plain", True, "scaling", "d", 0, "nod", None, None, "no base decoder"],
-    ["plain", True, "logit difference", "", 0, "bow", True, 9, ""],
-    ["plain", True, "logit difference", "", 0, "nod", True, 2, ""],
+    ["plain", True, "diff mining", "", 0, "bow", True, 9, ""],
+    ["plain", True, "diff mining", "", 0, "nod", True, 2, ""],
 ]
 
 
@@ -24,7 +24,7 @@ def test_places_of_finds_and_numbers_of_false_ones() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "l1, norm",
         "d, scaling",
-        "logit difference",
+        "diff mining",
     ]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["bow", "plain"]
     [image] = ax.images
