@@ -43,6 +43,7 @@ if CONFIG.organisms:
             "../envs/environment.yaml"
         resources:
             **request("list_items"),
+            batch_tokens=BATCH_TOKENS,
         params:
             trainings=TRAININGS,
             datasets=list(CONFIG.datasets),

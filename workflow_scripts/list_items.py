@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from crossdiff.activations.pairs import PairedShard, read_summary
 from crossdiff.config import LatentScaling
 from crossdiff.device import fast_dtype
-from crossdiff.first_look.passes import BATCH, one_pass
+from crossdiff.first_look.passes import one_pass
 from crossdiff.first_look.sample import sample
 from crossdiff.first_look.topics import promoted_table
 from crossdiff.models.load import load_model
@@ -41,6 +41,7 @@ def main(
     models: list[str],
     replacements: dict[int, int],
     first_shards: dict[str, str],
+    batch_tokens: int,
     shards: list[tuple[str, str, str]],
     summary: str,
     trainings: dict[tuple[str, int], str],
@@ -65,20 +66,22 @@ def main(
     for method, found in ((FIRST, first), (ANSWERS, answers), (RANDOM_DIRECTIONS, random[:ITEMS])):
         handed[method, "", 0] = "direction", Handed.of_rows(count, len(found))
         count += len(found)
-    handed[MINING, "", 0] = "token", Handed(mined(models, replacements, first_shards))
+    handed[MINING, "", 0] = "token", mined(models, replacements, first_shards, batch_tokens)
     write_parquet(items, table_of_items(handed))
     with atomic_path(directions) as temporary:
         stacked = {"handed": torch.cat([first, answers, random[:ITEMS]]), "random": random[ITEMS:]}
         save_file({name: part.contiguous() for name, part in stacked.items()}, temporary, record_mark())
 
 
-def mined(models: list[str], replacements: dict[int, int], shards: dict[str, str]) -> np.ndarray:
-    """The ITEMS tokens that the chat model promotes most often, as the first look counts them."""
+def mined(
+    models: list[str], replacements: dict[int, int], shards: dict[str, str], batch_tokens: int
+) -> Handed:
+    """The tokens that the chat model promotes most often, as the first look counts them."""
     base, chat = (load_model(folder, fast_dtype()) for folder in models)
     with_replacements(base, replacements)
     text = sample(shards, MINED_TOKENS).shard
-    found = one_pass(base, chat, text, np.full(len(text.token), -1), 0, BATCH)
-    return promoted_table(found.promoted, found.promoted_by).token.to_numpy()[:ITEMS]
+    found = one_pass(base, chat, text, np.full(len(text.token), -1), 0, batch_tokens)
+    return Handed.of_tokens(promoted_table(found.promoted, found.promoted_by).token.to_numpy())
 
 
 if __name__ == "__main__":
@@ -88,6 +91,7 @@ if __name__ == "__main__":
             models=[given.base_model, given.chat_model],
             replacements=settings.tokens.base_replacements,
             first_shards=dict(zip(snakemake.params.datasets, given.first_tokens, strict=True)),
+            batch_tokens=snakemake.resources.batch_tokens,
             shards=list(zip(given.tokens, given.base, given.chat, strict=True)),
             summary=given.summary,
             trainings=dict(zip(map(tuple, snakemake.params.trainings), given.betas, strict=True)),

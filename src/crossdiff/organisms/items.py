@@ -45,6 +45,11 @@ class Handed(NamedTuple):
         return cls(found, "" if len(found) else NO_LATENT)
 
     @classmethod
+    def of_tokens(cls, found: np.ndarray) -> "Handed":
+        """The first ITEMS of these tokens, or the reason if there are none."""
+        return cls(found[:ITEMS], "" if len(found) else "the chat model promotes no token")
+
+    @classmethod
     def of_rows(cls, first: int, count: int) -> "Handed":
         """The rows from ``first`` on, or the reason if there are none."""
         return cls(np.arange(first, first + count), "" if count else "no text has such a place")

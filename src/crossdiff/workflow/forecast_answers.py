@@ -151,7 +151,7 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
             passes=jobs * seen / config.activations.batch_tokens * (1 + runs),
         )
     if config.organisms:
-        # Both models read the same tokens, one after the other. Each may still be there.
+        # Both models read the same tokens, and are there at the same time or may be.
         for rule, tokens in (("list_items", ITEM_TOKENS), ("score_items", PROBE_TOKENS)):
             flop = 2 * 2 * tokens * model.per_token()
             needs[rule] = Need(

@@ -107,6 +107,14 @@ def test_mean_difference_of_each_place() -> None:
     assert found.directions().tolist() == [[2.0, 1.0], [5.0, 5.0]]
 
 
+def test_models_without_a_promoted_token_give_the_reason() -> None:
+    assert Handed.of_tokens(np.arange(12)).items.tolist() == list(range(10))
+    table = table_of_items({("diff mining", "", 0): ("token", Handed.of_tokens(np.zeros(0, int)))})
+    assert table[["rank", "item", "not_scored"]].to_numpy().tolist() == [
+        [0, -1, "the chat model promotes no token"]
+    ]
+
+
 def test_method_without_items_has_one_row_with_the_reason() -> None:
     table = table_of_items(
         {
