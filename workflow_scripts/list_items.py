@@ -1,6 +1,5 @@
 """List the strongest items of every method for one organism."""
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
@@ -8,9 +7,8 @@ from safetensors.torch import save_file
 from crossdiff.activations.pairs import PairedShard, read_summary
 from crossdiff.config import LatentScaling
 from crossdiff.device import fast_dtype
-from crossdiff.first_look.passes import one_pass
 from crossdiff.first_look.sample import sample
-from crossdiff.first_look.topics import promoted_table
+from crossdiff.first_look.topics import mined
 from crossdiff.models.load import load_model
 from crossdiff.models.replacements import with_replacements
 from crossdiff.organisms.items import (
@@ -66,22 +64,14 @@ def main(
     for method, found in ((FIRST, first), (ANSWERS, answers), (RANDOM_DIRECTIONS, random[:ITEMS])):
         handed[method, "", 0] = "direction", Handed.of_rows(count, len(found))
         count += len(found)
-    handed[MINING, "", 0] = "token", mined(models, replacements, first_shards, batch_tokens)
+    base, chat = (load_model(folder, fast_dtype()) for folder in models)
+    with_replacements(base, replacements)
+    tokens = mined(base, chat, sample(first_shards, MINED_TOKENS).shard, batch_tokens)
+    handed[MINING, "", 0] = "token", Handed.of_tokens(tokens)
     write_parquet(items, table_of_items(handed))
     with atomic_path(directions) as temporary:
         stacked = {"handed": torch.cat([first, answers, random[:ITEMS]]), "random": random[ITEMS:]}
         save_file({name: part.contiguous() for name, part in stacked.items()}, temporary, record_mark())
-
-
-def mined(
-    models: list[str], replacements: dict[int, int], shards: dict[str, str], batch_tokens: int
-) -> Handed:
-    """The tokens that the chat model promotes most often, as the first look counts them."""
-    base, chat = (load_model(folder, fast_dtype()) for folder in models)
-    with_replacements(base, replacements)
-    text = sample(shards, MINED_TOKENS).shard
-    found = one_pass(base, chat, text, np.full(len(text.token), -1), 0, batch_tokens)
-    return Handed.of_tokens(promoted_table(found.promoted, found.promoted_by).token.to_numpy())
 
 
 if __name__ == "__main__":

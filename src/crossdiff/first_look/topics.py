@@ -12,6 +12,10 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
+from transformers import PreTrainedModel
+
+from crossdiff.first_look.passes import one_pass
+from crossdiff.texts.shards import Shard
 
 TOKENS = 40  # in the table of promoted tokens
 TOPICS = 6
@@ -19,6 +23,15 @@ OF_TOPIC = 12  # tokens shown of a topic
 FEWEST = 3  # positions that a token of a topic is promoted at
 VOCABULARY = 2000  # most frequently promoted tokens that topics are made of
 STEPS = 200  # of the factorisation, at most
+
+
+def mined(base: PreTrainedModel, chat: PreTrainedModel, shard: Shard, batch_tokens: int) -> np.ndarray:
+    """The ids of the tokens of ``promoted_table`` over all positions of ``shard``, the most frequent first.
+
+    Raises UserError for a token that a model can't read.
+    """
+    found = one_pass(base, chat, shard, np.full(len(shard.token), -1), 0, batch_tokens)
+    return promoted_table(found.promoted, found.promoted_by).token.to_numpy()
 
 
 def promoted_table(promoted: np.ndarray, promoted_by: np.ndarray) -> pd.DataFrame:

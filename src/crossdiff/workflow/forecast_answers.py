@@ -151,15 +151,20 @@ def of_interventions(config: Config, model: Shape, width: int, crosscoder: float
             passes=jobs * seen / config.activations.batch_tokens * (1 + runs),
         )
     if config.organisms:
-        # Both models read the same tokens, and are there at the same time or may be.
-        for rule, tokens in (("list_items", ITEM_TOKENS), ("score_items", PROBE_TOKENS)):
+        # Both models read the same tokens, and are there at the same time or may be. Listing items takes the
+        # streams of all layers, and scoring them those of one.
+        streams = 2 * model.layers * width * 2 * min(config.activations.batch_tokens, FIRST_LOOK_BATCH)
+        for rule, tokens, held in (
+            ("list_items", ITEM_TOKENS, streams + 4 * LOGIT_ROWS * 4 * model.vocabulary),
+            ("score_items", PROBE_TOKENS, 0),
+        ):
             flop = 2 * 2 * tokens * model.per_token()
             needs[rule] = Need(
                 jobs=1,
                 tokens=tokens,
                 disk=0,
                 host=PROCESS + tokens * jobs * crosscoder / width,  # two values of each latent
-                device=crosscoder + both,
+                device=crosscoder + both + held,
                 flop=flop,
                 work=(Work("forward", flop),),
                 loads=loads,

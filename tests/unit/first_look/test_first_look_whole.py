@@ -11,6 +11,7 @@ from crossdiff.config import FirstLook
 from crossdiff.first_look import mean_differences
 from crossdiff.first_look.mean_differences import Steered
 from crossdiff.first_look.sample import Prompt
+from crossdiff.first_look.topics import mined
 from crossdiff.first_look.whole import FirstLookTables, first_look
 from crossdiff.results.described import describe
 
@@ -45,6 +46,7 @@ def test_tables_of_two_models(tokenizer) -> None:
     assert found.answers.condition.tolist() == [name for name in conditions for _ in PROMPTS]
     assert not found.answers[found.answers.condition == "chat"].changed.any()
     assert found.answers.prompt_text[0] == "w1 w9 w2 w1"
+    assert mined(BASE, CHAT, SAMPLE.shard, 40).tolist() == found.promoted.token.tolist() != []
 
 
 def test_columns_are_those_that_are_described(tokenizer) -> None:

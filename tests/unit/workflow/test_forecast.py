@@ -162,6 +162,15 @@ def test_causal_effect_takes_a_pass_for_every_patched_run() -> None:
     )
 
 
+def test_items_are_listed_from_the_streams_of_all_layers_and_scored_from_one() -> None:
+    """Of both models in 16 bits, and four blocks of 512 rows of logits in 32 bits."""
+    run = config("configs/organisms.yaml")
+    needs = forecast(run, SMOLLM)
+    streams, logits = 2 * SMOLLM.layers * 576 * 2 * 2048, 4 * 512 * 4 * SMOLLM.vocabulary
+    assert run.activations.batch_tokens > 2048
+    assert needs["list_items"].device - needs["score_items"].device == streams + logits
+
+
 def test_every_rule_that_loads_a_model_or_a_crosscoder_asks_by_the_forecast() -> None:
     """And is forecast in some config, as using a device."""
     everything = explained({"folder": "nowhere"})
