@@ -47,7 +47,7 @@ if CONFIG.organisms:
         params:
             trainings=TRAININGS,
             datasets=list(CONFIG.datasets),
-            settings=settings(*NU_THRESHOLDS, "tokens.base_replacements"),
+            settings=settings(*NU_THRESHOLDS, "tokens.base_replacements", "pair.layer"),
             code=code_digest("list_items"),
         message:
             "Listing what every method hands in, {wildcards.pair}"

@@ -11,21 +11,26 @@ from crossdiff.first_look.sample import sample
 from crossdiff.first_look.topics import mined
 from crossdiff.models.load import load_model
 from crossdiff.models.replacements import with_replacements
+from crossdiff.models.weight_differences import written_directions
 from crossdiff.organisms.items import (
     ANSWERS,
     DENSEST,
     FIRST,
     MINED_TOKENS,
     MINING,
+    NO_CHANGE,
+    NO_PLACE,
     NORM,
     RANDOM_DIRECTIONS,
     RANDOM_LATENTS,
     SCALING,
+    WEIGHTS,
     Handed,
     at_random,
     by_norm,
     by_scaling,
     densest,
+    in_turns,
     mean_differences,
     random_directions,
     table_of_items,
@@ -38,6 +43,7 @@ from crossdiff.workflow.job import job
 def main(
     models: list[str],
     replacements: dict[int, int],
+    layer: int,
     first_shards: dict[str, str],
     batch_tokens: int,
     shards: list[tuple[str, str, str]],
@@ -58,19 +64,22 @@ def main(
             (DENSEST, densest(betas)),
         ):
             handed[method, crosscoder, seed] = "latent", found
-    first, answers = mean_differences(pairs, read)
-    random = random_directions(pairs, read, ITEMS + RANDOM_REFERENCE, seed=0)
-    count = 0
-    for method, found in ((FIRST, first), (ANSWERS, answers), (RANDOM_DIRECTIONS, random[:ITEMS])):
-        handed[method, "", 0] = "direction", Handed.of_rows(count, len(found))
-        count += len(found)
     base, chat = (load_model(folder, fast_dtype()) for folder in models)
     with_replacements(base, replacements)
+    first, answers = mean_differences(pairs, read)
+    weights = in_turns(*written_directions(base, chat, layer))
+    random = random_directions(pairs, read, ITEMS + RANDOM_REFERENCE, seed=0)
+    directions_of = {FIRST: first, ANSWERS: answers, WEIGHTS: weights, RANDOM_DIRECTIONS: random[:ITEMS]}
+    count = 0
+    for method, found in directions_of.items():
+        why_not = NO_CHANGE if method == WEIGHTS else NO_PLACE
+        handed[method, "", 0] = "direction", Handed.of_rows(count, len(found), why_not)
+        count += len(found)
     tokens = mined(base, chat, sample(first_shards, MINED_TOKENS).shard, batch_tokens)
     handed[MINING, "", 0] = "token", Handed.of_tokens(tokens)
     write_parquet(items, table_of_items(handed))
     with atomic_path(directions) as temporary:
-        stacked = {"handed": torch.cat([first, answers, random[:ITEMS]]), "random": random[ITEMS:]}
+        stacked = {"handed": torch.cat(list(directions_of.values())), "random": random[ITEMS:]}
         save_file({name: part.contiguous() for name, part in stacked.items()}, temporary, record_mark())
 
 
@@ -80,6 +89,7 @@ if __name__ == "__main__":
         main(
             models=[given.base_model, given.chat_model],
             replacements=settings.tokens.base_replacements,
+            layer=settings.pair.layer,
             first_shards=dict(zip(snakemake.params.datasets, given.first_tokens, strict=True)),
             batch_tokens=snakemake.resources.batch_tokens,
             shards=list(zip(given.tokens, given.base, given.chat, strict=True)),

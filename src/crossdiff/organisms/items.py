@@ -1,5 +1,6 @@
 """What each method hands in for an organism: its ten strongest items, in order (docs/organisms.md)."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,15 +23,18 @@ MINED_TOKENS = 4096  # an equal share of every data set, as in the first look
 
 # Methods of a crosscoder, and those that need none.
 NORM, SCALING, RANDOM_LATENTS, DENSEST = "norm", "scaling", "random latents", "densest latents"
-FIRST, ANSWERS, MINING, RANDOM_DIRECTIONS = (
+FIRST, ANSWERS, WEIGHTS, MINING, RANDOM_DIRECTIONS = (
     "difference at first positions",
     "difference at answer starts",
+    "weight differences",
     "diff mining",
     "random directions",
 )
 
 
 NO_LATENT = "no latent fires on held-out text"
+NO_PLACE = "no text has such a place"
+NO_CHANGE = "no changed matrix was found that writes into the residual stream"
 
 
 class Handed(NamedTuple):
@@ -50,9 +54,9 @@ class Handed(NamedTuple):
         return cls(found[:ITEMS], "" if len(found) else "the chat model promotes no token")
 
     @classmethod
-    def of_rows(cls, first: int, count: int) -> "Handed":
+    def of_rows(cls, first: int, count: int, why_not: str = NO_PLACE) -> "Handed":
         """The rows from ``first`` on, or the reason if there are none."""
-        return cls(np.arange(first, first + count), "" if count else "no text has such a place")
+        return cls(np.arange(first, first + count), "" if count else why_not)
 
 
 def live(betas: pd.DataFrame) -> np.ndarray:
@@ -169,6 +173,16 @@ def mean_differences(shards: Sequence[PairedShard], summary: Summary) -> tuple[T
             first.add(block, position[rows])
             answers.add(block, after[rows])
     return first.directions(), answers.directions()
+
+
+def in_turns(attention: Tensor, mlp: Tensor) -> Tensor:
+    """ITEMS directions of both, (items, d_model): the first of each with both signs, then the second, ...
+
+    ``attention`` and ``mlp`` (directions, d_model) have an arbitrary sign (``written_directions``).
+    """
+    turns = [row for pair in itertools.zip_longest(attention, mlp) for row in pair if row is not None]
+    signed = [sign * row for row in turns[: ITEMS // 2] for sign in (1, -1)]
+    return torch.stack(signed) if signed else attention[:0]
 
 
 def random_directions(shards: Sequence[PairedShard], summary: Summary, count: int, seed: int) -> Tensor:

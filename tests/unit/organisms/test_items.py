@@ -14,6 +14,7 @@ from crossdiff.organisms.items import (
     by_norm,
     by_scaling,
     densest,
+    in_turns,
     table_of_items,
 )
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
@@ -127,3 +128,17 @@ def test_method_without_items_has_one_row_with_the_reason() -> None:
         ["norm", "l1", 0, "latent", 2, 3, ""],
         ["scaling", "d", 1, "latent", 0, -1, "no base decoder"],
     ]
+
+
+def test_directions_in_turns_with_both_signs() -> None:
+    attention, mlp = torch.eye(4), 10 * torch.eye(4)
+    numbers = in_turns(attention, mlp) @ torch.tensor([1.0, 2, 3, 4])
+    assert numbers.tolist() == [1, -1, 10, -10, 2, -2, 20, -20, 3, -3]
+    assert (in_turns(attention[:0], mlp) @ torch.ones(4)).tolist() == [10, -10] * 4
+    assert in_turns(attention[:0], mlp[:0]).shape == (0, 4)
+
+
+def test_a_method_without_directions_says_why() -> None:
+    assert Handed.of_rows(20, 3).items.tolist() == [20, 21, 22] and not Handed.of_rows(20, 3).why_not
+    assert Handed.of_rows(20, 0).why_not == items.NO_PLACE
+    assert Handed.of_rows(20, 0, items.NO_CHANGE).why_not == items.NO_CHANGE
