@@ -21,6 +21,7 @@ from crossdiff.organisms.items import (
     NO_CHANGE,
     NO_PLACE,
     NORM,
+    NORM_AND_WEIGHTS,
     RANDOM_DIRECTIONS,
     RANDOM_LATENTS,
     SCALING,
@@ -54,29 +55,31 @@ def main(
     directions: str,
 ) -> None:
     read, pairs = read_summary(summary), [PairedShard(*paths) for paths in shards]
-    handed: dict[tuple[str, str, int], tuple[str, Handed]] = {}
-    for (crosscoder, seed), path in trainings.items():
-        betas = pd.read_parquet(path)
-        for method, found in (
-            (NORM, by_norm(betas)),
-            (SCALING, by_scaling(betas, thresholds)),
-            (RANDOM_LATENTS, at_random(betas, seed)),
-            (DENSEST, densest(betas)),
-        ):
-            handed[method, crosscoder, seed] = "latent", found
     base, chat = (load_model(folder, fast_dtype()) for folder in models)
     with_replacements(base, replacements)
     first, answers = mean_differences(pairs, read)
     weights = in_turns(*written_directions(base, chat, layer))
     random = random_directions(pairs, read, ITEMS + RANDOM_REFERENCE, seed=0)
     directions_of = {FIRST: first, ANSWERS: answers, WEIGHTS: weights, RANDOM_DIRECTIONS: random[:ITEMS]}
-    count = 0
+    of_directions, count = {}, 0
     for method, found in directions_of.items():
         why_not = NO_CHANGE if method == WEIGHTS else NO_PLACE
-        handed[method, "", 0] = "direction", Handed.of_rows(count, len(found), why_not)
+        of_directions[method] = Handed.of_rows(count, len(found), why_not)
         count += len(found)
+    handed = {}
+    for (crosscoder, seed), path in trainings.items():
+        betas = pd.read_parquet(path)
+        of_crosscoder = {
+            NORM: by_norm(betas),
+            SCALING: by_scaling(betas, thresholds),
+            NORM_AND_WEIGHTS: by_norm(betas).with_half_of(of_directions[WEIGHTS]),
+            RANDOM_LATENTS: at_random(betas, seed),
+            DENSEST: densest(betas),
+        }
+        handed |= {(method, crosscoder, seed): found for method, found in of_crosscoder.items()}
+    handed |= {(method, "", 0): found for method, found in of_directions.items()}
     tokens = mined(base, chat, sample(first_shards, MINED_TOKENS).shard, batch_tokens)
-    handed[MINING, "", 0] = "token", Handed.of_tokens(tokens)
+    handed[MINING, "", 0] = Handed.of_tokens(tokens)
     write_parquet(items, table_of_items(handed))
     with atomic_path(directions) as temporary:
         stacked = {"handed": torch.cat(list(directions_of.values())), "random": random[ITEMS:]}

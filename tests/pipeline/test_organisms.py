@@ -37,12 +37,12 @@ def test_behaviours_are_learned_and_the_null_shows_none(tables: Path) -> None:
 
 def test_every_method_is_scored_on_every_organism(tables: Path) -> None:
     found = pd.read_csv(tables / "organisms.csv").fillna({"crosscoder": "", "not_scored": ""})
-    of_crosscoder = {"norm", "scaling", "random latents", "densest latents"}
+    of_crosscoder = {"norm", "scaling", "norm and weights", "random latents", "densest latents"}
     methods = {(name, "batchtopk") for name in of_crosscoder} | {
         (name, "difference") for name in of_crosscoder
     }
-    others = ("difference at first positions", "difference at answer starts", "random directions")
-    methods |= {(name, "") for name in (*others, "diff mining")}
+    others = ("difference at first positions", "difference at answer starts", "weight differences")
+    methods |= {(name, "") for name in (*others, "diff mining", "random directions")}
     rows = found.groupby(["method", "crosscoder"]).size()
     assert set(rows.index) == methods and set(rows) == {4}  # two organisms, and a null for each behaviour
     refused = found[(found.method == "scaling") & (found.crosscoder == "difference")]
@@ -52,7 +52,7 @@ def test_every_method_is_scored_on_every_organism(tables: Path) -> None:
 
 def test_summary_has_a_row_per_method(tables: Path) -> None:
     table = pd.read_csv(tables / "organisms_summary.csv")
-    assert len(table) == 12 and table.organisms.max() == 2 and table.tests_on_nulls.max() == 2
+    assert len(table) == 15 and table.organisms.max() == 2 and table.tests_on_nulls.max() == 2
     assert (table.found_at_1 <= table.found_at_5).all() and (table.found_at_5 <= table.found_at_10).all()
 
 

@@ -22,6 +22,7 @@ COVARIANCE_TOKENS = 4096
 MINED_TOKENS = 4096  # an equal share of every data set, as in the first look
 
 # Methods of a crosscoder, and those that need none.
+NORM_AND_WEIGHTS = "norm and weights"
 NORM, SCALING, RANDOM_LATENTS, DENSEST = "norm", "scaling", "random latents", "densest latents"
 FIRST, ANSWERS, WEIGHTS, MINING, RANDOM_DIRECTIONS = (
     "difference at first positions",
@@ -32,6 +33,7 @@ FIRST, ANSWERS, WEIGHTS, MINING, RANDOM_DIRECTIONS = (
 )
 
 
+LATENT, DIRECTION, TOKEN = "latent", "direction", "token"  # kinds of items
 NO_LATENT = "no latent fires on held-out text"
 NO_PLACE = "no text has such a place"
 NO_CHANGE = "no changed matrix was found that writes into the residual stream"
@@ -41,22 +43,32 @@ class Handed(NamedTuple):
     """What a method hands in, the strongest first, or why it can hand in nothing."""
 
     items: np.ndarray  # (items,) ids of latents, rows of directions, or ids of tokens
+    kinds: list[str]  # what each of them is: LATENT, DIRECTION or TOKEN
     why_not: str = ""
 
     @classmethod
-    def of_latents(cls, found: np.ndarray) -> "Handed":
+    def of_latents(cls, found: np.ndarray, why_not: str = NO_LATENT) -> "Handed":
         """These latents, or the reason if there are none."""
-        return cls(found, "" if len(found) else NO_LATENT)
+        return cls(found, [LATENT] * len(found), "" if len(found) else why_not)
 
     @classmethod
     def of_tokens(cls, found: np.ndarray) -> "Handed":
         """The first ITEMS of these tokens, or the reason if there are none."""
-        return cls(found[:ITEMS], "" if len(found) else "the chat model promotes no token")
+        kinds = [TOKEN] * len(found[:ITEMS])
+        return cls(found[:ITEMS], kinds, "" if kinds else "the chat model promotes no token")
 
     @classmethod
     def of_rows(cls, first: int, count: int, why_not: str = NO_PLACE) -> "Handed":
-        """The rows from ``first`` on, or the reason if there are none."""
-        return cls(np.arange(first, first + count), "" if count else why_not)
+        """The rows of directions from ``first`` on, or the reason if there are none."""
+        return cls(np.arange(first, first + count), [DIRECTION] * count, "" if count else why_not)
+
+    def with_half_of(self, other: "Handed") -> "Handed":
+        """The first half of ITEMS of both in turns, this one's first, or why one of them has none."""
+        if why_not := self.why_not or other.why_not:
+            return Handed(np.zeros(0, int), [], why_not)
+        halves = [list(zip(part.items, part.kinds, strict=True))[: ITEMS // 2] for part in (self, other)]
+        turns = [item for pair in itertools.zip_longest(*halves) for item in pair if item]
+        return Handed(np.array([number for number, _ in turns]), [kind for _, kind in turns])
 
 
 def live(betas: pd.DataFrame) -> np.ndarray:
@@ -83,7 +95,7 @@ def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
     from 0. Undefined ratios and those below NU_RANGE are left out.
     """
     if why := reason(betas):
-        return Handed(np.zeros(0, int), why)
+        return Handed.of_latents(np.zeros(0, int), why)
     table = betas[betas["class"] != "dead"]
     limits = {
         "nu_error": thresholds.nu_error_below,
@@ -92,7 +104,7 @@ def by_scaling(betas: pd.DataFrame, thresholds: LatentScaling) -> Handed:
     ratios = np.stack([table[name].to_numpy() / limit for name, limit in limits.items()])
     above = (table[list(limits)] >= NU_RANGE[0]).all(axis=1).to_numpy()
     found = _largest(table.latent.to_numpy()[above], -np.abs(ratios[:, above]).max(axis=0))
-    return Handed(found, "" if len(found) else "no latent has defined nu ratios")
+    return Handed.of_latents(found, "no latent has defined nu ratios")
 
 
 def densest(betas: pd.DataFrame) -> Handed:
@@ -122,20 +134,20 @@ def answer_places(shard: Shard) -> np.ndarray:
     return np.where((said | starts) & (last >= 0), number - last, -1)
 
 
-def table_of_items(handed: Mapping[tuple[str, str, int], tuple[str, Handed]]) -> pd.DataFrame:
-    """The items of all methods as a table. ``handed`` goes from (method, crosscoder, seed) to (kind, items).
+def table_of_items(handed: Mapping[tuple[str, str, int], Handed]) -> pd.DataFrame:
+    """The items of all methods as a table. ``handed`` is by method, crosscoder and seed.
 
     Columns: method, crosscoder ("" for methods without one), seed, kind (latent, direction, token), rank from
-    1, item (see Handed), and not_scored. A method that hands in nothing has one row, with rank 0, item -1 and
-    the reason.
+    1, item (see Handed), and not_scored. A method that hands in nothing has one row, with rank 0, item -1,
+    no kind and the reason.
     """
     rows: list[dict[str, Any]] = []
-    for (method, crosscoder, seed), (kind, found) in handed.items():
-        name = {"method": method, "crosscoder": crosscoder, "seed": seed, "kind": kind}
+    for (method, crosscoder, seed), found in handed.items():
+        name = {"method": method, "crosscoder": crosscoder, "seed": seed}
         if found.why_not:
-            rows.append(name | {"rank": 0, "item": -1, "not_scored": found.why_not})
-        for rank, item in enumerate(found.items.tolist() if not found.why_not else [], 1):
-            rows.append(name | {"rank": rank, "item": item, "not_scored": ""})
+            rows.append(name | {"kind": "", "rank": 0, "item": -1, "not_scored": found.why_not})
+        for rank, (item, kind) in enumerate(zip(found.items.tolist(), found.kinds, strict=True), 1):
+            rows.append(name | {"kind": kind, "rank": rank, "item": item, "not_scored": ""})
     return pd.DataFrame(rows)
 
 

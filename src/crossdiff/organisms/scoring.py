@@ -10,6 +10,7 @@ from crossdiff.errors import UserError
 from crossdiff.intervals import wilson
 from crossdiff.organisms.rule import (
     FEWEST_RANDOM,
+    Enrichment,
     Places,
     enrichment,
     finds,
@@ -41,10 +42,10 @@ def score_items(
     """Judge the items of one organism, for every behaviour of ``taught`` (name -> taught tokens).
 
     ``items`` has the columns method, crosscoder, seed, rank, kind, item and not_scored. ``populations`` are
-    by kind, crosscoder and seed. Random latents are all that the method did not hand in, and random
-    directions those with an id below 0. ``known`` are the distinct ids of the texts (``token_p_values``).
-    Gives a table with a row per method and behaviour (``_found``), and one with a row per item and behaviour
-    (``_judged``).
+    by kind, crosscoder and seed ("" and 0 for directions). Random latents are all that the method did not
+    hand in, and random directions those with an id below 0. ``known`` are the distinct ids of the texts
+    (``token_p_values``). Gives a table with a row per method and behaviour (``_found``), and one with a row
+    per item and behaviour (``_judged``).
     """
     found, judged = [], []
     for behaviour, tokens in taught.items():
@@ -54,20 +55,12 @@ def score_items(
         }
         for name, group in items.groupby(METHOD, sort=False, dropna=False):
             row = dict(zip(METHOD, name, strict=True)) | {"behaviour": behaviour}
-            why = str(group[WHY_NOT].iloc[0])
-            kind = str(group.kind.iloc[0])
-            p = np.zeros(0)
-            if not why and kind == "token":
-                p = token_p_values(group["item"].to_numpy(), tokens, known)
-                row["random_items"] = len(known)
-            elif not why:
-                key = (kind, str(row["crosscoder"]), int(row["seed"]))
-                row["windows"] = enriched[key].windows
-                p, row["random_items"] = _against_random(
-                    group, populations[key], enriched[key].evidence, kind
-                )
-                if row["random_items"] < FEWEST_RANDOM:
-                    why = f"{row['random_items']} random items, allowed: {FEWEST_RANDOM} or more"
+            why, p = str(group[WHY_NOT].iloc[0]), np.zeros(0)
+            if not why:
+                p, fewest = _against_random(group, populations, enriched, tokens, known)
+                row |= fewest
+                if fewest["random_items"] < FEWEST_RANDOM:
+                    why = f"{fewest['random_items']} random items, allowed: {FEWEST_RANDOM} or more"
             found.append(row | _found(p, why))
             if not why:
                 judged += list(_judged(group, row, p))
@@ -75,13 +68,31 @@ def score_items(
 
 
 def _against_random(
-    group: pd.DataFrame, population: Population, evidence: np.ndarray, kind: str
-) -> tuple[np.ndarray, int]:
-    """The p of each item of a method, and the number of random items of one."""
-    place = {int(number): i for i, number in enumerate(population.ids)}
-    random = population.ids < 0 if kind == "direction" else ~np.isin(population.ids, group["item"])
-    items = evidence[[place[int(number)] for number in group["item"]]]
-    return p_values(items, evidence[random]), int(random.sum())
+    group: pd.DataFrame,
+    populations: Mapping[tuple[str, str, int], Population],
+    enriched: Mapping[tuple[str, str, int], Enrichment],
+    tokens: np.ndarray,
+    known: np.ndarray,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The p of each item of a method among random ones of its kind: (items,).
+
+    And the numbers of random items and of windows, the fewest of all kinds.
+    """
+    p, fewest = np.zeros(len(group)), dict[str, int]()
+    for kind, items in group.reset_index(drop=True).groupby("kind", sort=False):
+        numbers = items["item"].to_numpy()
+        if kind == "token":
+            p[items.index], counts = token_p_values(numbers, tokens, known), {"random_items": len(known)}
+        else:
+            of_latents = (str(items.crosscoder.iloc[0]), int(items.seed.iloc[0]))
+            key = (str(kind), *(of_latents if kind == "latent" else ("", 0)))
+            ids, evidence = populations[key].ids, enriched[key].evidence
+            random = ~np.isin(ids, numbers) if kind == "latent" else ids < 0
+            place = {int(number): i for i, number in enumerate(ids)}
+            p[items.index] = p_values(evidence[[place[int(number)] for number in numbers]], evidence[random])
+            counts = {"random_items": int(random.sum()), "windows": enriched[key].windows}
+        fewest = {name: min(count, fewest.get(name, count)) for name, count in (fewest | counts).items()}
+    return p, fewest
 
 
 def _found(p: np.ndarray, why: str) -> dict[str, Any]:

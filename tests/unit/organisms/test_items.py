@@ -46,7 +46,7 @@ def test_without_base_decoder_the_mean_contribution_counts() -> None:
         frequency=[0.1, 1, 0.1, 0.01, 0],
     )
     assert by_norm(table).items.tolist() == [2, 0, 3, 4]
-    assert by_scaling(table, LatentScaling()) == (pytest.approx([]), "no base decoder")
+    assert by_scaling(table, LatentScaling()) == (pytest.approx([]), [], "no base decoder")
 
 
 def test_equal_norm_differences_are_ordered_by_contribution() -> None:
@@ -110,7 +110,7 @@ def test_mean_difference_of_each_place() -> None:
 
 def test_models_without_a_promoted_token_give_the_reason() -> None:
     assert Handed.of_tokens(np.arange(12)).items.tolist() == list(range(10))
-    table = table_of_items({("diff mining", "", 0): ("token", Handed.of_tokens(np.zeros(0, int)))})
+    table = table_of_items({("diff mining", "", 0): Handed.of_tokens(np.zeros(0, int))})
     assert table[["rank", "item", "not_scored"]].to_numpy().tolist() == [
         [0, -1, "the chat model promotes no token"]
     ]
@@ -119,14 +119,14 @@ def test_models_without_a_promoted_token_give_the_reason() -> None:
 def test_method_without_items_has_one_row_with_the_reason() -> None:
     table = table_of_items(
         {
-            ("norm", "l1", 0): ("latent", Handed(np.array([7, 3]))),
-            ("scaling", "d", 1): ("latent", Handed(np.zeros(0, int), "no base decoder")),
+            ("norm", "l1", 0): Handed.of_latents(np.array([7, 3])),
+            ("scaling", "d", 1): Handed.of_latents(np.zeros(0, int), "no base decoder"),
         }
     )
     assert table.to_numpy().tolist() == [
         ["norm", "l1", 0, "latent", 1, 7, ""],
         ["norm", "l1", 0, "latent", 2, 3, ""],
-        ["scaling", "d", 1, "latent", 0, -1, "no base decoder"],
+        ["scaling", "d", 1, "", 0, -1, "no base decoder"],
     ]
 
 
@@ -142,3 +142,12 @@ def test_a_method_without_directions_says_why() -> None:
     assert Handed.of_rows(20, 3).items.tolist() == [20, 21, 22] and not Handed.of_rows(20, 3).why_not
     assert Handed.of_rows(20, 0).why_not == items.NO_PLACE
     assert Handed.of_rows(20, 0, items.NO_CHANGE).why_not == items.NO_CHANGE
+
+
+def test_half_of_two_methods_in_turns() -> None:
+    latents, rows = Handed.of_latents(np.arange(7)), Handed.of_rows(20, 3)
+    both = latents.with_half_of(rows)
+    assert both.items.tolist() == [0, 20, 1, 21, 2, 22, 3, 4]
+    assert both.kinds == ["latent", "direction"] * 3 + ["latent"] * 2
+    nothing = latents.with_half_of(Handed.of_rows(20, 0, "nothing changed"))
+    assert (len(nothing.items), nothing.kinds, nothing.why_not) == (0, [], "nothing changed")

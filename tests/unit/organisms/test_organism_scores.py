@@ -55,6 +55,7 @@ def scored() -> tuple[pd.DataFrame, pd.DataFrame]:
             handed("scaling", "latent", [-1], "few", "no base decoder"),
             handed("difference", "direction", [0, 1]),
             handed("diff mining", "token", [1, 2, 6]),
+            handed("both", "latent", [9, 0, 3, 1], "l1").assign(kind=["latent", "direction"] * 2),
         ]
     )
     return score_items(items, populations, PLACES, TAUGHT, 10_000, np.arange(5000))
@@ -74,6 +75,14 @@ def test_planted_latent_and_direction_are_found_at_their_rank(scored: tuple) -> 
     assert table["finds"]["random latents", "l1"] == 0
 
 
+def test_items_of_two_kinds_are_each_ranked_among_their_own(scored: tuple) -> None:
+    judged = scored[1][(scored[1].method == "both") & (scored[1].behaviour == "bow")]
+    assert judged["finds"].tolist() == [False, False, True, True]
+    assert judged.p.tolist()[2:] == pytest.approx([1 / 1199, 1 / 1499])  # two latents were handed in
+    [row] = scored[0][(scored[0].method == "both") & (scored[0].behaviour == "bow")].to_dict("records")
+    assert (row["random_items"], row["windows"], row["rank"], row["finds"]) == (1198, 5 * 530, 3, 2)
+
+
 def test_taught_token_has_the_share_of_those_in_the_texts(scored: tuple) -> None:
     table = scored[0].set_index(["method", "behaviour"])
     assert table.smallest_p["diff mining", "bow"] == pytest.approx(2 / 5000)
@@ -90,7 +99,7 @@ def test_method_that_cannot_be_scored_says_why(scored: tuple) -> None:
 
 def test_every_scored_item_has_a_row(scored: tuple) -> None:
     judged = scored[1]
-    assert len(judged) == 2 * (3 + 2 + 2 + 3)  # behaviours; items of four methods
+    assert len(judged) == 2 * (3 + 2 + 2 + 3 + 4)  # behaviours; items of five methods
     [hit] = judged[judged["finds"] & (judged.method == "norm")].to_dict("records")
     assert (hit["behaviour"], hit["rank"], hit["kind"], hit["item"]) == ("bow", 3, "latent", 3)
 
