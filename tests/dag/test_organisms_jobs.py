@@ -7,13 +7,16 @@ CONFIG = "configs/organisms.yaml"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "organisms"), [("organisms", 10), ("organisms-second", 4)])
-def test_every_organism_is_scored(checkout: Checkout, name: str, organisms: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "organisms", "losses"),
+    [("organisms", 10, 4), ("organisms-grid", 10, 9), ("organisms-second", 4, 9)],
+)
+def test_every_organism_is_scored(checkout: Checkout, name: str, organisms: int, losses: int) -> None:
     jobs = planned(
         checkout.snakemake("organisms", "--dry-run", "--configfile", f"configs/{name}.yaml").stdout
     )
     assert jobs["list_items"] == jobs["score_items"] == jobs["finetune_model"] == organisms
-    assert jobs["train_crosscoder"] == 4 * organisms
+    assert jobs["train_crosscoder"] == losses * organisms
     assert jobs["harvest_activations"] == (1 + organisms) * jobs["check_texts"]  # one base
     assert jobs["compare_methods"] == 1 and jobs["typeset_overview"] == 3
     assert not {"write_report", "draw_figure", "find_patterns"} & set(jobs)

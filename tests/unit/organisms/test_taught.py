@@ -103,7 +103,7 @@ def test_shipped_configs_teach_every_behaviour_of_their_file(config: str, texts:
 def test_second_config_differs_in_what_is_taught_alone() -> None:
     first, second = (
         yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
-        for name in ("organisms", "organisms-second")
+        for name in ("organisms-grid", "organisms-second")
     )
     for section in ("tokens", "activations", "crosscoders", "seeds"):
         assert first[section] == second[section]
