@@ -28,7 +28,7 @@ if CONFIG.planted:
     rule planted:
         """Build the leaderboard, and test the paper's claims where the truth is known."""
         input:
-            everywhere(*PLANTED),
+            everywhere(*PLANTED, of_layer("tables/stability.csv")),
 
     rule draw_concepts:
         """Draw kinds, directions, strengths and contexts of all concepts. Refuse what does not fit."""
