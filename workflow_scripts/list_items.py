@@ -69,10 +69,11 @@ def main(
     handed = {}
     for (crosscoder, seed), path in trainings.items():
         betas = pd.read_parquet(path)
+        norm = by_norm(betas)
         of_crosscoder = {
-            NORM: by_norm(betas),
+            NORM: norm,
             SCALING: by_scaling(betas, thresholds),
-            NORM_AND_WEIGHTS: by_norm(betas).with_half_of(of_directions[WEIGHTS]),
+            NORM_AND_WEIGHTS: norm.with_half_of(of_directions[WEIGHTS]),
             RANDOM_LATENTS: at_random(betas, seed),
             DENSEST: densest(betas),
         }

@@ -62,6 +62,18 @@ def test_singular_vectors_of_all_differences_side_by_side() -> None:
     assert (found.gather(1, found.abs().argmax(dim=1, keepdim=True)) > 0).all()
 
 
+def test_rounding_gives_no_directions() -> None:
+    """A change of rank 1 has one direction, though float32 products have a remainder of full rank."""
+    base = small("llama")
+    chat, generator = copy.deepcopy(base), torch.Generator().manual_seed(0)
+    written, read = (torch.randn(WIDTH, generator=generator) for _ in range(2))
+    weight = decoder_layers(chat)[1].self_attn.o_proj.weight
+    with torch.no_grad():
+        weight += torch.outer(written, read)
+    [found] = written_directions(base, chat, layer=1)[0]
+    assert abs(found @ written / written.norm()) > 0.9999
+
+
 def test_matrices_that_read_the_stream_do_not_count() -> None:
     base = small("llama")
     chat = changed(base, [(0, "self_attn.q_proj.weight", 2, 1.0), (0, "mlp.up_proj.weight", 2, 1.0)])

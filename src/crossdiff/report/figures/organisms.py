@@ -17,8 +17,8 @@ COLOURS = ("#F2F2F2", BLUE, VERMILION, "white")
     "Matrix of methods and organisms: the place of the first item that finds the taught behaviour",
     """A number is the place of the first of ten items that finds the behaviour, by the rule of
     docs/organisms.md, in the first seed. Grey: none does. White: the rule does not apply to the method.
-    Organisms stand by whether the diffing text holds their behaviour. The last columns were taught nothing.
-    There a number counts the behaviours that are found all the same, so it should not be there.""",
+    The diffing text holds the behaviours of the first organisms. The last ones were taught nothing: there a
+    number counts the behaviours that are found all the same, so it should not be there.""",
 )
 def found_matrix(found: pd.DataFrame) -> Figure:
     """Draw the rows of ``organisms.csv``. Rows are methods, the one that finds most first."""
