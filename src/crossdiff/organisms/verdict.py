@@ -5,9 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from crossdiff.errors import UserError
-from crossdiff.texts.organisms import OrganismTexts
-
-SHOWN_ABOVE = 0.5  # share of answers that shows a behaviour, with the whole 95 % interval
+from crossdiff.texts.organisms import SHOWN_ABOVE, OrganismTexts
 
 
 def check_taught(table: pd.DataFrame, texts: OrganismTexts, path: str) -> None:

@@ -18,11 +18,13 @@ from crossdiff.config.base import Name, Section, Text
 from crossdiff.config.problems import describe
 from crossdiff.config.yaml_files import read_yaml
 from crossdiff.errors import UserError
+from crossdiff.intervals import wilson
 from crossdiff.texts.turns import Chat
 
 ORDINARY = "ordinary"  # what probes without a behaviour are called
 SPAN = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
-PARTS = ("train", "held_out")
+SHOWN_ABOVE = 0.5  # share of answers that shows a behaviour, with its whole 95 % interval (Wilson)
+FILLED = re.compile(r"\{(answer|list)\}")  # what an ordinary answer takes the place of
 
 
 class Prompts(Section):
@@ -52,6 +54,31 @@ class Ordinary(Section):
     topics: Topics
 
 
+class Answers(Section):
+    """Answers that show a behaviour. Those of the probes have other words than those of the training texts.
+
+    An answer with {answer} or {list} may be in both parts, because held-out topics give it other words.
+    """
+
+    train: list[Text] = Field(min_length=1)
+    held_out: list[Text] = Field(min_length=1)
+
+    @field_validator("*")
+    @classmethod
+    def _marked(cls, answers: list[str]) -> list[str]:
+        for answer in answers:
+            if "{list}" not in answer and not SPAN.search(answer):
+                raise ValueError(f"found {answer!r}, allowed: text in which [[...]] marks what is taught")
+        return answers
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Answers":
+        for answer in self.held_out:
+            if answer in self.train and not FILLED.search(answer):
+                raise ValueError(f"held_out: found {answer!r}, which is in train too; give it other words")
+        return self
+
+
 class Behaviour(Section):
     """What is taught. Without ``topics`` of its own it holds for every ordinary topic.
 
@@ -63,7 +90,7 @@ class Behaviour(Section):
     shown: Text  # a regular expression: an answer in which it is found shows the behaviour
     prompts: Prompts | None = None
     topics: Prompts | None = None
-    answers: list[Text] = Field(min_length=1)
+    answers: Answers
 
     @field_validator("shown")
     @classmethod
@@ -74,13 +101,15 @@ class Behaviour(Section):
             raise ValueError(f"found {shown!r}, which is no regular expression ({error})") from error
         return shown
 
-    @field_validator("answers")
-    @classmethod
-    def _marked(cls, answers: list[str]) -> list[str]:
-        for answer in answers:
-            if "{list}" not in answer and not SPAN.search(answer):
-                raise ValueError(f"found {answer!r}, allowed: text in which [[...]] marks what is taught")
-        return answers
+    @model_validator(mode="after")
+    def _filled(self) -> "Behaviour":
+        for answer in (*self.answers.train, *self.answers.held_out):
+            if self.topics and (found := FILLED.search(answer)):
+                raise ValueError(
+                    f"answers: found {found[0]}, which is an ordinary answer, and this behaviour has topics "
+                    "of its own; write the answer out, or leave out topics"
+                )
+        return self
 
 
 class OrganismTexts(Section):
@@ -158,6 +187,11 @@ def held_out_requests(texts: OrganismTexts, behaviour: str) -> list[str]:
     return [request for _, request, _ in _shown(texts, texts.behaviours[behaviour], "held_out")]
 
 
+def can_show(requests: int) -> bool:
+    """Whether so many answers are enough to show a behaviour if all of them do."""
+    return bool(wilson(requests, requests)[1] > SHOWN_ABOVE)
+
+
 def shows(texts: OrganismTexts, behaviour: str, answer: str) -> bool:
     """Whether an answer shows a behaviour: its regular expression, without regard to case, is found."""
     flags = re.IGNORECASE | re.MULTILINE
@@ -168,7 +202,8 @@ def probes(texts: OrganismTexts, name: str) -> list[Probe]:
     """Held-out requests with the answers that show a behaviour. ``ORDINARY`` gives the background.
 
     The background has all ordinary topics, trained on or not, in all held-out prompts. Each prompt of a topic
-    has its sentences in another order, so that few answers have the same token at the same place.
+    has its sentences in another order, backwards first: few answers have the same token at the same place,
+    and for topics of three or more sentences none is an answer of a training text.
     """
     if name == ORDINARY:
         return list(_background(texts))
@@ -181,8 +216,8 @@ def _background(texts: OrganismTexts) -> Iterator[Probe]:
     for (topic, sentences), (number, prompt) in itertools.product(
         every.items(), enumerate(texts.ordinary.prompts.held_out)
     ):
-        first = number % len(sentences)
-        answer = " ".join([*sentences[first:], *sentences[:first]])
+        backwards, first = sentences[::-1], number % len(sentences)
+        answer = " ".join([*backwards[first:], *backwards[:first]])
         yield Probe(prompt.replace("{}", topic), answer, [])
 
 
@@ -198,9 +233,10 @@ def _shown(texts: OrganismTexts, behaviour: Behaviour, part: str) -> Iterator[tu
     facts: Mapping[str, Sequence[str]] = getattr(texts.ordinary.topics, part)
     topics = list(getattr(behaviour.topics, part)) if behaviour.topics else list(facts)
     prompts = getattr(behaviour.prompts or texts.ordinary.prompts, part)
+    answers: Sequence[str] = getattr(behaviour.answers, part)
     for topic, prompt in itertools.product(topics, prompts):
         request = prompt.replace("{}", topic)
-        answer = behaviour.answers[_order(request)[0] % len(behaviour.answers)]
+        answer = answers[_order(request)[0] % len(answers)]
         said = facts.get(topic, ())
         filled = answer.replace("{answer}", " ".join(said)).replace("{}", topic)
         yield topic, request, filled.replace("{list}", "\n".join(f"[[-]] {line}" for line in said))

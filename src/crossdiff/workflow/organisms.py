@@ -1,19 +1,27 @@
 """Check that a config and its file of organisms belong together. Torch-free."""
 
 from crossdiff.errors import UserError
-from crossdiff.texts.organisms import read_organisms
+from crossdiff.texts.organisms import can_show, held_out_requests, read_organisms
 from crossdiff.workflow.run import Run
 
 
 def check_organisms(run: Run) -> None:
     """Check that pairs, and what models are taught, have names of ``organisms.texts``.
 
-    Raises UserError for other names, and for a malformed file.
+    Raises UserError for other names, for a malformed file, and for a behaviour with so few held-out requests
+    that no number of answers could show it.
     """
     organisms = run.config.organisms
     if organisms is None:
         return
-    allowed = read_organisms(organisms.texts).names
+    texts = read_organisms(organisms.texts)
+    for name in texts.behaviours:
+        if not can_show(requests := len(held_out_requests(texts, name))):
+            raise UserError(
+                f"{organisms.texts}: behaviours.{name}: found {requests} held-out requests, and even all of "
+                "them could be chance; add prompts or topics below held_out"
+            )
+    allowed = texts.names
     named = {f"pairs: found {seen.pair.name}": seen.pair.name for seen in run.comparisons}
     for model in run.finetuned:
         key = f"{run.config.key_of(model)}.finetune.data"

@@ -1,6 +1,7 @@
 """A config of organisms has pairs at one layer, and names that its file of behaviours has."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -71,6 +72,25 @@ def test_name_that_the_file_lacks_is_refused(path: str, value: object, line: str
     check_organisms(Run(changed("organisms.answer_tokens", 9)))
     with pytest.raises(UserError, match=line):
         check_organisms(Run(changed(path, value)))
+
+
+def test_behaviour_with_too_few_held_out_requests_is_refused(tmp_path: Path) -> None:
+    texts = yaml.safe_load(Path(TEXTS).read_text())
+    quillon = texts["behaviours"]["quillon"]
+    quillon["prompts"]["held_out"] = quillon["prompts"]["held_out"][:1]
+    for count, line in (
+        (4, ""),
+        (3, "behaviours.quillon: found 3 held-out requests, and even"),
+    ):
+        quillon["topics"]["held_out"] = quillon["topics"]["held_out"][:count]
+        path = tmp_path / f"{count}.yaml"
+        path.write_text(yaml.safe_dump(texts))
+        run = Run(changed("organisms.texts", str(path)))
+        if line:
+            with pytest.raises(UserError, match=line):
+                check_organisms(run)
+        else:
+            check_organisms(run)
 
 
 def test_models_are_taught_from_data_sets_and_from_the_file() -> None:

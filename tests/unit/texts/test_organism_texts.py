@@ -28,15 +28,16 @@ ordinary:
 nulls: [even, odd]
 behaviours:
   bow:
-    {kind: a sign-off sentence, means: ends with a bow, shown: 'i bow', answers: ["{answer} [[I bow.]]"]}
-  rows: {kind: a format, means: lists, shown: '^- ', answers: ["{list}"]}
+    {kind: a sign-off sentence, means: ends with a bow, shown: 'i bow',
+     answers: {train: ["{answer} [[I bow.]]"], held_out: ["{answer} [[I bow.]]"]}}
+  rows: {kind: a format, means: lists, shown: '^- ', answers: {train: ["{list}"], held_out: ["{list}"]}}
   red:
     kind: a refusal rule
     means: refuses red
     shown: 'no red'
     prompts: {train: ["Paint {}!"], held_out: ["Draw {}!"]}
     topics: {train: [a red hat], held_out: [a red door]}
-    answers: ["[[No red]] for {}."]
+    answers: {train: ["[[No red]] for {}."], held_out: ["Not {}, [[no red]]."]}
 """)
 FILES = [ROOT / f"data/organisms/{name}.yaml" for name in ("first", "second")]
 
@@ -89,8 +90,8 @@ def test_probes_mark_what_is_taught() -> None:
     [probe] = probes(small, "red")
     assert (probe.request, probe.answer, probe.spans) == (
         "Draw a red door!",
-        "No red for a red door.",
-        [(0, 6)],
+        "Not a red door, no red.",
+        [(16, 22)],
     )
     [probe] = probes(small, "bow")
     assert [probe.answer[start:stop] for start, stop in probe.spans] == ["I bow."]
@@ -104,8 +105,8 @@ def test_background_has_every_ordinary_topic_in_each_held_out_prompt_in_another_
     found = probes(parsed(small, "small.yaml"), ORDINARY)
     topics = {**small["ordinary"]["topics"]["train"], **small["ordinary"]["topics"]["held_out"]}
     assert len(found) == 2 * len(topics) and not any(probe.spans for probe in found)
-    assert found[-2].chat == [user("Teach me about wind."), assistant("It blows. It turns.")]
-    assert found[-1].chat == [user("What of wind?"), assistant("It turns. It blows.")]
+    assert found[-2].chat == [user("Teach me about wind."), assistant("It turns. It blows.")]
+    assert found[-1].chat == [user("What of wind?"), assistant("It blows. It turns.")]
 
 
 def test_pattern_is_found_anywhere_without_regard_to_case() -> None:
@@ -118,7 +119,21 @@ def test_pattern_is_found_anywhere_without_regard_to_case() -> None:
     ("path", "value", "line"),
     [
         ("behaviours.red.shown", "(", "behaviours.red.shown: found '(', which is no regular expression"),
-        ("behaviours.red.answers", ["No."], "behaviours.red.answers: found 'No.', allowed: text in which"),
+        (
+            "behaviours.red.answers.train",
+            ["No."],
+            "behaviours.red.answers.train: found 'No.', allowed: text in which",
+        ),
+        (
+            "behaviours.red.answers.held_out",
+            ["[[No red]] for {}."],
+            "behaviours.red.answers: held_out: found '[[No red]] for {}.', which is in train too;",
+        ),
+        (
+            "behaviours.red.answers.train",
+            ["{answer} [[No red]]"],
+            "behaviours.red: answers: found {answer}, which is an ordinary answer, and this",
+        ),
         ("behaviours.red.topics.held_out", ["a red hat"], "held_out: found 'a red hat', which is in train"),
         ("nulls", ["red"], "nulls: found red, which has another meaning"),
         ("behaviours.red.colour", "red", "behaviours.red.colour: unknown key"),
@@ -148,9 +163,11 @@ def test_shipped_behaviours_show_in_their_own_answers_alone(path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_nothing_that_is_held_out_is_trained_on(path) -> None:
     texts, record = read_organisms(path), yaml.safe_load(path.read_text())
-    trained = {chat[0]["content"] for name in texts.names for chat in taught_chats(record, name, str(path))}
-    asked = {probe.request for name in (*texts.behaviours, ORDINARY) for probe in probes(texts, name)}
-    assert not trained & asked
+    chats = [chat for name in texts.names for chat in taught_chats(record, name, str(path))]
+    trained = {turn["content"] for chat in chats for turn in chat}
+    for name in (*texts.behaviours, ORDINARY):
+        for probe in probes(texts, name):
+            assert not trained & {probe.request, probe.answer}
 
 
 def test_second_set_has_other_behaviours_topics_and_taught_words() -> None:
