@@ -58,8 +58,9 @@ class Exclusive(Section):
 
     @property
     def least(self) -> int:
-        """The latents at which every class has one."""
-        return math.ceil(1 / min(self.base, self.chat, 1 - self.base - self.chat))
+        """The latents from which on every class has one. Both shares may round up and take a shared one."""
+        shared = 1 - self.base - self.chat
+        return max(math.ceil(1 / min(self.base, self.chat)), math.floor(round(1 / shared, 9)) + 1)
 
 
 class DedicatedSettings(TopKKeys):

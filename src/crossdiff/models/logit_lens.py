@@ -24,7 +24,10 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
     - promoted: token ids with the logits furthest above the mean over the vocabulary
     - promoted_by: their distances from that mean, in logits
     - suppressed, suppressed_by: the same below the mean
+
+    All four are None for a direction of length 0, as of a latent that the chat model does not have.
     """
+    pointless = np.flatnonzero((directions == 0).all(dim=1).cpu().numpy())
     # A root mean square of 1. The final norm alone is not enough: its epsilon shrinks short directions.
     directions = normalize(directions.float(), dim=1) * directions.shape[1] ** 0.5
     names = ("promoted", "promoted_by", "suppressed", "suppressed_by")
@@ -38,4 +41,6 @@ def promoted_tokens(model: PreTrainedModel, directions: Tensor, count: int = TOK
         ends = [logits.topk(min(count, logits.shape[1]), largest=largest) for largest in (True, False)]
         parts.append([tensor.cpu().numpy() for end in ends for tensor in (end.indices, end.values)])
     columns = (list(np.concatenate(blocks)) for blocks in zip(*parts, strict=True))
-    return pd.DataFrame(dict(zip(names, columns, strict=True)))
+    table = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    table.loc[pointless] = None
+    return table

@@ -57,9 +57,9 @@ def seen_too(directions: pd.DataFrame, shown: set[int]) -> dict[int, int]:
 
     ``directions`` is the table of ``read_directions``. ``shown`` are the ids of all tokens that the first
     look shows as promoted. Of the ten tokens that a latent promotes most, at least SEEN must be among them,
-    and no more than RARE of the live latents may have as many.
+    and no more than RARE of the live latents may have as many. Latents without a chat direction promote none.
     """
-    live = directions[directions.near.str.len() > 0]
+    live = directions[(directions.near.str.len() > 0) & directions.promoted.notna()]
     common = pd.Series(
         [len(shown.intersection(promoted)) for promoted in live.promoted], live.latent, dtype=int
     )

@@ -6,7 +6,7 @@ import pytest
 from helpers_config import DELETE, SMALL, changed, refusal, refusal_of
 
 from crossdiff.config import LOSSES, load
-from crossdiff.config.newer_losses import latents_of
+from crossdiff.config.newer_losses import Exclusive, latents_of
 from crossdiff.errors import UserError
 
 COMMON = {"latents": 100, "batch": 256, "tokens": 25600}
@@ -202,3 +202,13 @@ def test_classes_that_settings_allow_have_latents() -> None:
     assert not refusal(changed("crosscoders.new", {"loss": "dedicated"} | TOPK | {"latents": 19}))[
         0
     ].endswith("20")
+
+
+@pytest.mark.parametrize("base", [0.01, 0.05, 0.3, 0.45, 0.475, 0.49, 0.495])
+@pytest.mark.parametrize("chat", [0.01, 0.05, 0.3, 0.45, 0.475, 0.49, 0.5])
+def test_every_class_of_dedicated_has_a_latent_from_the_least_number_on(base: float, chat: float) -> None:
+    """Both shares may round up: .45 of 10 latents is 5, twice, and leaves no shared one."""
+    least = Exclusive(base=base, chat=chat).least
+    for latents in range(least, least + 300):
+        exclusive = [latents_of(base, latents), latents_of(chat, latents)]
+        assert min(*exclusive, latents - sum(exclusive)) > 0

@@ -70,6 +70,15 @@ def test_length_of_a_direction_says_nothing(factor: float) -> None:
     np.testing.assert_allclose(np.stack(one.promoted_by), np.stack(other.promoted_by), rtol=1e-3)
 
 
+def test_direction_of_length_0_promotes_nothing() -> None:
+    """The head would give ten tokens for a latent that the chat model does not have."""
+    directions = torch.randn(3, WIDTH)
+    directions[1] = 0
+    found = promoted_tokens(model(), directions)
+    assert found.notna().all(axis=1).tolist() == [True, False, True]
+    assert found.loc[1].isna().all() and len(found.promoted[2]) == 10
+
+
 def test_neighbours_are_the_largest_cosines_and_never_the_latent_itself(small_blocks: None) -> None:
     directions = torch.randn(10, WIDTH)
     found = neighbours(found_of(directions, list(range(5, 15))), count=3)

@@ -159,6 +159,15 @@ def test_a_planted_chat_model_has_no_promoted_tokens() -> None:
     assert seen_too(pd.DataFrame({"latent": [0], "promoted": [[]], "near": [[1]]}), {1, 2, 3}) == {}
 
 
+def test_latent_without_a_chat_direction_was_not_seen() -> None:
+    table = pd.DataFrame({"latent": [0, 1], "promoted": [None, [1, 2, 3]], "near": [[1], [0]]})
+    assert seen_too(table, {1, 2, 3}) == {}  # every latent that promotes tokens has as many in common
+    many = pd.DataFrame(
+        {"latent": range(100), "promoted": [[1, 2, 3], None] + [[9]] * 98, "near": [[1]] * 100}
+    )
+    assert seen_too(many, {1, 2, 3}) == {0: 3}
+
+
 def test_seen_by_the_first_look_is_said_of_the_chat_models_latents_alone() -> None:
     [mark] = marks_of(Known(seen={5: 3, 6: 7, 9: 10}), row(5), row(6))
     assert mark.text == "seen by the first look too" and mark.meaning.startswith("7 of the ten tokens")
