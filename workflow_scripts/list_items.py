@@ -14,25 +14,16 @@ from crossdiff.models.replacements import with_replacements
 from crossdiff.models.weight_differences import written_directions
 from crossdiff.organisms.items import (
     ANSWERS,
-    DENSEST,
     FIRST,
     MINED_TOKENS,
     MINING,
-    NO_CHANGE,
-    NO_PLACE,
-    NORM,
-    NORM_AND_WEIGHTS,
     RANDOM_DIRECTIONS,
-    RANDOM_LATENTS,
-    SCALING,
     WEIGHTS,
     Handed,
-    at_random,
-    by_norm,
-    by_scaling,
-    densest,
     in_turns,
     mean_differences,
+    of_crosscoder,
+    of_directions,
     random_directions,
     table_of_items,
 )
@@ -61,24 +52,13 @@ def main(
     weights = in_turns(*written_directions(base, chat, layer))
     random = random_directions(pairs, read, ITEMS + RANDOM_REFERENCE, seed=0)
     directions_of = {FIRST: first, ANSWERS: answers, WEIGHTS: weights, RANDOM_DIRECTIONS: random[:ITEMS]}
-    of_directions, count = {}, 0
-    for method, found in directions_of.items():
-        why_not = NO_CHANGE if method == WEIGHTS else NO_PLACE
-        of_directions[method] = Handed.of_rows(count, len(found), why_not)
-        count += len(found)
-    handed = {}
-    for (crosscoder, seed), path in trainings.items():
-        betas = pd.read_parquet(path)
-        norm = by_norm(betas)
-        of_crosscoder = {
-            NORM: norm,
-            SCALING: by_scaling(betas, thresholds),
-            NORM_AND_WEIGHTS: norm.with_half_of(of_directions[WEIGHTS]),
-            RANDOM_LATENTS: at_random(betas, seed),
-            DENSEST: densest(betas),
-        }
-        handed |= {(method, crosscoder, seed): found for method, found in of_crosscoder.items()}
-    handed |= {(method, "", 0): found for method, found in of_directions.items()}
+    without = of_directions(directions_of)
+    handed = {
+        (method, crosscoder, seed): found
+        for (crosscoder, seed), path in trainings.items()
+        for method, found in of_crosscoder(pd.read_parquet(path), thresholds, seed, without[WEIGHTS]).items()
+    }
+    handed |= {(method, "", 0): found for method, found in without.items()}
     tokens = mined(base, chat, sample(first_shards, MINED_TOKENS).shard, batch_tokens)
     handed[MINING, "", 0] = Handed.of_tokens(tokens)
     write_parquet(items, table_of_items(handed))

@@ -1,5 +1,6 @@
 """Organisms with random weights, from their texts to the tables, through real Snakemake."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,8 +10,6 @@ from conftest import Checkout, once
 from files_table import OF_OTHER_LOSSES, untold
 
 TINY = "configs/organisms-tiny.yaml"
-
-pytestmark = pytest.mark.slow
 
 
 def run_organisms(checkout: Checkout) -> None:
@@ -61,13 +60,20 @@ def test_every_file_of_organisms_is_told(finished: Checkout) -> None:
     assert not [line for line in wrong if "organisms" in line or "taught" in line or "taken" in line]
 
 
+def test_items_that_find_are_told_with_what_they_promote(finished: Checkout) -> None:
+    table = pd.read_csv(finished.folder / "results/oh/layer0/organisms/judged.csv")
+    assert table.promoted.map(json.loads).map(len).isin([1, 10]).all()
+    of_tokens = table[table.kind == "token"]
+    assert of_tokens.excess.isna().all() and table[table.kind != "token"].excess.notna().all()
+    assert of_tokens.taught.isin([0, 1]).all()
+
+
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.snakemake("organisms", "--configfile", TINY).stdout
 
 
-def test_behaviour_that_did_not_take_stops_before_anything_is_diffed(
-    finished: Checkout, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_behaviour_that_did_not_take_stops_before_anything_is_diffed(tmp_path: Path) -> None:
     """One epoch of one step teaches nothing. The base is harvested at most, and the table stays."""
     checkout = Checkout(tmp_path / "checkout")
     config = checkout.changed(TINY, {"models.tiny-ha.finetune.epochs": 1})

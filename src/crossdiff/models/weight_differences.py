@@ -9,6 +9,7 @@ from crossdiff.models.parts import decoder_layers
 
 # Names of the modules at the end of an attention or an MLP, as families have them.
 OUTPUTS = {"o_proj", "out_proj", "c_proj", "dense", "down_proj", "fc2", "fc_out", "dense_4h_to_h"}
+PLAIN = {torch.float64, torch.float32, torch.bfloat16, torch.float16}  # weights that are no packed numbers
 SMALLEST = 1e-6  # share of the largest eigenvalue below which one is rounding of float32 products
 
 
@@ -19,7 +20,7 @@ def written_directions(base: PreTrainedModel, chat: PreTrainedModel, layer: int)
     These are the left singular vectors of the differences chat - base of all output matrices side by side:
     rows (directions, d_model) float32 of length 1 on the CPU, the largest singular value first. The sign of
     such a vector means nothing: here its largest entry is positive. None are given if no such matrix was
-    found (a fused mixture of experts) or fine-tuning changed none.
+    found (a fused mixture of experts, weights in few bits) or fine-tuning changed none.
     """
     attention, mlp = (_gram(base, chat, layer, of_attention) for of_attention in (True, False))
     return _vectors(attention), _vectors(mlp)
@@ -43,9 +44,24 @@ def _outputs(block: nn.Module, of_attention: bool) -> dict[str, Tensor]:
     found = {}
     for name, module in block.named_modules():
         if name.rpartition(".")[2] in OUTPUTS and ("att" in name) == of_attention:
-            weight = module.weight
-            found[name] = weight.T if isinstance(module, Conv1D) else weight
+            matrix = _matrix(module)
+            if matrix is not None:
+                found[name] = matrix
     return found
+
+
+def _matrix(module: nn.Module) -> Tensor | None:
+    """The matrix (d_model, inputs) of a module with what its adapters add, or None for packed weights."""
+    from peft.tuners.lora import LoraLayer
+
+    inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    matrix = getattr(inner, "weight", None)
+    if not isinstance(matrix, Tensor) or matrix.dtype not in PLAIN:
+        return None
+    if isinstance(module, LoraLayer):
+        for adapter in module.active_adapters:
+            matrix = matrix.float() + module.get_delta_weight(adapter).float()  # type: ignore[operator]
+    return matrix.T if isinstance(inner, Conv1D) else matrix
 
 
 def _vectors(gram: Tensor) -> Tensor:

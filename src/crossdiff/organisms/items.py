@@ -13,7 +13,7 @@ from crossdiff.activations.pairs import PairedShard, Summary, kept_blocks
 from crossdiff.config import BASE, CHAT, LatentScaling
 from crossdiff.latents.applies import reason
 from crossdiff.latents.evaluation import NU_RANGE
-from crossdiff.organisms.rule import ITEMS
+from crossdiff.organisms.rule import DIRECTION, ITEMS, LATENT, TOKEN
 from crossdiff.texts.chats import CONTENT, HEADER
 from crossdiff.texts.formats import ROLES
 from crossdiff.texts.shards import Shard
@@ -33,7 +33,6 @@ FIRST, ANSWERS, WEIGHTS, MINING, RANDOM_DIRECTIONS = (
 )
 
 
-LATENT, DIRECTION, TOKEN = "latent", "direction", "token"  # kinds of items
 NO_LATENT = "no latent fires on held-out text"
 NO_PLACE = "no text has such a place"
 NO_CHANGE = "no changed matrix was found that writes into the residual stream"
@@ -58,7 +57,7 @@ class Handed(NamedTuple):
         return cls(found[:ITEMS], kinds, "" if kinds else "the chat model promotes no token")
 
     @classmethod
-    def of_rows(cls, first: int, count: int, why_not: str = NO_PLACE) -> "Handed":
+    def of_rows(cls, first: int, count: int, why_not: str) -> "Handed":
         """The rows of directions from ``first`` on, or the reason if there are none."""
         return cls(np.arange(first, first + count), [DIRECTION] * count, "" if count else why_not)
 
@@ -117,6 +116,30 @@ def at_random(betas: pd.DataFrame, seed: int) -> Handed:
     """Live latents drawn at random, as a control."""
     latents = live(betas)
     return Handed.of_latents(np.random.default_rng(seed).permutation(latents)[:ITEMS])
+
+
+def of_crosscoder(
+    betas: pd.DataFrame, thresholds: LatentScaling, seed: int, weights: Handed
+) -> dict[str, Handed]:
+    """What every method hands in that judges the latents of one crosscoder, by the name of the method."""
+    norm = by_norm(betas)
+    return {
+        NORM: norm,
+        SCALING: by_scaling(betas, thresholds),
+        NORM_AND_WEIGHTS: norm.with_half_of(weights),
+        RANDOM_LATENTS: at_random(betas, seed),
+        DENSEST: densest(betas),
+    }
+
+
+def of_directions(found: Mapping[str, Tensor]) -> dict[str, Handed]:
+    """What methods hand in whose directions, (items, d_model) each, are stored one after the other."""
+    handed, first = {}, 0
+    for method, rows in found.items():
+        why_not = NO_CHANGE if method == WEIGHTS else NO_PLACE
+        handed[method] = Handed.of_rows(first, len(rows), why_not)
+        first += len(rows)
+    return handed
 
 
 def _largest(latents: np.ndarray, *strengths: np.ndarray) -> np.ndarray:

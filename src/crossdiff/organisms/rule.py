@@ -3,6 +3,7 @@
 Without torch.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from scipy.stats import hypergeom, rankdata
 
 from crossdiff.texts.organisms import ORDINARY
 
+LATENT, DIRECTION, TOKEN = "latent", "direction", "token"  # kinds of items
 LEVEL = 0.01  # one-sided, for all items of a method together
 ITEMS = 10  # that a method hands in
 BEYOND_BACKGROUND = LEVEL / ITEMS  # largest p against the background
@@ -18,7 +20,6 @@ HALF = 0.5  # of the taught places, that a window must have
 SHIFT = 8  # tokens by which a window of the background may begin before or after the taught places
 COMMON, REST = 0.25, 0.1  # which tokens of spans stand for a behaviour
 RANDOM_REFERENCE = 1999  # random directions next to which directions are ranked
-FEWEST_RANDOM = round(1 / LEVEL) - 1  # random items with which the best of ten can pass
 
 
 class Places(NamedTuple):
@@ -143,6 +144,11 @@ def token_p_values(tokens: np.ndarray, taught_tokens: np.ndarray, known: np.ndar
     """
     share = np.isin(known, taught_tokens).mean()
     return np.where(np.isin(tokens, taught_tokens), share, 1.0)
+
+
+def fewest_random(items: int) -> int:
+    """The fewest random items next to which all ``items`` together can pass, if none is as good as they."""
+    return math.ceil(round(ITEMS / (LEVEL * items), 6)) - 1
 
 
 def finds(p: np.ndarray) -> np.ndarray:

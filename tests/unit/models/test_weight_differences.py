@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers_models import FAMILIES, tiny_model
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from crossdiff.models.parts import decoder_layers
@@ -91,6 +92,32 @@ def test_gpt2_has_its_matrices_transposed() -> None:
     attention, mlp = written_directions(base, chat, layer=1)
     torch.testing.assert_close(attention, unit(4))
     torch.testing.assert_close(mlp, unit(6))
+
+
+def test_adapter_that_is_not_merged_counts() -> None:
+    """peft shows the base's matrix as that of an adapted module."""
+    base = small("llama")
+    targets = ["o_proj", "down_proj"]
+    chat = get_peft_model(copy.deepcopy(base), LoraConfig(r=1, lora_alpha=2, target_modules=targets))
+    block = decoder_layers(chat.get_base_model())[1]
+    with torch.no_grad():
+        for module, number in ((block.self_attn.o_proj, 3), (block.mlp.down_proj, 5)):
+            module.lora_B["default"].weight[number] = 1
+    found = written_directions(base, chat.get_base_model(), layer=1)
+    merged = written_directions(base, chat.merge_and_unload(), layer=1)
+    for directions, same, number in zip(found, merged, (3, 5), strict=True):
+        torch.testing.assert_close(directions, unit(number))
+        torch.testing.assert_close(same, directions)
+
+
+def test_weights_in_few_bits_give_no_direction() -> None:
+    base = small("llama")
+    chat = copy.deepcopy(base)
+    for model in (base, chat):
+        for block in decoder_layers(model):
+            packed = torch.randint(0, 99, block.mlp.down_proj.weight.shape, dtype=torch.uint8)
+            block.mlp.down_proj.weight = torch.nn.Parameter(packed, requires_grad=False)
+    assert [len(found) for found in written_directions(base, chat, layer=1)] == [0, 0]
 
 
 def test_fused_experts_give_no_direction() -> None:

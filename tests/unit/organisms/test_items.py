@@ -15,6 +15,7 @@ from crossdiff.organisms.items import (
     by_scaling,
     densest,
     in_turns,
+    of_directions,
     table_of_items,
 )
 from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
@@ -139,13 +140,16 @@ def test_directions_in_turns_with_both_signs() -> None:
 
 
 def test_a_method_without_directions_says_why() -> None:
-    assert Handed.of_rows(20, 3).items.tolist() == [20, 21, 22] and not Handed.of_rows(20, 3).why_not
-    assert Handed.of_rows(20, 0).why_not == items.NO_PLACE
-    assert Handed.of_rows(20, 0, items.NO_CHANGE).why_not == items.NO_CHANGE
+    assert Handed.of_rows(20, 3, "").items.tolist() == [20, 21, 22]
+    found = of_directions({items.FIRST: torch.ones(2, 4), items.WEIGHTS: torch.ones(3, 4)})
+    assert [found[name].items.tolist() for name in found] == [[0, 1], [2, 3, 4]]
+    assert not any(handed.why_not for handed in found.values())
+    none = of_directions(dict.fromkeys((items.FIRST, items.WEIGHTS), torch.zeros(0, 4)))
+    assert [handed.why_not for handed in none.values()] == [items.NO_PLACE, items.NO_CHANGE]
 
 
 def test_half_of_two_methods_in_turns() -> None:
-    latents, rows = Handed.of_latents(np.arange(7)), Handed.of_rows(20, 3)
+    latents, rows = Handed.of_latents(np.arange(7)), Handed.of_rows(20, 3, "")
     both = latents.with_half_of(rows)
     assert both.items.tolist() == [0, 20, 1, 21, 2, 22, 3, 4]
     assert both.kinds == ["latent", "direction"] * 3 + ["latent"] * 2

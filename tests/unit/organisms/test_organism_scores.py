@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from crossdiff.errors import UserError
+from crossdiff.intervals import share_mean, wilson
 from crossdiff.organisms.rule import Places, ranked
 from crossdiff.organisms.scoring import Population, score_items, summarise
 
@@ -92,7 +93,7 @@ def test_taught_token_has_the_share_of_those_in_the_texts(scored: tuple) -> None
 
 def test_method_that_cannot_be_scored_says_why(scored: tuple) -> None:
     table = scored[0][scored[0].crosscoder == "few"].set_index(["method", "behaviour"])
-    assert table.not_scored["norm", "bow"] == "47 random items, allowed: 99 or more"
+    assert table.not_scored["norm", "bow"] == "47 random items, allowed: 333 or more for 3 items"
     assert table.not_scored["scaling", "nod"] == "no base decoder"
     assert table.found_at_10.isna().all()
 
@@ -102,13 +103,19 @@ def test_every_scored_item_has_a_row(scored: tuple) -> None:
     assert len(judged) == 2 * (3 + 2 + 2 + 3 + 4)  # behaviours; items of five methods
     [hit] = judged[judged["finds"] & (judged.method == "norm")].to_dict("records")
     assert (hit["behaviour"], hit["rank"], hit["kind"], hit["item"]) == ("bow", 3, "latent", 3)
+    # All taught positions rank above all others, on average by half of the positions.
+    assert hit["excess"] == pytest.approx(0.5) and hit["by_window"] == pytest.approx(1 / (1 + 5 * 530))
+    assert hit["taught"] == 0 and list(hit["promoted"]) == [0] * 10
+    tokens = judged[(judged.kind == "token") & (judged.behaviour == "bow")]
+    assert tokens.promoted.tolist() == [[1], [2], [6]] and tokens.taught.tolist() == [0, 0, 1]
 
 
 def results(method: str, found: list[bool], nulls: list[bool]) -> pd.DataFrame:
     hits = found + nulls
     table = pd.DataFrame({"method": method, "crosscoder": "", "not_scored": "", "found_at_10": hits})
     is_null = [False] * len(found) + [True] * len(nulls)
-    table = table.assign(found_at_1=False, found_at_5=hits, is_null=is_null)
+    table = table.assign(found_at_1=False, found_at_5=hits, is_null=is_null, seed=0)
+    table["organism"] = [f"organism {number}" for number in range(len(hits))]
     return table.assign(in_text=[number % 2 == 0 for number in range(len(hits))])
 
 
@@ -135,6 +142,21 @@ def test_summary_counts_finds_and_false_finds() -> None:
     assert table.loc[0, ["share_at_10", "low_at_10", "high_at_10"]].tolist() == pytest.approx(
         [0.75, 0.3006, 0.9544], abs=1e-4
     )
+
+
+def test_seeds_of_one_organism_are_no_further_organisms() -> None:
+    """2 of 4 and 3 of 4 were found: 2.5 of 4 organisms, whatever the number of seeds."""
+    seeds = [
+        results("one", found, []).assign(seed=seed)
+        for seed, found in enumerate(([True, True, False, False], [True, True, True, False]))
+    ]
+    [row] = summarise(pd.concat(seeds, ignore_index=True)).to_dict("records")
+    assert (row["organisms"], row["found_at_10"], row["share_at_10"]) == (8, 5, 0.625)
+    assert [row["low_at_10"], row["high_at_10"]] == pytest.approx(wilson(2.5, 4)[1:])
+    low, high = row["low_of_seeds_at_10"], row["high_of_seeds_at_10"]
+    assert [low, high] == pytest.approx(share_mean([0.5, 0.75])[1:]) and 0 < low < 0.5 < high < 1
+    [alone] = summarise(seeds[0]).to_dict("records")
+    assert np.isnan(alone["low_of_seeds_at_10"]) and alone["low_at_10"] == pytest.approx(wilson(2, 4)[1])
 
 
 def test_methods_that_cannot_be_scored_stay_with_their_reason() -> None:
