@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from crossdiff.first_look.passes import Measured
-from crossdiff.first_look.sample import Sample, part_names, predicted_answer_positions, role_names
+from crossdiff.first_look.sample import Sample, part_names, role_names
+from crossdiff.texts.positions import predicted_answer_positions
 from crossdiff.texts.shards import Shard
 
 TOKENS = 30  # tokens in the table

@@ -14,9 +14,7 @@ from crossdiff.config import BASE, CHAT, LatentScaling
 from crossdiff.latents.applies import reason
 from crossdiff.latents.evaluation import NU_RANGE
 from crossdiff.organisms.rule import DIRECTION, ITEMS, LATENT, TOKEN
-from crossdiff.texts.chats import CONTENT, HEADER
-from crossdiff.texts.formats import ROLES
-from crossdiff.texts.shards import Shard
+from crossdiff.texts.positions import predicted_answer_positions
 
 COVARIANCE_TOKENS = 4096
 MINED_TOKENS = 4096  # an equal share of every data set, as in the first look
@@ -147,16 +145,6 @@ def _largest(latents: np.ndarray, *strengths: np.ndarray) -> np.ndarray:
     return latents[np.lexsort((latents, *(-strength for strength in reversed(strengths))))][:ITEMS]
 
 
-def answer_places(shard: Shard) -> np.ndarray:
-    """Where each row stands in an answer, (rows,): 0 is the last token before its words, -1 outside."""
-    assistant = shard.role == ROLES.index("assistant")
-    said = assistant & (shard.template == CONTENT)
-    starts = np.append(said[1:], False) & assistant & (shard.template == HEADER)
-    number = np.arange(len(starts))
-    last = np.maximum.accumulate(np.where(starts, number, -1))
-    return np.where((said | starts) & (last >= 0), number - last, -1)
-
-
 def table_of_items(handed: Mapping[tuple[str, str, int], Handed]) -> pd.DataFrame:
     """The items of all methods as a table. ``handed`` is by method, crosscoder and seed.
 
@@ -177,7 +165,7 @@ def table_of_items(handed: Mapping[tuple[str, str, int], Handed]) -> pd.DataFram
 class MeanDifference:
     """The mean of chat minus base activations at each of ITEMS places: arXiv 2510.13900.
 
-    The places are the first positions that count, in all texts, or the first tokens of answers.
+    The places are the first positions that count, in all texts, or those that predict the first of answers.
     """
 
     def __init__(self, width: int) -> None:
@@ -199,10 +187,13 @@ class MeanDifference:
 
 
 def mean_differences(shards: Sequence[PairedShard], summary: Summary) -> tuple[Tensor, Tensor]:
-    """The directions of both methods: at first positions, and at answer starts. (items, d_model) each."""
+    """The directions of both methods: at first positions, and at answer starts. (items, d_model) each.
+
+    An answer starts with the last token before its words.
+    """
     first, answers = MeanDifference(shards[0].d_model), MeanDifference(shards[0].d_model)
     for shard in shards:
-        after = answer_places(shard.tokens)
+        after = predicted_answer_positions(shard.tokens)
         position = shard.tokens.position.astype(np.int64) - summary.skip_first
         for rows, block in kept_blocks(shard, summary):
             first.add(block, position[rows])

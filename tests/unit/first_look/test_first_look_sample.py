@@ -1,14 +1,11 @@
 """Which tokens the first look reads, and what their places are."""
 
 import numpy as np
-import pytest
-from helpers_first_look import ASSISTANT, USER, both_kinds, chat, columns, document
+from helpers_first_look import ASSISTANT, both_kinds, chat, columns, document
 
 from crossdiff.first_look.sample import (
     Place,
-    answer_positions,
     places,
-    predicted_answer_positions,
     prompts,
     sample,
     shares,
@@ -31,30 +28,6 @@ def test_sample_has_its_tokens_and_names_data_sets(tmp_path) -> None:
     assert found.datasets == ["texts", "few"]
     assert found.dataset.tolist() == [0] * 17 + [1] * 3
     assert found.shard.token[-3:].tolist() == [7, 8, 9]
-
-
-def test_positions_in_answers_begin_again_with_each_answer() -> None:
-    shard = columns(chat([10, 11], [12, 13, 14]), document(5, 6), chat([15], [16]))
-    #         1  10  11   2   1  12 13 14   2   5   6   1  15   2   1  16   2
-    before = [-1, -1, -1, -1, -1, 0, 1, 2, -1, -1, -1, -1, -1, -1, -1, 0, -1]
-    after = [-1, -1, -1, -1, 0, 1, 2, -1, -1, -1, -1, -1, -1, -1, 0, -1, -1]
-    assert answer_positions(shard).tolist() == before
-    assert predicted_answer_positions(shard).tolist() == after
-
-
-def test_answer_that_fills_a_window_does_not_go_on_in_the_next_sequence() -> None:
-    said = [(1, ASSISTANT, HEADER), *((token, ASSISTANT, CONTENT) for token in (5, 6))]
-    shard = columns(said, said)
-    assert answer_positions(shard).tolist() == [-1, 0, 1, -1, 0, 1]
-    assert predicted_answer_positions(shard).tolist() == [0, 1, -1, 0, 1, -1]
-
-
-@pytest.mark.parametrize("bos", [[], [(3, USER, HEADER)]])
-def test_a_later_window_of_a_chat_shows_no_beginning_of_its_first_answer(bos: list) -> None:
-    """The middle of an answer, its end, and a whole turn after it."""
-    rest = [(5, ASSISTANT, CONTENT), (6, ASSISTANT, CONTENT), (2, ASSISTANT, TURN_END), *chat([7], [8, 9])]
-    found = answer_positions(columns(chat([10], [11]), bos + rest))[6:]
-    assert found.tolist() == [-1] * (len(bos) + 7) + [0, 1, -1]
 
 
 def test_prompts_are_no_later_windows() -> None:

@@ -18,9 +18,7 @@ from crossdiff.organisms.items import (
     of_directions,
     table_of_items,
 )
-from crossdiff.texts.chats import CONTENT, HEADER, TURN_END
 from crossdiff.texts.formats import ROLES
-from crossdiff.texts.shards import Shard
 
 USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 
@@ -84,20 +82,6 @@ def test_a_crosscoder_without_live_latents_says_so() -> None:
 def test_random_latents_are_live_and_always_the_same() -> None:
     chosen = at_random(betas(), 3).items
     assert sorted(chosen) == [0, 2, 3, 4] and chosen.tolist() == at_random(betas(), 3).items.tolist()
-
-
-def test_answers_begin_with_the_last_token_of_their_header() -> None:
-    """A user's turn of two tokens, an answer of two with its end, and a second sequence without a header."""
-    role = [USER] * 3 + [ASSISTANT] * 5 + [ASSISTANT] * 2
-    template = [HEADER, CONTENT, CONTENT, HEADER, HEADER, CONTENT, CONTENT, TURN_END, TURN_END, TURN_END]
-    shard = Shard(
-        token=np.zeros(10, np.int32),
-        document=np.zeros(10, np.int64),
-        position=np.array([*range(8), 0, 1], np.int32),
-        role=np.array(role, np.int8),
-        template=np.array(template, np.int8),
-    )
-    assert items.answer_places(shard).tolist() == [-1, -1, -1, -1, 0, 1, 2, -1, -1, -1]
 
 
 def test_mean_difference_of_each_place() -> None:
