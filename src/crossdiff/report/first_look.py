@@ -114,7 +114,7 @@ def promoted_tokens(inputs: FirstLookInputs) -> set[int]:
     found = set(pd.read_csv(inputs.promoted).head(PROMOTED).token.tolist())
     for tokens in pd.read_parquet(inputs.topics).tokens:
         found.update(map(int, tokens))
-    for tokens in pd.read_parquet(inputs.mean_differences).promoted:
+    for tokens in pd.read_parquet(inputs.mean_differences).promoted.dropna():
         found.update(map(int, tokens[:WORDS]))
     return found
 
@@ -156,11 +156,16 @@ def _contexts(table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[d
 
 
 def _difference(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """A mean difference, with its place in words. Positions count from 1, as readers do."""
+    """A mean difference, with its place in words. Positions count from 1, as readers do.
+
+    Where both models agree exactly, it has no direction and no tokens.
+    """
     if row["kind"] == "template":
         place = f"{PLACES['template']} {_text(int(row['token']), tokenizer)!r}, {row['role']}"
     else:
         place = f"{PLACES[row['kind']]}, token {int(row['position']) + 1}"
+    if row["promoted"] is None:
+        return row | {"place": place, "promoted": [], "suppressed": []}
     return row | {
         "place": place,
         "promoted": _texts(row["promoted"][:WORDS], tokenizer),

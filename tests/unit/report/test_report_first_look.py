@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from helpers_look_files import LAYERS, SUMMARY, first_look_files
@@ -10,9 +11,9 @@ from helpers_report import BETAS, EXAMPLES, Page, inputs, page_of, write_tokeniz
 
 from crossdiff.errors import UserError
 from crossdiff.provenance.recorded_settings import RecordedSettings
-from crossdiff.provenance.storage import read_json, write_json
+from crossdiff.provenance.storage import read_json, write_json, write_parquet
 from crossdiff.report.figures.first_look import over_layers
-from crossdiff.report.first_look import FirstLookInputs, render
+from crossdiff.report.first_look import FirstLookInputs, promoted_tokens, render
 
 
 def page(folder: Path, asked: list[str] | None = None, summary=SUMMARY, rows: int | None = None) -> Page:
@@ -54,6 +55,20 @@ def test_page_says_where_the_models_differ(tmp_path) -> None:
     assert "layer: 1" in found.text
     assert "<script>alert('boo')</script> 7 1.5 10 %" in found.text  # as text, which the parser gives back
     assert not found.cautions
+
+
+def test_place_where_both_models_are_equal_has_no_tokens(tmp_path) -> None:
+    given = first_look_files(tmp_path)
+    means = pd.read_parquet(given.mean_differences)
+    tokens = ["promoted", "promoted_by", "suppressed", "suppressed_by"]
+    means[tokens] = means[tokens].astype(object)
+    means.loc[0, tokens] = None
+    write_parquet(given.mean_differences, means)
+    template, tokenizer = ROOT / "report/first_look.html.jinja", write_tokenizer(tmp_path / "tokenizer")
+    found = Page(render(given, tokenizer, RecordedSettings({"pair.name": "talk-pair"}), template))
+    assert found.text.count("Both models are equal here.") == 1
+    shown = {int(token) for ids in means.promoted[1:] for token in ids}
+    assert shown <= promoted_tokens(given)
 
 
 def test_contexts_are_coloured_and_escaped(tmp_path) -> None:
